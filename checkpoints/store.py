@@ -1,0 +1,148 @@
+"""What a stage leaves on disk, and how it is trusted again.
+
+A directory is *sealed* when its `manifest.json`, written last, lists every file with size and sha256.
+Sealed directories are written aside, synced, and renamed into place: what stands under a final name is
+whole, or is found out by `verify`.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from checkpoints.errors import UserError
+from checkpoints.fingerprint import sha256_file
+
+MANIFEST = "manifest.json"
+
+
+class Damaged(Exception):
+    """A sealed directory that is not what its manifest says. The message names the file."""
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file so that a reader sees the old one or the new one, never half of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(aside, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync(path.parent)
+
+
+def seal(aside: Path, target: Path) -> None:
+    """Make a directory written aside final: sync its files, write the manifest, rename to `target`.
+
+    A directory already standing at `target` is moved out of the way first and removed after.
+    """
+    files = {}
+    for path in sorted(p for p in aside.rglob("*") if p.is_file()):
+        _sync(path)
+        files[path.relative_to(aside).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    for directory in (p for p in aside.rglob("*") if p.is_dir()):
+        _sync(directory)
+    write_json(aside / MANIFEST, {"files": files})
+    old = target.with_name(f".old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    aside.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def sealed(target: Path) -> Iterator[Path]:
+    """Write a directory aside and seal it at `target` when the block ends without an exception.
+
+    Raises:
+        UserError: the disk is full; `target` is as it was before.
+    """
+    aside = fresh_aside(target)
+    try:
+        yield aside
+        seal(aside, target)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise disk_error(error, target) from error
+
+
+def fresh_aside(target: Path) -> Path:
+    """An empty directory beside `target` in which its next content is written."""
+    aside = target.with_name(f".writing-{target.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    return aside
+
+
+def disk_error(error: OSError, target: Path) -> Exception:
+    """A full disk as a message for the user; any other error as it is."""
+    if error.errno not in (28, 122):  # ENOSPC, EDQUOT
+        return error
+    return UserError(
+        f"no space left to write {target} ({shutil.disk_usage(target.parent).free / 1e6:.0f} MB free); "
+        "what was saved before is intact: free some space and run the same command again"
+    )
+
+
+def verify(directory: Path) -> None:
+    """Check a sealed directory against its manifest.
+
+    Raises:
+        Damaged: the manifest or a file of it is missing, or a size or hash differs.
+    """
+    try:
+        files = json.loads((directory / MANIFEST).read_text())["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{directory / MANIFEST} is missing or unreadable") from error
+    for name, said in files:
+        path = directory / name
+        if not path.is_file():
+            raise Damaged(f"{path} is missing")
+        if path.stat().st_size != said["size"]:
+            raise Damaged(f"{path} has {path.stat().st_size} bytes, its manifest says {said['size']}")
+        if sha256_file(path) != said["sha256"]:
+            raise Damaged(f"{path} does not have the content its manifest says")
+
+
+def step_name(step: int) -> str:
+    """The name of the checkpoint of an optimiser step; names sort as steps do."""
+    return f"step-{step:08d}"
+
+
+def newest(directory: Path, report: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint under `directory` whose manifest holds, or None.
+
+    Damaged ones are reported by name, and the one before is tried.
+    """
+    for path in sorted(directory.glob("step-*"), reverse=True):
+        try:
+            verify(path)
+            return path
+        except Damaged as damage:
+            report(f"checkpoint {path.name} is damaged ({damage}); the one before it is used")
+    return None
+
+
+def keep_newest(directory: Path, count: int) -> None:
+    """Remove all but the newest `count` checkpoints, and what an interrupted save left behind."""
+    for path in sorted(directory.glob("step-*"))[:-count]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in directory.glob(".old-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory if it is there."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

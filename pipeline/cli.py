@@ -1,0 +1,355 @@
+"""The commands: `python -m pipeline COMMAND key=value ...`, or `make COMMAND`."""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from checkpoints import store
+from checkpoints.errors import UserError
+from checkpoints.fingerprint import FileHashes
+from pipeline import options as options_module
+from pipeline.hub import pin
+from pipeline.launch import launch
+from pipeline.options import Options
+from pipeline.plan import Planned, hashed, plan, prepare, read_json
+from pipeline.two_stage import general, two_stage
+from stages.tasks.corpus import find_corpus
+from stages.tasks.packaged import packaged_teacher
+from stages.tasks.task import find_task
+
+RUNS = Path("runs")
+PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
+STUDENT = "give a local directory, or leave student= empty to make one"
+
+USAGE = """\
+usage: python -m pipeline COMMAND [key=value ...]
+
+  demo             a real teacher becomes a small student, end to end, on packaged weights and text
+  general-distill  stage 1: a general student from an un-tuned teacher and unlabelled text
+  task-distill     stage 2: a student of a task, making first whatever it lacks     (task=NAME)
+  evaluate         the table of a finished run                                      (run=NAME)
+  export           the finished student as a plain Hugging Face directory           (run=NAME to=DIR)
+
+Every command goes on where it was stopped, skips what is finished, and makes again what changed.
+
+  preset=NAME      settings to start from: {presets}, or a .yaml file   [small]
+  seeds="1 2 3"    one run for each seed, then mean and spread
+
+Any option as key=value, after those of the preset (defaults in brackets):
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 2 for a mistake the user can mend."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or {"-h", "--help", "help"} & set(arguments):
+        print(usage())
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    try:
+        if command not in COMMANDS:
+            raise UserError(
+                f"unknown command {command!r}: there are {', '.join(COMMANDS)} (--help explains them)"
+            )
+        return COMMANDS[command](rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def usage() -> str:
+    """The help text, with every option."""
+    presets = ", ".join(sorted(p.stem for p in options_module.PRESETS.glob("*.yaml")))
+    rows = [f"  {name}  [{default}]\n      {text}" for name, default, text in options_module.describe()]
+    return USAGE.format(presets=presets) + "\n".join(rows)
+
+
+def demo(rest: list[str]) -> int:
+    """The whole pipeline on the packaged teacher, text and task."""
+    return _runs(["task=rotten-tomatoes", "run=demo", "baselines=true", *rest], _task_stages)
+
+
+def general_distill(rest: list[str]) -> int:
+    """The general stage alone."""
+    return _runs(rest, _general_stages)
+
+
+def task_distill(rest: list[str]) -> int:
+    """The task stage, and before it whatever it lacks."""
+    return _runs(rest, _task_stages)
+
+
+def evaluate(rest: list[str]) -> int:
+    """Show the table of a finished run, after checking that its models are whole."""
+    run, _ = _finished_run(rest)
+    _show_results(run)
+    return 0
+
+
+def export(rest: list[str]) -> int:
+    """Copy a finished student to a directory that stock transformers loads."""
+    run, given = _finished_run(rest)
+    target = Path(given.get("to") or run / "export")
+    if target.exists():
+        raise UserError(f"{target} is there already: give another to=DIR, or remove it")
+    finished = read_json(run / "prediction" / "finished.json")
+    source = run / "prediction" / finished.get("from", "") / "model"
+    try:
+        store.verify(source)
+    except store.Damaged as damage:
+        raise UserError(f"the student is damaged ({damage}): run task-distill again") from damage
+    aside = store.fresh_aside(target)
+    for path in source.iterdir():
+        if path.name != store.MANIFEST:
+            shutil.copy2(path, aside / path.name)
+    aside.rename(target)
+    print(
+        f"the student is in {target}: AutoModelForSequenceClassification.from_pretrained({str(target)!r}) loads it"
+    )
+    return 0
+
+
+COMMANDS = {
+    "demo": demo,
+    "general-distill": general_distill,
+    "task-distill": task_distill,
+    "evaluate": evaluate,
+    "export": export,
+}
+
+
+def _runs(rest: list[str], declare: Callable) -> int:
+    """One run, or one for each of `seeds`."""
+    preset, overrides, seeds = "small", [], []
+    for text in rest:
+        key, _, value = text.partition("=")
+        if key == "preset":
+            preset = value
+        elif key == "seeds":
+            seeds = value.replace(",", " ").split()
+            if not all(seed.isdigit() for seed in seeds):
+                raise UserError(f"seeds={value!r} must be whole numbers, such as seeds='1 2 3'")
+        else:
+            overrides.append(text)
+    if not seeds:
+        return _run(options_module.load(preset, overrides), preset, "", declare)
+    runs = []
+    for seed in seeds:
+        o = replace(options_module.load(preset, overrides), seed=int(seed))
+        status = _run(o, preset, f"-seed{seed}", declare, runs)
+        if status:
+            return status
+    _show_spread(runs)
+    return 0
+
+
+def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Path] | None = None) -> int:
+    """Plan a run and do what is to be done, stage by stage."""
+    began = time.monotonic()
+    name, declared = declare(o, Path(preset).stem, suffix)
+    run = RUNS / name
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is not a directory, so it cannot be a run: give another run=NAME")
+    if (
+        run.is_dir()
+        and any(run.iterdir())
+        and not (run / "options.json").exists()
+        and not (run / "hub.json").exists()
+    ):
+        raise UserError(f"{run} is not a run (it has no options.json): give another run=NAME")
+    stages = declared(run)
+    planned = plan(stages, run, o)
+    run.mkdir(parents=True, exist_ok=True)
+    with _locked(run):
+        store.write_json(run / "options.json", asdict(o) | {"run": name, "preset": preset})
+        _say_plan(name, planned)
+        artefacts: dict[str, Path] = {}
+        for step in planned:
+            artefacts[step.stage.name] = step.artefact
+            if step.action == "skip":
+                continue
+            prepare(step, artefacts, o)
+            if step.action == "reuse":
+                continue
+            print(f"[{step.stage.name}] {'goes on' if step.action == 'resume' else 'starts'}", flush=True)
+            start = time.monotonic()
+            status = launch(step.directory, o.job)
+            if status:
+                _say_failure(step, status)
+                return status if 0 < status < 256 else 1
+            _note_seconds(step.directory, time.monotonic() - start)
+    if (run / "results.json").exists():
+        _show_results(run)
+    else:
+        print(f"the general student is in {artefacts['general']}")
+    print(f"run {name}: {_duration(time.monotonic() - began)}")
+    if runs is not None:
+        runs.append(run)
+    return 0
+
+
+def _task_stages(o: Options, preset: str, suffix: str):
+    if not o.task:
+        raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "
+                        "a task file, or a name of your own with data=FILE")  # fmt: skip
+    source = find_task(o.task, o.data, tuple(o.text_columns), o.label_column, o.metric)
+    task = {"name": source.name, "identity": source.identity}
+
+    def declared(run: Path) -> list:
+        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
+        if o.student and o.student != "teacher-layers":
+            given["student"] = _model(o.student, "student", STUDENT, run)
+        elif not o.student:
+            given["corpus"] = _corpus(o, run)
+        return two_stage(o, given)
+
+    return (o.run or f"{preset}-{source.name}") + suffix, declared
+
+
+def _general_stages(o: Options, preset: str, suffix: str):
+    def declared(run: Path) -> list:
+        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "corpus": _corpus(o, run)}
+        return [general(o, given)]
+
+    return (o.run or preset) + suffix, declared
+
+
+def _model(name: str, what: str, instead: str, run: Path) -> dict:
+    """The identity of a given model."""
+    path = packaged_teacher() if name == "packaged" else Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{what}={path} holds no config.json: give the directory of a Hugging Face model")
+        return hashed({"path": str(path.resolve())}, FileHashes(RUNS / ".cache" / "hashes.json"))
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise UserError(f"{what}={name}: there is no such directory; {instead}")
+    return pin(name, "model", instead, run)
+
+
+def _corpus(o: Options, run: Path) -> dict:
+    source = find_corpus(o.corpus)
+    return _data({"name": source.name, "identity": source.identity}, run)
+
+
+def _data(source: dict, run: Path) -> dict:
+    """The identity of a data source: a hub set is pinned, files are hashed."""
+    if "hub" in source["identity"]:
+        instead = "give data=DIRECTORY (tasks) or corpus=FILES, or the packaged ones"
+        return source | {"revision": pin(source["identity"]["hub"], "dataset", instead, run)["revision"]}
+    return hashed(source, FileHashes(RUNS / ".cache" / "hashes.json"))
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """One process a run. The lock goes with its process, however that dies."""
+    with open(run / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise UserError(
+                f"{run} is being worked on by {file.read() or 'another process'}: wait for it"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _finished_run(rest: list[str]) -> tuple[Path, dict[str, str]]:
+    given = dict(text.partition("=")[::2] for text in rest)
+    unknown = given.keys() - {"run", "to"}
+    if unknown:
+        raise UserError(
+            f"unknown option {', '.join(sorted(unknown))}: evaluate takes run=NAME, export run=NAME to=DIR"
+        )
+    name = given.get("run") or "demo"
+    run = RUNS / Path(name).name
+    if not (run / "options.json").is_file():
+        known = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/options.json"))) or "none yet"
+        raise UserError(f"there is no run {name!r} under {RUNS}/: there are {known}")
+    if not (run / "results.json").is_file():
+        raise UserError(f"run {name!r} is not finished: run its task-distill or demo command again to go on")
+    return run, given
+
+
+def _say_plan(name: str, planned: list[Planned]) -> None:
+    words = {
+        "skip": "finished",
+        "reuse": "made by another run",
+        "resume": "half done: goes on",
+        "run": "to be made",
+    }
+    print(f"run {name}")
+    for step in planned:
+        where = f" ({os.path.relpath(step.made)})" if step.action == "reuse" else ""
+        cause = f" again: {step.cause}" if step.cause else ""
+        print(f"  {step.stage.name:<34} {words[step.action]}{where}{cause}")
+
+
+def _say_failure(step: Planned, status: int) -> None:
+    if status in (130, 143):
+        print("stopped; run the same command to go on")
+    elif status != 2:
+        what = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        print(f"error: stage {step.stage.name} {what}; run the same command to go on", file=sys.stderr)
+
+
+def _note_seconds(directory: Path, seconds: float) -> None:
+    finished = read_json(directory / "finished.json")
+    store.write_json(directory / "finished.json", finished | {"seconds_of_last_start": round(seconds, 1)})
+
+
+def _show_results(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    finished = read_json(run / "evaluate" / "finished.json")
+    about = finished.get("scores", {})
+    teacher = results["teacher"]
+    titles = {
+        "teacher": "teacher",
+        "finetuned": "student fine-tuned, from random weights",
+        "finetuned_general": "student fine-tuned, from the general student",
+        "distilled": "student distilled",
+    }
+    head = f"{about.get('selection', 'metric')} on {about.get('split', 'test')}"
+    print(f"\n{head:<45}{'metric':>8}{'kept':>8}{'params':>9}{'size':>9}{'latency':>10}{'speed':>8}")
+    for name, title in titles.items():
+        if name in results:
+            r = results[name]
+            kept = r["metric"] / teacher["metric"] if teacher["metric"] else float("nan")
+            print(
+                f"{title:<45}{r['metric']:>8.4f}{kept:>8.1%}{r['parameters'] / 1e6:>8.1f}M{r['bytes'] / 1e6:>7.0f}MB"
+                f"{r['latency_ms']:>8.2f}ms{teacher['latency_ms'] / r['latency_ms']:>7.1f}x"
+            )
+    print(
+        f"({about.get('rows', 0):,} rows; latency: median of one row at a time, fp32, on this machine's CPU)"
+    )
+
+
+def _show_spread(runs: list[Path]) -> None:
+    """Mean and standard deviation over the runs of several seeds."""
+    found = [read_json(run / "results.json") for run in runs]
+    if not all(found):
+        return
+    print(f"\nover {len(runs)} seeds: {', '.join(run.name for run in runs)}")
+    for name in found[0]:
+        values = [results[name]["metric"] for results in found]
+        kept = [r[name]["metric"] / r["teacher"]["metric"] for r in found if r["teacher"]["metric"]]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        share = f"kept {statistics.mean(kept):.1%} (lowest {min(kept):.1%})" if kept else ""
+        print(f"  {name:<20} {statistics.mean(values):.4f} +- {spread:.4f}   {share}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,63 @@
+"""Names on the Hugging Face hub, pinned to a revision, with a short patience."""
+
+import re
+from pathlib import Path
+
+from checkpoints import store
+from checkpoints.errors import UserError
+from pipeline.plan import read_json
+
+SECONDS = 5
+
+
+def pin(name: str, kind: str, instead: str, run: Path) -> dict[str, str]:
+    """{"hub": name, "revision": sha}. The first answer is kept with the run, so that it never moves.
+
+    Args:
+        name: "owner/name", "name", or with "@revision".
+        kind: model or dataset.
+        instead: what could be given where no hub is in reach.
+        run: directory of the run.
+
+    Raises:
+        UserError: no hub in reach, or no such name on it.
+    """
+    name, _, revision = name.partition("@")
+    if re.fullmatch(r"[0-9a-f]{40}", revision):
+        return {"hub": name, "revision": revision}
+    path = run / "hub.json"
+    pinned = read_json(path)
+    key = f"{kind} {name}@{revision or 'main'}"
+    if key not in pinned:
+        pinned[key] = _ask(name, kind, revision or None, instead)
+        run.mkdir(parents=True, exist_ok=True)
+        store.write_json(path, pinned)
+    return {"hub": name, "revision": pinned[key]}
+
+
+def _ask(name: str, kind: str, revision: str | None, instead: str) -> str:
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    api = huggingface_hub.HfApi()
+    try:
+        ask = api.model_info if kind == "model" else api.dataset_info
+        return ask(name, revision=revision, timeout=SECONDS).sha
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"there is no {kind} {name!r} on the hub and no such directory here; {instead}"
+        ) from error
+    except Exception as error:  # the many ways in which a network is not there
+        cached = huggingface_hub.scan_cache_dir() if _has_cache() else None
+        for repository in cached.repos if cached else ():
+            if repository.repo_id == name and repository.repo_type == kind and repository.refs.get("main"):
+                return repository.refs["main"].commit_hash
+        raise UserError(
+            f"{kind} {name!r}: the hub is out of reach ({type(error).__name__}); {instead}"
+        ) from error
+
+
+def _has_cache() -> bool:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE).is_dir()

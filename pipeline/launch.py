@@ -1,0 +1,65 @@
+"""How the ranks of a stage are started: one process, several on this host, or several hosts."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from checkpoints.errors import UserError
+from pipeline.options import Job
+
+GRACE = 120
+"""Seconds the ranks have to save after a signal."""
+
+
+def launch(stage: Path, job: Job) -> int:
+    """Run a stage's worker on all ranks; returns its exit status.
+
+    Ctrl-C and SIGTERM are passed on and waited for: the ranks save first. If this process dies in any
+    other way, the workers die with it.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.nproc)))
+    # In a session of its own, so that a terminal's Ctrl-C comes once, from here.
+    process = subprocess.Popen(
+        _command(stage, job), env=environment, preexec_fn=die_with_parent, start_new_session=True
+    )
+
+    def forward(number: int, frame: object) -> None:
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _command(stage: Path, job: Job) -> list[str]:
+    worker = ["-m", "pipeline.worker", str(stage)]
+    if job.hostfile:
+        if not Path(job.hostfile).is_file():
+            raise UserError(
+                f"hostfile {job.hostfile} does not exist: it holds a line `name slots=N` for each host"
+            )
+        return [
+            sys.executable,
+            "-m",
+            "deepspeed.launcher.runner",
+            "--hostfile",
+            job.hostfile,
+            "--module",
+            *worker[1:],
+        ]
+    if job.nproc == 1:
+        return [sys.executable, *worker]
+    return [sys.executable, "-m", "pipeline.ranks", str(job.nproc), str(stage)]
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux; elsewhere nothing is done)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,0 +1,309 @@
+"""Every option, defined once: its name, default, unit and source. `--help` and the docs come from here."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from checkpoints.errors import UserError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with the line that `--help` shows. A list default is copied for each instance."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Architecture:
+    """The student made from random weights, of the teacher's own kind of model."""
+
+    layers: int = option(4, "transformer layers (TinyBERT4: 4, paper section 4.1)")
+    width: int = option(312, "width of the hidden states d' (TinyBERT4: 312)")
+    feed_forward: int = option(1200, "width of the feed-forward layers d'_i (TinyBERT4: 1200)")
+    heads: int = option(12, "attention heads (TinyBERT4: 12)")
+    dropout: float = option(0.1, "dropout of the student while it trains (BERT: 0.1)")
+
+
+@dataclass
+class Training:
+    """Options that every training stage has."""
+
+    epochs: int = option(3, "passes over the rows")
+    batch_size: int = option(32, "rows in a global batch, whatever the number of ranks")
+    learning_rate: float = option(5e-5, "peak learning rate of AdamW")
+    schedule: str = option("linear", "after warm-up: linear (down to 0) or constant")
+    warmup: float = option(0.1, "share of all steps over which the rate rises from 0")
+    weight_decay: float = option(0.01, "AdamW's decay; none on biases and LayerNorm (as the published code)")
+    clip: float = option(1.0, "limit of the gradient's global norm")
+    max_length: int = option(128, "word pieces in a row; longer text is cut, and the share of it is said")
+    evaluate_every: int = option(0, "steps between evaluations on dev; 0: at the end of each epoch")
+    patience: int = option(0, "evaluations without a gain on dev after which the stage ends; 0: never")
+
+
+@dataclass
+class Distilling(Training):
+    """Options of the stages that learn a teacher's layers."""
+
+    layer_map: Any = option(
+        "uniform", "uniform, last, first, or a list: the teacher layer of each student layer"
+    )
+    hidden_weight: float = option(1.0, "weight of the hidden-state loss, the embedding's included")
+    attention_weight: float = option(1.0, "weight of the attention-score loss")
+    projection: str = option("per_layer", "per_layer (paper, eq. 8 and 9) or shared (published code)")
+
+
+@dataclass
+class General(Distilling):
+    """The general stage: layers of an un-tuned teacher, on unlabelled text."""
+
+    tokens: int = option(0, "word pieces of the corpus to use; 0: all")
+
+
+@dataclass
+class Prediction(Training):
+    """The prediction stage: the teacher's answers."""
+
+    temperature: float = option(1.0, "softmax temperature T of both sides (paper section 4.2: 1)")
+    targets: str = option(
+        "auto", "teacher, gold, or auto: teacher for classes, gold for scores (paper, STS-B)"
+    )
+    grid: dict = option(None, "values to try, the best on dev kept: grid={learning_rate: [1e-5, 3e-5]}")
+
+
+@dataclass
+class Baseline(Training):
+    """The same student merely fine-tuned, for comparison."""
+
+    grid: dict = option(None, "values to try, the best on dev kept: grid={learning_rate: [1e-4, 3e-4]}")
+
+
+@dataclass
+class Job:
+    """How a stage runs. Nothing here changes what is learned beyond rounding, nor makes a stage again."""
+
+    nproc: int = option(1, "processes (ranks) on this host")
+    hostfile: str = option("", "hosts to run on, DeepSpeed's hostfile (`name slots=N` a line)")
+    zero: int = option(0, "DeepSpeed ZeRO stage, 0 to 3")
+    precision: str = option("auto", "bf16, fp16, fp32; auto: bf16 where the processor multiplies it natively")
+    micro_batch: int = option(0, "rows a rank takes at once; 0: its whole share of the batch")
+    checkpoint_seconds: float = option(30.0, "most seconds of work an abrupt end may lose")
+    keep: int = option(2, "newest checkpoints kept while a stage runs")
+    log_every: int = option(10, "steps between lines of metrics.jsonl")
+
+
+@dataclass
+class Options:
+    """What to distil, into what, on what."""
+
+    task: str = option("", "a GLUE task, rotten-tomatoes, a task file (.yaml), or any name with data=FILE")
+    data: str = option(
+        "", "directory in GLUE's layout, or a CSV, TSV or JSONL file; none: the hub or the package"
+    )
+    text_columns: list = option([], "names of the one or two text columns of a data file")
+    label_column: str = option("", "name of the label column of a data file")
+    metric: str = option("", "metric that dev selection uses, where the task has several")
+    corpus: str = option(
+        "packaged", "unlabelled text: packaged, files (txt, gz, jsonl, parquet), or a hub data set"
+    )
+    teacher: str = option("packaged", "packaged, a local directory, or a hub name (name@revision pins it)")
+    teacher_labels: list = option(
+        [], "the teacher's class names in its own order, if its config has LABEL_0 ..."
+    )
+    accept_teacher: bool = option(False, "go on with a given teacher that does no better than a constant")
+    allow_bin: bool = option(False, "load weights from others in torch's .bin form (tensors only)")
+    student: str = option(
+        "", "a general student: directory or hub name; teacher-layers: every k-th; none: made"
+    )
+    seed: int = option(1, "seed of initialisation, data order and dropout")
+    run: str = option("", "name of the run under runs/; none: <preset>-<task>")
+    baselines: bool = option(False, "also fine-tune the same student without a teacher")
+    reuse: bool = option(True, "take stages with equal inputs and options from other runs")
+    restart: bool = option(False, "begin half-done stages anew when their options changed")
+    architecture: Architecture = field(default_factory=Architecture)
+    tuning: Training = field(default_factory=Training)
+    general: General = field(default_factory=General)
+    intermediate: Distilling = field(default_factory=Distilling)
+    prediction: Prediction = field(default_factory=Prediction)
+    finetuning: Baseline = field(default_factory=Baseline)
+    job: Job = field(default_factory=Job)
+
+
+def load(preset: str, overrides: list[str], task: str = "") -> Options:
+    """Options from a preset, its settings for the task, and `key=value` overrides, in this order.
+
+    Raises:
+        UserError: an unknown preset or option, or a value of the wrong kind.
+    """
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{Path(preset).name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise UserError(f"unknown preset {preset!r}: there are {known}, or give a .yaml file")
+    settings = _read_yaml(path)
+    tasks = settings.pop("tasks", None) or {}
+    options = Options()
+    _update(options, settings, f"{path.name}: ")
+    given = dict(_parse(text) for text in overrides)
+    name = _canonical(str(given.get("task", task) or options.task))
+    for key, value in (tasks.get(name) or {}).items():
+        _set(options, key, value, f"{path.name}: ")
+    if task:
+        options.task = task
+    for key, value in given.items():
+        _set(options, key, value)
+    _check(options)
+    return options
+
+
+def describe(group: Any = Options, prefix: str = "") -> list[tuple[str, str, str]]:
+    """(name, default, help) of every option, in the order of definition."""
+    rows = []
+    for entry in fields(group):
+        if is_dataclass(entry.type):
+            rows += describe(entry.type, f"{prefix}{entry.name}.")
+        else:
+            default = entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()
+            rows.append((prefix + entry.name, _show(default), entry.metadata["help"]))
+    return rows
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value in ("", None, []) else str(value)
+
+
+def _canonical(task: str) -> str:
+    return task.lower().replace("_", "-").replace("sst2", "sst-2").replace("stsb", "sts-b")
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} must hold `option: value` lines")
+    return settings
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(
+            f"{text!r} is no option: write key=value, for example general.epochs=2 (--help lists all)"
+        )
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of {text!r} is not readable: {' '.join(str(error).split())}") from error
+
+
+def _update(target: Any, settings: dict, where: str = "", prefix: str = "") -> None:
+    for key, value in settings.items():
+        current = getattr(target, str(key), None)
+        if is_dataclass(current) and isinstance(value, dict):
+            _update(current, value, where, f"{prefix}{key}.")
+        else:
+            _set(target, str(key), value, where, prefix)
+
+
+def _set(options: Any, key: str, value: Any, where: str = "", prefix: str = "") -> None:
+    target, parts = options, key.split(".")
+    for part in parts[:-1]:
+        target = getattr(target, part, None)
+    entry = next((f for f in fields(target) if f.name == parts[-1]), None) if is_dataclass(target) else None
+    if entry is None or is_dataclass(entry.type):
+        names = [name for name, _, _ in describe()]
+        close = difflib.get_close_matches(prefix + key, names, 3, 0.5)
+        close += [n for n in names if n.split(".")[-1] == parts[-1] and n not in close][:3]
+        hint = f"; did you mean {' or '.join(close)}?" if close else "; --help lists all"
+        raise UserError(f"{where}unknown option {prefix + key!r}{hint}")
+    setattr(target, parts[-1], _convert(value, entry.type, where + prefix + key))
+
+
+def _convert(value: Any, kind: Any, name: str) -> Any:
+    kind = typing.get_origin(kind) or kind
+    if kind is Any or isinstance(kind, types.UnionType):
+        return value
+    if kind is str and (
+        value is None or isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    ):
+        return "" if value is None else str(value)
+    if kind is list and value is not None:
+        return [str(v) for v in value] if isinstance(value, list) else [v for v in str(value).split(",") if v]
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is dict and (value is None or isinstance(value, dict)):
+        return value
+    if kind in (int, float) and not isinstance(value, bool):
+        try:  # YAML reads 1e-4 as text
+            number = float(value)
+            if kind is float or number == int(number):
+                return kind(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise UserError(
+        f"{name}={value!r} is not {'true or false' if kind is bool else 'of type ' + kind.__name__}"
+    )
+
+
+def _check(o: Options) -> None:
+    """Limits that hold whatever the data; all that are broken are told at once."""
+    wrong = []
+
+    def need(holds: bool, message: str) -> None:
+        if not holds:
+            wrong.append(message)
+
+    a = o.architecture
+    need(min(a.layers, a.width, a.heads, a.feed_forward) > 0, "architecture: every size must be above 0")
+    need(a.heads < 1 or a.width % a.heads == 0,
+         f"architecture.width={a.width} must be a multiple of architecture.heads={a.heads}")  # fmt: skip
+    need(0 <= a.dropout < 1, f"architecture.dropout={a.dropout} must be from 0 to below 1")
+    for name in ("tuning", "general", "intermediate", "prediction", "finetuning"):
+        s = getattr(o, name)
+        need(s.epochs > 0, f"{name}.epochs={s.epochs} must be above 0")
+        need(s.batch_size > 0, f"{name}.batch_size={s.batch_size} must be above 0")
+        need(0 < s.learning_rate < 1, f"{name}.learning_rate={s.learning_rate} must be between 0 and 1")
+        need(0 <= s.warmup < 1, f"{name}.warmup={s.warmup} must be from 0 to below 1")
+        need(s.max_length >= 8, f"{name}.max_length={s.max_length} must be at least 8")
+        need(s.clip > 0, f"{name}.clip={s.clip} must be above 0")
+        need(
+            s.schedule in ("linear", "constant"), f"{name}.schedule={s.schedule!r} must be linear or constant"
+        )
+        for key, values in (getattr(s, "grid", None) or {}).items():
+            need(key in ("learning_rate", "batch_size", "epochs") and isinstance(values, list) and len(values) > 0,
+                 f"{name}.grid: {key}: must be learning_rate, batch_size or epochs with a list of values")  # fmt: skip
+    for name in ("general", "intermediate"):
+        s = getattr(o, name)
+        need(s.layer_map in ("uniform", "last", "first") or isinstance(s.layer_map, list),
+             f"{name}.layer_map={s.layer_map!r} must be uniform, last, first or a list of layers")  # fmt: skip
+        need(
+            s.projection in ("per_layer", "shared"),
+            f"{name}.projection={s.projection!r}: per_layer or shared",
+        )
+    p = o.prediction
+    need(p.temperature > 0, f"prediction.temperature={p.temperature} must be above 0")
+    need(p.targets in ("auto", "teacher", "gold"), f"prediction.targets={p.targets!r}: auto, teacher or gold")
+    j = o.job
+    need(j.nproc > 0, f"job.nproc={j.nproc} must be above 0")
+    need(j.zero in (0, 1, 2, 3), f"job.zero={j.zero} must be 0, 1, 2 or 3")
+    need(
+        j.precision in ("auto", "bf16", "fp16", "fp32"),
+        f"job.precision={j.precision!r}: auto, bf16, fp16, fp32",
+    )
+    need(j.micro_batch >= 0, f"job.micro_batch={j.micro_batch} must not be negative")
+    need(j.keep > 0, f"job.keep={j.keep} must be above 0")
+    need(all(c.isalnum() or c in "._- " for c in o.run) and not o.run.startswith("."),
+         f"run={o.run!r}: letters, digits, '.', '_', '-' and spaces only, so that it stays under runs/")  # fmt: skip
+    if wrong:
+        raise UserError("; ".join(wrong))

@@ -1,0 +1,201 @@
+"""Planning, like make: skip what is finished, go on with what is half done, make again what changed.
+
+Nothing here imports torch: a plan is made in well under a second.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from checkpoints import store
+from checkpoints.errors import UserError
+from checkpoints.fingerprint import FileHashes, fingerprint
+from pipeline.options import Options
+from pipeline.two_stage import Declared
+
+FORMAT = 1
+"""Raised when a stage of unchanged options would learn something else: finished stages are then made again."""
+
+
+@dataclass
+class Planned:
+    """A stage and what is to be done about it.
+
+    Attributes:
+        action: skip (finished), reuse (another run made it), resume (half done), run.
+        cause: why a finished stage is made again.
+        made: the directory of the stage whose artefact serves: its own, or another run's.
+    """
+
+    stage: Declared
+    directory: Path
+    fingerprint: str
+    action: str
+    cause: str = ""
+    made: Path | None = None
+
+    @property
+    def artefact(self) -> Path:
+        """Where what the stage made lies."""
+        return (self.made or self.directory) / "model"
+
+
+def plan(stages: list[Declared], run: Path, o: Options) -> list[Planned]:
+    """Decide for each stage, in order, what is to be done.
+
+    Raises:
+        UserError: a half-done stage has other options now, and `restart` is not set.
+    """
+    planned: dict[str, Planned] = {}
+    others = _finished_elsewhere(run) if o.reuse else {}
+    for stage in stages:
+        inputs = {
+            name: planned[value].fingerprint if isinstance(value, str) else _identity(value)
+            for name, value in stage.inputs.items()
+        }
+        key = fingerprint({"kind": stage.kind, "options": stage.options, "inputs": inputs, "format": FORMAT})
+        directory = run / stage.name
+        planned[stage.name] = _decide(stage, directory, key, inputs, others, o.restart)
+    return list(planned.values())
+
+
+def _decide(
+    stage: Declared, directory: Path, key: str, inputs: dict, others: dict[str, Path], restart: bool
+) -> Planned:
+    finished, spec = read_json(directory / "finished.json"), read_json(directory / "stage.json")
+    if finished.get("fingerprint") == key:
+        made = (directory / finished["from"]).resolve() if finished.get("from") else directory
+        if _is_there(made / "model"):
+            return Planned(stage, directory, key, "skip", made=made)
+    cause = _difference(spec, stage, inputs) if finished else ""
+    half_done = not finished and any((directory / "checkpoints").glob("step-*"))
+    if half_done and spec.get("fingerprint") == key:
+        return Planned(stage, directory, key, "resume")
+    if half_done and not restart:
+        raise UserError(
+            f"{directory} is half done with other options ({_difference(spec, stage, inputs)}): "
+            "give the former ones, restart=true to begin it anew, or another run name (run=NAME)"
+        )
+    if key in others and stage.kind != "evaluate":
+        return Planned(stage, directory, key, "reuse", cause, made=others[key])
+    return Planned(stage, directory, key, "run", cause)
+
+
+def prepare(planned: Planned, artefacts: dict[str, Path], o: Options) -> None:
+    """Write the `stage.json` from which the worker runs; clear what a former stage of that name left."""
+    directory = planned.directory
+    if planned.action in ("run", "reuse"):
+        shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    if planned.action == "reuse":
+        other = os.path.relpath(planned.made, directory)
+        finished = read_json(planned.made / "finished.json")
+        store.write_json(directory / "finished.json", finished | {"from": other})
+    former = read_json(directory / "stage.json").get("job", {})
+    job = asdict(o.job)
+    if job["precision"] == "auto":
+        job["precision"] = former.get("precision") or native_precision()
+    inputs = {
+        name: {"stage": value, "path": str(artefacts[value].resolve())} if isinstance(value, str) else value
+        for name, value in planned.stage.inputs.items()
+    }
+    store.write_json(directory / "stage.json", {
+        "name": planned.stage.name, "kind": planned.stage.kind, "options": planned.stage.options, "inputs": inputs,
+        "identities": {k: v if isinstance(v, str) else _identity(v) for k, v in planned.stage.inputs.items()},
+        "fingerprint": planned.fingerprint, "job": job,
+    })  # fmt: skip
+
+
+def native_precision() -> str:
+    """bf16 where the processor multiplies it natively, else fp32. Asked without importing torch."""
+    if shutil.which("nvidia-smi") and Path("/dev/nvidiactl").exists():
+        return "bf16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "fp32"
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
+
+
+def hashed(source: dict[str, Any], hashes: FileHashes) -> dict[str, Any]:
+    """A given input with the hash of its files' contents, which stands for them in fingerprints.
+
+    Raises:
+        UserError: a file is not there or not readable.
+    """
+    try:
+        if "path" in source:
+            return source | {"content": hashes.of(Path(source["path"]))}
+        files = source.get("identity", {}).get("files")
+        if files:
+            return source | {"content": {role: hashes.of(Path(path)) for role, path in sorted(files.items())}}
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return source
+
+
+def _identity(source: dict[str, Any]) -> dict[str, Any]:
+    """What of a given input decides a result: contents, not places."""
+    identity = {k: v for k, v in source.items() if k not in ("path", "name")}
+    if "identity" in identity:
+        identity["identity"] = {k: v for k, v in identity["identity"].items() if k != "files"}
+    return identity
+
+
+def _finished_elsewhere(run: Path) -> dict[str, Path]:
+    """Fingerprint -> directory of every stage that another run finished itself."""
+    found = {}
+    for path in sorted(run.parent.glob("*/*/finished.json")):
+        finished = read_json(path)
+        if path.parent.parent != run and not finished.get("from") and _is_there(path.parent / "model"):
+            found[finished.get("fingerprint")] = path.parent
+    return found
+
+
+def _is_there(artefact: Path) -> bool:
+    """Whether an artefact's files are there in their sizes. Contents are checked where they are used."""
+    files = read_json(artefact / store.MANIFEST).get("files")
+    try:
+        return bool(files) and all((artefact / n).stat().st_size == f["size"] for n, f in files.items())
+    except (OSError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _difference(spec: dict, stage: Declared, inputs: dict) -> str:
+    """What differs between the options and inputs a stage was begun with, and those it has now."""
+    before = _flat(spec.get("options", {}), stage.name) | _flat(
+        spec.get("identities", {}), f"{stage.name}'s "
+    )
+    given = {k: v if isinstance(v, str) else inputs[k] for k, v in stage.inputs.items()}
+    now = _flat(stage.options, stage.name) | _flat(given, f"{stage.name}'s ")
+    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+    if not changed:
+        names = [value for value in stage.inputs.values() if isinstance(value, str)]
+        return (
+            f"what it is made from changed: {' or '.join(names)}"
+            if names
+            else "it is damaged or of another version"
+        )
+    told = [k if "content" in k else f"{k} was {before.get(k)}, is {now.get(k)}" for k in changed[:3]]
+    return "; ".join(told).replace(".training.", ".").replace(".content", " changed") + (
+        " ..." if changed[3:] else ""
+    )
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    joint = "" if prefix.endswith(" ") else "."
+    return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}{joint}{key}").items()}
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; an absent or torn file is an empty one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,113 @@
+"""The two-stage pipeline as a list of stages: general distillation, then task distillation."""
+
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any
+
+from pipeline.options import Options
+
+
+@dataclass
+class Declared:
+    """A stage before it is planned.
+
+    Attributes:
+        name: in the run; the name of its directory.
+        kind: the module under `stages`.
+        options: what decides its result.
+        inputs: name -> the name of an earlier stage, or the identity of something given.
+    """
+
+    name: str
+    kind: str
+    options: dict[str, Any]
+    inputs: dict[str, str | dict] = field(default_factory=dict)
+
+
+def general(o: Options, given: dict[str, dict]) -> Declared:
+    """The general student."""
+    options = {"training": asdict(o.general), "architecture": asdict(o.architecture)}
+    return Declared(
+        "general", "general", _common(o) | options, {"teacher": given["teacher"], "corpus": given["corpus"]}
+    )
+
+
+def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
+    """Every stage from the given teacher to the evaluated student, in order.
+
+    Args:
+        o: the options.
+        given: identities of `teacher`, `task`, and as far as there are any `corpus` and `student`.
+    """
+    common, architecture, task = _common(o), asdict(o.architecture), given["task"]
+    stages = [
+        Declared(
+            "teacher", "teacher",
+            common | {
+                "training": asdict(o.tuning), "teacher_labels": o.teacher_labels, "accept_teacher": o.accept_teacher
+            },
+            {"model": given["teacher"], "task": task},
+        )
+    ]  # fmt: skip
+    inputs = {"teacher": "teacher", "task": task}
+    if "student" in given:
+        inputs["student"] = given["student"]
+    elif o.student != "teacher-layers":
+        stages.append(general(o, given))
+        inputs["student"] = "general"
+
+    begun = {} if "student" in inputs else {"architecture": architecture}
+    stages.append(
+        Declared(
+            "intermediate", "intermediate", common | {"training": asdict(o.intermediate)} | begun, inputs
+        )
+    )
+
+    differs = o.intermediate.max_length != o.prediction.max_length
+    predicting = {"teacher": "teacher", "student": "intermediate", "task": task}
+    prediction = Declared(
+        "prediction",
+        "prediction",
+        common | {"training": asdict(o.prediction), "record_differs": differs},
+        predicting,
+    )
+    stages += _grid(prediction)
+
+    models = {"teacher": "teacher", "distilled": "prediction"}
+    if o.baselines:
+        options = common | {"training": asdict(o.finetuning)}
+        random = {"teacher": given["teacher"], "task": task}
+        stages += _grid(Declared("finetuned", "finetune", options | {"architecture": architecture}, random))
+        models["finetuned"] = "finetuned"
+        if "student" in inputs:
+            own = {"student": inputs["student"], "task": task}
+            stages += _grid(Declared("finetuned_general", "finetune", options, own))
+            models["finetuned_general"] = "finetuned_general"
+    lengths = {name: (o.tuning if name == "teacher" else o.prediction).max_length for name in models}
+    stages.append(
+        Declared(
+            "evaluate", "evaluate", {"models": sorted(models), "max_length": lengths}, models | {"task": task}
+        )
+    )
+    return stages
+
+
+def _common(o: Options) -> dict[str, Any]:
+    return {"seed": o.seed, "allow_bin": o.allow_bin}
+
+
+def _grid(stage: Declared) -> list[Declared]:
+    """A stage with a grid as one stage for each combination, and the selection among them."""
+    training = dict(stage.options["training"])
+    grid = training.pop("grid", None)
+    if not grid:
+        return [Declared(stage.name, stage.kind, stage.options | {"training": training}, stage.inputs)]
+    cells = []
+    for values in product(*grid.values()):
+        cell = dict(zip(grid, values, strict=True))
+        name = stage.name + "".join(f"-{key}={value:g}" for key, value in cell.items())
+        cells.append(Declared(name, stage.kind, stage.options | {"training": training | cell}, stage.inputs))
+    chosen = Declared(
+        stage.name, "select", {"candidates": [c.name for c in cells]}, {c.name: c.name for c in cells}
+    )
+    return [*cells, chosen]

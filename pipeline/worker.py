@@ -1,0 +1,79 @@
+"""What each rank runs: one stage, from the `stage.json` in its directory.
+
+Exit status: 0 finished, 2 a mistake the user can mend, 128 + signal: stopped, having saved.
+"""
+
+import importlib
+import os
+import signal
+import socket
+import sys
+import warnings
+from pathlib import Path
+
+from checkpoints.errors import UserError
+
+
+def main(directory: Path) -> int:
+    """Run the stage in `directory` on this rank."""
+    _environment()
+    import deepspeed
+    import torch
+    import torch.distributed as dist
+
+    deepspeed.utils.logger.setLevel("ERROR")
+    # Its shared-memory reduction would be compiled for half a minute at the first start; gloo serves.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    from stages.job import Interrupted
+    from stages.stage import Stage
+
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    elif "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    stage = Stage.open(directory, device)
+    try:
+        importlib.import_module(f"stages.{stage.kind}").run(stage)
+    except Interrupted as interrupted:
+        stage.say(f"saved at step {interrupted.step}; the same command goes on from here")
+        status = interrupted.code
+    except UserError as error:
+        print(f"error: {stage.name}: {error}", file=sys.stderr)
+        status = 2
+    else:
+        status = 0
+    if status != 2:
+        dist.destroy_process_group()
+    sys.stdout.flush()
+    return status
+
+
+def _environment() -> None:
+    """A single process is a world of one rank; quiet libraries."""
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        )
+    if not Path("/dev/nvidiactl").exists():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|deepspeed")
+
+
+if __name__ == "__main__":
+    try:
+        code = main(Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT  # before the loop: nothing was there to save
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # DeepSpeed's and torch's threads may outlive an orderly exit

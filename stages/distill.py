@@ -1,0 +1,205 @@
+"""What the training stages share: a student under objectives, over a job."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from checkpoints.errors import UserError
+from stages.distillation.layer_maps import layer_map
+from stages.distillation.objectives import Objective, Term
+from stages.distillation.objectives.attention import AttentionScores
+from stages.distillation.objectives.hidden import HiddenStates
+from stages.distillation.teachers import FrozenTeacher
+from stages.distillation.view import Needs, View, read
+from stages.evaluate import batches_by_length, predict, score
+from stages.job import Job
+from stages.stage import Stage
+from stages.tasks.batches import Batch, TokenRows, counts
+from stages.tasks.task import Task
+
+RECORD = "teacher_logits.npy"
+
+
+class Distillation(nn.Module):
+    """A student and its objectives: what a job trains. The objectives' projections are left behind after."""
+
+    def __init__(self, student: PreTrainedModel, objectives: Sequence[Objective]):
+        super().__init__()
+        self.student = student
+        self.objectives = nn.ModuleList(objectives)
+        self.needs = Needs()
+        for objective in objectives:
+            self.needs |= objective.student_needs
+
+    @property
+    def teacher_needs(self) -> Needs:
+        """What the objectives read of the teacher."""
+        needs = Needs()
+        for objective in self.objectives:
+            needs |= objective.teacher_needs
+        return needs
+
+    def forward(self, batch: Batch, targets: View | None) -> dict[str, Term]:
+        view = read(self.student, batch, self.needs)
+        terms = {}
+        for objective in self.objectives:
+            terms |= objective(view, targets, batch)
+        return terms
+
+
+def layer_objectives(
+    options: SimpleNamespace, student: PretrainedConfig, teacher: PretrainedConfig
+) -> list[Objective]:
+    """Embedding, hidden-state and attention-score losses under the layer map (paper equations 7, 8 and 9)."""
+    layers = layer_map(options.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
+    objectives: list[Objective] = []
+    if options.hidden_weight:
+        shared = options.projection == "shared"
+        objectives.append(
+            HiddenStates(layers, student.hidden_size, teacher.hidden_size, shared, options.hidden_weight)
+        )
+    if options.attention_weight:
+        objectives.append(
+            AttentionScores(
+                layers, student.num_attention_heads, teacher.num_attention_heads, options.attention_weight
+            )
+        )
+    if not objectives:
+        raise UserError("hidden_weight and attention_weight are both 0: there is nothing to learn")
+    return objectives
+
+
+def check_vocabularies(
+    teacher: PretrainedConfig, student: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+):
+    """Teacher, student and tokenizer must agree on the word pieces.
+
+    Raises:
+        UserError: they do not.
+    """
+    if teacher.vocab_size != student.vocab_size:
+        raise UserError(
+            f"the teacher's vocabulary has {teacher.vocab_size} word pieces, the student's {student.vocab_size}: "
+            "give a student made from a teacher of the same vocabulary"
+        )
+    if len(tokenizer) > teacher.vocab_size:
+        raise UserError(
+            f"the tokenizer knows {len(tokenizer)} word pieces, the models {teacher.vocab_size}: "
+            "the directory holds a tokenizer of another model"
+        )
+
+
+def check_length(config: PretrainedConfig, max_length: int, name: str) -> None:
+    """Rows must fit the model's positions (RoBERTa keeps two for itself).
+
+    Raises:
+        UserError: they do not.
+    """
+    limit = config.max_position_embeddings - (
+        config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    )
+    if max_length > limit:
+        raise UserError(f"{name}.max_length={max_length} is above the model's limit of {limit} word pieces")
+
+
+def forward_flops(config: PretrainedConfig, tokens: int, length: float) -> float:
+    """Floating-point operations of a forward pass over `tokens` word pieces in rows of about `length`."""
+    width = config.hidden_size
+    inner = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * width))
+    per_token = 8 * width * width + 4 * width * inner + 4 * width * length
+    return config.num_hidden_layers * per_token * tokens
+
+
+def say_cost(
+    stage: Stage, rows: TokenRows, student: PretrainedConfig, teacher: PretrainedConfig | None
+) -> None:
+    """Before the work: how much there is of it, and what share of the rows is cut."""
+    epochs = stage.training.epochs
+    tokens = int(rows.lengths.sum()) * epochs
+    length = float(np.mean(rows.lengths))
+    flops = 3 * forward_flops(student, tokens, length) + (
+        forward_flops(teacher, tokens, length) if teacher else 0
+    )
+    stage.say(
+        f"{len(rows):,} rows x {epochs} epochs, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a row), "
+        f"{flops / 1e12:,.1f} TFLOP, {100 * rows.truncated / len(rows):.1f}% of rows truncated"
+    )
+
+
+def task_score(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -> Callable[[], float]:
+    """The student's selection metric on dev."""
+    return lambda: score(task, "dev", predict(model.student, rows, stage.device, stage.precision))[
+        task.selection
+    ]
+
+
+def distillation_score(stage: Stage, model: Distillation, teacher: FrozenTeacher, rows: TokenRows):
+    """The negative distillation loss on dev rows: the stage's selection metric before there are predictions."""
+    total = counts(rows.lengths)
+
+    def measure() -> float:
+        loss = 0.0
+        with torch.no_grad():
+            for batch in batches_by_length(rows):
+                batch = batch.to(stage.device)
+                precision = stage.precision
+                with torch.autocast(stage.device.type, precision, enabled=precision != torch.float32):
+                    terms = model(batch, teacher(batch))
+                loss += sum(term.weight * term.sum.item() / total[term.per] for term in terms.values())
+        return -loss
+
+    return measure
+
+
+class TeacherLogits:
+    """The teacher's logits by row, recorded while it runs anyway, so that a later stage needs no teacher.
+
+    Saved with each checkpoint; rows not seen yet are NaN.
+    """
+
+    def __init__(self, rows: int, classes: int, device: torch.device):
+        self.table_NC = torch.full((rows, classes), torch.nan, device=device)
+
+    def note(self, batch: Batch, view: View) -> None:
+        """Keep the logits of a batch."""
+        self.table_NC[batch.rows] = view.logits_BC.float()
+
+    def gather(self) -> None:
+        """Put together what all ranks have seen; of a row seen by several, the mean. Called on every rank."""
+        total, count = self.table_NC.nan_to_num(0.0), (~self.table_NC.isnan()).float()
+        dist.all_reduce(total)
+        dist.all_reduce(count)
+        self.table_NC = torch.where(count > 0, total / count, torch.nan)
+
+    def save(self, directory: Path) -> None:
+        """Write the gathered table, on rank 0."""
+        self.gather()
+        if dist.get_rank() == 0:
+            self.write(directory)
+
+    def write(self, directory: Path) -> None:
+        """Write the table as it is."""
+        np.save(directory / RECORD, self.table_NC.cpu().numpy())
+
+    def load(self, directory: Path) -> None:
+        """Go on from a checkpoint."""
+        self.table_NC.copy_(torch.from_numpy(np.load(directory / RECORD)))
+
+
+def save_student(job: Job, tokenizer: PreTrainedTokenizerBase, extra: Callable[[Path], None] | None = None):
+    """A writer of the stage's artefact: the student in Hugging Face form, with its tokenizer."""
+    weights, student = job.student_weights(), job.model.student
+
+    def write(directory: Path) -> None:
+        student.save_pretrained(directory, state_dict=weights)
+        tokenizer.save_pretrained(directory)
+        if extra:
+            extra(directory)
+
+    return write

@@ -1,0 +1,112 @@
+"""Loading encoders and classifiers, from a directory or the hub, without ever running their code."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from checkpoints.errors import UserError
+from stages.distillation.view import TAP
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from: a local directory, or a hub name at a pinned revision."""
+
+    name: str
+    revision: str | None = None
+    allow_bin: bool = False
+
+    @staticmethod
+    def of(entry: dict[str, Any], allow_bin: bool = False) -> "ModelSource":
+        """From a stage's input: {"path": ...} or {"hub": ..., "revision": ...}."""
+        return ModelSource(entry.get("path") or entry["hub"], entry.get("revision"), allow_bin)
+
+
+def load_config(source: ModelSource) -> PretrainedConfig:
+    """The model's config. Published TinyBERT weights name no model type: they are BERT."""
+    arguments = {"revision": source.revision} if source.revision else {}
+    settings, _ = PretrainedConfig.get_config_dict(source.name, **arguments)
+    if "model_type" not in settings:
+        return BertConfig.from_dict(settings)
+    return AutoConfig.from_pretrained(source.name, trust_remote_code=False, **arguments)
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The model's fast tokenizer. Never built from a bare vocabulary file, which tokenizes all to [UNK]."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        source.name, revision=source.revision or "main", trust_remote_code=False, use_fast=True
+    )
+    if not tokenizer.is_fast:
+        raise UserError(f"{source.name}: no fast tokenizer (tokenizer.json) is to be had for it")
+    return tokenizer
+
+
+def load_encoder(source: ModelSource, tapped: bool = True) -> PreTrainedModel:
+    """The encoder without a task head, in fp32."""
+    return _load(AutoModel, source, load_config(source), tapped)
+
+
+def load_classifier(
+    source: ModelSource, labels: tuple[str, ...] | None, own_labels: bool = False, tapped: bool = True
+) -> PreTrainedModel:
+    """A sequence classifier, in fp32. A head that the weights lack is drawn from torch's generator.
+
+    Args:
+        source: where the weights are.
+        labels: class names of the task, in order; None for regression (one output).
+        own_labels: keep the labels that the model's config names instead.
+        tapped: read through the attention tap; False for stock attention.
+    """
+    config = load_config(source)
+    if not own_labels:
+        names = labels or ("score",)
+        config.num_labels = len(names)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: i for i, name in enumerate(names)}
+        config.problem_type = "single_label_classification" if labels else "regression"
+    return _load(AutoModelForSequenceClassification, source, config, tapped)
+
+
+def _load(kind: Any, source: ModelSource, config: PretrainedConfig, tapped: bool) -> PreTrainedModel:
+    if tapped and not getattr(kind._model_mapping[type(config)], "_supports_attention_backend", True):
+        tapped = False
+    arguments = {"attn_implementation": TAP} if tapped else {}
+    if source.revision:
+        arguments["revision"] = source.revision
+    try:
+        model = kind.from_pretrained(
+            source.name, config=config, dtype=torch.float32, trust_remote_code=False,
+            use_safetensors=None if source.allow_bin else True, **arguments,
+        )  # fmt: skip
+    except OSError as error:
+        if not source.allow_bin and "safetensors" in str(error):
+            raise UserError(
+                f"{source.name} has no model.safetensors; allow_bin=true loads its .bin weights (tensors only)"
+            ) from error
+        raise UserError(f"{source.name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    return model
+
+
+def has_classifier(directory: Path) -> bool:
+    """Whether a model directory's config says that its weights hold a trained sequence classifier."""
+    config = json.loads((directory / "config.json").read_text())
+    return any("ForSequenceClassification" in name for name in config.get("architectures") or [])

@@ -1,0 +1,66 @@
+"""Students: an architecture and how its weights begin."""
+
+import copy
+import re
+
+import torch
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+
+from checkpoints.errors import UserError
+from stages.distillation.layer_maps import layer_map
+from stages.distillation.view import TAP
+
+_FEED_FORWARD = ("intermediate_size", "hidden_dim")
+_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+
+
+def student_config(
+    teacher: PretrainedConfig, layers: int, width: int, feed_forward: int, heads: int, dropout: float
+):
+    """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both."""
+    config = copy.deepcopy(teacher)
+    config.num_hidden_layers, config.hidden_size, config.num_attention_heads = layers, width, heads
+    if hasattr(config, "embedding_size"):
+        config.embedding_size = width
+    for name in _FEED_FORWARD:
+        if name in config.to_dict():
+            setattr(config, name, feed_forward)
+    for name in _DROPOUT:
+        if name in config.to_dict():
+            setattr(config, name, dropout)
+    config.architectures = None
+    return config
+
+
+def random_student(config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """An encoder with random weights, drawn from `seed`."""
+    torch.manual_seed(seed)
+    return AutoModel.from_config(config, attn_implementation=TAP)
+
+
+def student_from_teacher_layers(teacher: PreTrainedModel, layers: int, dropout: float) -> PreTrainedModel:
+    """An encoder of the teacher's width that begins as every k-th of its layers (k = N / M).
+
+    Raises:
+        UserError: the layer counts do not divide, or the layers are not found by name.
+    """
+    config = copy.deepcopy(teacher.config)
+    chosen = layer_map("uniform", layers, config.num_hidden_layers)
+    config.num_hidden_layers, config.architectures = layers, None
+    for name in _DROPOUT:
+        if name in config.to_dict():
+            setattr(config, name, dropout)
+    student = AutoModel.from_config(config, attn_implementation=TAP)
+    weights, layer = teacher.state_dict(), re.compile(r"(.*\blayer\.)(\d+)(\..*)")
+
+    def source(name: str) -> str:
+        match = layer.fullmatch(name)
+        return f"{match[1]}{chosen[int(match[2]) + 1] - 1}{match[3]}" if match else name
+
+    names = list(student.state_dict())
+    if not any(layer.fullmatch(name) for name in names):
+        raise UserError(
+            f"student=teacher-layers: the layers of a {config.model_type} model are not found by name"
+        )
+    student.load_state_dict({name: weights[source(name)] for name in names})
+    return student

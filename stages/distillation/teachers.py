@@ -1,0 +1,85 @@
+"""Teachers: anything that gives targets for a batch."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from checkpoints.errors import UserError
+from stages.distillation.view import Needs, View, without_gradient
+
+if TYPE_CHECKING:
+    from stages.tasks.batches import Batch
+
+
+class FrozenTeacher:
+    """A model in eval mode, without gradients, whose views are the targets.
+
+    Args:
+        model: encoder or classifier.
+        needs: what the objectives read of it.
+        precision: dtype of its matrix products. Linear weights are kept in it, so that nothing is cast
+            in a step; the numbers are those of autocast.
+        class_order: for each of the task's classes, the teacher's index of the same name.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        needs: Needs,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        class_order: list[int] | None = None,
+    ):
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.needs, self.device, self.precision = needs, device, precision
+        self.class_order = class_order if class_order != sorted(class_order or []) else None
+        if precision != torch.float32:
+            for module in self.model.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(precision)
+
+    def __call__(self, batch: "Batch") -> View:
+        """The view of a batch, its logits in the task's class order."""
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            view = without_gradient(self.model, batch, self.needs)
+        if view.logits_BC is not None and self.class_order:
+            view.logits_BC = view.logits_BC[:, self.class_order]
+        return view
+
+
+def class_order(
+    config: PretrainedConfig, labels: tuple[str, ...] | None, teacher_labels: list[str]
+) -> list[int]:
+    """For each class of the task, the index under which the teacher knows it. By name, never by position.
+
+    Args:
+        config: of the teacher.
+        labels: class names of the task; None for regression.
+        teacher_labels: the teacher's class names in its own order, where its config lacks them.
+
+    Raises:
+        UserError: the teacher's classes are unnamed, or not those of the task.
+    """
+    if labels is None:
+        if config.num_labels != 1:
+            raise UserError(f"the task is a regression, but the teacher has {config.num_labels} classes")
+        return [0]
+    names = teacher_labels or [config.id2label[i] for i in range(config.num_labels)]
+    if not teacher_labels and all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+        raise UserError(
+            f"the teacher's classes are unnamed ({', '.join(names)}): "
+            f"give their names in its own order, for example teacher_labels={','.join(labels)}"
+        )
+    index = {_plain(name): i for i, name in enumerate(names)}
+    if len(names) != config.num_labels or sorted(index) != sorted(_plain(label) for label in labels):
+        raise UserError(
+            f"the teacher's classes ({', '.join(names)}; {config.num_labels} outputs) are not the task's "
+            f"({', '.join(labels)}): give a teacher of this task, or teacher_labels="
+        )
+    return [index[_plain(label)] for label in labels]
+
+
+def _plain(name: str) -> str:
+    return str(name).lower().replace("-", "_").replace(" ", "_")

@@ -1,0 +1,107 @@
+"""Views: what one forward pass shows of a model.
+
+Axes in names: B rows, H heads, L positions, D width of a head, W width of the hidden states, C classes.
+
+Queries and keys are read through transformers' registry of attention functions: a registered function
+runs SDPA unchanged and hands over the queries and keys of the layers that are asked for. No model code is
+copied and no L x L map is built.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+if TYPE_CHECKING:
+    from stages.tasks.batches import Batch
+
+TAP = "sdpa_tap"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The fields of a view that an objective reads; nothing else is produced.
+
+    `hidden` holds indices of hidden states (0: the embedding output), `scores` indices of transformer
+    layers, from 1, whose queries and keys are wanted.
+    """
+
+    logits: bool = False
+    hidden: frozenset[int] = frozenset()
+    scores: frozenset[int] = frozenset()
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(self.logits or other.logits, self.hidden | other.hidden, self.scores | other.scores)
+
+
+@dataclass
+class View:
+    """One forward pass of a model.
+
+    Attributes:
+        mask_BL: 1 for real tokens of rows that count, 0 for padding and for rows of weight zero.
+        logits_BC: class scores, or None.
+        hidden_BLW: hidden states by index; 0 is the embedding output.
+        queries_BHLD, keys_BHLD: by transformer layer, from 1.
+    """
+
+    mask_BL: Tensor
+    logits_BC: Tensor | None = None
+    hidden_BLW: dict[int, Tensor] = field(default_factory=dict)
+    queries_BHLD: dict[int, Tensor] = field(default_factory=dict)
+    keys_BHLD: dict[int, Tensor] = field(default_factory=dict)
+
+
+class _Tap:
+    """Collects queries and keys while a model runs; the order of the calls tells the layer."""
+
+    def __init__(self) -> None:
+        self.layers: Collection[int] = ()
+        self.calls = 0
+        self.queries: dict[int, Tensor] = {}
+        self.keys: dict[int, Tensor] = {}
+
+    def open(self, layers: Collection[int]) -> None:
+        self.layers, self.calls, self.queries, self.keys = layers, 0, {}, {}
+
+    def attention(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask, **kwargs):
+        self.calls += 1
+        if self.calls in self.layers:
+            self.queries[self.calls], self.keys[self.calls] = query, key
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+
+_tap = _Tap()
+AttentionInterface.register(TAP, _tap.attention)
+AttentionMaskInterface.register(TAP, sdpa_mask)
+
+
+def inputs_of(model: nn.Module, batch: "Batch") -> dict[str, Tensor]:
+    """The keyword arguments under which `model` reads a batch."""
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if getattr(model.config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = batch.token_type_ids
+    return inputs
+
+
+def read(model: nn.Module, batch: "Batch", needs: Needs) -> View:
+    """Run `model` (made with `attn_implementation=TAP`) on a batch and show what is needed of it."""
+    _tap.open(needs.scores)
+    output = model(**inputs_of(model, batch), output_hidden_states=bool(needs.hidden))
+    view = View(mask_BL=batch.attention_mask * batch.weight[:, None])
+    view.logits_BC = output.logits if needs.logits else None
+    view.hidden_BLW = {index: output.hidden_states[index] for index in needs.hidden}
+    view.queries_BHLD, view.keys_BHLD = _tap.queries, _tap.keys
+    _tap.open(())
+    return view
+
+
+def without_gradient(model: nn.Module, batch: "Batch", needs: Needs) -> View:
+    """A view for targets. `no_grad`, as tensors of `inference_mode` cannot enter a loss that has gradients."""
+    with torch.no_grad():
+        return read(model, batch, needs)

@@ -1,0 +1,37 @@
+"""General distillation (paper section 4.1): an un-tuned teacher, unlabelled text, no prediction loss.
+
+The student, from random weights, learns the teacher's embeddings, hidden states and raw attention scores
+under the layer map. Out comes a general student for any task.
+"""
+
+from stages.distill import (
+    Distillation,
+    check_length,
+    check_vocabularies,
+    layer_objectives,
+    save_student,
+    say_cost,
+)
+from stages.distillation.models import load_encoder, load_tokenizer
+from stages.distillation.students import random_student, student_config
+from stages.distillation.teachers import FrozenTeacher
+from stages.job import Job
+from stages.rows import corpus_rows
+from stages.stage import Stage
+
+
+def run(stage: Stage) -> None:
+    """Distil the teacher's layers on the corpus into a general student."""
+    source, options = stage.model("teacher"), stage.training
+    tokenizer, teacher = load_tokenizer(source), load_encoder(source)
+    student = random_student(student_config(teacher.config, **stage.options["architecture"]), stage.seed)
+    check_vocabularies(teacher.config, student.config, tokenizer)
+    check_length(teacher.config, options.max_length, stage.name)
+    rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens)
+    say_cost(stage, rows, student.config, teacher.config)
+
+    model = Distillation(student, layer_objectives(options, student.config, teacher.config))
+    frozen = FrozenTeacher(teacher, model.teacher_needs, stage.device, stage.precision)
+    job = Job(stage, model, rows, targets=frozen)
+    state = job.run()
+    stage.publish(save_student(job, tokenizer), {"steps": state.step, "tokens": int(rows.lengths.sum())})

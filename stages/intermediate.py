@@ -1,0 +1,67 @@
+"""Task distillation, first step (paper section 4.2): the tuned teacher's layers, on the task's text.
+
+The student learns embeddings, hidden states and raw attention scores as in the general stage. The teacher's
+logits are recorded on the way, so that the prediction stage needs no teacher.
+"""
+
+import torch
+
+from stages.distill import (
+    Distillation,
+    TeacherLogits,
+    check_length,
+    check_vocabularies,
+    distillation_score,
+    layer_objectives,
+    save_student,
+    say_cost,
+)
+from stages.distillation.models import load_classifier, load_encoder, load_tokenizer
+from stages.distillation.students import student_from_teacher_layers
+from stages.distillation.teachers import FrozenTeacher, class_order
+from stages.distillation.view import Needs, View
+from stages.job import Job
+from stages.rows import task_rows
+from stages.stage import Stage
+from stages.tasks.batches import Batch
+
+
+def run(stage: Stage) -> None:
+    """Distil the tuned teacher's layers on the task's text; the lowest loss on dev is kept."""
+    task, options, source = stage.task(), stage.training, stage.model("teacher")
+    tokenizer = load_tokenizer(source)
+    teacher = load_classifier(source, task.labels, own_labels=True)
+    student = begin(stage, task.labels)
+    check_vocabularies(teacher.config, student.config, tokenizer)
+    for config in (teacher.config, student.config):
+        check_length(config, options.max_length, stage.name)
+    train, dev = (task_rows(stage, task, split, tokenizer, options.max_length) for split in ("train", "dev"))
+    say_cost(stage, train, student.config, teacher.config)
+
+    model = Distillation(student, layer_objectives(options, student.config, teacher.config))
+    needs = model.teacher_needs | Needs(logits=True)
+    order = class_order(teacher.config, task.labels, [])
+    frozen = FrozenTeacher(teacher, needs, stage.device, stage.precision, order)
+    recorded = TeacherLogits(len(train), len(order), stage.device)
+
+    def targets(batch: Batch) -> View:
+        view = frozen(batch)
+        recorded.note(batch, view)
+        return view
+
+    evaluate = distillation_score(stage, model, frozen, dev)
+    job = Job(stage, model, train, targets, evaluate, recorded)
+    state = job.run()
+    recorded.gather()
+    scores = {"dev": state.best_score, "metric": "-loss", "steps": state.step}
+    stage.publish(save_student(job, tokenizer, recorded.write), scores)
+
+
+def begin(stage: Stage, labels: tuple[str, ...] | None):
+    """The student as it begins: a general student, or the teacher's every k-th layer; its head is new."""
+    torch.manual_seed(stage.seed)
+    if "student" in stage.inputs:
+        return load_classifier(stage.model("student"), labels)
+    architecture = stage.options["architecture"]
+    encoder = load_encoder(stage.model("teacher"))
+    return student_from_teacher_layers(encoder, architecture["layers"], architecture["dropout"])

@@ -1,0 +1,392 @@
+"""The loop: one resumable DeepSpeed job.
+
+What the loop holds is in one `State`; exactly that, the engine's own state and what the stage records are
+in a checkpoint, so nothing else can be forgotten. The data order is a function of (seed, epoch, step), the
+random numbers of (seed, step, micro-batch, rank): neither needs saving.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from checkpoints import store
+from checkpoints.errors import UserError
+from stages.distillation.objectives import Term
+from stages.stage import Stage
+from stages.tasks.batches import Batch, TokenRows, collate, counts, epoch_batches, share
+
+
+class Interrupted(Exception):
+    """The stage was asked to stop, and has saved. `code` is the exit status: 128 + the signal's number."""
+
+    def __init__(self, code: int, step: int):
+        super().__init__(f"stopped at step {step}")
+        self.code, self.step = code, step
+
+
+class Record(Protocol):
+    """Something a stage gathers while it trains, saved in every checkpoint. Called on every rank."""
+
+    def save(self, directory: Path) -> None: ...
+
+    def load(self, directory: Path) -> None: ...
+
+
+@dataclass
+class State:
+    """Where a job stands. `running` are the sums of the logged terms since the last line of metrics."""
+
+    step: int = 0
+    best_score: float | None = None
+    best_step: int | None = None
+    evaluations_without_gain: int = 0
+    last_score: float | None = None
+    seconds: float = 0.0
+    running: dict[str, float] = field(default_factory=dict)
+
+
+class Job:
+    """Trains `model` on `rows`, from the newest checkpoint of its stage if there is one.
+
+    Args:
+        stage: directory, options and ranks of the stage.
+        model: called as model(batch, targets), returns named terms; its `student` is what is evaluated and kept.
+        rows: tokenized rows.
+        targets: what the teacher says of a batch, or None.
+        evaluate: score of the student on dev, higher is better; the best is kept. None: the last is kept.
+        record: gathered while training.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        model: nn.Module,
+        rows: TokenRows,
+        targets: Callable[[Batch], object] | None = None,
+        evaluate: Callable[[], float] | None = None,
+        record: Record | None = None,
+    ):
+        self.stage, self.model, self.rows = stage, model, rows
+        self.targets, self.evaluate, self.record = targets, evaluate, record
+        self.options, self.settings = stage.training, stage.job
+        self.state = State()
+        self.world, self.rank = dist.get_world_size(), dist.get_rank()
+        self.checkpoints, self.bests = stage.directory / "checkpoints", stage.directory / "best"
+        micro = self.settings.micro_batch or math.ceil(self.options.batch_size / self.world)
+        self.micro_batches = math.ceil(self.options.batch_size / (self.world * micro))
+        self.batches_per_epoch = math.ceil(len(rows) / self.options.batch_size)
+        self.steps = self.batches_per_epoch * self.options.epochs
+        self.engine = self._engine(micro)
+        self.stop = 0
+        self.control = dist.new_group(backend="gloo") if self.world > 1 else None
+
+    # The story: restore, step, look, save.
+
+    def run(self) -> State:
+        """Train to the end; the model then holds the best weights (or the last, where nothing is evaluated).
+
+        Raises:
+            Interrupted: a signal came; the job has saved.
+            UserError: the loss is no longer finite, the disk is full, or a checkpoint does not fit.
+        """
+        self._restore()
+        state, options = self.state, self.options
+        self._listen()
+        began, saved, before = time.monotonic(), time.monotonic(), state.seconds
+        bar = tqdm(
+            total=self.steps, initial=state.step, desc=self.stage.name, unit="step", dynamic_ncols=True,
+            disable=not (self.rank == 0 and sys.stderr.isatty()),
+        )  # fmt: skip
+        epoch, batches, tokens, first = None, [], 0, state.step
+        while state.step < self.steps and not self._patience_is_out():
+            if epoch != (epoch := state.step // self.batches_per_epoch) or not batches:
+                batches = epoch_batches(self.rows.lengths, options.batch_size, self.stage.seed, epoch)
+            global_rows = batches[state.step % self.batches_per_epoch]
+            rate = self._step(global_rows)
+            state.step += 1
+            state.seconds = before + time.monotonic() - began
+            tokens += int(self.rows.lengths[global_rows].sum())
+            bar.update()
+            if state.step % self.settings.log_every == 0 or state.step == self.steps:
+                speed = tokens / (time.monotonic() - began)
+                bar.set_postfix(self._log(epoch, rate, speed) | {"tokens/s": f"{speed:,.0f}"})
+            self._say_cost(state.step - first, tokens, began)
+            due = time.monotonic() - saved >= self.settings.checkpoint_seconds
+            if self.evaluate and self._evaluation_is_due(epoch):
+                due = self._evaluate(epoch) or due
+            due, self.stop = self._agree(due, self.stop)
+            if due or self.stop:
+                self._save()
+                saved = time.monotonic()
+            if self.stop:
+                bar.close()
+                raise Interrupted(128 + self.stop, state.step)
+        bar.close()
+        self._save()  # so that a job killed while its artefact is written ends at once
+        if self.evaluate and state.best_step is not None:
+            self._load_best()
+        return state
+
+    def _step(self, global_rows: np.ndarray) -> float:
+        """One optimiser step on a global batch. Returns the learning rate."""
+        total = counts(self.rows.lengths[global_rows])
+        parts = share(global_rows, self.world, self.rank, self.micro_batches)
+        self.engine.train()
+        for i, (indices, weights) in enumerate(parts):
+            seed_everything(self.stage.seed, self.state.step, i, self.rank)
+            batch = collate(self.rows, indices, weights).to(self.stage.device)
+            terms = self.engine(batch, self.targets(batch) if self.targets else None)
+            loss = sum(term.weight * term.sum / total[term.per] for term in terms.values())
+            # DeepSpeed averages gradients over ranks; ours are shares of one global mean.
+            self.engine.backward(loss * self.world, scale_wrt_gas=False)
+            self._add_to_log(terms, total)
+            rate = self._learning_rate()
+            for group in self.engine.optimizer.param_groups:
+                group["lr"] = rate
+            self.engine.step()
+        return rate
+
+    def _learning_rate(self) -> float:
+        """The rate of the step that is about to be taken: linear warm-up, then linear decay or constant."""
+        options, done = self.options, self.state.step + 1
+        warm = options.warmup * self.steps
+        if done < warm:
+            return options.learning_rate * done / warm
+        if options.schedule == "constant":
+            return options.learning_rate
+        return options.learning_rate * (self.steps - done + 1) / (self.steps - warm + 1)
+
+    # Evaluation and the best weights.
+
+    def _evaluation_is_due(self, epoch: int) -> bool:
+        every = self.options.evaluate_every or self.batches_per_epoch
+        return self.state.step % every == 0 or self.state.step == self.steps
+
+    def _patience_is_out(self) -> bool:
+        return 0 < self.options.patience <= self.state.evaluations_without_gain
+
+    def _evaluate(self, epoch: int) -> bool:
+        """Score the student on dev; keep it if it is the best. Returns whether it was."""
+        self.engine.eval()
+        score = float(self.evaluate())
+        state = self.state
+        state.last_score = score
+        better = state.best_score is None or score > state.best_score
+        state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
+        if better:
+            state.best_score, state.best_step = score, state.step
+            weights = self.student_weights()
+            if self.rank == 0:
+                with store.sealed(self.bests / store.step_name(state.step)) as directory:
+                    save_file(weights, directory / "student.safetensors")
+                store.keep_newest(self.bests, self.settings.keep + 1)
+        if self.rank == 0:
+            self._write_line({"step": state.step, "epoch": epoch, "dev": score, "best": better})
+        return better
+
+    def _load_best(self) -> None:
+        directory = self.bests / store.step_name(self.state.best_step)
+        store.verify(directory)
+        weights = load_file(directory / "student.safetensors")
+        student = self.model.student
+        with deepspeed.zero.GatheredParameters(list(student.parameters()), modifier_rank=0):
+            student.load_state_dict(weights, strict=False)  # tied weights are stored once
+
+    def student_weights(self) -> dict[str, Tensor]:
+        """The student's weights on the CPU, whole, tied ones once. Called on every rank."""
+        student, seen = self.model.student, set()
+        with deepspeed.zero.GatheredParameters(list(student.parameters())):
+            weights = {}
+            for name, tensor in student.state_dict().items():
+                if tensor.data_ptr() not in seen:
+                    seen.add(tensor.data_ptr())
+                    weights[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        return weights
+
+    # Checkpoints.
+
+    def _restore(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        found = [store.newest(self.checkpoints, self.stage.say) if self.rank == 0 else None]
+        dist.broadcast_object_list(found)
+        path = found[0]
+        if path is None:
+            if self.rank == 0:
+                (self.stage.directory / "metrics.jsonl").unlink(missing_ok=True)
+            return
+        saved = json.loads((path / "state.json").read_text())
+        ranks = (saved["ranks"], saved["zero"])
+        if ranks != (self.world, self.settings.zero) and (ranks[1], self.settings.zero) != (0, 0):
+            raise UserError(
+                f"{path} was written by {ranks[0]} ranks at ZeRO stage {ranks[1]}, and goes on with these only: "
+                f"add NPROC={ranks[0]} ARGS=job.zero={ranks[1]} (any number of ranks fits where both are ZeRO 0)"
+            )
+        loaded, _ = self.engine.load_checkpoint(str(path), tag="engine", load_lr_scheduler_states=False)
+        if loaded is None:
+            raise UserError(
+                f"{path} is whole but DeepSpeed cannot load it; restart=true begins the stage anew"
+            )
+        self.state = State(**saved["state"])
+        if self.engine.torch_autocast_z0_gradscaler is not None and saved["gradient_scale"]:
+            self.engine.torch_autocast_z0_gradscaler.load_state_dict(saved["gradient_scale"])
+        if self.record:
+            self.record.load(path)
+        if self.rank == 0:
+            self._forget_lines_after(self.state.step)
+            self.stage.say(f"resumed at step {self.state.step} of {self.steps}")
+
+    def _save(self) -> None:
+        """Write a checkpoint aside, seal it, and remove the oldest. Called on every rank."""
+        self._gather_log()
+        if not all(math.isfinite(value) for value in self.state.running.values()):
+            raise UserError(
+                f"the loss is not finite at step {self.state.step} ({self.state.running}); the checkpoint before it "
+                f"is kept: lower {self.stage.name}.learning_rate and run again with restart=true"
+            )
+        target = self.checkpoints / store.step_name(self.state.step)
+        aside = target.with_name(f".writing-{target.name}")
+        if self.rank == 0:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            store.fresh_aside(target)
+        dist.barrier()
+        try:
+            self.engine.save_checkpoint(str(aside), tag="engine", save_latest=False)
+            if self.record:
+                self.record.save(aside)
+            dist.barrier()
+            if self.rank == 0:
+                scaler = self.engine.torch_autocast_z0_gradscaler
+                store.write_json(aside / "state.json", {
+                    "state": asdict(self.state), "ranks": self.world, "zero": self.settings.zero,
+                    "gradient_scale": scaler.state_dict() if scaler else None,
+                })  # fmt: skip
+                store.seal(aside, target)
+                store.keep_newest(self.checkpoints, self.settings.keep)
+        except OSError as error:
+            raise store.disk_error(error, target) from error
+        dist.barrier()
+
+    # Signals, metrics and what is said.
+
+    def _listen(self) -> None:
+        def note(number: int, frame: object) -> None:
+            if self.stop:
+                os._exit(128 + number)  # asked twice: at once, from the last checkpoint
+            self.stop = number
+
+        signal.signal(signal.SIGINT, note)
+        signal.signal(signal.SIGTERM, note)
+
+    def _agree(self, due: bool, stop: int) -> tuple[bool, int]:
+        """All ranks save, or stop, at the same step: when rank 0's clock says so, or any was signalled."""
+        if self.control is None:
+            return due, stop
+        flags = torch.tensor([int(due and self.rank == 0), stop])
+        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control)
+        return bool(flags[0]), int(flags[1])
+
+    def _add_to_log(self, terms: dict[str, Term], total: dict[str, int]) -> None:
+        for name, term in terms.items():
+            value = (term.sum.detach() / total[term.per]).double()
+            self._pending[name] = self._pending[name] + value if name in self._pending else value
+
+    def _gather_log(self) -> None:
+        """Move the sums of all ranks into the state, where a checkpoint finds them."""
+        if not self._pending:
+            return
+        values = torch.stack([self._pending[name] for name in sorted(self._pending)])
+        dist.all_reduce(values)
+        for name, value in zip(sorted(self._pending), values.tolist(), strict=True):
+            self.state.running[name] = self.state.running.get(name, 0.0) + value
+        self._pending = {}
+
+    def _log(self, epoch: int, rate: float, speed: float) -> dict[str, str]:
+        """Write the line of the last `log_every` steps; returns the losses for the progress bar."""
+        self._gather_log()
+        since = (self.state.step - 1) % self.settings.log_every + 1
+        losses = {name: value / since for name, value in self.state.running.items()}
+        self.state.running = {}
+        if self.rank == 0:
+            line = {"step": self.state.step, "epoch": epoch, **losses, "learning_rate": rate}
+            self._write_line(
+                line | {"tokens_per_second": round(speed), "seconds": round(self.state.seconds, 1)}
+            )
+        if not all(math.isfinite(value) for value in losses.values()):
+            self.state.running = losses
+            self._save()
+        return {name: f"{value:.3f}" for name, value in losses.items()}
+
+    def _write_line(self, line: dict[str, object]) -> None:
+        with open(self.stage.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _forget_lines_after(self, step: int) -> None:
+        path = self.stage.directory / "metrics.jsonl"
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                pass  # the last line of a killed process, torn
+        path.write_text("".join(kept), encoding="utf-8")
+
+    def _say_cost(self, done: int, tokens: int, began: float) -> None:
+        """Once, after the first steps: what the rest will take at the speed just measured."""
+        if self._said_cost or done < 5 or time.monotonic() - began < 3:
+            return
+        self._said_cost = True
+        left = self.steps - self.state.step
+        minutes = (time.monotonic() - began) / done * left / 60
+        limit = "at most " if self.options.patience else ""
+        self.stage.say(
+            f"{left} steps left, {limit}{minutes:.1f} minutes at {tokens / (time.monotonic() - began):,.0f} tokens/s"
+        )
+
+    def _engine(self, micro: int) -> deepspeed.DeepSpeedEngine:
+        self._pending: dict[str, Tensor] = {}
+        self._said_cost = False
+        options = self.options
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": options.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        config = {
+            "train_micro_batch_size_per_gpu": micro,
+            "gradient_accumulation_steps": self.micro_batches,
+            "gradient_clipping": options.clip,
+            "zero_optimization": {"stage": self.settings.zero},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": sys.maxsize,
+        }
+        if self.stage.precision != torch.float32:
+            name = str(self.stage.precision).removeprefix("torch.")
+            # No module may be reduced over ranks in low precision: one rank and two must agree.
+            config["torch_autocast"] = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
+        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+        return deepspeed.initialize(
+            model=self.model.to(self.stage.device), optimizer=optimizer, config=config
+        )[0]
+
+
+def seed_everything(seed: int, step: int, micro_batch: int, rank: int) -> None:
+    """Random numbers of a pass are a function of (seed, step, micro-batch, rank)."""
+    entropy = np.random.SeedSequence((seed, step, micro_batch, rank)).generate_state(2, np.uint32)
+    torch.manual_seed(int(entropy[0]) << 32 | int(entropy[1]))

@@ -1,0 +1,73 @@
+"""Task distillation, second step (paper section 4.2): the tuned teacher's answers.
+
+The student learns the teacher's distribution over classes by soft cross-entropy. The teacher's logits come
+from the record of the intermediate stage; only rows that it has not seen cost a teacher pass, once.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.distill import (
+    RECORD,
+    Distillation,
+    check_length,
+    check_vocabularies,
+    save_student,
+    say_cost,
+    task_score,
+)
+from stages.distillation.models import load_classifier, load_config, load_tokenizer
+from stages.distillation.objectives.prediction import GoldLabels, SoftLabels
+from stages.distillation.teachers import FrozenTeacher, class_order
+from stages.distillation.view import Needs, View
+from stages.evaluate import batches_by_length
+from stages.job import Job
+from stages.rows import task_rows
+from stages.stage import Stage
+from stages.tasks.batches import Batch, TokenRows
+from stages.tasks.task import Task
+
+
+def run(stage: Stage) -> None:
+    """Distil the teacher's answers; the best student on dev is kept."""
+    task, options, source = stage.task(), stage.training, stage.model("teacher")
+    tokenizer = load_tokenizer(source)
+    torch.manual_seed(stage.seed)
+    student = load_classifier(stage.model("student"), task.labels)
+    check_vocabularies(load_config(source), student.config, tokenizer)
+    check_length(student.config, options.max_length, stage.name)
+    train, dev = (task_rows(stage, task, split, tokenizer, options.max_length) for split in ("train", "dev"))
+    say_cost(stage, train, student.config, None)
+
+    gold = options.targets == "gold" or options.targets == "auto" and task.labels is None
+    model = Distillation(student, [GoldLabels() if gold else SoftLabels(options.temperature)])
+    targets = None if gold else recorded_targets(stage, task, train)
+    job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
+    state = job.run()
+    scores = {"dev": state.best_score, "metric": task.selection, "steps": state.step}
+    stage.publish(save_student(job, tokenizer), scores)
+
+
+def recorded_targets(stage: Stage, task: Task, rows: TokenRows):
+    """The teacher's logits by row: those recorded by the intermediate stage, and one pass for the others."""
+    record = Path(stage.model("student").name) / RECORD
+    table_NC = np.load(record) if record.is_file() else None
+    if table_NC is None or len(table_NC) != len(rows) or stage.options["record_differs"]:
+        table_NC = np.full((len(rows), len(task.labels or ("score",))), np.nan, np.float32)
+    missing = np.flatnonzero(np.isnan(table_NC).any(axis=1))
+    if len(missing):
+        stage.say(f"one teacher pass over {len(missing):,} rows without recorded logits")
+        source = stage.model("teacher")
+        teacher = load_classifier(source, task.labels, own_labels=True)
+        order = class_order(teacher.config, task.labels, [])
+        frozen = FrozenTeacher(teacher, Needs(logits=True), stage.device, stage.precision, order)
+        for batch in batches_by_length(rows, of=missing):
+            table_NC[batch.rows.numpy()] = frozen(batch.to(stage.device)).logits_BC.float().cpu()
+    table = torch.from_numpy(table_NC).to(stage.device)
+
+    def targets(batch: Batch) -> View:
+        return View(mask_BL=batch.attention_mask, logits_BC=table[batch.rows])
+
+    return targets

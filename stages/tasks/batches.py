@@ -1,0 +1,126 @@
+"""From rows on disk to batches: the order of an epoch, its division over ranks, and the tensors.
+
+B is the rows of a batch, L its longest row (padded). The order depends on (seed, epoch) alone, not on ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Batch",
+    "TokenRows",
+    "collate",
+    "counts",
+    "epoch_batches",
+    "share",
+    "write_corpus_rows",
+    "write_task_rows",
+]
+
+POOL = 50  # batches whose rows are sorted by length together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch as tensors.
+
+    Attributes:
+        input_ids: (B, L) int64.
+        attention_mask: (B, L) int64, 1 for real tokens.
+        token_type_ids: (B, L) int64, 1 from the beginning of segment B to the end of the row.
+        labels: (B,) int64 or float32, or None.
+        weight: (B,) float32, 0 for a row that only fills the batch.
+        rows: (B,) int64, the rows' numbers in the data.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    token_type_ids: torch.Tensor
+    labels: torch.Tensor | None
+    weight: torch.Tensor
+    rows: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on `device`."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(None if value is None else value.to(device, non_blocking=True) for value in values))
+
+
+def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Return the global batches of an epoch, row numbers of similar length together, each row exactly once.
+
+    Rows are permuted, sorted by length within pools of 50 batches, cut into batches, and these
+    shuffled. The last batch of the last pool may be short.
+    """
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
+    order = random.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), POOL * batch_size):
+        pool = order[start : start + POOL * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
+    return [batches[place] for place in random.permutation(len(batches))]
+
+
+def share(rows: np.ndarray, world: int, rank: int, micro_batches: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return this rank's micro-batches of a global batch, as (row numbers, weights).
+
+    The batch is dealt out like cards over world x micro_batches parts, which differ by one row at most.
+    A part that gets none is one row with weight zero, so that every rank makes the same number of passes.
+    """
+    parts = world * micro_batches
+    mine = [rows[part::parts] for part in range(rank * micro_batches, (rank + 1) * micro_batches)]
+    return [
+        (part, np.ones(len(part), np.float32)) if len(part) else (rows[:1], np.zeros(1, np.float32))
+        for part in mine
+    ]
+
+
+def counts(lengths: np.ndarray) -> dict[str, int]:
+    """Return what the losses of a global batch are divided by: its rows, tokens, and pairs of tokens."""
+    lengths = np.asarray(lengths, np.int64)
+    return {"rows": len(lengths), "tokens": int(lengths.sum()), "pairs": int((lengths**2).sum())}
+
+
+def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray, pad_to_multiple: int = 1) -> Batch:
+    """Return the rows `indices` as tensors, padded on the right to the longest of them.
+
+    Args:
+        rows: the data.
+        indices: (B,) row numbers.
+        weights: (B,) 1, or 0 for a row that only fills the batch.
+        pad_to_multiple: L becomes a multiple of this.
+    """
+    import torch
+
+    indices = np.asarray(indices, np.int64)
+    begins = rows.offsets[indices]
+    lengths = rows.offsets[indices + 1] - begins
+    longest = -(-int(lengths.max()) // pad_to_multiple) * pad_to_multiple
+    places_L = np.arange(longest)
+    mask_BL = places_L < lengths[:, None]
+    ids_BL = np.full(mask_BL.shape, rows.counts["pad"], np.int64)
+    ids_BL[mask_BL] = rows.tokens[(begins[:, None] + places_L)[mask_BL]]
+    second = rows.second[indices][:, None]
+    types_BL = mask_BL & (second > 0) & (places_L >= second)
+    labels = None
+    if rows.labels is not None:
+        kind = torch.float32 if rows.labels.dtype.kind == "f" else torch.int64
+        labels = torch.tensor(rows.labels[indices], dtype=kind)
+    return Batch(
+        torch.from_numpy(ids_BL),
+        torch.from_numpy(mask_BL.astype(np.int64)),
+        torch.from_numpy(types_BL.astype(np.int64)),
+        labels,
+        torch.tensor(weights, dtype=torch.float32),
+        torch.from_numpy(indices),
+    )

@@ -1,0 +1,84 @@
+"""The metrics of GLUE, on class ids or numbers (Wang et al. 2018, arXiv 1804.07461, section 3)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from checkpoints.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+CLASSIFICATION = ("accuracy", "f1", "matthews")
+REGRESSION = ("pearson", "spearman")
+
+
+def select(metric: str, defaults: tuple[str, ...], allowed: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Return (metrics to report, metric of selection): the first default, or `metric` where one is asked for.
+
+    Raises:
+        UserError: `metric` is not one of `allowed`.
+    """
+    if not metric:
+        return defaults, defaults[0]
+    if metric not in allowed:
+        raise UserError(f"metric {metric!r} does not fit this task: choose one of {', '.join(allowed)}")
+    return (defaults if metric in defaults else (metric, *defaults)), metric
+
+
+def compute(
+    metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike, classes: int | None = None
+) -> dict[str, float]:
+    """Return {metric: value}; a constant prediction gets 0.0 where a metric is not defined for it.
+
+    Args:
+        metrics: names out of CLASSIFICATION or REGRESSION.
+        predictions: class ids, or numbers for regression.
+        labels: the same, gold.
+        classes: number of classes; by default what stands in labels and predictions. F1 is that of class 1
+            for two classes, and the mean over the classes (macro) for more.
+    """
+    import numpy as np
+
+    predicted, gold = np.asarray(predictions), np.asarray(labels)
+    if predicted.shape != gold.shape:
+        raise ValueError(f"predictions have shape {predicted.shape}, labels {gold.shape}")
+    return {metric: _value(metric, predicted, gold, classes) for metric in metrics}
+
+
+def _value(metric: str, predicted, gold, classes: int | None) -> float:
+    import numpy as np
+    from scipy import stats
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    if metric == "accuracy":
+        return float(np.mean(predicted == gold))
+    if metric == "f1":
+        classes = classes or int(max(predicted.max(), gold.max())) + 1
+        if classes <= 2:
+            return float(f1_score(gold, predicted, labels=[1], average="macro", zero_division=0))
+        return float(f1_score(gold, predicted, labels=range(classes), average="macro", zero_division=0))
+    if np.ptp(predicted) == 0 or np.ptp(gold) == 0:
+        return 0.0
+    if metric == "matthews":
+        return float(matthews_corrcoef(gold, predicted))
+    correlation = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[metric]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        return float(correlation(predicted.astype(np.float64), gold.astype(np.float64)).statistic)
+
+
+def constant_baseline(
+    metrics: Sequence[str], labels: ArrayLike, classes: int | None = None
+) -> dict[str, float]:
+    """Return, for each metric, the best that a constant answer reaches on `labels`."""
+    import numpy as np
+
+    gold = np.asarray(labels)
+    best = {}
+    for metric in metrics:
+        answers = [0.0] if metric in REGRESSION else np.unique(gold)
+        best[metric] = max(compute([metric], np.full_like(gold, c), gold, classes)[metric] for c in answers)
+    return best

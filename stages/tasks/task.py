@@ -1,0 +1,61 @@
+"""Find a task by its name, cheaply, and load its rows.
+
+A reader is a module of this package with `find(name, data, text_columns, label_column, metric)`, which gives
+a `TaskSource`, or None where the name is not its own, and `load(source, revision)`, which gives the `Task`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from checkpoints.errors import UserError
+from stages.tasks import files, glue, packaged
+from stages.tasks.types import Split, Task, TaskSource
+
+__all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
+
+READERS = (glue, packaged, files)
+KNOWN = (*glue.TASKS, *packaged.TASKS)
+
+
+def find_task(
+    name: str,
+    data: str = "",
+    text_columns: tuple[str, ...] = (),
+    label_column: str = "",
+    metric: str = "",
+) -> TaskSource:
+    """Return where the task `name` comes from, without reading its rows.
+
+    Args:
+        name: one of GLUE's tasks, a packaged task, the path of a task file (.yaml), or with `data` any name
+            for the user's own.
+        data: a directory in GLUE's TSV layout, or the user's file, or one with train.*, dev.*, test.*.
+        text_columns: one or two columns of the user's file.
+        label_column: the column of the labels.
+        metric: what selection on dev uses, instead of the task's own.
+
+    Raises:
+        UserError: unknown task, missing files or columns, options that do not go together.
+    """
+    for reader in READERS:
+        source = reader.find(name, data, tuple(text_columns), label_column, metric)
+        if source:
+            return source
+    close = difflib.get_close_matches(name.lower(), KNOWN, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(
+        f"unknown task {name!r}: {hint}Known are {', '.join(KNOWN)}; for data of your own give a task file "
+        "(NAME.yaml), or a file with its text and label columns"
+    )
+
+
+def load_task(source: TaskSource, revision: str | None = None) -> Task:
+    """Read the rows of a task; `revision` pins a hub data set.
+
+    Raises:
+        UserError: rows that cannot be used, naming file and line; no hub in reach.
+    """
+    reader = importlib.import_module(f"stages.tasks.{source.identity['reader']}")
+    return reader.load(source, revision)

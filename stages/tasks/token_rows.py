@@ -1,0 +1,270 @@
+"""Rows of word pieces on disk, memory-mapped: tokenized once, read by every epoch and rank.
+
+A directory holds flat files: tokens.bin (uint16 or uint32), offsets.bin (int64, rows + 1), second.bin (int32,
+the place in the row where segment B begins, 0 where there is none), labels.bin (int64 or float64, for tasks),
+and rows.json with the counts. rows.json is written last, so a half-written directory never opens.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from checkpoints.errors import UserError
+from stages.tasks.types import Split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK_ROWS = 1000  # rows of a task tokenized at once
+CHUNK_CHARACTERS = 1_000_000  # characters of a corpus tokenized at once
+SHORTEST = 16  # word pieces: less of a document is not split in two, and less of a tail is dropped
+UNKNOWN_SHARE = 0.3  # of the word pieces, at most
+EARLY = 100_000  # word pieces after which the unknown share is looked at while a corpus is still being read
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Rows of word pieces, special tokens included.
+
+    Attributes:
+        tokens: all word pieces, row after row.
+        offsets: row i is tokens[offsets[i]:offsets[i + 1]].
+        second: where in its row segment B begins, 0 where there is none.
+        labels: class ids (int64) or scores (float64) of the rows, None for a corpus.
+        counts: "rows", "tokens", "truncated" (rows cut to the length), "unknown" (word pieces), "vocabulary",
+            "pad" (the tokenizer's padding token).
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    second: np.ndarray
+    labels: np.ndarray | None
+    counts: dict
+
+    @classmethod
+    def open(cls, directory: Path) -> TokenRows:
+        """Map the rows that `write_task_rows` or `write_corpus_rows` left in `directory`."""
+        counts = json.loads((directory / "rows.json").read_text())
+        types = counts.pop("types")
+
+        def mapped(name: str, length: int) -> np.ndarray:
+            return np.memmap(directory / f"{name}.bin", types[name], mode="r", shape=(length,))
+
+        rows = counts["rows"]
+        labels = mapped("labels", rows) if "labels" in types else None
+        tokens = mapped("tokens", counts["tokens"])
+        return cls(tokens, mapped("offsets", rows + 1), mapped("second", rows), labels, counts)
+
+    def __len__(self) -> int:
+        return self.counts["rows"]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Word pieces of each row, int64."""
+        return np.diff(self.offsets)
+
+    @property
+    def truncated(self) -> int:
+        """How many rows were cut to the length."""
+        return self.counts["truncated"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The special tokens of a row: BERT's [CLS] A [SEP] B [SEP], RoBERTa's <s> A </s> </s> B </s>."""
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Frame:
+        """Read the frame off the encoding of a pair.
+
+        Raises:
+            UserError: the tokenizer has no fast form.
+        """
+        if not tokenizer.is_fast:
+            raise UserError(f"{type(tokenizer).__name__} is a slow tokenizer; give one with a tokenizer.json")
+        encoding = tokenizer(["a"], ["a"]).encodings[0]
+        first, second = encoding.sequence_ids.index(0), encoding.sequence_ids.index(1)
+        ends = [place + encoding.sequence_ids.count(segment) for segment, place in ((0, first), (1, second))]
+        return cls(encoding.ids[:first], encoding.ids[ends[0] : second], encoding.ids[ends[1] :])
+
+    @property
+    def width(self) -> int:
+        """Special tokens of a row with two segments."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+class _Writer:
+    """Appends rows to the files of a directory; `finish` checks them and writes the counts."""
+
+    def __init__(self, directory: Path, tokenizer: PreTrainedTokenizerBase):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "rows.json").unlink(missing_ok=True)
+        self.directory, self.tokenizer = directory, tokenizer
+        small = len(tokenizer) <= np.iinfo(np.uint16).max + 1
+        self.types = {"tokens": "uint16" if small else "uint32", "offsets": "int64", "second": "int32"}
+        self.files = {name: open(directory / f"{name}.bin", "wb") for name in self.types}
+        self.files["offsets"].write(np.zeros(1, "int64").tobytes())
+        self.rows = self.tokens = self.truncated = self.unknown = self.special = 0
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def append(self, rows: Sequence[Sequence[int]], second: Sequence[int]) -> None:
+        flat = np.fromiter(chain.from_iterable(rows), self.types["tokens"])
+        ends = self.tokens + np.cumsum([len(row) for row in rows], dtype="int64")
+        for name, values in (("tokens", flat), ("offsets", ends), ("second", np.array(second, "int32"))):
+            self.files[name].write(values.tobytes())
+        unknown = self.tokenizer.unk_token_id
+        special = [token for token in self.tokenizer.all_special_ids if token != unknown]
+        self.rows += len(rows)
+        self.tokens += len(flat)
+        self.special += int(np.isin(flat, special).sum())
+        if unknown is not None:
+            self.unknown += int((flat == unknown).sum())
+
+    def check_unknown(self) -> None:
+        share = self.unknown / max(1, self.tokens - self.special)
+        if share > UNKNOWN_SHARE:
+            raise UserError(
+                f"{share:.0%} of the word pieces are {self.tokenizer.unk_token}, at most {UNKNOWN_SHARE:.0%} "
+                "may be: the tokenizer's vocabulary does not fit the text, or its files or text are broken"
+            )
+
+    def finish(self, labels: np.ndarray | None = None) -> None:
+        if not self.rows:
+            raise UserError("there is no text to tokenize; give a task or a corpus with rows")
+        self.check_unknown()
+        if labels is not None:
+            self.types["labels"] = str(labels.dtype)
+            labels.tofile(self.directory / "labels.bin")
+        counts = {name: getattr(self, name) for name in ("rows", "tokens", "truncated", "unknown")}
+        pad = self.tokenizer.pad_token_id or 0
+        counts |= {"vocabulary": len(self.tokenizer), "pad": pad, "types": self.types}
+        (self.directory / "rows.json").write_text(json.dumps(counts, indent=1))
+
+
+def write_task_rows(
+    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, directory: Path
+) -> TokenRows:
+    """Tokenize a split, rows in its order; a pair that is too long loses word pieces of its longer side.
+
+    Raises:
+        UserError: no rows, too many unknown word pieces, a length with no room for text.
+    """
+    frame = _frame(tokenizer, max_length)
+    with _Writer(directory, tokenizer) as writer:
+        for start in range(0, len(split), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
+            texts = [split.text_a[part]] if split.text_b is None else [split.text_a[part], split.text_b[part]]
+            encodings = tokenizer(*texts, truncation="longest_first", max_length=max_length).encodings
+            second = [0] * len(encodings)
+            if split.text_b is not None:
+                lead = len(frame.before) + len(frame.between)
+                second = [lead + encoding.sequence_ids.count(0) for encoding in encodings]
+            writer.append([encoding.ids for encoding in encodings], second)
+            writer.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+    kind = "float64" if any(isinstance(label, float) for label in split.labels) else "int64"
+    writer.finish(np.array(split.labels, kind))
+    return TokenRows.open(directory)
+
+
+def write_corpus_rows(
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    directory: Path,
+    limit_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> TokenRows:
+    """Tokenize a corpus into rows of two segments of one document, so that segment B is learned too.
+
+    A document is cut into pieces that fill a row, and a piece in two at a word start between a quarter and
+    three quarters of it, drawn by the number of the row. A document under 16 word pieces becomes one segment,
+    a tail under 16 is dropped. Documents are never joined.
+
+    Args:
+        documents: read once, as a stream.
+        tokenizer: a fast one.
+        max_length: word pieces of a row, special tokens included.
+        directory: where the rows go.
+        limit_tokens: stop after the row that reaches so many word pieces.
+        progress: called with the word pieces so far.
+
+    Raises:
+        UserError: no text, too many unknown word pieces, a length with no room for text.
+    """
+    frame = _frame(tokenizer, max_length)
+    with _Writer(directory, tokenizer) as writer:
+        for chunk in _chunks(documents):
+            rows, second, size = [], [], writer.tokens
+            for encoding in tokenizer(chunk, add_special_tokens=False, verbose=False).encodings:
+                for ids, words in _pieces(encoding.ids, encoding.word_ids, max_length - frame.width):
+                    if limit_tokens is not None and size >= limit_tokens:
+                        break
+                    row, begins = _two_segments(ids, words, frame, writer.rows + len(rows))
+                    rows.append(row)
+                    second.append(begins)
+                    size += len(row)
+            writer.append(rows, second)
+            if writer.tokens >= EARLY:
+                writer.check_unknown()
+            if progress:
+                progress(writer.tokens)
+            if limit_tokens is not None and size >= limit_tokens:
+                break
+    writer.finish()
+    return TokenRows.open(directory)
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Frame:
+    frame = Frame.of(tokenizer)
+    if max_length < frame.width + 2:
+        raise UserError(f"length {max_length} has no room for two segments; give at least {frame.width + 2}")
+    return frame
+
+
+def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
+    chunk, size = [], 0
+    for document in documents:
+        chunk.append(document)
+        size += len(document)
+        if size >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _pieces(ids: list[int], words: list, room: int) -> Iterator[tuple[list[int], list]]:
+    for start in range(0, len(ids), room):
+        piece = ids[start : start + room]
+        if start == 0 or len(piece) >= SHORTEST:
+            yield piece, words[start : start + room]
+
+
+def _two_segments(ids: list[int], words: list, frame: Frame, number: int) -> tuple[list[int], int]:
+    """Return the row with its special tokens, and where segment B begins (0 where there is none)."""
+    if len(ids) < SHORTEST:
+        return frame.before + ids + frame.after, 0
+    places = range(len(ids) // 4, 3 * len(ids) // 4 + 1)
+    starts = [place for place in places if words[place] != words[place - 1]] or places
+    cut = starts[int(random.Random(number).random() * len(starts))]
+    row = frame.before + ids[:cut] + frame.between + ids[cut:] + frame.after
+    return row, len(frame.before) + cut + len(frame.between)

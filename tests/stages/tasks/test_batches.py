@@ -1,0 +1,178 @@
+"""Rows on disk, the order of an epoch, its division over ranks, and the tensors."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from checkpoints.errors import UserError
+from stages.tasks.batches import (
+    TokenRows,
+    collate,
+    counts,
+    epoch_batches,
+    share,
+    write_corpus_rows,
+    write_task_rows,
+)
+from stages.tasks.types import Split
+
+WORDS = [chr(97 + n // 26) + chr(97 + n % 26) for n in range(200)]
+SPECIALS = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], "roberta": ["<pad>", "<unk>", "<s>", "</s>"]}
+PAIR = {"bert": "[CLS] $A [SEP] $B:1 [SEP]:1", "roberta": "<s> $A </s> </s> $B </s>"}
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta"])
+def tokenizer(request):
+    return build(request.param)
+
+
+def build(kind):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pad, unk, cls, sep = SPECIALS[kind]
+    vocab = [*SPECIALS[kind], *WORDS, *(f"##{word}" for word in WORDS), "a"]
+    vocab = {word: number for number, word in enumerate(vocab)}
+    backend = Tokenizer(models.WordPiece(vocab, unk_token=unk))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", pair=PAIR[kind], special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])]
+    )
+    names = {"pad_token": pad, "unk_token": unk, "cls_token": cls, "sep_token": sep}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def text(*numbers):
+    return " ".join(WORDS[n % len(WORDS)] for n in numbers)
+
+
+def test_task_rows_equal_the_tokenizers_own_batch(tmp_path, tokenizer):
+    lengths = [(3, 4), (1, 30), (30, 2), (20, 20), (5, 5)]
+    split = Split(
+        [text(*range(a)) for a, _ in lengths], [text(*range(b)) for _, b in lengths], [0, 1, 0, 1, 1]
+    )
+    rows = write_task_rows(split, tokenizer, 16, tmp_path)
+    assert (len(rows), rows.truncated) == (5, 3)
+    assert rows.lengths.max() == 16
+    types = tokenizer.cls_token == "[CLS]"
+    batch = collate(rows, np.arange(5), np.ones(5))
+    expected = tokenizer(
+        split.text_a,
+        split.text_b,
+        truncation="longest_first",
+        max_length=16,
+        padding=True,
+        return_tensors="pt",
+        return_token_type_ids=types,
+    )
+    assert (batch.input_ids == expected["input_ids"]).all()
+    assert (batch.attention_mask == expected["attention_mask"]).all()
+    if types:
+        assert (batch.token_type_ids == expected["token_type_ids"]).all()
+    assert batch.labels.tolist() == split.labels
+
+
+def test_single_sentences_and_scores(tmp_path, tokenizer):
+    split = Split([text(1, 2), text(3)], None, [0.5, 4.0])
+    rows = write_task_rows(split, tokenizer, 16, tmp_path)
+    batch = collate(rows, [1, 0], [1, 0], pad_to_multiple=8)
+    assert batch.input_ids.shape == (2, 8)
+    assert batch.token_type_ids.sum() == 0
+    assert batch.labels.tolist() == [4.0, 0.5]
+    assert (batch.rows.tolist(), batch.weight.tolist()) == ([1, 0], [1.0, 0.0])
+    assert batch.to("cpu").input_ids.equal(batch.input_ids)
+
+
+def test_corpus_rows(tmp_path, tokenizer):
+    lengths = [5, 15, 16, 40, 25 + 10, 100]
+    documents = [text(*range(n)) for n in lengths]
+    rows = write_corpus_rows(documents, tokenizer, 29, tmp_path)
+    width = 3 if tokenizer.cls_token == "[CLS]" else 4
+    room = 29 - width
+    kept = [n if n <= room else n - (n % room if n % room < 16 else 0) for n in lengths]
+    assert (rows.lengths - np.where(rows.second > 0, width, 2)).sum() == sum(kept)
+    assert rows.lengths.max() == 29
+    for row in range(len(rows)):
+        ids = rows.tokens[rows.offsets[row] : rows.offsets[row + 1]]
+        assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        second = rows.second[row]
+        if second:
+            part = (second - 1 - (width - 2)) / (len(ids) - width)
+            assert 0.25 - 1 / 16 <= part <= 0.75
+            assert ids[second - 1] == tokenizer.sep_token_id
+            assert ids[second] != tokenizer.sep_token_id
+    assert (rows.second[:3] > 0).tolist() == [False, False, True]
+
+
+def test_segments_begin_at_words(tmp_path):
+    tokenizer = build("bert")
+    documents = ["".join(WORDS[n : n + 4]) + " " + text(n) for n in range(50)]
+    rows = write_corpus_rows([" ".join(documents)], tokenizer, 64, tmp_path)
+    seconds = rows.tokens[rows.offsets[:-1] + rows.second]
+    assert all(not word.startswith("##") for word in tokenizer.convert_ids_to_tokens(seconds.tolist()))
+
+
+def test_corpus_stream_limit_and_progress(tmp_path, tokenizer):
+    seen = []
+    endless = (text(*range(n, n + 20)) * 500 for n in iter(int, 1))
+    rows = write_corpus_rows(endless, tokenizer, 32, tmp_path, limit_tokens=1000, progress=seen.append)
+    assert 1000 <= rows.counts["tokens"] < 1032
+    assert seen == [rows.counts["tokens"]]
+    assert rows.labels is None
+    again = TokenRows.open(tmp_path)
+    assert (again.tokens == rows.tokens).all()
+
+
+def test_refusals(tmp_path, tokenizer):
+    with pytest.raises(UserError, match="100% of the word pieces are .*vocabulary does not fit"):
+        write_corpus_rows(["zzz yyy xxx"], tokenizer, 32, tmp_path)
+    assert not (tmp_path / "rows.json").exists()
+    with pytest.raises(UserError, match="no text to tokenize"):
+        write_task_rows(Split([], None, []), tokenizer, 32, tmp_path)
+    with pytest.raises(UserError, match="length 4 has no room for two segments"):
+        write_corpus_rows(["aa"], tokenizer, 4, tmp_path)
+
+
+def test_broken_corpus_is_refused_before_its_end(tmp_path, tokenizer):
+    def stream():
+        for _ in range(3):
+            yield "zz " * 400_000
+        pytest.fail("read on")
+
+    with pytest.raises(UserError, match="word pieces"):
+        write_corpus_rows(stream(), tokenizer, 128, tmp_path)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 128), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 5))
+def test_every_row_exactly_once(lengths, batch_size, epoch):
+    lengths = np.array(lengths)
+    batches = epoch_batches(lengths, batch_size, 7, epoch)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert sorted(map(len, batches))[1:] == [batch_size] * (len(batches) - 1)
+    again = epoch_batches(lengths, batch_size, 7, epoch)
+    assert all((a == b).all() for a, b in zip(batches, again, strict=True))
+
+
+def test_order_differs_by_seed_and_epoch_and_groups_lengths():
+    lengths = np.random.default_rng(0).integers(5, 128, 4000)
+    orders = [epoch_batches(lengths, 16, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (2, 0))]
+    first, *others = (np.concatenate(order).tolist() for order in orders)
+    assert all(first != other for other in others)
+    padded = sum(lengths[batch].max() * len(batch) for batch in orders[0])
+    assert padded < 1.1 * lengths.sum()
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 4))
+def test_shares_make_up_the_batch(size, world, micro_batches):
+    rows = np.arange(100, 100 + size)
+    shares = [share(rows, world, rank, micro_batches) for rank in range(world)]
+    assert all(len(mine) == micro_batches for mine in shares)
+    parts = [part for mine in shares for part in mine]
+    assert all(len(rows) == len(weights) > 0 for rows, weights in parts)
+    assert sorted(np.concatenate([rows[weights > 0] for rows, weights in parts])) == rows.tolist()
+
+
+def test_counts():
+    assert counts(np.array([2, 3], np.int32)) == {"rows": 2, "tokens": 5, "pairs": 13}

@@ -1,0 +1,262 @@
+"""The user's own data: CSV, TSV, JSONL and task files."""
+
+import csv
+import json
+import logging
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from checkpoints.errors import UserError
+from stages.tasks.tables import read_rows
+from stages.tasks.task import find_task, load_task
+
+ROWS = [(f"a fine text number {n}", ["bad", "good"][n % 2]) for n in range(60)]
+
+
+def write_csv(path, rows=ROWS, header=("text", "label"), **options):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, **options).writerows([header, *rows])
+    return str(path)
+
+
+def load(data, text=("text",), label="label", name="my task", **options):
+    return load_task(find_task(name, str(data), text, label, **options))
+
+
+def pairs(split):
+    return list(zip(split.text_a, split.labels, strict=True))
+
+
+def test_csv_quotes_byte_order_mark_and_crlf(tmp_path):
+    path = tmp_path / "reviews.csv"
+    rows = '"good, ""very"" good",1\r\n"two\r\nlines",0\r\n\r\nplain,1\r\n'
+    path.write_bytes(("\ufefftext,label\r\n" + rows).encode())
+    write_csv(tmp_path / "dev.csv", [("other", 1), ("another", 0)])
+    (tmp_path / "t.yaml").write_text("{train: reviews.csv, dev: dev.csv, text: text, label: label}")
+    task = load_task(find_task(str(tmp_path / "t.yaml")))
+    assert pairs(task.splits["train"]) == [('good, "very" good', 1), ("two\r\nlines", 0), ("plain", 1)]
+    assert (task.name, task.labels) == ("t", ("0", "1"))
+
+
+def test_identity_is_cheap_and_complete(tmp_path):
+    data = write_csv(tmp_path / "My Reviews.csv")
+    source = find_task("", data, ("text",), "label")
+    assert source.name == "my-reviews"
+    assert source.identity["files"] == {"train": data}
+    assert json.loads(json.dumps(source.identity)) == source.identity
+
+
+def test_held_out_dev_keeps_equal_texts_together(tmp_path):
+    rows = [(f"Text  {n % 150}" if n < 150 else f"text {n % 150} ", n % 2) for n in range(300)]
+    task = load(write_csv(tmp_path / "a.csv", rows))
+    sides = [{" ".join(text.casefold().split()) for text in split.text_a} for split in task.splits.values()]
+    assert not sides[0] & sides[1]
+    assert list(task.splits) == ["train", "dev"]
+    assert 10 <= len(task.splits["dev"]) <= 60
+    assert sum(map(len, task.splits.values())) == 300
+
+
+def test_order_of_rows_does_not_matter(tmp_path):
+    rows = [(f"text {n}", n % 12) for n in range(120)]
+    first = load(write_csv(tmp_path / "a.csv", rows))
+    random.Random(1).shuffle(rows)
+    second = load(write_csv(tmp_path / "a.csv", rows))
+    assert first.labels == second.labels == tuple(str(n) for n in range(12))
+    for role in ("train", "dev"):
+        assert sorted(pairs(first.splits[role])) == sorted(pairs(second.splits[role]))
+
+
+def test_directory_and_repeats_across_splits(tmp_path, caplog):
+    write_csv(tmp_path / "train.csv", ROWS)
+    write_csv(
+        tmp_path / "validation.csv", [("A fine TEXT number 0", "bad"), ("new", "good"), ("held", "bad")]
+    )
+    write_csv(tmp_path / "test.csv", [("held", "bad"), ("a fine text number 1", "good")])
+    with caplog.at_level(logging.WARNING):
+        task = load(tmp_path)
+    assert {role: len(split) for role, split in task.splits.items()} == {"train": 58, "dev": 2, "test": 2}
+    assert "2 rows of train dropped" in caplog.text
+    assert "1 rows of dev dropped" in caplog.text
+
+
+def test_tsv_quotes_are_literal_and_pairs(tmp_path):
+    rows = [(f'"a {n}', f'b" {n}', n % 2) for n in range(40)]
+    path = tmp_path / "pairs.tsv"
+    path.write_text("\n".join("\t".join(map(str, row)) for row in [("p", "q", "y"), *rows]))
+    task = load(path, ("p", "q"), "y")
+    assert task.splits["train"].text_a[0].startswith('"a ')
+    assert task.splits["train"].text_b[0].startswith('b" ')
+
+
+def test_jsonl_values(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"é {n}", "label": n % 2 == 0}) + "\n" for n in range(40)))
+    assert load(path).labels == ("false", "true")
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric", "regression"),
+    [
+        ([1.5, 2, 3], "", True),
+        ([1, 2, 3], "", False),
+        ([1, 2, 3], "spearman", True),
+        ([1.5, 2.5, 1.5], "accuracy", False),
+        (["1.5", "nan", "x"], "", False),
+    ],
+)
+def test_type_rule(tmp_path, labels, metric, regression):
+    rows = [(f"text {n}", labels[n % 3]) for n in range(60)]
+    task = load(write_csv(tmp_path / "a.csv", rows), metric=metric)
+    assert (task.labels is None) == regression
+    assert task.selection == (metric or ("pearson" if regression else "accuracy"))
+    assert {type(label) for label in task.splits["train"].labels} == {float if regression else int}
+
+
+def test_task_file(tmp_path):
+    write_csv(tmp_path / "a.csv", [(*row, "x") for row in ROWS], ("text", "label", "other"))
+    path = tmp_path / "My_Task.yaml"
+    path.write_text("train: a.csv\ntext: [text, other]\nlabel: label\nlabels: [good, bad]\nmetric: f1\n")
+    task = load_task(find_task(str(path)))
+    assert (task.name, task.labels, task.selection) == ("my-task", ("good", "bad"), "f1")
+    assert task.splits["train"].text_b is not None
+    odd = [int(text.split()[-1]) % 2 for text in task.splits["train"].text_a]
+    assert task.splits["train"].labels == [1 - rest for rest in odd]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trian: a.csv\n", "unknown key 'trian'; known are train, dev"),
+        ("train: a.csv\ntext: text\n", "lacks the key 'label'"),
+        ("train: b.csv\ntext: text\nlabel: label\n", "no file .*b.csv"),
+        (
+            "train: a.csv\ntext: body\nlabel: label\n",
+            "no column 'body'; the columns of .* are 'text', 'label'",
+        ),
+        ("train: a.csv\ntext: text\nlabel: label\ntype: ranking\n", "type 'ranking' is unknown"),
+        (
+            "train: a.csv\ntext: text\nlabel: label\nlabels: [yes, no]\n",
+            "put yes, no, true and false in quotes",
+        ),
+        (
+            "train: a.csv\ntext: text\nlabel: label\ntype: regression\nmetric: f1\n",
+            "metric 'f1' does not fit .* pearson",
+        ),
+        ("train: [", "is not YAML"),
+        ("- a\n", "must hold keys and values"),
+    ],
+)
+def test_task_file_mistakes(tmp_path, text, message):
+    write_csv(tmp_path / "a.csv")
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        find_task(str(tmp_path / "t.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_task_file():
+    with pytest.raises(UserError, match="nothing.yaml cannot be read"):
+        find_task("nothing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,label\n", "no rows"),
+        (b"", "no rows"),
+        (b"text,label\na,1\n ,0\n", "a.csv, line 3: 'text' is empty"),
+        (b"text,label\na,1\nb,\n", "line 3: the label 'label' is empty"),
+        (b"text,label\na,1\nb\n", "line 3: 1 fields, the header has 2"),
+        (b"text,label\na,1\nb,c,0\n", "line 3: 3 fields, the header has 2"),
+        (b"text,label\na,1\nb\0,0\n", "line 3 holds a NUL"),
+        (b'text,label\na,1\n"b\nc,0\n', "line 3: not CSV"),
+        (b"text,label\na,1\nb\xe9,0\n", "line 3: not UTF-8"),
+        (b"text,label\na,1\nb,1\n", "every label is '1'"),
+        (b"text,text\na,1\n", "names a column twice"),
+        (b"text,label\na,1\na,0\n", "2 rows are too few to hold out"),
+        (b"text,label\na,1\nb,0\n", "every label is '1'"),
+    ],
+)
+def test_bad_csv_is_one_line(tmp_path, content, message):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load(tmp_path / "a.csv")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[1]", "no JSON object"),
+        ('{"label": 1}', "line 2: no 'text'; this row has 'label'"),
+        ('{"text": 3, "label": 1}', "line 2: 'text' is not a string"),
+        ('{"text": "a", "label": null}', "label 'label' is empty"),
+        (r'{"text": "\ud800", "label": 1}', "half a surrogate pair"),
+        (r'{"text": "\u0000", "label": 1}', "NUL"),
+    ],
+)
+def test_bad_jsonl_is_one_line(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 0}\n' + line + "\n")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "a.jsonl")
+
+
+def test_label_only_in_dev(tmp_path):
+    write_csv(tmp_path / "train.csv")
+    write_csv(tmp_path / "dev.csv", [("x", "good"), ("y", "awful")])
+    with pytest.raises(
+        UserError, match="dev.csv, line 3: label 'awful' is not one of train's labels bad, good"
+    ):
+        load(tmp_path)
+
+
+def test_places_and_columns_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="no file .*gone.csv"):
+        load(tmp_path / "gone.csv")
+    with pytest.raises(UserError, match="holds no train file"):
+        load(tmp_path)
+    data = write_csv(tmp_path / "train.csv")
+    with pytest.raises(UserError, match="name its text columns .* are 'text', 'label'"):
+        load(data, ())
+    with pytest.raises(UserError, match="cannot be text and label at once"):
+        load(data, ("text",), "text")
+    (tmp_path / "train.tsv").write_text("text\tlabel\n")
+    with pytest.raises(UserError, match="holds both train.csv and train.tsv"):
+        load(tmp_path)
+
+
+def test_unknown_task_names_the_nearest():
+    with pytest.raises(
+        UserError, match="unknown task 'mrcp': did you mean mrpc\\? Known are cola, .*rotten-tom"
+    ):
+        find_task("mrcp")
+
+
+plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(plain, plain), min_size=1))
+def test_csv_and_jsonl_give_back_what_was_written(tmp_path, rows):
+    path = tmp_path / "a.csv"
+    write_csv(path, rows, quoting=csv.QUOTE_ALL)
+    assert [tuple(row.values()) for _, row in read_rows(path)] == rows
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"a": a, "b": b}) + "\n" for a, b in rows), encoding="utf-8")
+    assert [tuple(row.values()) for _, row in read_rows(path)] == rows
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200), st.sampled_from([".csv", ".tsv", ".jsonl"]))
+def test_any_bytes_are_read_or_refused_in_one_line(tmp_path, content, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"text,label\n" + content)
+    try:
+        list(read_rows(path))
+    except UserError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)

