@@ -16,24 +16,12 @@ from checkpoints.errors import UserError
 
 def main(directory: Path) -> int:
     """Run the stage in `directory` on this rank."""
-    _environment()
-    import deepspeed
-    import torch
+    device = start_ranks()
     import torch.distributed as dist
 
-    deepspeed.utils.logger.setLevel("ERROR")
-    # Its shared-memory reduction would be compiled for half a minute at the first start; gloo serves.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     from stages.job import Interrupted
     from stages.stage import Stage
 
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    elif "OMP_NUM_THREADS" in os.environ:
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
     stage = Stage.open(directory, device)
     try:
         importlib.import_module(f"stages.{stage.kind}").run(stage)
@@ -42,13 +30,30 @@ def main(directory: Path) -> int:
         status = interrupted.code
     except UserError as error:
         print(f"error: {stage.name}: {error}", file=sys.stderr)
-        status = 2
+        return 2  # the other ranks may wait in a collective: they are ended from outside
     else:
         status = 0
-    if status != 2:
-        dist.destroy_process_group()
-    sys.stdout.flush()
+    dist.destroy_process_group()
     return status
+
+
+def start_ranks() -> "torch.device":  # noqa: F821
+    """Join the world of ranks (a world of one, where no launcher says otherwise); returns this rank's device."""
+    _environment()
+    import deepspeed
+    import torch
+
+    deepspeed.utils.logger.setLevel("ERROR")
+    # Its shared-memory reduction would be compiled for half a minute at the first start; gloo serves.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    elif "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    return device
 
 
 def _environment() -> None:

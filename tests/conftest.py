@@ -1,0 +1,92 @@
+"""Tiny models, tokenizers, corpora and tasks, made on the spot; nothing is fetched."""
+
+import os
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+WORDS = "the a film movie story actor good bad dull warm great poor plot scene laugh cry is was with and of it".split()
+GOOD, BAD = ("good", "warm", "great", "laugh"), ("bad", "dull", "poor", "cry")
+
+
+def make_tokenizer(directory: Path, kind: str = "bert"):
+    """A word-level tokenizer with BERT's frame, saved in `directory`."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "."]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {name: f"[{name[:3].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", **names)
+    fast.save_pretrained(directory)
+    return fast
+
+
+def tiny_config(kind: str = "bert", layers: int = 4, width: int = 16, heads: int = 4):
+    """A config of a tiny model of the given kind."""
+    from transformers import BertConfig, DistilBertConfig, ElectraConfig, RobertaConfig
+
+    common = {"vocab_size": 5 + len(WORDS) + 1, "pad_token_id": 0, "max_position_embeddings": 64}
+    if kind == "distilbert":
+        return DistilBertConfig(dim=width, hidden_dim=2 * width, n_layers=layers, n_heads=heads, **common)
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    sizes["intermediate_size"] = 2 * width
+    if kind == "electra":
+        return ElectraConfig(embedding_size=width, **sizes, **common)
+    return {"bert": BertConfig, "roberta": RobertaConfig}[kind](**sizes, **common)
+
+
+def make_encoder(directory: Path, kind: str = "bert", seed: int = 0, **sizes) -> Path:
+    """A tiny random encoder and its tokenizer, as a Hugging Face directory."""
+    import torch
+    from transformers import AutoModel
+
+    torch.manual_seed(seed)
+    AutoModel.from_config(tiny_config(kind, **sizes)).save_pretrained(directory)
+    make_tokenizer(directory)
+    return directory
+
+
+def sentences(count: int, seed: int = 0) -> list[tuple[str, int]]:
+    """Sentences whose label one of their words gives away."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        label = int(random.integers(2))
+        words = list(random.choice(WORDS[:6] + WORDS[-6:], random.integers(3, 12)))
+        words.insert(int(random.integers(len(words))), str(random.choice(GOOD if label else BAD)))
+        rows.append((f"{' '.join(words)} {i % 10}", label))
+    return rows
+
+
+def make_task(directory: Path, rows: int = 40) -> Path:
+    """A CSV task with train and dev files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, count, seed in (("train", rows, 1), ("dev", max(8, rows // 4), 2)):
+        lines = [f"{text},{'fresh' if label else 'rotten'}" for text, label in sentences(count, seed)]
+        (directory / f"{name}.csv").write_text("\n".join(["text,label", *dict.fromkeys(lines)]) + "\n")
+    return directory
+
+
+def make_corpus(path: Path, documents: int = 60) -> Path:
+    """A text corpus: a document a paragraph."""
+    texts = [" ".join(text for text, _ in sentences(6, seed)) for seed in range(documents)]
+    path.write_text("\n\n".join(texts) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def world():
+    """torch.distributed with a single rank, as a worker sets it up."""
+    from pipeline.worker import start_ranks
+
+    yield start_ranks()

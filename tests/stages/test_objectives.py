@@ -1,0 +1,164 @@
+"""Every loss against a plain reference, written separately: loops over rows, layers, heads and positions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from stages.distillation.layer_maps import layer_map
+from stages.distillation.objectives.attention import AttentionScores
+from stages.distillation.objectives.hidden import HiddenStates
+from stages.distillation.objectives.prediction import GoldLabels, SoftLabels
+from stages.distillation.view import View
+from stages.tasks.batches import Batch, counts
+
+LENGTHS = [5, 2, 7]
+
+
+def batch_of(lengths, padded, weight=None, labels=None):
+    mask = torch.tensor([[int(i < n) for i in range(padded)] for n in lengths])
+    weight = torch.ones(len(lengths)) if weight is None else torch.tensor(weight)
+    rows = torch.arange(len(lengths))
+    return Batch(torch.zeros_like(mask), mask, torch.zeros_like(mask), labels, weight, rows)
+
+
+def views(heads_s, heads_t, padded=7, width_s=8, width_t=12, layers=3, seed=0):
+    """Random views; what stands at padded positions is large, so that a leak would show."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = batch_of(LENGTHS, padded).attention_mask
+
+    def draw(*shape):
+        x = torch.full((len(LENGTHS), *shape), 77.0)
+        for row, n in enumerate(LENGTHS):
+            place = (row, slice(0, n)) if len(shape) == 2 else (row, slice(None), slice(0, n))
+            x[place] = torch.randn(x[place].shape, generator=generator)
+        return x
+
+    def view(heads, width):
+        d = width // heads
+        hidden = {i: draw(padded, width) for i in range(layers + 1)}
+        queries, keys = ({i: draw(heads, padded, d) for i in range(1, layers + 1)} for _ in range(2))
+        return View(mask, None, hidden, queries, keys)
+
+    return view(heads_s, width_s), view(heads_t, width_t), batch_of(LENGTHS, padded)
+
+
+def value(terms, lengths=LENGTHS):
+    total = counts(np.array(lengths))
+    return sum(term.weight * term.sum / total[term.per] for term in terms.values())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_hidden_states_equal_the_plain_reference(shared):
+    student, teacher, batch = views(2, 2)
+    layers = {0: 0, 1: 2, 2: 3}
+    objective = HiddenStates(layers, 8, 12, shared)
+    expected = 0.0
+    for i, (s, t) in enumerate(layers.items()):
+        projection = objective.projections[0 if shared else i]
+        for row, n in enumerate(LENGTHS):
+            for position in range(n):
+                h = projection.weight @ student.hidden_BLW[s][row, position] + projection.bias
+                expected += ((h - teacher.hidden_BLW[t][row, position]) ** 2).sum() / (12 * sum(LENGTHS))
+    torch.testing.assert_close(value(objective(student, teacher, batch)), expected, rtol=1e-5, atol=0)
+    assert len(list(objective.projections)) == (1 if shared else 3)
+
+
+@pytest.mark.parametrize("long", [128, 1], ids=["maps", "traces"])
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2), (2, 3)], ids=str)
+def test_attention_scores_equal_the_plain_reference(heads, long):
+    heads_s, heads_t = heads
+    student, teacher, batch = views(heads_s, heads_t)
+    layers = {0: 0, 1: 1, 2: 3}
+    relation = math.gcd(heads_s, heads_t)
+    expected = 0.0
+
+    def split(x, row, n):  # (H, L, D) -> n rows of concatenated heads -> relation heads
+        flat = torch.cat([x[row, head, :n] for head in range(x.shape[1])], dim=-1)
+        return flat.chunk(relation, dim=-1)
+
+    for s, t in ((1, 1), (2, 3)):
+        for row, n in enumerate(LENGTHS):
+            for head in range(relation):
+                maps = []
+                for view, layer in ((student, s), (teacher, t)):
+                    q = split(view.queries_BHLD[layer], row, n)[head]
+                    k = split(view.keys_BHLD[layer], row, n)[head]
+                    maps.append(q @ k.T / math.sqrt(q.shape[-1]))
+                expected += ((maps[0] - maps[1]) ** 2).sum() / (relation * sum(m * m for m in LENGTHS))
+    got = value(AttentionScores(layers, heads_s, heads_t, long=long)(student, teacher, batch))
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
+
+
+def test_trace_form_has_the_gradient_of_the_map_form():
+    gradients = []
+    for long in (128, 1):
+        student, teacher, batch = views(2, 2)
+        leaves = [x.requires_grad_() for x in (*student.queries_BHLD.values(), *student.keys_BHLD.values())]
+        value(AttentionScores({1: 1, 2: 2, 3: 3}, 2, 2, long=long)(student, teacher, batch)).backward()
+        gradients.append([x.grad for x in leaves])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("padded", [9, 40])
+def test_padding_and_rows_of_weight_zero_change_nothing(padded):
+    student, teacher, batch = views(2, 2)
+    objectives = [HiddenStates({0: 0, 1: 1}, 8, 12), AttentionScores({1: 1}, 2, 2)]
+    before = [value(o(student, teacher, batch)) for o in objectives]
+    longer, further, wide = views(2, 2, padded)
+    extra = batch_of([*LENGTHS, 4], padded, [1.0, 1.0, 1.0, 0.0])
+
+    def filled(view):
+        def more(x):
+            return torch.cat([x, 5 * torch.ones_like(x[:1])])
+
+        copy = View(extra.attention_mask * extra.weight[:, None])
+        copy.hidden_BLW = {i: more(x) for i, x in view.hidden_BLW.items()}
+        copy.queries_BHLD = {i: more(x) for i, x in view.queries_BHLD.items()}
+        copy.keys_BHLD = {i: more(x) for i, x in view.keys_BHLD.items()}
+        return copy
+
+    after = [value(o(longer, further, wide)) for o in objectives]
+    with_filler = [value(o(filled(longer), filled(further), extra)) for o in objectives]
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=0)
+    torch.testing.assert_close(with_filler, before, rtol=1e-5, atol=0)
+
+
+def test_soft_labels_equal_the_plain_reference_and_are_not_divided_by_the_classes():
+    z_s, z_t = torch.randn(4, 3), torch.randn(4, 3)
+    batch = batch_of([3, 3, 3, 3], 3, [1.0, 1.0, 0.0, 1.0])
+    expected = 0.0
+    for row in (0, 1, 3):
+        p = [math.exp(z / 2.0) for z in z_t[row].tolist()]
+        q = [math.exp(z / 2.0) for z in z_s[row].tolist()]
+        expected -= sum(a / sum(p) * math.log(b / sum(q)) for a, b in zip(p, q, strict=True)) / 3
+    terms = SoftLabels(2.0)(View(batch.attention_mask, z_s), View(batch.attention_mask, z_t), batch)
+    assert value(terms, [3, 3, 3]).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gold_labels_of_classes_and_of_scores():
+    z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    batch = batch_of([2, 2], 2, labels=torch.tensor([0, 0]))
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert value(GoldLabels()(View(None, z), None, batch), [2, 2]).item() == pytest.approx(expected, rel=1e-5)
+    scores = batch_of([2, 2], 2, labels=torch.tensor([1.0, 3.0]))
+    got = value(GoldLabels()(View(None, torch.tensor([[2.0], [2.5]])), None, scores), [2, 2])
+    assert got.item() == pytest.approx((1 + 0.25) / 2)
+
+
+def test_layer_maps():
+    assert layer_map("uniform", 3, 6) == {0: 0, 1: 2, 2: 4, 3: 6}
+    assert layer_map("last", 3, 6) == {0: 0, 1: 4, 2: 5, 3: 6}
+    assert layer_map("first", 2, 6) == {0: 0, 1: 1, 2: 2}
+    assert layer_map([3, 6], 2, 6) == {0: 0, 1: 3, 2: 6}
+    from checkpoints.errors import UserError
+
+    for kind, m, n, words in (
+        ("uniform", 4, 6, "1, 2, 3, 6"),
+        ("last", 7, 6, "architecture.layers"),
+        ([3, 9], 2, 6, "from 1 to 6"),
+        ([3], 2, 6, "2 teacher layers"),
+    ):
+        with pytest.raises(UserError, match=words):
+            layer_map(kind, m, n)

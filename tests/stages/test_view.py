@@ -1,0 +1,130 @@
+"""The tap reads what the model computes: hidden states, queries and keys, of four kinds of models."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from checkpoints.errors import UserError
+from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_tokenizer
+from stages.distillation.students import random_student, student_config, student_from_teacher_layers
+from stages.distillation.teachers import FrozenTeacher, class_order
+from stages.distillation.view import Needs, read
+from stages.tasks.batches import collate, write_task_rows
+from stages.tasks.types import Split
+from tests.conftest import make_encoder, sentences
+
+KINDS = ["bert", "roberta", "electra", "distilbert"]
+
+
+def a_batch(tmp_path, source):
+    texts = [text for text, _ in sentences(6)]
+    split = Split(texts, list(reversed(texts)), [0] * 6)
+    rows = write_task_rows(split, load_tokenizer(source), 40, tmp_path / "rows")
+    return collate(rows, np.arange(6), np.ones(6))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_are_what_the_stock_model_computes(tmp_path, kind):
+    source = ModelSource(str(make_encoder(tmp_path / "m", kind)))
+    tapped, stock = load_encoder(source).eval(), AutoModel.from_pretrained(source.name).eval()
+    batch = a_batch(tmp_path, source)
+    view = read(tapped, batch, Needs(hidden=frozenset({0, 2, 4}), scores=frozenset({2, 4})))
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if getattr(stock.config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = batch.token_type_ids
+    expected = stock(**inputs, output_hidden_states=True).hidden_states
+    mask = batch.attention_mask.bool()
+    assert view.hidden_BLW.keys() == {0, 2, 4} and view.queries_BHLD.keys() == view.keys_BHLD.keys() == {2, 4}
+    for layer, hidden in view.hidden_BLW.items():
+        torch.testing.assert_close(hidden[mask], expected[layer][mask])
+    for name, found in (("query", view.queries_BHLD), ("key", view.keys_BHLD)):
+        layers = [m for n, m in stock.named_modules() if n.endswith(("." + name, f".{name[0]}_lin"))]
+        for layer, q_BHLD in found.items():
+            flat = layers[layer - 1](expected[layer - 1])
+            split = flat.view(*flat.shape[:2], 4, 4).transpose(1, 2)
+            torch.testing.assert_close(q_BHLD, split)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_of_the_same_kind_reads_the_same_batches(tmp_path, kind):
+    source = ModelSource(str(make_encoder(tmp_path / "m", kind)))
+    teacher = load_encoder(source)
+    student = random_student(student_config(teacher.config, 2, 8, 12, 2, 0.0), seed=3)
+    assert sum(p.numel() for p in student.parameters()) < sum(p.numel() for p in teacher.parameters())
+    view = read(student, a_batch(tmp_path, source), Needs(hidden=frozenset({0, 1, 2}), scores=frozenset({1, 2})))
+    assert view.hidden_BLW[2].shape[-1] == 8 and view.queries_BHLD[2].shape[1] == 2
+    again = random_student(student_config(teacher.config, 2, 8, 12, 2, 0.0), seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_from_teacher_layers_is_every_kth_layer(tmp_path, kind):
+    teacher = load_encoder(ModelSource(str(make_encoder(tmp_path / "m", kind))))
+    student = student_from_teacher_layers(teacher, 2, 0.0)
+    theirs, mine = teacher.state_dict(), student.state_dict()
+    layer = "transformer.layer" if kind == "distilbert" else "encoder.layer"
+    for name, tensor in mine.items():
+        source = name.replace(f"{layer}.1.", f"{layer}.3.").replace(f"{layer}.0.", f"{layer}.1.")
+        assert torch.equal(tensor, theirs[source]), name
+    with pytest.raises(UserError, match="divide"):
+        student_from_teacher_layers(teacher, 3, 0.0)
+
+
+def test_a_frozen_teacher_is_still_free_of_dropout_and_gradients_and_answers_in_the_tasks_order(tmp_path):
+    source = ModelSource(str(make_encoder(tmp_path / "m")))
+    model = load_classifier(source, ("b", "a", "c")).train()
+    batch = a_batch(tmp_path, source)
+    needs = Needs(logits=True, hidden=frozenset({4}), scores=frozenset({4}))
+    order = class_order(model.config, ("a", "b", "c"), [])
+    assert order == [1, 0, 2]
+    teacher = FrozenTeacher(model, needs, torch.device("cpu"), class_order=order)
+    first, second = teacher(batch), teacher(batch)
+    assert torch.equal(first.logits_BC, second.logits_BC)
+    assert not first.logits_BC.requires_grad and not first.queries_BHLD[4].requires_grad
+    plain = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids)
+    torch.testing.assert_close(first.logits_BC, plain.logits[:, [1, 0, 2]])
+
+
+def test_a_bf16_teacher_has_the_numbers_of_autocast(tmp_path):
+    source = ModelSource(str(make_encoder(tmp_path / "m", width=32)))
+    batch, needs = a_batch(tmp_path, source), Needs(hidden=frozenset({0, 4}))
+    plain = load_encoder(source).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = read(plain, batch, needs)
+    got = FrozenTeacher(load_encoder(source), needs, torch.device("cpu"), torch.bfloat16)(batch)
+    for layer in (0, 4):
+        torch.testing.assert_close(got.hidden_BLW[layer], expected.hidden_BLW[layer], rtol=0, atol=0)
+
+
+def test_class_names_decide_and_unnamed_or_foreign_classes_are_refused(tmp_path):
+    source = ModelSource(str(make_encoder(tmp_path / "m")))
+    config = load_classifier(source, ("ENTAILMENT", "Not Entailment")).config
+    assert class_order(config, ("entailment", "not_entailment"), []) == [0, 1]
+    assert class_order(config, ("not_entailment", "entailment"), []) == [1, 0]
+    unnamed = AutoModelForSequenceClassification.from_pretrained(source.name, num_labels=2).config
+    with pytest.raises(UserError, match="teacher_labels=no,yes"):
+        class_order(unnamed, ("no", "yes"), [])
+    assert class_order(unnamed, ("no", "yes"), ["yes", "no"]) == [1, 0]
+    for labels in (("a", "b"), ("entailment", "not_entailment", "neutral")):
+        with pytest.raises(UserError, match="are not the task's"):
+            class_order(config, labels, [])
+    with pytest.raises(UserError, match="regression"):
+        class_order(config, None, [])
+
+
+def test_weights_without_a_model_type_are_bert_and_bin_weights_need_leave(tmp_path):
+    import json
+
+    directory = make_encoder(tmp_path / "TinyOne")
+    config = json.loads((directory / "config.json").read_text())
+    del config["model_type"], config["architectures"]
+    (directory / "config.json").write_text(json.dumps(config))
+    model = load_encoder(ModelSource(str(directory)))
+    assert type(model).__name__ == "BertModel"
+    (directory / "model.safetensors").unlink()
+    torch.save(model.state_dict(), directory / "pytorch_model.bin")
+    with pytest.raises(UserError, match="allow_bin=true"):
+        load_encoder(ModelSource(str(directory)))
+    loaded = load_encoder(ModelSource(str(directory), allow_bin=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
