@@ -21,7 +21,7 @@ from pipeline.hub import pin
 from pipeline.launch import launch
 from pipeline.options import Options
 from pipeline.plan import Planned, hashed, plan, prepare, read_json
-from pipeline.two_stage import general, two_stage
+from pipeline.two_stage import check, general, two_stage
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packaged import packaged_teacher
 from stages.tasks.task import find_task
@@ -220,7 +220,7 @@ def _task_stages(o: Options, preset: str, suffix: str):
 def _general_stages(o: Options, preset: str, suffix: str):
     def declared(run: Path) -> list:
         given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "corpus": _corpus(o, run)}
-        return [general(o, given)]
+        return [check(o, given, only_general=True), general(o, given)]
 
     return (o.run or preset) + suffix, declared
 

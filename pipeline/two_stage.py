@@ -32,6 +32,29 @@ def general(o: Options, given: dict[str, dict]) -> Declared:
     )
 
 
+def check(o: Options, given: dict[str, dict], only_general: bool = False) -> Declared:
+    """What is looked at before any work: of each training stage its models, data and length."""
+    groups = {"general": o.general} if "corpus" in given else {}
+    if not only_general:
+        groups |= {"tuning": o.tuning, "intermediate": o.intermediate, "prediction": o.prediction}
+        groups |= {"finetuning": o.finetuning} if o.baselines else {}
+    models = {"tuning": "teacher", "general": "both", "intermediate": "both"}
+    stages = {}
+    for name, group in groups.items():
+        stages[name] = {
+            "models": models.get(name, "student"),
+            "data": "corpus" if name == "general" else "task",
+            "max_length": group.max_length,
+            "epochs": group.epochs,
+        }
+        stages[name] |= {key: getattr(group, key) for key in ("layer_map", "tokens") if hasattr(group, key)}
+    architecture = asdict(o.architecture)
+    if o.student == "teacher-layers":
+        architecture = {"layers": o.architecture.layers}
+    options = {"stages": stages, "architecture": architecture, "teacher_labels": o.teacher_labels}
+    return Declared("check", "check", options, given)
+
+
 def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
     """Every stage from the given teacher to the evaluated student, in order.
 
@@ -41,6 +64,7 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
     """
     common, architecture, task = _common(o), asdict(o.architecture), given["task"]
     stages = [
+        check(o, given),
         Declared(
             "teacher", "teacher",
             common | {

@@ -75,63 +75,6 @@ def layer_objectives(
     return objectives
 
 
-def check_vocabularies(
-    teacher: PretrainedConfig, student: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
-):
-    """Teacher, student and tokenizer must agree on the word pieces.
-
-    Raises:
-        UserError: they do not.
-    """
-    if teacher.vocab_size != student.vocab_size:
-        raise UserError(
-            f"the teacher's vocabulary has {teacher.vocab_size} word pieces, the student's {student.vocab_size}: "
-            "give a student made from a teacher of the same vocabulary"
-        )
-    if len(tokenizer) > teacher.vocab_size:
-        raise UserError(
-            f"the tokenizer knows {len(tokenizer)} word pieces, the models {teacher.vocab_size}: "
-            "the directory holds a tokenizer of another model"
-        )
-
-
-def check_length(config: PretrainedConfig, max_length: int, name: str) -> None:
-    """Rows must fit the model's positions (RoBERTa keeps two for itself).
-
-    Raises:
-        UserError: they do not.
-    """
-    limit = config.max_position_embeddings - (
-        config.pad_token_id + 1 if config.model_type == "roberta" else 0
-    )
-    if max_length > limit:
-        raise UserError(f"{name}.max_length={max_length} is above the model's limit of {limit} word pieces")
-
-
-def forward_flops(config: PretrainedConfig, tokens: int, length: float) -> float:
-    """Floating-point operations of a forward pass over `tokens` word pieces in rows of about `length`."""
-    width = config.hidden_size
-    inner = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * width))
-    per_token = 8 * width * width + 4 * width * inner + 4 * width * length
-    return config.num_hidden_layers * per_token * tokens
-
-
-def say_cost(
-    stage: Stage, rows: TokenRows, student: PretrainedConfig, teacher: PretrainedConfig | None
-) -> None:
-    """Before the work: how much there is of it, and what share of the rows is cut."""
-    epochs = stage.training.epochs
-    tokens = int(rows.lengths.sum()) * epochs
-    length = float(np.mean(rows.lengths))
-    flops = 3 * forward_flops(student, tokens, length) + (
-        forward_flops(teacher, tokens, length) if teacher else 0
-    )
-    stage.say(
-        f"{len(rows):,} rows x {epochs} epochs, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a row), "
-        f"{flops / 1e12:,.1f} TFLOP, {100 * rows.truncated / len(rows):.1f}% of rows truncated"
-    )
-
-
 def task_score(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -> Callable[[], float]:
     """The student's selection metric on dev."""
     return lambda: score(task, "dev", predict(model.student, rows, stage.device, stage.precision))[

@@ -6,11 +6,8 @@ under the layer map. Out comes a general student for any task.
 
 from stages.distill import (
     Distillation,
-    check_length,
-    check_vocabularies,
     layer_objectives,
     save_student,
-    say_cost,
 )
 from stages.distillation.models import load_encoder, load_tokenizer
 from stages.distillation.students import random_student, student_config
@@ -25,10 +22,7 @@ def run(stage: Stage) -> None:
     source, options = stage.model("teacher"), stage.training
     tokenizer, teacher = load_tokenizer(source), load_encoder(source)
     student = random_student(student_config(teacher.config, **stage.options["architecture"]), stage.seed)
-    check_vocabularies(teacher.config, student.config, tokenizer)
-    check_length(teacher.config, options.max_length, stage.name)
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens)
-    say_cost(stage, rows, student.config, teacher.config)
 
     model = Distillation(student, layer_objectives(options, student.config, teacher.config))
     frozen = FrozenTeacher(teacher, model.teacher_needs, stage.device, stage.precision)

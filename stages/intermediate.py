@@ -9,12 +9,9 @@ import torch
 from stages.distill import (
     Distillation,
     TeacherLogits,
-    check_length,
-    check_vocabularies,
     distillation_score,
     layer_objectives,
     save_student,
-    say_cost,
 )
 from stages.distillation.models import load_classifier, load_encoder, load_tokenizer
 from stages.distillation.students import student_from_teacher_layers
@@ -32,11 +29,7 @@ def run(stage: Stage) -> None:
     tokenizer = load_tokenizer(source)
     teacher = load_classifier(source, task.labels, own_labels=True)
     student = begin(stage, task.labels)
-    check_vocabularies(teacher.config, student.config, tokenizer)
-    for config in (teacher.config, student.config):
-        check_length(config, options.max_length, stage.name)
     train, dev = (task_rows(stage, task, split, tokenizer, options.max_length) for split in ("train", "dev"))
-    say_cost(stage, train, student.config, teacher.config)
 
     model = Distillation(student, layer_objectives(options, student.config, teacher.config))
     needs = model.teacher_needs | Needs(logits=True)

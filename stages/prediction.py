@@ -12,13 +12,10 @@ import torch
 from stages.distill import (
     RECORD,
     Distillation,
-    check_length,
-    check_vocabularies,
     save_student,
-    say_cost,
     task_score,
 )
-from stages.distillation.models import load_classifier, load_config, load_tokenizer
+from stages.distillation.models import load_classifier, load_tokenizer
 from stages.distillation.objectives.prediction import GoldLabels, SoftLabels
 from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.distillation.view import Needs, View
@@ -36,10 +33,7 @@ def run(stage: Stage) -> None:
     tokenizer = load_tokenizer(source)
     torch.manual_seed(stage.seed)
     student = load_classifier(stage.model("student"), task.labels)
-    check_vocabularies(load_config(source), student.config, tokenizer)
-    check_length(student.config, options.max_length, stage.name)
     train, dev = (task_rows(stage, task, split, tokenizer, options.max_length) for split in ("train", "dev"))
-    say_cost(stage, train, student.config, None)
 
     gold = options.targets == "gold" or options.targets == "auto" and task.labels is None
     model = Distillation(student, [GoldLabels() if gold else SoftLabels(options.temperature)])

@@ -8,7 +8,7 @@ for a student can only learn what its teacher knows.
 import torch
 
 from checkpoints.errors import UserError
-from stages.distill import Distillation, check_length, save_student, say_cost, task_score
+from stages.distill import Distillation, save_student, task_score
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.objectives.prediction import GoldLabels
 from stages.distillation.teachers import class_order
@@ -40,9 +40,7 @@ def tune(stage: Stage, model_input: str, poor: str) -> None:
 def fine_tune(stage: Stage, classifier, tokenizer, task, poor: str) -> None:
     """Train a classifier on gold labels, keep the best on dev, warn where it is no better than a constant."""
     length = stage.training.max_length
-    check_length(classifier.config, length, stage.name)
     train, dev = (task_rows(stage, task, split, tokenizer, length) for split in ("train", "dev"))
-    say_cost(stage, train, classifier.config, None)
     model = Distillation(classifier, [GoldLabels()])
     job = Job(stage, model, train, evaluate=task_score(stage, model, dev, task))
     state = job.run()

@@ -17,13 +17,18 @@ _DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "a
 def student_config(
     teacher: PretrainedConfig, layers: int, width: int, feed_forward: int, heads: int, dropout: float
 ):
-    """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both."""
+    """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both.
+
+    Without width, feed_forward and heads, those of the teacher.
+    """
     config = copy.deepcopy(teacher)
-    config.num_hidden_layers, config.hidden_size, config.num_attention_heads = layers, width, heads
-    if hasattr(config, "embedding_size"):
+    config.num_hidden_layers = layers
+    config.hidden_size = width or config.hidden_size
+    config.num_attention_heads = heads or config.num_attention_heads
+    if hasattr(config, "embedding_size") and width:
         config.embedding_size = width
     for name in _FEED_FORWARD:
-        if name in config.to_dict():
+        if name in config.to_dict() and feed_forward:
             setattr(config, name, feed_forward)
     for name in _DROPOUT:
         if name in config.to_dict():
@@ -44,12 +49,8 @@ def student_from_teacher_layers(teacher: PreTrainedModel, layers: int, dropout: 
     Raises:
         UserError: the layer counts do not divide, or the layers are not found by name.
     """
-    config = copy.deepcopy(teacher.config)
-    chosen = layer_map("uniform", layers, config.num_hidden_layers)
-    config.num_hidden_layers, config.architectures = layers, None
-    for name in _DROPOUT:
-        if name in config.to_dict():
-            setattr(config, name, dropout)
+    chosen = layer_map("uniform", layers, teacher.config.num_hidden_layers)
+    config = student_config(teacher.config, layers, dropout=dropout)
     student = AutoModel.from_config(config, attn_implementation=TAP)
     weights, layer = teacher.state_dict(), re.compile(r"(.*\blayer\.)(\d+)(\..*)")
 

@@ -62,7 +62,9 @@ def test_only_the_newest_are_kept(tmp_path):
 
 
 def test_fingerprints_ignore_order_and_see_content(tmp_path):
-    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
+    assert (
+        fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
+    )
     (tmp_path / "data").mkdir()
     file, cache = tmp_path / "data" / "x", tmp_path / "hashes.json"
     file.write_text("one")

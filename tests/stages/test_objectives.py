@@ -65,9 +65,9 @@ def test_hidden_states_equal_the_plain_reference(shared):
     assert len(list(objective.projections)) == (1 if shared else 3)
 
 
-@pytest.mark.parametrize("long", [128, 1], ids=["maps", "traces"])
+@pytest.mark.parametrize("form", ["maps", "traces", "auto"])
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2), (2, 3)], ids=str)
-def test_attention_scores_equal_the_plain_reference(heads, long):
+def test_attention_scores_equal_the_plain_reference(heads, form):
     heads_s, heads_t = heads
     student, teacher, batch = views(heads_s, heads_t)
     layers = {0: 0, 1: 1, 2: 3}
@@ -87,16 +87,16 @@ def test_attention_scores_equal_the_plain_reference(heads, long):
                     k = split(view.keys_BHLD[layer], row, n)[head]
                     maps.append(q @ k.T / math.sqrt(q.shape[-1]))
                 expected += ((maps[0] - maps[1]) ** 2).sum() / (relation * sum(m * m for m in LENGTHS))
-    got = value(AttentionScores(layers, heads_s, heads_t, long=long)(student, teacher, batch))
+    got = value(AttentionScores(layers, heads_s, heads_t, form=form)(student, teacher, batch))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
 
 
 def test_trace_form_has_the_gradient_of_the_map_form():
     gradients = []
-    for long in (128, 1):
+    for form in ("maps", "traces"):
         student, teacher, batch = views(2, 2)
         leaves = [x.requires_grad_() for x in (*student.queries_BHLD.values(), *student.keys_BHLD.values())]
-        value(AttentionScores({1: 1, 2: 2, 3: 3}, 2, 2, long=long)(student, teacher, batch)).backward()
+        value(AttentionScores({1: 1, 2: 2, 3: 3}, 2, 2, form=form)(student, teacher, batch)).backward()
         gradients.append([x.grad for x in leaves])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
 

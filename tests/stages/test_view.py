@@ -52,7 +52,9 @@ def test_a_student_of_the_same_kind_reads_the_same_batches(tmp_path, kind):
     teacher = load_encoder(source)
     student = random_student(student_config(teacher.config, 2, 8, 12, 2, 0.0), seed=3)
     assert sum(p.numel() for p in student.parameters()) < sum(p.numel() for p in teacher.parameters())
-    view = read(student, a_batch(tmp_path, source), Needs(hidden=frozenset({0, 1, 2}), scores=frozenset({1, 2})))
+    view = read(
+        student, a_batch(tmp_path, source), Needs(hidden=frozenset({0, 1, 2}), scores=frozenset({1, 2}))
+    )
     assert view.hidden_BLW[2].shape[-1] == 8 and view.queries_BHLD[2].shape[1] == 2
     again = random_student(student_config(teacher.config, 2, 8, 12, 2, 0.0), seed=3)
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(), strict=True))
@@ -82,7 +84,9 @@ def test_a_frozen_teacher_is_still_free_of_dropout_and_gradients_and_answers_in_
     first, second = teacher(batch), teacher(batch)
     assert torch.equal(first.logits_BC, second.logits_BC)
     assert not first.logits_BC.requires_grad and not first.queries_BHLD[4].requires_grad
-    plain = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids)
+    plain = model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids
+    )
     torch.testing.assert_close(first.logits_BC, plain.logits[:, [1, 0, 2]])
 
 

@@ -12,9 +12,6 @@ from stages.distillation.view import Needs, View
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
-LONG = 128
-"""Rows up to this many positions build the L x L maps, longer ones take the trace form (cost: L against D)."""
-
 
 class AttentionScores(Objective):
     """Mean squared difference of raw attention scores Q K^T / sqrt(D), before softmax.
@@ -26,6 +23,7 @@ class AttentionScores(Objective):
         layers: {student layer: teacher layer}; the embedding (0) is passed over.
         student_heads, teacher_heads: head counts of the two models.
         weight: of the term in the loss.
+        form: "maps" builds the L x L maps, "traces" D x D products instead; "auto" takes the smaller.
     """
 
     def __init__(
@@ -34,25 +32,23 @@ class AttentionScores(Objective):
         student_heads: int,
         teacher_heads: int,
         weight: float = 1.0,
-        long: int = LONG,
+        form: str = "auto",
     ):
         super().__init__()
         self.layers = {s: t for s, t in layers.items() if s > 0}
         self.heads = math.gcd(student_heads, teacher_heads)
-        self.weight, self.long = weight, long
+        self.weight, self.form = weight, form
         self.student_needs = Needs(scores=frozenset(self.layers))
         self.teacher_needs = Needs(scores=frozenset(self.layers.values()))
 
     def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
-        distance = (
-            score_distance_by_maps if student.mask_BL.shape[1] <= self.long else score_distance_by_traces
-        )
         total = 0.0
         with torch.autocast(student.mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
                 mine = self._prepare(student.queries_BHLD[s], student.keys_BHLD[s], student.mask_BL)
                 theirs = self._prepare(teacher.queries_BHLD[t], teacher.keys_BHLD[t], student.mask_BL)
-                total = total + distance(*mine, *theirs)
+                maps = self.form == "maps" or self.form == "auto" and maps_are_smaller(mine[0], theirs[0])
+                total = total + (score_distance_by_maps if maps else score_distance_by_traces)(*mine, *theirs)
         return {"attention": Term(total / self.heads, "pairs", self.weight)}
 
     def _prepare(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,6 +61,12 @@ class AttentionScores(Objective):
         if h == self.heads:
             return x_BHLD
         return x_BHLD.transpose(1, 2).reshape(b, length, self.heads, h * d // self.heads).transpose(1, 2)
+
+
+def maps_are_smaller(qs: Tensor, qt: Tensor) -> bool:
+    """Whether two L x L maps are smaller than the six D x D products that replace them."""
+    (length, ds), dt = qs.shape[-2:], qt.shape[-1]
+    return length**2 <= ds**2 + ds * dt + dt**2
 
 
 def score_distance_by_maps(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""Before hours are spent: do vocabulary, labels, layers, heads and lengths fit, and what will it cost?
+
+Tokenizes what the stages will read (the rows are cached, nothing is done twice), refuses what cannot
+work, and prints tokens, operations and truncated rows of every training stage.
+"""
+
+from checkpoints.errors import UserError
+from stages.distillation.checks import check_length, check_vocabularies, forward_flops
+from stages.distillation.layer_maps import layer_map
+from stages.distillation.models import load_config, load_tokenizer
+from stages.distillation.students import student_config
+from stages.distillation.teachers import class_order
+from stages.rows import corpus_rows, task_rows
+from stages.stage import Stage
+
+
+def run(stage: Stage) -> None:
+    """Check every training stage of the run. Raises UserError for what cannot work."""
+    source = stage.model("teacher")
+    tokenizer, teacher = load_tokenizer(source), load_config(source)
+    task = stage.task() if "task" in stage.inputs else None
+    if "student" in stage.inputs:
+        student = load_config(stage.model("student"))
+    else:
+        student = student_config(teacher, **stage.options["architecture"])
+    check_vocabularies(teacher, student, len(tokenizer))
+    if task and any("ForSequenceClassification" in name for name in teacher.architectures or []):
+        class_order(teacher, task.labels, stage.options["teacher_labels"])
+
+    total = 0.0
+    for name, plan in stage.options["stages"].items():
+        layers = plan.get("layer_map")
+        if layers is not None:
+            layer_map(layers, student.num_hidden_layers, teacher.num_hidden_layers)
+        for config in {"teacher": [teacher], "both": [teacher, student], "student": [student]}[
+            plan["models"]
+        ]:
+            check_length(config, plan["max_length"], name)
+        if plan["data"] == "corpus":
+            rows = corpus_rows(stage, tokenizer, plan["max_length"], plan["tokens"])
+        else:
+            rows = task_rows(stage, task, "train", tokenizer, plan["max_length"])
+        tokens, length = int(rows.lengths.sum()) * plan["epochs"], float(rows.lengths.mean())
+        flops = 0.0
+        if plan["models"] != "student":
+            flops += (3 if plan["models"] == "teacher" else 1) * forward_flops(teacher, tokens, length)
+        if plan["models"] != "teacher":
+            flops += 3 * forward_flops(student, tokens, length)
+        total += flops
+        stage.say(
+            f"{name}: {len(rows):,} rows x {plan['epochs']} epochs, {tokens / 1e6:.2f} M word pieces "
+            f"(mean {length:.0f} a row, {rows.truncated / len(rows):.1%} of rows cut), {flops / 1e12:,.1f} TFLOP"
+        )
+    if total <= 0:
+        raise UserError("there is nothing to train")
+    stage.say(
+        f"in all {total / 1e12:,.1f} TFLOP; each stage says what is left of it once its speed is measured"
+    )
+    stage.publish(lambda directory: (directory / "cost.txt").write_text(f"{total}\n"), {"flops": total})

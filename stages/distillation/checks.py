@@ -1,0 +1,44 @@
+"""What must fit between tokenizer, teacher and student before any work is done."""
+
+from transformers import PretrainedConfig
+
+from checkpoints.errors import UserError
+
+
+def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, word_pieces: int) -> None:
+    """Teacher, student and tokenizer must agree on the word pieces.
+
+    Raises:
+        UserError: they do not.
+    """
+    if teacher.vocab_size != student.vocab_size:
+        raise UserError(
+            f"the teacher's vocabulary has {teacher.vocab_size} word pieces, the student's {student.vocab_size}: "
+            "give a student made from a teacher of the same vocabulary"
+        )
+    if word_pieces > teacher.vocab_size:
+        raise UserError(
+            f"the tokenizer knows {word_pieces} word pieces, the models {teacher.vocab_size}: "
+            "the directory holds a tokenizer of another model"
+        )
+
+
+def check_length(config: PretrainedConfig, max_length: int, name: str) -> None:
+    """Rows must fit the model's positions (RoBERTa keeps those up to its padding token for itself).
+
+    Raises:
+        UserError: they do not.
+    """
+    limit = config.max_position_embeddings - (
+        config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    )
+    if max_length > limit:
+        raise UserError(f"{name}.max_length={max_length} is above the model's limit of {limit} word pieces")
+
+
+def forward_flops(config: PretrainedConfig, tokens: int, length: float) -> float:
+    """Floating-point operations of a forward pass over `tokens` word pieces in rows of about `length`."""
+    width = config.hidden_size
+    inner = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * width))
+    per_token = 8 * width * width + 4 * width * inner + 4 * width * length
+    return config.num_hidden_layers * per_token * tokens

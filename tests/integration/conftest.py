@@ -1,0 +1,100 @@
+"""Runs the commands as a user does, on a tiny random teacher."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_corpus, make_encoder, make_task
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "preset=small", "text_columns=text", "label_column=label", "job.precision=fp32", "job.log_every=1",
+    "job.checkpoint_seconds=0", "architecture.layers=2", "architecture.width=8", "architecture.feed_forward=16",
+    "architecture.heads=2", "baselines=true", "finetuning.grid=", "finetuning.patience=0",
+    *(f"{stage}.epochs=2" for stage in ("tuning", "general", "intermediate", "prediction", "finetuning")),
+    *(f"{stage}.batch_size=8" for stage in ("tuning", "general", "intermediate", "prediction", "finetuning")),
+    *(f"{stage}.max_length=32" for stage in ("tuning", "general", "intermediate", "prediction", "finetuning")),
+]  # fmt: skip
+
+
+class Workplace:
+    """A directory with a tiny teacher, corpus and task, in which commands are run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        make_encoder(path / "teacher")
+        make_corpus(path / "corpus.txt", 12)
+        make_task(path / "data")
+        self.given = ["teacher=teacher", "corpus=corpus.txt", "task=tiny", "data=data", *TINY]
+
+    def start(self, command: str, *arguments: str, tiny: bool = True) -> subprocess.Popen:
+        """Start a command in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipeline", command, *(self.given if tiny else ()), *arguments],
+            cwd=self.path, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, command: str, *arguments: str, tiny: bool = True) -> tuple[int, str]:
+        """Run a command to its end: (exit status, output)."""
+        process = self.start(command, *arguments, tiny=tiny)
+        output = process.communicate(timeout=300)[0]
+        return process.returncode, output
+
+    def interrupt(self, when: Callable[[], bool], signal_number: int, command: str, *arguments: str):
+        """Start a command and signal it as soon as `when()` holds: (exit status, output)."""
+        process = self.start(command, *arguments)
+        while process.poll() is None and not when():
+            time.sleep(0.005)
+        if process.poll() is None:
+            process.send_signal(signal_number)
+        output = process.communicate(timeout=300)[0]
+        return process.returncode, output
+
+    def kill_during(self, run: str, stage: str, *arguments: str) -> str:
+        """kill -9 of the command (its workers die with it) once the stage has made a checkpoint."""
+        checkpoints = self.path / "runs" / run / stage / "checkpoints"
+
+        def there() -> bool:
+            return any(checkpoints.glob("step-*/manifest.json"))
+
+        status, output = self.interrupt(there, signal.SIGKILL, "task-distill", f"run={run}", *arguments)
+        assert status == -signal.SIGKILL, output
+        deadline = time.monotonic() + 20
+        while workers_of(self.path / "runs" / run) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not workers_of(self.path / "runs" / run)
+        return output
+
+    def weights(self, run: str) -> dict[str, str]:
+        """sha256 of every stage's weights."""
+        found = (self.path / "runs" / run).glob("*/model/model.safetensors")
+        return {path.parts[-3]: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+
+def workers_of(run: Path) -> list[int]:
+    """Process ids of living workers on stages of a run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (path / "cmdline").read_bytes().decode().split("\0")
+            state = (path / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            here = os.readlink(path / "cwd") == str(run.parent.parent)
+        except (OSError, IndexError):
+            continue
+        if here and state != "Z" and any(f"runs/{run.name}/" in part for part in line):
+            found.append(int(path.name))
+    return found
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory) -> Workplace:
+    """One workplace for all integration tests; each uses runs of its own."""
+    return Workplace(tmp_path_factory.mktemp("a place with späces"))

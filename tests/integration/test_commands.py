@@ -1,0 +1,203 @@
+"""The commands on good and bad input: what a user sees."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from tests.conftest import make_encoder, make_tokenizer, sentences
+from tests.integration.conftest import ROOT
+
+
+def refused(place, command, *arguments, words, tiny=True):
+    """The command ends with one clear line and a status that is not 0."""
+    status, output = place.run(command, *arguments, tiny=tiny)
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    assert status == 2 and len(errors) == 1 and "Traceback" not in output, output
+    for word in words:
+        assert word in errors[0], output
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["task=nosuch", "data="], ["unknown task 'nosuch'", "mrpc"]),
+        (["data=missing.csv"], ["missing.csv"]),
+        (["preset=huge"], ["unknown preset 'huge'", "tinybert4"]),
+        (["intermediate.speed=9"], ["unknown option 'intermediate.speed'"]),
+        (["corpus=empty.txt"], ["empty.txt"]),
+        (["corpus=nosuch.txt"], ["nosuch.txt"]),
+        (["teacher=./nosuch"], ["nosuch", "no such directory"]),
+        (["teacher=data"], ["config.json"]),
+        (["run=notarun"], ["is not a run"]),
+        (["text_columns=review"], ["review", "text"]),
+        (["corpus=strange.txt", "run=strange"], ["[UNK]"]),
+        (["architecture.layers=3", "run=odd"], ["do not divide", "1, 2, 4"]),
+        (["prediction.max_length=500", "run=long"], ["prediction.max_length=500", "64"]),
+        (["teacher=foreign", "run=foreign"], ["classes", "cat"]),
+        (["teacher=unnamed", "run=unnamed"], ["LABEL_0", "teacher_labels="]),
+        (
+            ["teacher=ignorant", "run=ignorant", "teacher_labels=fresh,rotten"],
+            ["does not know the task", "accept_teacher"],
+        ),
+        (["student=other", "run=other"], ["vocabulary"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value[0], str) and "=" in value[0] else "",
+)
+def test_bad_input_is_one_clear_line(place, arguments, words):
+    from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
+
+    path = place.path
+    (path / "empty.txt").touch()
+    (path / "strange.txt").write_text("zyx wvu tsr qpo\n\n" * 50)
+    (path / "runs" / "notarun").mkdir(parents=True, exist_ok=True)
+    (path / "runs" / "notarun" / "precious").touch()
+    for name, labels in (("foreign", {0: "cat", 1: "dog"}), ("unnamed", None), ("ignorant", None)):
+        if not (path / name).exists():
+            arguments_of = (
+                {"id2label": labels, "label2id": {v: k for k, v in labels.items()}} if labels else {}
+            )
+            torch.manual_seed(0)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path / "teacher", num_labels=2, **arguments_of
+            )
+            with torch.no_grad():  # always the same answer
+                model.classifier.weight.zero_()
+            model.save_pretrained(path / name)
+            make_tokenizer(path / name)
+    if not (path / "other").exists():
+        BertModel(BertConfig(99, 8, 2, 2, 16, max_position_embeddings=64)).save_pretrained(path / "other")
+        make_tokenizer(path / "other")
+    refused(place, "task-distill", *arguments, words=words)
+
+
+def test_an_accepted_teacher_is_used_all_the_same(place):
+    # runs after the refusal above has made the directory
+    if not (place.path / "ignorant").exists():
+        pytest.skip("needs the teacher that the refusal test makes")
+    given = ("run=accepted", "teacher=ignorant", "teacher_labels=fresh,rotten", "accept_teacher=true")
+    status, output = place.run("task-distill", *given, "baselines=false")
+    assert status == 0 and "a constant answer" in output, output
+
+
+def test_no_hub_is_one_line_in_seconds(place):
+    refused(
+        place,
+        "task-distill",
+        "teacher=someone/some-bert",
+        "run=hub",
+        words=["out of reach", "local directory"],
+    )
+    refused(place, "task-distill", "task=mrpc", "data=", "text_columns=", "label_column=", "run=hub2",
+            words=["out of reach"])  # fmt: skip
+
+
+def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    status, output = place.run("task-distill", "run=final")
+    assert status == 0 and "student distilled" in output, output
+    run = place.path / "runs" / "final"
+    results = json.loads((run / "results.json").read_text())
+    assert set(results) == {"teacher", "finetuned", "finetuned_general", "distilled"}
+    for entry in results.values():
+        assert (
+            0 <= entry["metric"] <= 1
+            and entry["parameters"] > 0
+            and entry["bytes"] > 0
+            and entry["latency_ms"] > 0
+        )
+    status, output = place.run("export", "run=final", "to=exported", tiny=False)
+    assert status == 0, output
+    model, information = AutoModelForSequenceClassification.from_pretrained(
+        place.path / "exported", output_loading_info=True
+    )
+    assert not information["missing_keys"] and not information["unexpected_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(place.path / "exported")
+    model.eval()
+    with open(run / "dev_predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["text", "label", "teacher", "distilled"]
+    with torch.no_grad():
+        logits = model(**tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")).logits
+    assert [model.config.id2label[i] for i in logits.argmax(-1).tolist()] == [
+        row["distilled"] for row in rows
+    ]
+    general, information = AutoModel.from_pretrained(run / "general" / "model", output_loading_info=True)
+    assert not information["missing_keys"] and not information["unexpected_keys"]
+    refused(place, "export", "run=final", "to=exported", words=["is there already"], tiny=False)
+    refused(place, "evaluate", "run=nosuch", words=["there is no run 'nosuch'"], tiny=False)
+
+
+def test_seeds_give_mean_and_spread(place):
+    arguments = ("seeds=1 2", "run=seeds", "baselines=false")
+    status, output = place.run("task-distill", *arguments)
+    assert status == 0 and "over 2 seeds" in output and "+-" in output, output
+    assert place.weights("seeds-seed1")["general"] != place.weights("seeds-seed2")["general"]
+
+
+@pytest.mark.parametrize("order", ["contradiction entailment neutral", "neutral entailment contradiction"])
+def test_mnli_in_glues_layout_with_a_teacher_of_either_label_order(place, order):
+    """The teacher's classes are found by name: with its rows permuted, the student learns the same."""
+    from transformers import AutoModelForSequenceClassification
+
+    data = place.path / "MNLI"
+    data.mkdir(exist_ok=True)
+    names = ["entailment", "neutral", "contradiction"]
+    head = "index\tpromptID\tpairID\tgenre\ts1b\ts2b\ts1p\ts2p\tsentence1\tsentence2\tlabel1\tgold_label"
+    for file, count in (("train", 24), ("dev_matched", 9), ("dev_mismatched", 9)):
+        lines = [
+            "\t".join([str(i), "0", "0", "x", *"bbpp", text, text[::-1], names[i % 3], names[i % 3]])
+            for i, (text, _) in enumerate(sentences(count, count + len(file)))
+        ]
+        (data / f"{file}.tsv").write_text("\n".join([head, *lines]) + "\n")
+    canonical = names
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(place.path / "teacher", num_labels=3)
+    places = [canonical.index(name) for name in order.split()]
+    with torch.no_grad():
+        model.classifier.weight.copy_(20 * model.classifier.weight[places])
+    model.config.id2label = dict(enumerate(order.split()))
+    model.config.label2id = {name: i for i, name in model.config.id2label.items()}
+    name = f"mnli-{order.split()[0]}"
+    model.save_pretrained(place.path / name)
+    make_tokenizer(place.path / name)
+    run = f"run={name}"
+    status, output = place.run(
+        "task-distill", run, f"teacher={name}", "task=mnli", "data=MNLI", "accept_teacher=true", "baselines=false",
+        "text_columns=", "label_column=",
+    )  # fmt: skip
+    assert status == 0, output
+    results = json.loads((place.path / "runs" / name / "results.json").read_text())
+    assert "accuracy_mismatched" in results["distilled"]["scores"]
+    weights = place.weights(name)["prediction"]
+    other = [
+        p for p in (place.path / "runs").glob("mnli-*") if p.name != name and (p / "results.json").exists()
+    ]
+    for run_of_the_other_order in other:
+        assert place.weights(run_of_the_other_order.name)["prediction"] == weights
+
+
+@pytest.mark.parametrize("kind", ["roberta", "electra", "distilbert"])
+def test_other_kinds_of_teachers(place, kind):
+    if not (place.path / kind).exists():
+        make_encoder(place.path / kind, kind)
+    status, output = place.run("task-distill", f"run={kind}", f"teacher={kind}", "baselines=false")
+    assert status == 0, output
+
+
+def test_a_student_of_every_kth_teacher_layer_and_a_given_general_student(place):
+    status, output = place.run("task-distill", "run=layers", "student=teacher-layers", "baselines=false")
+    assert status == 0 and "general" not in output.replace("general-", ""), output
+    make_encoder(place.path / "general-student", layers=2, width=8, heads=2, seed=5)
+    status, output = place.run("task-distill", "run=given", "student=general-student", "baselines=false")
+    assert status == 0, output
+
+
+def test_make_lists_its_targets():
+    import subprocess
+
+    output = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in "setup demo general-distill task-distill evaluate export test lint clean".split():
+        assert f"\n{target} " in "\n" + output

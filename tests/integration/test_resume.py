@@ -1,0 +1,113 @@
+"""Whatever kills a run, the same command finishes it, with the weights of an undisturbed run."""
+
+import json
+import signal
+import time
+
+import pytest
+
+STAGES = ["teacher", "general", "intermediate", "prediction", "finetuned", "finetuned_general"]
+
+
+def metrics(place, run):
+    """All logged lines of a run, without what depends on the clock."""
+    lines = {}
+    for path in sorted((place.path / "runs" / run).glob("*/metrics.jsonl")):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            entry.pop("tokens_per_second", None), entry.pop("seconds", None)
+            lines.setdefault(path.parent.name, []).append(entry)
+    return lines
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_in_every_stage_a_run_ends_in_the_same_weights(place, ranks):
+    same = (f"job.nproc={ranks}", "reuse=false")
+    status, output = place.run("task-distill", f"run=whole{ranks}", *same)
+    assert status == 0, output
+    for stage in STAGES:
+        place.kill_during(f"killed{ranks}", stage, *same)
+        assert not (place.path / "runs" / f"killed{ranks}" / stage / "finished.json").exists()
+    status, output = place.run("task-distill", f"run=killed{ranks}", *same)
+    assert status == 0 and "resumed at step" in output, output
+    weights = place.weights(f"whole{ranks}")
+    assert set(weights) == set(STAGES)
+    assert place.weights(f"killed{ranks}") == weights
+    assert metrics(place, f"killed{ranks}") == metrics(place, f"whole{ranks}")
+    for name in ("results.json", "dev_predictions.csv"):
+        assert (place.path / "runs" / f"killed{ranks}" / name).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_signal_saves_says_so_and_leaves_the_run_resumable(place, number):
+    run, same = f"stopped-{number.value}", ("job.checkpoint_seconds=1000", "general.epochs=6", "reuse=false")
+    lines = place.path / "runs" / run / "general" / "metrics.jsonl"
+
+    def going() -> bool:
+        return lines.exists() and '"step": 2,' in lines.read_text()
+
+    status, output = place.interrupt(going, number, "general-distill", f"run={run}", *same)
+    assert status == 128 + number and "saved at step" in output and "same command" in output, output
+    status, output = place.run("general-distill", f"run={run}", *same)
+    assert status == 0 and "resumed at step" in output, output
+    steps = [json.loads(line)["step"] for line in lines.read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_finished_run_is_skipped_in_about_a_second_and_a_changed_option_makes_only_what_depends_on_it(
+    place,
+):
+    status, output = place.run("task-distill", "run=again")
+    assert status == 0, output
+    began = time.monotonic()
+    status, output = place.run("task-distill", "run=again")
+    assert status == 0 and "starts" not in output and time.monotonic() - began < 3, output
+    status, output = place.run("task-distill", "run=again", "prediction.epochs=1")
+    assert status == 0, output
+    assert [line for line in output.splitlines() if "starts" in line] == [
+        "[prediction] starts",
+        "[evaluate] starts",
+    ]
+    assert "prediction.epochs was 2, is 1" in output
+    status, output = place.run("task-distill", "run=another", "prediction.epochs=1")
+    assert "made by another run" in output and "[teacher] starts" not in output, output
+
+
+def test_a_half_done_stage_with_other_options_is_refused_and_restart_begins_it_anew(place):
+    place.kill_during("half", "general", "reuse=false")
+    status, output = place.run("task-distill", "run=half", "reuse=false", "general.learning_rate=2e-4")
+    assert status == 2 and "half done" in output and "general.learning_rate was" in output, output
+    assert "restart=true" in output and "Traceback" not in output
+    arguments = ("reuse=false", "general.learning_rate=2e-4", "restart=true")
+    status, output = place.run("task-distill", "run=half", *arguments)
+    assert status == 0, output
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(place):
+    place.kill_during("torn", "intermediate", "reuse=false")
+    checkpoints = sorted((place.path / "runs/torn/intermediate/checkpoints").glob("step-*"))
+    newest = next(checkpoints[-1].glob("engine/*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    status, output = place.run("task-distill", "run=torn", "reuse=false")
+    assert status == 0, output
+    assert f"checkpoint {checkpoints[-1].name} is damaged" in output and newest.name in output
+    assert place.weights("torn") == place.weights("whole1")
+
+
+def test_ranks_accumulation_and_zero_give_the_same_losses(place):
+    """Dropout is off in the student of these runs, so that only rounding may differ."""
+    same = ("architecture.dropout=0.0", "reuse=false")
+    losses = {}
+    for name, arguments in (
+        ("one", ()),
+        ("two", ("job.nproc=2",)),
+        ("accumulated", ("job.micro_batch=3",)),
+        ("zero2", ("job.nproc=2", "job.zero=2")),
+    ):
+        status, output = place.run("general-distill", f"run=same-{name}", *same, *arguments)
+        assert status == 0, output
+        losses[name] = [
+            line["hidden"] + line["attention"] for line in metrics(place, f"same-{name}")["general"]
+        ]
+    for name in ("two", "accumulated", "zero2"):
+        assert losses[name] == pytest.approx(losses["one"], rel=1e-4), name
