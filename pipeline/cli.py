@@ -1,5 +1,6 @@
 """The commands: `python -m pipeline COMMAND key=value ...`, or `make COMMAND`."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,7 +10,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 2 for a mistake the user can mend."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or {"-h", "--help", "help"} & set(arguments):
-        print(usage())
+        with contextlib.suppress(BrokenPipeError):  # as in `--help | head`
+            print(usage(), flush=True)
         return 0 if arguments else 2
     command, rest = arguments[0], arguments[1:]
     try:
@@ -120,6 +121,9 @@ def export(rest: list[str]) -> int:
     return 0
 
 
+ONE_RANK = ("check", "select", "evaluate")
+"""Kinds of stages that train nothing, and are run by one process whatever the number of ranks."""
+
 COMMANDS = {
     "demo": demo,
     "general-distill": general_distill,
@@ -184,7 +188,8 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
                 continue
             print(f"[{step.stage.name}] {'goes on' if step.action == 'resume' else 'starts'}", flush=True)
             start = time.monotonic()
-            status = launch(step.directory, o.job)
+            job = replace(o.job, nproc=1, hostfile="") if step.stage.kind in ONE_RANK else o.job
+            status = launch(step.directory, job)
             if status:
                 _say_failure(step, status)
                 return status if 0 < status < 256 else 1
@@ -250,7 +255,7 @@ def _data(source: dict, run: Path) -> dict:
     return hashed(source, FileHashes(RUNS / ".cache" / "hashes.json"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(run: Path) -> Iterator[None]:
     """One process a run. The lock goes with its process, however that dies."""
     with open(run / ".lock", "a+", encoding="utf-8") as file:

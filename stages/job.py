@@ -183,7 +183,9 @@ class Job:
     def _evaluate(self, epoch: int) -> bool:
         """Score the student on dev; keep it if it is the best. Returns whether it was."""
         self.engine.eval()
-        score = float(self.evaluate())
+        shared = [float(self.evaluate())]
+        dist.broadcast_object_list(shared)  # ranks on unlike hosts may differ in the last digit
+        score = shared[0]
         state = self.state
         state.last_score = score
         better = state.best_score is None or score > state.best_score

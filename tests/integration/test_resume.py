@@ -61,7 +61,7 @@ def test_a_finished_run_is_skipped_in_about_a_second_and_a_changed_option_makes_
     assert status == 0, output
     began = time.monotonic()
     status, output = place.run("task-distill", "run=again")
-    assert status == 0 and "starts" not in output and time.monotonic() - began < 3, output
+    assert status == 0 and "starts" not in output and time.monotonic() - began < 5, output
     status, output = place.run("task-distill", "run=again", "prediction.epochs=1")
     assert status == 0, output
     assert [line for line in output.splitlines() if "starts" in line] == [
@@ -103,11 +103,12 @@ def test_ranks_accumulation_and_zero_give_the_same_losses(place):
         ("two", ("job.nproc=2",)),
         ("accumulated", ("job.micro_batch=3",)),
         ("zero2", ("job.nproc=2", "job.zero=2")),
+        ("zero3", ("job.zero=3",)),
     ):
         status, output = place.run("general-distill", f"run=same-{name}", *same, *arguments)
         assert status == 0, output
         losses[name] = [
             line["hidden"] + line["attention"] for line in metrics(place, f"same-{name}")["general"]
         ]
-    for name in ("two", "accumulated", "zero2"):
+    for name in ("two", "accumulated", "zero2", "zero3"):
         assert losses[name] == pytest.approx(losses["one"], rel=1e-4), name
