@@ -50,6 +50,13 @@ class Training:
 
 
 @dataclass
+class Tuning(Training):
+    """Options of the teacher's own fine-tuning."""
+
+    dropout: float = option(0.1, "dropout of the teacher while it is tuned (BERT: 0.1)")
+
+
+@dataclass
 class Distilling(Training):
     """Options of the stages that learn a teacher's layers."""
 
@@ -129,7 +136,7 @@ class Options:
     reuse: bool = option(True, "take stages with equal inputs and options from other runs")
     restart: bool = option(False, "begin half-done stages anew when their options changed")
     architecture: Architecture = field(default_factory=Architecture)
-    tuning: Training = field(default_factory=Training)
+    tuning: Tuning = field(default_factory=Tuning)
     general: General = field(default_factory=General)
     intermediate: Distilling = field(default_factory=Distilling)
     prediction: Prediction = field(default_factory=Prediction)
@@ -268,7 +275,9 @@ def _check(o: Options) -> None:
     need(min(a.layers, a.width, a.heads, a.feed_forward) > 0, "architecture: every size must be above 0")
     need(a.heads < 1 or a.width % a.heads == 0,
          f"architecture.width={a.width} must be a multiple of architecture.heads={a.heads}")  # fmt: skip
-    need(0 <= a.dropout < 1, f"architecture.dropout={a.dropout} must be from 0 to below 1")
+    for name in ("architecture", "tuning"):
+        dropout = getattr(o, name).dropout
+        need(0 <= dropout < 1, f"{name}.dropout={dropout} must be from 0 to below 1")
     for name in ("tuning", "general", "intermediate", "prediction", "finetuning"):
         s = getattr(o, name)
         need(s.epochs > 0, f"{name}.epochs={s.epochs} must be above 0")

@@ -4,28 +4,49 @@ It begins from the general student, or from random weights of the same architect
 """
 
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.distillation.models import load_config, load_tokenizer
+from stages.distill import Distillation, save_student, task_score
+from stages.distillation.models import load_classifier, load_config, load_tokenizer, set_labels
+from stages.distillation.objectives.prediction import GoldLabels
 from stages.distillation.students import student_config
 from stages.distillation.view import TAP
+from stages.evaluate import constant_score
+from stages.job import Job
+from stages.rows import task_rows
 from stages.stage import Stage
-from stages.teacher import fine_tune, tune
-
-POOR = "so much for this baseline"
+from stages.tasks.task import Task
 
 
 def run(stage: Stage) -> None:
     """Fine-tune the student, keeping the best on dev."""
-    if "student" in stage.inputs:
-        tune(stage, "student", POOR)
-        return
-    task, source = stage.task(), stage.model("teacher")
-    config = student_config(load_config(source), **stage.options["architecture"])
-    names = task.labels or ("score",)
-    config.num_labels, config.id2label = len(names), dict(enumerate(names))
-    config.label2id = {name: i for i, name in enumerate(names)}
-    config.problem_type = "single_label_classification" if task.labels else "regression"
+    task = stage.task()
     torch.manual_seed(stage.seed)
-    classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation=TAP)
-    fine_tune(stage, classifier, load_tokenizer(source), task, POOR)
+    if "student" in stage.inputs:
+        source = stage.model("student")
+        classifier = load_classifier(source, task.labels)
+    else:
+        source = stage.model("teacher")
+        config = student_config(load_config(source), **stage.options["architecture"])
+        set_labels(config, task.labels)
+        classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation=TAP)
+    fine_tune(stage, task, classifier, load_tokenizer(source))
+
+
+def fine_tune(
+    stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Train a classifier on gold labels and publish the best on dev; say so if that is no better than a constant."""
+    length = stage.training.max_length
+    train, dev = (task_rows(stage, task, split, tokenizer, length) for split in ("train", "dev"))
+    model = Distillation(classifier, [GoldLabels()])
+    job = Job(stage, model, train, evaluate=task_score(stage, model, dev, task))
+    state = job.run()
+    reached, constant = state.best_score, constant_score(task)
+    if reached <= constant:
+        stage.say(
+            f"warning: {task.selection} {reached:.4f} on dev is no better than a constant answer's {constant:.4f}"
+        )
+    stage.publish(
+        save_student(job, tokenizer), {"dev": reached, "metric": task.selection, "steps": state.step}
+    )

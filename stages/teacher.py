@@ -8,50 +8,30 @@ for a student can only learn what its teacher knows.
 import torch
 
 from checkpoints.errors import UserError
-from stages.distill import Distillation, save_student, task_score
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
-from stages.distillation.objectives.prediction import GoldLabels
+from stages.distillation.students import set_dropout
 from stages.distillation.teachers import class_order
 from stages.evaluate import constant_score, predict, score
-from stages.job import Job
+from stages.finetune import fine_tune
 from stages.rows import task_rows
 from stages.stage import Stage
 
 
 def run(stage: Stage) -> None:
     """Tune or check the teacher; the artefact is a classifier whose classes are named."""
-    source = stage.model("model")
-    architectures = load_config(source).architectures or []
+    architectures = load_config(stage.model("model")).architectures or []
     if any("ForSequenceClassification" in name for name in architectures):
         check(stage)
     else:
-        tune(stage, "model", "the teacher was tuned here, and is used all the same")
+        tune(stage)
 
 
-def tune(stage: Stage, model_input: str, poor: str) -> None:
-    """Fine-tune a model on the task's gold labels, keeping the best on dev."""
-    task, source = stage.task(), stage.model(model_input)
-    tokenizer = load_tokenizer(source)
+def tune(stage: Stage) -> None:
+    """Fine-tune the encoder on the task's gold labels, keeping the best on dev."""
+    task, source = stage.task(), stage.model("model")
+    config = set_dropout(load_config(source), stage.training.dropout)
     torch.manual_seed(stage.seed)
-    classifier = load_classifier(source, task.labels)
-    fine_tune(stage, classifier, tokenizer, task, poor)
-
-
-def fine_tune(stage: Stage, classifier, tokenizer, task, poor: str) -> None:
-    """Train a classifier on gold labels, keep the best on dev, warn where it is no better than a constant."""
-    length = stage.training.max_length
-    train, dev = (task_rows(stage, task, split, tokenizer, length) for split in ("train", "dev"))
-    model = Distillation(classifier, [GoldLabels()])
-    job = Job(stage, model, train, evaluate=task_score(stage, model, dev, task))
-    state = job.run()
-    constant = constant_score(task)
-    if state.best_score <= constant:
-        stage.say(
-            f"dev {task.selection} {state.best_score:.4f} is no better than a constant's {constant:.4f}: {poor}"
-        )
-    stage.publish(
-        save_student(job, tokenizer), {"dev": state.best_score, "metric": task.selection, "steps": state.step}
-    )
+    fine_tune(stage, task, load_classifier(source, task.labels, config=config), load_tokenizer(source))
 
 
 def check(stage: Stage) -> None:

@@ -1,9 +1,7 @@
 """Loading encoders and classifiers, from a directory or the hub, without ever running their code."""
 
-import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +64,11 @@ def load_encoder(source: ModelSource, tapped: bool = True) -> PreTrainedModel:
 
 
 def load_classifier(
-    source: ModelSource, labels: tuple[str, ...] | None, own_labels: bool = False, tapped: bool = True
+    source: ModelSource,
+    labels: tuple[str, ...] | None,
+    own_labels: bool = False,
+    tapped: bool = True,
+    config: PretrainedConfig | None = None,
 ) -> PreTrainedModel:
     """A sequence classifier, in fp32. A head that the weights lack is drawn from torch's generator.
 
@@ -75,15 +77,21 @@ def load_classifier(
         labels: class names of the task, in order; None for regression (one output).
         own_labels: keep the labels that the model's config names instead.
         tapped: read through the attention tap; False for stock attention.
+        config: other than the weights' own.
     """
-    config = load_config(source)
+    config = config or load_config(source)
     if not own_labels:
-        names = labels or ("score",)
-        config.num_labels = len(names)
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: i for i, name in enumerate(names)}
-        config.problem_type = "single_label_classification" if labels else "regression"
+        set_labels(config, labels)
     return _load(AutoModelForSequenceClassification, source, config, tapped)
+
+
+def set_labels(config: PretrainedConfig, labels: tuple[str, ...] | None) -> None:
+    """Name the classes of a task in a config; None is a regression of one score."""
+    names = labels or ("score",)
+    config.num_labels = len(names)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
+    config.problem_type = "single_label_classification" if labels else "regression"
 
 
 def _load(kind: Any, source: ModelSource, config: PretrainedConfig, tapped: bool) -> PreTrainedModel:
@@ -104,9 +112,3 @@ def _load(kind: Any, source: ModelSource, config: PretrainedConfig, tapped: bool
             ) from error
         raise UserError(f"{source.name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     return model
-
-
-def has_classifier(directory: Path) -> bool:
-    """Whether a model directory's config says that its weights hold a trained sequence classifier."""
-    config = json.loads((directory / "config.json").read_text())
-    return any("ForSequenceClassification" in name for name in config.get("architectures") or [])

@@ -30,10 +30,15 @@ def student_config(
     for name in _FEED_FORWARD:
         if name in config.to_dict() and feed_forward:
             setattr(config, name, feed_forward)
+    config.architectures = None
+    return set_dropout(config, dropout)
+
+
+def set_dropout(config: PretrainedConfig, dropout: float) -> PretrainedConfig:
+    """Set the dropout of hidden states and attention, under whatever names the config has for them."""
     for name in _DROPOUT:
         if name in config.to_dict():
             setattr(config, name, dropout)
-    config.architectures = None
     return config
 
 
