@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import sys
@@ -191,8 +192,9 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
             job = replace(o.job, nproc=1, hostfile="") if step.stage.kind in ONE_RANK else o.job
             status = launch(step.directory, job)
             if status:
+                status = status if status > 0 else 128 - status
                 _say_failure(step, status)
-                return status if 0 < status < 256 else 1
+                return status
             _note_seconds(step.directory, time.monotonic() - start)
     if (run / "results.json").exists():
         _show_results(run)
@@ -304,11 +306,13 @@ def _say_plan(name: str, planned: list[Planned]) -> None:
 
 
 def _say_failure(step: Planned, status: int) -> None:
-    if status in (130, 143):
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         print("stopped; run the same command to go on")
     elif status != 2:
-        what = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        print(f"error: stage {step.stage.name} {what}; run the same command to go on", file=sys.stderr)
+        print(
+            f"error: stage {step.stage.name} ended with status {status}; run the same command to go on",
+            file=sys.stderr,
+        )
 
 
 def _note_seconds(directory: Path, seconds: float) -> None:

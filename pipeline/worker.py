@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 from checkpoints.errors import UserError
+from checkpoints.store import Damaged
 
 
 def main(directory: Path) -> int:
@@ -28,7 +29,7 @@ def main(directory: Path) -> int:
     except Interrupted as interrupted:
         stage.say(f"saved at step {interrupted.step}; the same command goes on from here")
         status = interrupted.code
-    except UserError as error:
+    except (UserError, Damaged) as error:
         print(f"error: {stage.name}: {error}", file=sys.stderr)
         return 2  # the other ranks may wait in a collective: they are ended from outside
     else:

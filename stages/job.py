@@ -55,7 +55,6 @@ class State:
     best_score: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
-    last_score: float | None = None
     seconds: float = 0.0
     running: dict[str, float] = field(default_factory=dict)
 
@@ -125,9 +124,9 @@ class Job:
             if state.step % self.settings.log_every == 0 or state.step == self.steps:
                 speed = tokens / (time.monotonic() - began)
                 bar.set_postfix(self._log(epoch, rate, speed) | {"tokens/s": f"{speed:,.0f}"})
-            self._say_cost(state.step - first, tokens, began)
+            self._say_what_is_left(state.step - first, tokens, began)
             due = time.monotonic() - saved >= self.settings.checkpoint_seconds
-            if self.evaluate and self._evaluation_is_due(epoch):
+            if self.evaluate and self._evaluation_is_due():
                 due = self._evaluate(epoch) or due
             due, self.stop = self._agree(due, self.stop)
             if due or self.stop:
@@ -173,7 +172,7 @@ class Job:
 
     # Evaluation and the best weights.
 
-    def _evaluation_is_due(self, epoch: int) -> bool:
+    def _evaluation_is_due(self) -> bool:
         every = self.options.evaluate_every or self.batches_per_epoch
         return self.state.step % every == 0 or self.state.step == self.steps
 
@@ -187,7 +186,6 @@ class Job:
         dist.broadcast_object_list(shared)  # ranks on unlike hosts may differ in the last digit
         score = shared[0]
         state = self.state
-        state.last_score = score
         better = state.best_score is None or score > state.best_score
         state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
         if better:
@@ -348,11 +346,11 @@ class Job:
                 pass  # the last line of a killed process, torn
         path.write_text("".join(kept), encoding="utf-8")
 
-    def _say_cost(self, done: int, tokens: int, began: float) -> None:
+    def _say_what_is_left(self, done: int, tokens: int, began: float) -> None:
         """Once, after the first steps: what the rest will take at the speed just measured."""
-        if self._said_cost or done < 5 or time.monotonic() - began < 3:
+        if self._said_what_is_left or done < 5 or time.monotonic() - began < 3:
             return
-        self._said_cost = True
+        self._said_what_is_left = True
         left = self.steps - self.state.step
         minutes = (time.monotonic() - began) / done * left / 60
         limit = "at most " if self.options.patience else ""
@@ -362,7 +360,7 @@ class Job:
 
     def _engine(self, micro: int) -> deepspeed.DeepSpeedEngine:
         self._pending: dict[str, Tensor] = {}
-        self._said_cost = False
+        self._said_what_is_left = False
         options = self.options
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
