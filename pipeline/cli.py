@@ -93,7 +93,7 @@ def task_distill(rest: list[str]) -> int:
 
 
 def evaluate(rest: list[str]) -> int:
-    """Show the table of a finished run, after checking that its models are whole."""
+    """Show the table of a finished run."""
     run, _ = _finished_run(rest)
     _show_results(run)
     return 0

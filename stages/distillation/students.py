@@ -15,20 +15,27 @@ _DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "a
 
 
 def student_config(
-    teacher: PretrainedConfig, layers: int, width: int, feed_forward: int, heads: int, dropout: float
-):
+    teacher: PretrainedConfig,
+    layers: int,
+    width: int = 0,
+    feed_forward: int = 0,
+    heads: int = 0,
+    dropout: float = 0.1,
+) -> PretrainedConfig:
     """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both.
 
-    Without width, feed_forward and heads, those of the teacher.
+    A size of 0 is the teacher's.
     """
     config = copy.deepcopy(teacher)
     config.num_hidden_layers = layers
-    config.hidden_size = width or config.hidden_size
-    config.num_attention_heads = heads or config.num_attention_heads
-    if hasattr(config, "embedding_size") and width:
-        config.embedding_size = width
+    if width:
+        config.hidden_size = width
+        if hasattr(config, "embedding_size"):
+            config.embedding_size = width
+    if heads:
+        config.num_attention_heads = heads
     for name in _FEED_FORWARD:
-        if name in config.to_dict() and feed_forward:
+        if feed_forward and name in config.to_dict():
             setattr(config, name, feed_forward)
     config.architectures = None
     return set_dropout(config, dropout)

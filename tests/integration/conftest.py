@@ -38,7 +38,7 @@ class Workplace:
         """Start a command in a process group of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline", command, *(self.given if tiny else ()), *arguments],
-            cwd=self.path, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+            cwd=self.path, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
