@@ -245,8 +245,9 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
         value is None or isinstance(value, (int, float, str)) and not isinstance(value, bool)
     ):
         return "" if value is None else str(value)
-    if kind is list and value is not None:
-        return [str(v) for v in value] if isinstance(value, list) else [v for v in str(value).split(",") if v]
+    if kind is list:
+        values = value if isinstance(value, list) else str(value or "").split(",")
+        return [str(v) for v in values if v != ""]
     if kind is bool and isinstance(value, bool):
         return value
     if kind is dict and (value is None or isinstance(value, dict)):

@@ -93,7 +93,8 @@ def documents(source: CorpusSource, revision: str | None = None) -> Iterator[str
             empty = False
             yield document
     if empty:
-        raise UserError(f"the corpus {source.name!r} is empty; give one with text")
+        where = ", ".join(source.identity.get("files", {}).values()) or source.name
+        raise UserError(f"the corpus {where} is empty; give one with text")
 
 
 def _all_documents(source: CorpusSource, revision: str | None) -> Iterator[str]:

@@ -80,7 +80,7 @@ def test_nothing_there(spec):
 
 def test_bad_corpora(tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(UserError, match="the corpus 'empty-txt' is empty"):
+    with pytest.raises(UserError, match="the corpus .*empty.txt is empty"):
         read(tmp_path / "empty.txt")
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
     with pytest.raises(UserError, match="a.jsonl, line 2: no field 'text'; it has body"):
