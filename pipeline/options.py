@@ -250,8 +250,8 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
         return [str(v) for v in values if v != ""]
     if kind is bool and isinstance(value, bool):
         return value
-    if kind is dict and (value is None or isinstance(value, dict)):
-        return value
+    if kind is dict and (not value or isinstance(value, dict)):
+        return {key: _numbers(key, values, name) for key, values in (value or {}).items()} or None
     if kind in (int, float) and not isinstance(value, bool):
         try:  # YAML reads 1e-4 as text
             number = float(value)
@@ -262,6 +262,14 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
     raise UserError(
         f"{name}={value!r} is not {'true or false' if kind is bool else 'of type ' + kind.__name__}"
     )
+
+
+def _numbers(key: str, values: Any, name: str) -> list[float | int]:
+    """The values of a grid's line, as numbers: whole ones but for the learning rate."""
+    kinds = {"learning_rate": float, "batch_size": int, "epochs": int}
+    if key not in kinds or not isinstance(values, list) or not values:
+        raise UserError(f"{name}: {key}: must be one of {', '.join(kinds)} with a list of values to try")
+    return [_convert(value, kinds[key], f"{name}: {key}") for value in values]
 
 
 def _check(o: Options) -> None:
@@ -290,9 +298,6 @@ def _check(o: Options) -> None:
         need(
             s.schedule in ("linear", "constant"), f"{name}.schedule={s.schedule!r} must be linear or constant"
         )
-        for key, values in (getattr(s, "grid", None) or {}).items():
-            need(key in ("learning_rate", "batch_size", "epochs") and isinstance(values, list) and len(values) > 0,
-                 f"{name}.grid: {key}: must be learning_rate, batch_size or epochs with a list of values")  # fmt: skip
     for name in ("general", "intermediate"):
         s = getattr(o, name)
         need(s.layer_map in ("uniform", "last", "first") or isinstance(s.layer_map, list),

@@ -21,5 +21,6 @@ def run(stage: Stage) -> None:
             if path.name != "manifest.json":
                 shutil.copy2(path, directory / path.name)
 
-    stage.say(f"best on dev: {best} of {', '.join(f'{n} {s["dev"]:.4f}' for n, s in table.items())}")
+    scores = ", ".join(f"{name} {entry['dev']:.4f}" for name, entry in table.items())
+    stage.say(f"{best} is best on dev of {scores}")
     stage.publish(write, table[best] | {"chosen": best, "candidates": table})

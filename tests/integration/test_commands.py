@@ -99,8 +99,9 @@ def test_no_hub_is_one_line_in_seconds(place):
 def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-    status, output = place.run("task-distill", "run=final")
+    status, output = place.run("task-distill", "run=final", "finetuning.grid={learning_rate: [1e-5, 1e-2]}")
     assert status == 0 and "student distilled" in output, output
+    assert "is best on dev of finetuned-learning_rate=" in output
     run = place.path / "runs" / "final"
     results = json.loads((run / "results.json").read_text())
     assert set(results) == {"teacher", "finetuned", "finetuned_general", "distilled"}
