@@ -45,15 +45,8 @@ def _command(stage: Path, job: Job) -> list[str]:
             raise UserError(
                 f"hostfile {job.hostfile} does not exist: it holds a line `name slots=N` for each host"
             )
-        return [
-            sys.executable,
-            "-m",
-            "deepspeed.launcher.runner",
-            "--hostfile",
-            job.hostfile,
-            "--module",
-            *worker[1:],
-        ]
+        launcher = ["-m", "deepspeed.launcher.runner", "--hostfile", job.hostfile, "--log_level", "error"]
+        return [sys.executable, *launcher, "--no_local_rank", "--module", *worker[1:]]
     if job.nproc == 1:
         return [sys.executable, *worker]
     return [sys.executable, "-m", "pipeline.ranks", str(job.nproc), str(stage)]

@@ -179,10 +179,15 @@ def _difference(spec: dict, stage: Declared, inputs: dict) -> str:
             if names
             else "it is damaged or of another version"
         )
-    told = [k if "content" in k else f"{k} was {before.get(k)}, is {now.get(k)}" for k in changed[:3]]
-    return "; ".join(told).replace(".training.", ".").replace(".content", " changed") + (
-        " ..." if changed[3:] else ""
-    )
+    told = []
+    for key in changed[:2]:
+        if "content" in key:
+            told.append(f"{key.replace('.content', '')} changed")
+        elif key not in before or key not in now:
+            told.append(f"{key} is {'new' if key in now else 'gone'}")
+        else:
+            told.append(f"{key} was {before[key]}, is {now[key]}")
+    return "; ".join(told).replace(".training.", ".") + (" ..." if changed[2:] else "")
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:
