@@ -131,7 +131,7 @@ def keep_newest(directory: Path, count: int) -> None:
     """Remove all but the newest `count` checkpoints, and what an interrupted save left behind."""
     for path in sorted(directory.glob("step-*"))[:-count]:
         shutil.rmtree(path, ignore_errors=True)
-    for path in directory.glob(".old-*"):
+    for path in (*directory.glob(".old-*"), *directory.glob(".writing-*")):
         shutil.rmtree(path, ignore_errors=True)
 
 

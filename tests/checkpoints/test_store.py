@@ -57,6 +57,7 @@ def test_a_write_that_fails_leaves_the_former_content(tmp_path):
 def test_only_the_newest_are_kept(tmp_path):
     for step in range(1, 6):
         write(tmp_path / store.step_name(step))
+    store.fresh_aside(tmp_path / store.step_name(6))  # a save that was killed
     store.keep_newest(tmp_path, 2)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000004", "step-00000005"]
 
