@@ -183,6 +183,23 @@ def test_mnli_in_glues_layout_with_a_teacher_of_either_label_order(place, order)
         assert place.weights(run_of_the_other_order.name)["prediction"] == weights
 
 
+def test_scores_of_pairs_from_a_task_file(place):
+    """A regression: gold targets, one output, Pearson and Spearman."""
+    for name, count in (("train", 30), ("test", 12)):
+        texts = [text for text, _ in sentences(count, count)]
+        lines = [f"{a},{b},{len(set(a.split()) & set(b.split())) / 4}" for a, b in zip(texts, texts[1:], strict=False)]
+        (place.path / f"pairs-{name}.csv").write_text("\n".join(["one,other,score", *lines]) + "\n")
+    (place.path / "pairs.yaml").write_text(
+        "train: pairs-train.csv\ntest: pairs-test.csv\ntext: [one, other]\nlabel: score\ntype: regression\n"
+    )
+    given = ("task=pairs.yaml", "data=", "text_columns=", "label_column=", "baselines=false")
+    status, output = place.run("task-distill", "run=pairs", *given)
+    assert status == 0 and "pearson on test" in output, output
+    results = json.loads((place.path / "runs" / "pairs" / "results.json").read_text())
+    assert set(results["distilled"]["scores"]) == {"pearson", "spearman"}
+    assert (place.path / "runs" / "pairs" / "test_predictions.csv").read_text().startswith("text,text_b,label,")
+
+
 @pytest.mark.parametrize("kind", ["roberta", "electra", "distilbert"])
 def test_other_kinds_of_teachers(place, kind):
     if not (place.path / kind).exists():
