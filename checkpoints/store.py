@@ -5,6 +5,7 @@ Sealed directories are written aside, synced, and renamed into place: what stand
 whole, or is found out by `verify`.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -61,26 +62,28 @@ def sealed(target: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full; `target` is as it was before.
     """
-    aside = fresh_aside(target)
+    aside = fresh_aside(target, f"-{os.getpid()}")
     try:
         yield aside
         seal(aside, target)
-    except OSError as error:
+    except Exception as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise disk_error(error, target) from error
 
 
-def fresh_aside(target: Path) -> Path:
+def fresh_aside(target: Path, suffix: str = "") -> Path:
     """An empty directory beside `target` in which its next content is written."""
-    aside = target.with_name(f".writing-{target.name}")
+    aside = target.with_name(f".writing-{target.name}{suffix}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     return aside
 
 
-def disk_error(error: OSError, target: Path) -> Exception:
+def disk_error(error: Exception, target: Path) -> Exception:
     """A full disk as a message for the user; any other error as it is."""
-    if error.errno not in (28, 122):  # ENOSPC, EDQUOT
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # torch and safetensors wrap what the system said in errors of their own
+    if not full and not any(words in str(error) for words in ("No space left", "PytorchStreamWriter failed")):
         return error
     return UserError(
         f"no space left to write {target} ({shutil.disk_usage(target.parent).free / 1e6:.0f} MB free); "

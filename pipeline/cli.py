@@ -166,17 +166,13 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
     run = RUNS / name
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is not a directory, so it cannot be a run: give another run=NAME")
-    if (
-        run.is_dir()
-        and any(run.iterdir())
-        and not (run / "options.json").exists()
-        and not (run / "hub.json").exists()
-    ):
+    there = {path.name for path in run.iterdir() if not path.name.startswith(".")} if run.exists() else set()
+    if there and not there & {"options.json", "hub.json"}:
         raise UserError(f"{run} is not a run (it has no options.json): give another run=NAME")
     stages = declared(run)
-    planned = plan(stages, run, o)
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
+        planned = plan(stages, run, o)
         store.write_json(run / "options.json", asdict(o) | {"run": name, "preset": preset})
         _say_plan(name, planned)
         artefacts: dict[str, Path] = {}
@@ -185,6 +181,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
             if step.action == "skip":
                 continue
             prepare(step, artefacts, o)
+            (run / "results.json").unlink(missing_ok=True)  # it spoke of other models
             if step.action == "reuse":
                 continue
             print(f"[{step.stage.name}] {'goes on' if step.action == 'resume' else 'starts'}", flush=True)
@@ -196,7 +193,8 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
                 _say_failure(step, status)
                 return status
             _note_seconds(step.directory, time.monotonic() - start)
-    if (run / "results.json").exists():
+    if "evaluate" in artefacts:
+        shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
         _show_results(run)
     else:
         print(f"the general student is in {artefacts['general']}")

@@ -29,29 +29,29 @@ def pin(name: str, kind: str, instead: str, run: Path) -> dict[str, str]:
     pinned = read_json(path)
     key = f"{kind} {name}@{revision or 'main'}"
     if key not in pinned:
-        pinned[key] = _ask(name, kind, revision or None, instead)
+        pinned[key] = _ask(name, kind, revision or "main", instead)
         run.mkdir(parents=True, exist_ok=True)
         store.write_json(path, pinned)
     return {"hub": name, "revision": pinned[key]}
 
 
-def _ask(name: str, kind: str, revision: str | None, instead: str) -> str:
+def _ask(name: str, kind: str, revision: str, instead: str) -> str:
     import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     api = huggingface_hub.HfApi()
     try:
         ask = api.model_info if kind == "model" else api.dataset_info
         return ask(name, revision=revision, timeout=SECONDS).sha
-    except (RepositoryNotFoundError, HFValidationError) as error:
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"there is no {kind} {name!r} on the hub and no such directory here; {instead}"
+            f"there is no {kind} {name!r} (revision {revision}) on the hub and no such directory here; {instead}"
         ) from error
     except Exception as error:  # the many ways in which a network is not there
         cached = huggingface_hub.scan_cache_dir() if _has_cache() else None
         for repository in cached.repos if cached else ():
-            if repository.repo_id == name and repository.repo_type == kind and repository.refs.get("main"):
-                return repository.refs["main"].commit_hash
+            if repository.repo_id == name and repository.repo_type == kind and repository.refs.get(revision):
+                return repository.refs[revision].commit_hash
         raise UserError(
             f"{kind} {name!r}: the hub is out of reach ({type(error).__name__}); {instead}"
         ) from error

@@ -27,12 +27,17 @@ def launch(stage: Path, job: Job) -> int:
         _command(stage, job), env=environment, preexec_fn=die_with_parent, start_new_session=True
     )
 
+    signalled = []
+
     def forward(number: int, frame: object) -> None:
+        signalled.append(number)
         process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return process.wait()
+        code = process.wait()
+        # A stage that was finishing when the signal came ends well; what follows it must not start.
+        return code if code or not signalled else 128 + signalled[0]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import types
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -144,7 +143,7 @@ class Options:
     job: Job = field(default_factory=Job)
 
 
-def load(preset: str, overrides: list[str], task: str = "") -> Options:
+def load(preset: str, overrides: list[str]) -> Options:
     """Options from a preset, its settings for the task, and `key=value` overrides, in this order.
 
     Raises:
@@ -159,11 +158,9 @@ def load(preset: str, overrides: list[str], task: str = "") -> Options:
     options = Options()
     _update(options, settings, f"{path.name}: ")
     given = dict(_parse(text) for text in overrides)
-    name = _canonical(str(given.get("task", task) or options.task))
+    name = _canonical(str(given.get("task") or options.task))
     for key, value in (tasks.get(name) or {}).items():
         _set(options, key, value, f"{path.name}: ")
-    if task:
-        options.task = task
     for key, value in given.items():
         _set(options, key, value)
     _check(options)
@@ -239,7 +236,7 @@ def _set(options: Any, key: str, value: Any, where: str = "", prefix: str = "") 
 
 def _convert(value: Any, kind: Any, name: str) -> Any:
     kind = typing.get_origin(kind) or kind
-    if kind is Any or isinstance(kind, types.UnionType):
+    if kind is Any:
         return value
     if kind is str and (
         value is None or isinstance(value, (int, float, str)) and not isinstance(value, bool)
@@ -269,7 +266,10 @@ def _numbers(key: str, values: Any, name: str) -> list[float | int]:
     kinds = {"learning_rate": float, "batch_size": int, "epochs": int}
     if key not in kinds or not isinstance(values, list) or not values:
         raise UserError(f"{name}: {key}: must be one of {', '.join(kinds)} with a list of values to try")
-    return [_convert(value, kinds[key], f"{name}: {key}") for value in values]
+    numbers = [_convert(value, kinds[key], f"{name}: {key}") for value in values]
+    if min(numbers) <= 0:
+        raise UserError(f"{name}: {key}: {min(numbers)} must be above 0")
+    return numbers
 
 
 def _check(o: Options) -> None:
@@ -294,6 +294,7 @@ def _check(o: Options) -> None:
         need(0 < s.learning_rate < 1, f"{name}.learning_rate={s.learning_rate} must be between 0 and 1")
         need(0 <= s.warmup < 1, f"{name}.warmup={s.warmup} must be from 0 to below 1")
         need(s.max_length >= 8, f"{name}.max_length={s.max_length} must be at least 8")
+        need(s.weight_decay >= 0, f"{name}.weight_decay={s.weight_decay} must not be negative")
         need(s.clip > 0, f"{name}.clip={s.clip} must be above 0")
         need(
             s.schedule in ("linear", "constant"), f"{name}.schedule={s.schedule!r} must be linear or constant"
@@ -317,6 +318,9 @@ def _check(o: Options) -> None:
         f"job.precision={j.precision!r}: auto, bf16, fp16, fp32",
     )
     need(j.micro_batch >= 0, f"job.micro_batch={j.micro_batch} must not be negative")
+    need(j.precision != "fp16" or j.zero == 0, "job.precision=fp16 needs job.zero=0; bf16 goes with all")
+    need(j.log_every > 0, f"job.log_every={j.log_every} must be above 0")
+    need(o.seed >= 0, f"seed={o.seed} must not be negative")
     need(j.keep > 0, f"job.keep={j.keep} must be above 0")
     need(all(c.isalnum() or c in "._- " for c in o.run) and not o.run.startswith("."),
          f"run={o.run!r}: letters, digits, '.', '_', '-' and spaces only, so that it stays under runs/")  # fmt: skip

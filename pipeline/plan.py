@@ -58,23 +58,23 @@ def plan(stages: list[Declared], run: Path, o: Options) -> list[Planned]:
         }
         key = fingerprint({"kind": stage.kind, "options": stage.options, "inputs": inputs, "format": FORMAT})
         directory = run / stage.name
-        planned[stage.name] = _decide(stage, directory, key, inputs, others, o.restart)
+        planned[stage.name] = _decide(stage, directory, key, inputs, others, o)
     return list(planned.values())
 
 
 def _decide(
-    stage: Declared, directory: Path, key: str, inputs: dict, others: dict[str, Path], restart: bool
+    stage: Declared, directory: Path, key: str, inputs: dict, others: dict[str, Path], o: Options
 ) -> Planned:
     finished, spec = read_json(directory / "finished.json"), read_json(directory / "stage.json")
-    if finished.get("fingerprint") == key:
+    if finished.get("fingerprint") == key and (o.reuse or not finished.get("from")):
         made = (directory / finished["from"]).resolve() if finished.get("from") else directory
         if _is_there(made / "model"):
             return Planned(stage, directory, key, "skip", made=made)
     cause = _difference(spec, stage, inputs) if finished else ""
     half_done = not finished and any((directory / "checkpoints").glob("step-*"))
-    if half_done and spec.get("fingerprint") == key:
+    if half_done and spec.get("fingerprint") == key and not o.restart:
         return Planned(stage, directory, key, "resume")
-    if half_done and not restart:
+    if half_done and not o.restart:
         raise UserError(
             f"{directory} is half done with other options ({_difference(spec, stage, inputs)}): "
             "give the former ones, restart=true to begin it anew, or another run name (run=NAME)"

@@ -31,7 +31,7 @@ def main(count: int, stage: str) -> int:
     signalled = []
 
     def forward(number: int, frame: object) -> None:
-        signalled.append(time.monotonic())
+        signalled.append((number, time.monotonic()))
         for worker in workers:
             worker.send_signal(number)
 
@@ -40,7 +40,7 @@ def main(count: int, stage: str) -> int:
     while True:
         codes = [worker.poll() for worker in workers]
         failed = next((code for code in codes if code), None)
-        late = signalled and time.monotonic() - signalled[0] > GRACE
+        late = signalled and time.monotonic() - signalled[0][1] > GRACE
         if failed or late:
             # the others may have failed for a reason of their own in the same moment
             time.sleep(1 if failed and failed > 0 else 0.2)
@@ -48,9 +48,11 @@ def main(count: int, stage: str) -> int:
                 if worker.poll() is None:
                     worker.kill()
                     worker.wait()
-                elif worker.returncode < 0:
+                elif worker.returncode < 0 and not signalled:
                     print(f"error: rank {rank} was killed by signal {-worker.returncode}", file=sys.stderr)
-            return failed if failed and failed > 0 else 1
+            if failed and failed > 0:
+                return failed
+            return 128 + signalled[0][0] if signalled else 1
         if all(code == 0 for code in codes):
             return 0
         time.sleep(0.05)

@@ -101,13 +101,18 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
     if o.baselines:
         options = common | {"training": asdict(o.finetuning)}
         random = {"teacher": given["teacher"], "task": task}
+        if "student" in given:
+            random["shape"] = given["student"]
+        elif o.student == "teacher-layers":
+            architecture = {"layers": o.architecture.layers, "dropout": o.architecture.dropout}
         stages += _grid(Declared("finetuned", "finetune", options | {"architecture": architecture}, random))
         models["finetuned"] = "finetuned"
         if "student" in inputs:
             own = {"student": inputs["student"], "task": task}
             stages += _grid(Declared("finetuned_general", "finetune", options, own))
             models["finetuned_general"] = "finetuned_general"
-    lengths = {name: (o.tuning if name == "teacher" else o.prediction).max_length for name in models}
+    groups = {"teacher": o.tuning, "distilled": o.prediction}
+    lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
     stages.append(
         Declared(
             "evaluate", "evaluate", {"models": sorted(models), "max_length": lengths}, models | {"task": task}

@@ -1,7 +1,6 @@
 """Before hours are spent: do vocabulary, labels, layers, heads and lengths fit, and what will it cost?
 
-Tokenizes what the stages will read (the rows are cached, nothing is done twice), refuses what cannot
-work, and prints tokens, operations and truncated rows of every training stage.
+Tokenizes what the stages will read (the rows are cached for them), refuses what cannot work, and prints tokens, operations and truncated rows of every training stage.
 """
 
 from checkpoints.errors import UserError

@@ -110,15 +110,16 @@ class TeacherLogits:
         self.table_NC = torch.full((rows, classes), torch.nan, device=device)
 
     def note(self, batch: Batch, view: View) -> None:
-        """Keep the logits of a batch."""
-        self.table_NC[batch.rows] = view.logits_BC.float()
+        """Keep the logits of a batch's rows that count and were not seen before."""
+        known_BC = self.table_NC[batch.rows]
+        new_B1 = known_BC.isnan().any(dim=1, keepdim=True) & (batch.weight[:, None] > 0)
+        self.table_NC[batch.rows] = torch.where(new_B1, view.logits_BC.float(), known_BC)
 
     def gather(self) -> None:
-        """Put together what all ranks have seen; of a row seen by several, the mean. Called on every rank."""
-        total, count = self.table_NC.nan_to_num(0.0), (~self.table_NC.isnan()).float()
-        dist.all_reduce(total)
-        dist.all_reduce(count)
-        self.table_NC = torch.where(count > 0, total / count, torch.nan)
+        """Put together what all ranks have seen; the first pass over a row has one rank see it."""
+        table_NC = self.table_NC.nan_to_num(-torch.inf)
+        dist.all_reduce(table_NC, dist.ReduceOp.MAX)
+        self.table_NC = torch.where(table_NC == -torch.inf, torch.nan, table_NC)
 
     def save(self, directory: Path) -> None:
         """Write the gathered table, on rank 0."""

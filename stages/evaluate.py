@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from checkpoints import store
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
@@ -27,7 +27,7 @@ LATENCY_ROWS = 100
 def run(stage: Stage) -> None:
     """Score every model in `inputs["models"]` on the reported split, in fp32, and time it.
 
-    Writes `results.json` and `<split>_predictions.csv` into the run's directory.
+    The artefact is `results.json`; `<split>_predictions.csv` goes into the run's directory.
     """
     task = stage.task()
     split = "test" if "test" in task.splits else "dev"
@@ -46,7 +46,7 @@ def run(stage: Stage) -> None:
             other = task_rows(stage, task, "dev_mismatched", tokenizer, stage.options["max_length"][name])
             measured = score(task, "dev_mismatched", predict(model, other, stage.device)[:, order])
             scores |= {f"{key}_mismatched": value for key, value in measured.items()}
-        timed[name] = (model.cpu(), rows, tokenizer)
+        timed[name] = (model.cpu(), rows)
         results[name] = {
             "metric": scores[task.selection],
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -55,7 +55,6 @@ def run(stage: Stage) -> None:
         }
     for name, milliseconds in latencies(timed).items():
         results[name]["latency_ms"] = milliseconds
-    store.write_json(stage.directory.parent / "results.json", results)
     _write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, answers)
     about = {"split": split, "rows": len(task.splits[split].labels), "selection": task.selection}
     stage.publish(lambda directory: store.write_json(directory / "results.json", results), about)
@@ -111,7 +110,7 @@ def latencies(
         chosen = np.linspace(0, len(rows) - 1, min(LATENCY_ROWS, len(rows)), dtype=int)
         for warm in (True, False):
             for row in chosen[:10] if warm else chosen:
-                for name, (model, own_rows, _) in models.items():
+                for name, (model, own_rows) in models.items():
                     batch = inputs_of(model, collate(own_rows, np.array([row]), np.ones(1, np.float32)))
                     began = time.perf_counter()
                     model(**batch)

@@ -27,7 +27,10 @@ def run(stage: Stage) -> None:
         classifier = load_classifier(source, task.labels)
     else:
         source = stage.model("teacher")
-        config = student_config(load_config(source), **stage.options["architecture"])
+        if "shape" in stage.inputs:
+            config = load_config(stage.model("shape"))
+        else:
+            config = student_config(load_config(source), **stage.options["architecture"])
         set_labels(config, task.labels)
         classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation=TAP)
     fine_tune(stage, task, classifier, load_tokenizer(source))

@@ -201,7 +201,12 @@ class Job:
 
     def _load_best(self) -> None:
         directory = self.bests / store.step_name(self.state.best_step)
-        store.verify(directory)
+        try:
+            store.verify(directory)
+        except store.Damaged as damage:
+            raise UserError(
+                f"the best weights are damaged ({damage}): restart=true begins the stage anew"
+            ) from damage
         weights = load_file(directory / "student.safetensors")
         student = self.model.student
         with deepspeed.zero.GatheredParameters(list(student.parameters()), modifier_rank=0):
@@ -225,6 +230,10 @@ class Job:
         found = [store.newest(self.checkpoints, self.stage.say) if self.rank == 0 else None]
         dist.broadcast_object_list(found)
         path = found[0]
+        if self.rank == 0:  # what is newer is damaged, or was best in a future that is run again
+            for newer in (*self.checkpoints.glob("step-*"), *self.bests.glob("step-*")):
+                if path is None or newer.name > path.name:
+                    store.remove(newer)
         if path is None:
             if self.rank == 0:
                 (self.stage.directory / "metrics.jsonl").unlink(missing_ok=True)
@@ -277,7 +286,7 @@ class Job:
                 })  # fmt: skip
                 store.seal(aside, target)
                 store.keep_newest(self.checkpoints, self.settings.keep)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise store.disk_error(error, target) from error
         dist.barrier()
 

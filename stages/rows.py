@@ -1,5 +1,6 @@
 """Tokenized rows of a task or a corpus: made once, kept in the cache that runs share, memory-mapped."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,8 +49,11 @@ def _cached(
     max_length: int,
     write: Callable[[Path], None],
 ) -> TokenRows:
-    vocabulary = fingerprint([tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map])
-    key = fingerprint({"data": data, "tokenizer": vocabulary, "max_length": max_length, "format": FORMAT})
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = {key: value for key, value in state.items() if key not in ("truncation", "padding")}
+    key = fingerprint(
+        {"data": data, "tokenizer": fingerprint(vocabulary), "max_length": max_length, "format": FORMAT}
+    )
     target = stage.cache / f"rows-{key[:20]}"
     if is_first_rank():
         try:

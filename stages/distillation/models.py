@@ -1,6 +1,8 @@
 """Loading encoders and classifiers, from a directory or the hub, without ever running their code."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,25 +44,29 @@ class ModelSource:
 def load_config(source: ModelSource) -> PretrainedConfig:
     """The model's config. Published TinyBERT weights name no model type: they are BERT."""
     arguments = {"revision": source.revision} if source.revision else {}
-    settings, _ = PretrainedConfig.get_config_dict(source.name, **arguments)
-    if "model_type" not in settings:
-        return BertConfig.from_dict(settings)
-    return AutoConfig.from_pretrained(source.name, trust_remote_code=False, **arguments)
+    with _told(source):
+        settings, _ = PretrainedConfig.get_config_dict(source.name, **arguments)
+        if "model_type" not in settings:
+            return BertConfig.from_dict(settings)
+        return AutoConfig.from_pretrained(source.name, trust_remote_code=False, **arguments)
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The model's fast tokenizer. Never built from a bare vocabulary file, which tokenizes all to [UNK]."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        source.name, revision=source.revision or "main", trust_remote_code=False, use_fast=True
-    )
+    with _told(source):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.name, revision=source.revision or "main", trust_remote_code=False, use_fast=True
+        )
     if not tokenizer.is_fast:
         raise UserError(f"{source.name}: no fast tokenizer (tokenizer.json) is to be had for it")
+    tokenizer.backend_tokenizer.no_truncation()  # some ship a length of their own
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
-def load_encoder(source: ModelSource, tapped: bool = True) -> PreTrainedModel:
-    """The encoder without a task head, in fp32."""
-    return _load(AutoModel, source, load_config(source), tapped)
+def load_encoder(source: ModelSource) -> PreTrainedModel:
+    """The encoder without a task head, in fp32, read through the attention tap."""
+    return _load(AutoModel, source, load_config(source), tapped=True)
 
 
 def load_classifier(
@@ -95,20 +101,23 @@ def set_labels(config: PretrainedConfig, labels: tuple[str, ...] | None) -> None
 
 
 def _load(kind: Any, source: ModelSource, config: PretrainedConfig, tapped: bool) -> PreTrainedModel:
-    if tapped and not getattr(kind._model_mapping[type(config)], "_supports_attention_backend", True):
-        tapped = False
     arguments = {"attn_implementation": TAP} if tapped else {}
     if source.revision:
         arguments["revision"] = source.revision
-    try:
-        model = kind.from_pretrained(
+    with _told(source):
+        return kind.from_pretrained(
             source.name, config=config, dtype=torch.float32, trust_remote_code=False,
             use_safetensors=None if source.allow_bin else True, **arguments,
         )  # fmt: skip
-    except OSError as error:
-        if not source.allow_bin and "safetensors" in str(error):
-            raise UserError(
-                f"{source.name} has no model.safetensors; allow_bin=true loads its .bin weights (tensors only)"
-            ) from error
-        raise UserError(f"{source.name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    return model
+
+
+@contextmanager
+def _told(source: ModelSource) -> Iterator[None]:
+    """What goes wrong while a model is loaded, as one line for the user."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if not source.allow_bin and "safetensors" in reason:
+            reason = "it has no model.safetensors; allow_bin=true loads its .bin weights (tensors only)"
+        raise UserError(f"{source.name} cannot be loaded: {reason}") from error

@@ -34,7 +34,8 @@ class FrozenTeacher:
     ):
         self.model = model.eval().requires_grad_(False).to(device)
         self.needs, self.device, self.precision = needs, device, precision
-        self.class_order = class_order if class_order != sorted(class_order or []) else None
+        in_order = class_order is None or class_order == sorted(class_order)
+        self.class_order = None if in_order else class_order
         if precision != torch.float32:
             for module in self.model.modules():
                 if isinstance(module, nn.Linear):

@@ -187,7 +187,10 @@ def test_scores_of_pairs_from_a_task_file(place):
     """A regression: gold targets, one output, Pearson and Spearman."""
     for name, count in (("train", 30), ("test", 12)):
         texts = [text for text, _ in sentences(count, count)]
-        lines = [f"{a},{b},{len(set(a.split()) & set(b.split())) / 4}" for a, b in zip(texts, texts[1:], strict=False)]
+        lines = [
+            f"{a},{b},{len(set(a.split()) & set(b.split())) / 4}"
+            for a, b in zip(texts, texts[1:], strict=False)
+        ]
         (place.path / f"pairs-{name}.csv").write_text("\n".join(["one,other,score", *lines]) + "\n")
     (place.path / "pairs.yaml").write_text(
         "train: pairs-train.csv\ntest: pairs-test.csv\ntext: [one, other]\nlabel: score\ntype: regression\n"
@@ -197,7 +200,9 @@ def test_scores_of_pairs_from_a_task_file(place):
     assert status == 0 and "pearson on test" in output, output
     results = json.loads((place.path / "runs" / "pairs" / "results.json").read_text())
     assert set(results["distilled"]["scores"]) == {"pearson", "spearman"}
-    assert (place.path / "runs" / "pairs" / "test_predictions.csv").read_text().startswith("text,text_b,label,")
+    assert (
+        (place.path / "runs" / "pairs" / "test_predictions.csv").read_text().startswith("text,text_b,label,")
+    )
 
 
 @pytest.mark.parametrize("kind", ["roberta", "electra", "distilbert"])
