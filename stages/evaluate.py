@@ -101,7 +101,7 @@ def decide(logits: np.ndarray, task: Task) -> np.ndarray:
 
 
 def latencies(
-    models: dict[str, tuple[PreTrainedModel, TokenRows, PreTrainedTokenizerBase]],
+    models: dict[str, tuple[PreTrainedModel, TokenRows]],
 ) -> dict[str, float]:
     """Median milliseconds of a forward pass of one row on the CPU, over real rows, the models in turn."""
     times = {name: [] for name in models}
