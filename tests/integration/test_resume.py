@@ -89,6 +89,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(place):
     status, output = place.run("task-distill", "run=torn", "reuse=false")
     assert status == 0, output
     assert f"checkpoint {checkpoints[-1].name} is damaged" in output and newest.name in output
+    assert (
+        place.run("task-distill", "run=whole1", "job.nproc=1", "reuse=false")[0] == 0
+    )  # skipped where it is there
     assert place.weights("torn") == place.weights("whole1")
 
 
