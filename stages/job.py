@@ -90,6 +90,7 @@ class Job:
         self.micro_batches = math.ceil(self.options.batch_size / (self.world * micro))
         self.batches_per_epoch = math.ceil(len(rows) / self.options.batch_size)
         self.steps = self.batches_per_epoch * self.options.epochs
+        self.alone = self.world == 1 and self.settings.zero == 0
         self.engine = self._engine(micro)
         self.stop = 0
         self.control = dist.new_group(backend="gloo") if self.world > 1 else None
@@ -157,6 +158,10 @@ class Job:
             rate = self._learning_rate()
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = rate
+            if self.alone:  # as the reduction does: a parameter without gradient still decays
+                for parameter in self.model.parameters():
+                    if parameter.grad is None:
+                        parameter.grad = torch.zeros_like(parameter)
             self.engine.step()
         return rate
 
@@ -390,9 +395,12 @@ class Job:
             # No module may be reduced over ranks in low precision: one rank and two must agree.
             config["torch_autocast"] = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
         optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
-        return deepspeed.initialize(
+        engine = deepspeed.initialize(
             model=self.model.to(self.stage.device), optimizer=optimizer, config=config
         )[0]
+        if self.alone:
+            engine.enable_backward_allreduce = False  # it would copy every gradient, for nothing
+        return engine
 
 
 def seed_everything(seed: int, step: int, micro_batch: int, rank: int) -> None:
