@@ -12,7 +12,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 	$(if $(HOSTFILE),job.hostfile="$(HOSTFILE)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill evaluate export test lint clean
+.PHONY: help setup demo general-distill task-distill augment evaluate export test lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -37,6 +37,9 @@ general-distill: $(READY) ## stage 1: a general student from an un-tuned teacher
 
 task-distill: $(READY) ## stage 2: a student of TASK=, making first whatever it lacks
 	@$(RUN_PIPELINE) task-distill $(GIVEN)
+
+augment: $(READY) ## data augmentation alone: variants of TASK='s rows, and samples of them
+	@$(RUN_PIPELINE) augment $(GIVEN)
 
 evaluate: $(READY) ## the table of a finished run (RUN=)
 	@$(RUN_PIPELINE) evaluate $(GIVEN)

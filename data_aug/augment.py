@@ -292,6 +292,15 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
     os.replace(aside, path)
 
 
+def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], list[int], list[int]]:
+    """The columns of a written shard: text_a, text_b (None for single sentences), label, row, variant."""
+    with pa.memory_map(str(path)) as file:
+        columns = pa.ipc.open_stream(file).read_all().to_pydict()
+    if set(columns["text_b"]) <= {None}:
+        columns["text_b"] = None
+    return tuple(columns[name] for name in ("text_a", "text_b", "label", "row", "variant"))
+
+
 def read_counts(path: Path) -> Counts:
     """The counts of a written shard."""
     with pa.memory_map(str(path)) as file:

@@ -95,7 +95,7 @@ class MaskedLM:
         self._dtype = dtype
         self._masks_per_pass, self._min_distance = masks_per_pass, min_distance
         self._batch_tokens = batch_tokens
-        self._base, self._head = model.eval().base_model, _head_alone(model)
+        self._base, self._head = model.eval().base_model, head_alone(model)
         self._takes_segments = getattr(model.config, "type_vocab_size", 0) > 1
         self._words, self._spaced = _vocabulary(tokenizer, model.config.vocab_size)
 
@@ -230,7 +230,7 @@ class _States(nn.Module):
         return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 
-def _head_alone(model: PreTrainedModel) -> PreTrainedModel:
+def head_alone(model: PreTrainedModel) -> PreTrainedModel:
     """The model without its encoder, weights shared: its `inputs_embeds` are the encoder's last states."""
     head = copy.copy(model)
     head._modules = {**model._modules, model.base_model_prefix: _States()}

@@ -22,9 +22,9 @@ from pipeline.hub import pin
 from pipeline.launch import launch
 from pipeline.options import Options
 from pipeline.plan import Planned, hashed, plan, prepare, read_json
-from pipeline.two_stage import check, general, two_stage
+from pipeline.two_stage import augmentation, check, general, two_stage
 from stages.tasks.corpus import find_corpus
-from stages.tasks.packaged import packaged_teacher
+from stages.tasks.packaged import packaged_teacher, packaged_vectors
 from stages.tasks.task import find_task
 
 RUNS = Path("runs")
@@ -37,6 +37,7 @@ usage: python -m pipeline COMMAND [key=value ...]
   demo             a real teacher becomes a small student, end to end, on packaged weights and text
   general-distill  stage 1: a general student from an un-tuned teacher and unlabelled text
   task-distill     stage 2: a student of a task, making first whatever it lacks     (task=NAME)
+  augment          data augmentation alone: variants of a task's rows, with samples (task=NAME)
   evaluate         the table of a finished run                                      (run=NAME)
   export           the finished student as a plain Hugging Face directory           (run=NAME to=DIR)
 
@@ -92,6 +93,11 @@ def task_distill(rest: list[str]) -> int:
     return _runs(rest, _task_stages)
 
 
+def augment(rest: list[str]) -> int:
+    """The augmented rows of a task, and before them the masked language model they need."""
+    return _runs(rest, _augment_stages)
+
+
 def evaluate(rest: list[str]) -> int:
     """Show the table of a finished run."""
     run, _ = _finished_run(rest)
@@ -129,6 +135,7 @@ COMMANDS = {
     "demo": demo,
     "general-distill": general_distill,
     "task-distill": task_distill,
+    "augment": augment,
     "evaluate": evaluate,
     "export": export,
 }
@@ -196,6 +203,9 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
     if "evaluate" in artefacts:
         shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
         _show_results(run)
+    elif "augment" in artefacts:
+        print(f"\n{(artefacts['augment'] / 'samples.txt').read_text(encoding='utf-8')}")
+        print(f"the augmented rows are in {artefacts['augment']}: datasets.Dataset.from_file reads each file")
     else:
         print(f"the general student is in {artefacts['general']}")
     print(f"run {name}: {_duration(time.monotonic() - began)}")
@@ -205,21 +215,54 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
 
 
 def _task_stages(o: Options, preset: str, suffix: str):
-    if not o.task:
-        raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "
-                        "a task file, or a name of your own with data=FILE")  # fmt: skip
-    source = find_task(o.task, o.data, tuple(o.text_columns), o.label_column, o.metric)
-    task = {"name": source.name, "identity": source.identity}
+    task = _task(o)
 
     def declared(run: Path) -> list:
         given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
         if o.student and o.student != "teacher-layers":
             given["student"] = _model(o.student, "student", STUDENT, run)
-        elif not o.student:
+        if not o.student or o.augment and o.corpus:
             given["corpus"] = _corpus(o, run)
+        if o.augment:
+            given |= _for_augmentation(o, run)
         return two_stage(o, given)
 
-    return (o.run or f"{preset}-{source.name}") + suffix, declared
+    return (o.run or f"{preset}-{task['name']}") + suffix, declared
+
+
+def _augment_stages(o: Options, preset: str, suffix: str):
+    task = _task(o)
+
+    def declared(run: Path) -> list:
+        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
+        given |= {"corpus": _corpus(o, run)} if o.corpus else {}
+        return augmentation(o, given | _for_augmentation(o, run))
+
+    return (o.run or f"{preset}-{task['name']}") + suffix, declared
+
+
+def _task(o: Options) -> dict:
+    """Where the task's rows come from."""
+    if not o.task:
+        raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "
+                        "a task file, or a name of your own with data=FILE")  # fmt: skip
+    source = find_task(o.task, o.data, tuple(o.text_columns), o.label_column, o.metric)
+    return {"name": source.name, "identity": source.identity}
+
+
+def _for_augmentation(o: Options, run: Path) -> dict[str, dict]:
+    """The identities of the masked language model and the word vectors, where they are given."""
+    given, vectors = {}, o.augmentation.vectors
+    if o.augmentation.masked_lm:
+        given["masked_lm"] = _model(o.augmentation.masked_lm, "augmentation.masked_lm", PACKAGED, run)
+    if vectors not in ("", "none"):
+        path = packaged_vectors() if vectors == "packaged" else Path(vectors).expanduser()
+        if vectors != "packaged" and not path.is_file():
+            raise UserError(
+                f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
+            )
+        given["vectors"] = hashed({"path": str(path.resolve())}, FileHashes(RUNS / ".cache" / "hashes.json"))
+    return given
 
 
 def _general_stages(o: Options, preset: str, suffix: str):

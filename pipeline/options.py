@@ -75,6 +75,34 @@ class General(Distilling):
 
 
 @dataclass
+class MaskedLM(Training):
+    """Fitting a masked-LM head for augmentation, where the encoder has none."""
+
+    masked_share: float = option(0.15, "share of the word pieces that are masked (BERT: 0.15)")
+    tokens: int = option(20_000_000, "word pieces of the corpus to use; 0: all")
+    seed: int = option(1, "a seed of its own, so that runs of several seeds share the head")
+
+
+@dataclass
+class Augmentation:
+    """Variants of the training rows in which words are replaced (paper, Algorithm 1)."""
+
+    p: float = option(0.4, "probability that a content word is replaced (paper: 0.4)")
+    variants: int = option(20, "variants of each sentence, N (paper: 20)")
+    candidates: int = option(15, "candidates asked for a word, K (paper: 15)")
+    repredict: bool = option(
+        False, "true: candidates after each replacement (paper); false: of the original once (published code)"
+    )
+    masked_lm: str = option("", "a masked language model: directory or hub name; none: the given teacher")
+    vectors: str = option(
+        "packaged", "word vectors for words of several pieces: packaged, a GloVe text file, or none"
+    )
+    masks_per_pass: int = option(1, "words masked at once; 1 is exact, more is faster (docs/augmentation.md)")
+    min_distance: int = option(3, "word pieces between two words masked at once, at least")
+    long_texts: str = option("keep", "texts too long for the masked LM: keep (as they are) or refuse")
+
+
+@dataclass
 class Prediction(Training):
     """The prediction stage: the teacher's answers."""
 
@@ -131,12 +159,15 @@ class Options:
     )
     seed: int = option(1, "seed of initialisation, data order and dropout")
     run: str = option("", "name of the run under runs/; none: <preset>-<task>")
+    augment: bool = option(False, "train the task stages on augmented rows")
     baselines: bool = option(False, "also fine-tune the same student without a teacher")
     reuse: bool = option(True, "take stages with equal inputs and options from other runs")
     restart: bool = option(False, "begin half-done stages anew when their options changed")
     architecture: Architecture = field(default_factory=Architecture)
     tuning: Tuning = field(default_factory=Tuning)
     general: General = field(default_factory=General)
+    masked_lm: MaskedLM = field(default_factory=MaskedLM)
+    augmentation: Augmentation = field(default_factory=Augmentation)
     intermediate: Distilling = field(default_factory=Distilling)
     prediction: Prediction = field(default_factory=Prediction)
     finetuning: Baseline = field(default_factory=Baseline)
@@ -287,7 +318,7 @@ def _check(o: Options) -> None:
     for name in ("architecture", "tuning"):
         dropout = getattr(o, name).dropout
         need(0 <= dropout < 1, f"{name}.dropout={dropout} must be from 0 to below 1")
-    for name in ("tuning", "general", "intermediate", "prediction", "finetuning"):
+    for name in ("tuning", "general", "masked_lm", "intermediate", "prediction", "finetuning"):
         s = getattr(o, name)
         need(s.epochs > 0, f"{name}.epochs={s.epochs} must be above 0")
         need(s.batch_size > 0, f"{name}.batch_size={s.batch_size} must be above 0")
@@ -307,6 +338,21 @@ def _check(o: Options) -> None:
             s.projection in ("per_layer", "shared"),
             f"{name}.projection={s.projection!r}: per_layer or shared",
         )
+    need(
+        0 < o.masked_lm.masked_share < 1,
+        f"masked_lm.masked_share={o.masked_lm.masked_share} must be between 0 and 1",
+    )
+    g = o.augmentation
+    need(0 <= g.p <= 1, f"augmentation.p={g.p} must be from 0 to 1")
+    for name in ("variants", "candidates", "masks_per_pass", "min_distance"):
+        need(getattr(g, name) > 0, f"augmentation.{name}={getattr(g, name)} must be above 0")
+    need(
+        not (g.repredict and g.masks_per_pass > 1),
+        "augmentation.repredict=true finds one word at a time: it needs augmentation.masks_per_pass=1",
+    )
+    need(
+        g.long_texts in ("keep", "refuse"), f"augmentation.long_texts={g.long_texts!r} must be keep or refuse"
+    )
     p = o.prediction
     need(p.temperature > 0, f"prediction.temperature={p.temperature} must be above 0")
     need(p.targets in ("auto", "teacher", "gold"), f"prediction.targets={p.targets!r}: auto, teacher or gold")

@@ -32,9 +32,25 @@ def general(o: Options, given: dict[str, dict]) -> Declared:
     )
 
 
+def augmentation(o: Options, given: dict[str, dict]) -> list[Declared]:
+    """The masked language model, and the augmented rows."""
+    fitting = asdict(o.masked_lm)
+    seed = {"seed": fitting.pop("seed"), "allow_bin": o.allow_bin}
+    settings = asdict(o.augmentation)
+    del settings["masked_lm"], settings["vectors"]  # inputs, known by their contents
+    model = {"model": given.get("masked_lm") or given["teacher"]}
+    model |= {"corpus": given["corpus"]} if "corpus" in given else {}
+    inputs = {"masked_lm": "masked_lm", "task": given["task"]}
+    inputs |= {"vectors": given["vectors"]} if "vectors" in given else {}
+    return [
+        Declared("masked_lm", "masked_lm", seed | {"training": fitting}, model),
+        Declared("augment", "augment", _common(o) | {"augmentation": settings}, inputs),
+    ]
+
+
 def check(o: Options, given: dict[str, dict], only_general: bool = False) -> Declared:
     """What is looked at before any work: of each training stage its models, data and length."""
-    groups = {"general": o.general} if "corpus" in given else {}
+    groups = {} if o.student else {"general": o.general}
     if not only_general:
         groups |= {"tuning": o.tuning, "intermediate": o.intermediate, "prediction": o.prediction}
         groups |= {"finetuning": o.finetuning} if o.baselines else {}
@@ -47,12 +63,15 @@ def check(o: Options, given: dict[str, dict], only_general: bool = False) -> Dec
             "max_length": group.max_length,
             "epochs": group.epochs,
         }
+        if o.augment and name in ("intermediate", "prediction"):
+            stages[name]["variants"] = o.augmentation.variants
         stages[name] |= {key: getattr(group, key) for key in ("layer_map", "tokens") if hasattr(group, key)}
     architecture = asdict(o.architecture)
     if o.student == "teacher-layers":
         architecture = {"layers": o.architecture.layers}
     options = {"stages": stages, "architecture": architecture, "teacher_labels": o.teacher_labels}
-    return Declared("check", "check", options, given)
+    read = {name: given[name] for name in ("teacher", "student", "corpus", "task") if name in given}
+    return Declared("check", "check", options, read)
 
 
 def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
@@ -60,7 +79,8 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
 
     Args:
         o: the options.
-        given: identities of `teacher`, `task`, and as far as there are any `corpus` and `student`.
+        given: identities of `teacher`, `task`, and as far as there are any `corpus`, `student`, `masked_lm`
+            and `vectors`.
     """
     common, architecture, task = _common(o), asdict(o.architecture), given["task"]
     stages = [
@@ -80,10 +100,17 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
         stages.append(general(o, given))
         inputs["student"] = "general"
 
+    augmented = {}
+    if o.augment:
+        stages += augmentation(o, given)
+        augmented = {"augmented": "augment"}
     begun = {} if "student" in inputs else {"architecture": architecture}
     stages.append(
         Declared(
-            "intermediate", "intermediate", common | {"training": asdict(o.intermediate)} | begun, inputs
+            "intermediate",
+            "intermediate",
+            common | {"training": asdict(o.intermediate)} | begun,
+            inputs | augmented,
         )
     )
 
@@ -93,7 +120,7 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
         "prediction",
         "prediction",
         common | {"training": asdict(o.prediction), "record_differs": differs},
-        predicting,
+        predicting | augmented,
     )
     stages += _grid(prediction)
 

@@ -40,14 +40,17 @@ def run(stage: Stage) -> None:
         else:
             rows = task_rows(stage, task, "train", tokenizer, plan["max_length"])
         tokens, length = int(rows.lengths.sum()) * plan["epochs"], float(rows.lengths.mean())
+        variants = plan.get("variants", 0) * (1 if task.splits["train"].text_b is None else 2) if task else 0
+        tokens *= 1 + variants
         flops = 0.0
         if plan["models"] != "student":
             flops += (3 if plan["models"] == "teacher" else 1) * forward_flops(teacher, tokens, length)
         if plan["models"] != "teacher":
             flops += 3 * forward_flops(student, tokens, length)
         total += flops
+        times = f" x up to {1 + variants} variants" if variants else ""
         stage.say(
-            f"{name}: {len(rows):,} rows x {plan['epochs']} epochs, {tokens / 1e6:.2f} M word pieces "
+            f"{name}: {len(rows):,} rows{times} x {plan['epochs']} epochs, {tokens / 1e6:.2f} M word pieces "
             f"(mean {length:.0f} a row, {rows.truncated / len(rows):.1%} of rows cut), {flops / 1e12:,.1f} TFLOP"
         )
     if total <= 0:

@@ -1,4 +1,5 @@
-"""Task distillation, first step (paper section 4.2): the tuned teacher's layers, on the task's text.
+"""Task distillation, first step (paper section 4.2): the tuned teacher's layers, on the task's text,
+augmented where that was done.
 
 The student learns embeddings, hidden states and raw attention scores as in the general stage. The teacher's
 logits are recorded on the way, so that the prediction stage needs no teacher.
@@ -18,7 +19,7 @@ from stages.distillation.students import student_from_teacher_layers
 from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.distillation.view import Needs, View
 from stages.job import Job
-from stages.rows import task_rows
+from stages.rows import task_rows, train_rows
 from stages.stage import Stage
 from stages.tasks.batches import Batch
 
@@ -29,7 +30,8 @@ def run(stage: Stage) -> None:
     tokenizer = load_tokenizer(source)
     teacher = load_classifier(source, task.labels, own_labels=True)
     student = begin(stage, task.labels)
-    train, dev = (task_rows(stage, task, split, tokenizer, options.max_length) for split in ("train", "dev"))
+    train = train_rows(stage, task, tokenizer, options.max_length)
+    dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
     model = Distillation(student, layer_objectives(options, student.config, teacher.config))
     needs = model.teacher_needs | Needs(logits=True)

@@ -108,6 +108,7 @@ class Job:
         state, options = self.state, self.options
         self._listen()
         began, saved, before = time.monotonic(), time.monotonic(), state.seconds
+        saved_step = None
         bar = tqdm(
             total=self.steps, initial=state.step, desc=self.stage.name, unit="step", dynamic_ncols=True,
             disable=not (self.rank == 0 and sys.stderr.isatty()),
@@ -132,12 +133,13 @@ class Job:
             due, self.stop = self._agree(due, self.stop)
             if due or self.stop:
                 self._save()
-                saved = time.monotonic()
+                saved, saved_step = time.monotonic(), state.step
             if self.stop:
                 bar.close()
                 raise Interrupted(128 + self.stop, state.step)
         bar.close()
-        self._save()  # so that a job killed while its artefact is written ends at once
+        if saved_step != state.step:
+            self._save()  # so that a job killed while its artefact is written ends at once
         if self.evaluate and state.best_step is not None:
             self._load_best()
         return state
@@ -255,7 +257,10 @@ class Job:
             raise UserError(
                 f"{path} is whole but DeepSpeed cannot load it; restart=true begins the stage anew"
             )
-        self.state = State(**saved["state"])
+        try:
+            self.state = State(**saved["state"])
+        except TypeError as error:
+            raise UserError(f"{path} is of another version; restart=true begins the stage anew") from error
         if self.engine.torch_autocast_z0_gradscaler is not None and saved["gradient_scale"]:
             self.engine.torch_autocast_z0_gradscaler.load_state_dict(saved["gradient_scale"])
         if self.record:

@@ -21,7 +21,7 @@ from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.distillation.view import Needs, View
 from stages.evaluate import batches_by_length
 from stages.job import Job
-from stages.rows import task_rows
+from stages.rows import task_rows, train_rows
 from stages.stage import Stage
 from stages.tasks.batches import Batch, TokenRows
 from stages.tasks.task import Task
@@ -33,9 +33,13 @@ def run(stage: Stage) -> None:
     tokenizer = load_tokenizer(source)
     torch.manual_seed(stage.seed)
     student = load_classifier(stage.model("student"), task.labels)
-    train, dev = (task_rows(stage, task, split, tokenizer, options.max_length) for split in ("train", "dev"))
-
     gold = options.targets == "gold" or options.targets == "auto" and task.labels is None
+    if gold:  # gold labels are those of the original rows (paper, section 4.2's footnote on STS-B)
+        train = task_rows(stage, task, "train", tokenizer, options.max_length)
+    else:
+        train = train_rows(stage, task, tokenizer, options.max_length)
+    dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
+
     model = Distillation(student, [GoldLabels() if gold else SoftLabels(options.temperature)])
     targets = None if gold else recorded_targets(stage, task, train)
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))

@@ -8,13 +8,15 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from checkpoints import store
-from checkpoints.fingerprint import fingerprint
+from checkpoints.fingerprint import fingerprint, sha256_file
+from data_aug.augment import read_shard
 from stages.stage import Stage, barrier, is_first_rank
 from stages.tasks.batches import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.corpus import CorpusSource, documents
-from stages.tasks.task import Task
+from stages.tasks.task import Split, Task
 
 FORMAT = 1
+HELD_OUT_EVERY = 50
 
 
 def task_rows(
@@ -23,23 +25,53 @@ def task_rows(
     """The rows of one split of the task."""
 
     def write(directory: Path) -> None:
-        write_task_rows(task.splits[split], tokenizer, max_length, directory)
+        write_task_rows([task.splits[split]], tokenizer, max_length, directory)
 
     return _cached(stage, {"task": stage.inputs["task"], "split": split}, tokenizer, max_length, write)
 
 
-def corpus_rows(stage: Stage, tokenizer: PreTrainedTokenizerBase, max_length: int, tokens: int) -> TokenRows:
-    """The rows of the unlabelled corpus; `tokens` limits them, 0 takes all."""
+def train_rows(stage: Stage, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenRows:
+    """The rows a stage trains on: the augmented ones where they were made, else the task's own."""
+    if "augmented" not in stage.inputs:
+        return task_rows(stage, task, "train", tokenizer, max_length)
+    shards = stage.made("augmented")
+
+    def write(directory: Path) -> None:
+        parts = (Split(*read_shard(path)[:3]) for path in sorted(shards.glob("rows-*.arrow")))
+        write_task_rows(parts, tokenizer, max_length, directory)
+
+    return _cached(stage, {"augmented": sha256_file(shards / store.MANIFEST)}, tokenizer, max_length, write)
+
+
+def corpus_rows(
+    stage: Stage,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    tokens: int,
+    held_out: bool | None = None,
+) -> TokenRows:
+    """The rows of the unlabelled corpus.
+
+    Args:
+        stage: whose input "corpus" is read.
+        tokenizer: a fast one.
+        max_length: word pieces of a row.
+        tokens: limit of word pieces, 0 takes all.
+        held_out: True takes every 50th document, False the others, None all.
+    """
     source = stage.inputs["corpus"]
+    part = {} if held_out is None else {"held_out": held_out, "every": HELD_OUT_EVERY}
 
     def write(directory: Path) -> None:
         texts = documents(CorpusSource(source["name"], source["identity"]), source.get("revision"))
+        if held_out is not None:
+            texts = (text for i, text in enumerate(texts) if (i % HELD_OUT_EVERY == 0) == held_out)
         with tqdm(desc="tokenizing", unit=" word pieces", unit_scale=True, disable=None) as bar:
             write_corpus_rows(
                 texts, tokenizer, max_length, directory, tokens or None, lambda done: bar.update(done - bar.n)
             )
 
-    return _cached(stage, {"corpus": source, "tokens": tokens}, tokenizer, max_length, write)
+    return _cached(stage, {"corpus": source, "tokens": tokens} | part, tokenizer, max_length, write)
 
 
 def _cached(

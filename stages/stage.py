@@ -80,16 +80,26 @@ class Stage:
         Raises:
             UserError: it is damaged.
         """
+        if self.inputs[name].get("stage"):
+            self.made(name)
+        return ModelSource.of(self.inputs[name], self.options.get("allow_bin", False))
+
+    def made(self, name: str) -> Path:
+        """The directory of an input that a stage made, checked against its manifest.
+
+        Raises:
+            UserError: it is damaged.
+        """
         entry = self.inputs[name]
-        if entry.get("stage"):
-            try:
-                store.verify(Path(entry["path"]))
-            except store.Damaged as damage:
-                raise UserError(
-                    f"what stage {entry['stage']} made is damaged ({damage}): "
-                    f"remove {Path(entry['path']).parent} and run the same command again"
-                ) from damage
-        return ModelSource.of(entry, self.options.get("allow_bin", False))
+        path = Path(entry["path"])
+        try:
+            store.verify(path)
+        except store.Damaged as damage:
+            raise UserError(
+                f"what stage {entry['stage']} made is damaged ({damage}): "
+                f"remove {path.parent} and run the same command again"
+            ) from damage
+        return path
 
     def task(self) -> Task:
         """The task's rows."""

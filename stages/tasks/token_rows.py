@@ -161,27 +161,29 @@ class _Writer:
 
 
 def write_task_rows(
-    split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, directory: Path
+    parts: Iterable[Split], tokenizer: PreTrainedTokenizerBase, max_length: int, directory: Path
 ) -> TokenRows:
-    """Tokenize a split, rows in its order; a pair that is too long loses word pieces of its longer side.
+    """Tokenize a split, given in one part or many; a pair that is too long loses pieces of its longer side.
 
     Raises:
         UserError: no rows, too many unknown word pieces, a length with no room for text.
     """
     frame = _frame(tokenizer, max_length)
+    labels = [np.empty(0, np.int64)]
     with _Writer(directory, tokenizer) as writer:
-        for start in range(0, len(split), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            texts = [split.text_a[part]] if split.text_b is None else [split.text_a[part], split.text_b[part]]
-            encodings = tokenizer(*texts, truncation="longest_first", max_length=max_length).encodings
-            second = [0] * len(encodings)
-            if split.text_b is not None:
-                lead = len(frame.before) + len(frame.between)
-                second = [lead + encoding.sequence_ids.count(0) for encoding in encodings]
-            writer.append([encoding.ids for encoding in encodings], second)
-            writer.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-    kind = "float64" if any(isinstance(label, float) for label in split.labels) else "int64"
-    writer.finish(np.array(split.labels, kind))
+        for split in parts:
+            labels.append(np.array(split.labels))
+            for start in range(0, len(split), CHUNK_ROWS):
+                part = slice(start, start + CHUNK_ROWS)
+                texts = [column[part] for column in (split.text_a, split.text_b) if column is not None]
+                encodings = tokenizer(*texts, truncation="longest_first", max_length=max_length).encodings
+                second = [0] * len(encodings)
+                if split.text_b is not None:
+                    lead = len(frame.before) + len(frame.between)
+                    second = [lead + encoding.sequence_ids.count(0) for encoding in encodings]
+                writer.append([encoding.ids for encoding in encodings], second)
+                writer.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+    writer.finish(np.concatenate(labels))
     return TokenRows.open(directory)
 
 

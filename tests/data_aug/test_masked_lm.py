@@ -11,7 +11,7 @@ from data_aug.augment import content_words
 from data_aug.masked_lm import MaskedLM, Query, split_masks
 
 
-def reference(model, tokenizer, query: Query, k: int) -> list[str] | None:
+def reference(model, tokenizer, query: Query, k: int, grad: bool = False) -> list[str] | None:
     """What TinyBERT's augmentation does for one word, written out: mask it, run the model, read the mask."""
     byte_level = tokenizer.mask_token == "<mask>"
     spaced = byte_level and query.text[query.start - 1 : query.start].isspace()
@@ -22,7 +22,7 @@ def reference(model, tokenizer, query: Query, k: int) -> list[str] | None:
     inputs = tokenizer(masked, query.original, return_tensors="pt", return_token_type_ids=not byte_level)
     if "distilbert" in model.config.model_type:
         inputs.pop("token_type_ids")
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         logits = model(**inputs).logits[0]
     place = inputs["input_ids"][0].tolist().index(tokenizer.mask_token_id)
     found = []

@@ -20,7 +20,7 @@ KINDS = ["bert", "roberta", "electra", "distilbert"]
 def a_batch(tmp_path, source):
     texts = [text for text, _ in sentences(6)]
     split = Split(texts, list(reversed(texts)), [0] * 6)
-    rows = write_task_rows(split, load_tokenizer(source), 40, tmp_path / "rows")
+    rows = write_task_rows([split], load_tokenizer(source), 40, tmp_path / "rows")
     return collate(rows, np.arange(6), np.ones(6))
 
 

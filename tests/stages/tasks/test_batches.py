@@ -52,7 +52,7 @@ def test_task_rows_equal_the_tokenizers_own_batch(tmp_path, tokenizer):
     split = Split(
         [text(*range(a)) for a, _ in lengths], [text(*range(b)) for _, b in lengths], [0, 1, 0, 1, 1]
     )
-    rows = write_task_rows(split, tokenizer, 16, tmp_path)
+    rows = write_task_rows([split], tokenizer, 16, tmp_path)
     assert (len(rows), rows.truncated) == (5, 3)
     assert rows.lengths.max() == 16
     types = tokenizer.cls_token == "[CLS]"
@@ -75,9 +75,9 @@ def test_task_rows_equal_the_tokenizers_own_batch(tmp_path, tokenizer):
 
 def test_single_sentences_and_scores(tmp_path, tokenizer):
     split = Split([text(1, 2), text(3)], None, [0.5, 4.0])
-    rows = write_task_rows(split, tokenizer, 16, tmp_path)
-    batch = collate(rows, [1, 0], [1, 0], pad_to_multiple=8)
-    assert batch.input_ids.shape == (2, 8)
+    rows = write_task_rows([split], tokenizer, 16, tmp_path)
+    batch = collate(rows, [1, 0], [1, 0])
+    assert batch.input_ids.shape == (2, 4)
     assert batch.token_type_ids.sum() == 0
     assert batch.labels.tolist() == [4.0, 0.5]
     assert (batch.rows.tolist(), batch.weight.tolist()) == ([1, 0], [1.0, 0.0])
@@ -129,7 +129,7 @@ def test_refusals(tmp_path, tokenizer):
         write_corpus_rows(["zzz yyy xxx"], tokenizer, 32, tmp_path)
     assert not (tmp_path / "rows.json").exists()
     with pytest.raises(UserError, match="no text to tokenize"):
-        write_task_rows(Split([], None, []), tokenizer, 32, tmp_path)
+        write_task_rows([Split([], None, [])], tokenizer, 32, tmp_path)
     with pytest.raises(UserError, match="length 4 has no room for two segments"):
         write_corpus_rows(["aa"], tokenizer, 4, tmp_path)
 

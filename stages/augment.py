@@ -1,0 +1,136 @@
+"""Data augmentation (paper Algorithm 1) of the task's training rows, in shards that are made once each.
+
+A shard is a pure function of the seed and its rows, so a killed run goes on at the next one, and any number
+of ranks gives the same rows. `data_aug` has the algorithm; here is the job around it.
+"""
+
+import os
+import sys
+import textwrap
+from functools import reduce
+from operator import add
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch.distributed as dist
+from tqdm import tqdm
+
+from checkpoints import store
+from checkpoints.errors import UserError
+from data_aug.augment import (
+    Candidates,
+    Counts,
+    Settings,
+    augment_shards,
+    read_counts,
+    read_shard,
+    write_shard,
+)
+from data_aug.masked_lm import MaskedLM
+from data_aug.word_vectors import WordVectors
+from stages.distillation.models import load_masked_lm, load_tokenizer
+from stages.stage import Stage, barrier
+
+SHARD_ROWS = 100
+SAMPLES = 8
+COLUMN = 52  # characters of a column of samples
+
+
+def run(stage: Stage) -> None:
+    """Make the shards that are not there yet, say what was done, and publish all of them.
+
+    Raises:
+        UserError: an empty text, a text longer than the model (if refused), vectors that cannot be read.
+    """
+    train, options = stage.task().splits["train"], SimpleNamespace(**stage.options["augmentation"])
+    ranks, rank = dist.get_world_size(), dist.get_rank()
+    starts = range(0, len(train), SHARD_ROWS)
+    paths = [stage.directory / "checkpoints" / store.step_name(index) for index in range(len(starts))]
+    missing = {i for i, path in enumerate(paths) if i % ranks == rank and not _is_whole(path)}
+    if len(missing) < len(paths[rank::ranks]):
+        stage.say(f"resumed: {len(missing)} of {len(paths[rank::ranks])} shards are to be made")
+    try:
+        candidates = _candidates(stage, options) if missing else None
+        settings = Settings(options.p, options.variants, options.repredict, options.long_texts)
+        rows = zip(train.text_a, train.text_b or [None] * len(train), strict=True)
+        shards = augment_shards(rows, candidates, settings, stage.seed, SHARD_ROWS, missing.__contains__)
+        shown = rank == 0 and sys.stderr.isatty()
+        for shard in tqdm(
+            shards, stage.name, len(missing), unit="shard", dynamic_ncols=True, disable=not shown
+        ):
+            labels = train.labels[starts[shard.index] :][: len(shard.rows)]
+            with store.sealed(paths[shard.index]) as directory:
+                write_shard(directory / "rows.arrow", shard, labels)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    barrier()
+
+    counts = reduce(add, (read_counts(path / "rows.arrow") for path in paths), Counts())
+    stage.say(describe(counts))
+
+    def write(directory: Path) -> None:
+        for path in paths:  # the same files: they are written once
+            os.link(path / "rows.arrow", directory / f"rows-{path.name.removeprefix('step-')}.arrow")
+        (directory / "samples.txt").write_text(
+            f"{samples(directory)}\n{describe(counts)}\n", encoding="utf-8"
+        )
+
+    stage.publish(write, {"variants": counts.variants, "sentences": counts.sentences})
+
+
+def _is_whole(shard: Path) -> bool:
+    try:
+        store.verify(shard)
+    except store.Damaged:
+        return False
+    return True
+
+
+def _candidates(stage: Stage, options: SimpleNamespace) -> Candidates:
+    source = stage.model("masked_lm")
+    model, _ = load_masked_lm(source)
+    masked_lm = MaskedLM(
+        model.to(stage.device), load_tokenizer(source), dtype=stage.precision,
+        masks_per_pass=options.masks_per_pass, min_distance=options.min_distance,
+    )  # fmt: skip
+    vectors = None
+    if "vectors" in stage.inputs:
+        cache, path = (
+            stage.cache / f"neighbours-{stage.inputs['vectors']['content'][:20]}.npz",
+            Path(stage.inputs["vectors"]["path"]),
+        )
+        vectors = (
+            WordVectors.from_package(cache=cache)
+            if path.is_dir()
+            else WordVectors.from_text(path, cache=cache)
+        )
+    return Candidates(masked_lm, vectors, options.candidates)
+
+
+def describe(counts: Counts) -> str:
+    """What augmentation did, in a line."""
+    long = (
+        f"; {counts.too_long:,} too long for the masked LM were left as they are" if counts.too_long else ""
+    )
+    return (
+        f"{counts.variants:,} variants of {counts.sentences:,} sentences ({counts.variants_per_sentence:.1f} each); "
+        f"words replaced: {counts.by_masked_lm:,} by the masked LM, {counts.by_vectors:,} by word vectors, "
+        f"{counts.unchanged:,} drawn but kept; {counts.duplicates:,} duplicates dropped{long}"
+    )
+
+
+def samples(artefact: Path) -> str:
+    """Sentences and variants of the first shard, side by side."""
+    texts_a, texts_b, _, rows, variants = read_shard(sorted(artefact.glob("rows-*.arrow"))[0])
+    lines = [f"{'original':<{COLUMN}}  variant"]
+    originals = [i for i, variant in enumerate(variants) if variant == 0 and variants[i + 1 : i + 2] == [1]]
+    for i in originals[:: max(1, len(originals) // SAMPLES)][:SAMPLES]:
+        for j in range(i + 1, min(i + 3, len(rows))):
+            if rows[j] == rows[i]:
+                side = texts_a if texts_a[j] != texts_a[i] else texts_b
+                left, right = (textwrap.wrap(side[k], COLUMN) for k in (i, j))
+                height = max(len(left), len(right))
+                columns = (column + [""] * (height - len(column)) for column in (left, right))
+                lines += [f"{a:<{COLUMN}}  {b}" for a, b in zip(*columns, strict=True)]
+        lines.append("")
+    return "\n".join(lines)
