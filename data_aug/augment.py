@@ -77,6 +77,7 @@ class Counts:
         by_vectors: words changed to a neighbour of their vector.
         unchanged: words drawn for replacement that stayed: no candidate, or the candidate drawn was the word.
         duplicates: variants dropped, being the original or an earlier variant.
+        barred: variants dropped because they are rows of another split.
         variants: variants kept, the originals not counted.
     """
 
@@ -87,6 +88,7 @@ class Counts:
     by_vectors: int = 0
     unchanged: int = 0
     duplicates: int = 0
+    barred: int = 0
     variants: int = 0
 
     @property
@@ -174,6 +176,7 @@ def augment_rows(
     settings: Settings,
     seed: int,
     first_row_id: int = 0,
+    barred: Callable[[Row], bool] = lambda row: False,
 ) -> tuple[list[list[Row]], Counts]:
     """The variants of consecutive rows.
 
@@ -187,6 +190,7 @@ def augment_rows(
         settings: how they are varied.
         seed: 0 or more.
         first_row_id: number of the first row, 0 or more; the others follow.
+        barred: says of a variant that it must not be, being a row of dev or test by chance.
 
     Raises:
         ValueError: a text is empty, or too long for the model (unless `settings.long_texts` keeps it); or
@@ -223,8 +227,10 @@ def augment_rows(
         pairs += [(variant, text_b) for variant in next(varied)]
         if text_b is not None:
             pairs += [(text_a, variant) for variant in next(varied)]
-        result.append(list(dict.fromkeys(pairs)))
-        totals["duplicates"] += len(pairs) - len(result[-1])
+        distinct = list(dict.fromkeys(pairs))
+        result.append([distinct[0], *(pair for pair in distinct[1:] if not barred(pair))])
+        totals["duplicates"] += len(pairs) - len(distinct)
+        totals["barred"] += len(distinct) - len(result[-1])
         totals["variants"] += len(result[-1]) - 1
     totals["rows"], totals["sentences"] = len(rows), len(sentences)
     totals["too_long"] = sum(sentence.text in too_long for sentence in sentences)
@@ -238,6 +244,7 @@ def augment_shards(
     seed: int,
     shard_rows: int = 1000,
     wanted: Callable[[int], bool] = lambda index: True,
+    barred: Callable[[Row], bool] = lambda row: False,
 ) -> Iterator[Shard]:
     """Rows numbered from 0, `shard_rows` at a time: memory does not grow with their number.
 
@@ -248,7 +255,7 @@ def augment_shards(
     while chunk := list(islice(rows, shard_rows)):
         if wanted(index):
             first = index * shard_rows
-            yield Shard(index, first, *augment_rows(chunk, candidates, settings, seed, first))
+            yield Shard(index, first, *augment_rows(chunk, candidates, settings, seed, first, barred))
         index += 1
 
 

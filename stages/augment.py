@@ -7,6 +7,7 @@ of ranks gives the same rows. `data_aug` has the algorithm; here is the job arou
 import os
 import sys
 import textwrap
+from collections.abc import Iterator
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -20,6 +21,7 @@ from checkpoints.errors import UserError
 from data_aug.augment import (
     Candidates,
     Counts,
+    Row,
     Settings,
     augment_shards,
     read_counts,
@@ -30,6 +32,8 @@ from data_aug.masked_lm import MaskedLM
 from data_aug.word_vectors import WordVectors
 from stages.distillation.models import load_masked_lm, load_tokenizer
 from stages.stage import Stage, barrier
+from stages.tasks.text import folded
+from stages.tasks.types import Split
 
 SHARD_ROWS = 100
 SAMPLES = 8
@@ -42,7 +46,11 @@ def run(stage: Stage) -> None:
     Raises:
         UserError: an empty text, a text longer than the model (if refused), vectors that cannot be read.
     """
-    train, options = stage.task().splits["train"], SimpleNamespace(**stage.options["augmentation"])
+    task, options = stage.task(), SimpleNamespace(**stage.options["augmentation"])
+    train = task.splits["train"]
+    others = {
+        key for name, split in task.splits.items() if name != "train" for key in map(_key, _rows(split))
+    }
     ranks, rank = dist.get_world_size(), dist.get_rank()
     starts = range(0, len(train), SHARD_ROWS)
     paths = [stage.directory / "checkpoints" / store.step_name(index) for index in range(len(starts))]
@@ -52,8 +60,10 @@ def run(stage: Stage) -> None:
     try:
         candidates = _candidates(stage, options) if missing else None
         settings = Settings(options.p, options.variants, options.repredict, options.long_texts)
-        rows = zip(train.text_a, train.text_b or [None] * len(train), strict=True)
-        shards = augment_shards(rows, candidates, settings, stage.seed, SHARD_ROWS, missing.__contains__)
+        shards = augment_shards(
+            _rows(train), candidates, settings, stage.seed, SHARD_ROWS, missing.__contains__,
+            barred=lambda row: _key(row) in others,
+        )  # fmt: skip
         shown = rank == 0 and sys.stderr.isatty()
         for shard in tqdm(
             shards, stage.name, len(missing), unit="shard", dynamic_ncols=True, disable=not shown
@@ -78,6 +88,15 @@ def run(stage: Stage) -> None:
     stage.publish(write, {"variants": counts.variants, "sentences": counts.sentences})
 
 
+def _rows(split: Split) -> Iterator[Row]:
+    return zip(split.text_a, split.text_b or [None] * len(split), strict=True)
+
+
+def _key(row: Row) -> tuple[str, ...]:
+    """What makes two rows the same, whatever their case and spaces."""
+    return tuple(folded(text) for text in row if text is not None)
+
+
 def _is_whole(shard: Path) -> bool:
     try:
         store.verify(shard)
@@ -94,28 +113,26 @@ def _candidates(stage: Stage, options: SimpleNamespace) -> Candidates:
         masks_per_pass=options.masks_per_pass, min_distance=options.min_distance,
     )  # fmt: skip
     vectors = None
-    if "vectors" in stage.inputs:
-        cache, path = (
-            stage.cache / f"neighbours-{stage.inputs['vectors']['content'][:20]}.npz",
-            Path(stage.inputs["vectors"]["path"]),
-        )
+    if given := stage.inputs.get("vectors"):
+        path, cache = Path(given["path"]), stage.cache / f"neighbours-{given['content'][:20]}.npz"
+        packaged = path.is_dir()
         vectors = (
-            WordVectors.from_package(cache=cache)
-            if path.is_dir()
-            else WordVectors.from_text(path, cache=cache)
+            WordVectors.from_package(cache=cache) if packaged else WordVectors.from_text(path, cache=cache)
         )
     return Candidates(masked_lm, vectors, options.candidates)
 
 
 def describe(counts: Counts) -> str:
     """What augmentation did, in a line."""
-    long = (
-        f"; {counts.too_long:,} too long for the masked LM were left as they are" if counts.too_long else ""
-    )
+    rest = {
+        "are rows of another split by chance and were dropped": counts.barred,
+        "sentences are too long for the masked LM and were left as they are": counts.too_long,
+    }
     return (
         f"{counts.variants:,} variants of {counts.sentences:,} sentences ({counts.variants_per_sentence:.1f} each); "
         f"words replaced: {counts.by_masked_lm:,} by the masked LM, {counts.by_vectors:,} by word vectors, "
-        f"{counts.unchanged:,} drawn but kept; {counts.duplicates:,} duplicates dropped{long}"
+        f"{counts.unchanged:,} drawn but kept; {counts.duplicates:,} duplicates dropped"
+        + "".join(f"; {count:,} {what}" for what, count in rest.items() if count)
     )
 
 

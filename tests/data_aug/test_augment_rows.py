@@ -153,6 +153,15 @@ def test_a_pair_keeps_the_other_original() -> None:
     assert counts.duplicates + counts.variants == 20
 
 
+def test_a_row_of_another_split_is_never_made() -> None:
+    rows = [("great film", None), ("dull story", None)]
+    [first, _], free = augment_rows(rows, fake, Settings(p=0.6), seed=0)
+    unwanted = first[1]
+    [barred, _], counts = augment_rows(rows, fake, Settings(p=0.6), 0, barred=lambda row: row == unwanted)
+    assert barred == [row for row in first if row != unwanted] and counts.barred == 1
+    assert counts.variants == free.variants - 1
+
+
 def test_p_of_nothing_and_everything() -> None:
     [nothing], counts = augment_rows([("great film", None)], fake, Settings(p=0), seed=0)
     assert nothing == [("great film", None)] and counts.duplicates == 20
