@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from checkpoints import store
 from checkpoints.errors import UserError
+from stages import training_state
 from stages.distillation.objectives import Term
 from stages.stage import Stage
 from stages.tasks.batches import Batch, TokenRows, collate, counts, epoch_batches, share
@@ -130,13 +131,13 @@ class Job:
             due = time.monotonic() - saved >= self.settings.checkpoint_seconds
             if self.evaluate and self._evaluation_is_due():
                 due = self._evaluate(epoch) or due
-            due, self.stop = self._agree(due, self.stop)
-            if due or self.stop:
+            due, stop = self._agree(due, self.stop)
+            if due or stop:
                 self._save()
                 saved, saved_step = time.monotonic(), state.step
-            if self.stop:
+            if stop:
                 bar.close()
-                raise Interrupted(128 + self.stop, state.step)
+                raise Interrupted(128 + stop, state.step)
         bar.close()
         if saved_step != state.step:
             self._save()  # so that a job killed while its artefact is written ends at once
@@ -246,20 +247,10 @@ class Job:
                 (self.stage.directory / "metrics.jsonl").unlink(missing_ok=True)
             return
         saved = json.loads((path / "state.json").read_text())
-        ranks = (saved["ranks"], saved["zero"])
-        if ranks != (self.world, self.settings.zero) and (ranks[1], self.settings.zero) != (0, 0):
-            raise UserError(
-                f"{path} was written by {ranks[0]} ranks at ZeRO stage {ranks[1]}, and goes on with these only: "
-                f"add NPROC={ranks[0]} ARGS=job.zero={ranks[1]} (any number of ranks fits where both are ZeRO 0)"
-            )
-        loaded, _ = self.engine.load_checkpoint(str(path), tag="engine", load_lr_scheduler_states=False)
-        if loaded is None:
-            raise UserError(
-                f"{path} is whole but DeepSpeed cannot load it; restart=true begins the stage anew"
-            )
         try:
             self.state = State(**saved["state"])
-        except TypeError as error:
+            training_state.load(self.engine, path, self.state.step)
+        except (TypeError, KeyError, FileNotFoundError) as error:
             raise UserError(f"{path} is of another version; restart=true begins the stage anew") from error
         if self.engine.torch_autocast_z0_gradscaler is not None and saved["gradient_scale"]:
             self.engine.torch_autocast_z0_gradscaler.load_state_dict(saved["gradient_scale"])
@@ -284,14 +275,14 @@ class Job:
             store.fresh_aside(target)
         dist.barrier()
         try:
-            self.engine.save_checkpoint(str(aside), tag="engine", save_latest=False)
+            training_state.save(self.engine, aside)
             if self.record:
                 self.record.save(aside)
             dist.barrier()
             if self.rank == 0:
                 scaler = self.engine.torch_autocast_z0_gradscaler
                 store.write_json(aside / "state.json", {
-                    "state": asdict(self.state), "ranks": self.world, "zero": self.settings.zero,
+                    "state": asdict(self.state),
                     "gradient_scale": scaler.state_dict() if scaler else None,
                 })  # fmt: skip
                 store.seal(aside, target)

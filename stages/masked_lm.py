@@ -82,7 +82,7 @@ class MaskedPieces(nn.Module):
     def forward(self, batch: Batch, targets: None) -> dict[str, Term]:
         logits_NV, pieces_N = self.guess(batch)
         loss = F.cross_entropy(logits_NV.float(), pieces_N, reduction="sum")
-        return {"masked_lm": Term(loss, "tokens", 1 / self.share)}
+        return {"masked_lm": Term(loss / self.share, "tokens")}
 
     def guess(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mask a share of the batch's pieces: (N, V) logits at the masks and the (N,) pieces behind them."""

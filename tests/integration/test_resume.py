@@ -84,7 +84,7 @@ def test_a_half_done_stage_with_other_options_is_refused_and_restart_begins_it_a
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(place):
     place.kill_during("torn", "intermediate", "reuse=false")
     checkpoints = sorted((place.path / "runs/torn/intermediate/checkpoints").glob("step-*"))
-    newest = next(checkpoints[-1].glob("engine/*.pt"))
+    newest = next(checkpoints[-1].glob("*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-100])
     status, output = place.run("task-distill", "run=torn", "reuse=false")
     assert status == 0, output
@@ -113,3 +113,31 @@ def test_ranks_accumulation_and_zero_give_the_same_losses(place):
         ]
     for name in ("two", "accumulated", "zero2", "zero3"):
         assert losses[name] == pytest.approx(losses["one"], rel=1e-4), name
+
+
+def test_a_half_done_stage_goes_on_with_other_ranks_and_zero_stages(place):
+    """The losses are those of an undisturbed run within rounding, and no step is counted twice."""
+    same = ("general.epochs=60", "architecture.dropout=0.0", "reuse=false", "job.checkpoint_seconds=1000")
+    status, output = place.run("general-distill", "run=steady", *same)
+    assert status == 0, output
+    lines = place.path / "runs" / "moving" / "general" / "metrics.jsonl"
+    ways = [(1, 0), (2, 1), (2, 2), (1, 1), (1, 3), (2, 3), (2, 0), (1, 0)]
+
+    def steps() -> int:
+        return lines.read_text().count("\n") if lines.exists() else 0
+
+    for number, (ranks, zero) in enumerate(ways):
+        way, before = (f"job.nproc={ranks}", f"job.zero={zero}"), steps()
+        last = number == len(ways) - 1
+        arguments = ("general-distill", "run=moving", *same, *way)
+        status, output = (
+            place.run(*arguments)
+            if last
+            else place.interrupt(lambda before=before: steps() > before + 2, signal.SIGTERM, *arguments)
+        )
+        assert status == (0 if last else 143) and ("resumed at step" in output) == (number > 0), output
+    steady, moving = (metrics(place, run)["general"] for run in ("steady", "moving"))
+    assert [line["step"] for line in moving] == [line["step"] for line in steady]
+    for name in ("hidden", "attention"):
+        expected = pytest.approx([line[name] for line in steady], rel=1e-4)
+        assert [line[name] for line in moving] == expected
