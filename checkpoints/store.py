@@ -91,6 +91,25 @@ def disk_error(error: Exception, target: Path) -> Exception:
     )
 
 
+def need_space(directory: Path, size: int, what: str) -> None:
+    """Look before writing.
+
+    Args:
+        directory: where it will be written.
+        size: bytes.
+        what: opens the message.
+
+    Raises:
+        UserError: the disk has less free.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < size:
+        raise UserError(
+            f"{what} needs {size / 1e6:,.1f} MB in {directory}, where {free / 1e6:,.1f} MB are free: free "
+            f"{(size - free) / 1e6:,.1f} MB and run the same command again; what was saved before is intact"
+        )
+
+
 def verify(directory: Path) -> None:
     """Check a sealed directory against its manifest.
 

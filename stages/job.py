@@ -31,6 +31,9 @@ from stages.distillation.objectives import Term
 from stages.stage import Stage
 from stages.tasks.batches import Batch, TokenRows, collate, counts, epoch_batches, share
 
+CHECKPOINT = 3
+"""Numbers a checkpoint holds for each parameter: its weight and AdamW's two moments."""
+
 
 class Interrupted(Exception):
     """The stage was asked to stop, and has saved. `code` is the exit status: 128 + the signal's number."""
@@ -245,6 +248,9 @@ class Job:
         if path is None:
             if self.rank == 0:
                 (self.stage.directory / "metrics.jsonl").unlink(missing_ok=True)
+                # One checkpoint and one best more than are kept stand while the next is written.
+                size = self._bytes((self.settings.keep + 1) * CHECKPOINT + self.settings.keep + 2)
+                store.need_space(self.stage.directory, size, f"{self.stage.name} keeps checkpoints; it")
             return
         saved = json.loads((path / "state.json").read_text())
         try:
@@ -272,6 +278,9 @@ class Job:
         aside = target.with_name(f".writing-{target.name}")
         if self.rank == 0:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            store.need_space(
+                self.checkpoints, self._bytes(CHECKPOINT), f"the checkpoint of step {self.state.step}"
+            )
             store.fresh_aside(target)
         dist.barrier()
         try:
@@ -290,6 +299,10 @@ class Job:
         except (OSError, RuntimeError) as error:
             raise store.disk_error(error, target) from error
         dist.barrier()
+
+    def _bytes(self, numbers: int) -> int:
+        """Of so many fp32 numbers for each parameter."""
+        return 4 * numbers * sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters())
 
     # Signals, metrics and what is said.
 

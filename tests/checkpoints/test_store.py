@@ -77,3 +77,9 @@ def test_fingerprints_ignore_order_and_see_content(tmp_path):
     file.write_text("one")
     assert FileHashes(cache).of(tmp_path / "data") == first
     assert json.loads(cache.read_text())
+
+
+def test_too_little_space_is_told_before_writing(tmp_path):
+    store.need_space(tmp_path, 1, "a test")
+    with pytest.raises(UserError, match="a test needs 1,000,000,000,000.0 MB.*MB are free.*intact"):
+        store.need_space(tmp_path, 10**18, "a test")
