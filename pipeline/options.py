@@ -130,6 +130,7 @@ class Job:
     precision: str = option("auto", "bf16, fp16, fp32; auto: bf16 where the processor multiplies it natively")
     micro_batch: int = option(0, "rows a rank takes at once; 0: its whole share of the batch")
     checkpoint_seconds: float = option(30.0, "most seconds of work an abrupt end may lose")
+    skip_bad_batches: bool = option(False, "leave batches whose loss is not finite out, and say so")
     keep: int = option(2, "newest checkpoints kept while a stage runs")
     log_every: int = option(10, "steps between lines of metrics.jsonl")
 
@@ -365,6 +366,10 @@ def _check(o: Options) -> None:
     )
     need(j.micro_batch >= 0, f"job.micro_batch={j.micro_batch} must not be negative")
     need(j.precision != "fp16" or j.zero == 0, "job.precision=fp16 needs job.zero=0; bf16 goes with all")
+    need(
+        not j.skip_bad_batches or j.zero == 0,
+        f"job.skip_bad_batches=true needs job.zero=0, not {j.zero}",
+    )
     need(j.log_every > 0, f"job.log_every={j.log_every} must be above 0")
     need(o.seed >= 0, f"seed={o.seed} must not be negative")
     need(j.keep > 0, f"job.keep={j.keep} must be above 0")

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -30,12 +31,26 @@ def main(directory: Path) -> int:
         stage.say(f"saved at step {interrupted.step}; the same command goes on from here")
         status = interrupted.code
     except (UserError, Damaged) as error:
+        _let_the_first_rank_speak()
         print(f"error: {stage.name}: {error}", file=sys.stderr)
         return 2  # the other ranks may wait in a collective: they are ended from outside
+    except RuntimeError as error:
+        if "gloo" not in str(error) and "NCCL" not in str(error):
+            raise
+        _let_the_first_rank_speak(always=True)
+        reason = str(error).splitlines()[0][:200]
+        print(f"error: {stage.name}: the connection to another rank is lost ({reason})", file=sys.stderr)
+        return 1
     else:
         status = 0
     dist.destroy_process_group()
     return status
+
+
+def _let_the_first_rank_speak(always: bool = False) -> None:
+    """Wait before telling a failure: if another rank told its own, this one is ended meanwhile."""
+    if always or os.environ["RANK"] != "0":
+        time.sleep(3)
 
 
 def start_ranks() -> "torch.device":  # noqa: F821

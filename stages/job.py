@@ -35,6 +35,10 @@ CHECKPOINT = 3
 """Numbers a checkpoint holds for each parameter: its weight and AdamW's two moments."""
 
 
+EXPLODED, EXPLODED_STEPS = 10, 3
+"""A loss so many times the first one's, in so many steps of those looked at together, has exploded."""
+
+
 class Interrupted(Exception):
     """The stage was asked to stop, and has saved. `code` is the exit status: 128 + the signal's number."""
 
@@ -60,6 +64,7 @@ class State:
     best_step: int | None = None
     evaluations_without_gain: int = 0
     seconds: float = 0.0
+    first_loss: float | None = None
     running: dict[str, float] = field(default_factory=dict)
 
 
@@ -152,6 +157,7 @@ class Job:
         """One optimiser step on a global batch. Returns the learning rate."""
         total = counts(self.rows.lengths[global_rows])
         parts = share(global_rows, self.world, self.rank, self.micro_batches)
+        rate, whole, seen = self._learning_rate(), torch.zeros((), device=self.stage.device), []
         self.engine.train()
         for i, (indices, weights) in enumerate(parts):
             seed_everything(self.stage.seed, self.state.step, i, self.rank)
@@ -160,8 +166,15 @@ class Job:
             loss = sum(term.weight * term.sum / total[term.per] for term in terms.values())
             # DeepSpeed averages gradients over ranks; ours are shares of one global mean.
             self.engine.backward(loss * self.world, scale_wrt_gas=False)
-            self._add_to_log(terms, total)
-            rate = self._learning_rate()
+            whole += loss.detach()
+            seen.append(terms)
+            if self.settings.skip_bad_batches and len(seen) == len(parts) and self._is_bad(whole):
+                self.stage.say(
+                    f"step {self.state.step + 1} left out, its loss is not finite: {_named(global_rows)}"
+                )
+                for parameter in self.model.parameters():  # a step of nothing: gradient and rate are 0
+                    parameter.grad = torch.zeros_like(parameter)
+                rate, seen = 0.0, []
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = rate
             if self.alone:  # as the reduction does: a parameter without gradient still decays
@@ -169,7 +182,16 @@ class Job:
                     if parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
             self.engine.step()
+        for terms in seen:
+            self._add_to_log(terms, total)
+        if seen:
+            self._recent.append((self.state.step + 1, global_rows, whole))
         return rate
+
+    def _is_bad(self, loss: Tensor) -> bool:
+        """Whether a batch's loss is not finite, on any rank."""
+        _, bad = self._agree(False, int(not torch.isfinite(loss)))
+        return bool(bad)
 
     def _learning_rate(self) -> float:
         """The rate of the step that is about to be taken: linear warm-up, then linear decay or constant."""
@@ -269,11 +291,6 @@ class Job:
     def _save(self) -> None:
         """Write a checkpoint aside, seal it, and remove the oldest. Called on every rank."""
         self._gather_log()
-        if not all(math.isfinite(value) for value in self.state.running.values()):
-            raise UserError(
-                f"the loss is not finite at step {self.state.step} ({self.state.running}); the checkpoint before it "
-                f"is kept: lower {self.stage.name}.learning_rate and run again with restart=true"
-            )
         target = self.checkpoints / store.step_name(self.state.step)
         aside = target.with_name(f".writing-{target.name}")
         if self.rank == 0:
@@ -337,6 +354,27 @@ class Job:
         for name, value in zip(sorted(self._pending), values.tolist(), strict=True):
             self.state.running[name] = self.state.running.get(name, 0.0) + value
         self._pending = {}
+        self._refuse_bad_losses()
+
+    def _refuse_bad_losses(self) -> None:
+        """Stop, with the last good checkpoint as it is, where the loss is not finite or has exploded."""
+        recent, self._recent = self._recent, []
+        losses = torch.stack([loss for *_, loss in recent])
+        dist.all_reduce(losses)
+        values = losses.tolist()
+        if self.state.first_loss is None:
+            self.state.first_loss = values[0]
+        bad = [i for i, value in enumerate(values) if not math.isfinite(value)]
+        high = [i for i, value in enumerate(values) if value > EXPLODED * self.state.first_loss]
+        if not bad and len(high) < EXPLODED_STEPS or self.rank:
+            return  # the other ranks are ended with rank 0
+        step, rows, _ = recent[(bad or high)[0]]
+        what = "not finite" if bad else f"more than {EXPLODED} times what it was at first"
+        raise UserError(
+            f"at step {step} the loss is {values[(bad or high)[0]]:g}, {what}; its batch: {_named(rows)}. The last "
+            "checkpoint is from before. Mend these rows; or lower the stage's learning_rate with restart=true; or "
+            "leave batches whose loss is not finite out with job.skip_bad_batches=true"
+        )
 
     def _log(self, epoch: int, rate: float, speed: float) -> dict[str, str]:
         """Write the line of the last `log_every` steps; returns the losses for the progress bar."""
@@ -349,9 +387,6 @@ class Job:
             self._write_line(
                 line | {"tokens_per_second": round(speed), "seconds": round(self.state.seconds, 1)}
             )
-        if not all(math.isfinite(value) for value in losses.values()):
-            self.state.running = losses
-            self._save()
         return {name: f"{value:.3f}" for name, value in losses.items()}
 
     def _write_line(self, line: dict[str, object]) -> None:
@@ -383,6 +418,7 @@ class Job:
 
     def _engine(self, micro: int) -> deepspeed.DeepSpeedEngine:
         self._pending: dict[str, Tensor] = {}
+        self._recent: list[tuple[int, np.ndarray, Tensor]] = []  # (step, global rows, loss) not looked at yet
         self._said_what_is_left = False
         options = self.options
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
@@ -410,6 +446,12 @@ class Job:
         if self.alone:
             engine.enable_backward_allreduce = False  # it would copy every gradient, for nothing
         return engine
+
+
+def _named(rows: np.ndarray) -> str:
+    """A batch by its rows' numbers, counted from 0 in the order of the data."""
+    shown = ", ".join(map(str, sorted(rows.tolist())[:64]))
+    return f"rows {shown}" + (f" and {len(rows) - 64} more" if len(rows) > 64 else "")
 
 
 def seed_everything(seed: int, step: int, micro_batch: int, rank: int) -> None:

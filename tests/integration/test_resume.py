@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from tests.conftest import sentences
+
 STAGES = ["teacher", "general", "intermediate", "prediction", "finetuned", "finetuned_general"]
 
 
@@ -141,3 +143,24 @@ def test_a_half_done_stage_goes_on_with_other_ranks_and_zero_stages(place):
     for name in ("hidden", "attention"):
         expected = pytest.approx([line[name] for line in steady], rel=1e-4)
         assert [line[name] for line in moving] == expected
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_batch_that_breaks_the_loss_is_named_and_can_be_left_out(place, ranks):
+    (place.path / "broken").mkdir(exist_ok=True)
+    lines = [f"{text},{i / 7:.3f}" for i, (text, _) in enumerate(sentences(40, 5))]
+    lines[17] = lines[17].split(",")[0] + ",1e30"  # its square is no number of fp32
+    (place.path / "broken" / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    (place.path / "broken" / "dev.csv").write_text("\n".join(["text,label", *lines[:12]]) + "\n")
+    (place.path / "broken" / "dev.csv").write_text("text,label\na good film,0.5\na bad film,1.5\ndull,2.5\n")
+    same = (f"run=broken{ranks}", "task=broken", "data=broken", f"job.nproc={ranks}", "baselines=false",
+            "job.log_every=10", "reuse=false")  # fmt: skip
+    status, output = place.run("task-distill", *same)
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    assert status == 2 and len(errors) == 1 and "Traceback" not in output, output
+    rows = errors[0].split("its batch: rows ")[1].split(". The")[0].split(", ")
+    assert "17" in rows and len(rows) == 8 and "inf" in errors[0] and "skip_bad_batches" in errors[0]
+    status, output = place.run("task-distill", *same, "job.skip_bad_batches=true")
+    left_out = [line for line in output.splitlines() if "left out, its loss is not finite" in line]
+    assert status == 0 and all(" 17," in line or line.endswith(" 17") for line in left_out), output
+    assert len(left_out) >= 2  # once an epoch of the teacher
