@@ -95,6 +95,15 @@ def constant_score(task: Task, split: str = "dev") -> float:
     return constant_baseline((task.selection,), task.splits[split].labels, classes)[task.selection]
 
 
+def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
+    """Say so when what a stage reached on dev is no better than the best constant answer."""
+    constant = constant_score(task)
+    if reached <= constant:
+        stage.say(
+            f"warning: {task.selection} {reached:.4f} on dev is no better than a constant answer's {constant:.4f}"
+        )
+
+
 def decide(logits: np.ndarray, task: Task) -> np.ndarray:
     """Class indices, or scores for a regression."""
     return logits[:, 0] if task.labels is None else logits.argmax(-1)

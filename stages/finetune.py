@@ -11,7 +11,7 @@ from stages.distillation.models import load_classifier, load_config, load_tokeni
 from stages.distillation.objectives.prediction import GoldLabels
 from stages.distillation.students import student_config
 from stages.distillation.view import TAP
-from stages.evaluate import constant_score
+from stages.evaluate import warn_if_constant
 from stages.job import Job
 from stages.rows import task_rows
 from stages.stage import Stage
@@ -45,11 +45,6 @@ def fine_tune(
     model = Distillation(classifier, [GoldLabels()])
     job = Job(stage, model, train, evaluate=task_score(stage, model, dev, task))
     state = job.run()
-    reached, constant = state.best_score, constant_score(task)
-    if reached <= constant:
-        stage.say(
-            f"warning: {task.selection} {reached:.4f} on dev is no better than a constant answer's {constant:.4f}"
-        )
-    stage.publish(
-        save_student(job, tokenizer), {"dev": reached, "metric": task.selection, "steps": state.step}
-    )
+    warn_if_constant(stage, task, state.best_score)
+    scores = {"dev": state.best_score, "metric": task.selection, "steps": state.step}
+    stage.publish(save_student(job, tokenizer), scores)

@@ -19,7 +19,7 @@ from stages.distillation.models import load_classifier, load_tokenizer
 from stages.distillation.objectives.prediction import GoldLabels, SoftLabels
 from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.distillation.view import Needs, View
-from stages.evaluate import batches_by_length
+from stages.evaluate import batches_by_length, warn_if_constant
 from stages.job import Job
 from stages.rows import task_rows, train_rows
 from stages.stage import Stage
@@ -44,6 +44,7 @@ def run(stage: Stage) -> None:
     targets = None if gold else recorded_targets(stage, task, train)
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()
+    warn_if_constant(stage, task, state.best_score)
     scores = {"dev": state.best_score, "metric": task.selection, "steps": state.step}
     stage.publish(save_student(job, tokenizer), scores)
 
