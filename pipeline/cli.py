@@ -29,6 +29,7 @@ from stages.tasks.task import find_task
 
 RUNS = Path("runs")
 PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
+MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
 STUDENT = "give a local directory, or leave student= empty to make one"
 
 USAGE = """\
@@ -188,7 +189,8 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
             if step.action == "skip":
                 continue
             prepare(step, artefacts, o)
-            (run / "results.json").unlink(missing_ok=True)  # it spoke of other models
+            if any(other.stage.name == "evaluate" for other in planned):
+                (run / "results.json").unlink(missing_ok=True)  # it spoke of other models
             if step.action == "reuse":
                 continue
             print(f"[{step.stage.name}] {'goes on' if step.action == 'resume' else 'starts'}", flush=True)
@@ -254,7 +256,7 @@ def _for_augmentation(o: Options, run: Path) -> dict[str, dict]:
     """The identities of the masked language model and the word vectors, where they are given."""
     given, vectors = {}, o.augmentation.vectors
     if o.augmentation.masked_lm:
-        given["masked_lm"] = _model(o.augmentation.masked_lm, "augmentation.masked_lm", PACKAGED, run)
+        given["masked_lm"] = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
     if vectors not in ("", "none"):
         path = packaged_vectors() if vectors == "packaged" else Path(vectors).expanduser()
         if vectors != "packaged" and not path.is_file():

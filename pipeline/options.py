@@ -122,7 +122,8 @@ class Baseline(Training):
 
 @dataclass
 class Job:
-    """How a stage runs. Nothing here changes what is learned beyond rounding, nor makes a stage again."""
+    """How a stage runs. Nothing here makes a stage again, nor changes what is learned beyond rounding (and
+    batches left out)."""
 
     nproc: int = option(1, "processes (ranks) on this host")
     hostfile: str = option("", "hosts to run on, DeepSpeed's hostfile (`name slots=N` a line)")
@@ -343,6 +344,7 @@ def _check(o: Options) -> None:
         0 < o.masked_lm.masked_share < 1,
         f"masked_lm.masked_share={o.masked_lm.masked_share} must be between 0 and 1",
     )
+    need(o.masked_lm.seed >= 0, f"masked_lm.seed={o.masked_lm.seed} must not be negative")
     g = o.augmentation
     need(0 <= g.p <= 1, f"augmentation.p={g.p} must be from 0 to 1")
     for name in ("variants", "candidates", "masks_per_pass", "min_distance"):

@@ -65,6 +65,7 @@ def check(o: Options, given: dict[str, dict], only_general: bool = False) -> Dec
         }
         if o.augment and name in ("intermediate", "prediction"):
             stages[name]["variants"] = o.augmentation.variants
+            stages[name]["targets"] = getattr(group, "targets", "teacher")
         stages[name] |= {key: getattr(group, key) for key in ("layer_map", "tokens") if hasattr(group, key)}
     architecture = asdict(o.architecture)
     if o.student == "teacher-layers":
@@ -85,6 +86,7 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
     common, architecture, task = _common(o), asdict(o.architecture), given["task"]
     stages = [
         check(o, given),
+        *(augmentation(o, given) if o.augment else ()),  # first: it needs the text only, and may find it bad
         Declared(
             "teacher", "teacher",
             common | {
@@ -100,10 +102,7 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
         stages.append(general(o, given))
         inputs["student"] = "general"
 
-    augmented = {}
-    if o.augment:
-        stages += augmentation(o, given)
-        augmented = {"augmented": "augment"}
+    augmented = {"augmented": "augment"} if o.augment else {}
     begun = {} if "student" in inputs else {"architecture": architecture}
     stages.append(
         Declared(

@@ -5,6 +5,7 @@ of ranks gives the same rows. `data_aug` has the algorithm; here is the job arou
 """
 
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from checkpoints import store
 from checkpoints.errors import UserError
+from data_aug import InputError
 from data_aug.augment import (
     Candidates,
     Counts,
@@ -31,7 +33,7 @@ from data_aug.augment import (
 from data_aug.masked_lm import MaskedLM
 from data_aug.word_vectors import WordVectors
 from stages.distillation.models import load_masked_lm, load_tokenizer
-from stages.stage import Stage, barrier
+from stages.stage import Stage, barrier, wait_for
 from stages.tasks.text import folded
 from stages.tasks.types import Split
 
@@ -55,8 +57,9 @@ def run(stage: Stage) -> None:
     starts = range(0, len(train), SHARD_ROWS)
     paths = [stage.directory / "checkpoints" / store.step_name(index) for index in range(len(starts))]
     missing = {i for i, path in enumerate(paths) if i % ranks == rank and not _is_whole(path)}
-    if len(missing) < len(paths[rank::ranks]):
-        stage.say(f"resumed: {len(missing)} of {len(paths[rank::ranks])} shards are to be made")
+    there = sum(path.exists() for path in paths)
+    if there:
+        stage.say(f"resumed: {there} of {len(paths)} shards are there")
     try:
         candidates = _candidates(stage, options) if missing else None
         settings = Settings(options.p, options.variants, options.repredict, options.long_texts)
@@ -71,16 +74,21 @@ def run(stage: Stage) -> None:
             labels = train.labels[starts[shard.index] :][: len(shard.rows)]
             with store.sealed(paths[shard.index]) as directory:
                 write_shard(directory / "rows.arrow", shard, labels)
-    except ValueError as error:
+    except InputError as error:
         raise UserError(str(error)) from error
-    barrier()
+    wait_for(path / store.MANIFEST for path in paths)
 
     counts = reduce(add, (read_counts(path / "rows.arrow") for path in paths), Counts())
+    barrier()  # the shards are moved next: no rank may still be reading
     stage.say(describe(counts))
 
     def write(directory: Path) -> None:
         for path in paths:  # the same files: they are written once
-            os.link(path / "rows.arrow", directory / f"rows-{path.name.removeprefix('step-')}.arrow")
+            target = directory / f"rows-{path.name.removeprefix('step-')}.arrow"
+            try:
+                os.link(path / "rows.arrow", target)
+            except OSError:  # a file system without hard links
+                shutil.copy2(path / "rows.arrow", target)
         (directory / "samples.txt").write_text(
             f"{samples(directory)}\n{describe(counts)}\n", encoding="utf-8"
         )

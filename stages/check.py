@@ -40,7 +40,10 @@ def run(stage: Stage) -> None:
         else:
             rows = task_rows(stage, task, "train", tokenizer, plan["max_length"])
         tokens, length = int(rows.lengths.sum()) * plan["epochs"], float(rows.lengths.mean())
-        variants = plan.get("variants", 0) * (1 if task.splits["train"].text_b is None else 2) if task else 0
+        variants = plan.get("variants", 0)
+        if variants:
+            learns_gold = plan["targets"] == "gold" or plan["targets"] == "auto" and task.labels is None
+            variants *= 0 if learns_gold else 1 if task.splits["train"].text_b is None else 2
         tokens *= 1 + variants
         flops = 0.0
         if plan["models"] != "student":
@@ -55,7 +58,10 @@ def run(stage: Stage) -> None:
         )
     if total <= 0:
         raise UserError("there is nothing to train")
+    uncounted = (
+        ", augmentation not counted" if any("variants" in p for p in stage.options["stages"].values()) else ""
+    )
     stage.say(
-        f"in all {total / 1e12:,.1f} TFLOP; each stage says what is left of it once its speed is measured"
+        f"in all {total / 1e12:,.1f} TFLOP{uncounted}; each stage says what is left of it once its speed is measured"
     )
     stage.publish(lambda directory: (directory / "cost.txt").write_text(f"{total}\n"), {"flops": total})

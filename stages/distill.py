@@ -108,6 +108,7 @@ class TeacherLogits:
 
     def __init__(self, rows: int, classes: int, device: torch.device):
         self.table_NC = torch.full((rows, classes), torch.nan, device=device)
+        self.bytes = self.table_NC.nbytes
 
     def note(self, batch: Batch, view: View) -> None:
         """Keep the logits of a batch's rows that count and were not seen before."""

@@ -36,7 +36,10 @@ CHECKPOINT = 3
 
 
 EXPLODED, EXPLODED_STEPS = 10, 3
-"""A loss so many times the first one's, in so many steps of those looked at together, has exploded."""
+"""A loss so many times the first one's, in so many steps in a row, has exploded."""
+
+MOST_LEFT_OUT = 10
+"""Batches in a row: where more have no finite loss, it is the model that is broken."""
 
 
 class Interrupted(Exception):
@@ -50,6 +53,8 @@ class Interrupted(Exception):
 class Record(Protocol):
     """Something a stage gathers while it trains, saved in every checkpoint. Called on every rank."""
 
+    bytes: int
+
     def save(self, directory: Path) -> None: ...
 
     def load(self, directory: Path) -> None: ...
@@ -57,14 +62,24 @@ class Record(Protocol):
 
 @dataclass
 class State:
-    """Where a job stands. `running` are the sums of the logged terms since the last line of metrics."""
+    """Where a job stands.
+
+    Attributes:
+        running: sums of the logged terms since the last line of metrics, over `counted` steps.
+        first_loss: the first step's, by which an exploded one is known.
+        high_steps: steps in a row with an exploded loss.
+        left_out: steps in a row whose batch was left out.
+    """
 
     step: int = 0
     best_score: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
     seconds: float = 0.0
+    counted: int = 0
     first_loss: float | None = None
+    high_steps: int = 0
+    left_out: int = 0
     running: dict[str, float] = field(default_factory=dict)
 
 
@@ -168,10 +183,11 @@ class Job:
             self.engine.backward(loss * self.world, scale_wrt_gas=False)
             whole += loss.detach()
             seen.append(terms)
-            if self.settings.skip_bad_batches and len(seen) == len(parts) and self._is_bad(whole):
-                self.stage.say(
-                    f"step {self.state.step + 1} left out, its loss is not finite: {_named(global_rows)}"
-                )
+            if (
+                self.settings.skip_bad_batches
+                and len(seen) == len(parts)
+                and self._is_bad(whole, global_rows)
+            ):
                 for parameter in self.model.parameters():  # a step of nothing: gradient and rate are 0
                     parameter.grad = torch.zeros_like(parameter)
                 rate, seen = 0.0, []
@@ -185,12 +201,22 @@ class Job:
         for terms in seen:
             self._add_to_log(terms, total)
         if seen:
+            self.state.counted += 1
             self._recent.append((self.state.step + 1, global_rows, whole))
         return rate
 
-    def _is_bad(self, loss: Tensor) -> bool:
-        """Whether a batch's loss is not finite, on any rank."""
+    def _is_bad(self, loss: Tensor, global_rows: np.ndarray) -> bool:
+        """Whether a batch's loss is not finite, on any rank. Says so, and stops where that does not end."""
         _, bad = self._agree(False, int(not torch.isfinite(loss)))
+        self.state.left_out = self.state.left_out + 1 if bad else 0
+        if self.state.left_out > MOST_LEFT_OUT:
+            raise UserError(
+                f"the loss of {MOST_LEFT_OUT} batches in a row is not finite: the model itself is broken since step "
+                f"{self.state.step - MOST_LEFT_OUT}; lower the stage's learning_rate with restart=true"
+            )
+        if bad:
+            step = self.state.step + 1
+            self.stage.say(f"step {step} left out, its loss is not finite: {_named(global_rows)}")
         return bool(bad)
 
     def _learning_rate(self) -> float:
@@ -219,7 +245,7 @@ class Job:
         dist.broadcast_object_list(shared)  # ranks on unlike hosts may differ in the last digit
         score = shared[0]
         state = self.state
-        better = state.best_score is None or score > state.best_score
+        better = not math.isnan(score) and (state.best_score is None or score > state.best_score)
         state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
         if better:
             state.best_score, state.best_step = score, state.step
@@ -271,13 +297,14 @@ class Job:
             if self.rank == 0:
                 (self.stage.directory / "metrics.jsonl").unlink(missing_ok=True)
                 # One checkpoint and one best more than are kept stand while the next is written.
-                size = self._bytes((self.settings.keep + 1) * CHECKPOINT + self.settings.keep + 2)
+                kept = min(self.settings.keep, self.steps) + 1
+                size = kept * self._checkpoint_bytes() + (self._bytes(kept + 1) if self.evaluate else 0)
                 store.need_space(self.stage.directory, size, f"{self.stage.name} keeps checkpoints; it")
             return
         saved = json.loads((path / "state.json").read_text())
         try:
             self.state = State(**saved["state"])
-            training_state.load(self.engine, path, self.state.step)
+            training_state.load(self.engine, path, saved["optimizer_steps"])
         except (TypeError, KeyError, FileNotFoundError) as error:
             raise UserError(f"{path} is of another version; restart=true begins the stage anew") from error
         if self.engine.torch_autocast_z0_gradscaler is not None and saved["gradient_scale"]:
@@ -295,9 +322,8 @@ class Job:
         aside = target.with_name(f".writing-{target.name}")
         if self.rank == 0:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            store.need_space(
-                self.checkpoints, self._bytes(CHECKPOINT), f"the checkpoint of step {self.state.step}"
-            )
+            what = f"the checkpoint of step {self.state.step}"
+            store.need_space(self.checkpoints, self._checkpoint_bytes(), what)
             store.fresh_aside(target)
         dist.barrier()
         try:
@@ -308,14 +334,17 @@ class Job:
             if self.rank == 0:
                 scaler = self.engine.torch_autocast_z0_gradscaler
                 store.write_json(aside / "state.json", {
-                    "state": asdict(self.state),
+                    "state": asdict(self.state), "optimizer_steps": training_state.steps(self.engine),
                     "gradient_scale": scaler.state_dict() if scaler else None,
                 })  # fmt: skip
                 store.seal(aside, target)
                 store.keep_newest(self.checkpoints, self.settings.keep)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # safetensors, too, wraps what the system says of a full disk
             raise store.disk_error(error, target) from error
         dist.barrier()
+
+    def _checkpoint_bytes(self) -> int:
+        return self._bytes(CHECKPOINT) + (self.record.bytes if self.record else 0)
 
     def _bytes(self, numbers: int) -> int:
         """Of so many fp32 numbers for each parameter."""
@@ -361,27 +390,28 @@ class Job:
         recent, self._recent = self._recent, []
         losses = torch.stack([loss for *_, loss in recent])
         dist.all_reduce(losses)
-        values = losses.tolist()
-        if self.state.first_loss is None:
-            self.state.first_loss = values[0]
-        bad = [i for i, value in enumerate(values) if not math.isfinite(value)]
-        high = [i for i, value in enumerate(values) if value > EXPLODED * self.state.first_loss]
-        if not bad and len(high) < EXPLODED_STEPS or self.rank:
-            return  # the other ranks are ended with rank 0
-        step, rows, _ = recent[(bad or high)[0]]
-        what = "not finite" if bad else f"more than {EXPLODED} times what it was at first"
-        raise UserError(
-            f"at step {step} the loss is {values[(bad or high)[0]]:g}, {what}; its batch: {_named(rows)}. The last "
-            "checkpoint is from before. Mend these rows; or lower the stage's learning_rate with restart=true; or "
-            "leave batches whose loss is not finite out with job.skip_bad_batches=true"
-        )
+        state = self.state
+        for (step, rows, _), value in zip(recent, losses.tolist(), strict=True):
+            if state.first_loss is None:
+                state.first_loss = value
+            state.high_steps = state.high_steps + 1 if value > EXPLODED * state.first_loss else 0
+            finite = math.isfinite(value)
+            if finite and state.high_steps < EXPLODED_STEPS or self.rank:
+                continue  # the other ranks are ended with rank 0
+            what = (
+                f"and {EXPLODED} times the first one's for {EXPLODED_STEPS} steps" if finite else "not finite"
+            )
+            raise UserError(
+                f"at step {step} the loss is {value:g}, {what}; its batch: {_named(rows)}. The checkpoint before "
+                "it is kept. Look at these rows; or lower the stage's learning_rate with restart=true; or leave "
+                "batches whose loss is not finite out with job.skip_bad_batches=true"
+            )
 
     def _log(self, epoch: int, rate: float, speed: float) -> dict[str, str]:
         """Write the line of the last `log_every` steps; returns the losses for the progress bar."""
         self._gather_log()
-        since = (self.state.step - 1) % self.settings.log_every + 1
-        losses = {name: value / since for name, value in self.state.running.items()}
-        self.state.running = {}
+        losses = {name: value / self.state.counted for name, value in self.state.running.items()}
+        self.state.running, self.state.counted = {}, 0
         if self.rank == 0:
             line = {"step": self.state.step, "epoch": epoch, **losses, "learning_rate": rate}
             self._write_line(

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from checkpoints.errors import UserError
 from data_aug.masked_lm import head_alone
 from stages.distill import save_student
-from stages.distillation.models import load_masked_lm, load_tokenizer
+from stages.distillation.checks import check_length
+from stages.distillation.models import load_config, load_masked_lm, load_tokenizer
 from stages.distillation.objectives import Term
 from stages.distillation.view import inputs_of
 from stages.evaluate import batches_by_length
 from stages.job import Job
-from stages.rows import corpus_rows
+from stages.rows import corpus_rows, has_held_out
 from stages.stage import Stage
 from stages.tasks.batches import Batch, TokenRows
 
@@ -36,6 +37,7 @@ def run(stage: Stage) -> None:
     tokenizer = load_tokenizer(source)
     if tokenizer.mask_token_id is None:
         raise UserError(f"{source.name}: its tokenizer has no mask token, so it is no masked language model")
+    check_length(load_config(source), options.max_length, stage.name)
     torch.manual_seed(stage.seed)
     model, has_head = load_masked_lm(source)
     if "corpus" not in stage.inputs and not has_head:
@@ -51,7 +53,7 @@ def run(stage: Stage) -> None:
         rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
         job = Job(stage, MaskedPieces(model, tokenizer, options.masked_share), rows)
         scores["steps"] = job.run().step
-    if "corpus" in stage.inputs:
+    if "corpus" in stage.inputs and has_held_out(stage):
         held_out = corpus_rows(stage, tokenizer, options.max_length, HELD_OUT_TOKENS, held_out=True)
         scores["accuracy"] = accuracy(stage, MaskedPieces(model, tokenizer, options.masked_share), held_out)
         stage.say(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from checkpoints import store
 from checkpoints.fingerprint import fingerprint, sha256_file
 from data_aug.augment import read_shard
-from stages.stage import Stage, barrier, is_first_rank
+from stages.stage import Stage, barrier, is_first_rank, wait_for
 from stages.tasks.batches import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.corpus import CorpusSource, documents
 from stages.tasks.task import Split, Task
@@ -65,13 +66,22 @@ def corpus_rows(
     def write(directory: Path) -> None:
         texts = documents(CorpusSource(source["name"], source["identity"]), source.get("revision"))
         if held_out is not None:
-            texts = (text for i, text in enumerate(texts) if (i % HELD_OUT_EVERY == 0) == held_out)
+            texts = (
+                text for i, text in enumerate(texts) if (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out
+            )
         with tqdm(desc="tokenizing", unit=" word pieces", unit_scale=True, disable=None) as bar:
             write_corpus_rows(
                 texts, tokenizer, max_length, directory, tokens or None, lambda done: bar.update(done - bar.n)
             )
 
     return _cached(stage, {"corpus": source, "tokens": tokens} | part, tokenizer, max_length, write)
+
+
+def has_held_out(stage: Stage) -> bool:
+    """Whether the corpus has documents enough that some are held out."""
+    source = stage.inputs["corpus"]
+    texts = documents(CorpusSource(source["name"], source["identity"]), source.get("revision"))
+    return any(True for _ in islice(texts, HELD_OUT_EVERY - 1, None))
 
 
 def _cached(
@@ -93,7 +103,10 @@ def _cached(
         except store.Damaged as damage:
             if target.exists():
                 stage.say(f"tokenized data is damaged ({damage}) and is made again")
-            with store.sealed(target) as directory:
-                write(directory)
+                store.remove(target)
     barrier()
+    if is_first_rank() and not target.exists():
+        with store.sealed(target) as directory:
+            write(directory)
+    wait_for([target / store.MANIFEST])
     return TokenRows.open(target)

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +132,13 @@ class Stage:
 def is_first_rank() -> bool:
     """Whether this process is rank 0, or the only one."""
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def wait_for(paths: Iterable[Path]) -> None:
+    """Wait until other ranks have made these, however long that takes: a collective gives up after minutes."""
+    for path in paths:
+        while not path.exists():
+            time.sleep(0.1)
 
 
 def barrier() -> None:

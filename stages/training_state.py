@@ -40,14 +40,21 @@ def save(engine: DeepSpeedEngine, directory: Path) -> None:
             save_file(tensors, directory / f"{kind}.safetensors")
 
 
+def steps(engine: DeepSpeedEngine) -> float:
+    """The steps that AdamW itself has counted, by which it corrects its moments' bias."""
+    zero = engine.zero_optimization_stage()
+    state = engine.optimizer.optimizer.state if zero else engine.optimizer.state
+    return float(next(iter(state.values()))["step"])
+
+
 @torch.no_grad()
-def load(engine: DeepSpeedEngine, directory: Path, step: int) -> None:
+def load(engine: DeepSpeedEngine, directory: Path, step: float) -> None:
     """Set an engine that has taken no step to a saved state. Called on every rank.
 
     Args:
         engine: at any ZeRO stage.
         directory: where `save` wrote.
-        step: the optimiser steps that the state has taken.
+        step: what `steps` said when it was saved.
 
     Raises:
         UserError: the state is of another model.
@@ -66,7 +73,7 @@ def load(engine: DeepSpeedEngine, directory: Path, step: int) -> None:
                 parameter.copy_(weights)
         moments = {kind: saved[kind][name].to(engine.device) for kind in MOMENTS}
         if zero == 0:
-            steps = torch.tensor(float(step), device=parameter.device)
+            steps = torch.tensor(step, device=parameter.device)
             engine.optimizer.state[parameter] = {"step": steps, **moments}
         elif zero < 3:
             safe_set_full_fp32_param(parameter, weights)
@@ -90,14 +97,14 @@ def _whole(engine: DeepSpeedEngine, parameter: nn.Parameter, kind: str) -> Tenso
     return safe_get_full_optimizer_state(parameter, kind)
 
 
-def _create_moments(engine: DeepSpeedEngine, step: int) -> None:
+def _create_moments(engine: DeepSpeedEngine, step: float) -> None:
     """The optimiser's state at ZeRO 1 to 3, which is else made by the first step."""
     sharded = engine.optimizer
     three = engine.zero_optimization_stage() == 3
     flat_parts = sharded.fp32_partitioned_groups_flat if three else sharded.single_partition_of_fp32_groups
     for flat in flat_parts:
         moments = {kind: torch.zeros_like(flat) for kind in MOMENTS}
-        sharded.optimizer.state[flat] = {"step": torch.tensor(float(step), device=flat.device), **moments}
+        sharded.optimizer.state[flat] = {"step": torch.tensor(step, device=flat.device), **moments}
     if not three:
         sharded._lazy_init_hp_params_optimizer_state()
 

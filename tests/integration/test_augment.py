@@ -6,7 +6,7 @@ import pytest
 
 from data_aug.augment import read_shard
 from stages.augment import SHARD_ROWS
-from tests.conftest import make_task, sentences
+from tests.conftest import make_corpus, make_task, sentences
 from tests.integration.test_commands import refused
 
 VECTORS = "warm 1 0 0\ngreat 0.9 0.1 0\nlaugh 0 1 0\ndull 0 0.9 0.2\nunseen 0.8 0.1 0.1\n"
@@ -20,8 +20,9 @@ AUGMENTED = [
 def given(place) -> list[str]:
     """Arguments of a task of several shards, with word vectors."""
     (place.path / "vectors.txt").write_text(VECTORS)
+    make_corpus(place.path / "large.txt", 60)  # some of it is held out
     make_task(place.path / "many", rows=3 * SHARD_ROWS)
-    return ["data=many", "task=many", *AUGMENTED]
+    return ["data=many", "task=many", "corpus=large.txt", *AUGMENTED]
 
 
 def rows_of(place, run: str) -> list[list]:
@@ -60,6 +61,20 @@ def test_one_rank_two_ranks_and_a_killed_run_make_the_same_rows(place, given):
     assert status == 0 and "resumed: " in output and rows_of(place, "augkilled") == whole, output
     kept = shards.parent / "model" / "rows-00000000.arrow"
     assert kept.stat().st_ino == inode and kept.stat().st_mtime_ns == times[made[0]]
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_killed_while_it_is_fitted_a_masked_lm_ends_in_the_same_weights(place, given, zero):
+    same = ("augment", *given, "reuse=false", f"job.zero={zero}", "job.nproc=2", "augmentation.variants=1")
+    status, output = place.run(*same, f"run=fit{zero}")
+    assert status == 0 and "(head fitted)" in output, output
+    checkpoints = place.path / "runs" / f"refit{zero}" / "masked_lm" / "checkpoints"
+    place.interrupt(lambda: any(checkpoints.glob("step-*/manifest.json")), 9, *same, f"run=refit{zero}")
+    assert not (checkpoints.parent / "finished.json").exists()
+    status, output = place.run(*same, f"run=refit{zero}")
+    assert status == 0 and "resumed at step" in output, output
+    assert place.weights(f"refit{zero}") == place.weights(f"fit{zero}")
+    assert rows_of(place, f"refit{zero}") == rows_of(place, f"fit{zero}")
 
 
 def test_a_student_is_distilled_from_augmented_rows_and_nothing_is_made_twice(place, given):

@@ -151,7 +151,6 @@ def test_a_batch_that_breaks_the_loss_is_named_and_can_be_left_out(place, ranks)
     lines = [f"{text},{i / 7:.3f}" for i, (text, _) in enumerate(sentences(40, 5))]
     lines[17] = lines[17].split(",")[0] + ",1e30"  # its square is no number of fp32
     (place.path / "broken" / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    (place.path / "broken" / "dev.csv").write_text("\n".join(["text,label", *lines[:12]]) + "\n")
     (place.path / "broken" / "dev.csv").write_text("text,label\na good film,0.5\na bad film,1.5\ndull,2.5\n")
     same = (f"run=broken{ranks}", "task=broken", "data=broken", f"job.nproc={ranks}", "baselines=false",
             "job.log_every=10", "reuse=false")  # fmt: skip
@@ -164,3 +163,11 @@ def test_a_batch_that_breaks_the_loss_is_named_and_can_be_left_out(place, ranks)
     left_out = [line for line in output.splitlines() if "left out, its loss is not finite" in line]
     assert status == 0 and all(" 17," in line or line.endswith(" 17") for line in left_out), output
     assert len(left_out) >= 2  # once an epoch of the teacher
+
+
+def test_an_exploding_loss_ends_the_stage_at_its_last_good_checkpoint(place):
+    wild = ("general.learning_rate=0.99", "general.clip=1e9", "general.warmup=0.0", "general.epochs=40")
+    status, output = place.run("general-distill", "run=wild", "reuse=false", *wild)
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    assert status == 2 and len(errors) == 1 and "times the first one's" in errors[0], output
+    assert any((place.path / "runs/wild/general/checkpoints").glob("step-*/manifest.json"))
