@@ -12,7 +12,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 	$(if $(HOSTFILE),job.hostfile="$(HOSTFILE)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment evaluate export test lint clean
+.PHONY: help setup demo general-distill task-distill augment evaluate export test torture lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,9 @@ export: $(READY) ## the finished student of RUN= as a plain Hugging Face directo
 
 test: $(READY) ## run the tests
 	$(VENV)/bin/python -m pytest
+
+torture: $(READY) ## kill a small run at random moments in every stage (ARGS="--kills 50")
+	$(VENV)/bin/python -m tests.torture $(ARGS)
 
 lint: $(READY) ## check style and format
 	$(VENV)/bin/ruff check .

@@ -133,14 +133,14 @@ def _candidates(stage: Stage, options: SimpleNamespace) -> Candidates:
 def describe(counts: Counts) -> str:
     """What augmentation did, in a line."""
     rest = {
-        "are rows of another split by chance and were dropped": counts.barred,
-        "sentences are too long for the masked LM and were left as they are": counts.too_long,
+        "variants dropped as rows of another split": counts.barred,
+        "sentences left as they are, too long for the masked LM": counts.too_long,
     }
     return (
         f"{counts.variants:,} variants of {counts.sentences:,} sentences ({counts.variants_per_sentence:.1f} each); "
         f"words replaced: {counts.by_masked_lm:,} by the masked LM, {counts.by_vectors:,} by word vectors, "
         f"{counts.unchanged:,} drawn but kept; {counts.duplicates:,} duplicates dropped"
-        + "".join(f"; {count:,} {what}" for what, count in rest.items() if count)
+        + "".join(f"; {what}: {count:,}" for what, count in rest.items() if count)
     )
 
 

@@ -145,6 +145,6 @@ def test_a_text_too_long_for_the_masked_lm_is_kept_or_refused(place, given):
         (place.path / "long" / f"{name}.csv").write_text(text + more)
     arguments = ("task=long", "data=long", "run=long-texts", *AUGMENTED)
     status, output = place.run("augment", *arguments)
-    assert status == 0 and "1 sentences are too long" in output, output
+    assert status == 0 and "too long for the masked LM: 1" in output, output
     words = ["long_texts=keep", "tokens", "64"]
     refused(place, "augment", *arguments, "augmentation.long_texts=refuse", words=words)
