@@ -99,6 +99,7 @@ class Augmentation:
     )
     masks_per_pass: int = option(1, "words masked at once; 1 is exact, more is faster (docs/augmentation.md)")
     min_distance: int = option(3, "word pieces between two words masked at once, at least")
+    seed: int = option(1, "a seed of its own, so that runs of several seeds share the rows (as published)")
     long_texts: str = option("keep", "texts too long for the masked LM: keep (as they are) or refuse")
 
 
@@ -344,7 +345,8 @@ def _check(o: Options) -> None:
         0 < o.masked_lm.masked_share < 1,
         f"masked_lm.masked_share={o.masked_lm.masked_share} must be between 0 and 1",
     )
-    need(o.masked_lm.seed >= 0, f"masked_lm.seed={o.masked_lm.seed} must not be negative")
+    for name in ("masked_lm", "augmentation"):
+        need(getattr(o, name).seed >= 0, f"{name}.seed={getattr(o, name).seed} must not be negative")
     g = o.augmentation
     need(0 <= g.p <= 1, f"augmentation.p={g.p} must be from 0 to 1")
     for name in ("variants", "candidates", "masks_per_pass", "min_distance"):

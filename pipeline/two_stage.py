@@ -34,17 +34,16 @@ def general(o: Options, given: dict[str, dict]) -> Declared:
 
 def augmentation(o: Options, given: dict[str, dict]) -> list[Declared]:
     """The masked language model, and the augmented rows."""
-    fitting = asdict(o.masked_lm)
-    seed = {"seed": fitting.pop("seed"), "allow_bin": o.allow_bin}
-    settings = asdict(o.augmentation)
+    fitting, settings = asdict(o.masked_lm), asdict(o.augmentation)
+    fitted, varied = (_common(o) | {"seed": group.pop("seed")} for group in (fitting, settings))
     del settings["masked_lm"], settings["vectors"]  # inputs, known by their contents
     model = {"model": given.get("masked_lm") or given["teacher"]}
     model |= {"corpus": given["corpus"]} if "corpus" in given else {}
     inputs = {"masked_lm": "masked_lm", "task": given["task"]}
     inputs |= {"vectors": given["vectors"]} if "vectors" in given else {}
     return [
-        Declared("masked_lm", "masked_lm", seed | {"training": fitting}, model),
-        Declared("augment", "augment", _common(o) | {"augmentation": settings}, inputs),
+        Declared("masked_lm", "masked_lm", fitted | {"training": fitting}, model),
+        Declared("augment", "augment", varied | {"augmentation": settings}, inputs),
     ]
 
 
