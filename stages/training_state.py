@@ -30,6 +30,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def save(engine: DeepSpeedEngine, directory: Path) -> None:
     """Write the state's files. Called on every rank, after a step; rank 0 writes."""
+    _link_moments(engine)
     for kind in (WEIGHTS, *MOMENTS):
         tensors = {}
         for name, parameter in _parameters(engine):
@@ -105,8 +106,17 @@ def _create_moments(engine: DeepSpeedEngine, step: float) -> None:
     for flat in flat_parts:
         moments = {kind: torch.zeros_like(flat) for kind in MOMENTS}
         sharded.optimizer.state[flat] = {"step": torch.tensor(step, device=flat.device), **moments}
-    if not three:
-        sharded._lazy_init_hp_params_optimizer_state()
+    _link_moments(engine)
+
+
+def _link_moments(engine: DeepSpeedEngine) -> None:
+    """Let parameters find their moments at ZeRO 1 and 2.
+
+    DeepSpeed does this once, after the first step of the first parameter group, when the other groups have none.
+    """
+    if engine.zero_optimization_stage() in (1, 2):
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def _part(parameter: nn.Parameter, whole: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def test_a_student_is_distilled_from_augmented_rows_and_nothing_is_made_twice(pl
     assert status == 0 and "[intermediate] starts" in output and "[augment]" not in output, output
 
 
-def test_pairs_with_scores_and_a_given_masked_lm_without_vectors(place):
+def test_pairs_with_scores_and_a_given_masked_lm_without_vectors(place, given):
     lines = [
         json.dumps({"one": a, "two": b, "score": round(i / 7, 3)})
         for i, ((a, _), (b, _)) in enumerate(zip(sentences(40, 3), sentences(40, 4), strict=True))
@@ -106,11 +106,11 @@ def test_pairs_with_scores_and_a_given_masked_lm_without_vectors(place):
         "train: scored/train.jsonl\ndev: scored/dev.jsonl\ntext: [one, two]\nlabel: score\ntype: regression\n"
     )
     fitted = place.run("augment", "run=fitted", "task=scored.yaml", "data=", "text_columns=", "label_column=",
-                       *AUGMENTED, "augmentation.vectors=none")  # fmt: skip
+                       *AUGMENTED, "augmentation.vectors=none", "reuse=false")  # fmt: skip
     assert fitted[0] == 0, fitted[1]
     status, output = place.run(
         "task-distill", "run=scored", "task=scored.yaml", "data=", "text_columns=", "label_column=",
-        "augment=true", "augmentation.masked_lm=runs/fitted/masked_lm/model", *AUGMENTED,
+        "corpus=large.txt", "augment=true", "augmentation.masked_lm=runs/fitted/masked_lm/model", *AUGMENTED,
         "augmentation.vectors=none", "augmentation.repredict=true",
     )  # fmt: skip
     assert status == 0 and "(its own head)" in output, output
