@@ -57,6 +57,9 @@ def run(stage: Stage) -> None:
     starts = range(0, len(train), SHARD_ROWS)
     paths = [stage.directory / "checkpoints" / store.step_name(index) for index in range(len(starts))]
     missing = {i for i, path in enumerate(paths) if i % ranks == rank and not _is_whole(path)}
+    for i in missing:
+        store.remove(paths[i])  # torn: no rank may take it for made
+    barrier()
     there = sum(path.exists() for path in paths)
     if there:
         stage.say(f"resumed: {there} of {len(paths)} shards are there")

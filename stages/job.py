@@ -172,7 +172,11 @@ class Job:
         """One optimiser step on a global batch. Returns the learning rate."""
         total = counts(self.rows.lengths[global_rows])
         parts = share(global_rows, self.world, self.rank, self.micro_batches)
-        rate, whole, seen = self._learning_rate(), torch.zeros((), device=self.stage.device), []
+        rate = self._learning_rate()
+        whole, seen = (
+            torch.zeros((), device=self.stage.device),
+            [],
+        )  # loss and terms of the batch, this rank's part
         self.engine.train()
         for i, (indices, weights) in enumerate(parts):
             seed_everything(self.stage.seed, self.state.step, i, self.rank)
@@ -183,11 +187,8 @@ class Job:
             self.engine.backward(loss * self.world, scale_wrt_gas=False)
             whole += loss.detach()
             seen.append(terms)
-            if (
-                self.settings.skip_bad_batches
-                and len(seen) == len(parts)
-                and self._is_bad(whole, global_rows)
-            ):
+            last = i == len(parts) - 1
+            if last and self.settings.skip_bad_batches and self._is_bad(whole, global_rows):
                 for parameter in self.model.parameters():  # a step of nothing: gradient and rate are 0
                     parameter.grad = torch.zeros_like(parameter)
                 rate, seen = 0.0, []
@@ -207,7 +208,7 @@ class Job:
 
     def _is_bad(self, loss: Tensor, global_rows: np.ndarray) -> bool:
         """Whether a batch's loss is not finite, on any rank. Says so, and stops where that does not end."""
-        _, bad = self._agree(False, int(not torch.isfinite(loss)))
+        (bad,) = self._highest(int(not torch.isfinite(loss)))
         self.state.left_out = self.state.left_out + 1 if bad else 0
         if self.state.left_out > MOST_LEFT_OUT:
             raise UserError(
@@ -363,11 +364,16 @@ class Job:
 
     def _agree(self, due: bool, stop: int) -> tuple[bool, int]:
         """All ranks save, or stop, at the same step: when rank 0's clock says so, or any was signalled."""
+        due, stop = self._highest(int(due and self.rank == 0), stop)
+        return bool(due), stop
+
+    def _highest(self, *values: int) -> list[int]:
+        """Of each value the highest that any rank has."""
         if self.control is None:
-            return due, stop
-        flags = torch.tensor([int(due and self.rank == 0), stop])
-        dist.all_reduce(flags, dist.ReduceOp.MAX, group=self.control)
-        return bool(flags[0]), int(flags[1])
+            return list(values)
+        of_all = torch.tensor(values)
+        dist.all_reduce(of_all, dist.ReduceOp.MAX, group=self.control)
+        return of_all.tolist()
 
     def _add_to_log(self, terms: dict[str, Term], total: dict[str, int]) -> None:
         for name, term in terms.items():

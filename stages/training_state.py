@@ -74,8 +74,8 @@ def load(engine: DeepSpeedEngine, directory: Path, step: float) -> None:
                 parameter.copy_(weights)
         moments = {kind: saved[kind][name].to(engine.device) for kind in MOMENTS}
         if zero == 0:
-            steps = torch.tensor(step, device=parameter.device)
-            engine.optimizer.state[parameter] = {"step": steps, **moments}
+            taken = torch.tensor(step, device=parameter.device)
+            engine.optimizer.state[parameter] = {"step": taken, **moments}
         elif zero < 3:
             safe_set_full_fp32_param(parameter, weights)
             for kind, moment in moments.items():
