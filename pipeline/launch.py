@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkpoints.errors import UserError
 from pipeline.options import Job
 
 GRACE = 120
@@ -21,7 +20,8 @@ def launch(stage: Path, job: Job) -> int:
     other way, the workers die with it.
     """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // job.nproc)))
+    if not job.hostfile:
+        environment.setdefault("OMP_NUM_THREADS", threads_of(job.nproc))
     # In a session of its own, so that a terminal's Ctrl-C comes once, from here.
     process = subprocess.Popen(
         _command(stage, job), env=environment, preexec_fn=die_with_parent, start_new_session=True
@@ -46,15 +46,15 @@ def launch(stage: Path, job: Job) -> int:
 def _command(stage: Path, job: Job) -> list[str]:
     worker = ["-m", "pipeline.worker", str(stage)]
     if job.hostfile:
-        if not Path(job.hostfile).is_file():
-            raise UserError(
-                f"hostfile {job.hostfile} does not exist: it holds a line `name slots=N` for each host"
-            )
-        launcher = ["-m", "deepspeed.launcher.runner", "--hostfile", job.hostfile, "--log_level", "error"]
-        return [sys.executable, *launcher, "--no_local_rank", "--module", *worker[1:]]
+        return [sys.executable, "-m", "pipeline.hosts", job.hostfile, str(stage)]
     if job.nproc == 1:
         return [sys.executable, *worker]
-    return [sys.executable, "-m", "pipeline.ranks", str(job.nproc), str(stage)]
+    return [sys.executable, "-m", "pipeline.ranks", str(stage), str(job.nproc)]
+
+
+def threads_of(ranks: int) -> str:
+    """Threads of each of so many ranks on this host."""
+    return str(max(1, len(os.sched_getaffinity(0)) // ranks))
 
 
 def die_with_parent() -> None:

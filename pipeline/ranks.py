@@ -1,4 +1,4 @@
-"""Several ranks on one host, as worker processes that live and die together.
+"""The ranks of one host, as worker processes that live and die together.
 
 torch's launcher starts each worker in a process group of its own and, on a signal, waits half a minute; here
 a worker that fails ends the others at once, signals are passed on, and all die with this process.
@@ -9,42 +9,68 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
-from pipeline.launch import GRACE, die_with_parent
+from pipeline.launch import GRACE, die_with_parent, threads_of
+
+BEAT, LOST = 5, 20
+"""Seconds between two heartbeats of the process that started several hosts, and until it counts as lost."""
 
 
-def main(count: int, stage: str) -> int:
-    """Run `count` workers of a stage; returns the first failure's status, or 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def main(stage: str, count: int, first: int = 0, world: int = 0, master: str = "") -> int:
+    """Run workers of a stage on this host; returns the first failure's status, or 0.
+
+    Args:
+        stage: its directory.
+        count: ranks on this host.
+        first: number of the first of them.
+        world: ranks on all hosts; 0: these are all.
+        master: host:port where the ranks meet, where there are several hosts. Standard input then brings
+            heartbeats and signals (pipeline/hosts.py); the ranks end when it falls silent.
+    """
+    address, port = master.rsplit(":", 1) if master else ("127.0.0.1", str(_free_port()))
+    environment = os.environ | {
+        "WORLD_SIZE": str(world or count),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port,
+    }
+    environment.setdefault("OMP_NUM_THREADS", threads_of(count))
+    if master:
+        if not (Path(stage) / "stage.json").is_file():
+            where = f"{socket.gethostname()} does not see {Path(stage).absolute()}"
+            print(f"error: host {where}: the hosts need a shared disk, at the same path", file=sys.stderr)
+            return 2
+        environment = _on_the_way_to(address) | environment
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "pipeline.worker", stage],
-            env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            preexec_fn=die_with_parent,
+            env=environment | {"RANK": str(first + rank), "LOCAL_RANK": str(rank)},
+            preexec_fn=die_with_parent, stdin=subprocess.DEVNULL,
         )
         for rank in range(count)
-    ]
+    ]  # fmt: skip
     signalled = []
 
-    def forward(number: int, frame: object) -> None:
+    def forward(number: int, frame: object = None) -> None:
         signalled.append((number, time.monotonic()))
         for worker in workers:
             worker.send_signal(number)
 
     signal.signal(signal.SIGINT, forward)
     signal.signal(signal.SIGTERM, forward)
+    lost = threading.Event()
+    if master:
+        threading.Thread(target=_listen, args=(forward, lost), daemon=True).start()
     while True:
         codes = [worker.poll() for worker in workers]
         failed = next((code for code in codes if code), None)
         late = signalled and time.monotonic() - signalled[0][1] > GRACE
-        if failed or late:
+        if failed or late or lost.is_set():
             # the others may have failed for a reason of their own in the same moment
             time.sleep(1 if failed and failed > 0 else 0.2)
-            for rank, worker in enumerate(workers):
+            for rank, worker in enumerate(workers, first):
                 if worker.poll() is None:
                     worker.kill()
                     worker.wait()
@@ -58,5 +84,40 @@ def main(count: int, stage: str) -> int:
         time.sleep(0.05)
 
 
+def _listen(forward, lost: threading.Event) -> None:
+    """Pass on the signals that standard input brings; it is lost when it ends or falls silent."""
+    heard = [time.monotonic()]
+
+    def read() -> None:
+        for line in sys.stdin:
+            heard[0] = time.monotonic()
+            if line.startswith("signal "):
+                forward(int(line.split()[1]))
+        lost.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    while not lost.wait(1):
+        if time.monotonic() - heard[0] > LOST:
+            lost.set()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _on_the_way_to(master: str) -> dict[str, str]:
+    """gloo and NCCL are told the network interface that leads to the master: a host's own name may not."""
+    import psutil
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((master, 1))  # of UDP: nothing is sent
+        own = probe.getsockname()[0]
+    names = [name for name, found in psutil.net_if_addrs().items() if own in (a.address for a in found)]
+    return {"GLOO_SOCKET_IFNAME": names[0], "NCCL_SOCKET_IFNAME": names[0]} if names else {}
+
+
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2]))
+    stage, *numbers = sys.argv[1:]
+    sys.exit(main(stage, *map(int, numbers[:3]), *numbers[3:]))

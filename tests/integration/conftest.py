@@ -25,10 +25,15 @@ TINY = [
 
 
 class Workplace:
-    """A directory with a tiny teacher, corpus and task, in which commands are run."""
+    """A directory with a tiny teacher, corpus and task, in which commands are run.
 
-    def __init__(self, path: Path):
-        self.path = path
+    Args:
+        path: the directory.
+        prefix: words before each command, that run it elsewhere.
+    """
+
+    def __init__(self, path: Path, prefix: list[str] | None = None):
+        self.path, self.prefix = path, prefix or []
         make_encoder(path / "teacher")
         make_corpus(path / "corpus.txt", 12)
         make_task(path / "data")
@@ -37,7 +42,7 @@ class Workplace:
     def start(self, command: str, *arguments: str, tiny: bool = True) -> subprocess.Popen:
         """Start a command in a process group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pipeline", command, *(self.given if tiny else ()), *arguments],
+            [*self.prefix, sys.executable, "-m", "pipeline", command, *(self.given if tiny else ()), *arguments],
             cwd=self.path, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
