@@ -34,6 +34,15 @@ def write_json(path: Path, value: object) -> None:
     _sync(path.parent)
 
 
+def read_json(path: Path) -> dict:
+    """A JSON object from a file; an absent or torn file is an empty one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def seal(aside: Path, target: Path) -> None:
     """Make a directory written aside final: sync its files, write the manifest, rename to `target`.
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes
+from checkpoints.store import read_json
 from pipeline import options as options_module
 from pipeline.hub import pin
 from pipeline.launch import launch
 from pipeline.options import Options
-from pipeline.plan import Planned, hashed, plan, prepare, read_json
+from pipeline.plan import Planned, hashed, plan, prepare
 from pipeline.two_stage import augmentation, check, general, two_stage
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packaged import packaged_teacher, packaged_vectors
@@ -352,8 +353,13 @@ def _say_failure(step: Planned, status: int) -> None:
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         print("stopped; run the same command to go on")
     elif status != 2:
+        killed = (
+            " (killed; where the memory ran out: job.micro_batch=auto)"
+            if status == 128 + signal.SIGKILL
+            else ""
+        )
         print(
-            f"error: stage {step.stage.name} ended with status {status}; run the same command to go on",
+            f"error: stage {step.stage.name} ended with status {status}{killed}; run the same command to go on",
             file=sys.stderr,
         )
 

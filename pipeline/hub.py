@@ -5,7 +5,7 @@ from pathlib import Path
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from pipeline.plan import read_json
+from checkpoints.store import read_json
 
 SECONDS = 5
 

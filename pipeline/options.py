@@ -130,11 +130,16 @@ class Job:
     hostfile: str = option("", "hosts to run on, DeepSpeed's hostfile (`name slots=N` a line)")
     zero: int = option(0, "DeepSpeed ZeRO stage, 0 to 3")
     precision: str = option("auto", "bf16, fp16, fp32; auto: bf16 where the processor multiplies it natively")
-    micro_batch: int = option(0, "rows a rank takes at once; 0: its whole share of the batch")
+    micro_batch: Any = option(
+        0, "rows a rank takes at once; 0: its whole share of the batch; auto: as many as its memory holds"
+    )
     checkpoint_seconds: float = option(30.0, "most seconds of work an abrupt end may lose")
     skip_bad_batches: bool = option(False, "leave batches whose loss is not finite out, and say so")
     keep: int = option(2, "newest checkpoints kept while a stage runs")
     log_every: int = option(10, "steps between lines of metrics.jsonl")
+    profile: bool = option(
+        False, "wait for the GPU after each part of a step, to time them (the CPU always does)"
+    )
 
 
 @dataclass
@@ -368,7 +373,10 @@ def _check(o: Options) -> None:
         j.precision in ("auto", "bf16", "fp16", "fp32"),
         f"job.precision={j.precision!r}: auto, bf16, fp16, fp32",
     )
-    need(j.micro_batch >= 0, f"job.micro_batch={j.micro_batch} must not be negative")
+    need(
+        j.micro_batch == "auto" or isinstance(j.micro_batch, int) and j.micro_batch >= 0,
+        f"job.micro_batch={j.micro_batch}: a whole number, 0 for all, or auto",
+    )
     need(j.precision != "fp16" or j.zero == 0, "job.precision=fp16 needs job.zero=0; bf16 goes with all")
     need(
         not j.skip_bad_batches or j.zero == 0,

@@ -3,7 +3,6 @@
 Nothing here imports torch: a plan is made in well under a second.
 """
 
-import json
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes, fingerprint
+from checkpoints.store import read_json
 from pipeline.options import Options
 from pipeline.two_stage import Declared
 
@@ -195,12 +195,3 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
         return {prefix: value}
     joint = "" if prefix.endswith(" ") else "."
     return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}{joint}{key}").items()}
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a file; an absent or torn file is an empty one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

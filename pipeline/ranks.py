@@ -78,7 +78,9 @@ def main(stage: str, count: int, first: int = 0, world: int = 0, master: str = "
                     print(f"error: rank {rank} was killed by signal {-worker.returncode}", file=sys.stderr)
             if failed and failed > 0:
                 return failed
-            return 128 + signalled[0][0] if signalled else 1
+            if signalled:
+                return 128 + signalled[0][0]
+            return 128 - failed if failed else 1
         if all(code == 0 for code in codes):
             return 0
         time.sleep(0.05)

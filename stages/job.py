@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,17 +26,14 @@ from tqdm import tqdm
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from stages import training_state
+from stages import memory, training_state
 from stages.distillation.objectives import Term
+from stages.log import Clock, Log, Sums, named
 from stages.stage import Stage
 from stages.tasks.batches import Batch, TokenRows, collate, counts, epoch_batches, share
 
 CHECKPOINT = 3
 """Numbers a checkpoint holds for each parameter: its weight and AdamW's two moments."""
-
-
-EXPLODED, EXPLODED_STEPS = 10, 3
-"""A loss so many times the first one's, in so many steps in a row, has exploded."""
 
 MOST_LEFT_OUT = 10
 """Batches in a row: where more have no finite loss, it is the model that is broken."""
@@ -65,9 +62,7 @@ class State:
     """Where a job stands.
 
     Attributes:
-        running: sums of the logged terms since the last line of metrics, over `counted` steps.
-        first_loss: the first step's, by which an exploded one is known.
-        high_steps: steps in a row with an exploded loss.
+        seconds: of all starts together.
         left_out: steps in a row whose batch was left out.
     """
 
@@ -76,11 +71,7 @@ class State:
     best_step: int | None = None
     evaluations_without_gain: int = 0
     seconds: float = 0.0
-    counted: int = 0
-    first_loss: float | None = None
-    high_steps: int = 0
     left_out: int = 0
-    running: dict[str, float] = field(default_factory=dict)
 
 
 class Job:
@@ -110,7 +101,11 @@ class Job:
         self.state = State()
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
         self.checkpoints, self.bests = stage.directory / "checkpoints", stage.directory / "best"
-        micro = self.settings.micro_batch or math.ceil(self.options.batch_size / self.world)
+        self.log = Log(stage.directory / "metrics.jsonl")
+        gpu = stage.device.type == "cuda"
+        self.clock = Clock(torch.cuda.synchronize if gpu and self.settings.profile else None)
+        self.model.to(stage.device)
+        micro = self._rows_at_once()
         self.micro_batches = math.ceil(self.options.batch_size / (self.world * micro))
         self.batches_per_epoch = math.ceil(len(rows) / self.options.batch_size)
         self.steps = self.batches_per_epoch * self.options.epochs
@@ -149,19 +144,22 @@ class Job:
             bar.update()
             if state.step % self.settings.log_every == 0 or state.step == self.steps:
                 speed = tokens / (time.monotonic() - began)
-                bar.set_postfix(self._log(epoch, rate, speed) | {"tokens/s": f"{speed:,.0f}"})
+                bar.set_postfix(self._line(epoch, rate, speed) | {"tokens/s": f"{speed:,.0f}"})
             self._say_what_is_left(state.step - first, tokens, began)
             due = time.monotonic() - saved >= self.settings.checkpoint_seconds
             if self.evaluate and self._evaluation_is_due():
                 due = self._evaluate(epoch) or due
             due, stop = self._agree(due, self.stop)
             if due or stop:
-                self._save()
+                with self.clock("checkpoints"):
+                    self._save()
                 saved, saved_step = time.monotonic(), state.step
             if stop:
                 bar.close()
                 raise Interrupted(128 + stop, state.step)
         bar.close()
+        if self.settings.profile or self.stage.device.type == "cpu":
+            self.stage.say(str(self.clock))
         if saved_step != state.step:
             self._save()  # so that a job killed while its artefact is written ends at once
         if self.evaluate and state.best_step is not None:
@@ -173,38 +171,53 @@ class Job:
         total = counts(self.rows.lengths[global_rows])
         parts = share(global_rows, self.world, self.rank, self.micro_batches)
         rate = self._learning_rate()
-        whole, seen = (
-            torch.zeros((), device=self.stage.device),
-            [],
-        )  # loss and terms of the batch, this rank's part
+        whole, seen = torch.zeros((), device=self.stage.device), []  # this rank's loss and terms
         self.engine.train()
         for i, (indices, weights) in enumerate(parts):
             seed_everything(self.stage.seed, self.state.step, i, self.rank)
+            try:
+                terms, loss = self._pass(indices, weights, total)
+            except (RuntimeError, MemoryError) as error:
+                if memory.ran_out(error):
+                    raise self._too_much(indices) from error
+                raise
+            whole += loss
+            seen.append(terms)
+            with self.clock("optimiser"):
+                if (
+                    i == len(parts) - 1
+                    and self.settings.skip_bad_batches
+                    and self._is_bad(whole, global_rows)
+                ):
+                    for parameter in self.model.parameters():  # a step of nothing: gradient and rate are 0
+                        parameter.grad = torch.zeros_like(parameter)
+                    rate, seen = 0.0, []
+                for group in self.engine.optimizer.param_groups:
+                    group["lr"] = rate
+                if self.alone:  # as the reduction does: a parameter without gradient still decays
+                    for parameter in self.model.parameters():
+                        if parameter.grad is None:
+                            parameter.grad = torch.zeros_like(parameter)
+                self.engine.step()
+        if seen:
+            self.log.add(self.state.step + 1, global_rows, whole, seen, total)
+        return rate
+
+    def _pass(
+        self, indices: np.ndarray, weights: np.ndarray, total: dict[str, int]
+    ) -> tuple[dict[str, Term], Tensor]:
+        """Forward and backward of a micro-batch. Returns its terms, and its share of the global loss."""
+        with self.clock("data"):
             batch = collate(self.rows, indices, weights).to(self.stage.device)
-            terms = self.engine(batch, self.targets(batch) if self.targets else None)
+        with self.clock("teacher"):
+            targets = self.targets(batch) if self.targets else None
+        with self.clock("student"):
+            terms = self.engine(batch, targets)
             loss = sum(term.weight * term.sum / total[term.per] for term in terms.values())
+        with self.clock("backward"):
             # DeepSpeed averages gradients over ranks; ours are shares of one global mean.
             self.engine.backward(loss * self.world, scale_wrt_gas=False)
-            whole += loss.detach()
-            seen.append(terms)
-            last = i == len(parts) - 1
-            if last and self.settings.skip_bad_batches and self._is_bad(whole, global_rows):
-                for parameter in self.model.parameters():  # a step of nothing: gradient and rate are 0
-                    parameter.grad = torch.zeros_like(parameter)
-                rate, seen = 0.0, []
-            for group in self.engine.optimizer.param_groups:
-                group["lr"] = rate
-            if self.alone:  # as the reduction does: a parameter without gradient still decays
-                for parameter in self.model.parameters():
-                    if parameter.grad is None:
-                        parameter.grad = torch.zeros_like(parameter)
-            self.engine.step()
-        for terms in seen:
-            self._add_to_log(terms, total)
-        if seen:
-            self.state.counted += 1
-            self._recent.append((self.state.step + 1, global_rows, whole))
-        return rate
+        return terms, loss.detach()
 
     def _is_bad(self, loss: Tensor, global_rows: np.ndarray) -> bool:
         """Whether a batch's loss is not finite, on any rank. Says so, and stops where that does not end."""
@@ -217,7 +230,7 @@ class Job:
             )
         if bad:
             step = self.state.step + 1
-            self.stage.say(f"step {step} left out, its loss is not finite: {_named(global_rows)}")
+            self.stage.say(f"step {step} left out, its loss is not finite: {named(global_rows)}")
         return bool(bad)
 
     def _learning_rate(self) -> float:
@@ -229,6 +242,52 @@ class Job:
         if options.schedule == "constant":
             return options.learning_rate
         return options.learning_rate * (self.steps - done + 1) / (self.steps - warm + 1)
+
+    # Memory.
+
+    def _rows_at_once(self) -> int:
+        """Rows of a micro-batch. What `auto` finds is kept with the stage, so that a resumed one takes as many."""
+        most = math.ceil(self.options.batch_size / self.world)
+        if self.settings.micro_batch != "auto":
+            return int(self.settings.micro_batch) or most
+        path = self.stage.directory / f"micro_batch-{self.world}-ranks.json"
+        found = [store.read_json(path).get("rows") if self.rank == 0 else None]
+        dist.broadcast_object_list(found)
+        if found[0]:
+            return found[0]
+        heaviest = np.argsort(self.rows.lengths, kind="stable")[-most:]
+        on_this_host = self.world if self.stage.device.type == "cpu" else 1
+        with memory.errors_when_full(on_this_host):
+            rows = torch.tensor(memory.rows_that_fit(most, lambda rows: self._try(heaviest[-rows:])))
+        rows = rows.to(self.stage.device)
+        dist.all_reduce(rows, dist.ReduceOp.MIN)
+        if self.rank == 0:
+            store.write_json(path, {"rows": rows.item()})
+        self.stage.say(f"micro_batch=auto: {rows.item()} rows at once, of {most}")
+        return rows.item()
+
+    def _try(self, indices: np.ndarray) -> None:
+        """Forward and backward of rows with weight 0, which teach nothing, beside what the optimiser will hold."""
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        moments = torch.ones(2, size, device=self.stage.device)
+        try:
+            batch = collate(self.rows, indices, np.zeros(len(indices), np.float32)).to(self.stage.device)
+            low = self.stage.precision != torch.float32
+            with torch.autocast(self.stage.device.type, self.stage.precision, enabled=low):
+                terms = self.model(batch, self.targets(batch) if self.targets else None)
+            sum(term.sum for term in terms.values()).backward()
+        finally:
+            self.model.zero_grad(set_to_none=True)
+            del moments
+
+    def _too_much(self, indices: np.ndarray) -> UserError:
+        """Memory ran out in a micro-batch."""
+        longest = int(self.rows.lengths[indices].max())
+        return UserError(
+            f"out of memory at step {self.state.step + 1}, in {len(indices)} rows of up to {longest} word pieces "
+            f"({named(indices)}): give job.micro_batch a number below {len(indices)}, or job.micro_batch=auto, which "
+            "finds one that fits and keeps the global batch; or lower the stage's max_length. Nothing saved is lost"
+        )
 
     # Evaluation and the best weights.
 
@@ -242,7 +301,8 @@ class Job:
     def _evaluate(self, epoch: int) -> bool:
         """Score the student on dev; keep it if it is the best. Returns whether it was."""
         self.engine.eval()
-        shared = [float(self.evaluate())]
+        with self.clock("evaluation"):
+            shared = [float(self.evaluate())]
         dist.broadcast_object_list(shared)  # ranks on unlike hosts may differ in the last digit
         score = shared[0]
         state = self.state
@@ -255,8 +315,7 @@ class Job:
                 with store.sealed(self.bests / store.step_name(state.step)) as directory:
                     save_file(weights, directory / "student.safetensors")
                 store.keep_newest(self.bests, self.settings.keep + 1)
-        if self.rank == 0:
-            self._write_line({"step": state.step, "epoch": epoch, "dev": score, "best": better})
+        self.log.write({"step": state.step, "epoch": epoch, "dev": score, "best": better})
         return better
 
     def _load_best(self) -> None:
@@ -296,7 +355,7 @@ class Job:
                     store.remove(newer)
         if path is None:
             if self.rank == 0:
-                (self.stage.directory / "metrics.jsonl").unlink(missing_ok=True)
+                self.log.path.unlink(missing_ok=True)
                 # One checkpoint and one best more than are kept stand while the next is written.
                 kept = min(self.settings.keep, self.steps) + 1
                 size = kept * self._checkpoint_bytes() + (self._bytes(kept + 1) if self.evaluate else 0)
@@ -304,7 +363,7 @@ class Job:
             return
         saved = json.loads((path / "state.json").read_text())
         try:
-            self.state = State(**saved["state"])
+            self.state, self.log.sums = State(**saved["state"]), Sums(**saved["log"])
             training_state.load(self.engine, path, saved["optimizer_steps"])
         except (TypeError, KeyError, FileNotFoundError) as error:
             raise UserError(f"{path} is of another version; restart=true begins the stage anew") from error
@@ -312,13 +371,12 @@ class Job:
             self.engine.torch_autocast_z0_gradscaler.load_state_dict(saved["gradient_scale"])
         if self.record:
             self.record.load(path)
-        if self.rank == 0:
-            self._forget_lines_after(self.state.step)
-            self.stage.say(f"resumed at step {self.state.step} of {self.steps}")
+        self.log.forget_after(self.state.step)
+        self.stage.say(f"resumed at step {self.state.step} of {self.steps}")
 
     def _save(self) -> None:
         """Write a checkpoint aside, seal it, and remove the oldest. Called on every rank."""
-        self._gather_log()
+        self.log.gather()
         target = self.checkpoints / store.step_name(self.state.step)
         aside = target.with_name(f".writing-{target.name}")
         if self.rank == 0:
@@ -335,7 +393,8 @@ class Job:
             if self.rank == 0:
                 scaler = self.engine.torch_autocast_z0_gradscaler
                 store.write_json(aside / "state.json", {
-                    "state": asdict(self.state), "optimizer_steps": training_state.steps(self.engine),
+                    "state": asdict(self.state), "log": asdict(self.log.sums),
+                    "optimizer_steps": training_state.steps(self.engine),
                     "gradient_scale": scaler.state_dict() if scaler else None,
                 })  # fmt: skip
                 store.seal(aside, target)
@@ -375,70 +434,12 @@ class Job:
         dist.all_reduce(of_all, dist.ReduceOp.MAX, group=self.control)
         return of_all.tolist()
 
-    def _add_to_log(self, terms: dict[str, Term], total: dict[str, int]) -> None:
-        for name, term in terms.items():
-            value = (term.sum.detach() / total[term.per]).double()
-            self._pending[name] = self._pending[name] + value if name in self._pending else value
-
-    def _gather_log(self) -> None:
-        """Move the sums of all ranks into the state, where a checkpoint finds them."""
-        if not self._pending:
-            return
-        values = torch.stack([self._pending[name] for name in sorted(self._pending)])
-        dist.all_reduce(values)
-        for name, value in zip(sorted(self._pending), values.tolist(), strict=True):
-            self.state.running[name] = self.state.running.get(name, 0.0) + value
-        self._pending = {}
-        self._refuse_bad_losses()
-
-    def _refuse_bad_losses(self) -> None:
-        """Stop, with the last good checkpoint as it is, where the loss is not finite or has exploded."""
-        recent, self._recent = self._recent, []
-        losses = torch.stack([loss for *_, loss in recent])
-        dist.all_reduce(losses)
-        state = self.state
-        for (step, rows, _), value in zip(recent, losses.tolist(), strict=True):
-            if state.first_loss is None:
-                state.first_loss = value
-            state.high_steps = state.high_steps + 1 if value > EXPLODED * state.first_loss else 0
-            finite = math.isfinite(value)
-            if finite and state.high_steps < EXPLODED_STEPS or self.rank:
-                continue  # the other ranks are ended with rank 0
-            what = (
-                f"and {EXPLODED} times the first one's for {EXPLODED_STEPS} steps" if finite else "not finite"
-            )
-            raise UserError(
-                f"at step {step} the loss is {value:g}, {what}; its batch: {_named(rows)}. The checkpoint before "
-                "it is kept. Look at these rows; or lower the stage's learning_rate with restart=true; or leave "
-                "batches whose loss is not finite out with job.skip_bad_batches=true"
-            )
-
-    def _log(self, epoch: int, rate: float, speed: float) -> dict[str, str]:
+    def _line(self, epoch: int, rate: float, speed: float) -> dict[str, str]:
         """Write the line of the last `log_every` steps; returns the losses for the progress bar."""
-        self._gather_log()
-        losses = {name: value / self.state.counted for name, value in self.state.running.items()}
-        self.state.running, self.state.counted = {}, 0
-        if self.rank == 0:
-            line = {"step": self.state.step, "epoch": epoch, **losses, "learning_rate": rate}
-            self._write_line(
-                line | {"tokens_per_second": round(speed), "seconds": round(self.state.seconds, 1)}
-            )
+        losses = self.log.means()
+        line = {"step": self.state.step, "epoch": epoch, **losses, "learning_rate": rate}
+        self.log.write(line | {"tokens_per_second": round(speed), "seconds": round(self.state.seconds, 1)})
         return {name: f"{value:.3f}" for name, value in losses.items()}
-
-    def _write_line(self, line: dict[str, object]) -> None:
-        with open(self.stage.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _forget_lines_after(self, step: int) -> None:
-        path = self.stage.directory / "metrics.jsonl"
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):
-                pass  # the last line of a killed process, torn
-        path.write_text("".join(kept), encoding="utf-8")
 
     def _say_what_is_left(self, done: int, tokens: int, began: float) -> None:
         """Once, after the first steps: what the rest will take at the speed just measured."""
@@ -453,8 +454,6 @@ class Job:
         )
 
     def _engine(self, micro: int) -> deepspeed.DeepSpeedEngine:
-        self._pending: dict[str, Tensor] = {}
-        self._recent: list[tuple[int, np.ndarray, Tensor]] = []  # (step, global rows, loss) not looked at yet
         self._said_what_is_left = False
         options = self.options
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
@@ -476,18 +475,10 @@ class Job:
             # No module may be reduced over ranks in low precision: one rank and two must agree.
             config["torch_autocast"] = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
         optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
-        engine = deepspeed.initialize(
-            model=self.model.to(self.stage.device), optimizer=optimizer, config=config
-        )[0]
+        engine = deepspeed.initialize(model=self.model, optimizer=optimizer, config=config)[0]
         if self.alone:
             engine.enable_backward_allreduce = False  # it would copy every gradient, for nothing
         return engine
-
-
-def _named(rows: np.ndarray) -> str:
-    """A batch by its rows' numbers, counted from 0 in the order of the data."""
-    shown = ", ".join(map(str, sorted(rows.tolist())[:64]))
-    return f"rows {shown}" + (f" and {len(rows) - 64} more" if len(rows) > 64 else "")
 
 
 def seed_everything(seed: int, step: int, micro_batch: int, rank: int) -> None:

@@ -1,0 +1,58 @@
+"""Rows that a rank takes at once: what fits into its memory, and what is said where something does not."""
+
+import contextlib
+import resource
+from collections.abc import Callable, Iterator
+
+import torch
+
+from checkpoints.errors import UserError
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    told = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in told
+        for words in ("can't allocate memory", "out of memory", "bad_alloc", "could not create a memory")
+    )
+
+
+def rows_that_fit(most: int, attempt: Callable[[int], None]) -> int:
+    """The most rows, halved from `most` until `attempt` of so many does not run out of memory.
+
+    Raises:
+        UserError: one row is too many.
+    """
+    rows = most
+    while True:
+        try:
+            attempt(rows)
+            return rows
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+        if rows == 1:
+            raise UserError("the memory does not hold a pass over a single row: lower the stage's max_length")
+        rows = (rows + 1) // 2
+
+
+@contextlib.contextmanager
+def errors_when_full(ranks: int) -> Iterator[None]:
+    """Have this process told when it takes more than its share of the free memory.
+
+    Without, Linux grants what is asked for, and kills a process when that is used.
+
+    Args:
+        ranks: processes on this host that do the same.
+    """
+    import psutil
+
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    free = psutil.virtual_memory().available // ranks + psutil.Process().memory_info().data
+    limits = [limit for limit in (before, most, free) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
