@@ -141,8 +141,9 @@ class Clock:
 
     def __str__(self) -> str:
         whole = time.monotonic() - self.began
-        shares = sorted(self.seconds.items(), key=lambda item: -item[1])
-        return f"{whole / 60:.1f} minutes: " + ", ".join(f"{part} {s / whole:.0%}" for part, s in shares)
+        parts = sorted(self.seconds.items(), key=lambda item: -item[1])
+        shares = [f"{part} {seconds / whole:.0%}" for part, seconds in parts if seconds >= whole / 200]
+        return f"{whole / 60:.1f} minutes: {', '.join(shares)}"
 
 
 def named(rows: np.ndarray) -> str:

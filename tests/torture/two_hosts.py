@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from pipeline.ranks import LOST
 from tests.integration.conftest import Workplace, workers_of
+from tests.torture.outcome import Outcome
 
 HOSTS = {"tiny-a": "10.77.0.1", "tiny-b": "10.77.0.2"}
 
@@ -30,49 +30,41 @@ def impossible() -> str:
     return f"it needs {', '.join(missing)}" if missing else ""
 
 
-def main() -> int:
-    """Print what happened; returns 0 where nothing was lost."""
-    if reason := impossible():
-        print(f"two hosts: not tried, {reason}")
-        return 0
+def outcomes() -> Iterator[Outcome]:
+    """The link cut once, on a run over both hosts; none where that cannot be tried."""
+    if impossible():
+        return
     with tempfile.TemporaryDirectory(prefix="two-hosts-") as name, two_hosts(Path(name)) as on_first:
-        return _cut(Path(name), on_first)
+        yield _cut(Path(name), on_first)
 
 
-def _cut(path: Path, on_first: list[str]) -> int:
+def _cut(path: Path, on_first: list[str]) -> Outcome:
     place = Workplace(path, prefix=on_first)
     (path / "hostfile").write_text("".join(f"{address} slots=1\n" for address in HOSTS.values()))
     same = ("job.hostfile=hostfile", "reuse=false", "general.epochs=100", "job.checkpoint_seconds=1")
     status, output = place.run("general-distill", "run=whole", *same)
     assert status == 0, output
 
-    run = path / "runs" / "cut"
+    outcome, run = Outcome("the link between two hosts cut", "general stage, 2 hosts"), path / "runs" / "cut"
     process = place.start("general-distill", "run=cut", *same)
     while process.poll() is None and not any((run / "general/checkpoints").glob("step-*/manifest.json")):
         time.sleep(0.05)
     _ip("-n", "tiny-a", "link", "set", "cable-a", "down")
+    outcome.times["general"] += 1
     began = time.monotonic()
     output = process.communicate(timeout=120)[0]
-    seconds = time.monotonic() - began
     while workers_of(run) and time.monotonic() - began < 2 * LOST:
         time.sleep(0.1)
-    survivors, reason = len(workers_of(run)), [x for x in output.splitlines() if x.startswith("error:")]
+    outcome.seconds, outcome.statuses[process.returncode] = time.monotonic() - began, 1
+    outcome.survivors = len(workers_of(run))
     _ip("-n", "tiny-a", "link", "set", "cable-a", "up")
     time.sleep(2)
-    status, output = place.run("general-distill", "run=cut", *same)
-    resumed = next((line.strip() for line in output.splitlines() if "resumed at" in line), "")
-    good = (
-        status == 0
-        and resumed
-        and place.weights("cut") == place.weights("whole")
-        and not survivors
-        and seconds < LOST + 5
-    )
-    print(
-        f"two hosts, link cut: ended after {seconds:.0f} s, {survivors} survivors; {reason[0] if reason else output}"
-    )
-    print(f"two hosts, link back: {resumed}; {'same weights' if good else 'FAILED ' + output}")
-    return not good
+    status, again = place.run("general-distill", "run=cut", *same)
+    if "connection to it was lost" not in output or outcome.seconds > LOST + 5:
+        outcome.lost = f"NOT TOLD: {output}"
+    elif status or "resumed at" not in again or place.weights("cut") != place.weights("whole"):
+        outcome.lost = f"DIFFERENT: {again}"
+    return outcome
 
 
 @contextlib.contextmanager
@@ -139,7 +131,3 @@ def _ip(*arguments: str) -> None:
 
 def _path() -> str:
     return f"{os.environ['PATH']}:/usr/sbin:/sbin"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Faults, tried on a small run through the real commands. Prints the table of docs/faults.md.
+
+    make torture ARGS="--kills 50"     # 50 kills in every stage, with 1 and 2 ranks: about two hours
+
+Kills: at random moments, in every stage, the faults of `KILLS` in turn. Checkpoints are written at every step, so
+that many of the moments fall into a save. At the end the artefacts of all stages are bitwise those of an undisturbed
+run and the logged lines are the same: no step was lost, or counted twice. Then files are damaged, a disk is
+filled, and the link between two hosts is cut.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.integration.conftest import Workplace, workers_of
+from tests.integration.test_resume import metrics
+from tests.torture import two_hosts
+from tests.torture.outcome import Outcome
+
+KILLS = {
+    "kill -9 of the command": signal.SIGKILL,
+    "kill -9 of one rank": signal.SIGKILL,
+    "kill -9 of all processes": signal.SIGKILL,
+    "Ctrl-C": signal.SIGINT,
+    "SIGTERM": signal.SIGTERM,
+}
+TRAINING = ("masked_lm", "teacher", "general", "intermediate", "prediction", "finetuned", "finetuned_general")
+SECONDS = {"augment": 6.0} | dict.fromkeys(TRAINING, 1.0)
+"""A stage is killed at most so long after it has begun: a training one to train, the other to start."""
+
+EPOCHS = ("tuning", "general", "masked_lm", "intermediate", "prediction", "finetuning")
+AUGMENTED = ("augment=true", "augmentation.vectors=none", "augmentation.variants=2", "masked_lm.batch_size=8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=5, help="kills in every stage [5]")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of ranks [1 2]")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
+    o = parser.parse_args()
+    random.seed(o.seed)
+    outcomes = []
+    print("| fault | where | times | what happened | lost |\n|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory(prefix="torture-") as name:
+        place = Workplace(Path(name))
+        for ranks in o.ranks:
+            outcomes += _show(_kills(place, ranks, o.kills))
+        outcomes += _show(_damages(place))
+        outcomes += _show(_full_disk(place))
+    outcomes += _show(two_hosts.outcomes())
+    return int(any(outcome.lost != "nothing" or outcome.survivors for outcome in outcomes))
+
+
+def _show(outcomes: Iterator[Outcome]) -> list[Outcome]:
+    done = []
+    for outcome in outcomes:
+        print(outcome.line(), flush=True)
+        done.append(outcome)
+    return done
+
+
+def _kills(place: Workplace, ranks: int, kills: int) -> Iterator[Outcome]:
+    """Each stage killed so many times, the faults in turn."""
+    same = (
+        f"job.nproc={ranks}",
+        "reuse=false",
+        *AUGMENTED,
+        *(f"{stage}.epochs={4 + 2 * kills}" for stage in EPOCHS),
+    )
+    whole, run = f"whole{ranks}", place.path / "runs" / f"killed{ranks}"
+    status, output = place.run("task-distill", f"run={whole}", *same)
+    assert status == 0, output
+    where = f"{ranks} rank{'s' * (ranks > 1)}"
+    outcomes = {fault: Outcome(fault, where) for fault in KILLS}
+    while True:
+        process = place.start("task-distill", f"run={run.name}", *same)
+        stage = _stage_to_kill(run, process, outcomes, kills)
+        if stage is None:
+            break
+        time.sleep(random.uniform(0, SECONDS[stage]))
+        fault = list(KILLS)[sum(outcome.times[stage] for outcome in outcomes.values()) % len(KILLS)]
+        if process.poll() is None and not (run / stage / "finished.json").exists():
+            outcomes[fault].times[stage] += 1
+            _kill(process, workers_of(run), fault)
+        _end(process, run, outcomes[fault])
+    output = process.communicate()[0]
+    if process.returncode or made(run) != made(run.with_name(whole)):
+        lost = f"DIFFERENT ({process.returncode})"
+        print(output)
+    elif metrics(place, run.name) != metrics(place, whole):
+        lost = "STEPS"
+    else:
+        lost = "nothing"
+    for outcome in outcomes.values():
+        outcome.lost = lost
+        yield outcome
+
+
+def _stage_to_kill(
+    run: Path, process: subprocess.Popen, outcomes: dict[str, Outcome], kills: int
+) -> str | None:
+    """Wait for a stage that is still to be killed; None when the command has ended."""
+    while process.poll() is None:
+        for stage in SECONDS:
+            begun = run / stage / ("checkpoints" if stage in TRAINING else "stage.json")
+            times = sum(outcome.times[stage] for outcome in outcomes.values())
+            if (
+                begun.exists()
+                and not (run / stage / "finished.json").exists()
+                and times < kills
+                and workers_of(run)
+            ):
+                return stage
+        time.sleep(0.02)
+    return None
+
+
+def _kill(process: subprocess.Popen, workers: list[int], fault: str) -> None:
+    victims = {"kill -9 of one rank": workers[-1:], "kill -9 of all processes": [process.pid, *workers]}
+    for victim in victims.get(fault, [process.pid]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, KILLS[fault])
+
+
+def _end(process: subprocess.Popen, run: Path, outcome: Outcome) -> None:
+    """Wait for the command and its workers to end, and note how."""
+    began = time.monotonic()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=60)
+    if process.poll() is None:
+        process.kill()
+        outcome.survivors += 1
+    while workers_of(run) and time.monotonic() - began < 60:
+        time.sleep(0.05)
+    outcome.seconds = max(outcome.seconds, time.monotonic() - began)
+    outcome.survivors += len(workers_of(run))
+    outcome.statuses[process.returncode] += 1
+
+
+def _damages(place: Workplace) -> Iterator[Outcome]:
+    """The newest checkpoint of a killed stage damaged in each way; the one before it must serve."""
+    damages = {
+        "a file of the newest checkpoint cut short": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+        "a bit of it flipped": lambda path: path.write_bytes(_flipped(path.read_bytes())),
+        "a file of it missing": lambda path: path.unlink(),
+        "its manifest missing": lambda path: (path.parent / "manifest.json").unlink(),
+        "its manifest cut short": lambda path: (path.parent / "manifest.json").write_text('{"files": {"we'),
+    }
+    same = ("reuse=false", "general.epochs=60")
+    status, output = place.run("general-distill", "run=sound", *same)
+    assert status == 0, output
+    run = place.path / "runs" / "torn"
+    outcomes = []
+    for fault, damage in damages.items():
+        outcome = Outcome(fault, "general stage")
+        process = place.start("general-distill", f"run={run.name}", *same)
+        checkpoints, before = run / "general" / "checkpoints", _sealed(run)
+        while process.poll() is None and not (len(_sealed(run)) > 1 and _sealed(run)[-1:] != before[-1:]):
+            time.sleep(0.01)
+        process.kill()
+        outcome.times["general"] += 1
+        _end(process, run, outcome)
+        damaged = sorted(checkpoints.glob("step-*"))[-1]
+        damage(random.choice(sorted(damaged.glob("*.safetensors"))))
+        process = place.start("general-distill", f"run={run.name}", *same)
+        told = ""
+        while process.poll() is None and "resumed" not in told:
+            told += process.stdout.readline()
+        process.kill()
+        _end(process, run, Outcome("", ""))
+        if f"{damaged.name} is damaged" not in told:
+            outcome.lost = f"NOT TOLD: {told}"
+        outcomes.append(outcome)
+    status, output = place.run("general-distill", f"run={run.name}", *same)
+    if status or made(run) != made(run.with_name("sound")):
+        outcomes[-1].lost = f"DIFFERENT {output}"
+    yield from outcomes
+
+
+def _full_disk(place: Workplace) -> Iterator[Outcome]:
+    """A disk that is filled while a stage runs, and has room again."""
+    outcome = Outcome("the disk is filled", "general stage")
+    if os.getuid():
+        return
+    path = place.path / "small disk"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", path], check=True)
+    try:
+        small = Workplace(path)
+        same = ("reuse=false", "general.epochs=60")
+        process = small.start("general-distill", "run=full", *same)
+        run = path / "runs" / "full"
+        while process.poll() is None and not _sealed(run):
+            time.sleep(0.01)
+        free = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
+        (path / "ballast").write_bytes(b"0" * (free - 20_000))
+        outcome.times["general"] += 1
+        began = time.monotonic()
+        output = process.communicate(timeout=60)[0]
+        outcome.seconds, outcome.statuses[process.returncode] = time.monotonic() - began, 1
+        told = [line for line in output.splitlines() if line.startswith("error:")]
+        (path / "ballast").unlink()
+        status, again = small.run("general-distill", "run=full", *same)
+        if len(told) != 1 or "MB" not in told[0] or "resumed at" not in again or status:
+            outcome.lost = f"NOT TOLD: {output} {again}"
+        elif made(run) != made(place.path / "runs" / "sound"):
+            outcome.lost = "DIFFERENT"
+        yield outcome
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def made(run: Path) -> dict[str, str]:
+    """sha256 of what every stage of a run made."""
+    found = (p for p in run.glob("*/model/*") if p.suffix in (".safetensors", ".arrow", ".npy"))
+    return {str(p.relative_to(run)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+def _sealed(run: Path) -> list[Path]:
+    return sorted((run / "general" / "checkpoints").glob("step-*/manifest.json"))
+
+
+def _flipped(content: bytes) -> bytes:
+    place = random.randrange(len(content))
+    return content[:place] + bytes([content[place] ^ 1 << random.randrange(8)]) + content[place + 1 :]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
