@@ -139,6 +139,15 @@ def verify(directory: Path) -> None:
             raise Damaged(f"{path} does not have the content its manifest says")
 
 
+def is_whole(directory: Path) -> bool:
+    """Whether a sealed directory is there and is what its manifest says."""
+    try:
+        verify(directory)
+    except Damaged:
+        return False
+    return True
+
+
 def step_name(step: int) -> str:
     """The name of the checkpoint of an optimiser step; names sort as steps do."""
     return f"step-{step:08d}"

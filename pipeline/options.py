@@ -135,6 +135,10 @@ class Job:
     )
     checkpoint_seconds: float = option(30.0, "most seconds of work an abrupt end may lose")
     skip_bad_batches: bool = option(False, "leave batches whose loss is not finite out, and say so")
+    cache_gb: float = option(
+        4.0,
+        "disk on which a stage of several epochs keeps the teacher's layers, so that it runs once; 0: none",
+    )
     keep: int = option(2, "newest checkpoints kept while a stage runs")
     log_every: int = option(10, "steps between lines of metrics.jsonl")
     profile: bool = option(
@@ -384,6 +388,7 @@ def _check(o: Options) -> None:
     )
     need(j.log_every > 0, f"job.log_every={j.log_every} must be above 0")
     need(o.seed >= 0, f"seed={o.seed} must not be negative")
+    need(j.cache_gb >= 0, f"job.cache_gb={j.cache_gb} must not be negative")
     need(j.keep > 0, f"job.keep={j.keep} must be above 0")
     need(all(c.isalnum() or c in "._- " for c in o.run) and not o.run.startswith("."),
          f"run={o.run!r}: letters, digits, '.', '_', '-' and spaces only, so that it stays under runs/")  # fmt: skip

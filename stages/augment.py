@@ -56,7 +56,7 @@ def run(stage: Stage) -> None:
     ranks, rank = dist.get_world_size(), dist.get_rank()
     starts = range(0, len(train), SHARD_ROWS)
     paths = [stage.directory / "checkpoints" / store.step_name(index) for index in range(len(starts))]
-    missing = {i for i, path in enumerate(paths) if i % ranks == rank and not _is_whole(path)}
+    missing = {i for i, path in enumerate(paths) if i % ranks == rank and not store.is_whole(path)}
     for i in missing:
         store.remove(paths[i])  # torn: no rank may take it for made
     barrier()
@@ -106,14 +106,6 @@ def _rows(split: Split) -> Iterator[Row]:
 def _key(row: Row) -> tuple[str, ...]:
     """What makes two rows the same, whatever their case and spaces."""
     return tuple(folded(text) for text in row if text is not None)
-
-
-def _is_whole(shard: Path) -> bool:
-    try:
-        store.verify(shard)
-    except store.Damaged:
-        return False
-    return True
 
 
 def _candidates(stage: Stage, options: SimpleNamespace) -> Candidates:

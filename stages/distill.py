@@ -22,6 +22,7 @@ from stages.job import Job
 from stages.stage import Stage
 from stages.tasks.batches import Batch, TokenRows, counts
 from stages.tasks.task import Task
+from stages.teacher_cache import TeacherCache
 
 RECORD = "teacher_logits.npy"
 
@@ -75,6 +76,25 @@ def layer_objectives(
     return objectives
 
 
+def teacher_views(
+    stage: Stage, teacher: FrozenTeacher, rows: dict[str, TokenRows]
+) -> dict[str, Callable[[Batch], View]]:
+    """For each of the named rows what gives the teacher's views: the disk where that pays and fits, else the model."""
+    live = dict.fromkeys(rows, teacher)
+    if stage.training.epochs < 2 or not stage.job.cache_gb:
+        return live
+    caches = {name: TeacherCache(stage, name, of, teacher) for name, of in rows.items()}
+    size = sum(cache.bytes for cache in caches.values()) / 1e9
+    if size > stage.job.cache_gb:
+        stage.say(
+            f"the teacher runs in every step: its layers would take {size:,.1f} GB of disk, more than "
+            f"job.cache_gb={stage.job.cache_gb:g}"
+        )
+        return live
+    stage.say(f"the teacher runs once over all rows; its layers take {size:,.2f} GB of disk meanwhile")
+    return {name: cache.fill() for name, cache in caches.items()}
+
+
 def task_score(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -> Callable[[], float]:
     """The student's selection metric on dev."""
     return lambda: score(task, "dev", predict(model.student, rows, stage.device, stage.precision))[
@@ -82,7 +102,9 @@ def task_score(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -
     ]
 
 
-def distillation_score(stage: Stage, model: Distillation, teacher: FrozenTeacher, rows: TokenRows):
+def distillation_score(
+    stage: Stage, model: Distillation, teacher: Callable[[Batch], View], rows: TokenRows
+) -> Callable[[], float]:
     """The negative distillation loss on dev rows: the stage's selection metric before there are predictions."""
     total = counts(rows.lengths)
 

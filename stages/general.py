@@ -8,6 +8,7 @@ from stages.distill import (
     Distillation,
     layer_objectives,
     save_student,
+    teacher_views,
 )
 from stages.distillation.models import load_encoder, load_tokenizer
 from stages.distillation.students import random_student, student_config
@@ -26,6 +27,7 @@ def run(stage: Stage) -> None:
 
     model = Distillation(student, layer_objectives(options, student.config, teacher.config))
     frozen = FrozenTeacher(teacher, model.teacher_needs, stage.device, stage.precision)
-    job = Job(stage, model, rows, targets=frozen)
+    views = teacher_views(stage, frozen, {"corpus": rows})
+    job = Job(stage, model, rows, targets=views["corpus"])
     state = job.run()
     stage.publish(save_student(job, tokenizer), {"steps": state.step, "tokens": int(rows.lengths.sum())})

@@ -13,6 +13,7 @@ from stages.distill import (
     distillation_score,
     layer_objectives,
     save_student,
+    teacher_views,
 )
 from stages.distillation.models import load_classifier, load_encoder, load_tokenizer
 from stages.distillation.students import student_from_teacher_layers
@@ -37,14 +38,15 @@ def run(stage: Stage) -> None:
     needs = model.teacher_needs | Needs(logits=True)
     order = class_order(teacher.config, task.labels, [])
     frozen = FrozenTeacher(teacher, needs, stage.device, stage.precision, order)
+    views = teacher_views(stage, frozen, {"train": train, "dev": dev})
     recorded = TeacherLogits(len(train), len(order), stage.device)
 
     def targets(batch: Batch) -> View:
-        view = frozen(batch)
+        view = views["train"](batch)
         recorded.note(batch, view)
         return view
 
-    evaluate = distillation_score(stage, model, frozen, dev)
+    evaluate = distillation_score(stage, model, views["dev"], dev)
     job = Job(stage, model, train, targets, evaluate, recorded)
     state = job.run()
     recorded.gather()

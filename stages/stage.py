@@ -124,7 +124,7 @@ class Stage:
                 write(directory)
             finished = {"fingerprint": self.fingerprint, "scores": scores, "time": time.strftime("%F %T")}
             store.write_json(self.directory / "finished.json", finished)
-            for name in ("checkpoints", "best"):
+            for name in ("checkpoints", "best", "teacher"):
                 store.remove(self.directory / name)
         barrier()
 

@@ -1,0 +1,71 @@
+"""Views from disk against those of the model."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from stages import teacher_cache
+from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
+from stages.distillation.teachers import FrozenTeacher
+from stages.distillation.view import Needs
+from stages.rows import corpus_rows
+from stages.stage import Stage
+from stages.tasks.batches import collate
+from stages.teacher_cache import TeacherCache
+from tests.conftest import make_corpus, make_encoder
+
+NEEDS = Needs(logits=True, hidden=frozenset({0, 2, 4}), scores=frozenset({2, 4}))
+
+
+@pytest.fixture
+def parts(tmp_path, world, monkeypatch):
+    """A stage, rows of several shards, and a teacher whose passes are counted."""
+    monkeypatch.setattr(teacher_cache, "SHARD_ROWS", 20)
+    path = make_corpus(tmp_path / "corpus.txt", 40)
+    files = {"reader": "files", "version": 1, "files": {"corpus.txt": str(path)}}
+    inputs = {"corpus": {"name": "corpus", "identity": files}}
+    job = SimpleNamespace(precision="fp32")
+    directory = tmp_path / "runs" / "r" / "intermediate"
+    directory.mkdir(parents=True)
+    stage = Stage("intermediate", "intermediate", directory, {}, inputs, "", job, torch.device("cpu"))
+    source = ModelSource(str(make_encoder(tmp_path / "bert")))
+    rows = corpus_rows(stage, load_tokenizer(source), 24, 0)
+    teacher = FrozenTeacher(load_classifier(source, ("no", "yes")), NEEDS, stage.device)
+    return stage, rows, teacher
+
+
+def test_a_cached_view_is_the_models(parts):
+    stage, rows, teacher = parts
+    cache = TeacherCache(stage, "train", rows, teacher).fill()
+    assert len(cache.shards) == -(-len(rows) // 20) > 1
+    batch = collate(rows, np.array([41, 0, 19, 20, 21]), np.array([1, 1, 1, 1, 0], np.float32))
+    kept, live = cache(batch), teacher(batch)
+    real_BL1 = batch.attention_mask[..., None].bool()
+    torch.testing.assert_close(kept.mask_BL, live.mask_BL)
+    torch.testing.assert_close(kept.logits_BC, live.logits_BC, rtol=1e-5, atol=1e-5)
+    assert kept.hidden_BLW.keys() == live.hidden_BLW.keys() == NEEDS.hidden
+    for layer, hidden_BLW in live.hidden_BLW.items():
+        expected = torch.where(real_BL1, hidden_BLW, 0)
+        torch.testing.assert_close(kept.hidden_BLW[layer], expected, rtol=1e-5, atol=1e-5)
+    for mine, theirs in ((kept.queries_BHLD, live.queries_BHLD), (kept.keys_BHLD, live.keys_BHLD)):
+        assert mine.keys() == theirs.keys() == NEEDS.scores
+        for layer, x_BHLD in theirs.items():
+            expected = torch.where(real_BL1[:, None], x_BHLD, 0)
+            torch.testing.assert_close(mine[layer], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_whole_shards_are_kept_and_torn_ones_computed_again(parts, monkeypatch):
+    stage, rows, teacher = parts
+    whole = [shard.clone() for shard in TeacherCache(stage, "train", rows, teacher).fill().shards]
+    torn = stage.directory / "teacher" / "train" / "shard-00001" / "layers.bin"
+    torn.write_bytes(torn.read_bytes()[:-8])
+    computed = []
+    compute = TeacherCache._compute
+    monkeypatch.setattr(TeacherCache, "_compute", lambda self, of, to: computed.append(of) or compute(self, of, to))
+    again = TeacherCache(stage, "train", rows, teacher).fill()
+    assert [of.tolist() for of in computed] == [list(range(20, 40))]
+    for one, other in zip(whole, again.shards, strict=True):
+        torch.testing.assert_close(one, other)
+    assert again.bytes == sum(4 * shard.numel() for shard in again.shards) + 8 * len(rows)
