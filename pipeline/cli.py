@@ -21,7 +21,7 @@ from pipeline import options as options_module
 from pipeline.hub import pin
 from pipeline.launch import launch
 from pipeline.options import Options
-from pipeline.plan import Planned, hashed, plan, prepare, read_json
+from pipeline.plan import Planned, hashed, plan, prepare, read_finished, read_json
 from pipeline.two_stage import augmentation, check, general, two_stage
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packaged import packaged_teacher, packaged_vectors
@@ -41,6 +41,7 @@ usage: python -m pipeline COMMAND [key=value ...]
   augment          data augmentation alone: variants of a task's rows, with samples (task=NAME)
   evaluate         the table of a finished run                                      (run=NAME)
   export           the finished student as a plain Hugging Face directory           (run=NAME to=DIR)
+  doctor           what the machine offers, what a run needs (options of task-distill), what is wrong with run=NAME
 
 Every command goes on where it was stopped, skips what is finished, and makes again what changed.
 
@@ -112,7 +113,7 @@ def export(rest: list[str]) -> int:
     target = Path(given.get("to") or run / "export")
     if target.exists():
         raise UserError(f"{target} is there already: give another to=DIR, or remove it")
-    finished = read_json(run / "prediction" / "finished.json")
+    finished = read_finished(run / "prediction")
     source = run / "prediction" / finished.get("from", "") / "model"
     try:
         store.verify(source)
@@ -129,6 +130,28 @@ def export(rest: list[str]) -> int:
     return 0
 
 
+def doctor(rest: list[str]) -> int:
+    """Look at the machine, at what a run needs of it, and at the run's directory; 1 if anything is wrong."""
+    from pipeline import doctor, needs
+
+    preset, overrides, seeds = _split(rest)
+    o = options_module.load(preset, overrides)
+    only_run = o.run and len(overrides) == 1
+    stages = _task_stages(o, Path(preset).stem, "") if overrides and not only_run else None
+    report = doctor.Report()
+    doctor.look_at_machine(report, RUNS)
+    for suffix in [f"-seed{seed}" for seed in seeds] or [""]:
+        run = RUNS / ((stages[0] if stages else o.run) + suffix)
+        if stages:
+            needs.look_at_needs(report, run, stages[1], o)
+        elif o.run and not run.is_dir():
+            raise _no_such_run(run.name)
+        if run != RUNS and run.is_dir():
+            doctor.look_at_run(report, run)
+    print(f"\n{report.wrong} wrong" if report.wrong else "\nnothing is wrong")
+    return 1 if report.wrong else 0
+
+
 ONE_RANK = ("check", "select", "evaluate")
 """Kinds of stages that train nothing, and are run by one process whatever the number of ranks."""
 
@@ -139,11 +162,12 @@ COMMANDS = {
     "augment": augment,
     "evaluate": evaluate,
     "export": export,
+    "doctor": doctor,
 }
 
 
-def _runs(rest: list[str], declare: Callable) -> int:
-    """One run, or one for each of `seeds`."""
+def _split(rest: list[str]) -> tuple[str, list[str], list[str]]:
+    """(preset, options, seeds) out of a command's arguments."""
     preset, overrides, seeds = "small", [], []
     for text in rest:
         key, _, value = text.partition("=")
@@ -151,10 +175,16 @@ def _runs(rest: list[str], declare: Callable) -> int:
             preset = value
         elif key == "seeds":
             seeds = value.replace(",", " ").split()
-            if not all(seed.isdigit() for seed in seeds):
+            if not all(seed.isdecimal() for seed in seeds):
                 raise UserError(f"seeds={value!r} must be whole numbers, such as seeds='1 2 3'")
         else:
             overrides.append(text)
+    return preset, overrides, seeds
+
+
+def _runs(rest: list[str], declare: Callable) -> int:
+    """One run, or one for each of `seeds`."""
+    preset, overrides, seeds = _split(rest)
     if not seeds:
         return _run(options_module.load(preset, overrides), preset, "", declare)
     runs = []
@@ -314,7 +344,10 @@ def _locked(run: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)  # a name that is left is that of a process that died
 
 
 def _finished_run(rest: list[str]) -> tuple[Path, dict[str, str]]:
@@ -325,13 +358,18 @@ def _finished_run(rest: list[str]) -> tuple[Path, dict[str, str]]:
             f"unknown option {', '.join(sorted(unknown))}: evaluate takes run=NAME, export run=NAME to=DIR"
         )
     name = given.get("run") or "demo"
-    run = RUNS / Path(name).name
+    options_module.check_run(name)
+    run = RUNS / name
     if not (run / "options.json").is_file():
-        known = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/options.json"))) or "none yet"
-        raise UserError(f"there is no run {name!r} under {RUNS}/: there are {known}")
+        raise _no_such_run(name)
     if not (run / "results.json").is_file():
         raise UserError(f"run {name!r} is not finished: run its task-distill or demo command again to go on")
     return run, given
+
+
+def _no_such_run(name: str) -> UserError:
+    known = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/options.json"))) or "none yet"
+    return UserError(f"there is no run {name!r} under {RUNS}/: there are {known}")
 
 
 def _say_plan(name: str, planned: list[Planned]) -> None:

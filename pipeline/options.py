@@ -377,7 +377,14 @@ def _check(o: Options) -> None:
     need(j.log_every > 0, f"job.log_every={j.log_every} must be above 0")
     need(o.seed >= 0, f"seed={o.seed} must not be negative")
     need(j.keep > 0, f"job.keep={j.keep} must be above 0")
-    need(all(c.isalnum() or c in "._- " for c in o.run) and not o.run.startswith("."),
-         f"run={o.run!r}: letters, digits, '.', '_', '-' and spaces only, so that it stays under runs/")  # fmt: skip
     if wrong:
         raise UserError("; ".join(wrong))
+    check_run(o.run)
+
+
+def check_run(name: str) -> None:
+    """A run's name cannot lead out of runs/. Raises UserError."""
+    if name.startswith(".") or not all(c.isalnum() or c in "._- " for c in name):
+        raise UserError(
+            f"run={name!r}: letters, digits, '.', '_', '-' and spaces only, so that it stays under runs/"
+        )
