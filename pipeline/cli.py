@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from checkpoints import store
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, told
 from checkpoints.fingerprint import FileHashes
 from pipeline import options as options_module
 from pipeline.hub import pin
@@ -26,6 +26,7 @@ from pipeline.two_stage import augmentation, check, general, two_stage
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packaged import packaged_teacher, packaged_vectors
 from stages.tasks.task import find_task
+from stages.tasks.text import check_text
 
 RUNS = Path("runs")
 PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
@@ -61,13 +62,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if arguments else 2
     command, rest = arguments[0], arguments[1:]
     try:
+        for text in arguments:
+            check_text(text, f"the argument {text!r}")
         if command not in COMMANDS:
             raise UserError(
                 f"unknown command {command!r}: there are {', '.join(COMMANDS)} (--help explains them)"
             )
         return COMMANDS[command](rest)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -288,7 +291,7 @@ def _for_augmentation(o: Options, run: Path) -> dict[str, dict]:
     if o.augmentation.masked_lm:
         given["masked_lm"] = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
     if vectors not in ("", "none"):
-        path = packaged_vectors() if vectors == "packaged" else Path(vectors).expanduser()
+        path = packaged_vectors() if vectors == "packaged" else Path(os.path.expanduser(vectors))
         if vectors != "packaged" and not path.is_file():
             raise UserError(
                 f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
@@ -307,7 +310,7 @@ def _general_stages(o: Options, preset: str, suffix: str):
 
 def _model(name: str, what: str, instead: str, run: Path) -> dict:
     """The identity of a given model."""
-    path = packaged_teacher() if name == "packaged" else Path(name).expanduser()
+    path = packaged_teacher() if name == "packaged" else Path(os.path.expanduser(name))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{what}={path} holds no config.json: give the directory of a Hugging Face model")
@@ -362,7 +365,7 @@ def _finished_run(rest: list[str]) -> tuple[Path, dict[str, str]]:
     run = RUNS / name
     if not (run / "options.json").is_file():
         raise _no_such_run(name)
-    if not (run / "results.json").is_file():
+    if not read_json(run / "results.json"):
         raise UserError(f"run {name!r} is not finished: run its task-distill or demo command again to go on")
     return run, given
 
