@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -160,12 +159,7 @@ class WordVectors:
                 for k in stored["ks"].tolist():
                     rows = zip(stored[f"ids_{k}"].tolist(), stored[f"neighbours_{k}"], strict=True)
                     self._known[k] = dict(rows)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            zipfile.BadZipFile,
-        ):  # missing or damaged: what it held is computed again
+        except Exception:  # missing, or damaged in whatever way: what it held is computed again
             self._known.clear()
 
     def _write_cache(self) -> None:
