@@ -134,7 +134,7 @@ def hashed(source: dict[str, Any], hashes: FileHashes) -> dict[str, Any]:
         if files:
             return source | {"content": {role: hashes.of(Path(path)) for role, path in sorted(files.items())}}
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise UserError(f"{error.filename} cannot be read or written: {error.strerror}") from error
     return source
 
 

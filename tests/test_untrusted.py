@@ -108,7 +108,7 @@ KEYS = st.sampled_from(["task", "job", "general.epochs", "__class__", "__class__
     .map(lambda value: json.dumps(value).encode()),
     st.tuples(KEYS, TAGS, st.text(max_size=12)).map(lambda t: f"{t[0]}: {t[1]}{t[2]}".encode()),
 ))  # fmt: skip
-@example(b"[" * 5000)
+@example(b"[" * 400 + b"]" * 400)
 @example(b"run: 2024-99-99")
 @example(b"a: &a [1]\nb: *a")
 @example(b"general: {layer_map: [2024-01-01]}")
@@ -130,6 +130,7 @@ def test_presets_and_options(tmp_path, content):
     {"train": st.just("a.csv"), "text": st.just("text") | JSON, "label": st.just("label") | JSON},
     optional={key: JSON for key in ("dev", "type", "labels", "metric", "odd")},
 ).map(lambda value: json.dumps(value).encode()))  # fmt: skip
+@example(b"{train: a.csv, text: text, label: label, type: {a: b}}")
 def test_task_files(tmp_path, content):
     (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(40)))
     (tmp_path / "t.yaml").write_bytes(content)
@@ -190,6 +191,31 @@ def test_planning_over_a_damaged_tree(tmp_path, specs, manifest, half_done):
     for step in planned or ():
         assert step.artefact.resolve().is_relative_to(runs.resolve())
         prepare(step, {"one": step.artefact}, o)
+
+
+@pytest.mark.parametrize(
+    "finished",
+    [
+        {"fingerprint": "KEY", "from": "../../../outside"},
+        {"fingerprint": "KEY", "from": "/OUTSIDE"},
+        {"fingerprint": "KEY", "from": 3},
+        {"fingerprint": ["KEY"]},
+    ],
+)
+def test_a_finished_stage_cannot_be_claimed_from_outside(tmp_path, finished):
+    stage = Declared("one", "general", {"seed": 1})
+    runs, outside, o = tmp_path / "runs", tmp_path / "outside", options.Options()
+    key = plan([stage], runs / "a", o)[0].fingerprint
+    told = json.dumps(finished).replace("KEY", key).replace("/OUTSIDE", str(outside))
+    for directory in (outside, runs / "a" / "one", runs / "b" / "one"):
+        directory.mkdir(parents=True)
+        with store.sealed(directory / "model") as aside:
+            (aside / "weights").write_text("weights")
+        (directory / "finished.json").write_text(told)
+        (directory / "stage.json").write_text('{"job": ["fp8"]}')
+    (step,) = plan([stage], runs / "a", o)
+    assert step.action == "run"
+    prepare(step, {}, o)
 
 
 @quick

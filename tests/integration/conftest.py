@@ -28,7 +28,7 @@ class Workplace:
     """A directory with a tiny teacher, corpus and task, in which commands are run."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.python_path = path, str(ROOT)
         make_encoder(path / "teacher")
         make_corpus(path / "corpus.txt", 12)
         make_task(path / "data")
@@ -38,7 +38,7 @@ class Workplace:
         """Start a command in a process group of its own."""
         return subprocess.Popen(
             [sys.executable, "-m", "pipeline", command, *(self.given if tiny else ()), *arguments],
-            cwd=self.path, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            cwd=self.path, env=os.environ | {"PYTHONPATH": self.python_path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
