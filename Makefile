@@ -12,7 +12,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 	$(if $(HOSTFILE),job.hostfile="$(HOSTFILE)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment evaluate export test torture lint clean
+.PHONY: help setup demo general-distill task-distill augment evaluate export doctor test torture lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,6 +46,9 @@ evaluate: $(READY) ## the table of a finished run (RUN=)
 
 export: $(READY) ## the finished student of RUN= as a plain Hugging Face directory (ARGS="to=DIR")
 	@$(RUN_PIPELINE) export $(GIVEN)
+
+doctor: $(READY) ## what the machine offers, what a run needs (TASK= ...), what is wrong with RUN=
+	@$(RUN_PIPELINE) doctor $(GIVEN)
 
 test: $(READY) ## run the tests
 	$(VENV)/bin/python -m pytest

@@ -3,8 +3,12 @@
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
+
+YOUNG = 2_000_000_000
+"""Nanoseconds: a file changed so recently may change again within the tick of its file system's clock."""
 
 
 def fingerprint(value: Any) -> str:
@@ -19,9 +23,10 @@ def sha256_file(path: Path) -> str:
 
 
 class FileHashes:
-    """Content hashes of input files, remembered by (path, size, modification time).
+    """Content hashes of input files, remembered by path, size, times and inode.
 
-    The memory only saves time: a lost or damaged cache file is begun anew.
+    The memory only saves time: a lost or damaged cache file is begun anew. The time of a file's last change
+    (ctime) is kept by the system; unlike the modification time, nobody can set it to what it was before.
     """
 
     def __init__(self, cache: Path):
@@ -38,12 +43,18 @@ class FileHashes:
             files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             return fingerprint({str(p.relative_to(path)): self.of(p) for p in files})
         status = path.stat()
-        key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+        key, stamp = (
+            str(path.resolve()),
+            [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino],
+        )
         entry = self._known.get(key)
-        if not (isinstance(entry, list) and entry[:2] == stamp):
-            self._known[key] = entry = [*stamp, sha256_file(path)]
+        if not (isinstance(entry, list) and entry[:-1] == stamp and isinstance(entry[-1], str)):
+            entry = [*stamp, sha256_file(path)]
+            if time.time_ns() - status.st_ctime_ns < YOUNG:  # also where the clock was set back: hashed again
+                return entry[-1]
+            self._known[key] = entry
             self._cache.parent.mkdir(parents=True, exist_ok=True)
             aside = self._cache.with_suffix(f".{os.getpid()}")
             aside.write_text(json.dumps(self._known))
             aside.replace(self._cache)
-        return entry[2]
+        return entry[-1]

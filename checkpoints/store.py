@@ -38,7 +38,7 @@ def read_json(path: Path) -> dict:
     """A JSON object from a file; an absent or torn file is an empty one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -123,20 +123,28 @@ def verify(directory: Path) -> None:
     """Check a sealed directory against its manifest.
 
     Raises:
-        Damaged: the manifest or a file of it is missing, or a size or hash differs.
+        Damaged: the manifest or a file of it is missing, a size or hash differs, or a name leads out of it.
     """
     try:
-        files = json.loads((directory / MANIFEST).read_text())["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        files = json.loads((directory / MANIFEST).read_text())["files"]
+        said = [(name, about["size"], about["sha256"]) for name, about in files.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{directory / MANIFEST} is missing or unreadable") from error
-    for name, said in files:
+    if not said:
+        raise Damaged(f"{directory / MANIFEST} names no file")
+    for name, size, sha256 in said:
         path = directory / name
-        if not path.is_file():
-            raise Damaged(f"{path} is missing")
-        if path.stat().st_size != said["size"]:
-            raise Damaged(f"{path} has {path.stat().st_size} bytes, its manifest says {said['size']}")
-        if sha256_file(path) != said["sha256"]:
-            raise Damaged(f"{path} does not have the content its manifest says")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise Damaged(f"{directory / MANIFEST} names {name!r}, which is not inside the directory")
+        try:
+            if not path.is_file():
+                raise Damaged(f"{path} is missing")
+            if path.stat().st_size != size:
+                raise Damaged(f"{path} has {path.stat().st_size} bytes, its manifest says {size}")
+            if sha256_file(path) != sha256:
+                raise Damaged(f"{path} does not have the content its manifest says")
+        except OSError as error:
+            raise Damaged(f"{path} cannot be read ({error.strerror})") from error
 
 
 def is_whole(directory: Path) -> bool:

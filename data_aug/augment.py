@@ -301,12 +301,19 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
 
 
 def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], list[int], list[int]]:
-    """The columns of a written shard: text_a, text_b (None for single sentences), label, row, variant."""
-    with pa.memory_map(str(path)) as file:
-        columns = pa.ipc.open_stream(file).read_all().to_pydict()
-    if set(columns["text_b"]) <= {None}:
-        columns["text_b"] = None
-    return tuple(columns[name] for name in ("text_a", "text_b", "label", "row", "variant"))
+    """The columns of a written shard: text_a, text_b (None for single sentences), label, row, variant.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    try:
+        with pa.memory_map(str(path)) as file:
+            columns = pa.ipc.open_stream(file).read_all().to_pydict()
+        if set(columns["text_b"]) <= {None}:
+            columns["text_b"] = None
+        return tuple(columns[name] for name in ("text_a", "text_b", "label", "row", "variant"))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise InputError(f"{path} holds no augmented rows ({error}); remove its stage's directory") from error
 
 
 def read_counts(path: Path) -> Counts:

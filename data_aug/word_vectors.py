@@ -3,8 +3,8 @@
 import hashlib
 import importlib.util
 import os
-import zipfile
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -47,17 +47,22 @@ class WordVectors:
         """Reads the first `rows` lines of a GloVe text file: a word and D floats, separated by spaces.
 
         Raises:
-            InputError: the file is missing or empty, or a line holds another number of floats than the first.
+            InputError: the file is missing or empty, a line is not UTF-8, holds another number of floats than the
+                first, or one that is not finite.
         """
         words: list[str] = []
         vectors: list[np.ndarray] = []
         width = 0
         if not path.is_file():
             raise InputError(f"word vectors {path}: no such file; name a GloVe text file, or leave it out")
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if number > rows:
-                    break
+        with path.open("rb") as file:
+            for number, raw in enumerate(islice(file, rows), start=1):
+                try:
+                    line = raw.decode()
+                except UnicodeDecodeError as error:
+                    raise InputError(
+                        f"word vectors {path}, line {number}: not UTF-8 ({error.reason})"
+                    ) from None
                 # Some GloVe words hold spaces (". . ."), so the floats are counted from the right.
                 width = width or len(line.split()) - 1
                 word, *values = line.rstrip().rsplit(" ", width)
@@ -71,6 +76,10 @@ class WordVectors:
                     vectors.append(np.array(values, dtype=np.float32))
                 except ValueError as error:
                     raise InputError(f"word vectors {path}, line {number}: {error}; mend that line") from None
+                if not np.isfinite(vectors[-1]).all():
+                    raise InputError(
+                        f"word vectors {path}, line {number}: a value is not finite; mend that line"
+                    )
                 words.append(word)
         if not words:
             raise InputError(f"word vectors {path}: the file is empty; name a GloVe text file")
@@ -150,12 +159,7 @@ class WordVectors:
                 for k in stored["ks"].tolist():
                     rows = zip(stored[f"ids_{k}"].tolist(), stored[f"neighbours_{k}"], strict=True)
                     self._known[k] = dict(rows)
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            zipfile.BadZipFile,
-        ):  # missing or damaged: what it held is computed again
+        except Exception:  # missing, or damaged in whatever way: what it held is computed again
             self._known.clear()
 
     def _write_cache(self) -> None:

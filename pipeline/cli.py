@@ -15,18 +15,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from checkpoints import store
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, told
 from checkpoints.fingerprint import FileHashes
 from checkpoints.store import read_json
 from pipeline import options as options_module
 from pipeline.hub import pin
 from pipeline.launch import launch
 from pipeline.options import Options
-from pipeline.plan import Planned, hashed, plan, prepare
+from pipeline.plan import Planned, hashed, plan, prepare, read_finished
 from pipeline.two_stage import augmentation, check, general, two_stage
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packaged import packaged_teacher, packaged_vectors
 from stages.tasks.task import find_task
+from stages.tasks.text import check_text
 
 RUNS = Path("runs")
 PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
@@ -42,6 +43,7 @@ usage: python -m pipeline COMMAND [key=value ...]
   augment          data augmentation alone: variants of a task's rows, with samples (task=NAME)
   evaluate         the table of a finished run                                      (run=NAME)
   export           the finished student as a plain Hugging Face directory           (run=NAME to=DIR)
+  doctor           what the machine offers, what a run needs (options of task-distill), what is wrong with run=NAME
 
 Every command goes on where it was stopped, skips what is finished, and makes again what changed.
 
@@ -61,13 +63,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if arguments else 2
     command, rest = arguments[0], arguments[1:]
     try:
+        for text in arguments:
+            check_text(text, f"the argument {text!r}")
         if command not in COMMANDS:
             raise UserError(
                 f"unknown command {command!r}: there are {', '.join(COMMANDS)} (--help explains them)"
             )
         return COMMANDS[command](rest)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -113,7 +117,7 @@ def export(rest: list[str]) -> int:
     target = Path(given.get("to") or run / "export")
     if target.exists():
         raise UserError(f"{target} is there already: give another to=DIR, or remove it")
-    finished = read_json(run / "prediction" / "finished.json")
+    finished = read_finished(run / "prediction")
     source = run / "prediction" / finished.get("from", "") / "model"
     try:
         store.verify(source)
@@ -130,6 +134,28 @@ def export(rest: list[str]) -> int:
     return 0
 
 
+def doctor(rest: list[str]) -> int:
+    """Look at the machine, at what a run needs of it, and at the run's directory; 1 if anything is wrong."""
+    from pipeline import doctor, needs
+
+    preset, overrides, seeds = _split(rest)
+    o = options_module.load(preset, overrides)
+    only_run = o.run and len(overrides) == 1
+    stages = _task_stages(o, Path(preset).stem, "") if overrides and not only_run else None
+    report = doctor.Report()
+    doctor.look_at_machine(report, RUNS)
+    for suffix in [f"-seed{seed}" for seed in seeds] or [""]:
+        run = RUNS / ((stages[0] if stages else o.run) + suffix)
+        if stages:
+            needs.look_at_needs(report, run, stages[1], o)
+        elif o.run and not run.is_dir():
+            raise _no_such_run(run.name)
+        if run != RUNS and run.is_dir():
+            doctor.look_at_run(report, run)
+    print(f"\n{report.wrong} wrong" if report.wrong else "\nnothing is wrong")
+    return 1 if report.wrong else 0
+
+
 ONE_RANK = ("check", "select", "evaluate")
 """Kinds of stages that train nothing, and are run by one process whatever the number of ranks."""
 
@@ -140,11 +166,12 @@ COMMANDS = {
     "augment": augment,
     "evaluate": evaluate,
     "export": export,
+    "doctor": doctor,
 }
 
 
-def _runs(rest: list[str], declare: Callable) -> int:
-    """One run, or one for each of `seeds`."""
+def _split(rest: list[str]) -> tuple[str, list[str], list[str]]:
+    """(preset, options, seeds) out of a command's arguments."""
     preset, overrides, seeds = "small", [], []
     for text in rest:
         key, _, value = text.partition("=")
@@ -152,10 +179,16 @@ def _runs(rest: list[str], declare: Callable) -> int:
             preset = value
         elif key == "seeds":
             seeds = value.replace(",", " ").split()
-            if not all(seed.isdigit() for seed in seeds):
+            if not all(seed.isdecimal() for seed in seeds):
                 raise UserError(f"seeds={value!r} must be whole numbers, such as seeds='1 2 3'")
         else:
             overrides.append(text)
+    return preset, overrides, seeds
+
+
+def _runs(rest: list[str], declare: Callable) -> int:
+    """One run, or one for each of `seeds`."""
+    preset, overrides, seeds = _split(rest)
     if not seeds:
         return _run(options_module.load(preset, overrides), preset, "", declare)
     runs = []
@@ -259,7 +292,7 @@ def _for_augmentation(o: Options, run: Path) -> dict[str, dict]:
     if o.augmentation.masked_lm:
         given["masked_lm"] = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
     if vectors not in ("", "none"):
-        path = packaged_vectors() if vectors == "packaged" else Path(vectors).expanduser()
+        path = packaged_vectors() if vectors == "packaged" else Path(os.path.expanduser(vectors))
         if vectors != "packaged" and not path.is_file():
             raise UserError(
                 f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
@@ -278,7 +311,7 @@ def _general_stages(o: Options, preset: str, suffix: str):
 
 def _model(name: str, what: str, instead: str, run: Path) -> dict:
     """The identity of a given model."""
-    path = packaged_teacher() if name == "packaged" else Path(name).expanduser()
+    path = packaged_teacher() if name == "packaged" else Path(os.path.expanduser(name))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{what}={path} holds no config.json: give the directory of a Hugging Face model")
@@ -315,7 +348,10 @@ def _locked(run: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)  # a name that is left is that of a process that died
 
 
 def _finished_run(rest: list[str]) -> tuple[Path, dict[str, str]]:
@@ -326,13 +362,18 @@ def _finished_run(rest: list[str]) -> tuple[Path, dict[str, str]]:
             f"unknown option {', '.join(sorted(unknown))}: evaluate takes run=NAME, export run=NAME to=DIR"
         )
     name = given.get("run") or "demo"
-    run = RUNS / Path(name).name
+    options_module.check_run(name)
+    run = RUNS / name
     if not (run / "options.json").is_file():
-        known = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/options.json"))) or "none yet"
-        raise UserError(f"there is no run {name!r} under {RUNS}/: there are {known}")
-    if not (run / "results.json").is_file():
+        raise _no_such_run(name)
+    if not read_json(run / "results.json"):
         raise UserError(f"run {name!r} is not finished: run its task-distill or demo command again to go on")
     return run, given
+
+
+def _no_such_run(name: str) -> UserError:
+    known = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/options.json"))) or "none yet"
+    return UserError(f"there is no run {name!r} under {RUNS}/: there are {known}")
 
 
 def _say_plan(name: str, planned: list[Planned]) -> None:

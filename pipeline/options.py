@@ -2,14 +2,14 @@
 
 import dataclasses
 import difflib
+import math
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from checkpoints.errors import UserError
+from stages.tasks.text import parse_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -198,12 +198,14 @@ def load(preset: str, overrides: list[str]) -> Options:
         raise UserError(f"unknown preset {preset!r}: there are {known}, or give a .yaml file")
     settings = _read_yaml(path)
     tasks = settings.pop("tasks", None) or {}
+    if not isinstance(tasks, dict) or not all(isinstance(s, dict) for s in tasks.values()):
+        raise UserError(f"{path.name}: tasks must hold `task: {{option: value}}` lines")
     options = Options()
     _update(options, settings, f"{path.name}: ")
     given = dict(_parse(text) for text in overrides)
     name = _canonical(str(given.get("task") or options.task))
-    for key, value in (tasks.get(name) or {}).items():
-        _set(options, key, value, f"{path.name}: ")
+    for key, value in tasks.get(name, {}).items():
+        _set(options, str(key), value, f"{path.name}: ")
     for key, value in given.items():
         _set(options, key, value)
     _check(options)
@@ -234,9 +236,9 @@ def _canonical(task: str) -> str:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+        settings = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable: {error}") from error
     if not isinstance(settings, dict):
         raise UserError(f"{path} must hold `option: value` lines")
     return settings
@@ -248,26 +250,29 @@ def _parse(text: str) -> tuple[str, Any]:
         raise UserError(
             f"{text!r} is no option: write key=value, for example general.epochs=2 (--help lists all)"
         )
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"the value of {text!r} is not readable: {' '.join(str(error).split())}") from error
+    return key.strip(), parse_yaml(value, f"the value of {text!r}")
 
 
 def _update(target: Any, settings: dict, where: str = "", prefix: str = "") -> None:
     for key, value in settings.items():
-        current = getattr(target, str(key), None)
-        if is_dataclass(current) and isinstance(value, dict):
-            _update(current, value, where, f"{prefix}{key}.")
+        group = _group(target, str(key))
+        if group and isinstance(value, dict):
+            _update(group, value, where, f"{prefix}{key}.")
         else:
             _set(target, str(key), value, where, prefix)
+
+
+def _group(options: Any, name: str) -> Any:
+    """The group of options of that name, or None."""
+    groups = [entry.name for entry in fields(options) if is_dataclass(entry.type)] if options else []
+    return getattr(options, name) if name in groups else None
 
 
 def _set(options: Any, key: str, value: Any, where: str = "", prefix: str = "") -> None:
     target, parts = options, key.split(".")
     for part in parts[:-1]:
-        target = getattr(target, part, None)
-    entry = next((f for f in fields(target) if f.name == parts[-1]), None) if is_dataclass(target) else None
+        target = _group(target, part)
+    entry = next((f for f in fields(target) if f.name == parts[-1]), None) if target else None
     if entry is None or is_dataclass(entry.type):
         names = [name for name, _, _ in describe()]
         close = difflib.get_close_matches(prefix + key, names, 3, 0.5)
@@ -295,7 +300,7 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
     if kind in (int, float) and not isinstance(value, bool):
         try:  # YAML reads 1e-4 as text
             number = float(value)
-            if kind is float or number == int(number):
+            if math.isfinite(number) and (kind is float or number == int(number)):
                 return kind(number)
         except (TypeError, ValueError, OverflowError):
             pass
@@ -344,7 +349,8 @@ def _check(o: Options) -> None:
         )
     for name in ("general", "intermediate"):
         s = getattr(o, name)
-        need(s.layer_map in ("uniform", "last", "first") or isinstance(s.layer_map, list),
+        named = s.layer_map in ("uniform", "last", "first")
+        need(named or isinstance(s.layer_map, list) and all(isinstance(layer, int) for layer in s.layer_map),
              f"{name}.layer_map={s.layer_map!r} must be uniform, last, first or a list of layers")  # fmt: skip
         need(
             s.projection in ("per_layer", "shared"),
@@ -390,7 +396,14 @@ def _check(o: Options) -> None:
     need(o.seed >= 0, f"seed={o.seed} must not be negative")
     need(j.cache_gb >= 0, f"job.cache_gb={j.cache_gb} must not be negative")
     need(j.keep > 0, f"job.keep={j.keep} must be above 0")
-    need(all(c.isalnum() or c in "._- " for c in o.run) and not o.run.startswith("."),
-         f"run={o.run!r}: letters, digits, '.', '_', '-' and spaces only, so that it stays under runs/")  # fmt: skip
     if wrong:
         raise UserError("; ".join(wrong))
+    check_run(o.run)
+
+
+def check_run(name: str) -> None:
+    """A run's name cannot lead out of runs/. Raises UserError."""
+    if name.startswith(".") or not all(c.isalnum() or c in "._- " for c in name):
+        raise UserError(
+            f"run={name!r}: letters, digits, '.', '_', '-' and spaces only, so that it stays under runs/"
+        )

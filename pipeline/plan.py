@@ -65,7 +65,7 @@ def plan(stages: list[Declared], run: Path, o: Options) -> list[Planned]:
 def _decide(
     stage: Declared, directory: Path, key: str, inputs: dict, others: dict[str, Path], o: Options
 ) -> Planned:
-    finished, spec = read_json(directory / "finished.json"), read_json(directory / "stage.json")
+    finished, spec = read_finished(directory), read_json(directory / "stage.json")
     if finished.get("fingerprint") == key and (o.reuse or not finished.get("from")):
         made = (directory / finished["from"]).resolve() if finished.get("from") else directory
         if _is_there(made / "model"):
@@ -92,12 +92,13 @@ def prepare(planned: Planned, artefacts: dict[str, Path], o: Options) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if planned.action == "reuse":
         other = os.path.relpath(planned.made, directory)
-        finished = read_json(planned.made / "finished.json")
+        finished = read_finished(planned.made)
         store.write_json(directory / "finished.json", finished | {"from": other})
-    former = read_json(directory / "stage.json").get("job", {})
+    former = read_json(directory / "stage.json").get("job")
     job = asdict(o.job)
     if job["precision"] == "auto":
-        job["precision"] = former.get("precision") or native_precision()
+        former = former.get("precision") if isinstance(former, dict) else None
+        job["precision"] = former if former in ("bf16", "fp16", "fp32") else native_precision()
     inputs = {
         name: {"stage": value, "path": str(artefacts[value].resolve())} if isinstance(value, str) else value
         for name, value in planned.stage.inputs.items()
@@ -133,7 +134,7 @@ def hashed(source: dict[str, Any], hashes: FileHashes) -> dict[str, Any]:
         if files:
             return source | {"content": {role: hashes.of(Path(path)) for role, path in sorted(files.items())}}
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise UserError(f"{error.filename} cannot be read or written: {error.strerror}") from error
     return source
 
 
@@ -149,9 +150,14 @@ def _finished_elsewhere(run: Path) -> dict[str, Path]:
     """Fingerprint -> directory of every stage that another run finished itself."""
     found = {}
     for path in sorted(run.parent.glob("*/*/finished.json")):
-        finished = read_json(path)
-        if path.parent.parent != run and not finished.get("from") and _is_there(path.parent / "model"):
-            found[finished.get("fingerprint")] = path.parent
+        finished = read_finished(path.parent)
+        if (
+            finished
+            and path.parent.parent != run
+            and not finished.get("from")
+            and _is_there(path.parent / "model")
+        ):
+            found[finished["fingerprint"]] = path.parent
     return found
 
 
@@ -160,7 +166,7 @@ def _is_there(artefact: Path) -> bool:
     files = read_json(artefact / store.MANIFEST).get("files")
     try:
         return bool(files) and all((artefact / n).stat().st_size == f["size"] for n, f in files.items())
-    except (OSError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -195,3 +201,14 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
         return {prefix: value}
     joint = "" if prefix.endswith(" ") else "."
     return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}{joint}{key}").items()}
+
+
+def read_finished(directory: Path) -> dict:
+    """A stage's `finished.json`; an empty object where it is absent, torn, or leads elsewhere than to a run's stage."""
+    finished = read_json(directory / "finished.json")
+    other = finished.get("from", "")
+    if not isinstance(finished.get("fingerprint"), str) or not isinstance(other, str):
+        return {}
+    parts = Path(other).parts
+    beside = parts[:2] == ("..", "..") and len(parts) == 4 and ".." not in parts[2:]
+    return finished if beside or not other else {}

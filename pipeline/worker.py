@@ -12,8 +12,9 @@ import time
 import warnings
 from pathlib import Path
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, told
 from checkpoints.store import Damaged
+from data_aug import InputError
 
 
 def main(directory: Path) -> int:
@@ -30,7 +31,8 @@ def main(directory: Path) -> int:
     except Interrupted as interrupted:
         stage.say(f"saved at step {interrupted.step}; the same command goes on from here")
         status = interrupted.code
-    except (UserError, Damaged) as error:
+    except (UserError, Damaged, InputError, OSError) as error:
+        error = told(error) if isinstance(error, OSError) else error
         _let_the_first_rank_speak()
         print(f"error: {stage.name}: {error}", file=sys.stderr)
         return 2  # the other ranks may wait in a collective: they are ended from outside

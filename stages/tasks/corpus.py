@@ -67,7 +67,7 @@ def _identity(reader: str, **rest) -> dict:
 
 
 def _paths(spec: str) -> list[Path]:
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.name.endswith(SUFFIXES)]
         if not found:
@@ -118,7 +118,8 @@ def _all_documents(source: CorpusSource, revision: str | None) -> Iterator[str]:
 def _text_documents(path: Path) -> Iterator[str]:
     """Yield the documents of a text file: a sentence on each line, a blank line ends a document."""
     lines, size = [], 0
-    for _, line in text_lines(path):
+    for number, line in text_lines(path):
+        check_text(line, f"{path}, line {number}")
         if lines and (not line.strip() or size > LONGEST):
             yield " ".join(lines)
             lines, size = [], 0
@@ -136,10 +137,11 @@ def _parquet_documents(path: Path) -> Iterator[str]:
         file = pyarrow.parquet.ParquetFile(path)
         if FIELD not in file.schema_arrow.names:
             raise UserError(f"{path}: no column {FIELD!r}; it has {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(batch_size=1000, columns=[FIELD]):
-            for text in batch.column(0).to_pylist():
-                yield _field({FIELD: text or ""}, str(path))
-    except (pyarrow.ArrowException, OSError) as error:
+        batches = file.iter_batches(batch_size=1000, columns=[FIELD])
+        texts = (text for batch in batches for text in batch.column(0).to_pylist())
+        for number, text in enumerate(texts, start=1):
+            yield check_text("" if text is None else text, f"{path}, row {number}")
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
@@ -152,5 +154,5 @@ def _hub_documents(hub: str, config: str, revision: str | None) -> Iterator[str]
 
 def _field(row: dict, where: str) -> str:
     if FIELD not in row:
-        raise UserError(f"{where}: no field {FIELD!r}; it has {', '.join(row)}")
+        raise UserError(f"{where}: no field {FIELD!r}; it has {', '.join(map(repr, row))}")
     return check_text(row[FIELD], where)

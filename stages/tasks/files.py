@@ -20,12 +20,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.tables import SUFFIXES, read_rows
-from stages.tasks.text import check_text, folded
+from stages.tasks.text import check_text, folded, parse_yaml
 from stages.tasks.types import Split, Task, TaskSource
 
 KEYS = ("train", "dev", "test", "text", "label", "type", "labels", "metric")
@@ -61,7 +59,7 @@ def find(
         options = _read_task_file(Path(name))
         files = {role: Path(name).parent / str(options[role]) for role in ROLES if options.get(role)}
         text_columns, label_column = _text_columns(options["text"]), str(options["label"])
-        title, metric = Path(name).stem, metric or options.get("metric", "")
+        title, metric = Path(name).stem, metric or str(options.get("metric") or "")
     elif data:
         options, files, title = {}, _data_files(Path(data)), name or Path(data).stem
     else:
@@ -70,7 +68,7 @@ def find(
         if not path.is_file():
             raise UserError(f"no file {path}; give the path of a {', '.join(SUFFIXES)} file")
         _check_columns(path, text_columns, label_column)
-    kind = _kind(options.get("type", ""), metric)
+    kind = _kind(str(options.get("type") or ""), metric)
     identity = {
         "reader": "files",
         "version": VERSION,
@@ -86,11 +84,9 @@ def find(
 
 def _read_task_file(path: Path) -> dict:
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        options = parse_yaml(path.read_text(encoding="utf-8-sig"), f"the task file {path}")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the task file {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"the task file {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(options, dict):
         raise UserError(f"the task file {path} must hold keys and values: {', '.join(KEYS)}")
     for key in options:
@@ -205,7 +201,7 @@ def _read(path: Path, text_columns: list[str], label_column: str) -> list[Row]:
         label = "" if label is None else label if isinstance(label, str) else json.dumps(label)
         if not label.strip():
             raise UserError(f"{where}: the label {label_column!r} is empty; fill it or remove the row")
-        rows.append(Row(line, texts, label.strip()))
+        rows.append(Row(line, texts, check_text(label, f"{where}: {label_column!r}").strip()))
     return rows
 
 

@@ -60,7 +60,9 @@ def _row(header: list[str], fields: list[str], where: str) -> dict[str, object]:
         raise UserError(f"{where}: {len(fields)} fields, the header has {len(header)}; mend the row")
     row = dict(zip(header, fields, strict=True))
     if len(row) < len(header):
-        raise UserError(f"{where}: the header names a column twice: {', '.join(header)}; rename one")
+        raise UserError(
+            f"{where}: the header names a column twice: {', '.join(map(repr, header))}; rename one"
+        )
     return row
 
 

@@ -1,4 +1,4 @@
-"""Text files read line by line, with errors that name the file and the line."""
+"""Text that others wrote: files read line by line, with errors that name the line, and YAML."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from checkpoints.errors import UserError
 
@@ -46,6 +49,23 @@ def check_text(text: object, where: str) -> str:
     except UnicodeEncodeError as error:
         raise UserError(f"{where} has half a surrogate pair at character {error.start}; remove it") from error
     return text
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Return the value of a YAML text: numbers, strings, lists and maps; no code is ever run.
+
+    Raises:
+        UserError: it cannot be understood; `where` opens the message.
+    """
+    try:
+        aliases = [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]
+        value = yaml.safe_load(text) if not aliases else None
+    except Exception as error:  # a wrong date or number raises whatever its parser does
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{where} is not readable YAML: {reason}") from error
+    if aliases:  # a few lines of them stand for billions of values
+        raise UserError(f"{where} has the alias *{aliases[0].anchor}: write its value out")
+    return value
 
 
 def folded(text: str) -> str:

@@ -1,7 +1,10 @@
 import json
+import os
+import time
 
 import pytest
 
+from checkpoints import fingerprint as fingerprints
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes, fingerprint
@@ -62,21 +65,59 @@ def test_only_the_newest_are_kept(tmp_path):
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000004", "step-00000005"]
 
 
-def test_fingerprints_ignore_order_and_see_content(tmp_path):
+def test_fingerprints_ignore_order():
     assert (
         fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
     )
+
+
+def test_hashes_of_files_see_content_whatever_the_clock_and_the_cache_say(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     file, cache = tmp_path / "data" / "x", tmp_path / "hashes.json"
     file.write_text("one")
     first = FileHashes(cache).of(tmp_path / "data")
+    assert not cache.exists()  # so young a file may change again unseen
+    monkeypatch.setattr(fingerprints, "YOUNG", -(10**19))
+    for torn in ("torn {", "[]", '{"x": 1}', "\0"):
+        cache.write_text(torn)
+        assert FileHashes(cache).of(tmp_path / "data") == first and len(json.loads(cache.read_text())) > 0
+    known = json.loads(cache.read_text())
+    monkeypatch.setattr(fingerprints, "sha256_file", lambda path: pytest.fail("it is known"))
     assert FileHashes(cache).of(tmp_path / "data") == first
-    file.write_text("another")
-    assert FileHashes(cache).of(tmp_path / "data") != first
-    cache.write_text("torn {")
-    file.write_text("one")
-    assert FileHashes(cache).of(tmp_path / "data") == first
-    assert json.loads(cache.read_text())
+    monkeypatch.undo()
+    monkeypatch.setattr(fingerprints, "YOUNG", -(10**19))
+    for entry in ([], [*known[str(file)][:-1]], [*known[str(file)][:-1], 7]):
+        cache.write_text(json.dumps({str(file): entry}))
+        assert FileHashes(cache).of(tmp_path / "data") == first
+    for seconds in (0, 4e9, 1e9):  # 1970, 2096, 2001
+        os.utime(file, (seconds, seconds))
+        assert FileHashes(cache).of(tmp_path / "data") == first
+        time.sleep(0.02)  # a tick of the file system's clock
+        file.write_text("two" if file.read_text() == "one" else "one")  # of the same size
+        os.utime(file, (seconds, seconds))  # and the same modification time
+        changed = FileHashes(cache).of(tmp_path / "data")
+        assert changed != first
+        first = changed
+
+
+def test_a_manifest_that_leads_out_of_its_directory_is_refused(tmp_path):
+    write(tmp_path / "model")
+    outside = tmp_path / "outside"
+    outside.write_text("secret")
+    about = {"size": 6, "sha256": fingerprints.sha256_file(outside)}
+    for name in ("../outside", str(outside), "inner/../../outside"):
+        (tmp_path / "model" / store.MANIFEST).write_text(json.dumps({"files": {name: about}}))
+        with pytest.raises(store.Damaged, match="not inside the directory"):
+            store.verify(tmp_path / "model")
+    for odd in (
+        "{}",
+        '{"files": {}}',
+        '{"files": {"b.json": 3}}',
+        '{"files": {"%s": {"size": 1, "sha256": ""}}}',
+    ):
+        (tmp_path / "model" / store.MANIFEST).write_text(odd.replace("%s", 300 * "long"))
+        with pytest.raises(store.Damaged):
+            store.verify(tmp_path / "model")
 
 
 def test_too_little_space_is_told_before_writing(tmp_path):

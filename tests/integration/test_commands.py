@@ -225,7 +225,5 @@ def test_make_lists_its_targets():
     import subprocess
 
     output = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for (
-        target
-    ) in "setup demo general-distill task-distill augment evaluate export test torture lint clean".split():
+    for target in "setup demo general-distill task-distill augment evaluate export doctor test torture lint clean".split():
         assert f"\n{target} " in "\n" + output

@@ -63,7 +63,9 @@ def test_whole_shards_are_kept_and_torn_ones_computed_again(parts, monkeypatch):
     torn.write_bytes(torn.read_bytes()[:-8])
     computed = []
     compute = TeacherCache._compute
-    monkeypatch.setattr(TeacherCache, "_compute", lambda self, of, to: computed.append(of) or compute(self, of, to))
+    monkeypatch.setattr(
+        TeacherCache, "_compute", lambda self, of, to: computed.append(of) or compute(self, of, to)
+    )
     again = TeacherCache(stage, "train", rows, teacher).fill()
     assert [of.tolist() for of in computed] == [list(range(20, 40))]
     for one, other in zip(whole, again.shards, strict=True):

@@ -68,7 +68,7 @@ def test_hub_names(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     stream = documents(source, "abc")
     assert next(stream) == "page"
-    with pytest.raises(UserError, match="no field 'text'; it has title"):
+    with pytest.raises(UserError, match="no field 'text'; it has 'title'"):
         next(stream)
 
 
@@ -83,7 +83,7 @@ def test_bad_corpora(tmp_path):
     with pytest.raises(UserError, match="the corpus .*empty.txt is empty"):
         read(tmp_path / "empty.txt")
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n')
-    with pytest.raises(UserError, match="a.jsonl, line 2: no field 'text'; it has body"):
+    with pytest.raises(UserError, match="a.jsonl, line 2: no field 'text'; it has 'body'"):
         read(tmp_path / "a.jsonl")
     (tmp_path / "a.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match="cannot be read as Parquet"):

@@ -145,7 +145,7 @@ def test_task_file(tmp_path):
             "train: a.csv\ntext: text\nlabel: label\ntype: regression\nmetric: f1\n",
             "metric 'f1' does not fit .* pearson",
         ),
-        ("train: [", "is not YAML"),
+        ("train: [", "is not readable YAML"),
         ("- a\n", "must hold keys and values"),
     ],
 )

@@ -1,0 +1,146 @@
+"""What `doctor` says of a machine, of what a run needs, and of damage in a run's directory."""
+
+import fcntl
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from checkpoints import store
+from pipeline import doctor, needs, two_stage
+from pipeline.cli import main
+from pipeline.options import load
+from tests.conftest import make_corpus, make_encoder, make_task
+
+GIVEN = ["teacher=teacher", "corpus=corpus.txt", "task=tiny", "data=data", "text_columns=text", "label_column=label",
+         "architecture.layers=2", "architecture.width=8", "architecture.heads=2"]  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run with a finished and a half-done stage, and one that another run made."""
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "mine"
+    for stage in ("teacher", "general"):
+        (run / stage).mkdir(parents=True)
+        store.write_json(run / stage / "stage.json", {"fingerprint": "abc"})
+    with store.sealed(run / "teacher" / "model") as directory:
+        (directory / "weights").write_text("weights")
+    store.write_json(run / "teacher" / "finished.json", {"fingerprint": "abc"})
+    for step in (5, 10):
+        with store.sealed(run / "general" / "checkpoints" / store.step_name(step)) as directory:
+            (directory / "state").write_text(str(step))
+    (run / "taken").mkdir()
+    store.write_json(run / "taken" / "finished.json", {"fingerprint": "abc", "from": "../../mine/teacher"})
+    store.write_json(run / "options.json", {"run": "mine"})
+    return run
+
+
+def told(capsys, *arguments):
+    """(exit status, lines of the report)."""
+    status = main(["doctor", *arguments])
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_a_healthy_run_and_the_machine(run, capsys):
+    status, lines = told(capsys, "run=mine")
+    text = "\n".join(lines)
+    assert status == 0 and "WRONG" not in text and lines[-1] == "nothing is wrong"
+    for what in (
+        "cores",
+        "precision",
+        "memory",
+        "disk",
+        "python",
+        "torch",
+        "ssh",
+        "hub",
+    ):
+        assert any(line.split()[1:2] == what.split()[:1] for line in lines), what
+    assert "not asked, for HF_HUB_OFFLINE is set" in text
+    assert any(line.split() == ["ok", "teacher", "finished"] for line in lines)
+    assert "half done at step-00000010: the same command goes on" in text
+    assert "finished, made by run mine" in text
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda run: (run / "teacher/model/weights").write_text("Weights"), "remove .*teacher and run the same"),
+        (lambda run: (run / "teacher/model/weights").unlink(), "weights is missing"),
+        (lambda run: (run / "teacher/finished.json").write_text("{"), "finished.json is torn.*makes the stage again"),
+        (lambda run: (run / "teacher/stage.json").write_text('{"na'), "stage.json is torn: .*leave it"),
+        (lambda run: (run / "general/stage.json").write_text(""), "stage.json is torn: restart=true"),
+        (lambda run: (run / "general/checkpoints/step-00000010/state").write_text("1"), "goes on from step-00000005"),
+        (lambda run: (run / "options.json").write_text("\0"), "options.json .*torn"),
+        (lambda run: shutil.rmtree(run / "teacher"), "taken .*missing"),
+    ],
+)  # fmt: skip
+def test_each_damage_is_named_with_its_mend(run, capsys, damage, words):
+    damage(run)
+    status, lines = told(capsys, "run=mine")
+    wrong = [line for line in lines if line.startswith("  WRONG")]
+    assert status == 1 and any(re.search(words, line) for line in wrong), lines
+
+
+def test_locks_and_what_an_interrupted_write_left(run, capsys):
+    (run / ".lock").write_text("process 7 on elsewhere")
+    store.fresh_aside(run / "general" / "checkpoints" / "step-00000015")
+    (run / "general" / ".stage.json.4711").touch()
+    status, lines = told(capsys, "run=mine")
+    text = "\n".join(lines)
+    assert status == 0 and "left by process 7 on elsewhere, which is gone" in text
+    assert ".writing-step-00000015 was left" in text and ".stage.json.4711 was left" in text
+    with open(run / ".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _, lines = told(capsys, "run=mine")
+        assert any("process 7 on elsewhere is working on it now" in line for line in lines)
+
+
+def test_an_unknown_run_is_one_line(run, capsys):
+    assert main(["doctor", "run=other"]) == 2
+    assert "there is no run 'other' under runs/: there are mine" in capsys.readouterr().err
+
+
+def test_what_a_run_needs_and_too_little_disk_and_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_encoder(tmp_path / "teacher")
+    make_corpus(tmp_path / "corpus.txt", 12)
+    make_task(tmp_path / "data")
+    status, lines = told(capsys, *GIVEN)
+    text = "\n".join(lines)
+    assert status == 0, text
+    named = [line.split()[1] for line in lines if "M parameters" in line]
+    assert named == ["teacher", "general", "intermediate", "prediction"]
+    assert not list((tmp_path / "runs").glob("[!.]*"))  # looking makes no run
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=9, used=9, free=1000))
+    monkeypatch.setattr(needs, "memory", lambda: (2e6, 1e6))
+    status, lines = told(capsys, *GIVEN)
+    wrong = [line for line in lines if line.startswith("  WRONG")]
+    assert status == 1 and len(wrong) == 2 and all("more must be freed" in line for line in wrong)
+    assert [line.split()[1] for line in wrong] == ["memory", "disk"]
+    status, lines = told(capsys, *GIVEN, "architecture.layers=2", "teacher=./nosuch")
+    assert status == 1 and any("WRONG" in line and "no such directory" in line for line in lines)
+
+
+def test_parameters_are_counted_from_configs_alone(tmp_path):
+    from transformers import AutoModel
+
+    teacher = make_encoder(tmp_path / "teacher")
+    numbers = sum(p.numel() for p in AutoModel.from_pretrained(teacher).parameters())
+    (teacher / "model.safetensors").unlink()
+    o = load("small", ["architecture.layers=4", "architecture.width=16", "architecture.feed_forward=32",
+                       "architecture.heads=4"])  # fmt: skip
+    check = two_stage.check(o, {"teacher": {"path": str(teacher)}})
+    assert needs._sizes(check) == {"teacher": numbers, "student": numbers}
+
+
+def test_drift_from_the_pinned_versions_is_named(tmp_path, monkeypatch, capsys):
+    pins = tmp_path / "constraints.txt"
+    pins.write_text("torch==0.0.1\npyyaml==0.0.2\nnosuchpackage==1\n")
+    monkeypatch.setattr(doctor, "CONSTRAINTS", pins)
+    report = doctor.Report()
+    doctor.look_at_machine(report, tmp_path)
+    text = capsys.readouterr().out
+    assert "(pinned 0.0.1), pyyaml" in text and "(pinned 0.0.2)" in text and not report.wrong
