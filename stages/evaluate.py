@@ -2,62 +2,161 @@
 
 import csv
 import math
-import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from checkpoints import store
+from stages.costs import measure
+from stages.distillation.checks import forward_flops
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.teachers import class_order
 from stages.distillation.view import inputs_of
 from stages.rows import task_rows
 from stages.stage import Stage
+from stages.tasks import comparison
 from stages.tasks.batches import TokenRows, collate
 from stages.tasks.metrics import compute, constant_baseline
 from stages.tasks.task import Task
 
 BATCH = 64
-LATENCY_ROWS = 100
+EXAMPLES = 10
+"""Rows kept of those where student and teacher differ most."""
 
 
 def run(stage: Stage) -> None:
-    """Score every model in `inputs["models"]` on the reported split, in fp32, and time it.
+    """Score every model in `inputs["models"]` on the reported split, in fp32, compare and time them.
 
-    The artefact is `results.json`; `<split>_predictions.csv` goes into the run's directory.
+    The artefact is `results.json`, an entry for each model; `<split>_predictions.csv` goes into the run's
+    directory. docs/report.md says what each number means.
     """
     task = stage.task()
     split = "test" if "test" in task.splits else "dev"
-    names = stage.options["models"]
-    results, answers, timed = {}, {}, {}
-    for name in names:
-        source = stage.model(name)
-        tokenizer = load_tokenizer(source)
-        model = load_classifier(source, task.labels, own_labels=True, tapped=False).eval()
-        order = class_order(load_config(source), task.labels, [])
-        rows = task_rows(stage, task, split, tokenizer, stage.options["max_length"][name])
-        logits = predict(model.to(stage.device), rows, stage.device)[:, order]
-        answers[name] = decide(logits, task)
-        scores = score(task, split, logits)
-        if "dev_mismatched" in task.splits:
-            other = task_rows(stage, task, "dev_mismatched", tokenizer, stage.options["max_length"][name])
-            measured = score(task, "dev_mismatched", predict(model, other, stage.device)[:, order])
+    results, logits, timed = {}, {}, {}
+    for name in stage.options["models"]:
+        source, max_length = stage.model(name), stage.options["max_length"][name]
+        tokenizer, config = load_tokenizer(source), load_config(source)
+        model = load_classifier(source, task.labels, own_labels=True, tapped=False).eval().to(stage.device)
+        order = class_order(config, task.labels, [])
+        rows, other = {}, {}
+        for part in {split, "dev", "dev_mismatched"} & task.splits.keys():
+            rows[part] = task_rows(stage, task, part, tokenizer, max_length)
+            other[part] = predict(model, rows[part], stage.device)[:, order]
+        logits[name] = other[split]
+        scores = score(task, split, logits[name])
+        if "dev_mismatched" in other:
+            measured = score(task, "dev_mismatched", other["dev_mismatched"])
             scores |= {f"{key}_mismatched": value for key, value in measured.items()}
-        timed[name] = (model.cpu(), rows)
+        timed[name] = (model.cpu(), rows[split])
+        length = float(rows[split].lengths.mean())
         results[name] = {
             "metric": scores[task.selection],
             "parameters": sum(p.numel() for p in model.parameters()),
             "bytes": sum(p.stat().st_size for p in Path(source.name).glob("*.safetensors")),
+            "flops": forward_flops(config, length, length),
             "scores": scores,
         }
-    for name, milliseconds in latencies(timed).items():
-        results[name]["latency_ms"] = milliseconds
+        if task.labels:
+            results[name] |= classes_of(task, split, logits[name])
+            results[name]["calibration"] = calibration(task, split, other)
+    add_intervals(task, split, logits, results)
+    for name in results.keys() - {"teacher"}:
+        results[name] |= loyalty(task, logits[name], logits["teacher"])
+    results["distilled"]["differ_most"] = differ_most(task, split, logits["distilled"], logits["teacher"])
+    for name, costs in measure(timed).items():
+        results[name] |= costs
+    answers = {name: decide(values, task) for name, values in logits.items()}
     _write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, answers)
-    about = {"split": split, "rows": len(task.splits[split].labels), "selection": task.selection}
+    about = {
+        "split": split,
+        "rows": len(task.splits[split].labels),
+        "selection": task.selection,
+        "constant": constant_score(task, split),
+        "labels": task.labels,
+    }
     stage.publish(lambda directory: store.write_json(directory / "results.json", results), about)
+
+
+def add_intervals(task: Task, split: str, logits: dict[str, np.ndarray], results: dict[str, dict]) -> None:
+    """Give each model's entry 95% intervals of its metrics, and the share of the teacher's that it kept.
+
+    The rows are resampled for all models at once: the interval of a share is that of the ratio, row for row.
+    """
+    answers = {name: decide(values, task) for name, values in logits.items()}
+    gold, classes = np.asarray(task.splits[split].labels), len(task.labels) if task.labels else None
+    drawn = comparison.bootstrap(task.metrics, answers, gold, classes)
+    of_teacher, whole = drawn["teacher"][task.selection], results["teacher"]["metric"]
+    for name, values in drawn.items():
+        entry = results[name]
+        entry["intervals"] = {metric: comparison.interval(v) for metric, v in values.items()}
+        if whole > 0 and (of_teacher > 0).all():  # a share of nothing is none
+            entry["kept"] = entry["metric"] / whole
+            entry["kept_interval"] = comparison.interval(values[task.selection] / of_teacher)
+
+
+def classes_of(task: Task, split: str, logits: np.ndarray) -> dict[str, Any]:
+    """The confusion of a model's answers, and what they reach on each class, in the order of the task's labels."""
+    gold = np.asarray(task.splits[split].labels)
+    counts = comparison.confusion(logits.argmax(-1), gold, len(task.labels))
+    return {"confusion": counts.tolist(), "classes": comparison.per_class(counts)}
+
+
+def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> dict[str, Any]:
+    """How far a model's confidence is from its accuracy on a split; after temperature scaling, too.
+
+    The temperature is fitted on dev. Where dev itself is what is reported, there is none.
+    """
+
+    def bins(temperature: float = 1.0) -> list[dict[str, float]]:
+        probabilities = comparison.softmax(logits[split], temperature)
+        return comparison.calibration_bins(probabilities, np.asarray(task.splits[split].labels))
+
+    found = {"bins": bins()}
+    found["error"] = comparison.calibration_error(found["bins"])
+    if split != "dev":
+        temperature = comparison.fit_temperature(logits["dev"], np.asarray(task.splits["dev"].labels))
+        scaled = bins(temperature)
+        found |= {"temperature": temperature, "bins_scaled": scaled}
+        found["error_scaled"] = comparison.calibration_error(scaled)
+    return found
+
+
+def loyalty(task: Task, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+    """How near a student's answers are to its teacher's, right or wrong."""
+    if task.labels is None:
+        return {"pearson_to_teacher": compute(("pearson",), student[:, 0], teacher[:, 0])["pearson"]}
+    student, teacher = comparison.softmax(student), comparison.softmax(teacher)
+    return {
+        "label_loyalty": comparison.label_loyalty(student, teacher),
+        "probability_loyalty": comparison.probability_loyalty(student, teacher),
+    }
+
+
+def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray) -> list[dict[str, Any]]:
+    """The rows on which student and teacher are furthest apart, the furthest first.
+
+    Classes: what each gives every class; a regression: its scores.
+    """
+    rows = task.splits[split]
+    if task.labels:
+        student, teacher = comparison.softmax(student), comparison.softmax(teacher)
+        apart = comparison.distances(student, teacher)
+    else:
+        apart = np.abs(student - teacher)[:, 0]
+    return [
+        {
+            "row": int(i),
+            "texts": [rows.text_a[i], *([rows.text_b[i]] if rows.text_b else [])],
+            "label": rows.labels[i],
+            "student": student[i].tolist(),
+            "teacher": teacher[i].tolist(),
+        }
+        for i in np.argsort(-apart, kind="stable")[:EXAMPLES]
+    ]
 
 
 def predict(
@@ -107,25 +206,6 @@ def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
 def decide(logits: np.ndarray, task: Task) -> np.ndarray:
     """Class indices, or scores for a regression."""
     return logits[:, 0] if task.labels is None else logits.argmax(-1)
-
-
-def latencies(
-    models: dict[str, tuple[PreTrainedModel, TokenRows]],
-) -> dict[str, float]:
-    """Median milliseconds of a forward pass of one row on the CPU, over real rows, the models in turn."""
-    times = {name: [] for name in models}
-    with torch.inference_mode():
-        rows = next(iter(models.values()))[1]
-        chosen = np.linspace(0, len(rows) - 1, min(LATENCY_ROWS, len(rows)), dtype=int)
-        for warm in (True, False):
-            for row in chosen[:10] if warm else chosen:
-                for name, (model, own_rows) in models.items():
-                    batch = inputs_of(model, collate(own_rows, np.array([row]), np.ones(1, np.float32)))
-                    began = time.perf_counter()
-                    model(**batch)
-                    if not warm:
-                        times[name].append((time.perf_counter() - began) * 1000)
-    return {name: round(float(np.median(values)), 3) for name, values in times.items()}
 
 
 def _write_predictions(path: Path, task: Task, split: str, answers: dict[str, np.ndarray]) -> None:
