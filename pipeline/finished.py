@@ -52,6 +52,11 @@ class FinishedStage:
         return max(self.finished.get("seconds_of_last_start", 0.0), trained)
 
     @property
+    def speed(self) -> int:
+        """Word pieces a second while it trained."""
+        return next((line["tokens_per_second"] for line in reversed(self.lines) if "seconds" in line), 0)
+
+    @property
     def losses(self) -> dict[str, list[tuple[int, float]]]:
         """Term of the loss -> its (step, value) points."""
         known = ("step", "epoch", "learning_rate", "tokens_per_second", "seconds")
@@ -105,6 +110,13 @@ class FinishedRun:
         """The models there are, in the order of TITLES."""
         return [name for name in TITLES if name in self.results]
 
+    @property
+    def taken(self) -> list[FinishedStage]:
+        """The stages without those that a selection left aside."""
+        chosen = [s.finished["scores"] for s in self.stages if s.spec["kind"] == "select"]
+        aside = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
+        return [stage for stage in self.stages if stage.name not in aside]
+
     def differing(self, others: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Option -> (its value here, its value in `others`), where they are not the same."""
         here, there = _by_name(self.options), _by_name(others)
@@ -125,7 +137,7 @@ class FinishedRun:
         """The command that makes this run, in whatever way it was made."""
         given = {"preset": self.preset, "task": self.options["task"], "run": self.name}
         given |= {k: here for k, (here, _) in self.differing(self.preset_options()).items()}
-        words = " ".join(shlex.quote(f"{key}={_written(value)}") for key, value in given.items())
+        words = " ".join(shlex.quote(f"{key}={written(value)}") for key, value in given.items())
         return f"python -m pipeline task-distill {words}"
 
 
@@ -170,7 +182,7 @@ def _by_name(options: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value as `key=value` reads it back."""
     if value is None:
         return ""

@@ -19,9 +19,9 @@ def results_table(run: FinishedRun) -> str:
 
 def runs_table(runs: list[FinishedRun]) -> str:
     """The distilled students of several runs, a line each."""
-    width = max(len(run.name) for run in runs) + 2
+    width = max(len(name) for name in ("student distilled of", *(run.name for run in runs))) + 2
     lines = [
-        f"{'student distilled of':<{width}.{width}}{'metric':<10}{'':>8}{'95% interval':>18}{'kept':>8}"
+        f"{'student distilled of':<{width}}{'metric':<10}{'':>8}{'95% interval':>18}{'kept':>8}"
         f"{'params':>9}{'size':>9}{'latency':>11}"
     ]
     for run in runs:
