@@ -123,7 +123,7 @@ class FinishedRun:
         return {
             key: (value, there.get(key))
             for key, value in here.items()
-            if value != there.get(key) and key != "run"
+            if value != there.get(key) and key not in ("run", "restart")
         }
 
     def preset_options(self) -> dict[str, Any]:
