@@ -24,6 +24,7 @@ from pipeline.plan import Planned, hashed, plan, prepare, read_json
 from pipeline.table import results_table, runs_table, spread_table
 from pipeline.two_stage import augmentation, check, general, two_stage
 from stages.tasks.corpus import find_corpus
+from stages.tasks.glue import unlabelled_files
 from stages.tasks.packaged import packaged_teacher, packaged_vectors
 from stages.tasks.task import find_task
 
@@ -263,6 +264,8 @@ def _task_stages(o: Options, preset: str, suffix: str):
             given["corpus"] = _corpus(o, run)
         if o.augment:
             given |= _for_augmentation(o, run)
+        if unlabelled := unlabelled_files(task["identity"]):
+            given["unlabelled"] = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
         return two_stage(o, given)
 
     return (o.run or f"{preset}-{task['name']}") + suffix, declared

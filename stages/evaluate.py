@@ -2,7 +2,9 @@
 
 import csv
 import math
+import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from stages.distillation.teachers import class_order
 from stages.distillation.view import inputs_of
 from stages.rows import task_rows
 from stages.stage import Stage
-from stages.tasks import comparison
+from stages.tasks import comparison, glue
 from stages.tasks.batches import TokenRows, collate
 from stages.tasks.metrics import compute, constant_baseline
 from stages.tasks.task import Task
@@ -69,6 +71,8 @@ def run(stage: Stage) -> None:
     results["distilled"]["differ_most"] = differ_most(task, split, logits["distilled"], logits["teacher"])
     for name, costs in measure(timed).items():
         results[name] |= costs
+    if "unlabelled" in stage.inputs:
+        write_submission(stage, task)
     answers = {name: decide(values, task) for name, values in logits.items()}
     _write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, answers)
     about = {
@@ -206,6 +210,27 @@ def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
 def decide(logits: np.ndarray, task: Task) -> np.ndarray:
     """Class indices, or scores for a regression."""
     return logits[:, 0] if task.labels is None else logits.argmax(-1)
+
+
+def write_submission(stage: Stage, task: Task) -> None:
+    """The student's answers to GLUE's unlabelled test rows, as the zip file that GLUE's site takes."""
+    source, max_length = stage.model("distilled"), stage.options["max_length"]["distilled"]
+    tokenizer = load_tokenizer(source)
+    model = load_classifier(source, task.labels, tapped=False).eval().to(stage.device)
+    path = stage.directory.parent / "glue_submission.zip"
+    aside = path.with_name(f".{path.name}")
+    with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, file in sorted(stage.inputs["unlabelled"]["identity"]["files"].items()):
+            indices, split = glue.read_unlabelled(task.name, Path(file))
+            test = replace(task, splits={name: split})
+            rows = task_rows(stage, test, name, tokenizer, max_length, "unlabelled")
+            answers = decide(predict(model, rows, stage.device), task).tolist()
+            lines = [
+                f"{i}\t{glue.written_answer(task.name, a)}" for i, a in zip(indices, answers, strict=True)
+            ]
+            archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
+    aside.replace(path)
+    stage.say(f"the student's answers to GLUE's test rows are in {path}")
 
 
 def _write_predictions(path: Path, task: Task, split: str, answers: dict[str, np.ndarray]) -> None:
