@@ -18,16 +18,15 @@ from stages.distillation.checks import forward_flops
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.teachers import class_order
 from stages.distillation.view import inputs_of
+from stages.measures import add_intervals, calibration, classes_of, decide, differ_most, loyalty
 from stages.rows import task_rows
 from stages.stage import Stage
-from stages.tasks import comparison, glue
+from stages.tasks import glue
 from stages.tasks.batches import TokenRows, collate
 from stages.tasks.metrics import compute, constant_baseline
 from stages.tasks.task import Task
 
 BATCH = 64
-EXAMPLES = 10
-"""Rows kept of those where student and teacher differ most."""
 
 
 def run(stage: Stage) -> None:
@@ -40,31 +39,7 @@ def run(stage: Stage) -> None:
     split = "test" if "test" in task.splits else "dev"
     results, logits, timed = {}, {}, {}
     for name in stage.options["models"]:
-        source, max_length = stage.model(name), stage.options["max_length"][name]
-        tokenizer, config = load_tokenizer(source), load_config(source)
-        model = load_classifier(source, task.labels, own_labels=True, tapped=False).eval().to(stage.device)
-        order = class_order(config, task.labels, [])
-        rows, other = {}, {}
-        for part in {split, "dev", "dev_mismatched"} & task.splits.keys():
-            rows[part] = task_rows(stage, task, part, tokenizer, max_length)
-            other[part] = predict(model, rows[part], stage.device)[:, order]
-        logits[name] = other[split]
-        scores = score(task, split, logits[name])
-        if "dev_mismatched" in other:
-            measured = score(task, "dev_mismatched", other["dev_mismatched"])
-            scores |= {f"{key}_mismatched": value for key, value in measured.items()}
-        timed[name] = (model.cpu(), rows[split])
-        length = float(rows[split].lengths.mean())
-        results[name] = {
-            "metric": scores[task.selection],
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "bytes": sum(p.stat().st_size for p in Path(source.name).glob("*.safetensors")),
-            "flops": forward_flops(config, length, length),
-            "scores": scores,
-        }
-        if task.labels:
-            results[name] |= classes_of(task, split, logits[name])
-            results[name]["calibration"] = calibration(task, split, other)
+        results[name], logits[name], timed[name] = examine(stage, task, split, name)
     add_intervals(task, split, logits, results)
     for name in results.keys() - {"teacher"}:
         results[name] |= loyalty(task, logits[name], logits["teacher"])
@@ -85,82 +60,34 @@ def run(stage: Stage) -> None:
     stage.publish(lambda directory: store.write_json(directory / "results.json", results), about)
 
 
-def add_intervals(task: Task, split: str, logits: dict[str, np.ndarray], results: dict[str, dict]) -> None:
-    """Give each model's entry 95% intervals of its metrics, and the share of the teacher's that it kept.
-
-    The rows are resampled for all models at once: the interval of a share is that of the ratio, row for row.
-    """
-    answers = {name: decide(values, task) for name, values in logits.items()}
-    gold, classes = np.asarray(task.splits[split].labels), len(task.labels) if task.labels else None
-    drawn = comparison.bootstrap(task.metrics, answers, gold, classes)
-    of_teacher, whole = drawn["teacher"][task.selection], results["teacher"]["metric"]
-    for name, values in drawn.items():
-        entry = results[name]
-        entry["intervals"] = {metric: comparison.interval(v) for metric, v in values.items()}
-        if whole > 0 and (of_teacher > 0).all():  # a share of nothing is none
-            entry["kept"] = entry["metric"] / whole
-            entry["kept_interval"] = comparison.interval(values[task.selection] / of_teacher)
-
-
-def classes_of(task: Task, split: str, logits: np.ndarray) -> dict[str, Any]:
-    """The confusion of a model's answers, and what they reach on each class, in the order of the task's labels."""
-    gold = np.asarray(task.splits[split].labels)
-    counts = comparison.confusion(logits.argmax(-1), gold, len(task.labels))
-    return {"confusion": counts.tolist(), "classes": comparison.per_class(counts)}
-
-
-def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> dict[str, Any]:
-    """How far a model's confidence is from its accuracy on a split; after temperature scaling, too.
-
-    The temperature is fitted on dev. Where dev itself is what is reported, there is none.
-    """
-
-    def bins(temperature: float = 1.0) -> list[dict[str, float]]:
-        probabilities = comparison.softmax(logits[split], temperature)
-        return comparison.calibration_bins(probabilities, np.asarray(task.splits[split].labels))
-
-    found = {"bins": bins()}
-    found["error"] = comparison.calibration_error(found["bins"])
-    if split != "dev":
-        temperature = comparison.fit_temperature(logits["dev"], np.asarray(task.splits["dev"].labels))
-        scaled = bins(temperature)
-        found |= {"temperature": temperature, "bins_scaled": scaled}
-        found["error_scaled"] = comparison.calibration_error(scaled)
-    return found
-
-
-def loyalty(task: Task, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-    """How near a student's answers are to its teacher's, right or wrong."""
-    if task.labels is None:
-        return {"pearson_to_teacher": compute(("pearson",), student[:, 0], teacher[:, 0])["pearson"]}
-    student, teacher = comparison.softmax(student), comparison.softmax(teacher)
-    return {
-        "label_loyalty": comparison.label_loyalty(student, teacher),
-        "probability_loyalty": comparison.probability_loyalty(student, teacher),
+def examine(
+    stage: Stage, task: Task, split: str, name: str
+) -> tuple[dict[str, Any], np.ndarray, tuple[PreTrainedModel, TokenRows]]:
+    """One model by itself: (its entry, its logits of the split in the task's class order, what is to be timed)."""
+    source, max_length = stage.model(name), stage.options["max_length"][name]
+    tokenizer, config = load_tokenizer(source), load_config(source)
+    model = load_classifier(source, task.labels, own_labels=True, tapped=False).eval().to(stage.device)
+    order = class_order(config, task.labels, [])
+    rows, logits = {}, {}
+    for part in {split, "dev", "dev_mismatched"} & task.splits.keys():
+        rows[part] = task_rows(stage, task, part, tokenizer, max_length)
+        logits[part] = predict(model, rows[part], stage.device)[:, order]
+    scores = score(task, split, logits[split])
+    if "dev_mismatched" in logits:
+        measured = score(task, "dev_mismatched", logits["dev_mismatched"])
+        scores |= {f"{key}_mismatched": value for key, value in measured.items()}
+    length = float(rows[split].lengths.mean())
+    entry = {
+        "metric": scores[task.selection],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "bytes": sum(p.stat().st_size for p in Path(source.name).glob("*.safetensors")),
+        "flops": forward_flops(config, length, length),
+        "scores": scores,
     }
-
-
-def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray) -> list[dict[str, Any]]:
-    """The rows on which student and teacher are furthest apart, the furthest first.
-
-    Classes: what each gives every class; a regression: its scores.
-    """
-    rows = task.splits[split]
     if task.labels:
-        student, teacher = comparison.softmax(student), comparison.softmax(teacher)
-        apart = comparison.distances(student, teacher)
-    else:
-        apart = np.abs(student - teacher)[:, 0]
-    return [
-        {
-            "row": int(i),
-            "texts": [rows.text_a[i], *([rows.text_b[i]] if rows.text_b else [])],
-            "label": rows.labels[i],
-            "student": student[i].tolist(),
-            "teacher": teacher[i].tolist(),
-        }
-        for i in np.argsort(-apart, kind="stable")[:EXAMPLES]
-    ]
+        entry |= classes_of(task, split, logits[split])
+        entry["calibration"] = calibration(task, split, logits)
+    return entry, logits[split], (model.cpu(), rows[split])
 
 
 def predict(
@@ -205,11 +132,6 @@ def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
         stage.say(
             f"warning: {task.selection} {reached:.4f} on dev is no better than a constant answer's {constant:.4f}"
         )
-
-
-def decide(logits: np.ndarray, task: Task) -> np.ndarray:
-    """Class indices, or scores for a regression."""
-    return logits[:, 0] if task.labels is None else logits.argmax(-1)
 
 
 def write_submission(stage: Stage, task: Task) -> None:

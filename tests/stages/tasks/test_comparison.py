@@ -20,7 +20,7 @@ def test_each_resample_gets_what_the_plain_metrics_give_its_rows(classes, monkey
     gold, answers = GOLD % classes, LOGITS[:, :classes].argmax(-1)
     metrics = ("accuracy", "f1", "matthews")
     values = c.bootstrap(metrics, {"a": answers}, gold, classes, seed=3)["a"]
-    for i, rows in enumerate(np.concatenate(list(c._resamples(len(gold), 3)))):
+    for i, rows in enumerate(np.concatenate(list(c._resamples(len(gold), classes, 3)))):
         plain = compute(metrics, answers[rows], gold[rows], classes)
         assert {m: values[m][i] for m in metrics} == pytest.approx(plain)
 
@@ -29,7 +29,7 @@ def test_resampled_correlations(monkeypatch):
     monkeypatch.setattr(c, "RESAMPLES", 5)
     gold, answers = np.round(RANDOM.normal(size=80), 1), RANDOM.normal(size=80).astype(np.float32)
     values = c.bootstrap(("pearson", "spearman"), {"a": answers}, gold)["a"]
-    for i, rows in enumerate(np.concatenate(list(c._resamples(80, 0)))):
+    for i, rows in enumerate(np.concatenate(list(c._resamples(80, None, 0)))):
         plain = compute(("pearson", "spearman"), answers[rows], gold[rows])
         assert {m: v[i] for m, v in values.items()} == pytest.approx(plain, abs=1e-6)
 
