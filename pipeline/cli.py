@@ -2,12 +2,10 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import signal
 import socket
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +17,15 @@ from checkpoints.errors import UserError, told
 from checkpoints.fingerprint import FileHashes
 from checkpoints.store import read_json
 from pipeline import options as options_module
+from pipeline.finished import FinishedRun, read_run
 from pipeline.hub import pin
 from pipeline.launch import launch
 from pipeline.options import Options
 from pipeline.plan import Planned, hashed, plan, prepare, read_finished
+from pipeline.table import results_table, runs_table, spread_table
 from pipeline.two_stage import augmentation, check, general, two_stage
 from stages.tasks.corpus import find_corpus
+from stages.tasks.glue import unlabelled_files
 from stages.tasks.packaged import packaged_teacher, packaged_vectors
 from stages.tasks.task import find_task
 from stages.tasks.text import check_text
@@ -41,7 +42,9 @@ usage: python -m pipeline COMMAND [key=value ...]
   general-distill  stage 1: a general student from an un-tuned teacher and unlabelled text
   task-distill     stage 2: a student of a task, making first whatever it lacks     (task=NAME)
   augment          data augmentation alone: variants of a task's rows, with samples (task=NAME)
-  evaluate         the table of a finished run                                      (run=NAME)
+  evaluate         the tables of a finished run                                     (run=NAME)
+  report           the page of a finished run, runs/NAME/report.html                (run=NAME to=FILE)
+  compare          finished runs side by side, runs/compare.html                    (runs="A B" to=FILE)
   export           the finished student as a plain Hugging Face directory           (run=NAME to=DIR)
   doctor           what the machine offers, what a run needs (options of task-distill), what is wrong with run=NAME
 
@@ -105,15 +108,45 @@ def augment(rest: list[str]) -> int:
 
 
 def evaluate(rest: list[str]) -> int:
-    """Show the table of a finished run."""
-    run, _ = _finished_run(rest)
-    _show_results(run)
+    """Show the tables of a finished run."""
+    given = _given(rest, "run")
+    print(results_table(read_run(_finished(given.get("run") or "demo"))))
+    return 0
+
+
+def report(rest: list[str]) -> int:
+    """Write the page of a finished run."""
+    from pipeline.report import write_report  # matplotlib takes a second to start
+
+    given = _given(rest, "run", "to")
+    run = read_run(_finished(given.get("run") or "demo"))
+    target = Path(given.get("to") or run.path / "report.html")
+    write_report(run, [other for other in _evaluated() if other.name != run.name], target)
+    print(f"the report of run {run.name} is in {target}: open it in any browser")
+    return 0
+
+
+def compare(rest: list[str]) -> int:
+    """Write a page with several finished runs side by side, and show their table."""
+    from pipeline.report import write_comparison
+
+    given = _given(rest, "runs", "to")
+    names = given.get("runs", "").replace(",", " ").split()
+    if len(set(names)) < 2:
+        raise UserError(
+            f"runs={given.get('runs', '')!r} must name two runs or more, such as runs='demo demo-long'"
+        )
+    runs = [read_run(_finished(name)) for name in dict.fromkeys(names)]
+    target = Path(given.get("to") or RUNS / "compare.html")
+    write_comparison(runs, target)
+    print(f"{runs_table(runs)}\nthe comparison is in {target}: open it in any browser")
     return 0
 
 
 def export(rest: list[str]) -> int:
     """Copy a finished student to a directory that stock transformers loads."""
-    run, given = _finished_run(rest)
+    given = _given(rest, "run", "to")
+    run = _finished(given.get("run") or "demo")
     target = Path(given.get("to") or run / "export")
     if target.exists():
         raise UserError(f"{target} is there already: give another to=DIR, or remove it")
@@ -165,6 +198,8 @@ COMMANDS = {
     "task-distill": task_distill,
     "augment": augment,
     "evaluate": evaluate,
+    "report": report,
+    "compare": compare,
     "export": export,
     "doctor": doctor,
 }
@@ -197,7 +232,7 @@ def _runs(rest: list[str], declare: Callable) -> int:
         status = _run(o, preset, f"-seed{seed}", declare, runs)
         if status:
             return status
-    _show_spread(runs)
+    print(f"\n{spread_table(runs)}")
     return 0
 
 
@@ -215,7 +250,9 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
         planned = plan(stages, run, o)
-        store.write_json(run / "options.json", asdict(o) | {"run": name, "preset": preset})
+        store.write_json(run / "options.json", asdict(o) | {
+            "run": name, "preset": preset, "stages": [stage.name for stage in stages],
+        })  # fmt: skip
         _say_plan(name, planned)
         artefacts: dict[str, Path] = {}
         for step in planned:
@@ -238,7 +275,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
             _note_seconds(step.directory, time.monotonic() - start)
     if "evaluate" in artefacts:
         shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
-        _show_results(run)
+        print(f"\n{results_table(read_run(run))}\n\nreport run={name}: the same as a page, with curves")
     elif "augment" in artefacts:
         print(f"\n{(artefacts['augment'] / 'samples.txt').read_text(encoding='utf-8')}")
         print(f"the augmented rows are in {artefacts['augment']}: datasets.Dataset.from_file reads each file")
@@ -261,6 +298,8 @@ def _task_stages(o: Options, preset: str, suffix: str):
             given["corpus"] = _corpus(o, run)
         if o.augment:
             given |= _for_augmentation(o, run)
+        if unlabelled := unlabelled_files(task["identity"]):
+            given["unlabelled"] = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
         return two_stage(o, given)
 
     return (o.run or f"{preset}-{task['name']}") + suffix, declared
@@ -354,21 +393,31 @@ def _locked(run: Path) -> Iterator[None]:
             file.truncate(0)  # a name that is left is that of a process that died
 
 
-def _finished_run(rest: list[str]) -> tuple[Path, dict[str, str]]:
+def _given(rest: list[str], *known: str) -> dict[str, str]:
+    """The options of a command that shows what is finished."""
     given = dict(text.partition("=")[::2] for text in rest)
-    unknown = given.keys() - {"run", "to"}
-    if unknown:
-        raise UserError(
-            f"unknown option {', '.join(sorted(unknown))}: evaluate takes run=NAME, export run=NAME to=DIR"
-        )
-    name = given.get("run") or "demo"
+    if unknown := given.keys() - set(known):
+        takes = " and ".join(f"{name}=" for name in known)
+        raise UserError(f"unknown option {', '.join(sorted(unknown))}: this command takes {takes}")
+    return given
+
+
+def _finished(name: str) -> Path:
+    """The directory of a run that is finished."""
     options_module.check_run(name)
     run = RUNS / name
     if not (run / "options.json").is_file():
         raise _no_such_run(name)
     if not read_json(run / "results.json"):
         raise UserError(f"run {name!r} is not finished: run its task-distill or demo command again to go on")
-    return run, given
+    return run
+
+
+def _evaluated() -> Iterator[FinishedRun]:
+    """All runs that this version evaluated."""
+    for results in sorted(RUNS.glob("*/results.json")):
+        with contextlib.suppress(UserError):
+            yield read_run(results.parent)
 
 
 def _no_such_run(name: str) -> UserError:
@@ -408,46 +457,6 @@ def _say_failure(step: Planned, status: int) -> None:
 def _note_seconds(directory: Path, seconds: float) -> None:
     finished = read_json(directory / "finished.json")
     store.write_json(directory / "finished.json", finished | {"seconds_of_last_start": round(seconds, 1)})
-
-
-def _show_results(run: Path) -> None:
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    finished = read_json(run / "evaluate" / "finished.json")
-    about = finished.get("scores", {})
-    teacher = results["teacher"]
-    titles = {
-        "teacher": "teacher",
-        "finetuned": "student fine-tuned, from random weights",
-        "finetuned_general": "student fine-tuned, from the general student",
-        "distilled": "student distilled",
-    }
-    head = f"{about.get('selection', 'metric')} on {about.get('split', 'test')}"
-    print(f"\n{head:<45}{'metric':>8}{'kept':>8}{'params':>9}{'size':>9}{'latency':>10}{'speed':>8}")
-    for name, title in titles.items():
-        if name in results:
-            r = results[name]
-            kept = r["metric"] / teacher["metric"] if teacher["metric"] else float("nan")
-            print(
-                f"{title:<45}{r['metric']:>8.4f}{kept:>8.1%}{r['parameters'] / 1e6:>8.1f}M{r['bytes'] / 1e6:>7.0f}MB"
-                f"{r['latency_ms']:>8.2f}ms{teacher['latency_ms'] / r['latency_ms']:>7.1f}x"
-            )
-    print(
-        f"({about.get('rows', 0):,} rows; latency: median of one row at a time, fp32, on this machine's CPU)"
-    )
-
-
-def _show_spread(runs: list[Path]) -> None:
-    """Mean and standard deviation over the runs of several seeds."""
-    found = [read_json(run / "results.json") for run in runs]
-    if not all(found):
-        return
-    print(f"\nover {len(runs)} seeds: {', '.join(run.name for run in runs)}")
-    for name in found[0]:
-        values = [results[name]["metric"] for results in found]
-        kept = [r[name]["metric"] / r["teacher"]["metric"] for r in found if r["teacher"]["metric"]]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        share = f"kept {statistics.mean(kept):.1%} (lowest {min(kept):.1%})" if kept else ""
-        print(f"  {name:<20} {statistics.mean(values):.4f} +- {spread:.4f}   {share}")
 
 
 def _duration(seconds: float) -> str:

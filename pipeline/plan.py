@@ -19,6 +19,9 @@ from pipeline.two_stage import Declared
 FORMAT = 1
 """Raised when a stage of unchanged options would learn something else: finished stages are then made again."""
 
+FORMATS = {"evaluate": 2}
+"""The same for one kind of stage alone, where it is ahead of FORMAT."""
+
 
 @dataclass
 class Planned:
@@ -56,7 +59,9 @@ def plan(stages: list[Declared], run: Path, o: Options) -> list[Planned]:
             name: planned[value].fingerprint if isinstance(value, str) else _identity(value)
             for name, value in stage.inputs.items()
         }
-        key = fingerprint({"kind": stage.kind, "options": stage.options, "inputs": inputs, "format": FORMAT})
+        key = fingerprint(
+            {"kind": stage.kind, "options": stage.options, "inputs": inputs, "format": _format(stage)}
+        )
         directory = run / stage.name
         planned[stage.name] = _decide(stage, directory, key, inputs, others, o)
     return list(planned.values())
@@ -106,7 +111,7 @@ def prepare(planned: Planned, artefacts: dict[str, Path], o: Options) -> None:
     store.write_json(directory / "stage.json", {
         "name": planned.stage.name, "kind": planned.stage.kind, "options": planned.stage.options, "inputs": inputs,
         "identities": {k: v if isinstance(v, str) else _identity(v) for k, v in planned.stage.inputs.items()},
-        "fingerprint": planned.fingerprint, "job": job,
+        "fingerprint": planned.fingerprint, "format": _format(planned.stage), "job": job,
     })  # fmt: skip
 
 
@@ -177,6 +182,7 @@ def _difference(spec: dict, stage: Declared, inputs: dict) -> str:
     )
     given = {k: v if isinstance(v, str) else inputs[k] for k, v in stage.inputs.items()}
     now = _flat(stage.options, stage.name) | _flat(given, f"{stage.name}'s ")
+    before[f"{stage.name}'s format"], now[f"{stage.name}'s format"] = spec.get("format", 1), _format(stage)
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if not changed:
         names = [value for value in stage.inputs.values() if isinstance(value, str)]
@@ -194,6 +200,10 @@ def _difference(spec: dict, stage: Declared, inputs: dict) -> str:
         else:
             told.append(f"{key} was {before[key]}, is {now[key]}")
     return "; ".join(told).replace(".training.", ".") + (" ..." if changed[2:] else "")
+
+
+def _format(stage: Declared) -> int:
+    return FORMATS.get(stage.kind, FORMAT)
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
 
     Args:
         o: the options.
-        given: identities of `teacher`, `task`, and as far as there are any `corpus`, `student`, `masked_lm`
-            and `vectors`.
+        given: identities of `teacher`, `task`, and as far as there are any `corpus`, `student`, `masked_lm`,
+            `vectors` and `unlabelled` (test rows of GLUE).
     """
     common, architecture, task = _common(o), asdict(o.architecture), given["task"]
     stages = [
@@ -138,11 +138,8 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
             models["finetuned_general"] = "finetuned_general"
     groups = {"teacher": o.tuning, "distilled": o.prediction}
     lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
-    stages.append(
-        Declared(
-            "evaluate", "evaluate", {"models": sorted(models), "max_length": lengths}, models | {"task": task}
-        )
-    )
+    read = models | {"task": task} | ({"unlabelled": given["unlabelled"]} if "unlabelled" in given else {})
+    stages.append(Declared("evaluate", "evaluate", {"models": sorted(models), "max_length": lengths}, read))
     return stages
 
 

@@ -2,62 +2,92 @@
 
 import csv
 import math
-import time
+import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from checkpoints import store
+from stages.costs import measure
+from stages.distillation.checks import forward_flops
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.teachers import class_order
 from stages.distillation.view import inputs_of
+from stages.measures import add_intervals, calibration, classes_of, decide, differ_most, loyalty
 from stages.rows import task_rows
 from stages.stage import Stage
+from stages.tasks import glue
 from stages.tasks.batches import TokenRows, collate
 from stages.tasks.metrics import compute, constant_baseline
 from stages.tasks.task import Task
 
 BATCH = 64
-LATENCY_ROWS = 100
 
 
 def run(stage: Stage) -> None:
-    """Score every model in `inputs["models"]` on the reported split, in fp32, and time it.
+    """Score every model in `inputs["models"]` on the reported split, in fp32, compare and time them.
 
-    The artefact is `results.json`; `<split>_predictions.csv` goes into the run's directory.
+    The artefact is `results.json`, an entry for each model; `<split>_predictions.csv` goes into the run's
+    directory. docs/report.md says what each number means.
     """
     task = stage.task()
     split = "test" if "test" in task.splits else "dev"
-    names = stage.options["models"]
-    results, answers, timed = {}, {}, {}
-    for name in names:
-        source = stage.model(name)
-        tokenizer = load_tokenizer(source)
-        model = load_classifier(source, task.labels, own_labels=True, tapped=False).eval()
-        order = class_order(load_config(source), task.labels, [])
-        rows = task_rows(stage, task, split, tokenizer, stage.options["max_length"][name])
-        logits = predict(model.to(stage.device), rows, stage.device)[:, order]
-        answers[name] = decide(logits, task)
-        scores = score(task, split, logits)
-        if "dev_mismatched" in task.splits:
-            other = task_rows(stage, task, "dev_mismatched", tokenizer, stage.options["max_length"][name])
-            measured = score(task, "dev_mismatched", predict(model, other, stage.device)[:, order])
-            scores |= {f"{key}_mismatched": value for key, value in measured.items()}
-        timed[name] = (model.cpu(), rows)
-        results[name] = {
-            "metric": scores[task.selection],
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "bytes": sum(p.stat().st_size for p in Path(source.name).glob("*.safetensors")),
-            "scores": scores,
-        }
-    for name, milliseconds in latencies(timed).items():
-        results[name]["latency_ms"] = milliseconds
+    results, logits, timed = {}, {}, {}
+    for name in stage.options["models"]:
+        results[name], logits[name], timed[name] = examine(stage, task, split, name)
+    add_intervals(task, split, logits, results)
+    for name in results.keys() - {"teacher"}:
+        results[name] |= loyalty(task, logits[name], logits["teacher"])
+    results["distilled"]["differ_most"] = differ_most(task, split, logits["distilled"], logits["teacher"])
+    for name, costs in measure(timed).items():
+        results[name] |= costs
+    if "unlabelled" in stage.inputs:
+        write_submission(stage, task)
+    answers = {name: decide(values, task) for name, values in logits.items()}
     _write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, answers)
-    about = {"split": split, "rows": len(task.splits[split].labels), "selection": task.selection}
+    about = {
+        "split": split,
+        "rows": len(task.splits[split].labels),
+        "selection": task.selection,
+        "constant": constant_score(task, split),
+        "labels": task.labels,
+    }
     stage.publish(lambda directory: store.write_json(directory / "results.json", results), about)
+
+
+def examine(
+    stage: Stage, task: Task, split: str, name: str
+) -> tuple[dict[str, Any], np.ndarray, tuple[PreTrainedModel, TokenRows]]:
+    """One model by itself: (its entry, its logits of the split in the task's class order, what is to be timed)."""
+    source, max_length = stage.model(name), stage.options["max_length"][name]
+    tokenizer, config = load_tokenizer(source), load_config(source)
+    model = load_classifier(source, task.labels, own_labels=True, tapped=False).eval().to(stage.device)
+    order = class_order(config, task.labels, [])
+    rows, logits = {}, {}
+    for part in {split, "dev", "dev_mismatched"} & task.splits.keys():
+        rows[part] = task_rows(stage, task, part, tokenizer, max_length)
+        logits[part] = predict(model, rows[part], stage.device)[:, order]
+    scores = score(task, split, logits[split])
+    if "dev_mismatched" in logits:
+        measured = score(task, "dev_mismatched", logits["dev_mismatched"])
+        scores |= {f"{key}_mismatched": value for key, value in measured.items()}
+    length = float(rows[split].lengths.mean())
+    entry = {
+        "metric": scores[task.selection],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "bytes": sum(p.stat().st_size for p in Path(source.name).glob("*.safetensors")),
+        "flops": forward_flops(config, length, length),
+        "scores": scores,
+    }
+    if task.labels:
+        entry |= classes_of(task, split, logits[split])
+        entry["calibration"] = calibration(task, split, logits)
+    return entry, logits[split], (model.cpu(), rows[split])
 
 
 def predict(
@@ -104,28 +134,25 @@ def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
         )
 
 
-def decide(logits: np.ndarray, task: Task) -> np.ndarray:
-    """Class indices, or scores for a regression."""
-    return logits[:, 0] if task.labels is None else logits.argmax(-1)
-
-
-def latencies(
-    models: dict[str, tuple[PreTrainedModel, TokenRows]],
-) -> dict[str, float]:
-    """Median milliseconds of a forward pass of one row on the CPU, over real rows, the models in turn."""
-    times = {name: [] for name in models}
-    with torch.inference_mode():
-        rows = next(iter(models.values()))[1]
-        chosen = np.linspace(0, len(rows) - 1, min(LATENCY_ROWS, len(rows)), dtype=int)
-        for warm in (True, False):
-            for row in chosen[:10] if warm else chosen:
-                for name, (model, own_rows) in models.items():
-                    batch = inputs_of(model, collate(own_rows, np.array([row]), np.ones(1, np.float32)))
-                    began = time.perf_counter()
-                    model(**batch)
-                    if not warm:
-                        times[name].append((time.perf_counter() - began) * 1000)
-    return {name: round(float(np.median(values)), 3) for name, values in times.items()}
+def write_submission(stage: Stage, task: Task) -> None:
+    """The student's answers to GLUE's unlabelled test rows, as the zip file that GLUE's site takes."""
+    source, max_length = stage.model("distilled"), stage.options["max_length"]["distilled"]
+    tokenizer = load_tokenizer(source)
+    model = load_classifier(source, task.labels, tapped=False).eval().to(stage.device)
+    path = stage.directory.parent / "glue_submission.zip"
+    aside = path.with_name(f".{path.name}")
+    with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, file in sorted(stage.inputs["unlabelled"]["identity"]["files"].items()):
+            indices, split = glue.read_unlabelled(task.name, Path(file))
+            test = replace(task, splits={name: split})
+            rows = task_rows(stage, test, name, tokenizer, max_length, "unlabelled")
+            answers = decide(predict(model, rows, stage.device), task).tolist()
+            lines = [
+                f"{i}\t{glue.written_answer(task.name, a)}" for i, a in zip(indices, answers, strict=True)
+            ]
+            archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
+    aside.replace(path)
+    stage.say(f"the student's answers to GLUE's test rows are in {path}")
 
 
 def _write_predictions(path: Path, task: Task, split: str, answers: dict[str, np.ndarray]) -> None:

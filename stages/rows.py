@@ -21,14 +21,19 @@ HELD_OUT_EVERY = 50
 
 
 def task_rows(
-    stage: Stage, task: Task, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int
+    stage: Stage,
+    task: Task,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    given: str = "task",
 ) -> TokenRows:
-    """The rows of one split of the task."""
+    """The rows of one split of the task, which the stage's input `given` decides."""
 
     def write(directory: Path) -> None:
         write_task_rows([task.splits[split]], tokenizer, max_length, directory)
 
-    return _cached(stage, {"task": stage.inputs["task"], "split": split}, tokenizer, max_length, write)
+    return _cached(stage, {"task": stage.inputs[given], "split": split}, tokenizer, max_length, write)
 
 
 def train_rows(stage: Stage, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenRows:

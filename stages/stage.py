@@ -16,6 +16,7 @@ from tqdm import tqdm
 from checkpoints import store
 from checkpoints.errors import UserError
 from stages.distillation.models import ModelSource
+from stages.machine import describe
 from stages.tasks.task import Task, TaskSource, load_task
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -122,7 +123,12 @@ class Stage:
         if is_first_rank():
             with store.sealed(self.directory / "model") as directory:
                 write(directory)
-            finished = {"fingerprint": self.fingerprint, "scores": scores, "time": time.strftime("%F %T")}
+            finished = {
+                "fingerprint": self.fingerprint,
+                "scores": scores,
+                "time": time.strftime("%F %T"),
+                "machine": describe(),
+            }
             store.write_json(self.directory / "finished.json", finished)
             for name in ("checkpoints", "best", "teacher"):
                 store.remove(self.directory / name)

@@ -36,7 +36,7 @@ def check_length(config: PretrainedConfig, max_length: int, name: str) -> None:
         raise UserError(f"{name}.max_length={max_length} is above the model's limit of {limit} word pieces")
 
 
-def forward_flops(config: PretrainedConfig, tokens: int, length: float) -> float:
+def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> float:
     """Floating-point operations of a forward pass over `tokens` word pieces in rows of about `length`."""
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * width))

@@ -20,6 +20,19 @@ from stages.tasks.types import Split, Task, TaskSource
 
 HUB = "nyu-mll/glue"
 VERSION = 1
+UNLABELLED = {
+    "cola": {"CoLA.tsv": "test.tsv"},
+    "sst-2": {"SST-2.tsv": "test.tsv"},
+    "mrpc": {"MRPC.tsv": "test.tsv"},
+    "sts-b": {"STS-B.tsv": "test.tsv"},
+    "qqp": {"QQP.tsv": "test.tsv"},
+    "mnli": {"MNLI-m.tsv": "test_matched.tsv", "MNLI-mm.tsv": "test_mismatched.tsv"},
+    "qnli": {"QNLI.tsv": "test.tsv"},
+    "rte": {"RTE.tsv": "test.tsv"},
+    "wnli": {"WNLI.tsv": "test.tsv"},
+}
+"""Of each task the files that a submission to GLUE's site holds, and the test file that each answers."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -107,6 +120,45 @@ def _tsv_files(task: str, directory: Path) -> dict[str, str]:
     if (directory / "dev_mismatched.tsv").is_file() and task == "mnli":
         names["dev_mismatched"] = "dev_mismatched.tsv"
     return {role: str((directory / file).resolve()) for role, file in names.items()}
+
+
+def unlabelled_files(identity: dict) -> dict[str, str]:
+    """Return {file of a submission: path of the test file}, where GLUE's unlabelled test lies beside a task's files."""
+    if identity["reader"] != "glue" or "files" not in identity:
+        return {}
+    directory = Path(identity["files"]["dev"]).parent
+    wanted = {name: directory / file for name, file in UNLABELLED[identity["task"]].items()}
+    return {name: str(path) for name, path in wanted.items() if path.is_file()}
+
+
+def read_unlabelled(name: str, path: Path) -> tuple[list[str], Split]:
+    """Read a test file of GLUE: (index of each row as the file has it, the rows with labels of 0).
+
+    Raises:
+        UserError: a row that cannot be used, naming file and line: a submission answers every row.
+    """
+    glue, header, rows = TASKS[name], [], []
+    for number, line in text_lines(path):
+        where = f"{path}, line {number}"
+        fields = check_text(line, where).rstrip("\r\n").split("\t")
+        if not header:
+            header, places = fields, [0, *_places(fields, glue.text, path)]
+        elif len(fields) <= max(places):
+            raise UserError(f"{where}: {len(fields)} fields, needed are {max(places) + 1}; mend the row")
+        else:
+            rows.append([fields[place] for place in places])
+    if not rows:
+        raise UserError(f"{path}: no rows; give GLUE's file with its header and rows, or remove it")
+    indices, *texts = (list(column) for column in zip(*rows, strict=True))
+    return indices, Split(texts[0], texts[1] if len(texts) == 2 else None, [0] * len(rows))
+
+
+def written_answer(name: str, answer: int | float) -> str:
+    """An answer as a submission writes it: a digit or a class name, as the task's own files do; a score from 0 to 5."""
+    glue = TASKS[name]
+    if glue.labels is None:
+        return f"{min(5, max(0, answer)):.3f}"
+    return str(int(answer)) if glue.digits else glue.labels[int(answer)]
 
 
 def load(source: TaskSource, revision: str | None) -> Task:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 
 import pytest
 import torch
@@ -111,7 +112,23 @@ def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
             and entry["parameters"] > 0
             and entry["bytes"] > 0
             and entry["latency_ms"] > 0
+            and entry["latency"]["p50"] <= entry["latency"]["p99"]
+            and entry["flops"] > 0
+            and entry["peak_bytes"] > entry["bytes"] / 2
         )
+        low, high = entry["intervals"]["accuracy"]
+        assert low <= entry["metric"] <= high
+        assert sum(map(sum, entry["confusion"])) == sum(c["rows"] for c in entry["classes"])
+        assert "temperature" not in entry["calibration"]  # dev is what is reported
+    student = results["distilled"]
+    assert student["kept"] == student["metric"] / results["teacher"]["metric"]
+    assert 0 < student["probability_loyalty"] <= 1 and len(student["differ_most"]) == 10
+    status, output = place.run("report", "run=final", tiny=False)
+    assert status == 0, output
+    page = (run / "report.html").read_text()
+    assert all(stage in page for stage in ("intermediate", "finetuned_general", "calibration"))
+    status, output = place.run("evaluate", "run=final", tiny=False)
+    assert status == 0 and max(map(len, output.splitlines())) <= 110, output
     status, output = place.run("export", "run=final", "to=exported", tiny=False)
     assert status == 0, output
     model, information = AutoModelForSequenceClassification.from_pretrained(
@@ -156,6 +173,10 @@ def test_mnli_in_glues_layout_with_a_teacher_of_either_label_order(place, order)
             for i, (text, _) in enumerate(sentences(count, count + len(file)))
         ]
         (data / f"{file}.tsv").write_text("\n".join([head, *lines]) + "\n")
+    for file in ("test_matched", "test_mismatched"):  # without labels, and longest rows first
+        texts = sorted((text for text, _ in sentences(9, len(file))), key=len, reverse=True)
+        lines = [f"{i}\t{text}\t{text}" for i, text in enumerate(texts, 100)]
+        (data / f"{file}.tsv").write_text("\n".join(["index\tsentence1\tsentence2", *lines]) + "\n")
     canonical = names
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(place.path / "teacher", num_labels=3)
@@ -175,6 +196,12 @@ def test_mnli_in_glues_layout_with_a_teacher_of_either_label_order(place, order)
     assert status == 0, output
     results = json.loads((place.path / "runs" / name / "results.json").read_text())
     assert "accuracy_mismatched" in results["distilled"]["scores"]
+    with zipfile.ZipFile(place.path / "runs" / name / "glue_submission.zip") as archive:
+        assert archive.namelist() == ["MNLI-m.tsv", "MNLI-mm.tsv"]
+        answers = [line.split("\t") for line in archive.read("MNLI-m.tsv").decode().splitlines()]
+    assert answers[0] == ["index", "prediction"]
+    assert [row[0] for row in answers[1:]] == [str(i) for i in range(100, 109)]
+    assert {row[1] for row in answers[1:]} <= set(names)
     weights = place.weights(name)["prediction"]
     other = [
         p for p in (place.path / "runs").glob("mnli-*") if p.name != name and (p / "results.json").exists()
@@ -200,6 +227,8 @@ def test_scores_of_pairs_from_a_task_file(place):
     assert status == 0 and "pearson on test" in output, output
     results = json.loads((place.path / "runs" / "pairs" / "results.json").read_text())
     assert set(results["distilled"]["scores"]) == {"pearson", "spearman"}
+    assert "pearson_to_teacher" in results["distilled"] and "calibration" not in results["distilled"]
+    assert place.run("report", "run=pairs", tiny=False)[0] == 0
     assert (
         (place.path / "runs" / "pairs" / "test_predictions.csv").read_text().startswith("text,text_b,label,")
     )
@@ -225,5 +254,5 @@ def test_make_lists_its_targets():
     import subprocess
 
     output = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in "setup demo general-distill task-distill augment evaluate export doctor test torture lint clean".split():
+    for target in "setup demo general-distill task-distill augment evaluate report compare export doctor test torture lint clean".split():
         assert f"\n{target} " in "\n" + output

@@ -171,3 +171,31 @@ def test_every_task_has_metrics_and_columns():
     assert len(glue.TASKS) == 9
     for task in glue.TASKS.values():
         assert len(task.text) == len(task.hub_text or task.text)
+
+
+def test_unlabelled_test_rows_and_the_names_and_answers_of_a_submission(tmp_path):
+    labelled = ["id\t1\t\tShe left."]
+    data = write(tmp_path, train=labelled, dev=labelled)
+    assert glue.unlabelled_files(find_task("cola", data).identity) == {}
+    write(tmp_path, test=["index\tsentence", "7\tHe left.", '9\t"He', "8\tThey left."])
+    source = find_task("cola", data)
+    (name, path), *others = glue.unlabelled_files(source.identity).items()
+    assert name == "CoLA.tsv" and not others
+    indices, rows = glue.read_unlabelled("cola", tmp_path / "test.tsv")
+    assert (indices, rows.text_a, rows.text_b) == (["7", "9", "8"], ["He left.", '"He', "They left."], None)
+    assert source.identity["files"].keys() == {"train", "dev"}  # what was trained stays as it is
+    write(tmp_path, test=["index\tsentence", "7"])
+    with pytest.raises(UserError, match="line 2: 1 fields, needed are 2"):
+        glue.read_unlabelled("cola", tmp_path / "test.tsv")
+    write(tmp_path, test=["index\ttext", "7\tx"])
+    with pytest.raises(UserError, match="no column 'sentence'"):
+        glue.read_unlabelled("cola", tmp_path / "test.tsv")
+    assert glue.unlabelled_files(find_task("sst2").identity) == {}  # from the hub
+    answers = [
+        ("rte", 1, "not_entailment"),
+        ("mrpc", 1, "1"),
+        ("sts-b", 5.2, "5.000"),
+        ("mnli", 2, "contradiction"),
+    ]
+    for task, answer, written in answers:
+        assert glue.written_answer(task, answer) == written

@@ -1,0 +1,191 @@
+"""A finished run as it lies on disk: what the table, the report and the comparison of runs show."""
+
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from checkpoints.errors import UserError
+from checkpoints.store import read_json
+from pipeline import options as options_module
+from pipeline.options import Options
+
+TITLES = {
+    "teacher": "teacher",
+    "finetuned": "student fine-tuned, random weights",
+    "finetuned_general": "student fine-tuned, general student",
+    "distilled": "student distilled",
+}
+"""The models of a run, in the order in which they are shown."""
+
+ABOUT_THE_RUN = ("run", "preset", "stages")
+"""What options.json holds beside the options."""
+
+
+@dataclass
+class FinishedStage:
+    """A stage of a finished run.
+
+    Attributes:
+        name: in the run.
+        spec: its stage.json.
+        finished: its finished.json.
+        lines: of its metrics.jsonl.
+        directory: where it was made.
+        reused: the run that made it, where that is another.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    finished: dict[str, Any]
+    lines: list[dict[str, Any]]
+    directory: Path
+    reused: str
+
+    @property
+    def seconds(self) -> float:
+        """What it took. Where it was resumed, training counts in whole, and start-up once."""
+        trained = max((line.get("seconds", 0.0) for line in self.lines), default=0.0)
+        return max(self.finished.get("seconds_of_last_start", 0.0), trained)
+
+    @property
+    def speed(self) -> int:
+        """Word pieces a second while it trained."""
+        return next((line["tokens_per_second"] for line in reversed(self.lines) if "seconds" in line), 0)
+
+    @property
+    def losses(self) -> dict[str, list[tuple[int, float]]]:
+        """Term of the loss -> its (step, value) points."""
+        known = ("step", "epoch", "learning_rate", "tokens_per_second", "seconds")
+        points = {}
+        for line in self.lines:
+            for name in line.keys() - {*known, "dev", "best"}:
+                points.setdefault(name, []).append((line["step"], line[name]))
+        return dict(sorted(points.items()))
+
+    @property
+    def dev(self) -> list[tuple[int, float]]:
+        """The (step, score) points on dev."""
+        return [(line["step"], line["dev"]) for line in self.lines if "dev" in line]
+
+
+@dataclass
+class FinishedRun:
+    """A run that `evaluate` finished.
+
+    Attributes:
+        options: of the run, by group.
+        results: model -> what was measured.
+        about: what they were measured on: split, rows, selection, constant, labels.
+        stages: in the order in which they were made.
+    """
+
+    path: Path
+    preset: str
+    options: dict[str, Any]
+    results: dict[str, dict[str, Any]]
+    about: dict[str, Any]
+    stages: list[FinishedStage]
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task as evaluate knew it: its name and what decides its rows."""
+        return self.stages[-1].spec["inputs"]["task"]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The task's metrics, the one of selection first."""
+        selection = self.about["selection"]
+        return sorted(self.results["teacher"]["intervals"], key=lambda name: name != selection)
+
+    @property
+    def models(self) -> list[str]:
+        """The models there are, in the order of TITLES."""
+        return [name for name in TITLES if name in self.results]
+
+    @property
+    def taken(self) -> list[FinishedStage]:
+        """The stages without those that a selection left aside."""
+        chosen = [s.finished["scores"] for s in self.stages if s.spec["kind"] == "select"]
+        aside = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
+        return [stage for stage in self.stages if stage.name not in aside]
+
+    def differing(self, others: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Option -> (its value here, its value in `others`), where they are not the same."""
+        here, there = _by_name(self.options), _by_name(others)
+        return {
+            key: (value, there.get(key))
+            for key, value in here.items()
+            if value != there.get(key) and key not in ("run", "restart")
+        }
+
+    def preset_options(self) -> dict[str, Any]:
+        """What the preset alone would set; the defaults where it is there no more."""
+        try:
+            return asdict(options_module.load(self.preset, [f"task={self.options['task']}"]))
+        except UserError:
+            return asdict(Options())
+
+    def command(self) -> str:
+        """The command that makes this run, in whatever way it was made."""
+        given = {"preset": self.preset, "task": self.options["task"], "run": self.name}
+        given |= {k: here for k, (here, _) in self.differing(self.preset_options()).items()}
+        words = " ".join(shlex.quote(f"{key}={written(value)}") for key, value in given.items())
+        return f"python -m pipeline task-distill {words}"
+
+
+def read_run(path: Path) -> FinishedRun:
+    """Read a run that `evaluate` finished.
+
+    Raises:
+        UserError: it was evaluated by a version that measured less.
+    """
+    options, results = read_json(path / "options.json"), read_json(path / "results.json")
+    stages = [_read_stage(path / name) for name in options.get("stages", [])]
+    if not stages or "intervals" not in results.get("teacher", {}):
+        raise UserError(
+            f"run {path.name!r} was evaluated by an earlier version, which measured less: run its own "
+            "command again; its models are kept, only the evaluation is made anew"
+        )
+    return FinishedRun(
+        path,
+        options["preset"],
+        {k: v for k, v in options.items() if k not in ABOUT_THE_RUN},
+        results,
+        stages[-1].finished["scores"],
+        stages,
+    )
+
+
+def _read_stage(directory: Path) -> FinishedStage:
+    spec, finished = read_json(directory / "stage.json"), read_json(directory / "finished.json")
+    made = (directory / finished.get("from", "")).resolve()
+    lines = []
+    if (made / "metrics.jsonl").is_file():
+        lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text("utf-8").splitlines()]
+    reused = made.parent.name if finished.get("from") else ""
+    return FinishedStage(directory.name, spec, finished, lines, made, reused)
+
+
+def _by_name(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of groups as "group.option"."""
+    named = {}
+    for key, value in options.items():
+        named |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return named
+
+
+def written(value: Any) -> str:
+    """A value as `key=value` reads it back."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and (not value or yaml.safe_load(value) == value):
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,26 @@
+"""What is made again, and what is kept."""
+
+import pipeline.plan as planning
+from checkpoints import store
+from pipeline.options import load
+from pipeline.plan import plan, prepare
+from pipeline.two_stage import Declared
+
+
+def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypatch):
+    stages = [
+        Declared("prediction", "prediction", {"seed": 1}, {"task": {"name": "tiny"}}),
+        Declared("evaluate", "evaluate", {"models": []}, {"distilled": "prediction"}),
+    ]
+    o, run = load("small", ["job.precision=fp32"]), tmp_path / "run"
+    monkeypatch.setattr(planning, "FORMATS", {})
+    for step in plan(stages, run, o):
+        prepare(step, {"prediction": run / "prediction" / "model"}, o)
+        with store.sealed(step.directory / "model") as directory:
+            (directory / "file").touch()
+        store.write_json(step.directory / "finished.json", {"fingerprint": step.fingerprint})
+    assert [step.action for step in plan(stages, run, o)] == ["skip", "skip"]
+    monkeypatch.setattr(planning, "FORMATS", {"evaluate": 2})
+    kept, again = plan(stages, run, o)
+    assert kept.action == "skip" and again.action == "run"
+    assert again.cause == "evaluate's format was 1, is 2"

@@ -1,0 +1,218 @@
+"""The pages: everything from data is escaped, nothing is loaded, and a browser has nothing to complain about."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from checkpoints.errors import UserError
+from pipeline import cli
+from pipeline.finished import read_run
+from pipeline.options import load
+from pipeline.report import write_comparison, write_report
+from pipeline.table import results_table, runs_table
+
+EVIL = "<script>alert(1)</script> \"'>$x_1$ & {{ 7 * 7 }}"
+LABELS = ["good", EVIL]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def make_run(path: Path, labels: list[str] | None = LABELS, given=(), augmented: bool = True) -> Path:
+    """What a finished run leaves, with hostile text wherever text comes from data."""
+    bins = [{"rows": 5, "confidence": 0.7, "accuracy": 0.6}, {"rows": 3, "confidence": 0.95, "accuracy": 1.0}]
+    metrics = ("accuracy", "f1") if labels else ("pearson", "spearman")
+    percentiles = {"p50": 2.0, "p90": 3.0, "p99": 4.0}
+    entry = {
+        "metric": 0.75, "scores": dict.fromkeys(metrics, 0.75), "intervals": dict.fromkeys(metrics, [0.7, 0.8]),
+        "kept": 0.9, "kept_interval": [0.8, 1.0], "parameters": 7_000_000, "bytes": 28_000_000, "flops": 5e7,
+        "latency_ms": 2.0, "latency": percentiles, "batch": percentiles, "rows_per_second": 500.0, "threads": 2,
+        "lengths": {"mean": 9.0, "least": 3, "most": 20}, "peak_bytes": None,
+    }  # fmt: skip
+    if labels:
+        entry["calibration"] = {
+            "bins": bins, "bins_scaled": bins, "error": 0.1, "error_scaled": 0.05, "temperature": 1.4
+        }  # fmt: skip
+        entry["confusion"] = [[5, 1], [2, 0]]
+        entry["classes"] = [{"precision": 0.7, "recall": 0.8, "f1": 0.75, "rows": n} for n in (6, 2)]
+    student = entry | (
+        {"label_loyalty": 0.9, "probability_loyalty": 0.8} if labels else {"pearson_to_teacher": 0.9}
+    )
+    row = {"row": 3, "texts": [EVIL, "https://evil.example/x.js"], "label": 1}
+    row |= {"student": [0.9, 0.1], "teacher": [0.2, 0.8]} if labels else {"student": [0.3], "teacher": [1.5]}
+    results = {"teacher": entry, "finetuned": student, "distilled": student | {"differ_most": [row]}}
+
+    about = {"split": "test", "rows": 8, "selection": metrics[0], "constant": 0.5, "labels": labels}
+    task = {
+        "name": "tiny",
+        "identity": {"reader": "files", "files": {"train": EVIL}},
+        "content": {"train": "abc"},
+    }
+    training = {"dev": 0.7, "metric": metrics[0], "steps": 20}
+    lines = [
+        {"step": s, "epoch": 0, "soft_labels": 1 / s, "tokens_per_second": 9, "seconds": s} for s in (10, 20)
+    ]
+    lines += [{"step": 20, "epoch": 0, "dev": 0.7, "best": True}]
+    stages = {
+        "check": ("check", {"flops": 1e12}, []),
+        "augment": ("augment", {"variants": 1}, []),
+        "prediction-learning_rate=0.1": ("prediction", training, lines),
+        "prediction-learning_rate=0.2": ("prediction", training, lines),
+        "prediction": ("select", training | {
+            "chosen": "prediction-learning_rate=0.2",
+            "candidates": {f"prediction-learning_rate=0.{i}": training for i in (1, 2)},
+        }, []),
+        "evaluate": ("evaluate", about, []),
+    }  # fmt: skip
+    if not augmented:
+        del stages["augment"]
+    machine = {
+        "processor": EVIL,
+        "cores": 2,
+        "memory": 8e9,
+        "system": "Linux",
+        "python": "3.11",
+        "torch": "2",
+    }
+    for name, (kind, scores, logged) in stages.items():
+        (path / name / "model").mkdir(parents=True)
+        spec = {"name": name, "kind": kind, "inputs": {"task": task}}
+        finished = {"scores": scores, "time": "2026-01-01", "machine": machine, "seconds_of_last_start": 30.0}
+        (path / name / "stage.json").write_text(json.dumps(spec))
+        (path / name / "finished.json").write_text(json.dumps(finished))
+        if logged:
+            (path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in logged))
+        if kind == "augment":
+            (path / name / "model" / "samples.txt").write_text(f"{EVIL}\n\n3 variants of {EVIL}\n")
+    options = asdict(load("small", ["task=tiny", f"data={EVIL}", *given]))
+    options |= {"run": path.name, "preset": "small", "stages": list(stages)}
+    (path / "options.json").write_text(json.dumps(options))
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+@pytest.fixture
+def pages(tmp_path) -> dict[str, Path]:
+    """A report of classes, one of scores, and a comparison."""
+    run, other = read_run(make_run(tmp_path / "a run")), read_run(make_run(tmp_path / "b", given=["seed=7"]))
+    scores = read_run(make_run(tmp_path / "scores", labels=None, augmented=False))
+    made = {name: tmp_path / f"{name}.html" for name in ("report", "scores", "compare")}
+    write_report(run, [other, scores], made["report"])
+    write_report(scores, [], made["scores"])
+    write_comparison([run, other], made["compare"])
+    return made
+
+
+class Loads(HTMLParser):
+    """What a page would load or run."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.tags = [], set()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.found += [
+            value for name, value in attributes if name in ("src", "href", "xlink:href", "srcset", "action")
+        ]
+        self.found += [name for name, _ in attributes if name.startswith("on")]
+
+
+def test_text_from_data_is_escaped_and_nothing_is_loaded(pages):
+    for path in pages.values():
+        page = path.read_text()
+        parser = Loads()
+        parser.feed(page)
+        assert not parser.tags & {"script", "iframe", "img", "object", "embed", "base", "form"}
+        assert all(value.startswith(("#", "data:")) for value in parser.found), parser.found
+        assert not re.findall(r"@import|url\((?!#)", page)
+        assert "default-src 'none'" in page
+        assert "{{" not in page.replace("{{ 7 * 7 }}", "")
+    report = pages["report"].read_text()
+    assert "https://evil.example" in report  # as text
+    assert report.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 10
+    assert "90.0% of the teacher" in report and "prediction-learning_rate=0.2 was best" in report
+    assert "of 1 other run on the same rows" in report
+    assert "Pearson to the teacher" in pages["scores"].read_text()
+    compared = pages["compare"].read_text()
+    assert "<code>seed</code>" in compared and "learning rate=0.1" not in compared
+
+
+def console(page: Path, tmp_path: Path, *flags: str) -> tuple[list[str], str]:
+    """What a browser's console says of a page, and the page as the browser has it."""
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", *flags, "--dump-dom", page.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line], done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to open the pages with")
+def test_a_browser_shows_the_pages_and_its_console_is_empty(pages, tmp_path):
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        pages["report"].read_text().replace("</main>", "<img src='https://evil.example/x.png'></main>")
+    )
+    assert console(bad, tmp_path)[0], "the console is not heard"
+    for path in pages.values():
+        for flags in ((), ("--force-dark-mode", "--window-size=390,800")):
+            said, shown = console(path, tmp_path, *flags)
+            assert not said
+            assert "<h1>" in shown and "</footer>" in shown and shown.count("<svg") >= 3
+
+
+def test_the_command_of_a_run_reads_back_as_its_options(tmp_path):
+    given = [
+        "seed=3",
+        "text_columns=[one, 'two, too']",
+        "prediction.grid={learning_rate: [1e-5, 3e-5]}",
+        "finetuning.grid=",
+    ]
+    run = read_run(make_run(tmp_path / "again", given=given))
+    words = shlex.split(run.command())
+    assert words[:4] == ["python", "-m", "pipeline", "task-distill"] and words[4] == "preset=small"
+    assert asdict(load("small", words[5:])) == run.options | {"run": "again"}
+
+
+def test_tables_fit_a_terminal(tmp_path):
+    runs = [read_run(make_run(tmp_path / name, labels)) for name, labels in (("a", LABELS), ("b", None))]
+    for text in (results_table(runs[0]), results_table(runs[1]), runs_table(runs)):
+        assert max(map(len, text.splitlines())) <= 110, text
+    assert "ECE" in results_table(runs[0]) and "Pearson to the teacher" in results_table(runs[1])
+
+
+def test_commands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        make_run(tmp_path / "runs" / name)
+    assert cli.main(["report", "run=one"]) == 0 and Path("runs/one/report.html").is_file()
+    assert cli.main(["compare", "runs=one two", "to=side.html"]) == 0 and Path("side.html").is_file()
+    assert "two  " in capsys.readouterr().out
+    for arguments, words in (
+        (["compare", "runs=one"], "two runs or more"),
+        (["compare", "runs=one three"], "no run 'three'"),
+        (["report", "runs=one"], "unknown option runs"),
+    ):
+        assert cli.main(arguments) == 2 and words in capsys.readouterr().err
+    old = json.loads(Path("runs/two/results.json").read_text())
+    del old["teacher"]["intervals"]
+    Path("runs/two/results.json").write_text(json.dumps(old))
+    assert cli.main(["report", "run=two"]) == 2
+    assert "earlier version" in capsys.readouterr().err
+    with pytest.raises(UserError):
+        read_run(Path("runs/two"))
+    assert cli.main(["report", "run=one"]) == 0  # and is passed over as a point
+
+
+def test_start_up_needs_no_plots():
+    code = "import sys, pipeline.cli; print({'matplotlib', 'jinja2', 'torch'} & set(sys.modules))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,98 @@
+"""What lies between two models, against plain references."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from stages.tasks import comparison as c
+from stages.tasks.metrics import compute
+
+RANDOM = np.random.default_rng(0)
+GOLD = RANDOM.integers(3, size=400)
+LOGITS = RANDOM.normal(size=(400, 3)) * 3 + 2 * np.eye(3)[GOLD]
+OTHER = LOGITS + RANDOM.normal(size=LOGITS.shape)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_each_resample_gets_what_the_plain_metrics_give_its_rows(classes, monkeypatch):
+    monkeypatch.setattr(c, "RESAMPLES", 7)
+    monkeypatch.setattr(c, "BLOCK", 3 * len(GOLD))  # three blocks
+    gold, answers = GOLD % classes, LOGITS[:, :classes].argmax(-1)
+    metrics = ("accuracy", "f1", "matthews")
+    values = c.bootstrap(metrics, {"a": answers}, gold, classes, seed=3)["a"]
+    for i, rows in enumerate(np.concatenate(list(c._resamples(len(gold), classes, 3)))):
+        plain = compute(metrics, answers[rows], gold[rows], classes)
+        assert {m: values[m][i] for m in metrics} == pytest.approx(plain)
+
+
+def test_resampled_correlations(monkeypatch):
+    monkeypatch.setattr(c, "RESAMPLES", 5)
+    gold, answers = np.round(RANDOM.normal(size=80), 1), RANDOM.normal(size=80).astype(np.float32)
+    values = c.bootstrap(("pearson", "spearman"), {"a": answers}, gold)["a"]
+    for i, rows in enumerate(np.concatenate(list(c._resamples(80, None, 0)))):
+        plain = compute(("pearson", "spearman"), answers[rows], gold[rows])
+        assert {m: v[i] for m, v in values.items()} == pytest.approx(plain, abs=1e-6)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    truth, covered = 0.8, 0
+    for seed in range(200):
+        right = np.random.default_rng(seed).random(200) < truth
+        values = c.bootstrap(("accuracy",), {"a": right.astype(int)}, np.ones(200, int), 2, seed)
+        low, high = c.interval(values["a"]["accuracy"])
+        covered += low <= truth <= high
+    assert 180 <= covered <= 198  # 95% of 200 is 190, its standard deviation 3
+
+
+def test_models_share_their_resamples():
+    answers = LOGITS.argmax(-1)
+    values = c.bootstrap(("accuracy",), {"a": answers, "b": answers.copy()}, GOLD, 3)
+    assert np.array_equal(values["a"]["accuracy"], values["b"]["accuracy"])
+    assert np.array_equal(
+        values["a"]["accuracy"], c.bootstrap(("accuracy",), {"a": answers}, GOLD, 3)["a"]["accuracy"]
+    )
+
+
+def test_loyalty():
+    p, q = c.softmax(LOGITS), c.softmax(OTHER)
+    assert c.label_loyalty(p, p) == 1 and c.probability_loyalty(p, p) == 1
+    assert c.label_loyalty(p, q) == np.mean([a.argmax() == b.argmax() for a, b in zip(p, q, strict=True)])
+    middle = (p + q) / 2
+    divergence = ((p * np.log2(p / middle)).sum(1) + (q * np.log2(q / middle)).sum(1)) / 2
+    assert c.probability_loyalty(p, q) == pytest.approx(1 - np.sqrt(divergence).mean())
+    apart = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    assert c.probability_loyalty(*apart) == pytest.approx(0)
+
+
+def test_calibration_error_by_a_plain_loop():
+    p = c.softmax(LOGITS)
+    gaps = 0.0
+    for i in range(15):
+        inside = (p.max(1) > i / 15) & (p.max(1) <= (i + 1) / 15)
+        if inside.any():
+            gaps += inside.mean() * abs((p.argmax(1) == GOLD)[inside].mean() - p.max(1)[inside].mean())
+    assert c.calibration_error(c.calibration_bins(p, GOLD)) == pytest.approx(gaps)
+    sure = np.eye(3)[GOLD]
+    assert c.calibration_error(c.calibration_bins(sure, GOLD)) == 0
+    assert c.calibration_error(c.calibration_bins(sure, (GOLD + 1) % 3)) == 1
+
+
+def test_temperature_scaling_lowers_the_loss_where_it_was_fitted_and_finds_a_known_temperature():
+    temperature = c.fit_temperature(LOGITS, GOLD)
+    here = c.negative_log_likelihood(LOGITS, GOLD, temperature)
+    assert here < c.negative_log_likelihood(LOGITS, GOLD)
+    grid = np.geomspace(0.1, 10, 400)
+    assert here <= min(c.negative_log_likelihood(LOGITS, GOLD, t) for t in grid) + 1e-9
+    random = np.random.default_rng(5)
+    logits = random.normal(size=(20000, 3)) * 2
+    drawn = (c.softmax(logits).cumsum(1) < random.random((20000, 1))).sum(1)
+    assert c.fit_temperature(3 * logits, drawn) == pytest.approx(3, rel=0.05)
+
+
+def test_confusion_and_classes():
+    answers = LOGITS.argmax(-1)
+    counts = c.confusion(answers, GOLD, 4)  # class 3 stands in no row
+    assert np.array_equal(counts, confusion_matrix(GOLD, answers, labels=range(4)))
+    plain = precision_recall_fscore_support(GOLD, answers, labels=range(4), zero_division=0)
+    for i, row in enumerate(c.per_class(counts)):
+        assert list(row.values()) == pytest.approx([values[i] for values in plain])
