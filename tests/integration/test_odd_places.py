@@ -28,7 +28,7 @@ time.time_ns = lambda: now_ns() - ten_years * 10**9
 
 def test_a_half_done_run_moved_elsewhere_goes_on_though_the_clock_was_set_back(place, tmp_path):
     """And with the times of its files in 1970 or to come; the finished run, moved again, is finished."""
-    status, output = place.run("task-distill", "run=stays", *GIVEN)
+    status, output = place.run("task-distill", "run=stays", *GIVEN, "job.checkpoint_seconds=30")
     assert status == 0, output
     place.kill_during("moves", "intermediate", *GIVEN)
     there = tmp_path / "другое мес'то"
