@@ -118,12 +118,12 @@ class FinishedRun:
         return [stage for stage in self.stages if stage.name not in aside]
 
     def differing(self, others: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Option -> (its value here, its value in `others`), where they are not the same."""
+        """Option -> (its value here, its value in `others`), where both have it and not the same."""
         here, there = _by_name(self.options), _by_name(others)
         return {
-            key: (value, there.get(key))
+            key: (value, there[key])
             for key, value in here.items()
-            if value != there.get(key) and key not in ("run", "restart")
+            if key in there and value != there[key] and key not in ("run", "restart")
         }
 
     def preset_options(self) -> dict[str, Any]:
