@@ -58,7 +58,7 @@ def test_two_runs_at_once_share_a_cache(place):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 def test_a_second_process_is_refused_with_the_owner_and_a_dead_ones_lock_is_taken(place, number):
-    given = (f"run=locked{number}", "general.epochs=300", "reuse=false")
+    given = (f"run=locked{number}", "general.epochs=40", "reuse=false")
     process = place.start("general-distill", *given)
     lines = place.path / "runs" / f"locked{number}" / "general" / "metrics.jsonl"
     while process.poll() is None and not lines.exists():
