@@ -12,6 +12,8 @@ from pipeline.options import Job
 GRACE = 120
 """Seconds the ranks have to save after a signal."""
 
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 def launch(stage: Path, job: Job) -> int:
     """Run a stage's worker on all ranks; returns its exit status.
@@ -19,7 +21,9 @@ def launch(stage: Path, job: Job) -> int:
     Ctrl-C and SIGTERM are passed on and waited for: the ranks save first. If this process dies in any
     other way, the workers die with it.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    # Whatever started this process may have ranks of its own (torchrun, Slurm): ours are set below.
+    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     if not job.hostfile:
         environment.setdefault("OMP_NUM_THREADS", threads_of(job.nproc))
     # In a session of its own, so that a terminal's Ctrl-C comes once, from here.
