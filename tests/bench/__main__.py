@@ -34,7 +34,7 @@ def main() -> int:
             parser.error(
                 f"DATA={o.data} holds no {folder}/train.tsv; leave DATA out to use texts of such lengths"
             )
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler announces itself
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself
     device = start_ranks()
     from tests.bench.machine import Machine
     from tests.bench.place import Place

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from pipeline.options import Architecture, Job, Training
 from pipeline.plan import native_precision
 from stages.distill import RECORD
-from stages.distillation.students import student_config
+from stages.distillation.students import set_dropout, student_config
 from stages.stage import Stage
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packaged import packaged_teacher
@@ -65,6 +65,11 @@ class Place:
         """A classifier of TinyBERT4's size."""
         return self._save("student", STUDENT)
 
+    @cached_property
+    def student_without_dropout(self) -> Path:
+        """The same, whose losses then depend on nothing but the batch."""
+        return self._save("student-without-dropout", set_dropout(copy.deepcopy(STUDENT), 0.0))
+
     def _save(self, name: str, config: BertConfig) -> Path:
         torch.manual_seed(0)
         config = copy.deepcopy(config)
@@ -97,7 +102,13 @@ class Place:
 
     @contextlib.contextmanager
     def stage(
-        self, kind: str, training: Training, rows: Texts, architecture: dict = ARCHITECTURE, **job
+        self,
+        kind: str,
+        training: Training,
+        rows: Texts,
+        architecture: dict = ARCHITECTURE,
+        student: Path | None = None,
+        **job,
     ) -> Iterator[Path]:
         """The directory of a stage that is ready to run, in a run and with a cache of its own; then removed.
 
@@ -106,6 +117,7 @@ class Place:
             training: its options.
             rows: what it is trained on.
             architecture: of the general stage's student.
+            student: that a task stage begins with, instead of `self.student`.
             job: options that differ from the defaults.
         """
         self.stages += 1
@@ -119,7 +131,7 @@ class Place:
             inputs["corpus"] = {"name": source.name, "identity": source.identity}
         else:
             inputs["task"] = _write_task(root / "data", rows)
-            inputs["student"] = {"path": str(self.student)}
+            inputs["student"] = {"path": str(student or self.student)}
         if kind == "prediction":  # the intermediate stage leaves its record beside its student
             inputs["student"] = {"path": str(shutil.copytree(self.student, root / "student"))}
             logits = np.random.default_rng(0).normal(size=(len(rows), len(CLASSES)))

@@ -162,7 +162,10 @@ def ranks(place: Place, steps: int = 8) -> Work:
         def measured(repeat: int) -> float:
             options = Distilling(epochs=1, batch_size=BATCH, max_length=128)
             rows = place.texts("mrpc", steps * BATCH, 0)
-            with place.stage("intermediate", options, rows, nproc=count, log_every=1) as stage:
+            student = place.student_without_dropout
+            with place.stage(
+                "intermediate", options, rows, student=student, nproc=count, log_every=1
+            ) as stage:
                 subprocess.run(
                     [sys.executable, "-m", "pipeline.ranks", str(count), str(stage)],
                     env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, check=True,
