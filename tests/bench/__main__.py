@@ -10,6 +10,7 @@ Prints a table and writes runs/bench/bench.json, machine.json and bench.png. doc
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -35,6 +36,7 @@ def main() -> int:
                 f"DATA={o.data} holds no {folder}/train.tsv; leave DATA out to use texts of such lengths"
             )
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what lies on the disk is removed
     device = start_ranks()
     from tests.bench.machine import Machine
     from tests.bench.place import Place
