@@ -12,7 +12,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 	$(if $(HOSTFILE),job.hostfile="$(HOSTFILE)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment evaluate report compare export doctor test torture lint clean
+.PHONY: help setup demo general-distill task-distill augment evaluate report compare export doctor test torture bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +61,9 @@ test: $(READY) ## run the tests
 
 torture: $(READY) ## kill a small run at random moments in every stage (ARGS="--kills 50")
 	$(VENV)/bin/python -m tests.torture $(ARGS)
+
+bench: $(READY) ## time it beside a plain reference (DATA=path/to/glue, ARGS="--only NAME --repeats 5")
+	$(VENV)/bin/python -m tests.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 lint: $(READY) ## check style and format
 	$(VENV)/bin/ruff check .

@@ -101,6 +101,27 @@ def test_trace_form_has_the_gradient_of_the_map_form():
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("length", [8, 32, 128, 512, 2048])
+def test_trace_form_equals_the_map_form_at_any_length_with_padding(length):
+    lengths, heads = [length, length // 3 + 1], 2
+    batch = batch_of(lengths, length)
+    generator = torch.Generator().manual_seed(length)
+    teacher, student = (
+        [torch.randn(len(lengths), heads, length, d, generator=generator) for _ in range(2)] for d in (64, 26)
+    )
+    found = []
+    for form in ("maps", "traces"):
+        q, k = (x.clone().requires_grad_() for x in student)
+        mine = View(batch.attention_mask, None, {}, {1: q}, {1: k})
+        theirs = View(batch.attention_mask, None, {}, {1: teacher[0]}, {1: teacher[1]})
+        loss = value(AttentionScores({1: 1}, heads, heads, form=form)(mine, theirs, batch), lengths)
+        loss.backward()
+        found.append((loss.detach(), q.grad, k.grad))
+    for maps, traces in zip(*found, strict=True):
+        assert (maps - traces).norm() <= 1e-5 * maps.norm()
+    assert found[1][1][1, :, lengths[1] :].count_nonzero() == 0  # padded positions get no gradient
+
+
 @pytest.mark.parametrize("padded", [9, 40])
 def test_padding_and_rows_of_weight_zero_change_nothing(padded):
     student, teacher, batch = views(2, 2)

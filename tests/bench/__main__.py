@@ -1,0 +1,171 @@
+"""`make bench`: this project beside a plain reference, in one run, in turn.
+
+    make bench                                       # all works, texts made to GLUE's lengths
+    make bench DATA=path/to/glue                     # with the texts of GLUE's SST-2 and MRPC
+    make bench ARGS="--only general-128 ranks-2 --repeats 5"
+
+Prints a table and writes runs/bench/bench.json, machine.json and bench.png. docs/speed.md explains it.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from pipeline.worker import start_ranks
+
+RUN = Path("runs/bench")
+HEAD = f"{'work':<24}{'unit':<12}{'reference':>10}{'ours':>10}{'ratio':>8}  {'spread':<16}{'goal':>6}{'limit':>8}  agrees"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", metavar="WORK", help="these works [all]")
+    parser.add_argument("--repeats", type=int, default=3, help="of each side, in turn [3]")
+    parser.add_argument("--data", type=Path, help="holds SST-2/train.tsv and MRPC/train.tsv, as GLUE's")
+    o = parser.parse_args()
+    for folder in ("SST-2", "MRPC") if o.data else ():
+        if not (o.data / folder / "train.tsv").is_file():
+            parser.error(
+                f"DATA={o.data} holds no {folder}/train.tsv; leave DATA out to use texts of such lengths"
+            )
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what lies on the disk is removed
+    device = start_ranks()
+    from tests.bench.machine import Machine
+    from tests.bench.place import Place
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        works = works_of(Place(Path(directory), o.data, device))
+        names = [work.name for work in works]
+        unknown = sorted(set(o.only or ()) - set(names))
+        if unknown or o.repeats < 1:
+            parser.error(f"--only {' '.join(unknown)}: there are {', '.join(names)}; --repeats from 1")
+        machine = Machine.measure(device)
+        print(f"{machine}\n\n{HEAD}", flush=True)
+        lines = []
+        for work in works:
+            if not o.only or work.name in o.only:
+                lines.append(measure(work, machine, o.repeats))
+                print(table_line(lines[-1]), flush=True)
+    RUN.mkdir(parents=True, exist_ok=True)
+    (RUN / "bench.json").write_text(json.dumps(lines, indent=1) + "\n")
+    (RUN / "machine.json").write_text(json.dumps(machine.to_json(), indent=1) + "\n")
+    draw(lines, machine, RUN / "bench.png")
+    print(f"\nlimit: the share of what this machine allows for the work; {RUN}/bench.json, {RUN}/bench.png")
+    return 0
+
+
+def works_of(place) -> list:
+    """The works, in the order of the table."""
+    from tests.bench.attention import attention_memory
+    from tests.bench.augmentation import augmentation
+    from tests.bench.inference import student_inference
+    from tests.bench.training import ranks, training
+
+    return [
+        training(place, "general-128", "general", "", 128, goal=2.3, plain_steps=2, our_steps=5),
+        training(
+            place, "intermediate-sst2", "intermediate", "sst-2", 64, goal=10, plain_steps=3, our_steps=40
+        ),
+        training(
+            place, "intermediate-mrpc", "intermediate", "mrpc", 128, goal=6, plain_steps=2, our_steps=10
+        ),
+        training(place, "prediction-sst2", "prediction", "sst-2", 64, goal=25, plain_steps=3, our_steps=100),
+        augmentation(place),
+        attention_memory(),
+        ranks(place),
+        student_inference(place),
+    ]
+
+
+def measure(work, machine, repeats: int) -> dict:
+    """Both sides in turn; medians, and the spread of the ratio over the turns."""
+    runs = {"reference": [], "ours": []}
+    for repeat in range(-1, repeats):
+        if sys.stderr.isatty():
+            print(
+                f"\r{work.name}: {max(repeat, 0)} of {repeats} repeats",
+                end="\033[K\r",
+                file=sys.stderr,
+                flush=True,
+            )
+        for side, values in runs.items():
+            value = getattr(work, side)(repeat)
+            if repeat >= 0:
+                values.append(value)
+    reference, ours = (statistics.median(values) for values in runs.values())
+    turns = [b / a for a, b in zip(*runs.values(), strict=True)]
+    limit = work.limit(machine)
+    return {
+        "name": work.name, "unit": work.unit, "reference": reference, "ours": ours, "ratio": ours / reference,
+        "limit_fraction": limit / ours if work.less_is_better else ours / limit, "agrees": bool(work.agrees()),
+        "spread": [min(turns), max(turns)], "goal": work.goal, "less_is_better": work.less_is_better,
+        "reference_runs": runs["reference"], "ours_runs": runs["ours"],
+        "more": [dict(zip(("name", "unit", "reference", "ours"), line, strict=True)) for line in work.more()],
+    }  # fmt: skip
+
+
+def table_line(line: dict) -> str:
+    """A work's line of the table, and one for each measure told beside it."""
+    low, high = line["spread"]
+    spread, goal = f"{low:.3g} to {high:.3g}", f"{line['goal']:g}" if line["goal"] else ""
+    text = (
+        f"{line['name']:<24}{line['unit']:<12}{line['reference']:>10.4g}{line['ours']:>10.4g}{line['ratio']:>8.3g}"
+        f"  {spread:<16}{goal:>6}{line['limit_fraction']:>8.0%}  {'yes' if line['agrees'] else 'NO'}"
+    )
+    for more in line["more"]:
+        ratio = more["ours"] / more["reference"]
+        text += f"\n  {more['name']:<22}{more['unit']:<12}{more['reference']:>10.4g}{more['ours']:>10.4g}{ratio:>8.3g}"
+    return text
+
+
+def draw(lines: list[dict], machine, path: Path) -> None:
+    """How many times better than the reference each work is, its goal, and what the machine allows."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.5 * len(lines)), layout="constrained")
+    for place, line in enumerate(lines):
+        sign = -1 if line["less_is_better"] else 1
+        times, low, high = (value**sign for value in (line["ratio"], *line["spread"]))
+        axes.barh(place, times, color="#4878a8" if line["agrees"] else "#b0b0b0", height=0.6)
+        axes.plot([low, high], [place, place], color="black", linewidth=1.2)
+        limit = times / line["limit_fraction"]
+        axes.plot([limit] * 2, [place - 0.38, place + 0.38], color="#c44e52", linewidth=2)
+        if line["goal"]:
+            axes.plot(
+                line["goal"] ** sign, place, "D", color="#f0b040", markeredgecolor="black", markersize=7
+            )
+        axes.annotate(
+            f"{times:.3g}", (1.04, place), va="center", color="white", fontweight="bold", fontsize=9
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(left=1)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_yticks(range(len(lines)), [line["name"] for line in lines])
+    axes.invert_yaxis()
+    axes.set_xlabel("times the plain reference (of memory: times less)")
+    marks = [
+        pyplot.Line2D([], [], color="black", linewidth=1.2, label="lowest to highest repeat"),
+        pyplot.Line2D(
+            [], [], color="#f0b040", marker="D", markeredgecolor="black", linestyle="", label="goal"
+        ),
+        pyplot.Line2D([], [], color="#c44e52", linewidth=2, label="what the machine allows"),
+    ]
+    axes.legend(handles=marks, loc="lower right", fontsize=8)
+    axes.set_title(f"{machine.name}, {machine.threads} threads", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Work: variants of SST-2's training rows, exact candidates against one word at a time."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from data_aug.augment import Candidates, Settings, augment_rows, content_words
+from data_aug.masked_lm import MaskedLM, Query, bf16_pays
+from data_aug.word_vectors import WordVectors
+from stages.distillation.checks import forward_flops
+from tests.bench.machine import Machine, seconds
+from tests.bench.place import Place
+from tests.bench.work import Work
+from tests.data_aug.speed import K, Plain
+
+
+class _Models:
+    """The two ways to find candidates, made when first asked for."""
+
+    def __init__(self, place: Place):
+        self.place = place
+
+    @cached_property
+    def model(self) -> BertForMaskedLM:
+        torch.manual_seed(0)
+        return BertForMaskedLM(BertConfig()).eval()
+
+    @cached_property
+    def vectors(self) -> WordVectors:
+        return WordVectors.from_package()
+
+    @cached_property
+    def plain(self) -> Plain:
+        return Plain(self.model, self.place.tokenizer, self.vectors, grad=True)
+
+    def ours(self, dtype: torch.dtype) -> Candidates:
+        return Candidates(MaskedLM(self.model, self.place.tokenizer, dtype=dtype), self.vectors, K)
+
+
+def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Work:
+    """Variants a second; a shard of the pipeline has 100 rows, the reference gets a part of the same."""
+    models, made = _Models(place), {}
+    dtype = torch.bfloat16 if bf16_pays("cpu") else torch.float32
+
+    def variants(find: Callable[[], Callable], count: int) -> Callable[[int], float]:
+        def measured(repeat: int) -> float:
+            rows = [(text, None) for (text,) in place.texts("sst-2", our_rows, repeat)]
+            rows = rows[:: our_rows // (count if repeat >= 0 else 4)]
+            candidates = find()
+            models.vectors._known.clear()  # the neighbours of an earlier repeat
+
+            def run() -> None:
+                made["variants"] = augment_rows(rows, candidates, Settings(), seed=0)[1].variants
+
+            took = seconds(run, place.device)
+            return made["variants"] / took
+
+        return measured
+
+    def queries(count: int) -> list[Query]:
+        rows = place.texts("sst-2", count, 0)
+        return [Query(text, *span, text) for (text,) in rows for span in content_words(text)]
+
+    def limit(machine: Machine) -> float:
+        """A pass over the sentence twice for each masked word, and the vocabulary at the mask."""
+        config, flops = models.model.config, 0.0
+        for query in queries(our_rows):
+            if len(place.tokenizer.tokenize(query.text[query.start : query.end])) == 1:
+                tokens = 2 * len(place.tokenizer.tokenize(query.text)) + 3
+                flops += forward_flops(config, tokens, tokens)
+                flops += 2 * config.hidden_size * (config.hidden_size + config.vocab_size)
+        rows = [(text, None) for (text,) in place.texts("sst-2", our_rows, 0)]
+        count = augment_rows(rows, models.ours(dtype), Settings(), seed=0)[1].variants
+        return count / machine.seconds(flops, 0, "bf16" if dtype == torch.bfloat16 else "fp32")
+
+    def agrees() -> bool:
+        asked = queries(12)[:30]
+        found = zip(models.plain(asked), models.ours(torch.float32)(asked), strict=True)
+        return all(set(plain.words) == set(exact.words) for plain, exact in found)
+
+    return Work(
+        "augment-sst2", "variants/s", 8, variants(lambda: models.plain, plain_rows),
+        variants(lambda: models.ours(dtype), our_rows), limit, agrees,
+    )  # fmt: skip

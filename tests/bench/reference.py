@@ -1,0 +1,112 @@
+"""TinyBERT's two distillation steps as the paper (arXiv 1909.10351) writes them and the published code computes
+them: fp32, rows padded to the task's length, the raw attention scores and hidden states of every layer kept, the teacher
+run in every step. Plain PyTorch on stock `transformers` models; nothing of this project is used.
+
+Two kindnesses to it: the teacher runs without gradients and without dropout.
+
+Axes in names: B rows, H heads, L positions, W width of the hidden states, C classes.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import BertForSequenceClassification, BertModel
+
+MASKED = -10000.0
+
+
+def run_bert(bert: BertModel, ids_BL: Tensor, mask_BL: Tensor, types_BL: Tensor):
+    """A forward pass of a stock BERT, layer by layer, that keeps what TinyBERT learns from.
+
+    Returns:
+        The raw attention scores (B, H, L, L) of every layer, with -10000 at padded keys, and the hidden states
+        (B, L, W) of the embedding and of every layer.
+    """
+    padding_B11L = (1.0 - mask_BL[:, None, None, :].float()) * MASKED
+    scores, hidden = [], [bert.embeddings(ids_BL, token_type_ids=types_BL)]
+    for layer in bert.encoder.layer:
+        attention = layer.attention.self
+        q, k, v = (
+            linear(hidden[-1]).unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
+            for linear in (attention.query, attention.key, attention.value)
+        )
+        scores.append(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + padding_B11L)
+        weights = attention.dropout(scores[-1].softmax(-1))
+        read = layer.attention.output((weights @ v).transpose(1, 2).flatten(2), hidden[-1])
+        hidden.append(layer.output(layer.intermediate(read), read))
+    return scores, hidden
+
+
+def run_classifier(model: BertForSequenceClassification, *batch: Tensor):
+    """Scores and hidden states as `run_bert`, and the logits (B, C)."""
+    scores, hidden = run_bert(model.bert, *batch)
+    return scores, hidden, model.classifier(model.dropout(model.bert.pooler(hidden[-1])))
+
+
+class Reference:
+    """A student in training under a teacher.
+
+    Args:
+        teacher, student: classifiers; the student has a divisor of the teacher's layers.
+        predicts: learn the teacher's answers (equation 10); else its layers (equations 7 to 9).
+        learning_rate: of AdamW.
+    """
+
+    def __init__(
+        self,
+        teacher: BertForSequenceClassification,
+        student: BertForSequenceClassification,
+        predicts: bool = False,
+        learning_rate: float = 5e-5,
+    ):
+        self.teacher, self.student, self.predicts = teacher.eval(), student.train(), predicts
+        layers = student.config.num_hidden_layers
+        self.every = teacher.config.num_hidden_layers // layers
+        width, to = student.config.hidden_size, teacher.config.hidden_size
+        self.projections = nn.ModuleList(nn.Linear(width, to) for _ in range(layers + 1))
+        self.projections.to(student.device)
+        self.parameters = [*student.parameters(), *self.projections.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=0.01)
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        """Of a batch (ids, mask, token types), each (B, L)."""
+        with torch.no_grad():
+            theirs = run_classifier(self.teacher, *batch)
+        mine = run_classifier(self.student, *batch)
+        if self.predicts:
+            return self.prediction_loss(mine[2], theirs[2])
+        return self.attention_loss(mine[0], theirs[0]) + self.hidden_loss(mine[1], theirs[1])
+
+    def attention_loss(self, mine: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        """Equation 7: mean over all pairs of positions, summed over layers; what was masked becomes 0."""
+
+        def unmasked(scores: Tensor) -> Tensor:
+            return torch.where(scores <= -1e2, torch.zeros_like(scores), scores)
+
+        return sum(
+            functional.mse_loss(unmasked(s), unmasked(t))
+            for s, t in zip(mine, theirs[self.every - 1 :: self.every], strict=True)
+        )
+
+    def hidden_loss(self, mine: list[Tensor], theirs: list[Tensor]) -> Tensor:
+        """Equations 8 and 9: mean over all positions, padded ones too, summed over layers."""
+        return sum(
+            functional.mse_loss(projection(s), t)
+            for projection, s, t in zip(self.projections, mine, theirs[:: self.every], strict=True)
+        )
+
+    @staticmethod
+    def prediction_loss(mine_BC: Tensor, theirs_BC: Tensor) -> Tensor:
+        """Equation 10 at temperature 1, as published: mean over rows and classes."""
+        return (-theirs_BC.softmax(-1) * mine_BC.log_softmax(-1)).mean()
+
+    def step(self, *batch: Tensor) -> float:
+        """One step of the optimiser; returns the loss."""
+        loss = self.loss(*batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()

@@ -1,0 +1,96 @@
+"""The reference of `make bench` computes what the project's objectives compute, on batches without padding."""
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from stages.distillation.layer_maps import layer_map
+from stages.distillation.objectives.attention import AttentionScores
+from stages.distillation.objectives.hidden import HiddenStates
+from stages.distillation.objectives.prediction import SoftLabels
+from stages.distillation.view import TAP, Needs, read
+from stages.tasks.batches import Batch, counts
+from tests.bench.reference import Reference, run_classifier
+
+ROWS, LENGTH, CLASSES = 3, 11, 3
+
+
+def model(layers: int, width: int, attention: str) -> BertForSequenceClassification:
+    torch.manual_seed(layers)
+    config = BertConfig(
+        vocab_size=50, hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=32,
+        max_position_embeddings=16, num_labels=CLASSES, attn_implementation=attention,
+    )  # fmt: skip
+    return BertForSequenceClassification(config).eval()
+
+
+def batch() -> Batch:
+    ids = torch.randint(5, 50, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    types = (torch.arange(LENGTH) > 6).long().expand_as(ids)
+    return Batch(ids, torch.ones_like(ids), types, None, torch.ones(ROWS), torch.arange(ROWS))
+
+
+def losses_and_gradients(predicts: bool):
+    """Of the reference and of ours, on the same weights: [(loss, {parameter: gradient})] * 2."""
+    plain = Reference(model(4, 16, "eager"), model(2, 8, "eager"), predicts)
+    plain.student.eval()
+    rows = batch()
+    loss = plain.loss(rows.input_ids, rows.attention_mask, rows.token_type_ids)
+    loss.backward()
+
+    layers = layer_map("uniform", 2, 4)
+    objectives = [SoftLabels()] if predicts else [HiddenStates(layers, 8, 16), AttentionScores(layers, 4, 4)]
+    if not predicts:
+        objectives[0].projections.load_state_dict(plain.projections.state_dict())
+    student, teacher = model(2, 8, TAP), model(4, 16, TAP)
+    needs, targets_needs = Needs(), Needs()
+    for objective in objectives:
+        needs, targets_needs = needs | objective.student_needs, targets_needs | objective.teacher_needs
+    with torch.no_grad():
+        targets = read(teacher, rows, targets_needs)
+    view, total = read(student, rows, needs), counts([LENGTH] * ROWS)
+    ours = sum(
+        term.sum / total[term.per]
+        for objective in objectives
+        for term in objective(view, targets, rows).values()
+    )
+    ours.backward()
+    mine = {name: p.grad for name, p in student.named_parameters()}
+    theirs = {name: p.grad for name, p in plain.student.named_parameters()}
+    if not predicts:
+        mine |= {f"projection.{name}": p.grad for name, p in objectives[0].named_parameters()}
+        theirs |= {
+            f"projection.projections.{name}": p.grad for name, p in plain.projections.named_parameters()
+        }
+    return (loss, theirs), (ours, mine)
+
+
+def test_layer_losses_and_their_gradients_are_equal():
+    plain, ours = losses_and_gradients(predicts=False)
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-7)
+    assert plain[1]["bert.embeddings.word_embeddings.weight"].abs().sum() > 0
+
+
+def test_the_published_prediction_loss_is_ours_over_the_number_of_classes():
+    (plain, plain_gradients), (ours, gradients) = losses_and_gradients(predicts=True)
+    torch.testing.assert_close(ours, plain * CLASSES, rtol=1e-5, atol=0)
+    scaled = {name: g if g is None else g * CLASSES for name, g in plain_gradients.items()}
+    torch.testing.assert_close(gradients, scaled, rtol=1e-4, atol=1e-7)
+
+
+def test_the_reference_runs_a_stock_model_with_padding():
+    stock, rows = model(4, 16, "eager"), batch()
+    mask = (torch.arange(LENGTH) < torch.tensor([[LENGTH], [6], [2]])).long()
+    with torch.no_grad():
+        scores, hidden, logits = run_classifier(stock, rows.input_ids, mask, rows.token_type_ids)
+        expected = stock(rows.input_ids, mask, rows.token_type_ids, output_hidden_states=True)
+    torch.testing.assert_close(logits, expected.logits)
+    for mine, theirs in zip(hidden, expected.hidden_states, strict=True):
+        torch.testing.assert_close(mine * mask[:, :, None], theirs * mask[:, :, None])
+    assert len(scores) == 4
+    assert (scores[0][1, :, :, 6:] < -9000).all()
+
+
+def test_a_step_lowers_the_loss():
+    plain, rows = Reference(model(4, 16, "eager"), model(2, 8, "eager"), learning_rate=1e-2), batch()
+    steps = [plain.step(rows.input_ids, rows.attention_mask, rows.token_type_ids) for _ in range(8)]
+    assert steps[-1] < steps[0]
