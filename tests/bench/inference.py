@@ -41,7 +41,7 @@ def student_inference(place: Place, length: int = 128, batch: int = 32) -> Work:
             fastest = [
                 max(speed(which, rows, 5, dtype) for dtype in precisions) for which in ("teacher", "student")
             ]
-            told.append((f"batch {rows}, best precision", "rows/s", *fastest))
+            told.append((f"batch {rows}, fastest", "rows/s", *fastest))
         return told
 
     def limit(machine: Machine) -> float:
