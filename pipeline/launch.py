@@ -12,6 +12,13 @@ from pipeline.options import Job
 GRACE = 120
 """Seconds the ranks have to save after a signal."""
 
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "10000000000",
+    "MALLOC_TOP_PAD_": "100000000",
+}
+"""For glibc: large buffers that a step frees stay with the process, so that the next step's need not be zeroed."""
+
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -23,6 +30,8 @@ def launch(stage: Path, job: Job) -> int:
     """
     # Whatever started this process may have ranks of its own (torchrun, Slurm): ours are set below.
     environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    for name, value in KEEP_FREED_MEMORY.items():
+        environment.setdefault(name, value)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     if not job.hostfile:
         environment.setdefault("OMP_NUM_THREADS", threads_of(job.nproc))

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
@@ -19,8 +18,7 @@ class FrozenTeacher:
     Args:
         model: encoder or classifier.
         needs: what the objectives read of it.
-        precision: dtype of its matrix products. Linear weights are kept in it, so that nothing is cast
-            in a step; the numbers are those of autocast.
+        precision: of its weights and all it computes, so that nothing is cast in a step.
         class_order: for each of the task's classes, the teacher's index of the same name.
     """
 
@@ -32,18 +30,14 @@ class FrozenTeacher:
         precision: torch.dtype = torch.float32,
         class_order: list[int] | None = None,
     ):
-        self.model = model.eval().requires_grad_(False).to(device)
+        self.model = model.eval().requires_grad_(False).to(device, precision)
         self.needs, self.device, self.precision = needs, device, precision
         in_order = class_order is None or class_order == sorted(class_order)
         self.class_order = None if in_order else class_order
-        if precision != torch.float32:
-            for module in self.model.modules():
-                if isinstance(module, nn.Linear):
-                    module.to(precision)
 
     def __call__(self, batch: "Batch") -> View:
         """The view of a batch, its logits in the task's class order."""
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        with torch.autocast(self.device.type, enabled=False):
             view = without_gradient(self.model, batch, self.needs)
         if view.logits_BC is not None and self.class_order:
             view.logits_BC = view.logits_BC[:, self.class_order]

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
 
+MAPS_UP_TO = 128
+"""Length up to which the L x L maps of heads 26 and 64 wide are faster than D x D products (measured on CPU)."""
+
+
 class AttentionScores(Objective):
     """Mean squared difference of raw attention scores Q K^T / sqrt(D), before softmax.
 
@@ -23,7 +27,7 @@ class AttentionScores(Objective):
         layers: {student layer: teacher layer}; the embedding (0) is passed over.
         student_heads, teacher_heads: head counts of the two models.
         weight: of the term in the loss.
-        form: "maps" builds the L x L maps, "traces" D x D products instead; "auto" takes the smaller.
+        form: "maps" builds the L x L maps, "traces" D x D products instead; "auto" takes the faster.
     """
 
     def __init__(
@@ -47,7 +51,7 @@ class AttentionScores(Objective):
             for s, t in self.layers.items():
                 mine = self._prepare(student.queries_BHLD[s], student.keys_BHLD[s], student.mask_BL)
                 theirs = self._prepare(teacher.queries_BHLD[t], teacher.keys_BHLD[t], student.mask_BL)
-                maps = self.form == "maps" or self.form == "auto" and maps_are_smaller(mine[0], theirs[0])
+                maps = self.form == "maps" or self.form == "auto" and mine[0].shape[-2] <= MAPS_UP_TO
                 total = total + (score_distance_by_maps if maps else score_distance_by_traces)(*mine, *theirs)
         return {"attention": Term(total / self.heads, "pairs", self.weight)}
 
@@ -61,12 +65,6 @@ class AttentionScores(Objective):
         if h == self.heads:
             return x_BHLD
         return x_BHLD.transpose(1, 2).reshape(b, length, self.heads, h * d // self.heads).transpose(1, 2)
-
-
-def maps_are_smaller(qs: Tensor, qt: Tensor) -> bool:
-    """Whether two L x L maps are smaller than the six D x D products that replace them."""
-    (length, ds), dt = qs.shape[-2:], qt.shape[-1]
-    return length**2 <= ds**2 + ds * dt + dt**2
 
 
 def score_distance_by_maps(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:
