@@ -108,10 +108,8 @@ class Classifier:
             if not check_text(text, where).strip():
                 raise UserError(f"{where} is empty: give a text")
         if self.pairs is not None and len(row) != 1 + self.pairs:
-            takes = "two texts (text= and text_b=, or with a tab between)" if self.pairs else "one text"
-            raise UserError(
-                f"{where}: the task takes {takes}, and there {'are two' if len(row) > 1 else 'is one'}"
-            )
+            takes = "two texts (text= and text_b=, or a tab between them)" if self.pairs else "one text"
+            raise UserError(f"{where}: the task takes {takes}, not {len(row)}")
         return row
 
 
