@@ -11,7 +11,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 	$(if $(RUN),run="$(RUN)") $(if $(RUNS),runs="$(RUNS)") $(if $(SEEDS),seeds="$(SEEDS)") $(if $(NPROC),job.nproc="$(NPROC)") \
 	$(if $(HOSTFILE),job.hostfile="$(HOSTFILE)") $(ARGS)
 
-export TEXT  # quotes and dollars in it are the shell's no more
+export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo general-distill task-distill augment evaluate report compare export predict serve doctor test torture lint clean
