@@ -126,7 +126,7 @@ def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
     status, output = place.run("report", "run=final", tiny=False)
     assert status == 0, output
     page = (run / "report.html").read_text()
-    assert all(stage in page for stage in ("intermediate", "finetuned_general", "calibration"))
+    assert all(stage in page for stage in ("intermediate", "finetuned_general", "Does it know"))
     status, output = place.run("evaluate", "run=final", tiny=False)
     assert status == 0 and max(map(len, output.splitlines())) <= 110, output
     status, output = place.run("export", "run=final", "to=exported", tiny=False)
@@ -262,3 +262,21 @@ def test_make_lists_its_targets():
     output = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in "setup demo general-distill task-distill augment evaluate report compare export predict serve doctor test torture lint clean".split():
         assert f"\n{target} " in "\n" + output
+
+
+def test_what_readme_says_of_an_exported_student(place):
+    """Its three lines of Python, word for word, on the student that the test above exported."""
+    import subprocess
+    import sys
+
+    if not (place.path / "exported").exists():
+        pytest.skip("needs the student that another test exports")
+    code = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert (
+        len(code.splitlines()) == 3
+        and code.splitlines()[:2]
+        == ((ROOT / "docs" / "deploy.md").read_text().split("```python\n")[1].splitlines()[:2])
+    )
+    command = [sys.executable, "-c", code.replace("my-student", "exported")]
+    done = subprocess.run(command, cwd=place.path, capture_output=True, text=True, check=True)
+    assert "'label': 'fresh'" in done.stdout or "'label': 'rotten'" in done.stdout
