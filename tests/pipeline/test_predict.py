@@ -188,3 +188,13 @@ def test_a_browser_shows_the_answers_and_its_console_is_empty(served, tmp_path):
 
 def test_no_such_port(capsys):
     assert cli.main(["serve", "port=80000"]) == 2 and "port=80000" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_with_one_line(place, capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve.ThreadingHTTPServer, "serve_forever", interrupted)
+    monkeypatch.setattr(serve, "make_server", lambda run, port, make=serve.make_server: make(run, 0))
+    assert cli.main(["serve", "run=one"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["", "ended"]
