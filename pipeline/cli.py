@@ -21,7 +21,7 @@ from pipeline.finished import FinishedRun, read_run
 from pipeline.hub import pin
 from pipeline.launch import launch
 from pipeline.options import Options
-from pipeline.plan import Planned, hashed, plan, prepare, read_finished
+from pipeline.plan import Planned, hashed, plan, prepare
 from pipeline.table import results_table, runs_table, spread_table
 from pipeline.two_stage import augmentation, check, general, two_stage
 from stages.tasks.corpus import find_corpus
@@ -45,7 +45,11 @@ usage: python -m pipeline COMMAND [key=value ...]
   evaluate         the tables of a finished run                                     (run=NAME)
   report           the page of a finished run, runs/NAME/report.html                (run=NAME to=FILE)
   compare          finished runs side by side, runs/compare.html                    (runs="A B" to=FILE)
-  export           the finished student as a plain Hugging Face directory           (run=NAME to=DIR)
+  export           the finished student for transformers and onnxruntime, with a model card
+                   (run=NAME to=DIR onnx=true|false license=ID push=OWNER/NAME)
+  predict          what the student answers to text="...", to file=IN.csv (to=OUT.csv), or to lines on standard
+                   input                                             (run=NAME, or model=DIR of an export)
+  serve            a page on this machine: teacher and student side by side         (run=NAME port=8000)
   doctor           what the machine offers, what a run needs (options of task-distill), what is wrong with run=NAME
 
 Every command goes on where it was stopped, skips what is finished, and makes again what changed.
@@ -144,26 +148,66 @@ def compare(rest: list[str]) -> int:
 
 
 def export(rest: list[str]) -> int:
-    """Copy a finished student to a directory that stock transformers loads."""
-    given = _given(rest, "run", "to")
-    run = _finished(given.get("run") or "demo")
-    target = Path(given.get("to") or run / "export")
+    """Write a finished student as a directory that its users load: transformers, onnxruntime, a model card."""
+    from pipeline import hub
+
+    given = _given(rest, "run", "to", "onnx", "license", "push")
+    run = read_run(_finished(given.get("run") or "demo"))
+    target = Path(given.get("to") or run.path / "export")
     if target.exists():
         raise UserError(f"{target} is there already: give another to=DIR, or remove it")
-    finished = read_finished(run / "prediction")
-    source = run / "prediction" / finished.get("from", "") / "model"
-    try:
-        store.verify(source)
-    except store.Damaged as damage:
-        raise UserError(f"the student is damaged ({damage}): run task-distill again") from damage
-    aside = store.fresh_aside(target)
-    for path in source.iterdir():
-        if path.name != store.MANIFEST:
-            shutil.copy2(path, aside / path.name)
-    aside.rename(target)
+    if given.get("onnx", "true") not in ("true", "false"):
+        raise UserError(f"onnx={given['onnx']} must be true or false")
+    if given.get("push"):
+        hub.check_push(given["push"])
+    from pipeline import export, forms  # torch takes seconds to start
+
+    made = export.export(run, target, given.get("onnx") != "false", given.get("license", ""))
+    if made:
+        print(f"{forms.forms_table(run, made)}\n")
     print(
         f"the student is in {target}: AutoModelForSequenceClassification.from_pretrained({str(target)!r}) loads it"
     )
+    if given.get("push"):
+        print(f"it is on the hub, private: {hub.push(target, given['push'])}")
+    return 0
+
+
+def predict(rest: list[str]) -> int:
+    """What a finished or exported student answers to a text, a table, or the lines of standard input."""
+    given = _given(rest, "run", "model", "text", "text_b", "file", "to", "text_columns")
+    run = None if given.get("model") else read_run(_finished(given.get("run") or "demo"))
+    if given.get("to") and not given.get("file"):
+        raise UserError("to= is where the answers to file= go: give file=FILE")
+    from pipeline import predict  # torch takes seconds to start
+
+    student = predict.Classifier.of_run(run) if run else predict.Classifier.of_directory(Path(given["model"]))
+    with contextlib.suppress(BrokenPipeError):  # as in `predict ... | head`
+        if given.get("file"):
+            path, target = Path(given["file"]), Path(given["to"]) if given.get("to") else None
+            columns = tuple(given.get("text_columns", "").replace(",", " ").split())
+            rows = predict.predict_table(student, path, columns or predict.text_columns(run, path), target)
+            if target:
+                print(f"the answers to {rows:,} rows are in {target}")
+        elif "text" in given:
+            row = [given[name] for name in ("text", "text_b") if name in given]
+            predict.print_answers(student, [student.check(row, "text=")])
+        else:
+            predict.predict_lines(student, sys.stdin)
+        sys.stdout.flush()
+    return 0
+
+
+def serve(rest: list[str]) -> int:
+    """A page on this machine on which teacher and student answer side by side."""
+    given = _given(rest, "run", "port")
+    port = given.get("port") or "8000"
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"port={port} must be a number from 1 to 65535")
+    run = read_run(_finished(given.get("run") or "demo"))
+    from pipeline.serve import serve_run
+
+    serve_run(run, int(port))
     return 0
 
 
@@ -201,6 +245,8 @@ COMMANDS = {
     "report": report,
     "compare": compare,
     "export": export,
+    "predict": predict,
+    "serve": serve,
     "doctor": doctor,
 }
 

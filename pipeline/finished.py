@@ -1,5 +1,7 @@
 """A finished run as it lies on disk: what the table, the report and the comparison of runs show."""
 
+import contextlib
+import csv
 import json
 import shlex
 from dataclasses import asdict, dataclass
@@ -8,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from pipeline import options as options_module
@@ -116,6 +119,39 @@ class FinishedRun:
         chosen = [s.finished["scores"] for s in self.stages if s.spec["kind"] == "select"]
         aside = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
         return [stage for stage in self.stages if stage.name not in aside]
+
+    def model(self, name: str) -> Path:
+        """The directory of one of its models, checked against its manifest.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        stage = self.path / self.stages[-1].spec["inputs"][name]["stage"]
+        directory = stage / read_json(stage / "finished.json").get("from", "") / "model"
+        try:
+            store.verify(directory)
+        except store.Damaged as damage:
+            raise UserError(
+                f"the {TITLES[name]} is damaged ({damage}): run the command of {self.name} again"
+            ) from damage
+        return directory
+
+    def max_length(self, name: str) -> int:
+        """Word pieces that one of its models reads of a row."""
+        return self.stages[-1].spec["options"]["max_length"][name]
+
+    @property
+    def predictions(self) -> Path:
+        """The rows that `evaluate` reported, with their labels and answers."""
+        return self.path / f"{self.about['split']}_predictions.csv"
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns of `predictions` that are text: one, or two where the task takes pairs."""
+        with contextlib.suppress(OSError), open(self.predictions, newline="", encoding="utf-8") as file:
+            if "text_b" in next(csv.reader(file), []):
+                return ("text", "text_b")
+        return ("text",)
 
     def differing(self, others: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Option -> (its value here, its value in `others`), where both have it and not the same."""

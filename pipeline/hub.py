@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub, pinned to a revision, with a short patience."""
+"""The Hugging Face hub: names pinned to a revision, with a short patience, and what is given to it."""
 
 import re
 from pathlib import Path
@@ -61,3 +61,36 @@ def _has_cache() -> bool:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE).is_dir()
+
+
+def check_push(name: str) -> None:
+    """Look before a long export.
+
+    Raises:
+        UserError: the name is none, or the user is not logged in.
+    """
+    import huggingface_hub
+
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"push={name!r} must be OWNER/NAME, such as push=me/my-student")
+    if not huggingface_hub.get_token():
+        raise UserError("push= needs you to be logged in to the hub: run `hf auth login`, or set HF_TOKEN")
+
+
+def push(directory: Path, name: str) -> str:
+    """Upload a directory to the model `name`, which is made private where it is not there yet; its address.
+
+    Raises:
+        UserError: the hub is out of reach or refuses; the directory stays as it is.
+    """
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi()
+    try:
+        address = api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=directory, commit_message="Export of tinydistil")
+    except Exception as error:  # the many ways in which a network is not there
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} could not be uploaded ({type(error).__name__}: {reason}); {directory} is whole: "
+                        f"`hf upload {name} {directory}` tries again") from error  # fmt: skip
+    return str(address)

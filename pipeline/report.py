@@ -9,12 +9,12 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import plots
-from pipeline.finished import TITLES, FinishedRun, written
+from pipeline.finished import TITLES, FinishedRun
 from pipeline.options import Options
+from pipeline.render import metric_name, page
 
 COLOURS = {
     "teacher": "teacher",
@@ -27,12 +27,6 @@ SHORT = {
     "distilled": "distilled",
     "finetuned": "fine-tuned, random",
     "finetuned_general": "fine-tuned, general",
-}
-METRICS = {
-    "f1": "F1",
-    "matthews": "Matthews correlation",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
 }
 QUALITY_AGAINST = {"size in MB": lambda e: e["bytes"] / 1e6, "latency in ms": lambda e: e["latency_ms"]}
 
@@ -92,29 +86,10 @@ def write_comparison(runs: list[FinishedRun], target: Path) -> None:
 
 
 def _write(template: str, target: Path, **values: Any) -> None:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "pages"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {
-        "percent": lambda value: f"{value:.1%}",
-        "number": lambda value: f"{value:.4f}",
-        "million": lambda value: f"{value / 1e6:.1f} M",
-        "megabytes": lambda value: f"{value / 1e6:,.0f} MB",
-        "times": lambda value: f"{value:.1f}×",
-        "minutes": lambda value: f"{value / 60:.1f}",
-        "metric": _metric,
-        "option": lambda value: written(value) or "none",
-    }
-    page = environment.get_template(template).render(titles=TITLES, short=SHORT, **values)
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     aside.parent.mkdir(parents=True, exist_ok=True)
-    aside.write_text(page, encoding="utf-8")
+    aside.write_text(page(template, short=SHORT, **values), encoding="utf-8")
     aside.replace(target)
-
-
-def _metric(name: str) -> str:
-    return METRICS.get(name, name)
 
 
 def _same_rows(one: FinishedRun, other: FinishedRun) -> bool:
@@ -142,7 +117,7 @@ def _against(
         {"label": name, "colour": colour, "x": x(e), "y": e["metric"], "interval": e["intervals"][metric]}
         for name, colour, e in models
     ]
-    return plots.scatter(points, [(x(e), e["metric"]) for e in others], label, _metric(metric))
+    return plots.scatter(points, [(x(e), e["metric"]) for e in others], label, metric_name(metric))
 
 
 def _curves(run: FinishedRun) -> list[tuple[str, Markup]]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ WARM = 3
 def measure(models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0) -> dict[str, dict[str, Any]]:
     """Time every model on the same rows of a split, the models in turn, and see how much memory a batch takes.
 
+    Returns:
+        name -> what `speed` gives, and "peak_bytes" (None where it cannot be told).
+    """
+    found = speed(models, seed)
+    with torch.inference_mode():
+        for name, (model, rows) in models.items():
+            found[name]["peak_bytes"] = _peak_bytes(model, _batch(rows, _drawn(len(rows), seed)[1][0]))
+    return found
+
+
+def speed(models: dict[str, tuple[Callable, TokenRows]], seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Time every model on the same rows of a split, the models in turn.
+
     Batches are drawn from the split at random, as requests would come, and padded to their longest row.
 
     Args:
@@ -30,16 +44,12 @@ def measure(models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0)
     Returns:
         name -> {"latency_ms" (of one row, the median), "latency" and "batch" ({"p50", "p90", "p99"} in
         milliseconds, of one row and of 32), "rows_per_second" (of 32 at once, the median), "lengths" (mean,
-        least and most word pieces of the single rows), "threads", "peak_bytes" (None where it cannot be told)}.
+        least and most word pieces of the single rows), "threads"}.
     """
-    count = len(next(iter(models.values()))[1])
-    single = np.linspace(0, count - 1, min(SINGLE_ROWS, count), dtype=int)
-    drawn = np.random.default_rng(seed).permutation(count)
-    batches = np.resize(drawn, (BATCHES, BATCH))  # a small split is gone over again
+    single, batches = _drawn(len(next(iter(models.values()))[1]), seed)
     with torch.inference_mode():
         alone = _times(models, [np.array([row]) for row in single])
         together = _times(models, list(batches))
-        peaks = {name: _peak_bytes(model, _batch(rows, batches[0])) for name, (model, rows) in models.items()}
     return {
         name: {
             "latency_ms": round(float(np.median(alone[name])), 3),
@@ -52,15 +62,19 @@ def measure(models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0)
                 "most": int(rows.lengths[single].max()),
             },
             "threads": torch.get_num_threads(),
-            "peak_bytes": peaks[name],
         }
         for name, (_, rows) in models.items()
     }
 
 
-def _times(
-    models: dict[str, tuple[PreTrainedModel, TokenRows]], sets: list[np.ndarray]
-) -> dict[str, list[float]]:
+def _drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows to be timed one at a time, rows of each batch) of a split of `count` rows."""
+    single = np.linspace(0, count - 1, min(SINGLE_ROWS, count), dtype=int)
+    drawn = np.random.default_rng(seed).permutation(count)
+    return single, np.resize(drawn, (BATCHES, BATCH))  # a small split is gone over again
+
+
+def _times(models: dict[str, tuple[Callable, TokenRows]], sets: list[np.ndarray]) -> dict[str, list[float]]:
     """Milliseconds of a forward pass over each set of rows, by model."""
     times = {name: [] for name in models}
     for warm in (True, False):

@@ -19,6 +19,8 @@ from stages.tasks.types import Split, Task, TaskSource
 TASKS = ("rotten-tomatoes",)
 LABELS = ("rotten", "fresh")
 VERSION = 1
+TEACHER_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+"""What the hub calls the packaged teacher."""
 
 
 def packaged_teacher() -> Path:

@@ -1,0 +1,80 @@
+"""The model card of an exported student: what was measured of it, and nothing that is not known."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from markupsafe import Markup
+
+from pipeline.finished import FinishedRun
+from pipeline.forms import ROWS, Form
+from pipeline.render import markdown
+from stages.tasks.packaged import TEACHER_NAME
+
+HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+"""The hub's names of metrics, where they are others."""
+
+ENGLISH = ("glue", "packaged")
+"""Readers whose tasks are in English."""
+
+UNTOLD = re.compile(
+    "task|data|corpus|teacher|student|augmentation.(masked_lm|vectors)|job.*|baselines|finetuning.*"
+)
+"""Options of which a card says nothing: those that name files, and those that the student does not depend on."""
+
+
+def write_card(run: FinishedRun, forms: list[Form], license: str, path: Path) -> None:
+    """Write the card; `forms` is what was measured of the deployed forms, empty without ONNX."""
+    base, data = _base_model(run), run.task["identity"]
+    about = {
+        "license": license,
+        "language": "en" if data.get("reader") in ENGLISH else "",
+        "base_model": base,
+        "datasets": [data["hub"]] if "hub" in data else [],
+        "metrics": [HUB_METRICS.get(metric, metric) for metric in run.metrics],
+        "pipeline_tag": "text-classification",
+        "library_name": "transformers",
+        "tags": ["knowledge-distillation", *(["onnx"] if forms else [])],
+    }
+    known = {key: value for key, value in about.items() if value}
+    given = run.differing(run.preset_options())
+    text = markdown(
+        "card.md.j2",
+        head=Markup(yaml.safe_dump(known, sort_keys=False, allow_unicode=True)),
+        run=run,
+        student=run.results["distilled"],
+        license=license,
+        base=base,
+        data=[(role, Path(file).name, _digest(run, role)) for role, file in data.get("files", {}).items()],
+        hub=data.get("hub", ""),
+        corpus=_given(run, "general", "corpus").get("name", ""),
+        pairs=len(run.texts) == 2,
+        stages=", ".join(
+            stage.name for stage in run.taken if stage.lines and not stage.name.startswith("finetuned")
+        ),
+        options={k: here for k, (here, _) in given.items() if not UNTOLD.fullmatch(k)},
+        forms=forms,
+        compared=min(ROWS, run.about["rows"]),
+        max_length=run.max_length("distilled"),
+        machine=run.stages[-1].finished.get("machine"),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _base_model(run: FinishedRun) -> str:
+    """What the hub calls the given teacher; empty where that is not known."""
+    packaged = TEACHER_NAME if run.options["teacher"] == "packaged" else ""
+    return packaged or _given(run, "teacher", "model").get("hub", "")
+
+
+def _given(run: FinishedRun, kind: str, name: str) -> dict[str, Any]:
+    """What the first stage of a kind was given; empty where there is no such stage."""
+    return next(
+        (stage.spec["inputs"].get(name, {}) for stage in run.stages if stage.spec["kind"] == kind), {}
+    )
+
+
+def _digest(run: FinishedRun, role: str) -> str:
+    content = run.task.get("content", {})
+    return content.get(role, "")[:12] if isinstance(content, dict) else str(content)[:12]

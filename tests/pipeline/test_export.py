@@ -1,0 +1,178 @@
+"""The exported student: its logits are those of the trained one, in every form, and its card says what was measured."""
+
+import csv
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from checkpoints import store
+from pipeline import cli, hub
+from stages.evaluate import predict
+from stages.tasks.batches import write_task_rows
+from stages.tasks.types import Split
+from tests.conftest import make_tokenizer, sentences, tiny_config
+from tests.pipeline.test_report import EVIL, make_run
+
+
+def make_finished(
+    path: Path, labels: list[str] | None = None, pairs: bool = False, kind: str = "bert"
+) -> Path:
+    """A finished run with a random student and teacher, and the rows that it reported."""
+    from transformers import AutoModelForSequenceClassification
+
+    make_run(path, labels)
+    for stage, seed, sizes in (("prediction", 1, {"layers": 2, "width": 8, "heads": 2}), ("teacher", 2, {})):
+        config = tiny_config(kind, **sizes)
+        config.num_labels = len(labels) if labels else 1
+        if labels:
+            config.id2label, config.label2id = dict(enumerate(labels)), {n: i for i, n in enumerate(labels)}
+        config.problem_type = "single_label_classification" if labels else "regression"
+        config.initializer_range = 0.5  # answers that differ from row to row
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config)
+        shutil.rmtree(path / stage / "model", ignore_errors=True)
+        with store.sealed(path / stage / "model") as directory:
+            model.save_pretrained(directory)
+            make_tokenizer(directory)
+    spec = json.loads((path / "evaluate" / "stage.json").read_text())
+    spec["inputs"] |= {"teacher": {"stage": "teacher"}, "distilled": {"stage": "prediction"}}
+    spec["options"] = {"max_length": {"teacher": 24, "distilled": 24}}
+    (path / "evaluate" / "stage.json").write_text(json.dumps(spec))
+    texts = [text for text, _ in sentences(30)]
+    second = list(reversed(texts))
+    with open(path / "test_predictions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", *(["text_b"] if pairs else []), "label", "distilled"])
+        for i, text in enumerate(texts):
+            gold = labels[i % 2] if labels else str(i % 5)
+            writer.writerow([text, *([second[i]] if pairs else []), gold, gold])
+    return path
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    make_finished(tmp_path / "runs" / "one", ["good", EVIL])
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_every_form_gives_the_logits_of_the_trained_student(tmp_path, monkeypatch, capsys, kind, pairs):
+    import onnxruntime
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    monkeypatch.chdir(tmp_path)
+    run = make_finished(tmp_path / "runs" / "a", ["good", "bad"], pairs, kind)
+    assert cli.main(["export", "run=a", "to=out"]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines()[:6])) <= 110 and "student, ONNX int8" in said
+    out = tmp_path / "out"
+    trained = AutoModelForSequenceClassification.from_pretrained(run / "prediction" / "model").eval()
+    exported, information = AutoModelForSequenceClassification.from_pretrained(out, output_loading_info=True)
+    assert not information["missing_keys"] and not information["unexpected_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.model_max_length == 24
+    with open(run / "test_predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [[row[name] for row in rows] for name in (("text", "text_b") if pairs else ("text",))]
+    as_trained = Split(columns[0], columns[1] if pairs else None, [0] * len(rows))
+    tokens = write_task_rows([as_trained], make_tokenizer(tmp_path / "tokenizer"), 24, tmp_path / "rows")
+    expected = predict(trained, tokens, torch.device("cpu"))
+    assert np.ptp(expected, axis=0).min() > 0.01  # answers that differ
+    encoded = tokenizer(*columns, padding=True, truncation=True, return_tensors="pt")  # as a user does
+    with torch.no_grad():
+        np.testing.assert_allclose(exported.eval()(**encoded).logits.numpy(), expected, atol=1e-5)
+    for file, tolerance in (("model.onnx", 1e-4), ("model_quantized.onnx", 1.0)):
+        session = onnxruntime.InferenceSession(out / "onnx" / file)
+        names = [i.name for i in session.get_inputs()]
+        assert sorted(names) == sorted(encoded)
+        for some in (slice(0, 1), slice(0, 30), slice(3, 9)):
+            fed = {name: encoded[name][some].numpy() for name in names}
+            np.testing.assert_allclose(session.run(None, fed)[0], expected[some], atol=tolerance)
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_the_card_says_what_is_known_and_escapes_it(place, capsys):
+    assert cli.main(["export", "run=one", "to=out", "license=apache-2.0"]) == 0, capsys.readouterr().err
+    _, head, body = Path("out/README.md").read_text().split("---\n", 2)
+    about = yaml.safe_load(head)
+    assert about["license"] == "apache-2.0" and about["pipeline_tag"] == "text-classification"
+    assert about["metrics"] == ["accuracy", "f1"] and "language" not in about and "datasets" not in about
+    assert "<script>" not in body.replace("\\<script\\>", "") and "0.7500 (0.7000 – 0.8000)" in body
+    assert "student, ONNX int8" in body and "24 word pieces" in body and "No licence" not in body
+    assert str(place) not in body
+    code = body.split("```python\n")[1].split("```")[0].replace("path/to/this/directory", "out")
+    exec(code, {})
+    assert "'label'" in capsys.readouterr().out
+
+
+def test_a_regression_and_no_onnx(place, capsys):
+    make_finished(place / "runs" / "scores", None, pairs=True)
+    assert cli.main(["export", "run=scores", "to=out"]) == 0, capsys.readouterr().err
+    assert "one score" in Path("out/README.md").read_text()
+    assert cli.main(["export", "run=one", "to=plain", "onnx=false"]) == 0
+    assert not Path("plain/onnx").exists() and "ONNX" not in Path("plain/README.md").read_text()
+
+
+def refused(capsys, words: str, *arguments: str) -> None:
+    assert cli.main(["export", "run=one", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said and len(said.splitlines()) == 1, said
+    assert not Path("out").exists() and not list(Path().glob(".writing-*"))
+
+
+def test_what_cannot_be_exported_leaves_nothing_behind(place, capsys, monkeypatch):
+    refused(capsys, "true or false", "to=out", "onnx=maybe")
+    refused(capsys, "is there already", "to=runs")
+    refused(capsys, "OWNER/NAME", "to=out", "push=mine")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    refused(capsys, "hf auth login", "to=out", "push=me/mine")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("torch.onnx.export", full)
+        refused(capsys, "no space left", "to=out")
+    with monkeypatch.context() as patched:
+        patched.delitem(__import__("sys").modules, "pipeline.onnx_model", raising=False)
+        patched.setitem(__import__("sys").modules, "onnxruntime", None)
+        refused(capsys, "onnxruntime is not installed: run `make setup`", "to=out")
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.forms.LARGEST_DIFFERENCE", 0.0)
+        refused(capsys, "from PyTorch's", "to=out")
+    (place / "runs" / "one" / "prediction" / "model" / "config.json").write_text("{}")
+    refused(capsys, "is damaged", "to=out")
+
+
+def test_push_gives_the_directory_to_the_hub(place, capsys, monkeypatch):
+    did = []
+
+    class Api:
+        def create_repo(self, name, private, exist_ok):
+            did.append((name, private, exist_ok))
+            return f"https://hub/{name}"
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            did.append((repo_id, sorted(p.name for p in Path(folder_path).iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert cli.main(["export", "run=one", "to=out", "push=me/mine", "onnx=false"]) == 0
+    assert did[0] == ("me/mine", True, True)
+    assert did[1][0] == "me/mine" and {"README.md", "model.safetensors"} <= set(did[1][1])
+    assert "https://hub/me/mine" in capsys.readouterr().out
+
+    def down(*_, **__):
+        raise ConnectionError("no\nroute")
+
+    monkeypatch.setattr(Api, "upload_folder", down)
+    with pytest.raises(Exception, match="hf upload me/mine out"):
+        hub.push(Path("out"), "me/mine")

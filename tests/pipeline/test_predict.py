@@ -1,0 +1,200 @@
+"""Answers to lines, tables and the page's questions are those of the student that was measured."""
+
+import csv
+import json
+import subprocess
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli, serve
+from pipeline.finished import read_run
+from pipeline.predict import Classifier
+from tests.pipeline.test_export import make_finished
+from tests.pipeline.test_report import CHROMIUM, EVIL
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("predict")
+    make_finished(path / "runs" / "one", ["good", EVIL])
+    make_finished(path / "runs" / "pairs", ["same", "other"], pairs=True)
+    make_finished(path / "runs" / "scores", None)
+    return path
+
+
+@pytest.fixture
+def place(there, monkeypatch) -> Path:
+    monkeypatch.chdir(there)
+    return there
+
+
+def stock(directory: Path, *columns: list[str]) -> list[tuple[str, float]]:
+    """The answers as plain transformers gives them, row by row."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(directory).eval(), AutoTokenizer
+    tokenizer, found = tokenizer.from_pretrained(directory), []
+    for row in zip(*columns, strict=True):
+        inputs = tokenizer(
+            *row, truncation=True, max_length=24, return_tensors="pt", return_token_type_ids=True
+        )
+        with torch.no_grad():
+            values = model(**inputs).logits.softmax(-1)[0]
+        found.append((model.config.id2label[int(values.argmax())], float(values.max())))
+    return found
+
+
+@pytest.mark.parametrize("name", ["one", "pairs"])
+def test_a_table_is_answered_as_stock_transformers_does(place, capsys, monkeypatch, name):
+    monkeypatch.setattr("pipeline.predict.POOL", 7)  # several pools of several batches
+    monkeypatch.setattr("pipeline.predict.BATCH", 3)
+    table = place / "runs" / name / "test_predictions.csv"
+    assert cli.main(["predict", f"run={name}", f"file={table}", "to=out.csv"]) == 0, capsys.readouterr().err
+    with open("out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [[row[c] for row in rows] for c in ("text", "text_b") if c in rows[0]]
+    assert len(columns) == (2 if name == "pairs" else 1) and len(rows) == 30
+    expected = stock(place / "runs" / name / "prediction" / "model", *columns)
+    assert [row["predicted_label"] for row in rows] == [label for label, _ in expected]
+    assert [float(row["predicted_score"]) for row in rows] == pytest.approx(
+        [p for _, p in expected], abs=1e-4
+    )
+    assert not list(place.glob(".out.csv*"))
+
+
+def test_other_columns_a_regression_and_an_export(place, capsys):
+    Path("in.jsonl").write_text('{"review": "a good film", "n": 1}\n{"review": "dull", "n": 2}\n')
+    assert cli.main(["predict", "run=scores", "file=in.jsonl", "text_columns=review"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "review,n,score" and len(lines) == 3
+    if not Path("export").exists():
+        assert cli.main(["export", "run=one", "to=export", "onnx=false"]) == 0
+    capsys.readouterr()
+    for source in ("run=one", "model=export"):
+        assert cli.main(["predict", source, "text=a good film"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second and first.endswith("\ta good film")
+
+
+def test_lines(place, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", StringIO("a good film\n\ndull\r\n"))
+    assert cli.main(["predict", "run=one"]) == 0
+    assert [line.split("\t")[2] for line in capsys.readouterr().out.splitlines()] == ["a good film", "dull"]
+    monkeypatch.setattr("sys.stdin", StringIO("a good film\tdull\n"))
+    assert cli.main(["predict", "run=pairs"]) == 0
+    assert capsys.readouterr().out.endswith("\ta good film\tdull\n")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["run=one", "text="], "is empty"),
+        (["run=one", "text=a", "text_b=b"], "takes one text"),
+        (["run=pairs", "text=a"], "takes two texts"),
+        (["run=none", "text=a"], "no run 'none'"),
+        (["model=runs", "text=a"], "no config.json"),
+        (["run=one", "to=x.csv"], "give file=FILE"),
+        (["run=one", "file=none.csv"], "none.csv"),
+        (["run=one", "file=other.csv"], "other.csv, line 2: no column 'text'"),
+        (["run=one", "file=hole.csv", "to=x.csv"], "hole.csv, line 3 is empty"),
+        (["run=one"], "there is no text"),
+        (["run=one", "colour=red"], "unknown option colour"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line(place, capsys, monkeypatch, arguments, words):
+    monkeypatch.setattr("sys.stdin", StringIO(""))
+    Path("other.csv").write_text("review\na film\n")
+    Path("hole.csv").write_text('text,n\na film,1\n" ",2\n')
+    assert cli.main(["predict", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert words in said and len(said.splitlines()) == 1, said
+    assert not Path("x.csv").exists()
+
+
+@pytest.fixture(params=["one", "pairs", "scores"])
+def served(place, request):
+    """(run, address) of a page that is served."""
+    run = read_run(Path("runs") / request.param)
+    with serve.make_server(run, 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield run, f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def ask(address: str, body: bytes) -> tuple[int, dict]:
+    try:
+        with urllib.request.urlopen(address + "answer", data=body, timeout=20) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_the_page_asks_and_is_answered(served, tmp_path):
+    run, address = served
+    texts = ["a good film", "a dull plot"][: len(run.texts)]
+    status, found = ask(address, json.dumps({"texts": texts}).encode())
+    assert status == 200 and found["labels"] == run.about["labels"]
+    for name, of in (("teacher", "teacher"), ("student", "distilled")):
+        assert found[name]["values"] == pytest.approx(
+            Classifier.of_run(run, of)([texts])[0].tolist(), abs=1e-5
+        )
+        assert found[name]["milliseconds"] > 0
+    for body in (b"", b"{}", b"[1]", b"\xff", b'{"texts": 3}', b'{"texts": [3]}', b'{"texts": [" "]}', b"[" * 9999,
+                 b'{"texts": []}', b'{"texts": ["a", "b", "c"]}', b'{"texts": ["\\u0000"]}'):  # fmt: skip
+        status, found = ask(address, body)
+        assert status == 400 and found["error"], body
+    assert ask(address, b" " * (serve.LONGEST + 1))[0] == 413
+    with urllib.request.urlopen(address, timeout=20) as reply:
+        shown = reply.read().decode()
+    assert "<script>alert" not in shown and "http" not in shown.replace("http-equiv", "").replace(
+        "https://evil", ""
+    )
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(address + "../secret", timeout=20)
+    with pytest.raises(Exception, match="give another port="):
+        serve.make_server(run, int(address.rsplit(":")[-1].strip("/")))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to open the page with")
+def test_a_browser_shows_the_answers_and_its_console_is_empty(served, tmp_path):
+    run, address = served
+    asked = urllib.parse.quote("\t".join(["<b>good</b> film", "dull"][: len(run.texts)]))
+    for flags in ((), ("--force-dark-mode", "--window-size=390,800")):
+        done = subprocess.run(
+            [
+                CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+                f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=8000",
+                *flags, "--dump-dom", f"{address}#{asked}",
+            ],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        assert "× as fast." in done.stdout and '<div id="answers">' in done.stdout
+        assert done.stdout.count('class="probability"') == 2 * len(run.about["labels"] or ())
+        assert "<script>alert" not in done.stdout
+
+
+def test_no_such_port(capsys):
+    assert cli.main(["serve", "port=80000"]) == 2 and "port=80000" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_with_one_line(place, capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve.ThreadingHTTPServer, "serve_forever", interrupted)
+    monkeypatch.setattr(serve, "make_server", lambda run, port, make=serve.make_server: make(run, 0))
+    assert cli.main(["serve", "run=one"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["", "ended"]
