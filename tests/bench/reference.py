@@ -2,7 +2,8 @@
 them: fp32, rows padded to the task's length, the raw attention scores and hidden states of every layer kept, the teacher
 run in every step. Plain PyTorch on stock `transformers` models; nothing of this project is used.
 
-Two kindnesses to it: the teacher runs without gradients and without dropout.
+As published, the teacher runs with its dropout on, and in the general step with a graph that nothing uses;
+`mended` leaves both out, as the paper would have it.
 
 Axes in names: B rows, H heads, L positions, W width of the hidden states, C classes.
 """
@@ -51,6 +52,8 @@ class Reference:
     Args:
         teacher, student: classifiers; the student has a divisor of the teacher's layers.
         predicts: learn the teacher's answers (equation 10); else its layers (equations 7 to 9).
+        general: the teacher's pass builds a graph, as in the published general step.
+        mended: the teacher runs without dropout and without a graph.
         learning_rate: of AdamW.
     """
 
@@ -59,9 +62,12 @@ class Reference:
         teacher: BertForSequenceClassification,
         student: BertForSequenceClassification,
         predicts: bool = False,
+        general: bool = False,
+        mended: bool = False,
         learning_rate: float = 5e-5,
     ):
-        self.teacher, self.student, self.predicts = teacher.eval(), student.train(), predicts
+        self.teacher, self.student, self.predicts = teacher.train(not mended), student.train(), predicts
+        self.graph = general and not mended
         layers = student.config.num_hidden_layers
         self.every = teacher.config.num_hidden_layers // layers
         width, to = student.config.hidden_size, teacher.config.hidden_size
@@ -72,8 +78,9 @@ class Reference:
 
     def loss(self, *batch: Tensor) -> Tensor:
         """Of a batch (ids, mask, token types), each (B, L)."""
-        with torch.no_grad():
-            theirs = run_classifier(self.teacher, *batch)
+        with torch.set_grad_enabled(self.graph):
+            scores, hidden, logits = run_classifier(self.teacher, *batch)
+        theirs = [x.detach() for x in scores], [x.detach() for x in hidden], logits.detach()
         mine = run_classifier(self.student, *batch)
         if self.predicts:
             return self.prediction_loss(mine[2], theirs[2])
