@@ -1,39 +1,19 @@
 """The commands: `python -m pipeline COMMAND key=value ...`, or `make COMMAND`."""
 
 import contextlib
-import fcntl
-import os
-import shutil
-import signal
-import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints import store
 from checkpoints.errors import UserError, told
-from checkpoints.fingerprint import FileHashes
 from checkpoints.store import read_json
 from pipeline import options as options_module
 from pipeline.finished import FinishedRun, read_run
-from pipeline.hub import pin
-from pipeline.launch import launch
-from pipeline.options import Options
-from pipeline.plan import Planned, hashed, plan, prepare
-from pipeline.table import results_table, runs_table, spread_table
-from pipeline.two_stage import augmentation, check, general, two_stage
-from stages.tasks.corpus import find_corpus
-from stages.tasks.glue import unlabelled_files
-from stages.tasks.packaged import packaged_teacher, packaged_vectors
-from stages.tasks.task import find_task
+from pipeline.given import augment_stages, general_stages, task_stages
+from pipeline.plan import RUNS
+from pipeline.run import make, split
+from pipeline.table import results_table, runs_table
 from stages.tasks.text import check_text
-
-RUNS = Path("runs")
-PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
-MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
-STUDENT = "give a local directory, or leave student= empty to make one"
 
 USAGE = """\
 usage: python -m pipeline COMMAND [key=value ...]
@@ -93,22 +73,22 @@ def usage() -> str:
 
 def demo(rest: list[str]) -> int:
     """The whole pipeline on the packaged teacher, text and task."""
-    return _runs(["task=rotten-tomatoes", "run=demo", "baselines=true", *rest], _task_stages)
+    return make(["task=rotten-tomatoes", "run=demo", "baselines=true", *rest], task_stages)
 
 
 def general_distill(rest: list[str]) -> int:
     """The general stage alone."""
-    return _runs(rest, _general_stages)
+    return make(rest, general_stages)
 
 
 def task_distill(rest: list[str]) -> int:
     """The task stage, and before it whatever it lacks."""
-    return _runs(rest, _task_stages)
+    return make(rest, task_stages)
 
 
 def augment(rest: list[str]) -> int:
     """The augmented rows of a task, and before them the masked language model they need."""
-    return _runs(rest, _augment_stages)
+    return make(rest, augment_stages)
 
 
 def evaluate(rest: list[str]) -> int:
@@ -215,10 +195,10 @@ def doctor(rest: list[str]) -> int:
     """Look at the machine, at what a run needs of it, and at the run's directory; 1 if anything is wrong."""
     from pipeline import doctor, needs
 
-    preset, overrides, seeds = _split(rest)
+    preset, overrides, seeds = split(rest)
     o = options_module.load(preset, overrides)
     only_run = o.run and len(overrides) == 1
-    stages = _task_stages(o, Path(preset).stem, "") if overrides and not only_run else None
+    stages = task_stages(o, Path(preset).stem, "") if overrides and not only_run else None
     report = doctor.Report()
     doctor.look_at_machine(report, RUNS)
     for suffix in [f"-seed{seed}" for seed in seeds] or [""]:
@@ -233,9 +213,6 @@ def doctor(rest: list[str]) -> int:
     return 1 if report.wrong else 0
 
 
-ONE_RANK = ("check", "select", "evaluate")
-"""Kinds of stages that train nothing, and are run by one process whatever the number of ranks."""
-
 COMMANDS = {
     "demo": demo,
     "general-distill": general_distill,
@@ -249,194 +226,6 @@ COMMANDS = {
     "serve": serve,
     "doctor": doctor,
 }
-
-
-def _split(rest: list[str]) -> tuple[str, list[str], list[str]]:
-    """(preset, options, seeds) out of a command's arguments."""
-    preset, overrides, seeds = "small", [], []
-    for text in rest:
-        key, _, value = text.partition("=")
-        if key == "preset":
-            preset = value
-        elif key == "seeds":
-            seeds = value.replace(",", " ").split()
-            if not all(seed.isdecimal() for seed in seeds):
-                raise UserError(f"seeds={value!r} must be whole numbers, such as seeds='1 2 3'")
-        else:
-            overrides.append(text)
-    return preset, overrides, seeds
-
-
-def _runs(rest: list[str], declare: Callable) -> int:
-    """One run, or one for each of `seeds`."""
-    preset, overrides, seeds = _split(rest)
-    if not seeds:
-        return _run(options_module.load(preset, overrides), preset, "", declare)
-    runs = []
-    for seed in seeds:
-        o = replace(options_module.load(preset, overrides), seed=int(seed))
-        status = _run(o, preset, f"-seed{seed}", declare, runs)
-        if status:
-            return status
-    print(f"\n{spread_table(runs)}")
-    return 0
-
-
-def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Path] | None = None) -> int:
-    """Plan a run and do what is to be done, stage by stage."""
-    began = time.monotonic()
-    name, declared = declare(o, Path(preset).stem, suffix)
-    run = RUNS / name
-    if run.exists() and not run.is_dir():
-        raise UserError(f"{run} is not a directory, so it cannot be a run: give another run=NAME")
-    there = {path.name for path in run.iterdir() if not path.name.startswith(".")} if run.exists() else set()
-    if there and not there & {"options.json", "hub.json"}:
-        raise UserError(f"{run} is not a run (it has no options.json): give another run=NAME")
-    stages = declared(run)
-    run.mkdir(parents=True, exist_ok=True)
-    with _locked(run):
-        planned = plan(stages, run, o)
-        store.write_json(run / "options.json", asdict(o) | {
-            "run": name, "preset": preset, "stages": [stage.name for stage in stages],
-        })  # fmt: skip
-        _say_plan(name, planned)
-        artefacts: dict[str, Path] = {}
-        for step in planned:
-            artefacts[step.stage.name] = step.artefact
-            if step.action == "skip":
-                continue
-            prepare(step, artefacts, o)
-            if any(other.stage.name == "evaluate" for other in planned):
-                (run / "results.json").unlink(missing_ok=True)  # it spoke of other models
-            if step.action == "reuse":
-                continue
-            print(f"[{step.stage.name}] {'goes on' if step.action == 'resume' else 'starts'}", flush=True)
-            start = time.monotonic()
-            job = replace(o.job, nproc=1, hostfile="") if step.stage.kind in ONE_RANK else o.job
-            status = launch(step.directory, job)
-            if status:
-                status = status if status > 0 else 128 - status
-                _say_failure(step, status)
-                return status
-            _note_seconds(step.directory, time.monotonic() - start)
-    if "evaluate" in artefacts:
-        shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
-        print(f"\n{results_table(read_run(run))}\n\nreport run={name}: the same as a page, with curves")
-    elif "augment" in artefacts:
-        print(f"\n{(artefacts['augment'] / 'samples.txt').read_text(encoding='utf-8')}")
-        print(f"the augmented rows are in {artefacts['augment']}: datasets.Dataset.from_file reads each file")
-    else:
-        print(f"the general student is in {artefacts['general']}")
-    print(f"run {name}: {_duration(time.monotonic() - began)}")
-    if runs is not None:
-        runs.append(run)
-    return 0
-
-
-def _task_stages(o: Options, preset: str, suffix: str):
-    task = _task(o)
-
-    def declared(run: Path) -> list:
-        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
-        if o.student and o.student != "teacher-layers":
-            given["student"] = _model(o.student, "student", STUDENT, run)
-        if not o.student or o.augment and o.corpus:
-            given["corpus"] = _corpus(o, run)
-        if o.augment:
-            given |= _for_augmentation(o, run)
-        if unlabelled := unlabelled_files(task["identity"]):
-            given["unlabelled"] = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
-        return two_stage(o, given)
-
-    return (o.run or f"{preset}-{task['name']}") + suffix, declared
-
-
-def _augment_stages(o: Options, preset: str, suffix: str):
-    task = _task(o)
-
-    def declared(run: Path) -> list:
-        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
-        given |= {"corpus": _corpus(o, run)} if o.corpus else {}
-        return augmentation(o, given | _for_augmentation(o, run))
-
-    return (o.run or f"{preset}-{task['name']}") + suffix, declared
-
-
-def _task(o: Options) -> dict:
-    """Where the task's rows come from."""
-    if not o.task:
-        raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "
-                        "a task file, or a name of your own with data=FILE")  # fmt: skip
-    source = find_task(o.task, o.data, tuple(o.text_columns), o.label_column, o.metric)
-    return {"name": source.name, "identity": source.identity}
-
-
-def _for_augmentation(o: Options, run: Path) -> dict[str, dict]:
-    """The identities of the masked language model and the word vectors, where they are given."""
-    given, vectors = {}, o.augmentation.vectors
-    if o.augmentation.masked_lm:
-        given["masked_lm"] = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
-    if vectors not in ("", "none"):
-        path = packaged_vectors() if vectors == "packaged" else Path(os.path.expanduser(vectors))
-        if vectors != "packaged" and not path.is_file():
-            raise UserError(
-                f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
-            )
-        given["vectors"] = hashed({"path": str(path.resolve())}, FileHashes(RUNS / ".cache" / "hashes.json"))
-    return given
-
-
-def _general_stages(o: Options, preset: str, suffix: str):
-    def declared(run: Path) -> list:
-        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "corpus": _corpus(o, run)}
-        return [check(o, given, only_general=True), general(o, given)]
-
-    return (o.run or preset) + suffix, declared
-
-
-def _model(name: str, what: str, instead: str, run: Path) -> dict:
-    """The identity of a given model."""
-    path = packaged_teacher() if name == "packaged" else Path(os.path.expanduser(name))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"{what}={path} holds no config.json: give the directory of a Hugging Face model")
-        return hashed({"path": str(path.resolve())}, FileHashes(RUNS / ".cache" / "hashes.json"))
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise UserError(f"{what}={name}: there is no such directory; {instead}")
-    return pin(name, "model", instead, run)
-
-
-def _corpus(o: Options, run: Path) -> dict:
-    source = find_corpus(o.corpus)
-    return _data({"name": source.name, "identity": source.identity}, run)
-
-
-def _data(source: dict, run: Path) -> dict:
-    """The identity of a data source: a hub set is pinned, files are hashed."""
-    if "hub" in source["identity"]:
-        instead = "give data=DIRECTORY (tasks) or corpus=FILES, or the packaged ones"
-        return source | {"revision": pin(source["identity"]["hub"], "dataset", instead, run)["revision"]}
-    return hashed(source, FileHashes(RUNS / ".cache" / "hashes.json"))
-
-
-@contextlib.contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """One process a run. The lock goes with its process, however that dies."""
-    with open(run / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f"{run} is being worked on by {file.read() or 'another process'}: wait for it"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)  # a name that is left is that of a process that died
 
 
 def _given(rest: list[str], *known: str) -> dict[str, str]:
@@ -469,41 +258,3 @@ def _evaluated() -> Iterator[FinishedRun]:
 def _no_such_run(name: str) -> UserError:
     known = ", ".join(sorted(p.parent.name for p in RUNS.glob("*/options.json"))) or "none yet"
     return UserError(f"there is no run {name!r} under {RUNS}/: there are {known}")
-
-
-def _say_plan(name: str, planned: list[Planned]) -> None:
-    words = {
-        "skip": "finished",
-        "reuse": "made by another run",
-        "resume": "half done: goes on",
-        "run": "to be made",
-    }
-    print(f"run {name}")
-    for step in planned:
-        where = f" ({os.path.relpath(step.made)})" if step.action == "reuse" else ""
-        cause = f" again: {step.cause}" if step.cause else ""
-        print(f"  {step.stage.name:<34} {words[step.action]}{where}{cause}")
-
-
-def _say_failure(step: Planned, status: int) -> None:
-    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        print("stopped; run the same command to go on")
-    elif status != 2:
-        killed = (
-            " (killed; where the memory ran out: job.micro_batch=auto)"
-            if status == 128 + signal.SIGKILL
-            else ""
-        )
-        print(
-            f"error: stage {step.stage.name} ended with status {status}{killed}; run the same command to go on",
-            file=sys.stderr,
-        )
-
-
-def _note_seconds(directory: Path, seconds: float) -> None:
-    finished = read_json(directory / "finished.json")
-    store.write_json(directory / "finished.json", finished | {"seconds_of_last_start": round(seconds, 1)})
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"

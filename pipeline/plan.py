@@ -16,6 +16,8 @@ from checkpoints.store import read_json
 from pipeline.options import Options
 from pipeline.two_stage import Declared
 
+RUNS = Path("runs")
+
 FORMAT = 1
 """Raised when a stage of unchanged options would learn something else: finished stages are then made again."""
 

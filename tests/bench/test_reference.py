@@ -91,6 +91,9 @@ def test_the_reference_runs_a_stock_model_with_padding():
 
 
 def test_a_step_lowers_the_loss():
-    plain, rows = Reference(model(4, 16, "eager"), model(2, 8, "eager"), mended=True, learning_rate=1e-2), batch()
+    plain, rows = (
+        Reference(model(4, 16, "eager"), model(2, 8, "eager"), mended=True, learning_rate=1e-2),
+        batch(),
+    )
     steps = [plain.step(rows.input_ids, rows.attention_mask, rows.token_type_ids) for _ in range(8)]
     assert steps[-1] < steps[0]
