@@ -38,7 +38,13 @@ SECONDS = {"augment": 6.0} | dict.fromkeys(TRAINING, 1.0)
 """A stage is killed at most so long after it has begun: a training one to train, the other to start."""
 
 EPOCHS = ("tuning", "general", "masked_lm", "intermediate", "prediction", "finetuning")
-AUGMENTED = ("augment=true", "augmentation.vectors=none", "augmentation.variants=2", "masked_lm.batch_size=8")
+AUGMENTED = (
+    "augment=true",
+    "augmentation.vectors=none",
+    "augmentation.variants=2",
+    "masked_lm.batch_size=8",
+    "masked_lm.max_length=32",
+)
 
 
 def main() -> int:
