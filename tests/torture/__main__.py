@@ -82,7 +82,7 @@ def _kills(place: Workplace, ranks: int, kills: int) -> Iterator[Outcome]:
         f"job.nproc={ranks}",
         "reuse=false",
         *AUGMENTED,
-        *(f"{stage}.epochs={4 + 2 * kills}" for stage in EPOCHS),
+        *(f"{stage}.epochs={4 + 4 * kills}" for stage in EPOCHS),
     )
     whole, run = f"whole{ranks}", place.path / "runs" / f"killed{ranks}"
     status, output = place.run("task-distill", f"run={whole}", *same)
@@ -110,7 +110,8 @@ def _kills(place: Workplace, ranks: int, kills: int) -> Iterator[Outcome]:
         lost = "nothing"
     for outcome in outcomes.values():
         outcome.lost = lost
-        yield outcome
+        if outcome.times:
+            yield outcome
 
 
 def _stage_to_kill(
