@@ -122,4 +122,7 @@ def _on_the_way_to(master: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     stage, *numbers = sys.argv[1:]
-    sys.exit(main(stage, *map(int, numbers[:3]), *numbers[3:]))
+    try:
+        sys.exit(main(stage, *map(int, numbers[:3]), *numbers[3:]))
+    except KeyboardInterrupt:  # before it passes signals on: what it started dies with it
+        sys.exit(128 + signal.SIGINT)

@@ -94,10 +94,9 @@ def _environment() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        code = main(Path(sys.argv[1]))
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT  # before the loop: nothing was there to save
+    # Until the loop listens there is nothing to save. Raised as an exception it may be lost in an import.
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    code = main(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # DeepSpeed's and torch's threads may outlive an orderly exit

@@ -56,6 +56,20 @@ def test_a_signal_saves_says_so_and_leaves_the_run_resumable(place, number):
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.parametrize("seconds", [0.7, 2.0])
+def test_ctrl_c_while_a_stage_starts_up_ends_it_at_once(place, seconds):
+    """An exception raised then may be lost in an import, and the stage would go on to its end."""
+    run = place.path / "runs" / f"early{seconds}"
+    process = place.start("general-distill", f"run={run.name}", "general.epochs=2000", "reuse=false")
+    while process.poll() is None and not (run / "general" / "stage.json").exists():
+        time.sleep(0.02)
+    time.sleep(seconds)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and "Traceback" not in output and time.monotonic() - began < 10, output
+
+
 def test_a_finished_run_is_skipped_in_about_a_second_and_a_changed_option_makes_only_what_depends_on_it(
     place,
 ):
