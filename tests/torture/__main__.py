@@ -210,8 +210,9 @@ def _full_disk(place: Workplace) -> Iterator[Outcome]:
         run = path / "runs" / "full"
         while process.poll() is None and not _sealed(run):
             time.sleep(0.01)
-        free = os.statvfs(path).f_bavail * os.statvfs(path).f_frsize
-        (path / "ballast").write_bytes(b"0" * (free - 20_000))
+        with contextlib.suppress(OSError), open(path / "ballast", "wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
         outcome.times["general"] += 1
         began = time.monotonic()
         output = process.communicate(timeout=60)[0]
@@ -225,7 +226,7 @@ def _full_disk(place: Workplace) -> Iterator[Outcome]:
             outcome.lost = "DIFFERENT"
         yield outcome
     finally:
-        subprocess.run(["umount", path], check=True)
+        subprocess.run(["umount", "--lazy", path], check=True)
 
 
 def made(run: Path) -> dict[str, str]:
