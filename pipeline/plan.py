@@ -78,7 +78,8 @@ def _decide(
         if _is_there(made / "model"):
             return Planned(stage, directory, key, "skip", made=made)
     cause = _difference(spec, stage, inputs) if finished else ""
-    half_done = not finished and any(directory.glob("*/*/manifest.json"))  # checkpoints, shards
+    begun = any(directory.glob("checkpoints/step-*")) or any(directory.glob("teacher/*/*/manifest.json"))
+    half_done = begun and not finished
     if half_done and spec.get("fingerprint") == key and not o.restart:
         return Planned(stage, directory, key, "resume")
     if half_done and not o.restart:

@@ -24,3 +24,19 @@ def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypa
     kept, again = plan(stages, run, o)
     assert kept.action == "skip" and again.action == "run"
     assert again.cause == "evaluate's format was 1, is 2"
+
+
+def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp_path):
+    stages = [Declared("intermediate", "intermediate", {"seed": 1}, {"task": {"name": "tiny"}})]
+    o, run = load("small", ["job.precision=fp32"]), tmp_path / "run"
+    for made in ("checkpoints/step-00000001", "teacher/train/shard-00000"):
+        (step,) = plan(stages, run, o)
+        assert step.action == "run"
+        prepare(step, {}, o)
+        with store.sealed(step.directory / made) as directory:
+            (directory / "file").touch()
+        (step,) = plan(stages, run, o)
+        assert step.action == "resume"
+        prepare(step, {}, o)
+        assert (step.directory / made).is_dir()
+        store.remove(run)
