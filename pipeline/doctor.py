@@ -13,7 +13,7 @@ from pathlib import Path
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
-from pipeline.plan import native_precision, read_finished
+from pipeline.plan import made_in, native_precision, read_finished
 from stages.tasks import packaged
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
@@ -80,10 +80,10 @@ def _stage(report: Report, directory: Path) -> None:
     if (directory / "finished.json").exists() and not finished:
         report.say(WRONG, name, f"finished.json is torn: {again}")
     if finished:
-        made = (directory / finished.get("from", "")).resolve()
+        made = made_in(directory, finished)
         damage = _damage(made / "model")
         mend = f"remove {made} and run the same command again, which makes it anew"
-        where = "" if made == directory.resolve() else f", made by run {made.parent.name}"
+        where = "" if made == directory else f", made by run {made.parent.name}"
         report.say(WRONG if damage else "ok", name, f"{damage}: {mend}" if damage else f"finished{where}")
     for kind in ("checkpoints", "best"):
         found = {path.name: _damage(path) for path in sorted((directory / kind).glob("step-*"))}

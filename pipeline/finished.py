@@ -15,6 +15,7 @@ from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from pipeline import options as options_module
 from pipeline.options import Options
+from pipeline.plan import made_in, read_finished
 
 TITLES = {
     "teacher": "teacher",
@@ -127,7 +128,7 @@ class FinishedRun:
             UserError: it is damaged.
         """
         stage = self.path / self.stages[-1].spec["inputs"][name]["stage"]
-        directory = stage / read_json(stage / "finished.json").get("from", "") / "model"
+        directory = made_in(stage, read_finished(stage)) / "model"
         try:
             store.verify(directory)
         except store.Damaged as damage:
@@ -181,10 +182,14 @@ def read_run(path: Path) -> FinishedRun:
     """Read a run that `evaluate` finished.
 
     Raises:
-        UserError: it was evaluated by a version that measured less.
+        UserError: a stage's record is torn, or it was evaluated by a version that measured less.
     """
     options, results = read_json(path / "options.json"), read_json(path / "results.json")
     stages = [_read_stage(path / name) for name in options.get("stages", [])]
+    if torn := [stage.name for stage in stages if not stage.finished]:
+        raise UserError(
+            f"run {path.name!r}: finished.json of {', '.join(torn)} is torn: run its own command again"
+        )
     if not stages or "intervals" not in results.get("teacher", {}):
         raise UserError(
             f"run {path.name!r} was evaluated by an earlier version, which measured less: run its own "
@@ -201,8 +206,8 @@ def read_run(path: Path) -> FinishedRun:
 
 
 def _read_stage(directory: Path) -> FinishedStage:
-    spec, finished = read_json(directory / "stage.json"), read_json(directory / "finished.json")
-    made = (directory / finished.get("from", "")).resolve()
+    spec, finished = read_json(directory / "stage.json"), read_finished(directory)
+    made = made_in(directory, finished)
     lines = []
     if (made / "metrics.jsonl").is_file():
         lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text("utf-8").splitlines()]

@@ -57,6 +57,16 @@ def augment_stages(o: Options, preset: str, suffix: str) -> Named:
     return (o.run or f"{preset}-{task['name']}") + suffix, declared
 
 
+def general_stages(o: Options, preset: str, suffix: str) -> Named:
+    """The general student."""
+
+    def declared(run: Path) -> list:
+        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "corpus": _corpus(o, run)}
+        return [check(o, given, only_general=True), general(o, given)]
+
+    return (o.run or preset) + suffix, declared
+
+
 def _task(o: Options) -> dict:
     """Where the task's rows come from."""
     if not o.task:
@@ -77,18 +87,8 @@ def _for_augmentation(o: Options, run: Path) -> dict[str, dict]:
             raise UserError(
                 f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
             )
-        given["vectors"] = hashed({"path": str(path.resolve())}, FileHashes(RUNS / ".cache" / "hashes.json"))
+        given["vectors"] = _hashed({"path": str(path.resolve())})
     return given
-
-
-def general_stages(o: Options, preset: str, suffix: str) -> Named:
-    """The general student."""
-
-    def declared(run: Path) -> list:
-        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "corpus": _corpus(o, run)}
-        return [check(o, given, only_general=True), general(o, given)]
-
-    return (o.run or preset) + suffix, declared
 
 
 def _model(name: str, what: str, instead: str, run: Path) -> dict:
@@ -97,7 +97,7 @@ def _model(name: str, what: str, instead: str, run: Path) -> dict:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{what}={path} holds no config.json: give the directory of a Hugging Face model")
-        return hashed({"path": str(path.resolve())}, FileHashes(RUNS / ".cache" / "hashes.json"))
+        return _hashed({"path": str(path.resolve())})
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"{what}={name}: there is no such directory; {instead}")
     return pin(name, "model", instead, run)
@@ -113,4 +113,8 @@ def _data(source: dict, run: Path) -> dict:
     if "hub" in source["identity"]:
         instead = "give data=DIRECTORY (tasks) or corpus=FILES, or the packaged ones"
         return source | {"revision": pin(source["identity"]["hub"], "dataset", instead, run)["revision"]}
+    return _hashed(source)
+
+
+def _hashed(source: dict) -> dict:
     return hashed(source, FileHashes(RUNS / ".cache" / "hashes.json"))

@@ -74,7 +74,7 @@ def _decide(
 ) -> Planned:
     finished, spec = read_finished(directory), read_json(directory / "stage.json")
     if finished.get("fingerprint") == key and (o.reuse or not finished.get("from")):
-        made = (directory / finished["from"]).resolve() if finished.get("from") else directory
+        made = made_in(directory, finished)
         if _is_there(made / "model"):
             return Planned(stage, directory, key, "skip", made=made)
     cause = _difference(spec, stage, inputs) if finished else ""
@@ -225,3 +225,8 @@ def read_finished(directory: Path) -> dict:
     parts = Path(other).parts
     beside = parts[:2] == ("..", "..") and len(parts) == 4 and ".." not in parts[2:]
     return finished if beside or not other else {}
+
+
+def made_in(directory: Path, finished: dict) -> Path:
+    """Where a finished stage was made: in its own directory, or in the other run's that `read_finished` found."""
+    return (directory / finished["from"]).resolve() if finished.get("from") else directory

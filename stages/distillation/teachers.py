@@ -37,7 +37,7 @@ class FrozenTeacher:
 
     def __call__(self, batch: "Batch") -> View:
         """The view of a batch, its logits in the task's class order."""
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, enabled=False):  # whoever asks may be under the student's
             view = without_gradient(self.model, batch, self.needs)
         if view.logits_BC is not None and self.class_order:
             view.logits_BC = view.logits_BC[:, self.class_order]

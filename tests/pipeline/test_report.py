@@ -83,7 +83,13 @@ def make_run(path: Path, labels: list[str] | None = LABELS, given=(), augmented:
     for name, (kind, scores, logged) in stages.items():
         (path / name / "model").mkdir(parents=True)
         spec = {"name": name, "kind": kind, "inputs": {"task": task}}
-        finished = {"scores": scores, "time": "2026-01-01", "machine": machine, "seconds_of_last_start": 30.0}
+        finished = {
+            "fingerprint": name,
+            "scores": scores,
+            "time": "2026-01-01",
+            "machine": machine,
+            "seconds_of_last_start": 30.0,
+        }
         (path / name / "stage.json").write_text(json.dumps(spec))
         (path / name / "finished.json").write_text(json.dumps(finished))
         if logged:
