@@ -1,4 +1,4 @@
-"""What a job says while it runs: lines of metrics.jsonl, a loss that has gone bad, what is left, where the time went."""
+"""What a job says while it runs: lines of metrics.jsonl, a loss that has gone bad, where the time went."""
 
 import json
 import math
