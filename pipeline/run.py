@@ -81,7 +81,9 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
             _note_seconds(step.directory, time.monotonic() - start)
     if "evaluate" in artefacts:
         shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
-        print(f"\n{results_table(read_run(run))}\n\nreport run={name}: the same as a page, with curves")
+        print(
+            f"\n{results_table(read_run(run))}\n\nmake report RUN={name} shows the same as a page, with curves"
+        )
     elif "augment" in artefacts:
         print(f"\n{(artefacts['augment'] / 'samples.txt').read_text(encoding='utf-8')}")
         print(f"the augmented rows are in {artefacts['augment']}: datasets.Dataset.from_file reads each file")
