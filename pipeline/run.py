@@ -141,7 +141,8 @@ def _say_plan(name: str, planned: list[Planned]) -> None:
     print(f"run {name}")
     for step in planned:
         where = f" ({os.path.relpath(step.made)})" if step.action == "reuse" else ""
-        cause = f" again: {step.cause}" if step.cause else ""
+        again = "; changed here: " if step.action == "reuse" else " again: "
+        cause = again + step.cause if step.cause else ""
         print(f"  {step.stage.name:<34} {words[step.action]}{where}{cause}")
 
 
