@@ -8,11 +8,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError
-from stages.distillation.layer_maps import layer_map
-from stages.distillation.objectives import Objective, Term
+from stages.distillation.objectives import Objective, Pair, Term
 from stages.distillation.objectives.attention import AttentionScores
 from stages.distillation.objectives.hidden import HiddenStates
 from stages.distillation.teachers import FrozenTeacher
@@ -46,6 +45,11 @@ class Distillation(nn.Module):
             needs |= objective.teacher_needs
         return needs
 
+    def at(self, progress: float) -> None:
+        """Before each step: the share of the steps that are done, for the schedules."""
+        for objective in self.objectives:
+            objective.progress = progress
+
     def forward(self, batch: Batch, targets: View | None) -> dict[str, Term]:
         view = read(self.student, batch, self.needs)
         terms = {}
@@ -54,23 +58,15 @@ class Distillation(nn.Module):
         return terms
 
 
-def layer_objectives(
-    options: SimpleNamespace, student: PretrainedConfig, teacher: PretrainedConfig
-) -> list[Objective]:
+def layer_objectives(options: SimpleNamespace, pair: Pair) -> list[Objective]:
     """Embedding, hidden-state and attention-score losses under the layer map (paper equations 7, 8 and 9)."""
-    layers = layer_map(options.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
     objectives: list[Objective] = []
     if options.hidden_weight:
-        shared = options.projection == "shared"
         objectives.append(
-            HiddenStates(layers, student.hidden_size, teacher.hidden_size, shared, options.hidden_weight)
+            HiddenStates(pair, options.layer_map, options.hidden_weight, projection=options.projection)
         )
     if options.attention_weight:
-        objectives.append(
-            AttentionScores(
-                layers, student.num_attention_heads, teacher.num_attention_heads, options.attention_weight
-            )
-        )
+        objectives.append(AttentionScores(pair, options.layer_map, options.attention_weight))
     if not objectives:
         raise UserError("hidden_weight and attention_weight are both 0: there is nothing to learn")
     return objectives

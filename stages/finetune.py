@@ -8,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from stages.distill import Distillation, save_student, task_score
 from stages.distillation.models import load_classifier, load_config, load_tokenizer, set_labels
+from stages.distillation.objectives import Pair
 from stages.distillation.objectives.prediction import GoldLabels
 from stages.distillation.students import student_config
 from stages.distillation.view import TAP
@@ -42,7 +43,7 @@ def fine_tune(
     """Train a classifier on gold labels and publish the best on dev; say so if that is no better than a constant."""
     length = stage.training.max_length
     train, dev = (task_rows(stage, task, split, tokenizer, length) for split in ("train", "dev"))
-    model = Distillation(classifier, [GoldLabels()])
+    model = Distillation(classifier, [GoldLabels(Pair(classifier.config))])
     job = Job(stage, model, train, evaluate=task_score(stage, model, dev, task))
     state = job.run()
     warn_if_constant(stage, task, state.best_score)

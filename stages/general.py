@@ -11,6 +11,7 @@ from stages.distill import (
     teacher_views,
 )
 from stages.distillation.models import load_encoder, load_tokenizer
+from stages.distillation.objectives import Pair
 from stages.distillation.students import random_student, student_config
 from stages.distillation.teachers import FrozenTeacher
 from stages.job import Job
@@ -25,7 +26,7 @@ def run(stage: Stage) -> None:
     student = random_student(student_config(teacher.config, **stage.options["architecture"]), stage.seed)
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens)
 
-    model = Distillation(student, layer_objectives(options, student.config, teacher.config))
+    model = Distillation(student, layer_objectives(options, Pair(student.config, teacher.config)))
     frozen = FrozenTeacher(teacher, model.teacher_needs, stage.device, stage.precision)
     views = teacher_views(stage, frozen, {"corpus": rows})
     job = Job(stage, model, rows, targets=views["corpus"])

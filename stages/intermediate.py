@@ -16,6 +16,7 @@ from stages.distill import (
     teacher_views,
 )
 from stages.distillation.models import load_classifier, load_encoder, load_tokenizer
+from stages.distillation.objectives import Pair
 from stages.distillation.students import student_from_teacher_layers
 from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.distillation.view import Needs, View
@@ -34,7 +35,7 @@ def run(stage: Stage) -> None:
     train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
-    model = Distillation(student, layer_objectives(options, student.config, teacher.config))
+    model = Distillation(student, layer_objectives(options, Pair(student.config, teacher.config)))
     needs = model.teacher_needs | Needs(logits=True)
     order = class_order(teacher.config, task.labels, [])
     frozen = FrozenTeacher(teacher, needs, stage.device, stage.precision, order)

@@ -84,6 +84,7 @@ class Job:
         targets: what the teacher says of a batch, or None.
         evaluate: score of the student on dev, higher is better; the best is kept. None: the last is kept.
         record: gathered while training.
+        before_step: told the share of the steps that are done; what it does depends on nothing else, for it is not saved.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class Job:
         targets: Callable[[Batch], object] | None = None,
         evaluate: Callable[[], float] | None = None,
         record: Record | None = None,
+        before_step: Callable[[float], None] | None = None,
     ):
         self.stage, self.model, self.rows = stage, model, rows
         self.targets, self.evaluate, self.record = targets, evaluate, record
+        self.before_step = before_step
         self.options, self.settings = stage.training, stage.job
         self.state = State()
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
@@ -173,6 +176,8 @@ class Job:
         rate = self._learning_rate()
         whole, seen = torch.zeros((), device=self.stage.device), []  # this rank's loss and terms
         self.engine.train()
+        if self.before_step:
+            self.before_step(self.state.step / self.steps)
         for i, (indices, weights) in enumerate(parts):
             seed_everything(self.stage.seed, self.state.step, i, self.rank)
             try:

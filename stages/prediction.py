@@ -16,6 +16,7 @@ from stages.distill import (
     task_score,
 )
 from stages.distillation.models import load_classifier, load_tokenizer
+from stages.distillation.objectives import Pair
 from stages.distillation.objectives.prediction import GoldLabels, SoftLabels
 from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.distillation.view import Needs, View
@@ -40,7 +41,8 @@ def run(stage: Stage) -> None:
         train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
-    model = Distillation(student, [GoldLabels() if gold else SoftLabels(options.temperature)])
+    pair = Pair(student.config)
+    model = Distillation(student, [GoldLabels(pair) if gold else SoftLabels(pair, options.temperature)])
     targets = None if gold else recorded_targets(stage, task, train)
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from checkpoints import store
 from stages.distillation.teachers import FrozenTeacher
-from stages.distillation.view import View
+from stages.distillation.view import Needs, View
 from stages.evaluate import batches_by_length
 from stages.stage import Stage, barrier, is_first_rank, wait_for
 from stages.tasks.batches import Batch, TokenRows, collate
@@ -26,7 +26,7 @@ SHARD_ROWS = 1000
 class TeacherCache:
     """The views of a teacher, from disk.
 
-    A token is one vector: its hidden states, then queries, then keys of the layers that are needed, in the
+    A token is one vector: its hidden states, then queries, keys and values of the layers that are needed, in the
     precision of the teacher's products (so hidden states are rounded to it). Shards are sealed: what is there
     when a stage goes on is not computed again.
 
@@ -41,9 +41,9 @@ class TeacherCache:
         self.stage, self.rows, self.teacher = stage, rows, teacher
         self.directory = stage.directory / "teacher" / name
         view = teacher(collate(rows, np.arange(1), np.ones(1, np.float32)).to(teacher.device))
-        self.heads = {layer: q.shape[1] for layer, q in view.queries_BHLD.items()}
+        self.heads = teacher.model.config.num_attention_heads
         self.classes = 0 if view.logits_BC is None else view.logits_BC.shape[1]
-        self.widths = [part.shape[-1] for part in _parts(view)]
+        self.widths = [part.shape[-1] for part in _parts(view, teacher.needs)]
         self.shards: list[Tensor] = []
         self.logits_NC: Tensor | None = None
 
@@ -91,13 +91,11 @@ class TeacherCache:
             flat_BLF[i, :length] = self.shards[shard][begin : begin + length]
         parts = flat_BLF.to(batch.input_ids.device).split(self.widths, dim=-1)
         view = View(mask_BL=batch.attention_mask * batch.weight[:, None])
-        hidden, layers = sorted(self.teacher.needs.hidden), sorted(self.teacher.needs.scores)
-        view.hidden_BLW = dict(zip(hidden, parts, strict=False))
-        queries, keys = parts[len(hidden) : len(hidden) + len(layers)], parts[len(hidden) + len(layers) :]
-        for layer, q, k in zip(layers, queries, keys, strict=True):
-            view.queries_BHLD[layer], view.keys_BHLD[layer] = (
-                x.unflatten(-1, (self.heads[layer], -1)).transpose(1, 2) for x in (q, k)
-            )
+        needs, parts = self.teacher.needs, iter(parts)
+        view.hidden_BLW = dict(zip(sorted(needs.hidden), parts, strict=False))
+        for layers, of in _per_head(view, needs):
+            for layer in sorted(layers):
+                of[layer] = next(parts).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if self.classes:
             view.logits_BC = self.logits_NC[batch.rows.cpu()].to(batch.input_ids.device)
         return view
@@ -108,7 +106,7 @@ class TeacherCache:
         logits_NC = np.zeros((len(indices), self.classes), np.float32)
         for batch in batches_by_length(self.rows, of=indices):
             view = self.teacher(batch.to(self.teacher.device))
-            flat_BLF = torch.cat(_parts(view), dim=-1).cpu()
+            flat_BLF = torch.cat(_parts(view, self.teacher.needs), dim=-1).cpu()
             for row_LF, row in zip(flat_BLF, batch.rows.tolist(), strict=True):
                 begin, length = self._begin(row) - start, int(self.rows.lengths[row])
                 layers[begin : begin + length] = row_LF[:length]
@@ -126,10 +124,20 @@ class TeacherCache:
         return int(self.rows.offsets[row])
 
 
-def _parts(view: View) -> list[Tensor]:
+def _parts(view: View, needs: Needs) -> list[Tensor]:
     """(B, L, ...) of a view, in the order in which they are kept."""
-    heads = [view.queries_BHLD[layer] for layer in sorted(view.queries_BHLD)]
-    heads += [view.keys_BHLD[layer] for layer in sorted(view.keys_BHLD)]
-    return [view.hidden_BLW[i] for i in sorted(view.hidden_BLW)] + [
-        x.transpose(1, 2).flatten(2) for x in heads
+    hidden = [view.hidden_BLW[i] for i in sorted(needs.hidden)]
+    return hidden + [
+        of[layer].transpose(1, 2).flatten(2)
+        for layers, of in _per_head(view, needs)
+        for layer in sorted(layers)
+    ]
+
+
+def _per_head(view: View, needs: Needs) -> list[tuple[frozenset[int], dict[int, Tensor]]]:
+    """The layers that are needed, and where the view has them: queries, keys, values."""
+    return [
+        (needs.scores, view.queries_BHLD),
+        (needs.scores, view.keys_BHLD),
+        (needs.values, view.values_BHLD),
     ]

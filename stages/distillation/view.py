@@ -2,12 +2,11 @@
 
 Axes in names: B rows, H heads, L positions, D width of a head, W width of the hidden states, C classes.
 
-Queries and keys are read through transformers' registry of attention functions: a registered function
-runs SDPA unchanged and hands over the queries and keys of the layers that are asked for. No model code is
+Queries, keys and values are read through transformers' registry of attention functions: a registered function
+runs SDPA unchanged and hands over the queries, keys and values of the layers that are asked for. No model code is
 copied and no L x L map is built.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,16 +27,22 @@ TAP = "sdpa_tap"
 class Needs:
     """The fields of a view that an objective reads; nothing else is produced.
 
-    `hidden` holds indices of hidden states (0: the embedding output), `scores` indices of transformer
-    layers, from 1, whose queries and keys are wanted.
+    `hidden` holds indices of hidden states (0: the embedding output), `scores` and `values` indices of transformer
+    layers, from 1, whose queries and keys, or values, are wanted.
     """
 
     logits: bool = False
     hidden: frozenset[int] = frozenset()
     scores: frozenset[int] = frozenset()
+    values: frozenset[int] = frozenset()
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(self.logits or other.logits, self.hidden | other.hidden, self.scores | other.scores)
+        return Needs(
+            self.logits or other.logits,
+            self.hidden | other.hidden,
+            self.scores | other.scores,
+            self.values | other.values,
+        )
 
 
 @dataclass
@@ -48,7 +53,7 @@ class View:
         mask_BL: 1 for real tokens of rows that count, 0 for padding and for rows of weight zero.
         logits_BC: class scores, or None.
         hidden_BLW: hidden states by index; 0 is the embedding output.
-        queries_BHLD, keys_BHLD: by transformer layer, from 1.
+        queries_BHLD, keys_BHLD, values_BHLD: by transformer layer, from 1.
     """
 
     mask_BL: Tensor
@@ -56,24 +61,27 @@ class View:
     hidden_BLW: dict[int, Tensor] = field(default_factory=dict)
     queries_BHLD: dict[int, Tensor] = field(default_factory=dict)
     keys_BHLD: dict[int, Tensor] = field(default_factory=dict)
+    values_BHLD: dict[int, Tensor] = field(default_factory=dict)
 
 
 class _Tap:
-    """Collects queries and keys while a model runs; the order of the calls tells the layer."""
+    """Collects queries, keys and values while a model runs; the order of the calls tells the layer."""
 
     def __init__(self) -> None:
-        self.layers: Collection[int] = ()
-        self.calls = 0
+        self.open(Needs())
+
+    def open(self, needs: Needs) -> None:
+        self.needs, self.calls = needs, 0
         self.queries: dict[int, Tensor] = {}
         self.keys: dict[int, Tensor] = {}
-
-    def open(self, layers: Collection[int]) -> None:
-        self.layers, self.calls, self.queries, self.keys = layers, 0, {}, {}
+        self.values: dict[int, Tensor] = {}
 
     def attention(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask, **kwargs):
         self.calls += 1
-        if self.calls in self.layers:
+        if self.calls in self.needs.scores:
             self.queries[self.calls], self.keys[self.calls] = query, key
+        if self.calls in self.needs.values:
+            self.values[self.calls] = value
         if query.requires_grad and query.device.type == "cpu":
             # The CPU's flash backward is slow: forward and backward take 2.5 to 4 times those of the plain form.
             with sdpa_kernel(SDPBackend.MATH):
@@ -96,13 +104,13 @@ def inputs_of(model: nn.Module, batch: "Batch") -> dict[str, Tensor]:
 
 def read(model: nn.Module, batch: "Batch", needs: Needs) -> View:
     """Run `model` (made with `attn_implementation=TAP`) on a batch and show what is needed of it."""
-    _tap.open(needs.scores)
+    _tap.open(needs)
     output = model(**inputs_of(model, batch), output_hidden_states=bool(needs.hidden))
     view = View(mask_BL=batch.attention_mask * batch.weight[:, None])
     view.logits_BC = output.logits if needs.logits else None
     view.hidden_BLW = {index: output.hidden_states[index] for index in needs.hidden}
-    view.queries_BHLD, view.keys_BHLD = _tap.queries, _tap.keys
-    _tap.open(())
+    view.queries_BHLD, view.keys_BHLD, view.values_BHLD = _tap.queries, _tap.keys, _tap.values
+    _tap.open(Needs())
     return view
 
 

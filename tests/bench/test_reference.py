@@ -3,7 +3,7 @@
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from stages.distillation.layer_maps import layer_map
+from stages.distillation.objectives import Pair
 from stages.distillation.objectives.attention import AttentionScores
 from stages.distillation.objectives.hidden import HiddenStates
 from stages.distillation.objectives.prediction import SoftLabels
@@ -37,8 +37,8 @@ def losses_and_gradients(predicts: bool):
     loss = plain.loss(rows.input_ids, rows.attention_mask, rows.token_type_ids)
     loss.backward()
 
-    layers = layer_map("uniform", 2, 4)
-    objectives = [SoftLabels()] if predicts else [HiddenStates(layers, 8, 16), AttentionScores(layers, 4, 4)]
+    pair = Pair(model(2, 8, TAP).config, model(4, 16, TAP).config)
+    objectives = [SoftLabels(pair)] if predicts else [HiddenStates(pair), AttentionScores(pair)]
     if not predicts:
         objectives[0].projections.load_state_dict(plain.projections.state_dict())
     student, teacher = model(2, 8, TAP), model(4, 16, TAP)

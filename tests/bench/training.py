@@ -21,6 +21,7 @@ from pipeline.options import Distilling, General, Prediction
 from stages.distill import Distillation, layer_objectives
 from stages.distillation.checks import forward_flops
 from stages.distillation.models import ModelSource, load_classifier
+from stages.distillation.objectives import Pair
 from stages.distillation.objectives.prediction import SoftLabels
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, counts
@@ -149,8 +150,9 @@ def same_loss(place: Place, predicts: bool) -> bool:
     mine, theirs = (
         load_classifier(ModelSource(str(path)), CLASSES) for path in (place.student, place.teacher)
     )
-    layers = layer_objectives(SimpleNamespace(**vars(Distilling())), mine.config, theirs.config)
-    model = Distillation(mine, [SoftLabels()] if predicts else layers).to(place.device).eval()
+    pair = Pair(mine.config, theirs.config)
+    layers = layer_objectives(SimpleNamespace(**vars(Distilling())), pair)
+    model = Distillation(mine, [SoftLabels(pair)] if predicts else layers).to(place.device).eval()
     if predicts:
         expected *= len(CLASSES)  # the published mean is over classes, too
     else:

@@ -1,12 +1,14 @@
 """Every loss against a plain reference, written separately: loops over rows, layers, heads and positions."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from stages.distillation.layer_maps import layer_map
+from stages.distillation.objectives import Pair
 from stages.distillation.objectives.attention import AttentionScores
 from stages.distillation.objectives.hidden import HiddenStates
 from stages.distillation.objectives.prediction import GoldLabels, SoftLabels
@@ -44,6 +46,13 @@ def views(heads_s, heads_t, padded=7, width_s=8, width_t=12, layers=3, seed=0):
     return view(heads_s, width_s), view(heads_t, width_t), batch_of(LENGTHS, padded)
 
 
+def pair(student_layers, teacher_layers=3, widths=(8, 12), heads=(2, 2)):
+    """Configs of a student and a teacher, as far as objectives read them."""
+    sizes = ((student_layers, widths[0], heads[0]), (teacher_layers, widths[1], heads[1]))
+    names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
+    return Pair(*(SimpleNamespace(**dict(zip(names, size, strict=True))) for size in sizes))
+
+
 def value(terms, lengths=LENGTHS):
     total = counts(np.array(lengths))
     return sum(term.weight * term.sum / total[term.per] for term in terms.values())
@@ -53,7 +62,7 @@ def value(terms, lengths=LENGTHS):
 def test_hidden_states_equal_the_plain_reference(shared):
     student, teacher, batch = views(2, 2)
     layers = {0: 0, 1: 2, 2: 3}
-    objective = HiddenStates(layers, 8, 12, shared)
+    objective = HiddenStates(pair(2), [2, 3], projection="shared" if shared else "per_layer")
     expected = 0.0
     for i, (s, t) in enumerate(layers.items()):
         projection = objective.projections[0 if shared else i]
@@ -70,7 +79,6 @@ def test_hidden_states_equal_the_plain_reference(shared):
 def test_attention_scores_equal_the_plain_reference(heads, form):
     heads_s, heads_t = heads
     student, teacher, batch = views(heads_s, heads_t)
-    layers = {0: 0, 1: 1, 2: 3}
     relation = math.gcd(heads_s, heads_t)
     expected = 0.0
 
@@ -87,7 +95,7 @@ def test_attention_scores_equal_the_plain_reference(heads, form):
                     k = split(view.keys_BHLD[layer], row, n)[head]
                     maps.append(q @ k.T / math.sqrt(q.shape[-1]))
                 expected += ((maps[0] - maps[1]) ** 2).sum() / (relation * sum(m * m for m in LENGTHS))
-    got = value(AttentionScores(layers, heads_s, heads_t, form=form)(student, teacher, batch))
+    got = value(AttentionScores(pair(2, heads=heads), [1, 3], form=form)(student, teacher, batch))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
 
 
@@ -96,7 +104,7 @@ def test_trace_form_has_the_gradient_of_the_map_form():
     for form in ("maps", "traces"):
         student, teacher, batch = views(2, 2)
         leaves = [x.requires_grad_() for x in (*student.queries_BHLD.values(), *student.keys_BHLD.values())]
-        value(AttentionScores({1: 1, 2: 2, 3: 3}, 2, 2, form=form)(student, teacher, batch)).backward()
+        value(AttentionScores(pair(3), form=form)(student, teacher, batch)).backward()
         gradients.append([x.grad for x in leaves])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
 
@@ -114,7 +122,9 @@ def test_trace_form_equals_the_map_form_at_any_length_with_padding(length):
         q, k = (x.clone().requires_grad_() for x in student)
         mine = View(batch.attention_mask, None, {}, {1: q}, {1: k})
         theirs = View(batch.attention_mask, None, {}, {1: teacher[0]}, {1: teacher[1]})
-        loss = value(AttentionScores({1: 1}, heads, heads, form=form)(mine, theirs, batch), lengths)
+        loss = value(
+            AttentionScores(pair(1, 1, heads=(heads, heads)), form=form)(mine, theirs, batch), lengths
+        )
         loss.backward()
         found.append((loss.detach(), q.grad, k.grad))
     for maps, traces in zip(*found, strict=True):
@@ -125,7 +135,7 @@ def test_trace_form_equals_the_map_form_at_any_length_with_padding(length):
 @pytest.mark.parametrize("padded", [9, 40])
 def test_padding_and_rows_of_weight_zero_change_nothing(padded):
     student, teacher, batch = views(2, 2)
-    objectives = [HiddenStates({0: 0, 1: 1}, 8, 12), AttentionScores({1: 1}, 2, 2)]
+    objectives = [HiddenStates(pair(1), [1]), AttentionScores(pair(1), [1])]
     before = [value(o(student, teacher, batch)) for o in objectives]
     longer, further, wide = views(2, 2, padded)
     extra = batch_of([*LENGTHS, 4], padded, [1.0, 1.0, 1.0, 0.0])
@@ -154,7 +164,7 @@ def test_soft_labels_equal_the_plain_reference_and_are_not_divided_by_the_classe
         p = [math.exp(z / 2.0) for z in z_t[row].tolist()]
         q = [math.exp(z / 2.0) for z in z_s[row].tolist()]
         expected -= sum(a / sum(p) * math.log(b / sum(q)) for a, b in zip(p, q, strict=True)) / 3
-    terms = SoftLabels(2.0)(View(batch.attention_mask, z_s), View(batch.attention_mask, z_t), batch)
+    terms = SoftLabels(None, 2.0)(View(batch.attention_mask, z_s), View(batch.attention_mask, z_t), batch)
     assert value(terms, [3, 3, 3]).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -162,9 +172,11 @@ def test_gold_labels_of_classes_and_of_scores():
     z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     batch = batch_of([2, 2], 2, labels=torch.tensor([0, 0]))
     expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
-    assert value(GoldLabels()(View(None, z), None, batch), [2, 2]).item() == pytest.approx(expected, rel=1e-5)
+    assert value(GoldLabels(None)(View(None, z), None, batch), [2, 2]).item() == pytest.approx(
+        expected, rel=1e-5
+    )
     scores = batch_of([2, 2], 2, labels=torch.tensor([1.0, 3.0]))
-    got = value(GoldLabels()(View(None, torch.tensor([[2.0], [2.5]])), None, scores), [2, 2])
+    got = value(GoldLabels(None)(View(None, torch.tensor([[2.0], [2.5]])), None, scores), [2, 2])
     assert got.item() == pytest.approx((1 + 0.25) / 2)
 
 

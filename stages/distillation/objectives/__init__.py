@@ -1,15 +1,25 @@
-"""Objectives: functions of (student view, teacher view, batch), one a file, found by module name.
+"""Objectives: functions of (student view, teacher view, batch) that return named sums.
 
-An objective declares what it needs of both views and returns, for each named term, a sum and what the sum
-is over. Only the job divides: by the count of the whole global batch, so that padding, accumulation and
-the number of ranks leave the loss as it is.
+An objective returns for each term a sum and what it was summed over. Only the job divides, by the counts of the
+whole global batch, so that padding, accumulation and the number of ranks leave the loss as it is.
+
+Every module of this package is looked through for objectives: a new one is a new file, and a line of a recipe
+(`- class_name_in_snake_case: {setting: value}`).
 """
 
+import importlib
+import inspect
+import pkgutil
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
+from checkpoints.errors import UserError
+from stages.distillation.layer_maps import layer_map
+from stages.distillation.schedules import schedule
 from stages.distillation.view import Needs, View
 
 if TYPE_CHECKING:
@@ -27,11 +37,83 @@ class Term:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Pair:
+    """What an objective is made for.
+
+    Attributes:
+        student, teacher: configs; the teacher's may be absent where no objective asks for it.
+        layer_map: where an objective's own setting names none.
+    """
+
+    student: PretrainedConfig
+    teacher: PretrainedConfig | None = None
+    layer_map: Any = "uniform"
+
+    def layers(self, kind: Any = None) -> dict[int, int]:
+        """{student layer: teacher layer}, 0 (the embedding) included. Raises UserError where they do not fit."""
+        return layer_map(
+            kind or self.layer_map, self.student.num_hidden_layers, self.teacher.num_hidden_layers
+        )
+
+
 class Objective(nn.Module):
-    """A distillation loss. Learned parts (projections) are its parameters and never leave the job."""
+    """A distillation loss. Learned parts (projections) are its parameters and never leave the job.
+
+    Attributes:
+        progress: the share of the stage's steps that are done; schedules read it.
+    """
 
     student_needs = Needs()
     teacher_needs = Needs()
 
+    def __init__(self, weight: Any = 1.0):
+        super().__init__()
+        self.progress = 0.0
+        self.weight_schedule = schedule(weight, f"{name_of(type(self))}: weight")
+
+    @property
+    def weight(self) -> float:
+        """Of the terms in the loss, now."""
+        return self.weight_schedule(self.progress)
+
     def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, Term]:
         raise NotImplementedError
+
+
+def name_of(kind: type[Objective]) -> str:
+    """The name of an objective in a recipe: its class's, in snake case."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+
+
+def build(line: str | dict[str, Any], pair: Pair) -> Objective:
+    """The objective of a recipe's line: its name, or {name: settings}.
+
+    Raises:
+        UserError: there is none of that name, or it has no such setting, or the settings do not fit the models.
+    """
+    if isinstance(line, str):
+        line = {line: {}}
+    if not isinstance(line, dict) or len(line) != 1:
+        raise UserError(f"an objective is a line `- name` or `- name: {{setting: value}}`, not {line!r}")
+    ((name, settings),) = line.items()
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    known = {name_of(kind): kind for kind in Objective.__subclasses__()}
+    if name not in known:
+        raise UserError(f"unknown objective {name!r}: there are {', '.join(sorted(known))}")
+    settings = settings or {}
+    takes = list(inspect.signature(known[name]).parameters)[1:]
+    if not isinstance(settings, dict) or settings.keys() - set(takes):
+        raise UserError(f"objective {name}: {settings!r} must be among its settings: {', '.join(takes)}")
+    try:
+        return known[name](pair, **settings)
+    except UserError as error:
+        raise UserError(f"objective {name}: {error}") from error
+
+
+def choose(value: str, choices: tuple[str, ...], setting: str) -> str:
+    """A setting that is one of some words. Raises UserError for any other."""
+    if value not in choices:
+        raise UserError(f"{setting}={value!r} must be {' or '.join(choices)}")
+    return value

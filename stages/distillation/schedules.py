@@ -1,0 +1,78 @@
+"""Schedules: a number, or a function of how much of its stage a student has trained.
+
+Any float of an objective may be one. It is written as a number, or as one of
+
+    linear: [from, to]          a straight line over the whole stage
+    stairs: [from, to, n]       n equal steps, the first at `from`, the last at `to`
+    points: [[at, value], ...]  straight lines between points, `at` from 0 to 1; two points of equal `at` are a jump
+
+Nothing of a schedule is saved: it depends on the step alone.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from checkpoints.errors import UserError
+
+Schedule = Callable[[float], float]
+"""The value at a share of the stage's steps, from 0 to below 1."""
+
+
+def schedule(value: Any, name: str) -> Schedule:
+    """What a recipe's value says.
+
+    Args:
+        value: a number, or one of the forms above.
+        name: of the setting, for what is said where it is none of them.
+
+    Raises:
+        UserError: the value is no schedule.
+    """
+    if _is_number(value):
+        return lambda progress: float(value)
+    if isinstance(value, dict) and len(value) == 1:
+        ((kind, numbers),) = value.items()
+        if kind == "linear" and _are_numbers(numbers, 2):
+            return _line([[0, numbers[0]], [1, numbers[1]]])
+        if kind == "stairs" and _are_numbers(numbers, 3) and isinstance(numbers[2], int) and numbers[2] > 1:
+            return _stairs(*numbers)
+        if (
+            kind == "points"
+            and isinstance(numbers, list)
+            and all(_are_numbers(point, 2) for point in numbers)
+        ):
+            places = [at for at, _ in numbers]
+            if places and places == sorted(places) and 0 <= places[0] and places[-1] <= 1:
+                return _line(numbers)
+    raise UserError(
+        f"{name}={value!r} must be a number, or linear: [from, to], stairs: [from, to, n] with n above 1, or "
+        "points: [[at, value], ...] with `at` rising from 0 to 1"
+    )
+
+
+def _stairs(first: float, last: float, count: int) -> Schedule:
+    def at(progress: float) -> float:
+        return first + (last - first) * min(int(progress * count + 1e-9), count - 1) / (count - 1)
+
+    return at
+
+
+def _line(points: list[list[float]]) -> Schedule:
+    def at(progress: float) -> float:
+        before = [point for point in points if point[0] <= progress]
+        after = [point for point in points if point[0] > progress]
+        if not before or not after:
+            return float((before[-1] if before else after[0])[1])
+        (x, y), (end, target) = before[-1], after[0]
+        return y + (target - y) * (progress - x) / (end - x)
+
+    return at
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_numbers(values: Any, count: int) -> bool:
+    return isinstance(values, list) and len(values) == count and all(_is_number(value) for value in values)
