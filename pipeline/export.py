@@ -17,12 +17,12 @@ def export(run: FinishedRun, target: Path, with_onnx: bool, license: str) -> lis
     Raises:
         UserError: the student is damaged, ONNX does not answer as it does, the disk is full.
     """
-    source, aside = run.model("distilled"), store.fresh_aside(target)
+    source, aside = run.model(run.main), store.fresh_aside(target)
     try:
         for path in source.iterdir():
             if path.name != store.MANIFEST:
                 shutil.copyfile(path, aside / path.name)
-        _fit_tokenizer(aside, run.max_length("distilled"))
+        _fit_tokenizer(aside, run.max_length(run.main))
         forms = compared_forms(run, aside) if with_onnx else []
         write_card(run, forms, license, aside / "README.md")
         aside.rename(target)

@@ -23,9 +23,9 @@ TITLES = {
     "finetuned_general": "student fine-tuned, general student",
     "distilled": "student distilled",
 }
-"""The models of a run, in the order in which they are shown."""
+"""The models of the two-stage pipeline. Those of a recipe have their own names."""
 
-ABOUT_THE_RUN = ("run", "preset", "stages")
+ABOUT_THE_RUN = ("run", "preset", "stages", "recipe")
 """What options.json holds beside the options."""
 
 
@@ -83,8 +83,9 @@ class FinishedRun:
     Attributes:
         options: of the run, by group.
         results: model -> what was measured.
-        about: what they were measured on: split, rows, selection, constant, labels.
+        about: what they were measured on: split, rows, selection, constant, labels; and the student the run is about.
         stages: in the order in which they were made.
+        recipe: the arguments of the recipe that made it; none for the two-stage pipeline.
     """
 
     path: Path
@@ -93,6 +94,7 @@ class FinishedRun:
     results: dict[str, dict[str, Any]]
     about: dict[str, Any]
     stages: list[FinishedStage]
+    recipe: list[str]
 
     @property
     def name(self) -> str:
@@ -111,8 +113,19 @@ class FinishedRun:
 
     @property
     def models(self) -> list[str]:
-        """The models there are, in the order of TITLES."""
-        return [name for name in TITLES if name in self.results]
+        """The models there are, as they are shown: the teacher, others, the student that the run is about."""
+        names = self.stages[-1].spec["options"]["models"]
+        return sorted(names, key=lambda name: (name != "teacher", name == self.main))
+
+    @property
+    def main(self) -> str:
+        """The name of the student that the run is about."""
+        return self.about["student"]
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """What was measured of the student that the run is about."""
+        return self.results[self.main]
 
     @property
     def taken(self) -> list[FinishedStage]:
@@ -133,7 +146,7 @@ class FinishedRun:
             store.verify(directory)
         except store.Damaged as damage:
             raise UserError(
-                f"the {TITLES[name]} is damaged ({damage}): run the command of {self.name} again"
+                f"the {title(name)} is damaged ({damage}): run the command of {self.name} again"
             ) from damage
         return directory
 
@@ -172,6 +185,8 @@ class FinishedRun:
 
     def command(self) -> str:
         """The command that makes this run, in whatever way it was made."""
+        if self.recipe:
+            return f"python -m pipeline recipe {shlex.join(self.recipe)}"
         given = {"preset": self.preset, "task": self.options["task"], "run": self.name}
         given |= {k: here for k, (here, _) in self.differing(self.preset_options()).items()}
         words = " ".join(shlex.quote(f"{key}={written(value)}") for key, value in given.items())
@@ -190,7 +205,7 @@ def read_run(path: Path) -> FinishedRun:
         raise UserError(
             f"run {path.name!r}: finished.json of {', '.join(torn)} is torn: run its own command again"
         )
-    if not stages or "intervals" not in results.get("teacher", {}):
+    if not stages or "student" not in stages[-1].finished["scores"]:
         raise UserError(
             f"run {path.name!r} was evaluated by an earlier version, which measured less: run its own "
             "command again; its models are kept, only the evaluation is made anew"
@@ -202,7 +217,13 @@ def read_run(path: Path) -> FinishedRun:
         results,
         stages[-1].finished["scores"],
         stages,
+        options.get("recipe", []),
     )
+
+
+def title(model: str) -> str:
+    """How a model is called where it is shown."""
+    return TITLES.get(model, model)
 
 
 def _read_stage(directory: Path) -> FinishedStage:

@@ -85,7 +85,7 @@ def compared_forms(run: FinishedRun, directory: Path) -> list[Form]:
         rows = {}
         for name in ("teacher", "student"):
             tokenizer = load_tokenizer(ModelSource(str(files[name].parent)))
-            length = run.max_length("teacher" if name == "teacher" else "distilled")
+            length = run.max_length("teacher" if name == "teacher" else run.main)
             rows[name] = write_task_rows([texts], tokenizer, length, Path(folder) / name)
         for name, model in models.items():
             own = rows["teacher" if name == "teacher" else "student"]

@@ -28,10 +28,10 @@ Named = tuple[str, Callable[[Path], list[Declared]]]
 
 def task_stages(o: Options, preset: str, suffix: str) -> Named:
     """From the given teacher to the evaluated student."""
-    task = _task(o)
+    task = given_task(o)
 
     def declared(run: Path) -> list:
-        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
+        given = given_teacher_and_task(o, task, run)
         if o.student and o.student != "teacher-layers":
             given["student"] = _model(o.student, "student", STUDENT, run)
         if not o.student or o.augment and o.corpus:
@@ -47,11 +47,10 @@ def task_stages(o: Options, preset: str, suffix: str) -> Named:
 
 def augment_stages(o: Options, preset: str, suffix: str) -> Named:
     """The augmented rows."""
-    task = _task(o)
+    task = given_task(o)
 
     def declared(run: Path) -> list:
-        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
-        given |= {"corpus": _corpus(o, run)} if o.corpus else {}
+        given = given_teacher_and_task(o, task, run, corpus=bool(o.corpus))
         return augmentation(o, given | _for_augmentation(o, run))
 
     return (o.run or f"{preset}-{task['name']}") + suffix, declared
@@ -67,7 +66,13 @@ def general_stages(o: Options, preset: str, suffix: str) -> Named:
     return (o.run or preset) + suffix, declared
 
 
-def _task(o: Options) -> dict:
+def given_teacher_and_task(o: Options, task: dict, run: Path, corpus: bool = False) -> dict[str, dict]:
+    """The identities of the teacher, the task and, where it is wanted, the corpus."""
+    given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
+    return given | ({"corpus": _corpus(o, run)} if corpus else {})
+
+
+def given_task(o: Options) -> dict:
     """Where the task's rows come from."""
     if not o.task:
         raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "

@@ -186,8 +186,8 @@ class Options:
     job: Job = field(default_factory=Job)
 
 
-def load(preset: str, overrides: list[str]) -> Options:
-    """Options from a preset, its settings for the task, and `key=value` overrides, in this order.
+def load(preset: str, overrides: list[str], recipe: dict[str, Any] | None = None) -> Options:
+    """Options from a preset, a recipe, the preset's settings for the task, and `key=value` overrides, in this order.
 
     Raises:
         UserError: an unknown preset or option, or a value of the wrong kind.
@@ -196,12 +196,13 @@ def load(preset: str, overrides: list[str]) -> Options:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
         raise UserError(f"unknown preset {preset!r}: there are {known}, or give a .yaml file")
-    settings = _read_yaml(path)
+    settings = read_yaml(path)
     tasks = settings.pop("tasks", None) or {}
     if not isinstance(tasks, dict) or not all(isinstance(s, dict) for s in tasks.values()):
         raise UserError(f"{path.name}: tasks must hold `task: {{option: value}}` lines")
     options = Options()
-    _update(options, settings, f"{path.name}: ")
+    fill(options, settings, f"{path.name}: ")
+    fill(options, recipe or {}, "recipe: ")
     given = dict(_parse(text) for text in overrides)
     name = _canonical(str(given.get("task") or options.task))
     for key, value in tasks.get(name, {}).items():
@@ -234,7 +235,8 @@ def _canonical(task: str) -> str:
     return task.lower().replace("_", "-").replace("sst2", "sst-2").replace("stsb", "sts-b")
 
 
-def _read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict:
+    """The `option: value` lines of a file. Raises UserError where it holds something else."""
     try:
         settings = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -253,11 +255,12 @@ def _parse(text: str) -> tuple[str, Any]:
     return key.strip(), parse_yaml(value, f"the value of {text!r}")
 
 
-def _update(target: Any, settings: dict, where: str = "", prefix: str = "") -> None:
+def fill(target: Any, settings: dict, where: str = "", prefix: str = "") -> None:
+    """Set options of a group by name. Raises UserError, which begins with `where`, for what it does not have."""
     for key, value in settings.items():
         group = _group(target, str(key))
         if group and isinstance(value, dict):
-            _update(group, value, where, f"{prefix}{key}.")
+            fill(group, value, where, f"{prefix}{key}.")
         else:
             _set(target, str(key), value, where, prefix)
 
@@ -336,17 +339,7 @@ def _check(o: Options) -> None:
         dropout = getattr(o, name).dropout
         need(0 <= dropout < 1, f"{name}.dropout={dropout} must be from 0 to below 1")
     for name in ("tuning", "general", "masked_lm", "intermediate", "prediction", "finetuning"):
-        s = getattr(o, name)
-        need(s.epochs > 0, f"{name}.epochs={s.epochs} must be above 0")
-        need(s.batch_size > 0, f"{name}.batch_size={s.batch_size} must be above 0")
-        need(0 < s.learning_rate < 1, f"{name}.learning_rate={s.learning_rate} must be between 0 and 1")
-        need(0 <= s.warmup < 1, f"{name}.warmup={s.warmup} must be from 0 to below 1")
-        need(s.max_length >= 8, f"{name}.max_length={s.max_length} must be at least 8")
-        need(s.weight_decay >= 0, f"{name}.weight_decay={s.weight_decay} must not be negative")
-        need(s.clip > 0, f"{name}.clip={s.clip} must be above 0")
-        need(
-            s.schedule in ("linear", "constant"), f"{name}.schedule={s.schedule!r} must be linear or constant"
-        )
+        wrong += _wrong_of_training(getattr(o, name), name)
     for name in ("general", "intermediate"):
         s = getattr(o, name)
         named = s.layer_map in ("uniform", "last", "first")
@@ -399,6 +392,26 @@ def _check(o: Options) -> None:
     if wrong:
         raise UserError("; ".join(wrong))
     check_run(o.run)
+
+
+def check_training(s: Training, name: str) -> None:
+    """Limits of the options that every training stage has. Raises UserError."""
+    if wrong := _wrong_of_training(s, name):
+        raise UserError("; ".join(wrong))
+
+
+def _wrong_of_training(s: Training, name: str) -> list[str]:
+    limits = [
+        (s.epochs > 0, f"epochs={s.epochs} must be above 0"),
+        (s.batch_size > 0, f"batch_size={s.batch_size} must be above 0"),
+        (0 < s.learning_rate < 1, f"learning_rate={s.learning_rate} must be between 0 and 1"),
+        (0 <= s.warmup < 1, f"warmup={s.warmup} must be from 0 to below 1"),
+        (s.max_length >= 8, f"max_length={s.max_length} must be at least 8"),
+        (s.weight_decay >= 0, f"weight_decay={s.weight_decay} must not be negative"),
+        (s.clip > 0, f"clip={s.clip} must be above 0"),
+        (s.schedule in ("linear", "constant"), f"schedule={s.schedule!r} must be linear or constant"),
+    ]
+    return [f"{name}.{message}" for holds, message in limits if not holds]
 
 
 def check_run(name: str) -> None:

@@ -45,7 +45,7 @@ class Classifier:
     pairs: bool | None = None
 
     @classmethod
-    def of_run(cls, run: FinishedRun, name: str = "distilled") -> "Classifier":
+    def of_run(cls, run: FinishedRun, name: str) -> "Classifier":
         """One of a run's models, as it was measured."""
         return cls._load(run.model(name), run.max_length(name), len(run.texts) == 2)
 

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.finished import TITLES, written
+from pipeline.finished import title, written
 
 METRICS = {
     "f1": "F1",
@@ -47,7 +47,7 @@ def _render(template: str, values: dict[str, Any], **escaping: Any) -> str:
         "metric": metric_name,
         "option": lambda value: written(value) or "none",
     }
-    return environment.get_template(template).render(titles=TITLES, **values)
+    return environment.get_template(template).render(title=title, **values)
 
 
 def _plain(value: Any) -> Any:

@@ -12,36 +12,26 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline import plots
-from pipeline.finished import TITLES, FinishedRun
+from pipeline.finished import FinishedRun, FinishedStage, title
 from pipeline.options import Options
 from pipeline.render import metric_name, page
 
-COLOURS = {
-    "teacher": "teacher",
-    "distilled": "student",
-    "finetuned": "baseline",
-    "finetuned_general": "baseline",
-}
-SHORT = {
-    "teacher": "teacher",
-    "distilled": "distilled",
-    "finetuned": "fine-tuned, random",
-    "finetuned_general": "fine-tuned, general",
-}
+SHORT = {"finetuned": "fine-tuned, random", "finetuned_general": "fine-tuned, general"}
 QUALITY_AGAINST = {"size in MB": lambda e: e["bytes"] / 1e6, "latency in ms": lambda e: e["latency_ms"]}
 
 
 def write_report(run: FinishedRun, others: list[FinishedRun], target: Path) -> None:
     """Write the page of a run; earlier runs on the same task stand beside it as points."""
     others = [o for o in others if _same_rows(o, run)]
-    models = [(SHORT[name], COLOURS[name], run.results[name]) for name in run.models]
-    students = [other.results["distilled"] for other in others]
-    student, teacher = run.results["distilled"], run.results["teacher"]
+    colours = dict.fromkeys(run.models, "baseline") | {"teacher": "teacher", run.main: "student"}
+    models = [(SHORT.get(name, name), colours[name], run.results[name]) for name in run.models]
+    students = [other.student for other in others]
+    student, teacher = run.student, run.results["teacher"]
     baselines = [run.results[name] for name in run.models if name.startswith("finetuned")]
     calibration = {}
-    for name in ("teacher", "distilled") if run.about["labels"] else ():
+    for name in ("teacher", run.main) if run.about["labels"] else ():
         c = run.results[name]["calibration"]
-        calibration[name] = plots.reliability(c["bins"], c.get("bins_scaled"), COLOURS[name], TITLES[name])
+        calibration[name] = plots.reliability(c["bins"], c.get("bins_scaled"), colours[name], title(name))
     _write(
         "report.html.j2",
         target,
@@ -71,7 +61,7 @@ def write_comparison(runs: list[FinishedRun], target: Path) -> None:
     for run in runs[1:]:
         options |= runs[0].differing(run.options) | run.differing(runs[0].options)
     same_rows = all(_same_rows(run, runs[0]) for run in runs)
-    students = [(run.name, colours[run.name], run.results["distilled"]) for run in runs]
+    students = [(run.name, colours[run.name], run.student) for run in runs]
     metric = runs[0].metrics[0]
     _write(
         "compare.html.j2",
@@ -88,7 +78,7 @@ def write_comparison(runs: list[FinishedRun], target: Path) -> None:
 def _write(template: str, target: Path, **values: Any) -> None:
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     aside.parent.mkdir(parents=True, exist_ok=True)
-    aside.write_text(page(template, short=SHORT, **values), encoding="utf-8")
+    aside.write_text(page(template, **values), encoding="utf-8")
     aside.replace(target)
 
 
@@ -124,7 +114,7 @@ def _curves(run: FinishedRun) -> list[tuple[str, Markup]]:
     """(stage, picture of its terms); the cells of a grid are drawn together, under the stage they belong to."""
     losses, dev = {}, {}
     for stage in run.stages:
-        base, _, cell = stage.name.partition("-")
+        base, cell = _cell(stage)
         terms = {cell: _sum(stage.losses)} if cell and stage.lines else stage.losses
         losses.setdefault(base, {}).update(terms)
         if stage.dev:
@@ -142,12 +132,17 @@ def _compared_curves(runs: list[FinishedRun], colours: dict[str, str]) -> list[t
     losses, dev = {}, {}
     for run in runs:
         for stage in run.taken:
-            base = stage.name.partition("-")[0]
+            base, _ = _cell(stage)
             if stage.lines:
                 losses.setdefault(base, {})[run.name] = _sum(stage.losses)
             if stage.dev:
                 dev.setdefault(base, {})[run.name] = stage.dev
     return [(base, plots.curves(lines, dev.get(base, {}), colours, base)) for base, lines in losses.items()]
+
+
+def _cell(stage: FinishedStage) -> tuple[str, str]:
+    """(what a stage is drawn as, its values where it is one of a grid of training options)."""
+    return (stage.name, "") if stage.spec["kind"] == "student" else stage.name.partition("-")[::2]
 
 
 def _sum(losses: dict[str, plots.Points]) -> plots.Points:
@@ -177,13 +172,13 @@ def _sources(run: FinishedRun) -> list[tuple[str, str, str]]:
         for name, entry in stage.spec["inputs"].items():
             if "stage" in entry:
                 continue
-            title = stage.spec["kind"] if name == "model" else name
+            what = stage.spec["kind"] if name == "model" else name
             files = entry.get("identity", {}).get("files", {}).values()
             where = entry.get("path") or ", ".join(files) or entry.get("hub") or entry.get("name", "")
             content = entry.get("content") or entry.get("revision") or ""
             sums = content.values() if isinstance(content, dict) else [content]
-            found.setdefault(title.replace("_", " "), (where, " ".join(s[:12] for s in sums)))
-    return [(title, *rest) for title, rest in found.items()]
+            found.setdefault(what.replace("_", " "), (where, " ".join(s[:12] for s in sums)))
+    return [(what, *rest) for what, rest in found.items()]
 
 
 def _machines(run: FinishedRun) -> list[tuple[str, str]]:

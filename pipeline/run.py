@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from pipeline.given import Named
 from pipeline.launch import launch
 from pipeline.options import Options
 from pipeline.plan import RUNS, Planned, plan, prepare
+from pipeline.recipe import read_recipe, recipe_stages
 from pipeline.table import results_table, spread_table
 
 ONE_RANK = ("check", "select", "evaluate")
@@ -30,20 +31,45 @@ ONE_RANK = ("check", "select", "evaluate")
 def make(rest: list[str], declare: Callable[[Options, str, str], Named]) -> int:
     """One run, or one for each of `seeds`."""
     preset, overrides, seeds = split(rest)
+    o = options_module.load(preset, overrides)
     if not seeds:
-        return _run(options_module.load(preset, overrides), preset, "", declare)
+        return _run(o, preset, "", declare, [])[0]
+    status, runs = make_seeds(o, preset, seeds, declare, [])
+    if not status:
+        print(f"\n{spread_table(runs)}")
+    return status
+
+
+def make_recipe(rest: list[str]) -> int:
+    """The runs of a recipe, one for each of its seeds, and what they come to together."""
+    name = next((text.partition("=")[2] for text in rest if text.startswith("name=")), "")
+    preset, overrides, seeds = split([text for text in rest if not text.startswith("name=")])
+    recipe, overrides = read_recipe(name, overrides)
+    preset = recipe.preset if not any(text.startswith("preset=") for text in rest) else preset
+    o = options_module.load(preset, overrides, recipe.options)
+    status, runs = make_seeds(o, preset, seeds or map(str, recipe.seeds), recipe_stages(recipe), rest)
+    if not status:
+        from pipeline.summary import write_summary  # matplotlib and scipy take seconds to start
+
+        print(f"\n{write_summary(recipe, runs, RUNS / (o.run or recipe.name))}")
+    return status
+
+
+def make_seeds(
+    o: Options, preset: str, seeds: Iterable[str], declare: Callable, recipe: list[str]
+) -> tuple[int, list[Path]]:
+    """(exit status, runs): one for each seed, up to the first that fails."""
     runs = []
     for seed in seeds:
-        o = replace(options_module.load(preset, overrides), seed=int(seed))
-        status = _run(o, preset, f"-seed{seed}", declare, runs)
+        status, run = _run(replace(o, seed=int(seed)), preset, f"-seed{seed}", declare, recipe)
         if status:
-            return status
-    print(f"\n{spread_table(runs)}")
-    return 0
+            return status, runs
+        runs.append(run)
+    return 0, runs
 
 
-def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Path] | None = None) -> int:
-    """Plan a run and do what is to be done, stage by stage."""
+def _run(o: Options, preset: str, suffix: str, declare: Callable, recipe: list[str]) -> tuple[int, Path]:
+    """Plan a run and do what is to be done, stage by stage. `recipe` are the arguments of the one it belongs to."""
     began = time.monotonic()
     name, declared = declare(o, Path(preset).stem, suffix)
     run = RUNS / name
@@ -57,7 +83,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
     with _locked(run):
         planned = plan(stages, run, o)
         store.write_json(run / "options.json", asdict(o) | {
-            "run": name, "preset": preset, "stages": [stage.name for stage in stages],
+            "run": name, "preset": preset, "stages": [stage.name for stage in stages], "recipe": recipe,
         })  # fmt: skip
         _say_plan(name, planned)
         artefacts: dict[str, Path] = {}
@@ -77,7 +103,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
             if status:
                 status = status if status > 0 else 128 - status
                 _say_failure(step, status)
-                return status
+                return status, run
             _note_seconds(step.directory, time.monotonic() - start)
     if "evaluate" in artefacts:
         shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
@@ -90,9 +116,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, runs: list[Pat
     else:
         print(f"the general student is in {artefacts['general']}")
     print(f"run {name}: {_duration(time.monotonic() - began)}")
-    if runs is not None:
-        runs.append(run)
-    return 0
+    return 0, run
 
 
 def split(rest: list[str]) -> tuple[str, list[str], list[str]]:

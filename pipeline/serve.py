@@ -31,7 +31,10 @@ class Answers:
     """The teacher and the student of a run, asked one text at a time."""
 
     def __init__(self, run: FinishedRun):
-        self.models = {"teacher": Classifier.of_run(run, "teacher"), "student": Classifier.of_run(run)}
+        self.models = {
+            "teacher": Classifier.of_run(run, "teacher"),
+            "student": Classifier.of_run(run, run.main),
+        }
         self.labels = self.models["student"].labels
         self.order = {
             name: class_order(model.model.config, self.labels, []) for name, model in self.models.items()
@@ -83,7 +86,7 @@ def make_server(run: FinishedRun, port: int) -> ThreadingHTTPServer:
         run=run,
         nonce=nonce,
         pairs=len(run.texts) == 2,
-        examples=[row["texts"] for row in run.results["distilled"].get("differ_most", [])[:EXAMPLES]],
+        examples=[row["texts"] for row in run.student.get("differ_most", [])[:EXAMPLES]],
     ).encode()
 
     class Handler(BaseHTTPRequestHandler):

@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 
 from checkpoints.store import read_json
-from pipeline.finished import TITLES, FinishedRun
+from pipeline.finished import FinishedRun, title
 
 CLASSES = 12
 """A confusion of more classes is left to the report."""
@@ -25,7 +25,7 @@ def runs_table(runs: list[FinishedRun]) -> str:
         f"{'params':>9}{'size':>9}{'latency':>11}"
     ]
     for run in runs:
-        e = run.results["distilled"]
+        e = run.student
         low, high = e["intervals"][run.metrics[0]]
         lines.append(
             f"{run.name:<{width}}{run.metrics[0]:<10}{e['metric']:>8.4f}{f'[{low:.4f}, {high:.4f}]':>18}"
@@ -65,7 +65,7 @@ def _quality(run: FinishedRun) -> str:
         e = run.results[name]
         cells = [f"{e['scores'][m]:.4f} {_interval(e['intervals'][m], '.4f')}" for m in shown]
         kept = f"{share(e)} {_interval(e['kept_interval'], '.1%')}" if "kept" in e else "-"
-        lines.append(f"{TITLES[name]:<36}" + "".join(f"{cell:<24}" for cell in cells) + kept)
+        lines.append(f"{title(name):<36}" + "".join(f"{cell:<24}" for cell in cells) + kept)
     return "\n".join(lines)
 
 
@@ -74,7 +74,7 @@ def _nearness(run: FinishedRun) -> str:
     if run.about["labels"] is None:
         lines = [f"{'answers beside the teacher':<36}{'Pearson to the teacher':>24}"]
         for name in run.models[1:]:
-            lines.append(f"{TITLES[name]:<36}{run.results[name]['pearson_to_teacher']:>24.4f}")
+            lines.append(f"{title(name):<36}{run.results[name]['pearson_to_teacher']:>24.4f}")
         return "\n".join(lines)
     lines = [
         f"{'loyalty to the teacher; calibration':<36}{'same label':>12}{'probability':>13}{'ECE':>9}"
@@ -93,7 +93,7 @@ def _nearness(run: FinishedRun) -> str:
             if "temperature" in c
             else f"{'-':>9}{'-':>13}"
         )
-        lines.append(f"{TITLES[name]:<36}{loyal}{c['error']:>9.4f}{scaled}")
+        lines.append(f"{title(name):<36}{loyal}{c['error']:>9.4f}{scaled}")
     return "\n".join(lines)
 
 
@@ -108,7 +108,7 @@ def _costs(run: FinishedRun) -> str:
         memory = f"{e['peak_bytes'] / 1e6:.0f}MB" if e["peak_bytes"] else "-"
         times = "".join(f"{e['latency'][p]:>8.2f}" for p in ("p90", "p99"))
         lines.append(
-            f"{TITLES[name]:<36}{e['parameters'] / 1e6:>7.1f}M{e['bytes'] / 1e6:>5.0f}MB{e['flops'] / 1e6:>8,.0f}{memory:>8}"
+            f"{title(name):<36}{e['parameters'] / 1e6:>7.1f}M{e['bytes'] / 1e6:>5.0f}MB{e['flops'] / 1e6:>8,.0f}{memory:>8}"
             f"{e['latency']['p50']:>9.2f}{times}{teacher['latency_ms'] / e['latency_ms']:>6.1f}x{e['rows_per_second']:>8,.0f}"
         )
     lengths = teacher["lengths"]
@@ -120,7 +120,7 @@ def _costs(run: FinishedRun) -> str:
 
 
 def _classes(run: FinishedRun) -> str:
-    labels, student, teacher = run.about["labels"], run.results["distilled"], run.results["teacher"]
+    labels, student, teacher = run.about["labels"], run.student, run.results["teacher"]
     lines = [f"{'class':<36.36}{'rows':>8}{'precision':>11}{'recall':>8}{'F1':>8}{'F1 of the teacher':>19}"]
     for label, s, t in zip(labels, student["classes"], teacher["classes"], strict=True):
         lines.append(
@@ -137,7 +137,7 @@ def _classes(run: FinishedRun) -> str:
 
 def _examples(run: FinishedRun) -> str:
     labels, lines = run.about["labels"], ["where student and teacher differ most"]
-    for row in run.results["distilled"]["differ_most"][:3]:
+    for row in run.student["differ_most"][:3]:
         answers = {
             name: _answer(row[name], labels) for name in ("student", "teacher")
         }  # what each says, and how sure it is

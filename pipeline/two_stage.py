@@ -47,10 +47,39 @@ def augmentation(o: Options, given: dict[str, dict]) -> list[Declared]:
     ]
 
 
-def check(o: Options, given: dict[str, dict], only_general: bool = False) -> Declared:
-    """What is looked at before any work: of each training stage its models, data and length."""
-    groups = {} if o.student else {"general": o.general}
-    if not only_general:
+def teacher(o: Options, given: dict[str, dict]) -> Declared:
+    """The teacher, tuned on the task."""
+    options = {
+        "training": asdict(o.tuning),
+        "teacher_labels": o.teacher_labels,
+        "accept_teacher": o.accept_teacher,
+    }
+    return Declared(
+        "teacher", "teacher", _common(o) | options, {"model": given["teacher"], "task": given["task"]}
+    )
+
+
+def evaluation(models: dict[str, str], student: str, lengths: dict[str, int], inputs: dict) -> Declared:
+    """The evaluation of some models, of which `student` is the one that the run is about."""
+    options = {"models": list(models), "max_length": lengths, "student": student}
+    return Declared("evaluate", "evaluate", options, models | inputs)
+
+
+def check(
+    o: Options, given: dict[str, dict], only_general: bool = False, students: dict[str, dict] | None = None
+) -> Declared:
+    """What is looked at before any work: of each training stage its models, data and length.
+
+    Args:
+        o: the options.
+        given: identities.
+        only_general: there is no task.
+        students: of a recipe: name -> sizes, objectives, layer map and training.
+    """
+    groups = {} if o.student or students and "corpus" not in given else {"general": o.general}
+    if students:
+        groups |= {"tuning": o.tuning}
+    elif not only_general:
         groups |= {"tuning": o.tuning, "intermediate": o.intermediate, "prediction": o.prediction}
         groups |= {"finetuning": o.finetuning} if o.baselines else {}
     models = {"tuning": "teacher", "general": "both", "intermediate": "both"}
@@ -66,6 +95,11 @@ def check(o: Options, given: dict[str, dict], only_general: bool = False) -> Dec
             stages[name]["variants"] = o.augmentation.variants
             stages[name]["targets"] = getattr(group, "targets", "teacher")
         stages[name] |= {key: getattr(group, key) for key in ("layer_map", "tokens") if hasattr(group, key)}
+    for name, s in (students or {}).items():
+        stages[name] = {"models": "both", "data": "task"} | {
+            key: s["training"][key] for key in ("max_length", "epochs")
+        }
+        stages[name] |= {key: s[key] for key in ("student", "objectives", "layer_map")}
     architecture = asdict(o.architecture)
     if o.student == "teacher-layers":
         architecture = {"layers": o.architecture.layers}
@@ -86,14 +120,8 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
     stages = [
         check(o, given),
         *(augmentation(o, given) if o.augment else ()),  # first: it needs the text only, and may find it bad
-        Declared(
-            "teacher", "teacher",
-            common | {
-                "training": asdict(o.tuning), "teacher_labels": o.teacher_labels, "accept_teacher": o.accept_teacher
-            },
-            {"model": given["teacher"], "task": task},
-        )
-    ]  # fmt: skip
+        teacher(o, given),
+    ]
     inputs = {"teacher": "teacher", "task": task}
     if "student" in given:
         inputs["student"] = given["student"]
@@ -138,8 +166,8 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
             models["finetuned_general"] = "finetuned_general"
     groups = {"teacher": o.tuning, "distilled": o.prediction}
     lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
-    read = models | {"task": task} | ({"unlabelled": given["unlabelled"]} if "unlabelled" in given else {})
-    stages.append(Declared("evaluate", "evaluate", {"models": sorted(models), "max_length": lengths}, read))
+    read = {"task": task} | ({"unlabelled": given["unlabelled"]} if "unlabelled" in given else {})
+    stages.append(evaluation(models, "distilled", lengths, read))
     return stages
 
 

@@ -7,6 +7,7 @@ from checkpoints.errors import UserError
 from stages.distillation.checks import check_length, check_vocabularies, forward_flops
 from stages.distillation.layer_maps import layer_map
 from stages.distillation.models import load_config, load_tokenizer
+from stages.distillation.objectives import Pair, build
 from stages.distillation.students import student_config
 from stages.distillation.teachers import class_order
 from stages.rows import corpus_rows, task_rows
@@ -19,17 +20,21 @@ def run(stage: Stage) -> None:
     tokenizer, teacher = load_tokenizer(source), load_config(source)
     task = stage.task() if "task" in stage.inputs else None
     if "student" in stage.inputs:
-        student = load_config(stage.model("student"))
+        given = load_config(stage.model("student"))
     else:
-        student = student_config(teacher, **stage.options["architecture"])
-    check_vocabularies(teacher, student, len(tokenizer))
+        given = student_config(teacher, **stage.options["architecture"])
+    check_vocabularies(teacher, given, len(tokenizer))
     if task and any("ForSequenceClassification" in name for name in teacher.architectures or []):
         class_order(teacher, task.labels, stage.options["teacher_labels"])
 
     total = 0.0
     for name, plan in stage.options["stages"].items():
         layers = plan.get("layer_map")
-        if layers is not None:
+        student = student_config(teacher, **plan["student"]) if "student" in plan else given
+        if "objectives" in plan:
+            for line in plan["objectives"]:
+                build(line, Pair(student, teacher, layers))
+        elif layers is not None:
             layer_map(layers, student.num_hidden_layers, teacher.num_hidden_layers)
         for config in {"teacher": [teacher], "both": [teacher, student], "student": [student]}[
             plan["models"]

@@ -10,15 +10,18 @@ import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from checkpoints import store
 from checkpoints.errors import UserError
+from checkpoints.fingerprint import sha256_file
+from stages.distillation.models import load_classifier
 from stages.distillation.objectives import Objective, Pair, Term
 from stages.distillation.objectives.attention import AttentionScores
 from stages.distillation.objectives.hidden import HiddenStates
-from stages.distillation.teachers import FrozenTeacher
+from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.distillation.view import Needs, View, read
 from stages.evaluate import batches_by_length, predict, score
 from stages.job import Job
-from stages.stage import Stage
+from stages.stage import Stage, is_first_rank, wait_for
 from stages.tasks.batches import Batch, TokenRows, counts
 from stages.tasks.task import Task
 from stages.teacher_cache import TeacherCache
@@ -44,6 +47,11 @@ class Distillation(nn.Module):
         for objective in self.objectives:
             needs |= objective.teacher_needs
         return needs
+
+    @property
+    def changes(self) -> bool:
+        """Whether the loss changes by itself, by a schedule."""
+        return any(objective.changes for objective in self.objectives)
 
     def at(self, progress: float) -> None:
         """Before each step: the share of the steps that are done, for the schedules."""
@@ -89,6 +97,44 @@ def teacher_views(
         return live
     stage.say(f"the teacher runs once over all rows; its layers take {size:,.2f} GB of disk meanwhile")
     return {name: cache.fill() for name, cache in caches.items()}
+
+
+def teacher_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
+    """(N, C) logits of the teacher, of all rows: asked once, and kept beside the rows in the cache that runs share."""
+    kept = Path(rows.tokens.filename).parent
+    teacher = sha256_file(stage.made("teacher") / store.MANIFEST)
+    kept = kept.with_name(f"{kept.name}-answers-{teacher[:12]}-{stage.job.precision}")
+    if is_first_rank() and not store.is_whole(kept):
+        store.remove(kept)
+        table_NC = ask_teacher(stage, task, rows, np.arange(len(rows)))
+        with store.sealed(kept) as directory:
+            np.save(directory / RECORD, table_NC)
+    wait_for([kept / store.MANIFEST])
+    return np.load(kept / RECORD)
+
+
+def ask_teacher(stage: Stage, task: Task, rows: TokenRows, of: np.ndarray) -> np.ndarray:
+    """(len(of), C) logits of the teacher, of the rows `of`."""
+    stage.say(f"one teacher pass over {len(of):,} rows without recorded logits")
+    teacher = task_teacher(stage, task, Needs(logits=True))
+    table_NC = np.empty((len(rows), len(task.labels or ("score",))), np.float32)
+    for batch in batches_by_length(rows, of=of):
+        table_NC[batch.rows.numpy()] = teacher(batch.to(stage.device)).logits_BC.float().cpu()
+    return table_NC[of]
+
+
+def answers_as_targets(table_NC: np.ndarray, device: torch.device) -> Callable[[Batch], View]:
+    """Views that show the teacher's logits by row, and nothing else."""
+    table = torch.from_numpy(table_NC).to(device)
+    return lambda batch: View(mask_BL=batch.attention_mask, logits_BC=table[batch.rows])
+
+
+def task_teacher(stage: Stage, task: Task, needs: Needs) -> FrozenTeacher:
+    """The tuned teacher, its logits in the task's class order."""
+    source = stage.model("teacher")
+    teacher = load_classifier(source, task.labels, own_labels=True)
+    order = class_order(teacher.config, task.labels, [])
+    return FrozenTeacher(teacher, needs, stage.device, stage.precision, order)
 
 
 def task_score(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -> Callable[[], float]:

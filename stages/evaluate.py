@@ -43,12 +43,14 @@ def run(stage: Stage) -> None:
     add_intervals(task, split, logits, results)
     for name in results.keys() - {"teacher"}:
         results[name] |= loyalty(task, logits[name], logits["teacher"])
-    results["distilled"]["differ_most"] = differ_most(task, split, logits["distilled"], logits["teacher"])
+    student = stage.options["student"]
+    results[student]["differ_most"] = differ_most(task, split, logits[student], logits["teacher"])
     for name, costs in measure(timed).items():
         results[name] |= costs
     if "unlabelled" in stage.inputs:
         write_submission(stage, task)
     answers = {name: decide(values, task) for name, values in logits.items()}
+    answers = {name: answers[name] for name in ("teacher", student)}
     _write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, answers)
     about = {
         "split": split,
@@ -56,6 +58,7 @@ def run(stage: Stage) -> None:
         "selection": task.selection,
         "constant": constant_score(task, split),
         "labels": task.labels,
+        "student": student,
     }
     stage.publish(lambda directory: store.write_json(directory / "results.json", results), about)
 
@@ -136,7 +139,8 @@ def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
 
 def write_submission(stage: Stage, task: Task) -> None:
     """The student's answers to GLUE's unlabelled test rows, as the zip file that GLUE's site takes."""
-    source, max_length = stage.model("distilled"), stage.options["max_length"]["distilled"]
+    student = stage.options["student"]
+    source, max_length = stage.model(student), stage.options["max_length"][student]
     tokenizer = load_tokenizer(source)
     model = load_classifier(source, task.labels, tapped=False).eval().to(stage.device)
     path = stage.directory.parent / "glue_submission.zip"
@@ -158,12 +162,11 @@ def write_submission(stage: Stage, task: Task) -> None:
 def _write_predictions(path: Path, task: Task, split: str, answers: dict[str, np.ndarray]) -> None:
     rows = task.splits[split]
     name = (lambda value: task.labels[int(value)]) if task.labels else (lambda value: f"{value:.4f}")
-    shown = [n for n in ("teacher", "distilled") if n in answers]
     aside = path.with_name(f".{path.name}")
     with open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["text", *(["text_b"] if rows.text_b else []), "label", *shown])
+        writer.writerow(["text", *(["text_b"] if rows.text_b else []), "label", *answers])
         for i, (text, label) in enumerate(zip(rows.text_a, rows.labels, strict=True)):
             second = [rows.text_b[i]] if rows.text_b else []
-            writer.writerow([text, *second, name(label), *(name(answers[n][i]) for n in shown)])
+            writer.writerow([text, *second, name(label), *(name(of[i]) for of in answers.values())])
     aside.replace(path)

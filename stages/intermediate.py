@@ -13,12 +13,12 @@ from stages.distill import (
     distillation_score,
     layer_objectives,
     save_student,
+    task_teacher,
     teacher_views,
 )
-from stages.distillation.models import load_classifier, load_encoder, load_tokenizer
+from stages.distillation.models import load_classifier, load_config, load_encoder, load_tokenizer
 from stages.distillation.objectives import Pair
 from stages.distillation.students import student_from_teacher_layers
-from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.distillation.view import Needs, View
 from stages.job import Job
 from stages.rows import task_rows, train_rows
@@ -30,17 +30,14 @@ def run(stage: Stage) -> None:
     """Distil the tuned teacher's layers on the task's text; the lowest loss on dev is kept."""
     task, options, source = stage.task(), stage.training, stage.model("teacher")
     tokenizer = load_tokenizer(source)
-    teacher = load_classifier(source, task.labels, own_labels=True)
     student = begin(stage, task.labels)
     train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
-    model = Distillation(student, layer_objectives(options, Pair(student.config, teacher.config)))
-    needs = model.teacher_needs | Needs(logits=True)
-    order = class_order(teacher.config, task.labels, [])
-    frozen = FrozenTeacher(teacher, needs, stage.device, stage.precision, order)
-    views = teacher_views(stage, frozen, {"train": train, "dev": dev})
-    recorded = TeacherLogits(len(train), len(order), stage.device)
+    model = Distillation(student, layer_objectives(options, Pair(student.config, load_config(source))))
+    teacher = task_teacher(stage, task, model.teacher_needs | Needs(logits=True))
+    views = teacher_views(stage, teacher, {"train": train, "dev": dev})
+    recorded = TeacherLogits(len(train), len(task.labels or ("score",)), stage.device)
 
     def targets(batch: Batch) -> View:
         view = views["train"](batch)

@@ -84,7 +84,8 @@ class Job:
         targets: what the teacher says of a batch, or None.
         evaluate: score of the student on dev, higher is better; the best is kept. None: the last is kept.
         record: gathered while training.
-        before_step: told the share of the steps that are done; what it does depends on nothing else, for it is not saved.
+        before_step: told the share of the steps that are done, where that changes the loss; what it does depends on
+            nothing else, for it is not saved. Such a loss must be finite, but may grow.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Job:
         self.state = State()
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
         self.checkpoints, self.bests = stage.directory / "checkpoints", stage.directory / "best"
-        self.log = Log(stage.directory / "metrics.jsonl")
+        self.log = Log(stage.directory / "metrics.jsonl", may_grow=before_step is not None)
         gpu = stage.device.type == "cuda"
         self.clock = Clock(torch.cuda.synchronize if gpu and self.settings.profile else None)
         self.model.to(stage.device)

@@ -38,10 +38,15 @@ class Sums:
 
 
 class Log:
-    """The terms of all ranks, gathered when they are looked at: a step waits for no device."""
+    """The terms of all ranks, gathered when they are looked at: a step waits for no device.
 
-    def __init__(self, path: Path):
-        self.path, self.sums = path, Sums()
+    Args:
+        path: of the file.
+        may_grow: the loss is not compared with the first one.
+    """
+
+    def __init__(self, path: Path, may_grow: bool = False):
+        self.path, self.sums, self.may_grow = path, Sums(), may_grow
         self._pending: dict[str, Tensor] = {}
         self._recent: list[tuple[int, np.ndarray, Tensor]] = []
 
@@ -80,7 +85,8 @@ class Log:
         for (step, rows, _), value in zip(recent, losses.tolist(), strict=True):
             if sums.first_loss is None:
                 sums.first_loss = value
-            sums.high_steps = sums.high_steps + 1 if value > EXPLODED * sums.first_loss else 0
+            high = value > EXPLODED * sums.first_loss and not self.may_grow
+            sums.high_steps = sums.high_steps + 1 if high else 0
             finite = math.isfinite(value)
             if finite and sums.high_steps < EXPLODED_STEPS or dist.get_rank():
                 continue  # the other ranks are ended with rank 0

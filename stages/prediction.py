@@ -12,19 +12,20 @@ import torch
 from stages.distill import (
     RECORD,
     Distillation,
+    answers_as_targets,
+    ask_teacher,
     save_student,
     task_score,
+    teacher_answers,
 )
 from stages.distillation.models import load_classifier, load_tokenizer
 from stages.distillation.objectives import Pair
 from stages.distillation.objectives.prediction import GoldLabels, SoftLabels
-from stages.distillation.teachers import FrozenTeacher, class_order
-from stages.distillation.view import Needs, View
-from stages.evaluate import batches_by_length, warn_if_constant
+from stages.evaluate import warn_if_constant
 from stages.job import Job
 from stages.rows import task_rows, train_rows
 from stages.stage import Stage
-from stages.tasks.batches import Batch, TokenRows
+from stages.tasks.batches import TokenRows
 from stages.tasks.task import Task
 
 
@@ -43,7 +44,7 @@ def run(stage: Stage) -> None:
 
     pair = Pair(student.config)
     model = Distillation(student, [GoldLabels(pair) if gold else SoftLabels(pair, options.temperature)])
-    targets = None if gold else recorded_targets(stage, task, train)
+    targets = None if gold else answers_as_targets(recorded_answers(stage, task, train), stage.device)
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()
     warn_if_constant(stage, task, state.best_score)
@@ -51,24 +52,13 @@ def run(stage: Stage) -> None:
     stage.publish(save_student(job, tokenizer), scores)
 
 
-def recorded_targets(stage: Stage, task: Task, rows: TokenRows):
+def recorded_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
     """The teacher's logits by row: those recorded by the intermediate stage, and one pass for the others."""
     record = Path(stage.model("student").name) / RECORD
     table_NC = np.load(record) if record.is_file() else None
     if table_NC is None or len(table_NC) != len(rows) or stage.options["record_differs"]:
-        table_NC = np.full((len(rows), len(task.labels or ("score",))), np.nan, np.float32)
+        return teacher_answers(stage, task, rows)
     missing = np.flatnonzero(np.isnan(table_NC).any(axis=1))
     if len(missing):
-        stage.say(f"one teacher pass over {len(missing):,} rows without recorded logits")
-        source = stage.model("teacher")
-        teacher = load_classifier(source, task.labels, own_labels=True)
-        order = class_order(teacher.config, task.labels, [])
-        frozen = FrozenTeacher(teacher, Needs(logits=True), stage.device, stage.precision, order)
-        for batch in batches_by_length(rows, of=missing):
-            table_NC[batch.rows.numpy()] = frozen(batch.to(stage.device)).logits_BC.float().cpu()
-    table = torch.from_numpy(table_NC).to(stage.device)
-
-    def targets(batch: Batch) -> View:
-        return View(mask_BL=batch.attention_mask, logits_BC=table[batch.rows])
-
-    return targets
+        table_NC[missing] = ask_teacher(stage, task, rows, missing)
+    return table_NC

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Sequence
 
 import torch
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
@@ -55,13 +56,21 @@ def random_student(config: PretrainedConfig, seed: int) -> PreTrainedModel:
     return AutoModel.from_config(config, attn_implementation=TAP)
 
 
-def student_from_teacher_layers(teacher: PreTrainedModel, layers: int, dropout: float) -> PreTrainedModel:
-    """An encoder of the teacher's width that begins as every k-th of its layers (k = N / M).
+def student_from_teacher_layers(
+    teacher: PreTrainedModel, layers: int, dropout: float, which: str | Sequence[int] = "uniform"
+) -> PreTrainedModel:
+    """An encoder of the teacher's width that begins as some of its layers: every k-th (k = N / M) if `which` is uniform.
+
+    Args:
+        teacher: an encoder.
+        layers: of the student.
+        dropout: of the student.
+        which: a layer map: uniform, first, last, or a list of teacher layers.
 
     Raises:
-        UserError: the layer counts do not divide, or the layers are not found by name.
+        UserError: the layer counts do not fit the map, or the layers are not found by name.
     """
-    chosen = layer_map("uniform", layers, teacher.config.num_hidden_layers)
+    chosen = layer_map(which, layers, teacher.config.num_hidden_layers)
     config = student_config(teacher.config, layers, dropout=dropout)
     student = AutoModel.from_config(config, attn_implementation=TAP)
     weights, layer = teacher.state_dict(), re.compile(r"(.*\blayer\.)(\d+)(\..*)")

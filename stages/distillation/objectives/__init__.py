@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.layer_maps import layer_map
-from stages.distillation.schedules import schedule
+from stages.distillation.schedules import Schedule, schedule
 from stages.distillation.view import Needs, View
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Objective(nn.Module):
 
     Attributes:
         progress: the share of the stage's steps that are done; schedules read it.
+        changes: whether any of its settings is more than a number, so that its loss changes by itself.
     """
 
     student_needs = Needs()
@@ -69,8 +70,13 @@ class Objective(nn.Module):
 
     def __init__(self, weight: Any = 1.0):
         super().__init__()
-        self.progress = 0.0
-        self.weight_schedule = schedule(weight, f"{name_of(type(self))}: weight")
+        self.progress, self.changes = 0.0, False
+        self.weight_schedule = self.schedule(weight, "weight")
+
+    def schedule(self, value: Any, setting: str) -> Schedule:
+        """What a setting says that may change while the student trains."""
+        self.changes = self.changes or isinstance(value, dict)
+        return schedule(value, setting)
 
     @property
     def weight(self) -> float:

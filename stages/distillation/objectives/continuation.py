@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from stages.distillation.objectives import Objective, Pair, Term
-from stages.distillation.schedules import schedule
 from stages.distillation.view import Needs, View
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class Continuation(Objective):
 
     def __init__(self, pair: Pair, phi: Any = 1.0, margin: Any = 0.0, weight: Any = 1.0):
         super().__init__(weight)
-        self.phi, self.margin = schedule(phi, "phi"), schedule(margin, "margin")
+        self.phi, self.margin = self.schedule(phi, "phi"), self.schedule(margin, "margin")
 
     def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
         phi = self.phi(self.progress)

@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional
 
 from stages.distillation.objectives import Objective, Pair, Term
-from stages.distillation.schedules import schedule
 from stages.distillation.view import Needs, View
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class SoftLabels(Objective):
 
     def __init__(self, pair: Pair, temperature: Any = 1.0, weight: Any = 1.0):
         super().__init__(weight)
-        self.temperature = schedule(temperature, "temperature")
+        self.temperature = self.schedule(temperature, "temperature")
 
     def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
         z_student, z_teacher = student.logits_BC.float(), teacher.logits_BC.float()

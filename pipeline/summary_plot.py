@@ -1,0 +1,44 @@
+"""The picture of a recipe: a point for every student and seed, and the mean of them."""
+
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+from pipeline.finished import FinishedRun
+from pipeline.recipe import Recipe
+from pipeline.render import metric_name
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+DOT, MEAN, BASE = "#4c78a8", "#1b1b1b", "#b0b0b0"
+
+
+def write_picture(recipe: Recipe, runs: list[FinishedRun], target: Path) -> None:
+    """Of a grid a panel for each factor, else one panel of the students."""
+    groups = recipe.levels or {"": {name: [name] for name in recipe.shown}}
+    wide = [max(2.2, 1.15 * len(levels)) for levels in groups.values()]
+    figure, panels = pyplot.subplots(
+        1, len(groups), figsize=(sum(wide) + 1, 4), width_ratios=wide, sharey=True, squeeze=False
+    )
+    for axes, (factor, levels) in zip(panels[0], groups.items(), strict=True):
+        for place, names in enumerate(levels.values()):
+            values = [run.results[name]["metric"] for run in runs for name in names]
+            shift = [0.24 * ((i + 0.5) / max(len(values), 1) - 0.5) for i in range(len(values))]
+            axes.scatter([place + x for x in shift], values, s=22, color=DOT, alpha=0.55, linewidth=0)
+            if values:
+                axes.hlines(statistics.mean(values), place - 0.28, place + 0.28, color=MEAN, linewidth=2)
+        axes.set_xticks(range(len(levels)), levels, rotation=30, ha="right")
+        axes.set_title(factor, fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e4e4")
+        axes.set_axisbelow(True)
+        if recipe.baseline:
+            mean = statistics.mean(run.results[recipe.baseline]["metric"] for run in runs)
+            axes.axhline(mean, color=BASE, linestyle="--", linewidth=1, label=recipe.baseline)
+    panels[0][0].set_ylabel(metric_name(runs[0].metrics[0]))
+    figure.suptitle(f"{recipe.name}: points are students and seeds, bars their means", fontsize=11)
+    figure.tight_layout()
+    figure.savefig(target, dpi=130)
+    pyplot.close(figure)

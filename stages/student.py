@@ -1,0 +1,86 @@
+"""A student of a task under any objectives: what recipes are made of.
+
+It begins from random weights, from some of the teacher's layers, or from what an earlier stage made, and learns what
+the recipe's lines say. The best on dev is kept: by the task's metric, or by the loss where nothing trains its answers.
+"""
+
+from collections.abc import Callable
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from stages.distill import (
+    Distillation,
+    answers_as_targets,
+    distillation_score,
+    save_student,
+    task_score,
+    task_teacher,
+    teacher_answers,
+    teacher_views,
+)
+from stages.distillation.models import load_classifier, load_config, load_encoder, load_tokenizer, set_labels
+from stages.distillation.objectives import Pair, build
+from stages.distillation.students import student_config, student_from_teacher_layers
+from stages.distillation.view import TAP, Needs, View
+from stages.evaluate import warn_if_constant
+from stages.job import Job
+from stages.rows import task_rows, train_rows
+from stages.stage import Stage
+from stages.tasks.batches import Batch, TokenRows
+from stages.tasks.task import Task
+
+
+def run(stage: Stage) -> None:
+    """Train the student under the recipe's objectives."""
+    task, options, source = stage.task(), stage.training, stage.model("teacher")
+    tokenizer = load_tokenizer(source)
+    student = begin(stage, task)
+    train = train_rows(stage, task, tokenizer, options.max_length)
+    dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
+
+    pair = Pair(student.config, load_config(source), stage.options["layer_map"])
+    model = Distillation(student, [build(line, pair) for line in stage.options["objectives"]])
+    answers = model.needs.logits
+    targets = teacher_targets(stage, task, model.teacher_needs, {"train": train, "dev": dev}, answers)
+    evaluate = (
+        task_score(stage, model, dev, task)
+        if answers
+        else distillation_score(stage, model, targets["dev"], dev)
+    )
+    before_step = model.at if model.changes else None
+    job = Job(stage, model, train, targets["train"], evaluate, before_step=before_step)
+    state = job.run()
+    if answers:
+        warn_if_constant(stage, task, state.best_score)
+    scores = {"dev": state.best_score, "metric": task.selection if answers else "-loss", "steps": state.step}
+    stage.publish(save_student(job, tokenizer), scores)
+
+
+def begin(stage: Stage, task: Task) -> PreTrainedModel:
+    """The student as it begins; a head that is new is drawn from the seed."""
+    torch.manual_seed(stage.seed)
+    if "student" in stage.inputs:
+        return load_classifier(stage.model("student"), task.labels)
+    sizes = dict(stage.options["student"])
+    init, layers = sizes.pop("init"), sizes.pop("init_layers")
+    source = stage.model("teacher")
+    config = student_config(load_config(source), **sizes)
+    set_labels(config, task.labels)
+    student = AutoModelForSequenceClassification.from_config(config, attn_implementation=TAP)
+    if init == "teacher-layers":
+        encoder = student_from_teacher_layers(load_encoder(source), sizes["layers"], sizes["dropout"], layers)
+        student.base_model.load_state_dict(encoder.state_dict(), strict=False)
+    return student
+
+
+def teacher_targets(
+    stage: Stage, task: Task, needs: Needs, rows: dict[str, TokenRows], train_alone: bool
+) -> dict[str, Callable[[Batch], View] | None]:
+    """What the teacher shows of the named rows: nothing, its recorded answers, or its layers, live or from disk."""
+    if needs == Needs():
+        return dict.fromkeys(rows)
+    if needs == Needs(logits=True):
+        return {"train": answers_as_targets(teacher_answers(stage, task, rows["train"]), stage.device)}
+    teacher = task_teacher(stage, task, needs)
+    return teacher_views(stage, teacher, {"train": rows["train"]} if train_alone else rows)
