@@ -14,7 +14,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare export predict serve doctor test torture bench lint clean
+.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto export predict serve doctor test torture bench lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -60,6 +60,9 @@ report: $(READY) ## the page of a finished run (RUN=), runs/RUN/report.html
 
 compare: $(READY) ## finished runs side by side (RUNS="a b"), runs/compare.html
 	@$(RUN_PIPELINE) compare $(GIVEN)
+
+pareto: $(READY) ## all students of all finished runs, task by task (TASK=): what each costs for what it reaches
+	@$(RUN_PIPELINE) pareto $(GIVEN)
 
 export: $(READY) ## the finished student of RUN= for transformers and onnxruntime, with a model card (ARGS="to=DIR")
 	@$(RUN_PIPELINE) export $(GIVEN)

@@ -1,6 +1,7 @@
 """The commands: `python -m pipeline COMMAND key=value ...`, or `make COMMAND`."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ usage: python -m pipeline COMMAND [key=value ...]
   evaluate         the tables of a finished run                                     (run=NAME)
   report           the page of a finished run, runs/NAME/report.html                (run=NAME to=FILE)
   compare          finished runs side by side, runs/compare.html                    (runs="A B" to=FILE)
+  pareto           all students of all finished runs, task by task: what each costs for what it reaches   (task=NAME)
   export           the finished student for transformers and onnxruntime, with a model card
                    (run=NAME to=DIR onnx=true|false license=ID push=OWNER/NAME)
   predict          what the student answers to text="...", to file=IN.csv (to=OUT.csv), or to lines on standard
@@ -143,6 +145,25 @@ def compare(rest: list[str]) -> int:
     return 0
 
 
+def pareto(rest: list[str]) -> int:
+    """One table, and picture, for each set of rows that finished runs report."""
+    from pipeline.pareto import write_pareto
+
+    task = _given(rest, "task").get("task")
+    groups: list[list[FinishedRun]] = []
+    for run in _evaluated():
+        if task in (None, run.task["name"]):
+            like = next((group for group in groups if group[0].same_rows(run)), None)
+            groups.append([run]) if like is None else like.append(run)
+    if not groups:
+        raise UserError(f"no finished run {f'of task {task} ' if task else ''}under {RUNS}/: make one first")
+    for i, group in enumerate(groups, 1):
+        name = re.sub(r"[^\w.-]+", "-", Path(group[0].task["name"]).stem)
+        target = RUNS / f"pareto-{name}{f'-{i}' if len(groups) > 1 else ''}"
+        print(f"{write_pareto(group, target)}\n\ndrawn in {target}.png\n")
+    return 0
+
+
 def export(rest: list[str]) -> int:
     """Write a finished student as a directory that its users load: transformers, onnxruntime, a model card."""
     from pipeline import hub
@@ -243,6 +264,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "report": report,
     "compare": compare,
+    "pareto": pareto,
     "export": export,
     "predict": predict,
     "serve": serve,

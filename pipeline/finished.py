@@ -150,6 +150,16 @@ class FinishedRun:
             ) from damage
         return directory
 
+    def same_rows(self, other: "FinishedRun") -> bool:
+        """Whether another run reports the same metric on the same rows."""
+
+        def rows(run: FinishedRun) -> tuple:
+            source = run.task
+            known = (source["name"], source.get("content"), source.get("revision"))
+            return (*known, run.about["split"], run.about["selection"])
+
+        return rows(self) == rows(other)
+
     def max_length(self, name: str) -> int:
         """Word pieces that one of its models reads of a row."""
         return self.stages[-1].spec["options"]["max_length"][name]

@@ -22,7 +22,7 @@ QUALITY_AGAINST = {"size in MB": lambda e: e["bytes"] / 1e6, "latency in ms": la
 
 def write_report(run: FinishedRun, others: list[FinishedRun], target: Path) -> None:
     """Write the page of a run; earlier runs on the same task stand beside it as points."""
-    others = [o for o in others if _same_rows(o, run)]
+    others = [o for o in others if o.same_rows(run)]
     colours = dict.fromkeys(run.models, "baseline") | {"teacher": "teacher", run.main: "student"}
     models = [(SHORT.get(name, name), colours[name], run.results[name]) for name in run.models]
     students = [other.student for other in others]
@@ -60,7 +60,7 @@ def write_comparison(runs: list[FinishedRun], target: Path) -> None:
     options = {}
     for run in runs[1:]:
         options |= runs[0].differing(run.options) | run.differing(runs[0].options)
-    same_rows = all(_same_rows(run, runs[0]) for run in runs)
+    same_rows = all(run.same_rows(runs[0]) for run in runs)
     students = [(run.name, colours[run.name], run.student) for run in runs]
     metric = runs[0].metrics[0]
     _write(
@@ -80,22 +80,6 @@ def _write(template: str, target: Path, **values: Any) -> None:
     aside.parent.mkdir(parents=True, exist_ok=True)
     aside.write_text(page(template, **values), encoding="utf-8")
     aside.replace(target)
-
-
-def _same_rows(one: FinishedRun, other: FinishedRun) -> bool:
-    """Whether two runs report the same metric on the same rows."""
-
-    def rows(run: FinishedRun) -> tuple:
-        about = run.about
-        return (
-            run.task["name"],
-            run.task.get("content"),
-            run.task.get("revision"),
-            about["split"],
-            about["selection"],
-        )
-
-    return rows(one) == rows(other)
 
 
 def _against(

@@ -1,0 +1,141 @@
+"""Recipes as they are read, and what their runs come to. What they make is tested in integration/test_recipes.py."""
+
+import pytest
+
+from checkpoints.errors import UserError
+from pipeline import options
+from pipeline.pareto import points_of
+from pipeline.recipe import RECIPES, _complete, known_recipes, read_recipe
+from pipeline.summary import _verdict as verdict
+from pipeline.summary import level_means, scores
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_open_with_their_command_and_are_complete(path):
+    assert path.read_text().startswith(("# make recipe NAME=", "# make sweep NAME="))
+    recipe, _ = read_recipe(path.stem, [])
+    o = options.load(recipe.preset, [], recipe.options)
+    assert set(_complete(recipe, o)) >= set(recipe.shown) and recipe.main in recipe.shown
+    assert known_recipes()[path.stem] and len(recipe.seeds) == 3
+
+
+def test_base_is_under_every_student_and_an_override_over_all(write):
+    name = write(
+        "base: {training: {epochs: 2, batch_size: 8}, objectives: [gold_labels], student: {layers: 2}}\n"
+        "stages: {first: {}}\n"
+        "students: {second: {student: {init: first}, training: {epochs: 5}, objectives: [soft_labels]}}\n"
+    )
+    recipe, rest = read_recipe(
+        name, ["base.training.batch_size=16", "task=x", "students.second.training.warmup=0.5"]
+    )
+    assert rest == ["task=x"] and recipe.shown == ["second"] and recipe.main == "second"
+    students = _complete(recipe, options.load("small", []))
+    assert students["first"]["training"]["epochs"] == 2 and students["second"]["training"]["epochs"] == 5
+    assert (
+        students["second"]["training"]["batch_size"] == 16 and students["second"]["training"]["warmup"] == 0.5
+    )
+    assert students["second"]["from"] == "first" and students["second"]["sizes"] == students["first"]["sizes"]
+    assert students["first"]["objectives"] == ["gold_labels"] and students["second"]["objectives"] == [
+        "soft_labels"
+    ]
+
+
+def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
+    name = write(
+        "base: {student: {layers: 2}}\n"
+        "grid:\n"
+        "  what: {a: {objectives: [soft_labels], without: [map]}, b: {objectives: [hidden_states]}}\n"
+        "  map: {first: {layer_map: first}, last: {layer_map: last}}\n"
+        "  init: {random: {}, layers: {student: {init: teacher-layers}}}\n"
+    )
+    recipe, _ = read_recipe(name, [])
+    assert recipe.shown == [
+        "a-random", "a-layers", "b-first-random", "b-first-layers", "b-last-random", "b-last-layers",
+    ]  # fmt: skip
+    assert recipe.levels["map"] == {
+        "first": ["b-first-random", "b-first-layers"],
+        "last": ["b-last-random", "b-last-layers"],
+    }
+    assert recipe.students["b-last-layers"] == {
+        "student": {"layers": 2, "init": "teacher-layers"}, "objectives": ["hidden_states"], "layer_map": "last",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (
+            "students: {a: {objectives: [gold_labels], rate: 1}}",
+            "students: a: .* must hold student, objectives",
+        ),
+        ("students: {a: {}}", "a: objectives must be a list"),
+        (
+            "students: {a: {objectives: [x], student: {init: b}}}",
+            "init='b' must be random, teacher-layers, general",
+        ),
+        (
+            "students: {a: {objectives: [x], student: {width: 10, heads: 3}}}",
+            "width=10 must be a multiple of heads=3",
+        ),
+        ("students: {a: {objectives: [x], training: {epochs: 0}}}", "a: training.epochs=0 must be above 0"),
+        ("students: {a: {objectives: [x], training: {epoch: 1}}}", "training.unknown option 'epoch'"),
+        ("students: {teacher: {}}", "cannot be named teacher"),
+        ("students: {../a: {}}", "cannot be named ../a"),
+        ("students: {a: {objectives: [x]}}\nbaseline: b", "must be among a"),
+        ("students: {a: {objectives: [x]}}\nseeds: [one]", "seeds=.*whole numbers"),
+        ("students: {a: {objectives: [x]}}\ntsak: mrpc", "unknown option 'tsak'"),
+        ("students: [a]", "students must hold"),
+        ("grid: {a: 1}", "grid must be"),
+        ("epochs: 2", "is no recipe"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_told_in_a_line(write, text, words):
+    with pytest.raises(UserError, match=words) as error:
+        recipe, _ = read_recipe(write(text), [])
+        _complete(recipe, options.load("small", [], recipe.options))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_recipe_is_told_with_those_there_are():
+    with pytest.raises(UserError, match="unknown recipe 'tinybert': there are .*continuation-kd"):
+        read_recipe("tinybert", [])
+
+
+class Run:
+    """What the summary reads of a finished run."""
+
+    def __init__(self, name: str, **metrics: float):
+        self.name, self.models = name, list(metrics)
+        self.results = {m: {"metric": v, "flops": len(m)} for m, v in metrics.items()}
+
+
+def test_gains_are_of_the_same_seed_and_levels_over_all_their_students(write):
+    name = write("baseline: a\ngrid: {what: {a: {objectives: [x]}, b: {objectives: [y]}}}\nmain: b")
+    recipe, _ = read_recipe(name, [])
+    runs = [Run("r", a=0.5, b=0.6), Run("r", a=0.7, b=0.8), Run("r", a=0.2, b=0.299)]
+    assert scores(runs, "b") == [0.6, 0.8, 0.299]
+    assert level_means(recipe, runs)["what"] == pytest.approx({"a": 1.4 / 3, "b": 1.699 / 3})
+    assert "b: +10.0 points over a, a significant gain" in verdict(recipe, runs)
+    worse = [Run("r", a=0.5, b=0.6), Run("r", a=0.7, b=0.65), Run("r", a=0.2, b=0.3)]
+    assert "no significant gain" in verdict(recipe, worse)
+    assert "one seed" in verdict(recipe, runs[:1])
+
+
+def test_pareto_takes_seeds_together_and_marks_what_nothing_cheaper_surpasses():
+    runs = [Run("x-seed1", teacher=0.9, aa=0.5, bbb=0.5), Run("x-seed2", teacher=0.9, aa=0.7, bbb=0.6)]
+    points = points_of(runs)
+    assert [(p.name, len(p.measured), p.best) for p in points] == [
+        ("x: aa", 2, True),
+        ("x: bbb", 2, False),
+        ("teacher", 2, True),
+    ]
