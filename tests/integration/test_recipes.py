@@ -48,7 +48,7 @@ def test_a_recipe_makes_its_students_over_its_seeds_and_says_what_is_gained(plac
     # Whatever shows a finished run shows this one, by the recipe's own words.
     status, output = place.run("report", "run=mine-seed1", tiny=False)
     page = (place.path / "runs/mine-seed1/report.html").read_text()
-    assert status == 0 and "both" in page and "pipeline recipe name=mine.yaml" in page, output
+    assert status == 0 and "both" in page and "pipeline recipe " in page and "name=mine.yaml" in page, output
     status, output = place.run("predict", "run=mine-seed1", "text=a fine film", tiny=False)
     assert status == 0 and "a fine film" in output, output
     status, output = place.run("pareto", "task=tiny", tiny=False)
