@@ -14,7 +14,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto export predict serve doctor test torture bench lint clean
+.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto export predict serve doctor test torture bench docs lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -84,6 +84,9 @@ torture: $(READY) ## kill a small run at random moments in every stage (ARGS="--
 
 bench: $(READY) ## time it beside a plain reference (DATA=path/to/glue, ARGS="--only NAME --repeats 5")
 	$(VENV)/bin/python -m tests.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+docs: $(READY) ## write docs/options.md anew, from the options themselves
+	$(VENV)/bin/python -m pipeline.options_page
 
 lint: $(READY) ## check style and format
 	$(VENV)/bin/ruff check .

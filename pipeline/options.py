@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import importlib.util
 import math
+import sys
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -141,6 +143,9 @@ class Job:
     )
     keep: int = option(2, "newest checkpoints kept while a stage runs")
     log_every: int = option(10, "steps between lines of metrics.jsonl")
+    monitor: str = option(
+        "", "show these lines as curves too: tensorboard, wandb or csv, under the run's directory"
+    )
     profile: bool = option(
         False, "wait for the GPU after each part of a step, to time them (the CPU always does)"
     )
@@ -221,11 +226,12 @@ def describe(group: Any = Options, prefix: str = "") -> list[tuple[str, str, str
             rows += describe(entry.type, f"{prefix}{entry.name}.")
         else:
             default = entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()
-            rows.append((prefix + entry.name, _show(default), entry.metadata["help"]))
+            rows.append((prefix + entry.name, show(default), entry.metadata["help"]))
     return rows
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """A value as the help shows it."""
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value in ("", None, []) else str(value)
@@ -385,6 +391,14 @@ def _check(o: Options) -> None:
         not j.skip_bad_batches or j.zero == 0,
         f"job.skip_bad_batches=true needs job.zero=0, not {j.zero}",
     )
+    need(
+        j.monitor in ("", "tensorboard", "wandb", "csv"),
+        f"job.monitor={j.monitor!r}: tensorboard, wandb or csv",
+    )
+    need(
+        j.monitor not in ("tensorboard", "wandb") or _is_installed(j.monitor),
+        f"job.monitor={j.monitor} needs the package {j.monitor}: {sys.executable} -m pip install {j.monitor}",
+    )
     need(j.log_every > 0, f"job.log_every={j.log_every} must be above 0")
     need(o.seed >= 0, f"seed={o.seed} must not be negative")
     need(j.cache_gb >= 0, f"job.cache_gb={j.cache_gb} must not be negative")
@@ -412,6 +426,12 @@ def _wrong_of_training(s: Training, name: str) -> list[str]:
         (s.schedule in ("linear", "constant"), f"schedule={s.schedule!r} must be linear or constant"),
     ]
     return [f"{name}.{message}" for holds, message in limits if not holds]
+
+
+def _is_installed(package: str) -> bool:
+    """Whether Python finds it; a mere directory of that name, such as wandb leaves, is none."""
+    found = importlib.util.find_spec(package)
+    return bool(found and found.origin)
 
 
 def check_run(name: str) -> None:

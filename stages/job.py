@@ -29,6 +29,7 @@ from checkpoints.errors import UserError
 from stages import memory, training_state
 from stages.distillation.objectives import Term
 from stages.log import Clock, Log, Sums, named
+from stages.monitor import Monitor
 from stages.stage import Stage
 from stages.tasks.batches import Batch, TokenRows, collate, counts, epoch_batches, share
 
@@ -128,6 +129,8 @@ class Job:
             UserError: the loss is no longer finite, the disk is full, or a checkpoint does not fit.
         """
         self._restore()
+        if self.settings.monitor and self.rank == 0:
+            self.log.monitor = Monitor(self.stage, self.log.path)
         state, options = self.state, self.options
         self._listen()
         began, saved, before = time.monotonic(), time.monotonic(), state.seconds
@@ -160,8 +163,10 @@ class Job:
                 saved, saved_step = time.monotonic(), state.step
             if stop:
                 bar.close()
+                self.log.close()
                 raise Interrupted(128 + stop, state.step)
         bar.close()
+        self.log.close()
         if self.settings.profile or self.stage.device.type == "cpu":
             self.stage.say(str(self.clock))
         if saved_step != state.step:

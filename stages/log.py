@@ -16,6 +16,7 @@ from torch import Tensor
 
 from checkpoints.errors import UserError
 from stages.distillation.objectives import Term
+from stages.monitor import Monitor
 
 EXPLODED, EXPLODED_STEPS = 10, 3
 """A loss so many times the first one's, in so many steps in a row, has exploded."""
@@ -47,6 +48,7 @@ class Log:
 
     def __init__(self, path: Path, may_grow: bool = False):
         self.path, self.sums, self.may_grow = path, Sums(), may_grow
+        self.monitor: Monitor | None = None
         self._pending: dict[str, Tensor] = {}
         self._recent: list[tuple[int, np.ndarray, Tensor]] = []
 
@@ -111,6 +113,13 @@ class Log:
         if dist.get_rank() == 0:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        if self.monitor:
+            self.monitor.write(line)
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+        if self.monitor:
+            self.monitor.close()
 
     def forget_after(self, step: int) -> None:
         """Remove the lines of steps that are taken again, on rank 0."""

@@ -24,14 +24,13 @@ def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, wor
 
 
 def check_length(config: PretrainedConfig, max_length: int, name: str) -> None:
-    """Rows must fit the model's positions (RoBERTa keeps those up to its padding token for itself).
+    """Rows must fit the model's positions (RoBERTa's kind keeps those up to its padding token for itself).
 
     Raises:
         UserError: they do not.
     """
-    limit = config.max_position_embeddings - (
-        config.pad_token_id + 1 if config.model_type == "roberta" else 0
-    )
+    kept = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    limit = config.max_position_embeddings - kept
     if max_length > limit:
         raise UserError(f"{name}.max_length={max_length} is above the model's limit of {limit} word pieces")
 

@@ -1,6 +1,9 @@
-"""A job whose model takes too much memory."""
+"""A job whose model takes too much memory, and one whose log is shown as curves."""
 
+import csv
+import json
 import shutil
+import signal
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -10,10 +13,10 @@ from torch import nn
 
 from checkpoints.errors import UserError
 from pipeline.options import Job as JobOptions
-from pipeline.options import Training
+from pipeline.options import Training, load
 from stages.distillation.models import ModelSource, load_tokenizer
 from stages.distillation.objectives import Term
-from stages.job import Job
+from stages.job import Interrupted, Job
 from stages.rows import corpus_rows
 from stages.stage import Stage
 from tests.conftest import make_corpus, make_encoder
@@ -74,3 +77,30 @@ def test_micro_batch_auto_finds_what_fits_and_learns_the_same(make, capsys):
     torch.testing.assert_close(model.state_dict(), roomy.state_dict())
     again = make(Hungry(most=24), micro_batch="auto")
     assert again.micro_batches == 4  # what was found is kept with the stage
+
+
+def test_a_stopped_jobs_curves_hold_every_logged_line_once(make):
+    torch.manual_seed(0)
+    first = make(Hungry(most=24), monitor="csv", log_every=1)
+    first.stop = signal.SIGTERM  # saves after its first step
+    with pytest.raises(Interrupted):
+        first.run()
+    log, curves = make.directory / "metrics.jsonl", make.directory / "monitor"
+    line = json.loads(log.read_text())
+    first.log.write(line | {"step": 2, "loss": 9.0})  # of a step that is taken again
+    job = make(Hungry(most=24), monitor="csv", log_every=1)
+    job.run()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, job.steps + 1))
+    for name in ("loss", "learning_rate", "tokens_per_second"):
+        with open(curves / f"{name}.csv", newline="") as file:
+            head, *rows = csv.reader(file)
+        assert head == ["step", name]
+        assert [(int(step), float(value)) for step, value in rows] == [(r["step"], r[name]) for r in lines]
+
+
+def test_a_monitor_that_is_not_installed_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="job.monitor=wandb needs .* -m pip install wandb"):
+        load("small", ["job.monitor=wandb"])
+    assert load("small", ["job.monitor=csv"]).job.monitor == "csv"

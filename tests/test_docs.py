@@ -1,0 +1,158 @@
+"""The documents say what is so: their commands are accepted, the tutorial's are run, their links lead somewhere."""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.options import load
+from pipeline.options_page import PAGE, page
+from pipeline.run import split
+from stages.tasks.packaged import packaged_teacher
+from tests.conftest import make_corpus
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKING = ("demo", "general-distill", "task-distill", "augment", "doctor")
+STAGES = ("tuning", "general", "intermediate", "prediction")
+TINY = [
+    "teacher=teacher", "corpus=corpus.txt", "job.precision=fp32", "architecture.layers=2", "architecture.width=8",
+    "architecture.feed_forward=16", "architecture.heads=2", "job.cache_gb=0",
+    *(f"{stage}.{option}" for stage in STAGES for option in ("epochs=1", "batch_size=128", "max_length=32")),
+]  # fmt: skip
+
+
+def blocks(path: Path) -> list[tuple[str, str]]:
+    """(language, text) of the fenced blocks."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def commands(path: Path) -> list[str]:
+    """Lines that run make or the pipeline, in fenced blocks and in the text's own code."""
+    found = []
+    for _, block in blocks(path):
+        lines = block.replace("\\\n", " ").splitlines()
+        found += [line for line in lines if re.match(r"(exec )?(make |\.venv/bin/python -m pipeline)", line)]
+    prose = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return found + [code for code in re.findall(r"`([^`\n]+)`", prose) if code.startswith("make ")]
+
+
+def in_place(directory: Path, python: str) -> Path:
+    """A directory in which the documents' commands run, `.venv/bin/python` being a script."""
+    (directory / ".venv" / "bin").mkdir(parents=True)
+    for name in ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt", "packaged.txt"):
+        (directory / name).symlink_to(ROOT / name)
+    for name in ("python", "ruff"):
+        script = directory / ".venv" / "bin" / name
+        script.write_text(f"#!/bin/bash\n{python}\n")
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    (directory / ".venv" / ".ready").touch()
+    return directory
+
+
+def shell(command: str, place: Path) -> str:
+    """Run a command in bash; returns its output."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "-ec", command], cwd=place, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory) -> Path:
+    """A place where `.venv/bin/python` notes its arguments and does nothing."""
+    return in_place(tmp_path_factory.mktemp("recorder"), 'printf "%s\\0" "$@" > arguments')
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.options._is_installed", lambda package: True)
+    monkeypatch.chdir(recorder)
+    for command in commands(path):
+        (recorder / "arguments").unlink(missing_ok=True)
+        shell(command, recorder)
+        if not (recorder / "arguments").exists():
+            assert command == "make setup", f"{command} runs nothing"
+            continue
+        python, module, *rest = (recorder / "arguments").read_text().split("\0")[:-1]
+        if (python, module) != ("-m", "pipeline"):
+            continue  # tests, lint, bench: not the pipeline's
+        name, *options = rest
+        if name in MAKING:
+            preset, overrides, _ = split(options)
+            load(preset, overrides)
+        elif name != "--help":  # refused for want of the run alone
+            assert cli.main(rest) == 2 and "there is no run" in (said := capsys.readouterr().err), said
+
+
+def test_a_misspelt_option_would_be_found(recorder, monkeypatch, tmp_path):
+    wrong = tmp_path / "wrong.md"
+    wrong.write_text('```\nmake demo ARGS="general.epoch=3"  # three passes\n```\n')
+    with pytest.raises(Exception, match="general.epochs"):
+        test_commands_are_accepted(wrong, recorder, monkeypatch, None)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.is_file(), link
+        heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.M) if anchor else []
+        assert not anchor or anchor in [
+            re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in heads
+        ], link
+
+
+def test_the_page_of_options_is_what_the_options_say():
+    assert PAGE.read_text(encoding="utf-8") == page(), "`make docs` writes it anew"
+
+
+def test_the_tutorial_from_a_csv_to_a_shipped_model(tmp_path):
+    """Its commands in order, with a tiny teacher; then the lines of Python of all documents on what it exports."""
+    from transformers import BertConfig, BertModel
+
+    making = "|".join(MAKING)
+    tiny = f'case "$3" in {making}) set -- "$@" {" ".join(TINY)};; esac\nexec {sys.executable} "$@"'
+    place = in_place(tmp_path / "place", tiny)
+    make_corpus(place / "corpus.txt", 12)
+    (place / "teacher").mkdir()
+    for file in packaged_teacher().glob("*token*"):
+        shutil.copy(file, place / "teacher")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(**sizes)).save_pretrained(place / "teacher")
+
+    said = {}
+    for language, block in blocks(ROOT / "docs" / "tutorial.md"):
+        if language == "sh":
+            said[block] = shell(block, place)
+    told = "\n".join(said.values())
+    for words in (
+        "nothing is wrong",
+        "student distilled",
+        "made by another run",
+        "report.html",
+        "student, ONNX int8",
+    ):
+        assert words in told
+    shown = [text for language, text in blocks(ROOT / "docs" / "tutorial.md") if language == ""]
+    assert (place / "reviews.csv").read_text().startswith(next(t for t in shown if t.startswith("review,")))
+
+    snippets = {text for path in DOCUMENTS for language, text in blocks(path) if language == "python"}
+    for snippet in snippets:
+        answer = shell(f"{sys.executable} - <<'EOF'\n{snippet}\nEOF", place)
+        assert "'label': 'fresh'" in answer or "'label': 'rotten'" in answer
+    assert len(snippets) == 2 and all(
+        len(s.strip().splitlines()) == 4 for s in snippets
+    )  # "three lines", and a blank
