@@ -29,6 +29,8 @@ def student_config(
     """
     config = copy.deepcopy(teacher)
     config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):  # ModernBERT names a kind of attention for each layer
+        config.layer_types = config.layer_types[:layers]
     if width:
         config.hidden_size = width
         if hasattr(config, "embedding_size"):
