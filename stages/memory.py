@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from checkpoints.errors import UserError
+from stages import limits
 
 
 def ran_out(error: BaseException) -> bool:
@@ -49,9 +50,9 @@ def errors_when_full(ranks: int) -> Iterator[None]:
     import psutil
 
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
-    free = psutil.virtual_memory().available // ranks + psutil.Process().memory_info().data
-    limits = [limit for limit in (before, most, free) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), most))
+    free = limits.memory()[1] // ranks + psutil.Process().memory_info().data
+    least = min(limit for limit in (before, most, free) if limit != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, most))
     try:
         yield
     finally:
