@@ -92,7 +92,9 @@ def test_a_student_is_distilled_from_augmented_rows_and_nothing_is_made_twice(pl
     assert started == ["augment", "intermediate", "prediction", "evaluate"], output
     status, output = place.run("task-distill", "run=augtask", *AUGMENTED)
     assert status == 0 and "[augment]" not in output, output
-    assert "intermediate's augmented is gone" in output  # made again, or taken from another test's run of equal inputs
+    assert (
+        "intermediate's augmented is gone" in output
+    )  # made again, or taken from another test's run of equal inputs
 
 
 def test_pairs_with_scores_and_a_given_masked_lm_without_vectors(place, given):
