@@ -111,6 +111,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(place):
     assert place.weights("torn") == place.weights("whole1")
 
 
+def test_a_directory_that_vanishes_under_a_stage_is_named_and_the_run_goes_on_when_it_is_back(place):
+    """As where a shared disk is unmounted. The worker says so, in one line, whatever it was about to do."""
+    given = ("general-distill", "run=vanishes", "reuse=false", "general.epochs=20", "job.nproc=2")
+    stage = place.path / "runs" / "vanishes" / "general"
+    process = place.start(*given)
+    while process.poll() is None and not any(stage.glob("checkpoints/step-*/manifest.json")):
+        time.sleep(0.005)
+    stage.rename(stage.with_name("away"))
+    output = process.communicate(timeout=60)[0]
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    assert process.returncode == 2 and len(errors) == 1 and "Traceback" not in output, output
+    assert str(stage.relative_to(place.path)) in errors[0] and "same command again" in errors[0], output
+    assert not stage.exists()
+    stage.with_name("away").rename(stage)
+    status, output = place.run(*given)
+    assert status == 0 and "resumed at step" in output, output
+
+
 def test_ranks_accumulation_and_zero_give_the_same_losses(place):
     """Dropout is off in the student of these runs, so that only rounding may differ."""
     same = ("architecture.dropout=0.0", "reuse=false")
