@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from checkpoints.errors import UserError
+from pipeline.launch import RANK_VARIABLES
 from pipeline.options import Job as JobOptions
 from pipeline.options import Training
 from pipeline.worker import start_ranks
@@ -186,3 +190,55 @@ def test_weights_that_a_gradient_broke_are_never_saved_though_the_loss_was_finit
     newest = sorted((make.directory / "checkpoints").glob("step-*"))[-1]
     assert newest.name == f"step-{first:08d}"
     assert load_file(newest / "weights.safetensors")["student.bias"].isfinite().all()
+
+
+class Wide(nn.Module):
+    """Really takes some 30 MB for each row."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = nn.Linear(1, 1)
+        nn.init.constant_(self.student.weight, 0.5)
+        nn.init.zeros_(self.student.bias)
+
+    def forward(self, batch, targets):
+        answers = self.student(batch.rows.float()[:, None] / 100)
+        wide = (answers * torch.ones(2_500_000)).square().mean(-1)
+        return {"loss": Term((wide * batch.weight).sum(), "rows")}
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import psutil
+from checkpoints.errors import UserError
+from pipeline.worker import start_ranks
+from safetensors.torch import save_file
+from tests.stages.test_job import Wide, make_job
+path = Path(sys.argv[1])
+start_ranks()
+most = psutil.Process().memory_info().data + 500 * 10**6
+resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+try:
+    make_job(path, Wide()).run()
+except UserError as error:
+    print("error:", error)
+model = Wide()
+job = make_job(path, model, micro_batch="auto")
+job.run()
+save_file(dict(model.state_dict()), path / "weights.safetensors")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_where_memory_really_runs_out_the_batch_is_named_and_auto_fits_and_learns_the_same(make, tmp_path):
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path)]
+    alone = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=alone)
+    assert done.returncode == 0 and done.stdout.count("error:") == 1, done.stdout + done.stderr
+    assert re.search(r"error: out of memory at step 1, in 24 rows .*a number below 24", done.stdout)
+    assert re.search(r"micro_batch=auto: (12|6|3|2|1) rows at once, of 24", done.stdout), done.stdout
+    shutil.rmtree(make.directory)
+    roomy = Wide()
+    make(roomy, micro_batch=2).run()
+    torch.testing.assert_close(load_file(tmp_path / "weights.safetensors"), dict(roomy.state_dict()))
