@@ -9,7 +9,6 @@ import torch
 from checkpoints.errors import UserError
 from stages import limits
 
-
 TRIED = 0.5
 """Of the free memory, what a trial may take: in training what is freed lies scattered (tried: 0.75 was too much)."""
 
