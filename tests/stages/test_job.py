@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.launch import RANK_VARIABLES
 from pipeline.options import Job as JobOptions
@@ -65,7 +66,7 @@ class Fragile(nn.Module):
         return {"loss": Term((losses * batch.weight).sum() + broken.sum(), "rows")}
 
 
-def make_job(path: Path, model: nn.Module, training: dict | None = None, **job) -> Job:
+def make_job(path: Path, model: nn.Module, training: dict | None = None, evaluate=None, **job) -> Job:
     """A job of a stage on a small corpus under `path`, where `make` has put it."""
     files = {"reader": "files", "version": 1, "files": {"corpus.txt": str(path / "corpus.txt")}}
     options = {
@@ -77,7 +78,8 @@ def make_job(path: Path, model: nn.Module, training: dict | None = None, **job) 
     directory.mkdir(parents=True, exist_ok=True)
     inputs = {"corpus": {"name": "corpus", "identity": files}}
     stage = Stage("general", "general", directory, options, inputs, "", settings, torch.device("cpu"))
-    return Job(stage, model, corpus_rows(stage, load_tokenizer(ModelSource(str(path / "bert"))), 16, 0))
+    rows = corpus_rows(stage, load_tokenizer(ModelSource(str(path / "bert"))), 16, 0)
+    return Job(stage, model, rows, evaluate=evaluate)
 
 
 @pytest.fixture
@@ -242,3 +244,38 @@ def test_where_memory_really_runs_out_the_batch_is_named_and_auto_fits_and_learn
     roomy = Wide()
     make(roomy, micro_batch=2).run()
     torch.testing.assert_close(load_file(tmp_path / "weights.safetensors"), dict(roomy.state_dict()))
+
+
+SOUND = -1
+
+
+def test_the_disk_is_looked_at_before_the_stage_and_before_each_save(make, tmp_path, monkeypatch):
+    free = [10**9]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free.pop(0)))
+    free[:] = [1]
+    with pytest.raises(UserError, match="general keeps checkpoints; it needs .* are free: free "):
+        make_job(tmp_path, Fragile(SOUND), CONSTANT).run()
+    free[:] = [10**9, 10**9, 10**9, 1]  # at the start, for two saves, and then too little
+    with pytest.raises(UserError, match="checkpoint of step 3 needs .* are free: free "):
+        make_job(tmp_path, Fragile(SOUND), CONSTANT, checkpoint_seconds=0).run()
+    kept = sorted((make.directory / "checkpoints").glob("*"))
+    assert [path.name for path in kept] == ["step-00000001", "step-00000002"]
+    store.verify(kept[-1])
+
+
+def test_the_newest_and_the_best_are_kept_and_the_best_is_what_comes_out(make, tmp_path):
+    model, after, scores = Fragile(SOUND), [], [0.2, 0.9, 0.3, 0.5]
+
+    def evaluate() -> float:
+        after.append({name: tensor.clone() for name, tensor in model.student.state_dict().items()})
+        return scores[len(after) - 1]
+
+    training = CONSTANT | {"epochs": 4}
+    job = make_job(tmp_path, model, training, evaluate, checkpoint_seconds=0, keep=2)
+    state = job.run()
+    best = 2 * job.batches_per_epoch
+    assert (state.best_step, state.best_score) == (best, 0.9)
+    torch.testing.assert_close(dict(model.student.state_dict()), after[1], rtol=0, atol=0)
+    assert (make.directory / "best" / store.step_name(best)).is_dir()
+    newest = [store.step_name(step) for step in (job.steps - 1, job.steps)]
+    assert sorted(path.name for path in (make.directory / "checkpoints").iterdir()) == newest
