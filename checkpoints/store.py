@@ -8,6 +8,7 @@ whole, or is found out by `verify`.
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,7 +90,10 @@ def fresh_aside(target: Path, suffix: str = "") -> Path:
 
 
 def disk_error(error: Exception, target: Path) -> Exception:
-    """A full disk as a message for the user; any other error as it is."""
+    """A full disk as a message for the user, what safetensors heard of the system as that; others as they are."""
+    heard = re.search(r"os error (\d+)", str(error))
+    if heard and not isinstance(error, OSError):
+        error = OSError(int(heard[1]), os.strerror(int(heard[1])), str(target))
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     # torch and safetensors wrap what the system said in errors of their own
     if not full and not any(words in str(error) for words in ("No space left", "PytorchStreamWriter failed")):

@@ -2,7 +2,6 @@
 
 import fcntl
 import importlib.metadata
-import os
 import re
 import shutil
 import sys
@@ -14,6 +13,7 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from pipeline.plan import made_in, native_precision, read_finished
+from stages.limits import cores, memory
 from stages.tasks import packaged
 
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
@@ -41,11 +41,11 @@ class Report:
 def look_at_machine(report: Report, runs: Path) -> None:
     """Cores, precision, GPUs, memory, disk, versions, ssh, packaged files, hub."""
     report.head("machine")
-    report.say("ok", "cores", f"{len(os.sched_getaffinity(0))} that this process may use")
+    report.say("ok", "cores", f"{cores()} that this process may use")
     report.say("ok", "precision", f"{native_precision()} by job.precision=auto")
     _gpus(report)
     total, free = memory()
-    report.say("ok", "memory", f"{shown(free)} free of {shown(total)}" if total else "not known")
+    report.say("ok", "memory", f"{shown(free)} free of {shown(total)}")
     report.say("ok", "disk", f"{shown(free_disk(runs))} free under {runs}/")
     _versions(report)
     ssh = shutil.which("ssh")
@@ -179,16 +179,6 @@ def _hub() -> tuple[str, str, str]:
     except (OSError, ValueError) as error:
         return "note", "hub", f"out of reach ({error}): local and packaged models and data work"
     return "ok", "hub", "in reach"
-
-
-def memory() -> tuple[float, float]:
-    """Bytes (total, available to new processes); zeros where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0.0, 0.0
-    kilobytes = {line.split(":")[0]: float(line.split()[1]) for line in lines}
-    return kilobytes["MemTotal"] * 1024, kilobytes["MemAvailable"] * 1024
 
 
 def free_disk(directory: Path) -> float:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pipeline.options import Job
+from stages.limits import cores
 
 GRACE = 120
 """Seconds the ranks have to save after a signal."""
@@ -67,7 +68,7 @@ def _command(stage: Path, job: Job) -> list[str]:
 
 def threads_of(ranks: int) -> str:
     """Threads of each of so many ranks on this host."""
-    return str(max(1, len(os.sched_getaffinity(0)) // ranks))
+    return str(max(1, cores() // ranks))
 
 
 def die_with_parent() -> None:

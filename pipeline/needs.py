@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from checkpoints.errors import UserError
-from pipeline.doctor import WRONG, Report, free_disk, memory, shown
+from pipeline.doctor import WRONG, Report, free_disk, shown
 from pipeline.options import Options
 from pipeline.plan import plan
 from pipeline.two_stage import Declared
+from stages.limits import memory
 
 PROCESS = 500e6  # bytes of a rank before it holds a model: Python, torch, transformers, deepspeed (measured)
 TRAINS = {"teacher": "teacher", "masked_lm": "teacher", "general": "student", "intermediate": "student",
@@ -54,7 +55,7 @@ def look_at_needs(report: Report, run: Path, declared: Callable[[Path], list[Dec
 
 
 def _compare(report: Report, what: str, needed: float, free: float, about: str) -> None:
-    short = needed > free > 0
+    short = needed > free
     text = f"{shown(needed)} needed ({about}), {shown(free)} free"
     text += f": {shown(needed - free)} more must be freed" if short else ""
     report.say(WRONG if short else "ok", what, text)

@@ -391,7 +391,7 @@ class Job:
         target = self.checkpoints / store.step_name(self.state.step)
         aside = target.with_name(f".writing-{target.name}")
         if self.rank == 0:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)  # not the stage's: a disk that is gone must not be missed
             what = f"the checkpoint of step {self.state.step}"
             store.need_space(self.checkpoints, self._checkpoint_bytes(), what)
             store.fresh_aside(target)

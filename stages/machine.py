@@ -1,21 +1,22 @@
 """What a stage ran on: kept with what it made, for the report."""
 
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from stages import limits
+
 LIBRARIES = ("torch", "transformers", "deepspeed")
 
 
 def describe() -> dict[str, str | int]:
-    """Processor, accelerator, cores this process may use, memory in bytes, system and versions."""
+    """Processor, accelerator, cores and bytes of memory this process may use, system and versions."""
     found = {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "cores": limits.cores(),
+        "memory": limits.memory()[0],
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }

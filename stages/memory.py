@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 
 from checkpoints.errors import UserError
+from stages import limits
+
+TRIED = 0.5
+"""Of the free memory, what a trial may take: in training what is freed lies scattered (tried: 0.75 was too much)."""
 
 
 def ran_out(error: BaseException) -> bool:
@@ -39,7 +43,7 @@ def rows_that_fit(most: int, attempt: Callable[[int], None]) -> int:
 
 @contextlib.contextmanager
 def errors_when_full(ranks: int) -> Iterator[None]:
-    """Have this process told when it takes more than its share of the free memory.
+    """Have this process told when it takes more than `TRIED` of its share of the free memory.
 
     Without, Linux grants what is asked for, and kills a process when that is used.
 
@@ -49,9 +53,10 @@ def errors_when_full(ranks: int) -> Iterator[None]:
     import psutil
 
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
-    free = psutil.virtual_memory().available // ranks + psutil.Process().memory_info().data
-    limits = [limit for limit in (before, most, free) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), most))
+    used = psutil.Process().memory_info().data
+    bounds = [limit - used for limit in (before, most) if limit != resource.RLIM_INFINITY]
+    free = max(0, min([limits.memory()[1] // ranks, *bounds]))
+    resource.setrlimit(resource.RLIMIT_DATA, (used + int(TRIED * free), most))
     try:
         yield
     finally:

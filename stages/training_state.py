@@ -29,7 +29,11 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(engine: DeepSpeedEngine, directory: Path) -> None:
-    """Write the state's files. Called on every rank, after a step; rank 0 writes."""
+    """Write the state's files. Called on every rank, after a step; rank 0 writes.
+
+    Raises:
+        UserError: a number in it is not finite, so that nothing could go on from it.
+    """
     _link_moments(engine)
     for kind in (WEIGHTS, *MOMENTS):
         tensors = {}
@@ -37,6 +41,11 @@ def save(engine: DeepSpeedEngine, directory: Path) -> None:
             whole = _whole(engine, parameter, kind)
             if dist.get_rank() == 0:
                 tensors[name] = whole.detach().to("cpu", copy=True).contiguous()
+                if not tensors[name].isfinite().all():
+                    raise UserError(
+                        f"{kind} of {name} is no longer finite, though the losses were: a gradient broke it. The "
+                        "checkpoint before is kept; lower the stage's learning_rate with restart=true"
+                    )
         if dist.get_rank() == 0:
             save_file(tensors, directory / f"{kind}.safetensors")
 

@@ -2,7 +2,9 @@ import json
 import os
 import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from checkpoints import fingerprint as fingerprints
 from checkpoints import store
@@ -53,6 +55,8 @@ def test_a_write_that_fails_leaves_the_former_content(tmp_path):
         raise RuntimeError
     with pytest.raises(UserError, match="no space left.*free"), store.sealed(target) as aside:
         raise OSError(28, "No space left on device")
+    with pytest.raises(FileNotFoundError, match="model"), store.sealed(target) as aside:
+        save_file({"a": np.ones(1)}, aside / "vanished" / "a.safetensors")
     store.verify(target)
     assert (target / "inner" / "a.bin").read_text() == "former"
 

@@ -1,12 +1,14 @@
 """Whatever kills a run, the same command finishes it, with the weights of an undisturbed run."""
 
 import json
+import os
 import signal
 import time
 
 import pytest
 
 from tests.conftest import sentences
+from tests.integration.conftest import workers_of
 
 STAGES = ["teacher", "general", "intermediate", "prediction", "finetuned", "finetuned_general"]
 
@@ -109,6 +111,40 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(place):
         place.run("task-distill", "run=whole1", "job.nproc=1", "reuse=false")[0] == 0
     )  # skipped where it is there
     assert place.weights("torn") == place.weights("whole1")
+
+
+def test_one_rank_killed_ends_the_other_with_the_reason_and_the_run_goes_on(place):
+    given = ("general-distill", "run=bereft", "reuse=false", "general.epochs=20", "job.nproc=2")
+    run = place.path / "runs" / "bereft"
+    process = place.start(*given)
+    while process.poll() is None and not any(run.glob("general/checkpoints/step-*/manifest.json")):
+        time.sleep(0.005)
+    began = time.monotonic()
+    os.kill(max(workers_of(run)), signal.SIGKILL)  # the rank that was started last
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 137 and time.monotonic() - began < 10 and not workers_of(run), output
+    assert "was killed by signal 9" in output and "where the memory ran out" in output, output
+    assert "Traceback" not in output and "same command" in output, output
+    status, output = place.run(*given)
+    assert status == 0 and "resumed at step" in output, output
+
+
+def test_a_directory_that_vanishes_under_a_stage_is_named_and_the_run_goes_on_when_it_is_back(place):
+    """As where a shared disk is unmounted. The worker says so, in one line, whatever it was about to do."""
+    given = ("general-distill", "run=vanishes", "reuse=false", "general.epochs=20", "job.nproc=2")
+    stage = place.path / "runs" / "vanishes" / "general"
+    process = place.start(*given)
+    while process.poll() is None and not any(stage.glob("checkpoints/step-*/manifest.json")):
+        time.sleep(0.005)
+    stage.rename(stage.with_name("away"))
+    output = process.communicate(timeout=60)[0]
+    errors = [line for line in output.splitlines() if line.startswith("error:")]
+    assert process.returncode == 2 and len(errors) == 1 and "Traceback" not in output, output
+    assert str(stage.relative_to(place.path)) in errors[0] and "same command again" in errors[0], output
+    assert not stage.exists()
+    stage.with_name("away").rename(stage)
+    status, output = place.run(*given)
+    assert status == 0 and "resumed at step" in output, output
 
 
 def test_ranks_accumulation_and_zero_give_the_same_losses(place):

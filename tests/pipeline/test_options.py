@@ -56,6 +56,12 @@ def test_a_wrong_option_is_one_line_that_names_it(override, words):
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("other", ["job.skip_bad_batches=true", "job.precision=fp16"])
+def test_what_needs_zero_0_is_refused_before_anything_starts(other):
+    with pytest.raises(UserError, match=f"{other} needs job.zero=0"):
+        load("small", ["job.zero=2", other])
+
+
 def test_an_unknown_preset_lists_the_known(tmp_path):
     with pytest.raises(UserError, match="small, tinybert4, tinybert6"):
         load("smal", [])

@@ -37,6 +37,7 @@ def test_one_row_too_many_is_told_and_other_errors_are_not_taken_for_it():
 def test_more_than_the_free_memory_is_an_error_and_not_a_kill():
     program = """
 import psutil, torch
+from stages import limits
 from stages.memory import errors_when_full, ran_out
 with errors_when_full(1):
     try:
@@ -44,7 +45,14 @@ with errors_when_full(1):
     except RuntimeError as error:
         assert ran_out(error), error
         print("told")
-torch.ones(10**6)
+limits.memory = lambda: (10**9, 2 * 10**8)  # as in a container
+with errors_when_full(1):
+    try:
+        torch.ones(75 * 10**6)
+    except RuntimeError as error:
+        assert ran_out(error), error
+        print("told")
+torch.ones(75 * 10**6)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.returncode == 0 and result.stdout == "told\n", result.stderr
+    assert result.returncode == 0 and result.stdout == 2 * "told\n", result.stderr

@@ -34,8 +34,8 @@ KILLS = {
     "SIGTERM": signal.SIGTERM,
 }
 TRAINING = ("masked_lm", "teacher", "general", "intermediate", "prediction", "finetuned", "finetuned_general")
-SECONDS = {"augment": 6.0} | dict.fromkeys(TRAINING, 1.0)
-"""A stage is killed at most so long after it has begun: a training one to train, the other to start."""
+SECONDS = {"augment": 6.0} | dict.fromkeys(TRAINING, 0.5)
+"""A stage is killed at most so long after it has begun: a training one to save, the other to start."""
 
 EPOCHS = ("tuning", "general", "masked_lm", "intermediate", "prediction", "finetuning")
 AUGMENTED = (
@@ -82,16 +82,17 @@ def _kills(place: Workplace, ranks: int, kills: int) -> Iterator[Outcome]:
         f"job.nproc={ranks}",
         "reuse=false",
         *AUGMENTED,
-        *(f"{stage}.epochs={4 + 4 * kills}" for stage in EPOCHS),
+        *(f"{stage}.epochs={2 + 2 * kills}" for stage in EPOCHS),
     )
     whole, run = f"whole{ranks}", place.path / "runs" / f"killed{ranks}"
-    status, output = place.run("task-distill", f"run={whole}", *same)
+    status, output = place.run("task-distill", f"run={whole}", *same, "job.checkpoint_seconds=1000")
     assert status == 0, output
     where = f"{ranks} rank{'s' * (ranks > 1)}"
     outcomes = {fault: Outcome(fault, where) for fault in KILLS}
     while True:
+        began = time.time()
         process = place.start("task-distill", f"run={run.name}", *same)
-        stage = _stage_to_kill(run, process, outcomes, kills)
+        stage = _stage_to_kill(run, process, began, outcomes, kills)
         if stage is None:
             break
         time.sleep(random.uniform(0, SECONDS[stage]))
@@ -115,15 +116,16 @@ def _kills(place: Workplace, ranks: int, kills: int) -> Iterator[Outcome]:
 
 
 def _stage_to_kill(
-    run: Path, process: subprocess.Popen, outcomes: dict[str, Outcome], kills: int
+    run: Path, process: subprocess.Popen, began: float, outcomes: dict[str, Outcome], kills: int
 ) -> str | None:
-    """Wait for a stage that is still to be killed; None when the command has ended."""
+    """Wait until a stage that is still to be killed goes on since `began`; None when the command has ended."""
     while process.poll() is None:
         for stage in SECONDS:
-            begun = run / stage / ("checkpoints" if stage in TRAINING else "stage.json")
+            sign = run / stage / ("checkpoints" if stage in TRAINING else "stage.json")
             times = sum(outcome.times[stage] for outcome in outcomes.values())
             if (
-                begun.exists()
+                sign.exists()
+                and sign.stat().st_mtime > began  # not only what was left of it
                 and not (run / stage / "finished.json").exists()
                 and times < kills
                 and workers_of(run)
