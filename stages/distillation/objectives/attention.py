@@ -85,15 +85,18 @@ class AttentionMaps(Objective):
                 mine = self._maps(student.queries_BHLD[s], student.keys_BHLD[s], batch.attention_mask)
                 theirs = self._maps(teacher.queries_BHLD[t], teacher.keys_BHLD[t], batch.attention_mask)
                 if self.distance == "mse":
-                    distance = (mine - theirs).square().sum(-1)
+                    distance = (mine.exp() - theirs.exp()).square().sum(-1)
                 else:
-                    distance = (torch.xlogy(theirs, theirs) - torch.xlogy(theirs, mine)).sum(-1)
+                    distance = (theirs.exp() * (theirs - mine)).sum(-1)
                 total = total + (distance.mean(1) * mask_BL).sum()
         return {"maps": Term(total, "pairs" if self.distance == "mse" else "tokens", self.weight)}
 
     def _maps(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> Tensor:
-        maps_BHLL = softmax_of(q_BHLD, k_BHLD, mask_BL).exp()
-        return maps_BHLL.mean(1, keepdim=True) if self.averaged else maps_BHLL
+        """Logarithms of the probabilities."""
+        maps_BHLL = softmax_of(q_BHLD, k_BHLD, mask_BL)
+        if self.averaged:
+            return maps_BHLL.logsumexp(1, keepdim=True) - math.log(maps_BHLL.shape[1])
+        return maps_BHLL
 
 
 def without_embedding(layers: dict[int, int]) -> dict[int, int]:
