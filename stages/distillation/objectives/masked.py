@@ -37,9 +37,9 @@ class MaskedWords(Objective):
 
 
 class MaskedSoftLabels(Objective):
-    """Cross-entropy with the teacher's distribution over the vocabulary at the masks, both at temperature T.
+    """KL(teacher || student) of the distributions over the vocabulary at the masks, both at temperature T.
 
-    Its gradient is that of KL(teacher || student) (DistilBERT, arXiv 1910.01108, section 2).
+    Its gradient is that of the soft cross-entropy (DistilBERT, arXiv 1910.01108, section 2).
 
     Args:
         pair: the models' configs, and the share that is masked.
@@ -57,8 +57,10 @@ class MaskedSoftLabels(Objective):
 
     def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
         temperature = self.temperature(self.progress)
-        target_NV = torch.softmax(teacher.words_NV.float() / temperature, -1)
-        loss = functional.cross_entropy(student.words_NV.float() / temperature, target_NV, reduction="sum")
+        mine_NV, theirs_NV = (
+            torch.log_softmax(view.words_NV.float() / temperature, -1) for view in (student, teacher)
+        )
+        loss = functional.kl_div(mine_NV, theirs_NV, reduction="sum", log_target=True)
         factor = temperature**2 if self.t_squared else 1.0
         return {"masked_soft_labels": Term(factor * loss / self.share, "tokens", self.weight)}
 
@@ -66,5 +68,7 @@ class MaskedSoftLabels(Objective):
 def share_of(pair: Pair) -> float:
     """The share of word pieces that are masked. Raises UserError where none are."""
     if not pair.masked_share:
-        raise UserError("nothing is masked: it takes a corpus (`data: corpus`) and training.masked_share above 0")
+        raise UserError(
+            "nothing is masked: it takes a corpus (`data: corpus`) and training.masked_share above 0"
+        )
     return pair.masked_share
