@@ -39,13 +39,14 @@ def run(stage: Stage) -> None:
         )
     scores = {}
     if not has_head:
-        stage.say("a head is fitted to the encoder")
         rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
         words = MaskedWords(Pair(model.config, masked_share=options.masked_share))
         job = Job(stage, Distillation(model, [words]), rows, prepare=masking)
         scores["steps"] = job.run().step
     if "corpus" in stage.inputs:
-        scores |= held_out_accuracy(stage, model, tokenizer, masking)
+        scores |= held_out_accuracy(
+            stage, model, tokenizer, masking, "its own head" if has_head else "head fitted"
+        )
 
     def write_given(directory) -> None:
         model.save_pretrained(directory)

@@ -53,14 +53,14 @@ class Masking:
 
 
 def held_out_accuracy(
-    stage: Stage, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, masking: Masking
+    stage: Stage, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, masking: Masking, whose: str
 ) -> dict[str, float]:
     """{"accuracy": of masked pieces of documents held out from the stage's corpus}; empty where none are."""
     if not has_held_out(stage):
         return {}
     rows = corpus_rows(stage, tokenizer, stage.training.max_length, HELD_OUT_TOKENS, held_out=True)
     share = accuracy(stage, model, masking, rows)
-    stage.say(f"{share:.1%} of the masked word pieces of held-out documents are guessed right")
+    stage.say(f"{share:.1%} of the masked word pieces of held-out documents are guessed right ({whose})")
     return {"accuracy": share}
 
 

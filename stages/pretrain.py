@@ -38,7 +38,7 @@ def run(stage: Stage) -> None:
     job = Job(stage, model, rows, targets, before_step=before_step, prepare=masking)
     scores = {"steps": job.run().step, "tokens": int(rows.lengths.sum())}
     if model.needs.words:
-        scores |= held_out_accuracy(stage, student, tokenizer, masking)
+        scores |= held_out_accuracy(stage, student, tokenizer, masking, "the student")
     stage.publish(save_student(job, tokenizer), scores)
 
 
