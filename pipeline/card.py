@@ -15,7 +15,7 @@ from stages.tasks.packaged import TEACHER_NAME
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 """The hub's names of metrics, where they are others."""
 
-ENGLISH = ("glue", "packaged")
+ENGLISH = ("glue", "packaged", "newsgroups")
 """Readers whose tasks are in English."""
 
 UNTOLD = re.compile(

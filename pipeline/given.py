@@ -35,7 +35,7 @@ def task_stages(o: Options, preset: str, suffix: str) -> Named:
         if o.student and o.student != "teacher-layers":
             given["student"] = _model(o.student, "student", STUDENT, run)
         if not o.student or o.augment and o.corpus:
-            given["corpus"] = _corpus(o, run)
+            given["corpus"] = given_corpus(o.corpus, run)
         if o.augment:
             given |= _for_augmentation(o, run)
         if unlabelled := unlabelled_files(task["identity"]):
@@ -60,7 +60,10 @@ def general_stages(o: Options, preset: str, suffix: str) -> Named:
     """The general student."""
 
     def declared(run: Path) -> list:
-        given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "corpus": _corpus(o, run)}
+        given = {
+            "teacher": _model(o.teacher, "teacher", PACKAGED, run),
+            "corpus": given_corpus(o.corpus, run),
+        }
         return [check(o, given, only_general=True), general(o, given)]
 
     return (o.run or preset) + suffix, declared
@@ -69,7 +72,13 @@ def general_stages(o: Options, preset: str, suffix: str) -> Named:
 def given_teacher_and_task(o: Options, task: dict, run: Path, corpus: bool = False) -> dict[str, dict]:
     """The identities of the teacher, the task and, where it is wanted, the corpus."""
     given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
-    return given | ({"corpus": _corpus(o, run)} if corpus else {})
+    return given | ({"corpus": given_corpus(o.corpus, run)} if corpus else {})
+
+
+def given_corpus(name: str, run: Path) -> dict:
+    """The identity of a corpus."""
+    source = find_corpus(name)
+    return _data({"name": source.name, "identity": source.identity}, run)
 
 
 def given_task(o: Options) -> dict:
@@ -106,11 +115,6 @@ def _model(name: str, what: str, instead: str, run: Path) -> dict:
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"{what}={name}: there is no such directory; {instead}")
     return pin(name, "model", instead, run)
-
-
-def _corpus(o: Options, run: Path) -> dict:
-    source = find_corpus(o.corpus)
-    return _data({"name": source.name, "identity": source.identity}, run)
 
 
 def _data(source: dict, run: Path) -> dict:

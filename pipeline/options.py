@@ -77,11 +77,17 @@ class General(Distilling):
 
 
 @dataclass
-class MaskedLM(Training):
-    """Fitting a masked-LM head for augmentation, where the encoder has none."""
+class Pretraining(Training):
+    """A recipe's student of unlabelled text."""
 
     masked_share: float = option(0.15, "share of the word pieces that are masked (BERT: 0.15)")
     tokens: int = option(20_000_000, "word pieces of the corpus to use; 0: all")
+
+
+@dataclass
+class MaskedLM(Pretraining):
+    """Fitting a masked-LM head for augmentation and recipes, where the encoder has none."""
+
     seed: int = option(1, "a seed of its own, so that runs of several seeds share the head")
 
 
@@ -356,8 +362,8 @@ def _check(o: Options) -> None:
             f"{name}.projection={s.projection!r}: per_layer or shared",
         )
     need(
-        0 < o.masked_lm.masked_share < 1,
-        f"masked_lm.masked_share={o.masked_lm.masked_share} must be between 0 and 1",
+        o.masked_lm.masked_share != 0,
+        "masked_lm.masked_share=0 masks nothing: it must be above 0",
     )
     for name in ("masked_lm", "augmentation"):
         need(getattr(o, name).seed >= 0, f"{name}.seed={getattr(o, name).seed} must not be negative")
@@ -425,6 +431,9 @@ def _wrong_of_training(s: Training, name: str) -> list[str]:
         (s.clip > 0, f"clip={s.clip} must be above 0"),
         (s.schedule in ("linear", "constant"), f"schedule={s.schedule!r} must be linear or constant"),
     ]
+    if isinstance(s, Pretraining):
+        share = s.masked_share
+        limits.append((0 <= share < 1, f"masked_share={share} must be from 0 to below 1"))
     return [f"{name}.{message}" for holds, message in limits if not holds]
 
 

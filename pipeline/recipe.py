@@ -11,9 +11,12 @@
     baseline: name                   # what the gains are over
     main: name                       # the student that report, predict and export speak of
 
-A student's settings: `student` (layers, width, feed_forward, heads, dropout, and `init`: random, teacher-layers with
+A student's settings: `data` (task, its gold labels and tuned teacher; corpus, unlabelled text; or another corpus, as
+corpus= names it), `student` (layers, width, feed_forward, heads, dropout, and `init`: random, teacher-layers with
 `init_layers` a layer map, general, or the name of one that stands before it), `objectives` (lines `- name: {setting:
-value}`), `layer_map`, `training` (the options every training stage has). A level of a grid may hold `without: [factor]`
+value}`), `layer_map`, `training` (the options every training stage has; on a corpus also `masked_share` and `tokens`).
+A student of a corpus stands under `stages`. Its teacher is the given one; where pieces are masked, that one with a
+masked-LM head (stage masked_lm), fitted to the same corpus where it has none. A level of a grid may hold `without: [factor]`
 where another factor means nothing to it.
 """
 
@@ -26,14 +29,14 @@ from typing import Any
 
 from checkpoints.errors import UserError
 from pipeline import options as options_module
-from pipeline.given import Named, given_task, given_teacher_and_task
-from pipeline.options import Options, Training
-from pipeline.two_stage import Declared, check, evaluation, general, teacher
+from pipeline.given import Named, given_corpus, given_task, given_teacher_and_task
+from pipeline.options import Options, Pretraining, Training
+from pipeline.two_stage import Declared, check, evaluation, general, masked_lm, teacher
 from stages.tasks.text import parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 PARTS = ("about", "preset", "seeds", "baseline", "main", "base", "stages", "students", "grid")
-SETTINGS = ("student", "objectives", "layer_map", "training")
+SETTINGS = ("data", "student", "objectives", "layer_map", "training")
 TAKEN = ("check", "teacher", "general", "evaluate", "task", "random", "teacher-layers")
 
 
@@ -96,7 +99,8 @@ def read_recipe(name: str, overrides: list[str]) -> tuple[Recipe, list[str]]:
     cells, levels = _cells(parts.get("grid") or {}, where)
     shown = [*students, *cells]
     for given in (stages, students, cells):
-        if taken := [n for n in given if n in TAKEN or not all(c.isalnum() or c in "._-" for c in n)]:
+        bad = (n for n in given if not all(c.isalnum() or c in "._-" for c in n))
+        if taken := [*bad, *(n for n in given if n in TAKEN or n.startswith("masked_lm"))]:
             raise UserError(f"{where}: a student cannot be named {', '.join(taken)}")
     merged = {n: _merged(base, settings) for n, settings in (stages | students | cells).items()}
     main, baseline = str(parts.get("main") or (shown or [""])[-1]), str(parts.get("baseline") or "")
@@ -120,9 +124,12 @@ def recipe_stages(recipe: Recipe) -> Callable[[Options, str, str], Named]:
         students = _complete(recipe, o)
 
         def declared(run: Path) -> list[Declared]:
-            given = given_teacher_and_task(
-                o, task, run, corpus=any(s["from"] == "general" for s in students.values())
-            )
+            given = given_teacher_and_task(o, task, run)
+            for s in students.values():
+                if s["from"] == "general":
+                    given["corpus"] = given_corpus(o.corpus, run)
+                if s["data"] != "task":
+                    given[_corpus(s)] = given_corpus(o.corpus if s["data"] == "corpus" else s["data"], run)
             return _declared(recipe, students, o, given)
 
         return (o.run or recipe.name) + suffix, declared
@@ -131,26 +138,48 @@ def recipe_stages(recipe: Recipe) -> Callable[[Options, str, str], Named]:
 
 
 def _declared(recipe: Recipe, students: dict, o: Options, given: dict) -> list[Declared]:
-    made = [general(o, given)] if "corpus" in given else []
+    from_general = any(s["from"] == "general" for s in students.values())
+    made = [general(o, given)] if from_general else []
     plans = {}
     for name, s in students.items():
         options = {key: s[key] for key in ("training", "objectives", "layer_map")}
+        kind, data, training = "student", "task", s["training"]
         inputs = {"teacher": "teacher", "task": given["task"]}
+        if s["data"] != "task":
+            kind, data = "pretrain", _corpus(s)
+            inputs = {"teacher": given["teacher"], "corpus": given[data]}
+            if training["masked_share"]:
+                inputs["teacher"] = fitted = f"masked_lm-{given[data]['name']}"
+                if fitted not in plans:
+                    made.append(masked_lm(o, given, fitted, data))
+                    plans[fitted] = _plan("teacher", data, asdict(o.masked_lm))
         inputs |= {"student": s["from"]} if s["from"] else {}
-        plans[name] = options | {"student": s["sizes"]}
+        plans[name] = _plan("both", data, training) | {"student": s["sizes"]}
+        plans[name] |= {key: s[key] for key in ("objectives", "layer_map")}
         if not s["from"]:
             options["student"] = s["sizes"] | {key: s[key] for key in ("init", "init_layers")}
-        made.append(Declared(name, "student", {"seed": o.seed, "allow_bin": o.allow_bin} | options, inputs))
+        made.append(Declared(name, kind, {"seed": o.seed, "allow_bin": o.allow_bin} | options, inputs))
     models = {"teacher": "teacher"} | {name: name for name in recipe.shown}
     lengths = {name: students[name]["training"]["max_length"] for name in recipe.shown}
     lengths["teacher"] = o.tuning.max_length
-    first = check(o, given, students=plans)
+    first = check(o, given, plans=plans, from_general=from_general)
     return [
         first,
         teacher(o, given),
         *made,
         evaluation(models, recipe.main, lengths, {"task": given["task"]}),
     ]
+
+
+def _corpus(student: dict[str, Any]) -> str:
+    """What the corpus of a student is called among what is given."""
+    return "corpus" if student["data"] == "corpus" else f"corpus {student['data']}"
+
+
+def _plan(models: str, data: str, training: dict[str, Any]) -> dict[str, Any]:
+    """What the stage `check` looks at."""
+    plan = {"models": models, "data": data} | {key: training[key] for key in ("max_length", "epochs")}
+    return plan | {key: training[key] for key in ("masked_share", "tokens") if key in training}
 
 
 def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:
@@ -178,14 +207,19 @@ def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:
         options_module.fill(sizes, student, f"{where}: student.")
         if sizes.width and sizes.heads and sizes.width % sizes.heads:
             raise UserError(f"{where}: width={sizes.width} must be a multiple of heads={sizes.heads}")
-        training = Training()
+        data = str(settings.get("data", "task"))
+        if data != "task" and name in recipe.shown:
+            raise UserError(
+                f"{where}: only students of the task are evaluated: one of a corpus stands under stages"
+            )
+        training = Training() if data == "task" else Pretraining()
         options_module.fill(training, settings.get("training", {}), f"{where}: training.")
         options_module.check_training(training, f"{where}: training")
         objectives = settings.get("objectives")
         if not isinstance(objectives, list) or not objectives:
             raise UserError(f"{where}: objectives must be a list of lines `- name: {{setting: value}}`")
         complete[name] = {
-            "sizes": asdict(sizes), "from": source, "init": init, "init_layers": which,
+            "data": data, "sizes": asdict(sizes), "from": source, "init": init, "init_layers": which,
             "objectives": objectives, "layer_map": settings.get("layer_map", "uniform"), "training": asdict(training),
         }  # fmt: skip
     return complete

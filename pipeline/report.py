@@ -126,7 +126,9 @@ def _compared_curves(runs: list[FinishedRun], colours: dict[str, str]) -> list[t
 
 def _cell(stage: FinishedStage) -> tuple[str, str]:
     """(what a stage is drawn as, its values where it is one of a grid of training options)."""
-    return (stage.name, "") if stage.spec["kind"] == "student" else stage.name.partition("-")[::2]
+    return (
+        (stage.name, "") if stage.spec["kind"] in ("student", "pretrain") else stage.name.partition("-")[::2]
+    )
 
 
 def _sum(losses: dict[str, plots.Points]) -> plots.Points:

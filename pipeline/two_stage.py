@@ -32,17 +32,26 @@ def general(o: Options, given: dict[str, dict]) -> Declared:
     )
 
 
+def masked_lm(
+    o: Options, given: dict[str, dict], name: str = "masked_lm", corpus: str = "corpus"
+) -> Declared:
+    """The masked language model, fitted to the given `corpus` if it has no head."""
+    training = asdict(o.masked_lm)
+    options = _common(o) | {"seed": training.pop("seed")} | {"training": training}
+    inputs = {"model": given.get("masked_lm") or given["teacher"]}
+    inputs |= {"corpus": given[corpus]} if corpus in given else {}
+    return Declared(name, "masked_lm", options, inputs)
+
+
 def augmentation(o: Options, given: dict[str, dict]) -> list[Declared]:
     """The masked language model, and the augmented rows."""
-    fitting, settings = asdict(o.masked_lm), asdict(o.augmentation)
-    fitted, varied = (_common(o) | {"seed": group.pop("seed")} for group in (fitting, settings))
+    settings = asdict(o.augmentation)
+    varied = _common(o) | {"seed": settings.pop("seed")}
     del settings["masked_lm"], settings["vectors"]  # inputs, known by their contents
-    model = {"model": given.get("masked_lm") or given["teacher"]}
-    model |= {"corpus": given["corpus"]} if "corpus" in given else {}
     inputs = {"masked_lm": "masked_lm", "task": given["task"]}
     inputs |= {"vectors": given["vectors"]} if "vectors" in given else {}
     return [
-        Declared("masked_lm", "masked_lm", fitted | {"training": fitting}, model),
+        masked_lm(o, given),
         Declared("augment", "augment", varied | {"augmentation": settings}, inputs),
     ]
 
@@ -66,7 +75,11 @@ def evaluation(models: dict[str, str], student: str, lengths: dict[str, int], in
 
 
 def check(
-    o: Options, given: dict[str, dict], only_general: bool = False, students: dict[str, dict] | None = None
+    o: Options,
+    given: dict[str, dict],
+    only_general: bool = False,
+    plans: dict[str, dict] | None = None,
+    from_general: bool = True,
 ) -> Declared:
     """What is looked at before any work: of each training stage its models, data and length.
 
@@ -74,10 +87,11 @@ def check(
         o: the options.
         given: identities.
         only_general: there is no task.
-        students: of a recipe: name -> sizes, objectives, layer map and training.
+        plans: of a recipe: stage -> what is looked at, for those that are its own.
+        from_general: whether a student begins as the general one.
     """
-    groups = {} if o.student or students and "corpus" not in given else {"general": o.general}
-    if students:
+    groups = {"general": o.general} if from_general and not o.student else {}
+    if plans:
         groups |= {"tuning": o.tuning}
     elif not only_general:
         groups |= {"tuning": o.tuning, "intermediate": o.intermediate, "prediction": o.prediction}
@@ -95,16 +109,12 @@ def check(
             stages[name]["variants"] = o.augmentation.variants
             stages[name]["targets"] = getattr(group, "targets", "teacher")
         stages[name] |= {key: getattr(group, key) for key in ("layer_map", "tokens") if hasattr(group, key)}
-    for name, s in (students or {}).items():
-        stages[name] = {"models": "both", "data": "task"} | {
-            key: s["training"][key] for key in ("max_length", "epochs")
-        }
-        stages[name] |= {key: s[key] for key in ("student", "objectives", "layer_map")}
+    stages |= plans or {}
     architecture = asdict(o.architecture)
     if o.student == "teacher-layers":
         architecture = {"layers": o.architecture.layers}
     options = {"stages": stages, "architecture": architecture, "teacher_labels": o.teacher_labels}
-    read = {name: given[name] for name in ("teacher", "student", "corpus", "task") if name in given}
+    read = {name: of for name, of in given.items() if name not in ("masked_lm", "vectors", "unlabelled")}
     return Declared("check", "check", options, read)
 
 

@@ -33,15 +33,16 @@ def run(stage: Stage) -> None:
         student = student_config(teacher, **plan["student"]) if "student" in plan else given
         if "objectives" in plan:
             for line in plan["objectives"]:
-                build(line, Pair(student, teacher, layers))
+                build(line, Pair(student, teacher, layers, plan.get("masked_share", 0.0)))
         elif layers is not None:
             layer_map(layers, student.num_hidden_layers, teacher.num_hidden_layers)
         for config in {"teacher": [teacher], "both": [teacher, student], "student": [student]}[
             plan["models"]
         ]:
             check_length(config, plan["max_length"], name)
-        if plan["data"] == "corpus":
-            rows = corpus_rows(stage, tokenizer, plan["max_length"], plan["tokens"])
+        if plan["data"] != "task":
+            held_out = False if "masked_share" in plan else None
+            rows = corpus_rows(stage, tokenizer, plan["max_length"], plan["tokens"], held_out, plan["data"])
         else:
             rows = task_rows(stage, task, "train", tokenizer, plan["max_length"])
         tokens, length = int(rows.lengths.sum()) * plan["epochs"], float(rows.lengths.mean())

@@ -87,6 +87,7 @@ class Job:
         record: gathered while training.
         before_step: told the share of the steps that are done, where that changes the loss; what it does depends on
             nothing else, for it is not saved. Such a loss must be finite, but may grow.
+        prepare: what is done to a batch before teacher and student see it.
     """
 
     def __init__(
@@ -98,10 +99,11 @@ class Job:
         evaluate: Callable[[], float] | None = None,
         record: Record | None = None,
         before_step: Callable[[float], None] | None = None,
+        prepare: Callable[[Batch], Batch] | None = None,
     ):
         self.stage, self.model, self.rows = stage, model, rows
         self.targets, self.evaluate, self.record = targets, evaluate, record
-        self.before_step = before_step
+        self.before_step, self.prepare = before_step, prepare
         self.options, self.settings = stage.training, stage.job
         self.state = State()
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
@@ -219,7 +221,7 @@ class Job:
     ) -> tuple[dict[str, Term], Tensor]:
         """Forward and backward of a micro-batch. Returns its terms, and its share of the global loss."""
         with self.clock("data"):
-            batch = collate(self.rows, indices, weights).to(self.stage.device)
+            batch = self._batch(indices, weights)
         with self.clock("teacher"):
             targets = self.targets(batch) if self.targets else None
         with self.clock("student"):
@@ -229,6 +231,10 @@ class Job:
             # DeepSpeed averages gradients over ranks; ours are shares of one global mean.
             self.engine.backward(loss * self.world, scale_wrt_gas=False)
         return terms, loss.detach()
+
+    def _batch(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
+        batch = collate(self.rows, indices, weights).to(self.stage.device)
+        return self.prepare(batch) if self.prepare else batch
 
     def _is_bad(self, loss: Tensor, global_rows: np.ndarray) -> bool:
         """Whether a batch's loss is not finite, on any rank. Says so, and stops where that does not end."""
@@ -282,7 +288,7 @@ class Job:
         size = sum(parameter.numel() for parameter in self.model.parameters())
         moments = torch.ones(2, size, device=self.stage.device)
         try:
-            batch = collate(self.rows, indices, np.zeros(len(indices), np.float32)).to(self.stage.device)
+            batch = self._batch(indices, np.zeros(len(indices), np.float32))
             low = self.stage.precision != torch.float32
             with torch.autocast(self.stage.device.type, self.stage.precision, enabled=low):
                 terms = self.model(batch, self.targets(batch) if self.targets else None)

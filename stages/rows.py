@@ -55,17 +55,19 @@ def corpus_rows(
     max_length: int,
     tokens: int,
     held_out: bool | None = None,
+    given: str = "corpus",
 ) -> TokenRows:
     """The rows of the unlabelled corpus.
 
     Args:
-        stage: whose input "corpus" is read.
+        stage: whose input `given` is read.
         tokenizer: a fast one.
         max_length: word pieces of a row.
         tokens: limit of word pieces, 0 takes all.
         held_out: True takes every 50th document, False the others, None all.
+        given: name of the input.
     """
-    source = stage.inputs["corpus"]
+    source = stage.inputs[given]
     part = {} if held_out is None else {"held_out": held_out, "every": HELD_OUT_EVERY}
 
     def write(directory: Path) -> None:

@@ -52,29 +52,34 @@ def set_dropout(config: PretrainedConfig, dropout: float) -> PretrainedConfig:
     return config
 
 
-def random_student(config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """An encoder with random weights, drawn from `seed`."""
+def random_student(config: PretrainedConfig, seed: int, kind: type = AutoModel) -> PreTrainedModel:
+    """An encoder (or `kind` of model) with random weights, drawn from `seed`."""
     torch.manual_seed(seed)
-    return AutoModel.from_config(config, attn_implementation=TAP)
+    return kind.from_config(config, attn_implementation=TAP)
 
 
 def student_from_teacher_layers(
-    teacher: PreTrainedModel, layers: int, dropout: float, which: str | Sequence[int] = "uniform"
+    teacher: PreTrainedModel,
+    layers: int,
+    dropout: float,
+    which: str | Sequence[int] = "uniform",
+    kind: type = AutoModel,
 ) -> PreTrainedModel:
     """An encoder of the teacher's width that begins as some of its layers: every k-th (k = N / M) if `which` is uniform.
 
     Args:
-        teacher: an encoder.
+        teacher: of the same kind; what is no layer (embeddings, heads) begins as its own.
         layers: of the student.
         dropout: of the student.
         which: a layer map: uniform, first, last, or a list of teacher layers.
+        kind: AutoModel, an encoder; AutoModelForMaskedLM, one with a masked-LM head.
 
     Raises:
         UserError: the layer counts do not fit the map, or the layers are not found by name.
     """
     chosen = layer_map(which, layers, teacher.config.num_hidden_layers)
     config = student_config(teacher.config, layers, dropout=dropout)
-    student = AutoModel.from_config(config, attn_implementation=TAP)
+    student = kind.from_config(config, attn_implementation=TAP)
     weights, layer = teacher.state_dict(), re.compile(r"(.*\blayer\.)(\d+)(\..*)")
 
     def source(name: str) -> str:

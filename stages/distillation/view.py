@@ -1,6 +1,7 @@
 """Views: what one forward pass shows of a model.
 
-Axes in names: B rows, H heads, L positions, D width of a head, W width of the hidden states, C classes.
+Axes in names: B rows, H heads, L positions, D width of a head, W width of the hidden states, C classes, N masks of a
+batch, V vocabulary.
 
 Queries, keys and values are read through transformers' registry of attention functions: a registered function
 runs SDPA unchanged and hands over the queries, keys and values of the layers that are asked for. No model code is
@@ -17,6 +18,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from data_aug.masked_lm import head_alone
+
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
@@ -28,13 +31,14 @@ class Needs:
     """The fields of a view that an objective reads; nothing else is produced.
 
     `hidden` holds indices of hidden states (0: the embedding output), `scores` and `values` indices of transformer
-    layers, from 1, whose queries and keys, or values, are wanted.
+    layers, from 1, whose queries and keys, or values, are wanted; `words` asks what stands behind the masks.
     """
 
     logits: bool = False
     hidden: frozenset[int] = frozenset()
     scores: frozenset[int] = frozenset()
     values: frozenset[int] = frozenset()
+    words: bool = False
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(
@@ -42,6 +46,7 @@ class Needs:
             self.hidden | other.hidden,
             self.scores | other.scores,
             self.values | other.values,
+            self.words or other.words,
         )
 
 
@@ -54,6 +59,7 @@ class View:
         logits_BC: class scores, or None.
         hidden_BLW: hidden states by index; 0 is the embedding output.
         queries_BHLD, keys_BHLD, values_BHLD: by transformer layer, from 1.
+        words_NV: scores of the vocabulary at the masks of the batch, row by row, or None.
     """
 
     mask_BL: Tensor
@@ -62,6 +68,7 @@ class View:
     queries_BHLD: dict[int, Tensor] = field(default_factory=dict)
     keys_BHLD: dict[int, Tensor] = field(default_factory=dict)
     values_BHLD: dict[int, Tensor] = field(default_factory=dict)
+    words_NV: Tensor | None = None
 
 
 class _Tap:
@@ -105,11 +112,15 @@ def inputs_of(model: nn.Module, batch: "Batch") -> dict[str, Tensor]:
 def read(model: nn.Module, batch: "Batch", needs: Needs) -> View:
     """Run `model` (made with `attn_implementation=TAP`) on a batch and show what is needed of it."""
     _tap.open(needs)
-    output = model(**inputs_of(model, batch), output_hidden_states=bool(needs.hidden))
+    whole = model.base_model if needs.words else model
+    output = whole(**inputs_of(model, batch), output_hidden_states=bool(needs.hidden))
     view = View(mask_BL=batch.attention_mask * batch.weight[:, None])
     view.logits_BC = output.logits if needs.logits else None
     view.hidden_BLW = {index: output.hidden_states[index] for index in needs.hidden}
     view.queries_BHLD, view.keys_BHLD, view.values_BHLD = _tap.queries, _tap.keys, _tap.values
+    if needs.words:  # the vocabulary is read at the masks only
+        states_NW = output[0][batch.labels >= 0]
+        view.words_NV = head_alone(model)(inputs_embeds=states_NW[None]).logits[0]
     _tap.open(Needs())
     return view
 

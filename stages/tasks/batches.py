@@ -37,7 +37,8 @@ class Batch:
         input_ids: (B, L) int64.
         attention_mask: (B, L) int64, 1 for real tokens.
         token_type_ids: (B, L) int64, 1 from the beginning of segment B to the end of the row.
-        labels: (B,) int64 or float32, or None.
+        labels: (B,) int64 or float32; where word pieces are masked, (B, L) int64, the pieces behind the masks
+            and -100 elsewhere; or None.
         weight: (B,) float32, 0 for a row that only fills the batch.
         rows: (B,) int64, the rows' numbers in the data.
     """

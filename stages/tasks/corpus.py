@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.errors import UserError
+from stages.tasks import newsgroups
 from stages.tasks.hub import load_hub
 from stages.tasks.packaged import packaged_corpus
 from stages.tasks.tables import read_json
@@ -34,7 +35,7 @@ def find_corpus(spec: str) -> CorpusSource:
     """Return where a corpus comes from, without reading it.
 
     Args:
-        spec: "packaged" (Wikipedia introductions); a file, directory or glob of .txt, .jsonl (field "text"),
+        spec: "packaged" (Wikipedia introductions); "newsgroups-sci" (20 Newsgroups' science); a file, directory or glob of .txt, .jsonl (field "text"),
             either also with .gz, or .parquet (column "text"); or a hub data set "owner/name" or
             "owner/name:config". What is on disk comes first; a name of that form is a path when its owner
             is a directory here or its ending is one of the above.
@@ -45,6 +46,8 @@ def find_corpus(spec: str) -> CorpusSource:
     if spec == "packaged":
         files = {"introductions": str(packaged_corpus())}
         return CorpusSource("wikipedia-introductions", _identity("packaged", files=files))
+    if spec == newsgroups.CORPUS:
+        return CorpusSource(spec, newsgroups.identity())
     paths = _paths(spec) if spec else []
     name = re.sub("[^a-z0-9]+", "-", Path(spec).name.lower()).strip("-") or "corpus"
     if paths:
@@ -101,6 +104,9 @@ def _all_documents(source: CorpusSource, revision: str | None) -> Iterator[str]:
     identity = source.identity
     if identity["reader"] == "hub":
         yield from _hub_documents(identity["hub"], identity["config"], revision)
+        return
+    if identity["reader"] == "newsgroups":
+        yield from newsgroups.documents(identity["files"])
         return
     for path in map(Path, identity["files"].values()):
         if identity["reader"] == "packaged":

@@ -10,13 +10,13 @@ import difflib
 import importlib
 
 from checkpoints.errors import UserError
-from stages.tasks import files, glue, packaged
+from stages.tasks import files, glue, newsgroups, packaged
 from stages.tasks.types import Split, Task, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
 
-READERS = (glue, packaged, files)
-KNOWN = (*glue.TASKS, *packaged.TASKS)
+READERS = (glue, packaged, newsgroups, files)
+KNOWN = (*glue.TASKS, *packaged.TASKS, *newsgroups.TASKS)
 
 
 def find_task(

@@ -1,4 +1,4 @@
-"""The masked-LM objective against a plain reference, and what is held out."""
+"""Masks, the losses behind them against plain references, and what is held out."""
 
 from types import SimpleNamespace
 
@@ -7,11 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from checkpoints.errors import UserError
+from stages.distill import Distillation
 from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
-from stages.masked_lm import MaskedPieces, accuracy
+from stages.distillation.objectives import Pair, build
+from stages.distillation.view import Needs, View
+from stages.masking import Masking, accuracy
 from stages.rows import corpus_rows
 from stages.stage import Stage
-from stages.tasks.batches import collate
+from stages.tasks.batches import Batch, collate
 from tests.conftest import make_corpus, make_encoder
 
 
@@ -42,9 +46,10 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
     assert not has_head
     rows = corpus_rows(stage, tokenizer, 32, 0)
     batch = collate(rows, [0, 1, 2, 3], np.array([1.0, 1, 1, 0]))
-    objective = MaskedPieces(model.eval(), tokenizer, 0.3)
+    masking = Masking(tokenizer, 0.3)
+    words = build("masked_words", Pair(model.config, masked_share=0.3))
     torch.manual_seed(5)
-    term = objective(batch, None)["masked_lm"]
+    term = Distillation(model.eval(), [words])(masking(batch), None)["masked_words"]
 
     torch.manual_seed(5)
     drawn = torch.rand(batch.input_ids.shape)
@@ -63,8 +68,48 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
         loss += F.cross_entropy(logits[row, place], batch.input_ids[row, place]).item()
     assert masks and term.sum.item() == pytest.approx(loss / 0.3, rel=1e-5)
     assert term.per == "tokens" and term.weight == 1
-    before = accuracy(stage, objective, rows)
-    assert accuracy(stage, objective, rows) == before
+    before = accuracy(stage, model, masking, rows)
+    assert accuracy(stage, model, masking, rows) == before
+
+
+@pytest.mark.parametrize("t_squared", [False, True])
+def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
+    labels = torch.tensor([[-100, 3, -100], [0, -100, 2]])
+    ones = torch.ones_like(labels)
+    batch = Batch(ones, ones, ones, labels, torch.ones(2), torch.arange(2))
+    z_s, z_t = torch.randn(3, 5), torch.randn(3, 5)
+    objective = build(
+        {"masked_soft_labels": {"temperature": 2.0, "t_squared": t_squared, "weight": 5}},
+        Pair(None, masked_share=0.25),
+    )
+    term = objective(View(ones, words_NV=z_s), View(ones, words_NV=z_t), batch)["masked_soft_labels"]
+    expected = 0.0
+    for mask in range(3):
+        p, q = (np.exp(z[mask].double().numpy() / 2.0) for z in (z_t, z_s))
+        p, q = p / p.sum(), q / q.sum()
+        expected += sum(p[word] * (np.log(p[word]) - np.log(q[word])) for word in range(5))
+    assert term.sum.item() == pytest.approx((4 if t_squared else 1) * expected / 0.25, rel=1e-5)
+    assert (term.per, term.weight) == ("tokens", 5)
+
+
+def test_what_is_read_at_masks_needs_masks():
+    for name in ("masked_words", "masked_soft_labels"):
+        with pytest.raises(UserError, match=f"{name}: nothing is masked: .*masked_share"):
+            build(name, Pair(None))
+
+
+def test_a_single_layer_is_learned_without_a_projection():
+    sizes = {"num_hidden_layers": 3, "hidden_size": 8, "num_attention_heads": 2}
+    pair = Pair(SimpleNamespace(**sizes), SimpleNamespace(**sizes | {"num_hidden_layers": 6}))
+    line = {"distance": "cosine", "projection": "none", "only": [3]}
+    objective = build({"hidden_states": line}, pair)
+    assert objective.student_needs == Needs(hidden=frozenset({3}))
+    assert objective.teacher_needs == Needs(hidden=frozenset({6})) and not list(objective.parameters())
+    with pytest.raises(UserError, match=r"only=\[4\] must be a list of student layers from 0 to 3"):
+        build({"hidden_states": line | {"only": [4]}}, pair)
+    wide = Pair(pair.student, SimpleNamespace(**sizes | {"hidden_size": 12}))
+    with pytest.raises(UserError, match="the student's width 8 must be the teacher's 12"):
+        build({"hidden_states": line}, wide)
 
 
 def test_a_head_is_tied_saved_and_found_again(tmp_path, world):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from checkpoints.errors import UserError
 from stages.distillation.objectives import Objective, Pair, Term, choose
 from stages.distillation.view import Needs, View
 
@@ -26,7 +27,8 @@ class HiddenStates(Objective):
         layer_map: the pair's own, where none.
         weight: of the term in the loss.
         distance: mse, normalised or cosine.
-        projection: per_layer, as the paper; or shared, one for all layers, as the published code.
+        projection: per_layer, as the paper; shared, one for all layers, as the published code; or none, for equal widths.
+        only: the student layers that learn, 0 the embedding, such as [3]; all, where none are named.
     """
 
     def __init__(
@@ -36,12 +38,16 @@ class HiddenStates(Objective):
         weight: Any = 1.0,
         distance: str = "mse",
         projection: str = "per_layer",
+        only: list[int] | None = None,
     ):
         super().__init__(weight)
-        self.layers, self.teacher_width = pair.layers(layer_map), pair.teacher.hidden_size
+        self.layers, self.teacher_width = chosen_of(pair.layers(layer_map), only), pair.teacher.hidden_size
         self.distance = choose(distance, ("mse", "normalised", "cosine"), "distance")
-        shared = choose(projection, ("per_layer", "shared"), "projection") == "shared"
-        self.projections = projections(pair, 1 if shared else len(self.layers))
+        choose(projection, ("per_layer", "shared", "none"), "projection")
+        if projection == "none":
+            self.projections = nn.ModuleList([unprojected(pair)])
+        else:
+            self.projections = projections(pair, 1 if projection == "shared" else len(self.layers))
         self.student_needs = Needs(hidden=frozenset(self.layers))
         self.teacher_needs = Needs(hidden=frozenset(self.layers.values()))
 
@@ -109,3 +115,20 @@ def gram(a_BLW: Tensor, b_BLW: Tensor, mask_BL: Tensor) -> Tensor:
 def projections(pair: Pair, count: int) -> nn.ModuleList:
     """So many learned maps of the student's width to the teacher's."""
     return nn.ModuleList(nn.Linear(pair.student.hidden_size, pair.teacher.hidden_size) for _ in range(count))
+
+
+def unprojected(pair: Pair) -> nn.Module:
+    """The student's states as they are. Raises UserError where the teacher's are of another width."""
+    mine, theirs = pair.student.hidden_size, pair.teacher.hidden_size
+    if mine != theirs:
+        raise UserError(f"projection=none: the student's width {mine} must be the teacher's {theirs}")
+    return nn.Identity()
+
+
+def chosen_of(layers: dict[int, int], only: list[int] | None) -> dict[int, int]:
+    """The entries of a layer map for some student layers. Raises UserError where it has none for one of them."""
+    if only is None:
+        return layers
+    if not isinstance(only, list) or not only or any(layer not in layers for layer in only):
+        raise UserError(f"only={only!r} must be a list of student layers from 0 to {max(layers)}")
+    return {layer: layers[layer] for layer in only}

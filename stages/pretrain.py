@@ -1,0 +1,62 @@
+"""A student of unlabelled text under any objectives, from which students of a task begin.
+
+It begins from random weights, from some of the teacher's layers, or from what an earlier stage made. With
+`masked_share` above 0 it is a masked language model, teacher and student read the same masked text, and the share of
+held-out words that it guesses is said; with 0 it is an encoder that reads the text as it is. The last weights are kept.
+"""
+
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
+
+from stages.distill import Distillation, save_student, teacher_views
+from stages.distillation.models import load_config, load_encoder, load_masked_lm, load_tokenizer
+from stages.distillation.objectives import Pair, build
+from stages.distillation.students import random_student, student_config, student_from_teacher_layers
+from stages.distillation.teachers import FrozenTeacher
+from stages.distillation.view import Needs
+from stages.job import Job
+from stages.masking import Masking, held_out_accuracy
+from stages.rows import corpus_rows
+from stages.stage import Stage
+
+
+def run(stage: Stage) -> None:
+    """Train the student on the corpus under the recipe's objectives."""
+    source, options = stage.model("teacher"), stage.training
+    tokenizer = load_tokenizer(source)
+    masking = Masking(tokenizer, options.masked_share) if options.masked_share else None
+    student = begin(stage)
+    rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
+
+    pair = Pair(student.config, load_config(source), stage.options["layer_map"], options.masked_share)
+    model = Distillation(student, [build(line, pair) for line in stage.options["objectives"]])
+    targets, before_step = None, model.at if model.changes else None
+    if model.teacher_needs != Needs():
+        targets = FrozenTeacher(load(stage, "teacher"), model.teacher_needs, stage.device, stage.precision)
+        if not masking:
+            targets = teacher_views(stage, targets, {"corpus": rows})["corpus"]
+    job = Job(stage, model, rows, targets, before_step=before_step, prepare=masking)
+    scores = {"steps": job.run().step, "tokens": int(rows.lengths.sum())}
+    if model.needs.words:
+        scores |= held_out_accuracy(stage, student, tokenizer, masking, "the student")
+    stage.publish(save_student(job, tokenizer), scores)
+
+
+def begin(stage: Stage) -> PreTrainedModel:
+    """The student as it begins; a masked-LM head is the teacher's, or the identity where it begins without one."""
+    if "student" in stage.inputs:
+        return load(stage, "student")
+    kind = AutoModelForMaskedLM if stage.training.masked_share else AutoModel
+    sizes = dict(stage.options["student"])
+    init, layers = sizes.pop("init"), sizes.pop("init_layers")
+    if init == "teacher-layers":
+        teacher = load(stage, "teacher")
+        return student_from_teacher_layers(teacher, sizes["layers"], sizes["dropout"], layers, kind)
+    return random_student(student_config(load_config(stage.model("teacher")), **sizes), stage.seed, kind)
+
+
+def load(stage: Stage, name: str) -> PreTrainedModel:
+    """A model that the stage is given: with its masked-LM head where pieces are masked."""
+    source = stage.model(name)
+    torch.manual_seed(stage.seed)
+    return load_masked_lm(source)[0] if stage.training.masked_share else load_encoder(source)

@@ -1,0 +1,89 @@
+"""Students of a corpus through the real command: made, killed and resumed, on one rank and two."""
+
+import json
+import shutil
+import signal
+
+import pytest
+
+from tests.conftest import make_corpus
+from tests.integration.conftest import workers_of
+
+RECIPE = """\
+# make recipe NAME=pretrained
+about: a student that goes through three stages of text
+seeds: [1]
+masked_lm: {epochs: 1, batch_size: 8, max_length: 32}
+base:
+  training: {epochs: 1, batch_size: 8, max_length: 32}
+  objectives: [gold_labels]
+stages:
+  text-general:
+    data: corpus
+    student: {layers: 2, width: 8, feed_forward: 16, heads: 2, dropout: 0.0}
+    objectives: [hidden_states, attention_scores]
+    training: {masked_share: 0, epochs: 2}
+  text-bundle:      # all pieces are masked, for which are depends on the rank
+    data: many.txt
+    student: {init: text-general}
+    objectives: [masked_words, masked_soft_labels, attention_maps: {distance: kl}, hidden_states: {only: [2]}]
+    training: {masked_share: 0.999999}
+  text-continued:
+    data: many.txt
+    student: {init: text-bundle}
+    objectives: [masked_words, masked_soft_labels: {weight: {linear: [1, 0]}}]
+students:
+  tuned: {student: {init: text-continued}}
+"""
+COMMAND = ("recipe", "name=pretrained.yaml", "reuse=false")
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    """The run of the recipe."""
+    make_corpus(place.path / "many.txt", 60)
+    (place.path / "pretrained.yaml").write_text(RECIPE)
+    status, output = place.run(*COMMAND)
+    assert status == 0 and "of the masked word pieces of held-out documents" in output, output
+    return place.path / "runs/pretrained-seed1"
+
+
+def losses(stage):
+    """What the stage logged, without what depends on the clock."""
+    clock = ("tokens_per_second", "seconds")
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in clock} for line in lines]
+
+
+def test_the_students_are_made_and_masked_accuracy_is_kept(run):
+    assert set(json.loads((run / "results.json").read_text())) == {"teacher", "tuned"}
+    for stage in ("masked_lm-many-txt", "text-general", "text-bundle", "text-continued"):
+        scores = json.loads((run / stage / "finished.json").read_text())["scores"]
+        assert ("accuracy" in scores) == (stage != "text-general"), stage
+
+
+def test_killed_in_a_stage_of_the_corpus_it_ends_in_the_same_weights(place, run):
+    """The masks after the kill are those that would have been."""
+    weights, lines = place.weights(run.name), losses(run / "text-continued")
+    shutil.rmtree(run / "text-continued")
+    checkpoints = run / "text-continued" / "checkpoints"
+    status, output = place.interrupt(
+        lambda: any(checkpoints.glob("step-*[2-9]/manifest.json")), signal.SIGKILL, *COMMAND
+    )
+    assert status == -signal.SIGKILL, output
+    while workers_of(run):
+        pass
+    status, output = place.run(*COMMAND)
+    assert status == 0 and "[text-continued] goes on" in output and "resumed at step" in output, output
+    assert place.weights(run.name) == weights and losses(run / "text-continued") == lines
+
+
+def test_one_rank_and_two_have_the_same_losses(place, run):
+    alone = losses(run / "text-bundle")
+    shutil.rmtree(run / "text-bundle")
+    status, output = place.run(*COMMAND, "job.nproc=2")
+    assert status == 0 and "[text-bundle] starts" in output, output
+    together = losses(run / "text-bundle")
+    assert len(alone) == len(together) > 10 and alone[0]["masked_words"] > 0
+    for one, two in zip(alone, together, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)

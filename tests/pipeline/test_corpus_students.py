@@ -1,0 +1,55 @@
+"""Recipes with students of a corpus: what they declare."""
+
+import pytest
+
+from checkpoints.errors import UserError
+from pipeline import options
+from pipeline.recipe import _complete, _declared, read_recipe
+
+GIVEN = {name: {"name": name.split()[-1], "identity": {}} for name in ("teacher", "task", "corpus")}
+
+
+def declared(name, *overrides):
+    recipe, rest = read_recipe(name, list(overrides))
+    o = options.load(recipe.preset, rest, recipe.options)
+    given = GIVEN | {"corpus packaged": {"name": "introductions", "identity": {}}}
+    return {stage.name: stage for stage in _declared(recipe, _complete(recipe, o), o, given)}
+
+
+def test_the_compact_biomedical_recipe_declares_its_stages():
+    stages = declared("compact-biomedical")
+    kinds = [stage.kind for stage in stages.values()]
+    assert [kinds.count(kind) for kind in ("masked_lm", "pretrain", "student", "evaluate")] == [1, 9, 9, 1]
+    assert len(stages["evaluate"].options["models"]) == 10
+    bundle, general = stages["text-compact-bundle"], stages["text-general-tiny"]
+    assert bundle.inputs["teacher"] == "masked_lm-corpus" and bundle.inputs["corpus"] == GIVEN["corpus"]
+    assert bundle.options["student"]["init_layers"] == [2, 4, 6]
+    assert general.inputs["teacher"] == GIVEN["teacher"]  # the un-tuned one: nothing of the domain is in it
+    assert general.inputs["corpus"]["name"] == "introductions"
+    assert stages["text-continued-tiny"].inputs["student"] == "text-general-tiny"
+    assert stages["continued-tiny"].inputs == {
+        "teacher": "teacher", "task": GIVEN["task"], "student": "text-continued-tiny",
+    }  # fmt: skip
+    plans = stages["check"].options["stages"]
+    assert plans["text-tiny-bundle"]["data"] == "corpus" and plans["text-tiny-bundle"]["masked_share"] == 0.15
+    assert plans["text-general-tiny"]["data"] == "corpus packaged" and "general" not in plans
+    assert "corpus packaged" in stages["check"].inputs
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("students: {a: {data: corpus, objectives: [masked_words]}}", "stands under stages"),
+        ("students: {a: {training: {masked_share: 0.15}}}", "unknown option 'masked_share'"),
+        (
+            "stages: {a: {data: corpus, objectives: [x], training: {masked_share: 1}}}\nstudents: {b: {}}",
+            "masked_share=1.0 must be from 0 to below 1",
+        ),
+        ("stages: {masked_lm-x: {data: corpus}}\nstudents: {b: {}}", "cannot be named masked_lm-x"),
+    ],
+)
+def test_what_does_not_go_is_told(tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        declared(str(path))

