@@ -47,13 +47,21 @@ def commands(path: Path) -> list[str]:
 def in_place(directory: Path, python: str) -> Path:
     """A directory in which the documents' commands run, `.venv/bin/python` being a script."""
     (directory / ".venv" / "bin").mkdir(parents=True)
-    for name in ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt", "packaged.txt"):
+    for name in (
+        "Makefile",
+        "setup.cfg",
+        "pyproject.toml",
+        "constraints.txt",
+        "packaged.txt",
+        "packaged-recipes.txt",
+    ):
         (directory / name).symlink_to(ROOT / name)
     for name in ("python", "ruff"):
         script = directory / ".venv" / "bin" / name
         script.write_text(f"#!/bin/bash\n{python}\n")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    (directory / ".venv" / ".ready").touch()
+    for stamp in (".ready", ".recipes"):
+        (directory / ".venv" / stamp).touch()
     return directory
 
 

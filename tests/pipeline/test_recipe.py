@@ -76,7 +76,7 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
     [
         (
             "students: {a: {objectives: [gold_labels], rate: 1}}",
-            "students: a: .* must hold student, objectives",
+            "students: a: .* must hold data, student, objectives",
         ),
         ("students: {a: {}}", "a: objectives must be a list"),
         (
