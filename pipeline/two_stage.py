@@ -99,7 +99,9 @@ def check(
         stages[name] = {"models": "both", "data": "task"} | {
             key: s["training"][key] for key in ("max_length", "epochs")
         }
-        stages[name] |= {key: s[key] for key in ("student", "objectives", "layer_map")}
+        stages[name] |= {
+            key: s[key] for key in ("student", "objectives", "layer_map", "with_unlabelled") if key in s
+        }
     architecture = asdict(o.architecture)
     if o.student == "teacher-layers":
         architecture = {"layers": o.architecture.layers}

