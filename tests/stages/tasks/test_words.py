@@ -108,7 +108,9 @@ def test_gold_of_rows_whose_labels_are_hidden():
 @pytest.mark.parametrize("labels, hidden", [(("a", "b"), UNKNOWN), (None, math.nan)])
 def test_hidden_labels_are_gone_and_the_same_for_one_seed(monkeypatch, labels, hidden):
     texts = [f"text {i}" for i in range(20)]
-    whole = Task("t", labels, {"train": Split(texts, None, [i % 2 for i in range(20)])}, ("accuracy",), "accuracy")
+    whole = Task(
+        "t", labels, {"train": Split(texts, None, [i % 2 for i in range(20)])}, ("accuracy",), "accuracy"
+    )
     monkeypatch.setattr("stages.tasks.files.load", lambda source, revision: whole)
 
     def load(seed):
@@ -134,7 +136,11 @@ def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, mo
     found = indonesian.load(source, None)
     assert found.words and len(found.labels) == 16 and found.selection == "accuracy"
     rows = [pair for split in found.splits.values() for pair in zip(split.text_a, split.labels, strict=True)]
-    assert len(rows) == 61 and set(found.splits) == {"train", "dev", "test"} and all(map(len, found.splits.values()))
+    assert (
+        len(rows) == 61
+        and set(found.splits) == {"train", "dev", "test"}
+        and all(map(len, found.splits.values()))
+    )
     tags = dict(rows)["Saya pergi"]
     assert [found.labels[tag] for tag in tags] == ["PR", "VB"]
     with pytest.raises(UserError, match="takes no data"):
