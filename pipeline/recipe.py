@@ -188,10 +188,10 @@ def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:
             | given
         )
         init, which = student.pop("init"), student.pop("init_layers")
-        if embeddings not in ("random", "vectors") or init != "random" and embeddings == "vectors":
-            raise UserError(f"{where}: embeddings={embeddings!r} must be random, or with init=random vectors")
         if kind and init in ("general", "teacher-layers"):
             raise UserError(f"{where}: init={init} makes a student of the teacher's own kind, not a {kind}")
+        if embeddings not in ("random", "vectors") or init != "random" and embeddings == "vectors":
+            raise UserError(f"{where}: embeddings={embeddings!r} must be random, or with init=random vectors")
         source = init if init == "general" or init in complete else ""
         if not source and init not in ("random", "teacher-layers"):
             raise UserError(

@@ -53,16 +53,13 @@ def tags(place):
         for text in texts
     ]
     (directory / "dataset_postag.txt").write_text("\n\n".join(lines) + "\n")
+    bilstm = RECIPE["students"]["bilstm"] | {"student": BILSTM}
+    students = RECIPE["students"] | {"bilstm": bilstm}
     (place.path / "tags.yaml").write_text(
-        yaml.safe_dump(RECIPE | {"students": without_vectors(RECIPE["students"]), "task": "indonesian-tags"})
+        yaml.safe_dump(RECIPE | {"students": students, "task": "indonesian-tags"})
     )
     given = [text for text in place.given if not text.startswith(("task=", "data=", "text_c", "label_c"))]
     return ("name=tags.yaml", *given)
-
-
-def without_vectors(students):
-    bilstm = students["bilstm"] | {"student": BILSTM}
-    return students | {"bilstm": bilstm}
 
 
 def test_killed_in_each_student_a_recipe_ends_in_the_same_weights(place, recipe):
@@ -136,7 +133,8 @@ def test_an_exported_student_of_another_kind_says_what_loads_it(place, recipe):
 
 
 def test_words_are_labelled_from_teacher_to_export(place, tags):
-    status, output = place.run("recipe", *tags, "run=tags", tiny=False)
+    longer = ("tuning.epochs=8", "tuning.learning_rate=1e-2", "base.training.epochs=8")
+    status, output = place.run("recipe", *tags, "run=tags", *longer, tiny=False)
     assert status == 0 and "words of" in output, output
     run = place.path / "runs" / "tags-seed1"
     results = json.loads((run / "results.json").read_text())
@@ -171,12 +169,12 @@ def test_words_are_labelled_from_teacher_to_export(place, tags):
 
 def test_two_ranks_and_accumulation_learn_the_same_of_words(place, tags):
     """Dropout is off, so that only rounding may differ."""
-    same = ("students.bilstm.student.dropout=0.0", "students.textcnn.student.dropout=0.0", "reuse=false")
+    one = RECIPE | {"students": {"textcnn": RECIPE["students"]["textcnn"]}, "baseline": ""}
+    (place.path / "one.yaml").write_text(yaml.safe_dump(one | {"task": "indonesian-tags"}))
+    same = ("name=one.yaml", *tags[1:], "base.student.dropout=0.0", "tuning.dropout=0.0", "reuse=false")
     losses = {}
     for name, arguments in (("one", ()), ("two", ("job.nproc=2",)), ("parts", ("job.micro_batch=3",))):
-        status, output = place.run(
-            "recipe", *tags, f"run=words-{name}", *same, "tuning.dropout=0.0", *arguments, tiny=False
-        )
+        status, output = place.run("recipe", *same, f"run=words-{name}", *arguments, tiny=False)
         assert status == 0, output
         lines = (place.path / f"runs/words-{name}-seed1/textcnn/metrics.jsonl").read_text().splitlines()
         lines = [json.loads(line) for line in lines]
@@ -188,7 +186,7 @@ def test_two_ranks_and_accumulation_learn_the_same_of_words(place, tags):
 
 
 def test_the_two_stages_refuse_a_task_that_labels_words(place, tags):
-    status, output = place.run("task-distill", *tags[1:], "task=indonesian-tags", "run=no", tiny=False)
+    status, output = place.run("task-distill", *tags[1:], "task=indonesian-tags", "run=refused", tiny=False)
     assert status == 2 and "labels words" in output and "which-student-tags" in output, output
     status, output = place.run("recipe", *tags, "run=short", "base.training.max_length=8", tiny=False)
     assert status == 2 and "max_length=8 cuts" in output and "raise it" in output, output
