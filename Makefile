@@ -32,7 +32,7 @@ $(READY): setup.cfg pyproject.toml constraints.txt packaged.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r packaged.txt
 	@touch $(READY)
 
-$(RECIPES): $(READY) packaged-recipes.txt
+$(RECIPES): packaged-recipes.txt | $(READY)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r packaged-recipes.txt
 	@touch $(RECIPES)
 

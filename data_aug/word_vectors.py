@@ -105,6 +105,11 @@ class WordVectors:
         index = pyarrow.parquet.read_table(data / "glove_6B_index.parquet", columns=["index"])
         return cls(index["index"][:rows].to_pylist(), vectors, cache)
 
+    @classmethod
+    def read(cls, path: Path, cache: Path | None = None) -> "WordVectors":
+        """Reads a GloVe text file, or where `path` is a directory the package; raises as the two above."""
+        return cls.from_package(cache=cache) if path.is_dir() else cls.from_text(path, cache=cache)
+
     def neighbours(self, words: Iterable[str], k: int = 15) -> dict[str, list[str]]:
         """The k words nearest to each by cosine, the nearest first, the word itself left out.
 

@@ -10,13 +10,15 @@ from markupsafe import Markup
 from pipeline.finished import FinishedRun
 from pipeline.forms import ROWS, Form
 from pipeline.render import markdown
+from stages.distillation.models import ModelSource, classifies, load_config
+from stages.distillation.students import KINDS
 from stages.tasks.packaged import TEACHER_NAME
 
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 """The hub's names of metrics, where they are others."""
 
-ENGLISH = ("glue", "packaged", "newsgroups")
-"""Readers whose tasks are in English."""
+LANGUAGES = {"glue": "en", "packaged": "en", "newsgroups": "en", "indonesian": "id"}
+"""Of readers, the language of their tasks."""
 
 UNTOLD = re.compile(
     "task|data|corpus|teacher|student|augmentation.(masked_lm|vectors)|job.*|baselines|finetuning.*"
@@ -25,16 +27,18 @@ UNTOLD = re.compile(
 
 
 def write_card(run: FinishedRun, forms: list[Form], license: str, path: Path) -> None:
-    """Write the card; `forms` is what was measured of the deployed forms, empty without ONNX."""
+    """Write the card beside the exported model; `forms` is what was measured of the deployed forms, empty without ONNX."""
     base, data = _base_model(run), run.task["identity"]
+    config = load_config(ModelSource(str(path.parent)))
+    words, kind = bool(classifies(config)), config.model_type if config.model_type in KINDS else ""
     about = {
         "license": license,
-        "language": "en" if data.get("reader") in ENGLISH else "",
+        "language": LANGUAGES.get(data.get("reader"), ""),
         "base_model": base,
         "datasets": [data["hub"]] if "hub" in data else [],
         "metrics": [HUB_METRICS.get(metric, metric) for metric in run.metrics],
-        "pipeline_tag": "text-classification",
-        "library_name": "transformers",
+        "pipeline_tag": "token-classification" if words else "text-classification",
+        "library_name": "" if kind else "transformers",
         "tags": ["knowledge-distillation", *(["onnx"] if forms else [])],
     }
     known = {key: value for key, value in about.items() if value}
@@ -50,6 +54,8 @@ def write_card(run: FinishedRun, forms: list[Form], license: str, path: Path) ->
         hub=data.get("hub", ""),
         corpus=_given(run, "general", "corpus").get("name", ""),
         pairs=len(run.texts) == 2,
+        words=words,
+        kind=kind,
         stages=", ".join(
             stage.name for stage in run.taken if stage.lines and not stage.name.startswith("finetuned")
         ),

@@ -182,9 +182,7 @@ def export(rest: list[str]) -> int:
     made = export.export(run, target, given.get("onnx") != "false", given.get("license", ""))
     if made:
         print(f"{forms.forms_table(run, made)}\n")
-    print(
-        f"the student is in {target}: AutoModelForSequenceClassification.from_pretrained({str(target)!r}) loads it"
-    )
+    print(f"the student is in {target}: {export.how_to_load(target)}")
     if given.get("push"):
         print(f"it is on the hub, private: {hub.push(target, given['push'])}")
     return 0

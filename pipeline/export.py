@@ -8,7 +8,9 @@ from checkpoints import store
 from pipeline.card import write_card
 from pipeline.finished import FinishedRun
 from pipeline.forms import Form, compared_forms
-from stages.distillation.models import ModelSource, load_config
+from stages.distillation.models import ModelSource, classifies, load_config
+from stages.distillation.students import KINDS
+from stages.distillation.students import __name__ as KINDS_MODULE
 
 
 def export(run: FinishedRun, target: Path, with_onnx: bool, license: str) -> list[Form]:
@@ -31,6 +33,16 @@ def export(run: FinishedRun, target: Path, with_onnx: bool, license: str) -> lis
     finally:
         store.remove(aside)
     return forms
+
+
+def how_to_load(directory: Path) -> str:
+    """What loads an exported model, in a line."""
+    config = load_config(ModelSource(str(directory)))
+    auto = f"AutoModelFor{'Token' if classifies(config) else 'Sequence'}Classification"
+    line = f"{auto}.from_pretrained({str(directory)!r}) loads it"
+    if config.model_type in KINDS:
+        return f"after `import {KINDS_MODULE}` of this project {line}; the ONNX files need nothing of it"
+    return line
 
 
 def _fit_tokenizer(directory: Path, length: int) -> None:

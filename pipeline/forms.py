@@ -104,7 +104,7 @@ def compared_forms(run: FinishedRun, directory: Path) -> list[Form]:
             title,
             file,
             files[name].stat().st_size,
-            _metric(run, logits[name], texts.labels),
+            _metric(run, logits[name], texts.gold),
             _equal(run, logits[name], logits["student"]),
             None if name == "teacher" else float(np.abs(logits[name] - logits["student"]).max()),
             costs[name],
@@ -147,7 +147,10 @@ def _reported(run: FinishedRun) -> Split:
     rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(ROWS, len(rows)), dtype=int)]
     columns = [[row[name] for row in rows] for name in run.texts]
     labels = run.about["labels"]
-    gold = [labels.index(row["label"]) if labels else float(row["label"]) for row in rows]
+    if "words" in run.about:
+        gold = [[labels.index(tag) for tag in row["label"].split(" ")] for row in rows]
+    else:
+        gold = [labels.index(row["label"]) if labels else float(row["label"]) for row in rows]
     return Split(columns[0], columns[1] if len(columns) == 2 else None, gold)
 
 

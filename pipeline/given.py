@@ -28,7 +28,7 @@ Named = tuple[str, Callable[[Path], list[Declared]]]
 
 def task_stages(o: Options, preset: str, suffix: str) -> Named:
     """From the given teacher to the evaluated student."""
-    task = given_task(o)
+    task = _of_rows(given_task(o))
 
     def declared(run: Path) -> list:
         given = given_teacher_and_task(o, task, run)
@@ -47,7 +47,7 @@ def task_stages(o: Options, preset: str, suffix: str) -> Named:
 
 def augment_stages(o: Options, preset: str, suffix: str) -> Named:
     """The augmented rows."""
-    task = given_task(o)
+    task = _of_rows(given_task(o))
 
     def declared(run: Path) -> list:
         given = given_teacher_and_task(o, task, run, corpus=bool(o.corpus))
@@ -90,19 +90,35 @@ def given_task(o: Options) -> dict:
     return {"name": source.name, "identity": source.identity}
 
 
+def _of_rows(task: dict) -> dict:
+    """A task whose rows have the labels. Raises UserError where words have them."""
+    if task["identity"].get("words"):
+        raise UserError(
+            f"task {task['name']!r} labels words: augmentation and the two stages serve tasks that label rows; "
+            "a recipe serves it (make recipe NAME=which-student-tags)"
+        )
+    return task
+
+
 def _for_augmentation(o: Options, run: Path) -> dict[str, dict]:
     """The identities of the masked language model and the word vectors, where they are given."""
-    given, vectors = {}, o.augmentation.vectors
+    given = {}
     if o.augmentation.masked_lm:
         given["masked_lm"] = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
-    if vectors not in ("", "none"):
-        path = packaged_vectors() if vectors == "packaged" else Path(os.path.expanduser(vectors))
-        if vectors != "packaged" and not path.is_file():
-            raise UserError(
-                f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
-            )
-        given["vectors"] = _hashed({"path": str(path.resolve())})
-    return given
+    return given | given_vectors(o)
+
+
+def given_vectors(o: Options) -> dict[str, dict]:
+    """The identity of the word vectors, as "vectors"; nothing where there are none."""
+    vectors = o.augmentation.vectors
+    if vectors in ("", "none"):
+        return {}
+    path = packaged_vectors() if vectors == "packaged" else Path(os.path.expanduser(vectors))
+    if vectors != "packaged" and not path.is_file():
+        raise UserError(
+            f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
+        )
+    return {"vectors": _hashed({"path": str(path.resolve())})}
 
 
 def _model(name: str, what: str, instead: str, run: Path) -> dict:

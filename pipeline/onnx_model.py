@@ -12,13 +12,14 @@ from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from stages.distillation.models import classifies
 from stages.distillation.view import inputs_of
 
 
 class OnnxClassifier:
     """An ONNX file in onnxruntime on the CPU, with as many threads as torch has.
 
-    It is called with the tensors that the model it came from takes, and answers with logits (rows, classes).
+    It is called with the tensors that the model it came from takes, and answers with its logits.
     """
 
     def __init__(self, path: Path, config: PretrainedConfig):
@@ -42,12 +43,15 @@ def write_onnx(model: PreTrainedModel, fp32: Path, int8: Path) -> None:
     example.attention_mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     example.token_type_ids = torch.zeros_like(example.input_ids)
     inputs = inputs_of(model, example)
-    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in inputs}
+    both = {0: "batch_size", 1: "sequence_length"}
+    axes = {name: both for name in inputs} | {
+        "logits": both if classifies(model.config) else {0: "batch_size"}
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing; the logits are compared afterwards
         torch.onnx.export(
             model.eval(), (), fp32, kwargs=inputs, input_names=list(inputs), output_names=["logits"],
-            dynamic_axes=axes | {"logits": {0: "batch_size"}}, dynamo=False,
+            dynamic_axes=axes, dynamo=False,
         )  # fmt: skip
     logging.disable(logging.WARNING)  # it recommends another pass before; the answers are compared afterwards
     try:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.finished import FinishedRun
-from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
+from stages.distillation.models import ModelSource, classifies, load_classifier, load_tokenizer
 from stages.distillation.view import inputs_of
 from stages.tasks.glue import TASKS
 from stages.tasks.tables import read_rows
@@ -67,6 +67,11 @@ class Classifier:
         return cls(model.eval(), tokenizer, max_length or min(longest, tokenizer.model_max_length), pairs)
 
     @property
+    def words(self) -> bool:
+        """Whether it answers for each word, and not for the row."""
+        return bool(classifies(self.model.config))
+
+    @property
     def labels(self) -> list[str] | None:
         """Class names in the order of its outputs; None for a regression."""
         config = self.model.config
@@ -94,9 +99,36 @@ class Classifier:
         return found
 
     def answers(self, rows: Sequence[Row], progress: bool = False) -> list[tuple[str, str]]:
-        """(label, its probability) of each row; ("", score) for a regression."""
+        """(label, its probability) of each row; ("", score) for a regression.
+
+        Where words have labels: the tags with spaces between, and the least of their probabilities.
+        """
+        if self.words:
+            tagged = [list(zip(*self.tags(row[0]), strict=True)) for row in rows]
+            return [(" ".join(tags), min(shares)) for _, tags, shares in tagged]
         best = [(int(values.argmax()), values.max()) for values in self(rows, progress)]
         return [(self.labels[i] if self.labels else "", f"{value:.4f}") for i, value in best]
+
+    def tags(self, text: str) -> list[tuple[str, str, str]]:
+        """(word, its tag, the tag's probability) of each word; spaces part them, of punctuation too.
+
+        A word beyond what the model reads has the tag "?".
+        """
+        words = text.split()
+        encoded = self.tokenizer(
+            [words], is_split_into_words=True, truncation=True, max_length=self.max_length,
+            return_token_type_ids=True, return_tensors="pt",
+        )  # fmt: skip
+        with torch.inference_mode():
+            shares_LC = self.model(**inputs_of(self.model, encoded)).logits[0].softmax(-1)
+        first = {}
+        for place, word in enumerate(encoded.word_ids(0)):
+            first.setdefault(word, place)
+        best = [shares_LC[first[i]].max(-1) if i in first else None for i in range(len(words))]
+        return [
+            (word, self.labels[int(b.indices)], f"{float(b.values):.4f}") if b else (word, "?", "0.0000")
+            for word, b in zip(words, best, strict=True)
+        ]
 
     def check(self, row: Row, where: str) -> Row:
         """Return a row that it can read.
@@ -139,7 +171,11 @@ def _decoded(lines: Iterable[str]) -> Iterator[str]:
 
 
 def print_answers(classifier: Classifier, rows: Sequence[Row]) -> None:
-    """Print label, score and text of each row."""
+    """Print label, score and text of each row; where words have labels a line for each word, with its tag."""
+    if classifier.words:
+        for row in rows:
+            print("\n".join(map("\t".join, classifier.tags(row[0]))), end="\n\n")
+        return
     for row, answer in zip(rows, classifier.answers(rows, progress=len(rows) > POOL), strict=True):
         print("\t".join([*filter(None, answer), *row]))
 

@@ -8,12 +8,15 @@
     stages: {name: {...}}            # students that others begin from, themselves not evaluated
     students: {name: {...}}          # students that are evaluated
     grid: {factor: {level: {...}}}   # or: one student for each combination of levels
+    unlabelled: 0.7                  # this share of the training rows, drawn from the seed, hides its labels
     baseline: name                   # what the gains are over
     main: name                       # the student that report, predict and export speak of
 
 A student's settings: `data` (task, its gold labels and tuned teacher; corpus, unlabelled text; or another corpus, as
 corpus= names it), `student` (layers, width, feed_forward, heads, dropout, and `init`: random, teacher-layers with
-`init_layers` a layer map, general, or the name of one that stands before it), `objectives` (lines `- name: {setting:
+`init_layers` a layer map, general, or the name of one that stands before it; `kind`, a module of
+stages/distillation/students, none for the teacher's own; `embeddings`: random, or vectors, those of
+augmentation.vectors), `with_unlabelled` (true: it learns from rows with hidden labels too), `objectives` (lines `- name: {setting:
 value}`), `layer_map`, `training` (the options every training stage has; on a corpus also `masked_share` and `tokens`).
 A student of a corpus stands under `stages`. Its teacher is the given one; where pieces are masked, that one with a
 masked-LM head (stage masked_lm), fitted to the same corpus where it has none. A level of a grid may hold `without: [factor]`
@@ -29,14 +32,15 @@ from typing import Any
 
 from checkpoints.errors import UserError
 from pipeline import options as options_module
-from pipeline.given import Named, given_corpus, given_task, given_teacher_and_task
+from pipeline.given import Named, given_corpus, given_task, given_teacher_and_task, given_vectors
 from pipeline.options import Options, Pretraining, Training
 from pipeline.two_stage import Declared, check, evaluation, general, masked_lm, teacher
 from stages.tasks.text import parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
-PARTS = ("about", "preset", "seeds", "baseline", "main", "base", "stages", "students", "grid")
-SETTINGS = ("data", "student", "objectives", "layer_map", "training")
+PARTS = ("about", "preset", "seeds", "unlabelled", "baseline", "main", "base", "stages", "students", "grid")
+SETTINGS = ("data", "student", "objectives", "layer_map", "training", "with_unlabelled")
+SIZES = ("layers", "width", "feed_forward", "heads")
 TAKEN = ("check", "teacher", "general", "evaluate", "task", "random", "teacher-layers")
 
 
@@ -49,6 +53,7 @@ class Recipe:
         students: name -> settings of every student, in the order in which they are made.
         shown: the names of those that are evaluated.
         levels: factor -> level -> names, of a grid.
+        unlabelled: share of the training rows whose labels are hidden.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Recipe:
     students: dict[str, dict[str, Any]]
     shown: list[str]
     levels: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    unlabelled: float = 0.0
 
 
 def known_recipes() -> dict[str, str]:
@@ -111,9 +117,17 @@ def read_recipe(name: str, overrides: list[str]) -> tuple[Recipe, list[str]]:
     seeds = parts.get("seeds", [1])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
         raise UserError(f"{where}: seeds={seeds!r} must be a list of whole numbers, such as [1, 2, 3]")
+    unlabelled = parts.get("unlabelled", 0)
+    if not isinstance(unlabelled, (int, float)) or not 0 <= unlabelled < 1:
+        raise UserError(f"{where}: unlabelled={unlabelled!r} must be a share, from 0 to below 1")
+    if not unlabelled and any(settings.get("with_unlabelled") for settings in merged.values()):
+        raise UserError(f"{where}: with_unlabelled needs unlabelled=SHARE: there are no such rows")
     options = {key: value for key, value in parts.items() if key not in PARTS}
     about, preset = str(parts.get("about", "")), str(parts.get("preset", "small"))
-    return Recipe(path.stem, about, preset, seeds, baseline, main, options, merged, shown, levels), rest
+    recipe = Recipe(
+        path.stem, about, preset, seeds, baseline, main, options, merged, shown, levels, unlabelled
+    )
+    return recipe, rest
 
 
 def recipe_stages(recipe: Recipe) -> Callable[[Options, str, str], Named]:
@@ -121,6 +135,8 @@ def recipe_stages(recipe: Recipe) -> Callable[[Options, str, str], Named]:
 
     def stages(o: Options, preset: str, suffix: str) -> Named:
         task = given_task(o)
+        if recipe.unlabelled:
+            task["identity"]["unlabelled"] = [recipe.unlabelled, o.seed]
         students = _complete(recipe, o)
 
         def declared(run: Path) -> list[Declared]:
@@ -154,8 +170,13 @@ def _declared(recipe: Recipe, students: dict, o: Options, given: dict) -> list[D
                     made.append(masked_lm(o, given, fitted, data))
                     plans[fitted] = _plan("teacher", data, asdict(o.masked_lm))
         inputs |= {"student": s["from"]} if s["from"] else {}
+        if s["embeddings"] == "vectors":
+            inputs |= given_vectors(o)
+            if "vectors" not in inputs:
+                raise UserError(f"{name}: embeddings=vectors needs augmentation.vectors, which is none")
+        options |= {"with_unlabelled": True} if s["with_unlabelled"] else {}
         plans[name] = _plan("both", data, training) | {"student": s["sizes"]}
-        plans[name] |= {key: s[key] for key in ("objectives", "layer_map")}
+        plans[name] |= {key: s[key] for key in ("objectives", "layer_map", "with_unlabelled")}
         if not s["from"]:
             options["student"] = s["sizes"] | {key: s[key] for key in ("init", "init_layers")}
         made.append(Declared(name, kind, {"seed": o.seed, "allow_bin": o.allow_bin} | options, inputs))
@@ -187,12 +208,19 @@ def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:
     complete: dict[str, dict[str, Any]] = {}
     for name, settings in recipe.students.items():
         where = f"recipe {recipe.name}: {name}"
+        given = dict(settings.get("student", {}))
+        kind, embeddings = given.pop("kind", ""), given.pop("embeddings", "random")
         student = (
             {"init": "random", "init_layers": "uniform"}
             | asdict(o.architecture)
-            | settings.get("student", {})
+            | (dict.fromkeys(SIZES, 0) if kind else {})
+            | given
         )
         init, which = student.pop("init"), student.pop("init_layers")
+        if kind and init in ("general", "teacher-layers"):
+            raise UserError(f"{where}: init={init} makes a student of the teacher's own kind, not a {kind}")
+        if embeddings not in ("random", "vectors") or init != "random" and embeddings == "vectors":
+            raise UserError(f"{where}: embeddings={embeddings!r} must be random, or with init=random vectors")
         source = init if init == "general" or init in complete else ""
         if not source and init not in ("random", "teacher-layers"):
             raise UserError(
@@ -202,7 +230,8 @@ def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:
         if init == "teacher-layers":
             student |= {"width": 0, "feed_forward": 0, "heads": 0}  # the teacher's
         elif source:
-            student = asdict(o.architecture) if source == "general" else complete[source]["sizes"]
+            student = asdict(o.architecture) if source == "general" else dict(complete[source]["sizes"])
+            kind = student.pop("kind", "")
         sizes = options_module.Architecture()
         options_module.fill(sizes, student, f"{where}: student.")
         if sizes.width and sizes.heads and sizes.width % sizes.heads:
@@ -219,7 +248,9 @@ def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:
         if not isinstance(objectives, list) or not objectives:
             raise UserError(f"{where}: objectives must be a list of lines `- name: {{setting: value}}`")
         complete[name] = {
-            "data": data, "sizes": asdict(sizes), "from": source, "init": init, "init_layers": which,
+            "data": data, "sizes": asdict(sizes) | ({"kind": str(kind)} if kind else {}),
+            "from": source, "init": init, "init_layers": which, "embeddings": embeddings,
+            "with_unlabelled": settings.get("with_unlabelled") is True,
             "objectives": objectives, "layer_map": settings.get("layer_map", "uniform"), "training": asdict(training),
         }  # fmt: skip
     return complete

@@ -31,6 +31,10 @@ class Answers:
     """The teacher and the student of a run, asked one text at a time."""
 
     def __init__(self, run: FinishedRun):
+        if "words" in run.about:
+            raise UserError(
+                f"run {run.name} labels words, and the page shows answers to whole texts: use predict"
+            )
         self.models = {
             "teacher": Classifier.of_run(run, "teacher"),
             "student": Classifier.of_run(run, run.main),

@@ -56,8 +56,9 @@ def share(entry: dict) -> str:
 
 def _quality(run: FinishedRun) -> str:
     about, shown = run.about, run.metrics[:2]
+    words = f"{about['words']:,} words of " if "words" in about else ""
     lines = [
-        f"{about['selection']} on {about['split']}: {about['rows']:,} rows, a constant answer reaches "
+        f"{about['selection']} on {about['split']}: {words}{about['rows']:,} rows, a constant answer reaches "
         f"{about['constant']:.4f}",
         f"{'in brackets 95% of 1,000 resamples':<36}" + "".join(f"{m:<24}" for m in shown) + "kept",
     ]

@@ -117,11 +117,8 @@ def _candidates(stage: Stage, options: SimpleNamespace) -> Candidates:
     )  # fmt: skip
     vectors = None
     if given := stage.inputs.get("vectors"):
-        path, cache = Path(given["path"]), stage.cache / f"neighbours-{given['content'][:20]}.npz"
-        packaged = path.is_dir()
-        vectors = (
-            WordVectors.from_package(cache=cache) if packaged else WordVectors.from_text(path, cache=cache)
-        )
+        cache = stage.cache / f"neighbours-{given['content'][:20]}.npz"
+        vectors = WordVectors.read(Path(given["path"]), cache)
     return Candidates(masked_lm, vectors, options.candidates)
 
 

@@ -3,15 +3,20 @@
 Tokenizes what the stages will read (the rows are cached for them), refuses what cannot work, and prints tokens, operations and truncated rows of every training stage.
 """
 
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 from checkpoints.errors import UserError
 from stages.distillation.checks import check_length, check_vocabularies, forward_flops
 from stages.distillation.layer_maps import layer_map
-from stages.distillation.models import load_config, load_tokenizer
+from stages.distillation.models import classifies, load_config, load_tokenizer
 from stages.distillation.objectives import Pair, build
 from stages.distillation.students import student_config
 from stages.distillation.teachers import class_order
-from stages.rows import corpus_rows, task_rows
+from stages.rows import corpus_rows, task_rows, train_rows
 from stages.stage import Stage
+from stages.tasks.task import Task
 
 
 def run(stage: Stage) -> None:
@@ -24,16 +29,15 @@ def run(stage: Stage) -> None:
     else:
         given = student_config(teacher, **stage.options["architecture"])
     check_vocabularies(teacher, given, len(tokenizer))
-    if task and any("ForSequenceClassification" in name for name in teacher.architectures or []):
+    if task and classifies(teacher) == task.words:
         class_order(teacher, task.labels, stage.options["teacher_labels"])
 
     total = 0.0
     for name, plan in stage.options["stages"].items():
         layers = plan.get("layer_map")
-        student = student_config(teacher, **plan["student"]) if "student" in plan else given
+        student = given
         if "objectives" in plan:
-            for line in plan["objectives"]:
-                build(line, Pair(student, teacher, layers, plan.get("masked_share", 0.0)))
+            student = _student(name, plan, teacher)
         elif layers is not None:
             layer_map(layers, student.num_hidden_layers, teacher.num_hidden_layers)
         for config in {"teacher": [teacher], "both": [teacher, student], "student": [student]}[
@@ -44,7 +48,9 @@ def run(stage: Stage) -> None:
             held_out = False if "masked_share" in plan else None
             rows = corpus_rows(stage, tokenizer, plan["max_length"], plan["tokens"], held_out, plan["data"])
         else:
-            rows = task_rows(stage, task, "train", tokenizer, plan["max_length"])
+            rows = train_rows(stage, task, tokenizer, plan["max_length"], plan.get("with_unlabelled", False))
+            if task.words:
+                _need_all_words(stage, task, tokenizer, name, plan["max_length"])
         tokens, length = int(rows.lengths.sum()) * plan["epochs"], float(rows.lengths.mean())
         variants = plan.get("variants", 0)
         if variants:
@@ -71,3 +77,26 @@ def run(stage: Stage) -> None:
         f"in all {total / 1e12:,.1f} TFLOP{uncounted}; each stage says what is left of it once its speed is measured"
     )
     stage.publish(lambda directory: (directory / "cost.txt").write_text(f"{total}\n"), {"flops": total})
+
+
+def _student(name: str, plan: dict[str, Any], teacher: PretrainedConfig) -> PretrainedConfig:
+    """The config of a recipe's student, whose objectives fit it."""
+    try:
+        student = student_config(teacher, **plan["student"])
+        for line in plan["objectives"]:
+            build(line, Pair(student, teacher, plan["layer_map"], plan.get("masked_share", 0.0)))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    return student
+
+
+def _need_all_words(
+    stage: Stage, task: Task, tokenizer: PreTrainedTokenizerBase, name: str, max_length: int
+) -> None:
+    """Words that are answered for must be read."""
+    for split in task.splits.keys() - {"train", "unlabelled"}:
+        if cut := task_rows(stage, task, split, tokenizer, max_length).truncated:
+            raise UserError(
+                f"{name}.max_length={max_length} cuts {cut} rows of {split}, and words of them could not be "
+                "answered for: raise it"
+            )

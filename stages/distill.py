@@ -22,7 +22,7 @@ from stages.distillation.view import Needs, View, read
 from stages.evaluate import batches_by_length, predict, score
 from stages.job import Job
 from stages.stage import Stage, is_first_rank, wait_for
-from stages.tasks.batches import Batch, TokenRows, counts
+from stages.tasks.batches import Batch, TokenRows, counts, places
 from stages.tasks.task import Task
 from stages.teacher_cache import TeacherCache
 
@@ -100,7 +100,7 @@ def teacher_views(
 
 
 def teacher_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
-    """(N, C) logits of the teacher, of all rows: asked once, and kept beside the rows in the cache that runs share."""
+    """(N, C) logits of the teacher, of all answers to the rows: asked once, and kept beside the rows in the cache that runs share."""
     kept = Path(rows.tokens.filename).parent
     teacher = sha256_file(stage.made("teacher") / store.MANIFEST)
     kept = kept.with_name(f"{kept.name}-answers-{teacher[:12]}-{stage.job.precision}")
@@ -114,19 +114,22 @@ def teacher_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
 
 
 def ask_teacher(stage: Stage, task: Task, rows: TokenRows, of: np.ndarray) -> np.ndarray:
-    """(len(of), C) logits of the teacher, of the rows `of`."""
+    """(N, C) logits of the teacher, of all answers to the rows; those to the rows `of` are filled in."""
     stage.say(f"one teacher pass over {len(of):,} rows without recorded logits")
     teacher = task_teacher(stage, task, Needs(logits=True))
-    table_NC = np.empty((len(rows), len(task.labels or ("score",))), np.float32)
+    table_NC = np.empty((rows.answers.sum(), len(task.labels or ("score",))), np.float32)
     for batch in batches_by_length(rows, of=of):
-        table_NC[batch.rows.numpy()] = teacher(batch.to(stage.device)).logits_BC.float().cpu()
-    return table_NC[of]
+        logits = teacher(batch.to(stage.device)).logits_BC.float().cpu()
+        table_NC[places(rows, batch)[batch.asked].numpy()] = logits[batch.asked]
+    return table_NC
 
 
-def answers_as_targets(table_NC: np.ndarray, device: torch.device) -> Callable[[Batch], View]:
-    """Views that show the teacher's logits by row, and nothing else."""
+def answers_as_targets(
+    table_NC: np.ndarray, rows: TokenRows, device: torch.device
+) -> Callable[[Batch], View]:
+    """Views that show the teacher's logits of the rows' answers, and nothing else."""
     table = torch.from_numpy(table_NC).to(device)
-    return lambda batch: View(mask_BL=batch.attention_mask, logits_BC=table[batch.rows])
+    return lambda batch: View(mask_BL=batch.attention_mask, logits_BC=table[places(rows, batch)])
 
 
 def task_teacher(stage: Stage, task: Task, needs: Needs) -> FrozenTeacher:
@@ -148,7 +151,7 @@ def distillation_score(
     stage: Stage, model: Distillation, teacher: Callable[[Batch], View], rows: TokenRows
 ) -> Callable[[], float]:
     """The negative distillation loss on dev rows: the stage's selection metric before there are predictions."""
-    total = counts(rows.lengths)
+    total = counts(rows.lengths, rows.answers, rows.labelled)
 
     def measure() -> float:
         loss = 0.0

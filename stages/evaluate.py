@@ -22,7 +22,7 @@ from stages.measures import add_intervals, calibration, classes_of, decide, diff
 from stages.rows import task_rows
 from stages.stage import Stage
 from stages.tasks import glue
-from stages.tasks.batches import TokenRows, collate
+from stages.tasks.batches import TokenRows, collate, places
 from stages.tasks.metrics import compute, constant_baseline
 from stages.tasks.task import Task
 
@@ -54,12 +54,13 @@ def run(stage: Stage) -> None:
     _write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, answers)
     about = {
         "split": split,
-        "rows": len(task.splits[split].labels),
+        "rows": len(task.splits[split]),
         "selection": task.selection,
         "constant": constant_score(task, split),
         "labels": task.labels,
         "student": student,
     }
+    about |= {"words": len(task.splits[split].gold)} if task.words else {}
     stage.publish(lambda directory: store.write_json(directory / "results.json", results), about)
 
 
@@ -96,12 +97,13 @@ def examine(
 def predict(
     model: PreTrainedModel, rows: TokenRows, device: torch.device, precision=torch.float32
 ) -> np.ndarray:
-    """Logits (rows, classes), from batches sorted by length."""
-    logits = np.empty((len(rows), model.config.num_labels), np.float32)
+    """Logits (answers, classes) of the rows, or of their words one after another; from batches sorted by length."""
+    logits = np.empty((rows.answers.sum(), model.config.num_labels), np.float32)
     with torch.no_grad():
         for batch in batches_by_length(rows):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                logits[batch.rows.numpy()] = model(**inputs_of(model, batch.to(device))).logits.float().cpu()
+                found = model(**inputs_of(model, batch.to(device))).logits.float().cpu()
+            logits[places(rows, batch)[batch.asked].numpy()] = found[batch.asked]
     return logits
 
 
@@ -119,13 +121,13 @@ def batches_by_length(rows: TokenRows, size: int = BATCH, of: np.ndarray | None 
 def score(task: Task, split: str, logits: np.ndarray) -> dict[str, float]:
     """All metrics of the task, of logits in its class order."""
     classes = len(task.labels) if task.labels else None
-    return compute(task.metrics, decide(logits, task), task.splits[split].labels, classes)
+    return compute(task.metrics, decide(logits, task), task.splits[split].gold, classes)
 
 
 def constant_score(task: Task, split: str = "dev") -> float:
     """What the best constant answer reaches on the selection metric."""
     classes = len(task.labels) if task.labels else None
-    return constant_baseline((task.selection,), task.splits[split].labels, classes)[task.selection]
+    return constant_baseline((task.selection,), task.splits[split].gold, classes)[task.selection]
 
 
 def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
@@ -161,7 +163,15 @@ def write_submission(stage: Stage, task: Task) -> None:
 
 def _write_predictions(path: Path, task: Task, split: str, answers: dict[str, np.ndarray]) -> None:
     rows = task.splits[split]
-    name = (lambda value: task.labels[int(value)]) if task.labels else (lambda value: f"{value:.4f}")
+    if task.words:
+        ends = np.cumsum([len(labels) for labels in rows.labels])[:-1]
+        answers = {model: np.split(of, ends) for model, of in answers.items()}
+
+    def name(value: Any) -> str:
+        if task.words:  # with spaces between, as the words have
+            return " ".join(task.labels[int(tag)] for tag in value)
+        return task.labels[int(value)] if task.labels else f"{value:.4f}"
+
     aside = path.with_name(f".{path.name}")
     with open(aside, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -4,14 +4,13 @@ It begins from the general student, or from random weights of the same architect
 """
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distill import Distillation, save_student, task_score
-from stages.distillation.models import load_classifier, load_config, load_tokenizer, set_labels
+from stages.distillation.models import load_classifier, load_config, load_tokenizer, new_classifier
 from stages.distillation.objectives import Pair
 from stages.distillation.objectives.prediction import GoldLabels
 from stages.distillation.students import student_config
-from stages.distillation.view import TAP
 from stages.evaluate import warn_if_constant
 from stages.job import Job
 from stages.rows import task_rows
@@ -32,8 +31,7 @@ def run(stage: Stage) -> None:
             config = load_config(stage.model("shape"))
         else:
             config = student_config(load_config(source), **stage.options["architecture"])
-        set_labels(config, task.labels)
-        classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation=TAP)
+        classifier = new_classifier(config, task.labels)
     fine_tune(stage, task, classifier, load_tokenizer(source))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from stages.tasks import comparison
 from stages.tasks.metrics import compute
-from stages.tasks.task import Task
+from stages.tasks.task import Split, Task
 
 EXAMPLES = 10
 """Rows kept of those where student and teacher differ most."""
@@ -23,7 +23,7 @@ def add_intervals(task: Task, split: str, logits: dict[str, np.ndarray], results
     The rows are resampled for all models at once: the interval of a share is that of the ratio, row for row.
     """
     answers = {name: decide(values, task) for name, values in logits.items()}
-    gold, classes = np.asarray(task.splits[split].labels), len(task.labels) if task.labels else None
+    gold, classes = np.asarray(task.splits[split].gold), len(task.labels) if task.labels else None
     drawn = comparison.bootstrap(task.metrics, answers, gold, classes)
     of_teacher, whole = drawn["teacher"][task.selection], results["teacher"]["metric"]
     for name, values in drawn.items():
@@ -37,7 +37,7 @@ def add_intervals(task: Task, split: str, logits: dict[str, np.ndarray], results
 
 def classes_of(task: Task, split: str, logits: np.ndarray) -> dict[str, Any]:
     """The confusion of a model's answers, and what they reach on each class, in the order of the task's labels."""
-    gold = np.asarray(task.splits[split].labels)
+    gold = np.asarray(task.splits[split].gold)
     counts = comparison.confusion(logits.argmax(-1), gold, len(task.labels))
     return {"confusion": counts.tolist(), "classes": comparison.per_class(counts)}
 
@@ -50,12 +50,12 @@ def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> dict[s
 
     def bins(temperature: float = 1.0) -> list[dict[str, float]]:
         probabilities = comparison.softmax(logits[split], temperature)
-        return comparison.calibration_bins(probabilities, np.asarray(task.splits[split].labels))
+        return comparison.calibration_bins(probabilities, np.asarray(task.splits[split].gold))
 
     found = {"bins": bins()}
     found["error"] = comparison.calibration_error(found["bins"])
     if split != "dev":
-        temperature = comparison.fit_temperature(logits["dev"], np.asarray(task.splits["dev"].labels))
+        temperature = comparison.fit_temperature(logits["dev"], np.asarray(task.splits["dev"].gold))
         scaled = bins(temperature)
         found |= {"temperature": temperature, "bins_scaled": scaled}
         found["error_scaled"] = comparison.calibration_error(scaled)
@@ -74,11 +74,11 @@ def loyalty(task: Task, student: np.ndarray, teacher: np.ndarray) -> dict[str, f
 
 
 def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray) -> list[dict[str, Any]]:
-    """The rows on which student and teacher are furthest apart, the furthest first.
+    """The rows (or words, shown with their row) on which student and teacher are furthest apart, the furthest first.
 
     Classes: what each gives every class; a regression: its scores.
     """
-    rows = task.splits[split]
+    rows, gold = task.splits[split], task.splits[split].gold
     if task.labels:
         student, teacher = comparison.softmax(student), comparison.softmax(teacher)
         apart = comparison.distances(student, teacher)
@@ -87,10 +87,20 @@ def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray
     return [
         {
             "row": int(i),
-            "texts": [rows.text_a[i], *([rows.text_b[i]] if rows.text_b else [])],
-            "label": rows.labels[i],
+            "texts": _texts(rows, i),
+            "label": gold[i],
             "student": student[i].tolist(),
             "teacher": teacher[i].tolist(),
         }
         for i in np.argsort(-apart, kind="stable")[:EXAMPLES]
     ]
+
+
+def _texts(rows: Split, answer: int) -> list[str]:
+    """What an answer is about: a row's one or two texts, or a word and the text it stands in."""
+    if not rows.words:
+        return [rows.text_a[answer], *([rows.text_b[answer]] if rows.text_b else [])]
+    ends = np.cumsum([len(labels) for labels in rows.labels])
+    row = int(np.searchsorted(ends, answer, side="right"))
+    text = rows.text_a[row]
+    return [text.split(" ")[answer - ends[row]], text]

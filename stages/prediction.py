@@ -44,7 +44,9 @@ def run(stage: Stage) -> None:
 
     pair = Pair(student.config)
     model = Distillation(student, [GoldLabels(pair) if gold else SoftLabels(pair, options.temperature)])
-    targets = None if gold else answers_as_targets(recorded_answers(stage, task, train), stage.device)
+    targets = None
+    if not gold:
+        targets = answers_as_targets(recorded_answers(stage, task, train), train, stage.device)
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()
     warn_if_constant(stage, task, state.best_score)
@@ -60,5 +62,5 @@ def recorded_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
         return teacher_answers(stage, task, rows)
     missing = np.flatnonzero(np.isnan(table_NC).any(axis=1))
     if len(missing):
-        table_NC[missing] = ask_teacher(stage, task, rows, missing)
+        table_NC[missing] = ask_teacher(stage, task, rows, missing)[missing]
     return table_NC

@@ -36,8 +36,25 @@ def task_rows(
     return _cached(stage, {"task": stage.inputs[given], "split": split}, tokenizer, max_length, write)
 
 
-def train_rows(stage: Stage, task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenRows:
-    """The rows a stage trains on: the augmented ones where they were made, else the task's own."""
+def train_rows(
+    stage: Stage,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    with_unlabelled: bool = False,
+) -> TokenRows:
+    """The rows a stage trains on: the augmented ones where they were made, else the task's own.
+
+    After them, if they are wanted, those whose labels are hidden.
+    """
+    if with_unlabelled:
+
+        def write_both(directory: Path) -> None:
+            parts = [task.splits[name] for name in ("train", "unlabelled")]
+            write_task_rows(parts, tokenizer, max_length, directory)
+
+        data = {"task": stage.inputs["task"], "split": "train and unlabelled"}
+        return _cached(stage, data, tokenizer, max_length, write_both)
     if "augmented" not in stage.inputs:
         return task_rows(stage, task, "train", tokenizer, max_length)
     shards = stage.made("augmented")

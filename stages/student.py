@@ -5,10 +5,12 @@ the recipe's lines say. The best on dev is kept: by the task's metric, or by the
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from data_aug.word_vectors import WordVectors
 from stages.distill import (
     Distillation,
     answers_as_targets,
@@ -19,10 +21,16 @@ from stages.distill import (
     teacher_answers,
     teacher_views,
 )
-from stages.distillation.models import load_classifier, load_config, load_encoder, load_tokenizer, set_labels
+from stages.distillation.models import (
+    load_classifier,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+    new_classifier,
+)
 from stages.distillation.objectives import Pair, build
-from stages.distillation.students import student_config, student_from_teacher_layers
-from stages.distillation.view import TAP, Needs, View
+from stages.distillation.students import begin_with_vectors, student_config, student_from_teacher_layers
+from stages.distillation.view import Needs, View
 from stages.evaluate import warn_if_constant
 from stages.job import Job
 from stages.rows import task_rows, train_rows
@@ -35,8 +43,9 @@ def run(stage: Stage) -> None:
     """Train the student under the recipe's objectives."""
     task, options, source = stage.task(), stage.training, stage.model("teacher")
     tokenizer = load_tokenizer(source)
-    student = begin(stage, task)
-    train = train_rows(stage, task, tokenizer, options.max_length)
+    student = begin(stage, task, tokenizer)
+    everything = stage.options.get("with_unlabelled", False)
+    train = train_rows(stage, task, tokenizer, options.max_length, everything)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
     pair = Pair(student.config, load_config(source), stage.options["layer_map"])
@@ -57,17 +66,21 @@ def run(stage: Stage) -> None:
     stage.publish(save_student(job, tokenizer), scores)
 
 
-def begin(stage: Stage, task: Task) -> PreTrainedModel:
+def begin(stage: Stage, task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The student as it begins; a head that is new is drawn from the seed."""
     torch.manual_seed(stage.seed)
     if "student" in stage.inputs:
-        return load_classifier(stage.model("student"), task.labels)
+        return load_classifier(stage.model("student"), task.labels, words=task.words)
     sizes = dict(stage.options["student"])
     init, layers = sizes.pop("init"), sizes.pop("init_layers")
     source = stage.model("teacher")
     config = student_config(load_config(source), **sizes)
-    set_labels(config, task.labels)
-    student = AutoModelForSequenceClassification.from_config(config, attn_implementation=TAP)
+    student = new_classifier(config, task.labels, task.words)
+    if "vectors" in stage.inputs:
+        vectors = WordVectors.read(Path(stage.inputs["vectors"]["path"]))
+        table, pieces = student.get_input_embeddings(), tokenizer.get_vocab()
+        found = begin_with_vectors(table, pieces, vectors.words, vectors.vectors)
+        stage.say(f"{found:,} of {len(pieces):,} word pieces begin as word vectors")
     if init == "teacher-layers":
         encoder = student_from_teacher_layers(load_encoder(source), sizes["layers"], sizes["dropout"], layers)
         student.base_model.load_state_dict(encoder.state_dict(), strict=False)
@@ -81,6 +94,7 @@ def teacher_targets(
     if needs == Needs():
         return dict.fromkeys(rows)
     if needs == Needs(logits=True):
-        return {"train": answers_as_targets(teacher_answers(stage, task, rows["train"]), stage.device)}
+        answers = teacher_answers(stage, task, rows["train"])
+        return {"train": answers_as_targets(answers, rows["train"], stage.device)}
     teacher = task_teacher(stage, task, needs)
     return teacher_views(stage, teacher, {"train": rows["train"]} if train_alone else rows)

@@ -8,39 +8,41 @@ for a student can only learn what its teacher knows.
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation.models import load_classifier, load_config, load_tokenizer
+from stages.distillation.models import classifies, load_classifier, load_config, load_tokenizer
 from stages.distillation.students import set_dropout
 from stages.distillation.teachers import class_order
 from stages.evaluate import constant_score, predict, score
 from stages.finetune import fine_tune
 from stages.rows import task_rows
 from stages.stage import Stage
+from stages.tasks.task import Task
 
 
 def run(stage: Stage) -> None:
     """Tune or check the teacher; the artefact is a classifier whose classes are named."""
-    architectures = load_config(stage.model("model")).architectures or []
-    if any("ForSequenceClassification" in name for name in architectures):
-        check(stage)
+    task = stage.task()
+    if classifies(load_config(stage.model("model"))) == task.words:
+        check(stage, task)
     else:
-        tune(stage)
+        tune(stage, task)
 
 
-def tune(stage: Stage) -> None:
+def tune(stage: Stage, task: Task) -> None:
     """Fine-tune the encoder on the task's gold labels, keeping the best on dev."""
-    task, source = stage.task(), stage.model("model")
+    source = stage.model("model")
     config = set_dropout(load_config(source), stage.training.dropout)
     torch.manual_seed(stage.seed)
-    fine_tune(stage, task, load_classifier(source, task.labels, config=config), load_tokenizer(source))
+    classifier = load_classifier(source, task.labels, config=config, words=task.words)
+    fine_tune(stage, task, classifier, load_tokenizer(source))
 
 
-def check(stage: Stage) -> None:
+def check(stage: Stage, task: Task) -> None:
     """Evaluate a given classifier on dev and keep it, its classes named.
 
     Raises:
         UserError: it does no better than a constant answer, or its classes are not the task's.
     """
-    task, source = stage.task(), stage.model("model")
+    source = stage.model("model")
     tokenizer = load_tokenizer(source)
     order = class_order(load_config(source), task.labels, stage.options["teacher_labels"])
     classifier = load_classifier(source, task.labels, own_labels=True)

@@ -42,7 +42,9 @@ class TeacherCache:
         self.directory = stage.directory / "teacher" / name
         view = teacher(collate(rows, np.arange(1), np.ones(1, np.float32)).to(teacher.device))
         self.heads = teacher.model.config.num_attention_heads
-        self.classes = 0 if view.logits_BC is None else view.logits_BC.shape[1]
+        # Logits of words lie with the layers.
+        self.words = view.logits_BC is not None and view.logits_BC.ndim == 3
+        self.classes = 0 if view.logits_BC is None or self.words else view.logits_BC.shape[1]
         self.widths = [part.shape[-1] for part in _parts(view, teacher.needs)]
         self.shards: list[Tensor] = []
         self.logits_NC: Tensor | None = None
@@ -96,6 +98,8 @@ class TeacherCache:
         for layers, of in _per_head(view, needs):
             for layer in sorted(layers):
                 of[layer] = next(parts).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        if self.words:
+            view.logits_BC = next(parts)
         if self.classes:
             view.logits_BC = self.logits_NC[batch.rows.cpu()].to(batch.input_ids.device)
         return view
@@ -127,11 +131,13 @@ class TeacherCache:
 def _parts(view: View, needs: Needs) -> list[Tensor]:
     """(B, L, ...) of a view, in the order in which they are kept."""
     hidden = [view.hidden_BLW[i] for i in sorted(needs.hidden)]
-    return hidden + [
+    per_head = [
         of[layer].transpose(1, 2).flatten(2)
         for layers, of in _per_head(view, needs)
         for layer in sorted(layers)
     ]
+    words = [view.logits_BC] if view.logits_BC is not None and view.logits_BC.ndim == 3 else []
+    return hidden + per_head + words
 
 
 def _per_head(view: View, needs: Needs) -> list[tuple[frozenset[int], dict[int, Tensor]]]:

@@ -29,6 +29,8 @@ def check_length(config: PretrainedConfig, max_length: int, name: str) -> None:
     Raises:
         UserError: they do not.
     """
+    if not hasattr(config, "max_position_embeddings"):
+        return  # it counts no positions
     kept = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
     limit = config.max_position_embeddings - kept
     if max_length > limit:
@@ -37,6 +39,8 @@ def check_length(config: PretrainedConfig, max_length: int, name: str) -> None:
 
 def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> float:
     """Floating-point operations of a forward pass over `tokens` word pieces in rows of about `length`."""
+    if hasattr(config, "forward_flops"):  # a kind of student that is no transformer
+        return config.forward_flops(tokens)
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * width))
     per_token = 8 * width * width + 4 * width * inner + 4 * width * length

@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     BertConfig,
     PretrainedConfig,
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from checkpoints.errors import UserError
+from stages.distillation import students  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.view import TAP
 
 transformers.logging.set_verbosity_error()
@@ -77,20 +79,43 @@ def load_classifier(
     own_labels: bool = False,
     tapped: bool = True,
     config: PretrainedConfig | None = None,
+    words: bool = False,
 ) -> PreTrainedModel:
-    """A sequence classifier, in fp32. A head that the weights lack is drawn from torch's generator.
+    """A classifier of rows or of words, in fp32. A head that the weights lack is drawn from torch's generator.
 
     Args:
         source: where the weights are.
         labels: class names of the task, in order; None for regression (one output).
-        own_labels: keep the labels that the model's config names instead.
+        own_labels: keep the labels that the model's config names instead, and answer for rows or words as it says.
         tapped: read through the attention tap; False for stock attention.
         config: other than the weights' own.
+        words: an answer for each word piece.
     """
     config = config or load_config(source)
-    if not own_labels:
+    if own_labels:
+        words = bool(classifies(config))
+    else:
         set_labels(config, labels)
-    return _load(AutoModelForSequenceClassification, source, config, tapped)
+    return _load(_classifier(words), source, config, tapped)
+
+
+def new_classifier(
+    config: PretrainedConfig, labels: tuple[str, ...] | None, words: bool = False
+) -> PreTrainedModel:
+    """A classifier with random weights, drawn from torch's generator; `labels` and `words` as above."""
+    set_labels(config, labels)
+    return _classifier(words).from_config(config, attn_implementation=TAP)
+
+
+def classifies(config: PretrainedConfig) -> bool | None:
+    """What a model's weights answer for: False a row, True each word piece, None for an encoder without a head."""
+    names = config.architectures or []
+    kinds = {False: "ForSequenceClassification", True: "ForTokenClassification"}
+    return next((words for words, kind in kinds.items() if any(kind in name for name in names)), None)
+
+
+def _classifier(words: bool) -> type:
+    return AutoModelForTokenClassification if words else AutoModelForSequenceClassification
 
 
 def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:

@@ -40,7 +40,7 @@ class FrozenTeacher:
         with torch.autocast(self.device.type, enabled=False):  # whoever asks may be under the student's
             view = without_gradient(self.model, batch, self.needs)
         if view.logits_BC is not None and self.class_order:
-            view.logits_BC = view.logits_BC[:, self.class_order]
+            view.logits_BC = view.logits_BC[..., self.class_order]
         return view
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
+from stages.tasks.types import NO_ANSWER
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,7 @@ __all__ = [
     "collate",
     "counts",
     "epoch_batches",
+    "places",
     "share",
     "write_corpus_rows",
     "write_task_rows",
@@ -37,8 +39,8 @@ class Batch:
         input_ids: (B, L) int64.
         attention_mask: (B, L) int64, 1 for real tokens.
         token_type_ids: (B, L) int64, 1 from the beginning of segment B to the end of the row.
-        labels: (B,) int64 or float32; where word pieces are masked, (B, L) int64, the pieces behind the masks
-            and -100 elsewhere; or None.
+        labels: (B,) int64 or float32, or None; (B, L) int64 where words have labels, each at its first piece, or pieces are
+            masked, each at its mask, and -100 elsewhere.
         weight: (B,) float32, 0 for a row that only fills the batch.
         rows: (B,) int64, the rows' numbers in the data.
     """
@@ -49,6 +51,18 @@ class Batch:
     labels: torch.Tensor | None
     weight: torch.Tensor
     rows: torch.Tensor
+
+    @property
+    def asked(self) -> torch.Tensor:
+        """Where an answer is wanted: (B,), everywhere; or (B, L), at the first piece of each word."""
+        if self.labels is None or self.labels.ndim == 1:
+            return self.weight >= 0
+        return self.labels != NO_ANSWER
+
+    def sum(self, losses: torch.Tensor) -> torch.Tensor:
+        """The sum of losses, (B,) or (B, L), over the answers of the rows that count."""
+        weight = self.weight if losses.ndim == 1 else self.weight[:, None]
+        return (losses * self.asked * weight).sum()
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
@@ -86,10 +100,38 @@ def share(rows: np.ndarray, world: int, rank: int, micro_batches: int) -> list[t
     ]
 
 
-def counts(lengths: np.ndarray) -> dict[str, int]:
-    """Return what the losses of a global batch are divided by: its rows, tokens, and pairs of tokens."""
+def counts(
+    lengths: np.ndarray, answers: np.ndarray | None = None, labelled: np.ndarray | None = None
+) -> dict[str, int]:
+    """Return what the losses of a global batch are divided by, each at least 1.
+
+    Args:
+        lengths: word pieces of its rows.
+        answers: that each row asks for; one, where none are given.
+        labelled: answers of each row whose gold label is known; all, where none are given.
+
+    Returns:
+        "rows", "tokens", "pairs" (of tokens), "answers", "labels" (answers whose gold label is known).
+    """
     lengths = np.asarray(lengths, np.int64)
-    return {"rows": len(lengths), "tokens": int(lengths.sum()), "pairs": int((lengths**2).sum())}
+    answers = np.ones_like(lengths) if answers is None else answers
+    labelled = answers if labelled is None else labelled
+    found = {"rows": len(lengths), "tokens": lengths.sum(), "pairs": (lengths**2).sum()}
+    found |= {"answers": answers.sum(), "labels": labelled.sum()}
+    return {unit: max(1, int(count)) for unit, count in found.items()}
+
+
+def places(rows: TokenRows, batch: Batch) -> torch.Tensor:
+    """Return which of all answers to `rows` those of a batch are: (B,), or (B, L) where words have labels.
+
+    What stands at pieces that no answer is asked of means nothing.
+    """
+    import torch
+
+    if batch.asked.ndim == 1:
+        return batch.rows
+    begins = torch.from_numpy(np.cumsum(rows.answers) - rows.answers).to(batch.rows.device)
+    return (begins[batch.rows][:, None] + batch.asked.cumsum(1) - 1).clamp(min=0)
 
 
 def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray) -> Batch:
@@ -114,7 +156,12 @@ def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray) -> Batch:
     labels = None
     if rows.labels is not None:
         kind = torch.float32 if rows.labels.dtype.kind == "f" else torch.int64
-        labels = torch.tensor(rows.labels[indices], dtype=kind)
+        if rows.counts.get("words"):
+            found = np.full(mask_BL.shape, NO_ANSWER)
+            found[mask_BL] = rows.labels[(begins[:, None] + places_L)[mask_BL]]
+        else:
+            found = rows.labels[indices]
+        labels = torch.tensor(found, dtype=kind)
     return Batch(
         torch.from_numpy(ids_BL),
         torch.from_numpy(mask_BL.astype(np.int64)),

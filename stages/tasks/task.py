@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
+import random
+from dataclasses import replace
 
 from checkpoints.errors import UserError
-from stages.tasks import files, glue, newsgroups, packaged
-from stages.tasks.types import Split, Task, TaskSource
+from stages.tasks import files, glue, indonesian, newsgroups, packaged
+from stages.tasks.types import UNKNOWN, Split, Task, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
 
-READERS = (glue, packaged, newsgroups, files)
-KNOWN = (*glue.TASKS, *packaged.TASKS, *newsgroups.TASKS)
+READERS = (glue, packaged, newsgroups, indonesian, files)
+KNOWN = (*glue.TASKS, *packaged.TASKS, *newsgroups.TASKS, *indonesian.TASKS)
 
 
 def find_task(
@@ -58,4 +61,23 @@ def load_task(source: TaskSource, revision: str | None = None) -> Task:
         UserError: rows that cannot be used, naming file and line; no hub in reach.
     """
     reader = importlib.import_module(f"stages.tasks.{source.identity['reader']}")
-    return reader.load(source, revision)
+    task = reader.load(source, revision)
+    return _hide_labels(task, *source.identity["unlabelled"]) if "unlabelled" in source.identity else task
+
+
+def _hide_labels(task: Task, share: float, seed: int) -> Task:
+    """Move a share of the training rows, drawn from the seed, to "unlabelled". Their labels are gone from the task."""
+    train = task.splits["train"]
+    hidden = set(random.Random(seed).sample(range(len(train)), round(share * len(train))))
+
+    def part(rows: list[int], labels: list) -> Split:
+        second = train.text_b and [train.text_b[i] for i in rows]
+        return Split([train.text_a[i] for i in rows], second, labels)
+
+    shown, hidden = [i for i in range(len(train)) if i not in hidden], sorted(hidden)
+    if task.words:
+        unknown = [[UNKNOWN] * len(train.labels[i]) for i in hidden]
+    else:
+        unknown = [UNKNOWN if task.labels else math.nan] * len(hidden)
+    labelled = part(shown, [train.labels[i] for i in shown])
+    return replace(task, splits=task.splits | {"train": labelled, "unlabelled": part(hidden, unknown)})

@@ -1,7 +1,8 @@
 """Rows of word pieces on disk, memory-mapped: tokenized once, read by every epoch and rank.
 
 A directory holds flat files: tokens.bin (uint16 or uint32), offsets.bin (int64, rows + 1), second.bin (int32,
-the place in the row where segment B begins, 0 where there is none), labels.bin (int64 or float64, for tasks),
+the place in the row where segment B begins, 0 where there is none), labels.bin (int64 or float64, for tasks: of
+each row, or of each word piece where words have labels),
 and rows.json with the counts. rows.json is written last, so a half-written directory never opens.
 """
 
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.errors import UserError
-from stages.tasks.types import Split
+from stages.tasks.types import NO_ANSWER, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,9 +40,10 @@ class TokenRows:
         tokens: all word pieces, row after row.
         offsets: row i is tokens[offsets[i]:offsets[i + 1]].
         second: where in its row segment B begins, 0 where there is none.
-        labels: class ids (int64) or scores (float64) of the rows, None for a corpus.
+        labels: class ids (int64) or scores (float64) of the rows, None for a corpus. Where words have labels: of all
+            word pieces, a word's at its first.
         counts: "rows", "tokens", "truncated" (rows cut to the length), "unknown" (word pieces), "vocabulary",
-            "pad" (the tokenizer's padding token).
+            "pad" (the tokenizer's padding token), "words" (whether words have the labels).
     """
 
     tokens: np.ndarray
@@ -60,7 +62,9 @@ class TokenRows:
             return np.memmap(directory / f"{name}.bin", types[name], mode="r", shape=(length,))
 
         rows = counts["rows"]
-        labels = mapped("labels", rows) if "labels" in types else None
+        labels = None
+        if "labels" in types:
+            labels = mapped("labels", counts["tokens"] if counts.get("words") else rows)
         tokens = mapped("tokens", counts["tokens"])
         return cls(tokens, mapped("offsets", rows + 1), mapped("second", rows), labels, counts)
 
@@ -71,6 +75,23 @@ class TokenRows:
     def lengths(self) -> np.ndarray:
         """Word pieces of each row, int64."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """Answers that each row asks for, int64: one, or one a word."""
+        if not self.counts.get("words"):
+            return np.ones(len(self), np.int64)
+        return np.add.reduceat(self.labels != NO_ANSWER, self.offsets[:-1], dtype=np.int64)
+
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """Answers of each row whose gold label is known, int64."""
+        if self.labels is None:
+            return np.zeros(len(self), np.int64)
+        known = ~np.isnan(self.labels) if self.labels.dtype.kind == "f" else self.labels >= 0
+        return (
+            np.add.reduceat(known, self.offsets[:-1], dtype=np.int64) if self.counts.get("words") else known
+        )
 
     @property
     def truncated(self) -> int:
@@ -147,7 +168,7 @@ class _Writer:
                 "may be: the tokenizer's vocabulary does not fit the text, or its files or text are broken"
             )
 
-    def finish(self, labels: np.ndarray | None = None) -> None:
+    def finish(self, labels: np.ndarray | None = None, words: bool = False) -> None:
         if not self.rows:
             raise UserError("there is no text to tokenize; give a task or a corpus with rows")
         self.check_unknown()
@@ -157,6 +178,7 @@ class _Writer:
         counts = {name: getattr(self, name) for name in ("rows", "tokens", "truncated", "unknown")}
         pad = self.tokenizer.pad_token_id or 0
         counts |= {"vocabulary": len(self.tokenizer), "pad": pad, "types": self.types}
+        counts |= {"words": True} if words else {}
         (self.directory / "rows.json").write_text(json.dumps(counts, indent=1))
 
 
@@ -169,22 +191,40 @@ def write_task_rows(
         UserError: no rows, too many unknown word pieces, a length with no room for text.
     """
     frame = _frame(tokenizer, max_length)
-    labels = [np.empty(0, np.int64)]
+    labels, words = [np.empty(0, np.int64)], False
     with _Writer(directory, tokenizer) as writer:
         for split in parts:
-            labels.append(np.array(split.labels))
+            words = split.words
+            labels += [] if words else [np.array(split.labels)]
             for start in range(0, len(split), CHUNK_ROWS):
                 part = slice(start, start + CHUNK_ROWS)
                 texts = [column[part] for column in (split.text_a, split.text_b) if column is not None]
-                encodings = tokenizer(*texts, truncation="longest_first", max_length=max_length).encodings
+                if words:
+                    texts = [[text.split(" ") for text in texts[0]]]
+                encodings = tokenizer(
+                    *texts, truncation="longest_first", max_length=max_length, is_split_into_words=words
+                ).encodings
+                if words:
+                    labels += map(_at_first_pieces, encodings, split.labels[part])
                 second = [0] * len(encodings)
                 if split.text_b is not None:
                     lead = len(frame.before) + len(frame.between)
                     second = [lead + encoding.sequence_ids.count(0) for encoding in encodings]
                 writer.append([encoding.ids for encoding in encodings], second)
                 writer.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-    writer.finish(np.concatenate(labels))
+    writer.finish(np.concatenate(labels), words)
     return TokenRows.open(directory)
+
+
+def _at_first_pieces(encoding, labels: list[int]) -> np.ndarray:
+    """The labels of a row's words, each at the word's first piece."""
+    places = encoding.word_ids
+    return np.array(
+        [
+            NO_ANSWER if word is None or word == before else labels[word]
+            for before, word in zip([None, *places], places, strict=False)
+        ]
+    )
 
 
 def write_corpus_rows(

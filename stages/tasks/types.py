@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+
+UNKNOWN, NO_ANSWER = -1, -100
+"""Labels of an answer whose gold is not known (a score: NaN), and of a word piece that is no word's first."""
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,8 @@ class TaskSource:
     Attributes:
         name: canonical name, used in the run's default name ("mrpc", "my-reviews").
         identity: JSON-able; everything that decides the rows. "reader" names the module of this package
-            that reads them, "files" holds {role: absolute path}, "hub" and "config" name a hub data set.
+            that reads them, "files" holds {role: absolute path}, "hub" and "config" name a hub data set;
+            "words" says that words have the labels, "unlabelled" [share, seed] that labels of train are hidden.
     """
 
     name: str
@@ -21,14 +26,24 @@ class TaskSource:
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split, as columns of the same length."""
+    """The rows of one split, as columns of the same length. Where words have the labels, spaces part the words."""
 
     text_a: list[str]
     text_b: list[str] | None
-    labels: list[int] | list[float]
+    labels: list[int] | list[float] | list[list[int]]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def words(self) -> bool:
+        """Whether it is the words that have labels."""
+        return bool(self.labels) and isinstance(self.labels[0], list)
+
+    @property
+    def gold(self) -> list[int] | list[float]:
+        """The labels one after another: of all rows, or of all words of all rows."""
+        return list(chain.from_iterable(self.labels)) if self.words else self.labels
 
 
 @dataclass(frozen=True)
@@ -38,9 +53,11 @@ class Task:
     Attributes:
         name: canonical name.
         labels: class names in the student's order, or None for regression.
-        splits: "train", "dev", and where there is one "test" and "dev_mismatched".
+        splits: "train", "dev", and where there is one "test", "dev_mismatched" and "unlabelled" (rows of train whose
+            labels are hidden).
         metrics: all that are reported.
         selection: the one of them that selection on dev uses.
+        words: whether each word has a label, and not the row.
     """
 
     name: str
@@ -48,3 +65,4 @@ class Task:
     splits: dict[str, Split]
     metrics: tuple[str, ...]
     selection: str
+    words: bool = False

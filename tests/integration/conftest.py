@@ -63,14 +63,14 @@ class Workplace:
         output = process.communicate(timeout=300)[0]
         return process.returncode, output
 
-    def kill_during(self, run: str, stage: str, *arguments: str) -> str:
+    def kill_during(self, run: str, stage: str, *arguments: str, command: str = "task-distill") -> str:
         """kill -9 of the command (its workers die with it) once the stage has made a checkpoint."""
         checkpoints = self.path / "runs" / run / stage / "checkpoints"
 
         def there() -> bool:
             return any(checkpoints.glob("step-*/manifest.json"))
 
-        status, output = self.interrupt(there, signal.SIGKILL, "task-distill", f"run={run}", *arguments)
+        status, output = self.interrupt(there, signal.SIGKILL, command, f"run={run}", *arguments)
         assert status == -signal.SIGKILL, output
         deadline = time.monotonic() + 20
         while workers_of(self.path / "runs" / run) and time.monotonic() < deadline:

@@ -25,12 +25,16 @@ from stages.distillation.view import Needs, View
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
-Unit = Literal["rows", "tokens", "pairs"]
+Unit = Literal["rows", "tokens", "pairs", "answers", "labels"]
 
 
 @dataclass(frozen=True)
 class Term:
-    """A sum, in fp32, and what it is a sum over: rows, tokens (sum of lengths) or token pairs (their squares)."""
+    """A sum, in fp32, and what it is a sum over.
+
+    Rows, tokens (sum of lengths), token pairs (their squares), answers (one a row, or one a word where words have
+    labels), or labels (answers whose gold label is known).
+    """
 
     sum: Tensor
     per: Unit
@@ -54,9 +58,20 @@ class Pair:
 
     def layers(self, kind: Any = None) -> dict[int, int]:
         """{student layer: teacher layer}, 0 (the embedding) included. Raises UserError where they do not fit."""
+        if not hasattr(self.student, "num_hidden_layers"):
+            raise UserError(f"a {self.student.model_type} has no layers that could learn from the teacher's")
         return layer_map(
             kind or self.layer_map, self.student.num_hidden_layers, self.teacher.num_hidden_layers
         )
+
+    @property
+    def heads(self) -> tuple[int, int]:
+        """Attention heads of student and teacher. Raises UserError where the student has none."""
+        if not hasattr(self.student, "num_attention_heads"):
+            raise UserError(
+                f"a {self.student.model_type} has no attention that could learn from the teacher's"
+            )
+        return self.student.num_attention_heads, self.teacher.num_attention_heads
 
 
 class Objective(nn.Module):

@@ -33,7 +33,7 @@ class AttentionScores(Objective):
     def __init__(self, pair: Pair, layer_map: Any = None, weight: Any = 1.0, form: str = "auto"):
         super().__init__(weight)
         self.layers = without_embedding(pair.layers(layer_map))
-        self.heads = math.gcd(pair.student.num_attention_heads, pair.teacher.num_attention_heads)
+        self.heads = math.gcd(*pair.heads)
         self.form = choose(form, ("auto", "maps", "traces"), "form")
         self.student_needs = Needs(scores=frozenset(self.layers))
         self.teacher_needs = Needs(scores=frozenset(self.layers.values()))
@@ -73,7 +73,7 @@ class AttentionMaps(Objective):
         super().__init__(weight)
         self.layers = without_embedding(pair.layers(layer_map))
         self.distance = choose(distance, ("mse", "kl"), "distance")
-        self.averaged = pair.student.num_attention_heads != pair.teacher.num_attention_heads
+        self.averaged = len(set(pair.heads)) > 1
         self.student_needs = Needs(scores=frozenset(self.layers))
         self.teacher_needs = Needs(scores=frozenset(self.layers.values()))
 

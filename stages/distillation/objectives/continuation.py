@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Continuation(Objective):
-    """max(0, ||z_S - phi z_T||^2 - m phi), summed over classes, averaged over rows (equations 4 to 6).
+    """max(0, ||z_S - phi z_T||^2 - m phi), summed over classes, averaged over answers (equations 4 to 6).
 
     phi rises to 1, so that the student first meets a smoothed teacher; differences below the margin m are taken for the
     teacher's noise. With m = 0 it is the first phase of Annealing-KD (arXiv 2104.07163).
@@ -32,4 +32,4 @@ class Continuation(Objective):
         phi = self.phi(self.progress)
         distance = (student.logits_BC.float() - phi * teacher.logits_BC.float()).square().sum(-1)
         losses = (distance - self.margin(self.progress) * phi).clamp(min=0)
-        return {"continuation": Term((losses * batch.weight).sum(), "rows", self.weight)}
+        return {"continuation": Term(batch.sum(losses), "answers", self.weight)}

@@ -30,7 +30,7 @@ class Relations(Objective):
         super().__init__(weight)
         self.of = choose(of, ("queries", "keys", "values"), "of")
         self.layers = without_embedding(pair.layers(layer_map))
-        self.heads = math.gcd(pair.student.num_attention_heads, pair.teacher.num_attention_heads)
+        self.heads = math.gcd(*pair.heads)
         field = "values" if of == "values" else "scores"
         self.student_needs = Needs(**{field: frozenset(self.layers)})
         self.teacher_needs = Needs(**{field: frozenset(self.layers.values())})

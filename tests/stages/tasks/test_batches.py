@@ -175,4 +175,5 @@ def test_shares_make_up_the_batch(size, world, micro_batches):
 
 
 def test_counts():
-    assert counts(np.array([2, 3], np.int32)) == {"rows": 2, "tokens": 5, "pairs": 13}
+    per_row = {"rows": 2, "tokens": 5, "pairs": 13, "answers": 2, "labels": 2}
+    assert counts(np.array([2, 3], np.int32)) == per_row

@@ -1,15 +1,31 @@
-"""Students: an architecture and how its weights begin."""
+"""Students: an architecture and how its weights begin.
+
+A student is of the teacher's own kind, or of a kind that a module of this package has: its name is the module's, its
+config says in `sizes` what a recipe's sizes are called in it, and knows its own operations. Such a kind is registered
+with transformers, so that it is saved, loaded, exported and served as any other.
+"""
 
 import copy
+import importlib
+import pkgutil
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from torch import nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
 from stages.distillation.layer_maps import layer_map
 from stages.distillation.view import TAP
+
+KINDS = [module.name for module in pkgutil.iter_modules(__path__)]
+"""Kinds of students that are no stock models."""
+
+for _kind in KINDS:
+    importlib.import_module(f"{__name__}.{_kind}")
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
 _DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
@@ -22,11 +38,18 @@ def student_config(
     feed_forward: int = 0,
     heads: int = 0,
     dropout: float = 0.1,
+    kind: str = "",
 ) -> PretrainedConfig:
     """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both.
 
-    A size of 0 is the teacher's.
+    A size of 0 is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own.
+
+    Raises:
+        UserError: an unknown kind, or sizes that it does not have.
     """
+    if kind:
+        sizes = {"layers": layers, "width": width, "feed_forward": feed_forward, "heads": heads}
+        return _config_of(kind, sizes, teacher, dropout)
     config = copy.deepcopy(teacher)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):  # ModernBERT names a kind of attention for each layer
@@ -44,12 +67,60 @@ def student_config(
     return set_dropout(config, dropout)
 
 
+def _config_of(
+    kind: str, sizes: dict[str, int], teacher: PretrainedConfig, dropout: float
+) -> PretrainedConfig:
+    if kind not in KINDS:
+        raise UserError(f"student: kind={kind!r} is unknown: there are {', '.join(KINDS)}")
+    config = AutoConfig.for_model(
+        kind, vocab_size=teacher.vocab_size, pad_token_id=teacher.pad_token_id, hidden_dropout_prob=dropout
+    )
+    for name, size in sizes.items():
+        if (name in config.sizes) != (size > 0):
+            wanted = "must be above 0" if name in config.sizes else "is nothing it has: leave it out"
+            raise UserError(
+                f"student: kind={kind} has the sizes {', '.join(config.sizes)}; {name}={size} {wanted}"
+            )
+        if size:
+            setattr(config, config.sizes[name], size)
+    config.check()
+    return config
+
+
 def set_dropout(config: PretrainedConfig, dropout: float) -> PretrainedConfig:
     """Set the dropout of hidden states and attention, under whatever names the config has for them."""
     for name in _DROPOUT:
         if name in config.to_dict():
             setattr(config, name, dropout)
     return config
+
+
+def begin_with_vectors(
+    table: nn.Embedding, pieces: dict[str, int], words: list[str], vectors_VD: np.ndarray
+) -> int:
+    """Let the rows of word pieces that are whole words begin as the words' vectors.
+
+    The vectors go to the table's width by a random orthonormal map, which keeps the angles between them where the table is
+    no narrower than they are; the others' rows stay as drawn. All rows are as long as these in the mean.
+
+    Args:
+        table: of the student.
+        pieces: the tokenizer's vocabulary; a piece that begins a word is written as a WordPiece's, without a mark.
+        words: distinct, in lower case as in the text.
+        vectors_VD: of length 1.
+
+    Returns:
+        How many rows.
+    """
+    known = [(pieces[word], i) for i, word in enumerate(words) if word in pieces]
+    if not known:
+        return 0
+    rows, places = (list(column) for column in zip(*known, strict=True))
+    turned = nn.init.orthogonal_(torch.empty(vectors_VD.shape[1], table.embedding_dim))
+    with torch.no_grad():
+        length = table.weight.norm(dim=1).mean()
+        table.weight[rows] = length * functional.normalize(torch.tensor(vectors_VD[places]) @ turned)
+    return len(known)
 
 
 def random_student(config: PretrainedConfig, seed: int, kind: type = AutoModel) -> PreTrainedModel:

@@ -1,0 +1,200 @@
+"""Recipes of students that are no stock models, on rows and on words: made, killed, shown, exported, asked."""
+
+import csv
+import json
+
+import pytest
+import yaml
+
+from tests.conftest import WORDS, sentences
+
+TRAINING = {"epochs": 2, "batch_size": 8, "learning_rate": 1.0e-2, "max_length": 32}
+BILSTM, TEXTCNN = (
+    {"kind": "bilstm", "layers": 1, "width": 8},
+    {"kind": "textcnn", "width": 8, "feed_forward": 4},
+)
+RECIPE = {
+    "about": "a test",
+    "seeds": [1],
+    "unlabelled": 0.5,
+    "baseline": "bilstm",
+    "main": "textcnn",
+    "base": {"training": TRAINING},
+    "students": {
+        "bilstm": {"student": BILSTM | {"embeddings": "vectors"}, "objectives": ["soft_labels"]},
+        "bert": {"student": {"layers": 2}, "objectives": ["gold_labels", "hidden_states"]},
+        "textcnn": {
+            "student": TEXTCNN,
+            "objectives": ["gold_labels", "matched_logits"],
+            "with_unlabelled": True,
+        },
+    },
+}
+TAGS = ("NN", "VB", "JJ")
+
+
+@pytest.fixture(scope="module")
+def recipe(place):
+    (place.path / "kinds.yaml").write_text(yaml.safe_dump(RECIPE))
+    words = [f"{word} {' '.join(str((i * j) % 7 / 7) for j in range(4))}" for i, word in enumerate(WORDS)]
+    (place.path / "vectors.txt").write_text("\n".join(words) + "\n")
+    return ("name=kinds.yaml", "augmentation.vectors=vectors.txt")
+
+
+@pytest.fixture(scope="module")
+def tags(place):
+    """Sentences whose words' tags are told by the words, where the package that has the real ones would be."""
+    directory = place.path / "nlp_id" / "data"
+    directory.mkdir(parents=True)
+    (directory.parent / "__init__.py").write_text("")
+    texts = [text.rsplit(" ", 1)[0].split() for text, _ in sentences(120)]
+    lines = [
+        "\n".join(f"{word}\t{TAGS[WORDS.index(word) % 3]}" for word in text if word in WORDS)
+        for text in texts
+    ]
+    (directory / "dataset_postag.txt").write_text("\n\n".join(lines) + "\n")
+    bilstm = RECIPE["students"]["bilstm"] | {"student": BILSTM}
+    students = RECIPE["students"] | {"bilstm": bilstm}
+    (place.path / "tags.yaml").write_text(
+        yaml.safe_dump(RECIPE | {"students": students, "task": "indonesian-tags"})
+    )
+    given = [text for text in place.given if not text.startswith(("task=", "data=", "text_c", "label_c"))]
+    return ("name=tags.yaml", *given)
+
+
+def test_killed_in_each_student_a_recipe_ends_in_the_same_weights(place, recipe):
+    status, output = place.run("recipe", *recipe, "run=kinds", "reuse=false")
+    assert status == 0 and "word pieces begin as word vectors" in output, output
+    assert "| **textcnn** |" in output
+    for stage in ("bilstm", "textcnn"):
+        place.kill_during(
+            "killed-kinds-seed1", stage, *recipe, "run=killed-kinds", "reuse=false", command="recipe"
+        )
+        assert not (place.path / "runs" / "killed-kinds-seed1" / stage / "finished.json").exists()
+    status, output = place.run("recipe", *recipe, "run=killed-kinds", "reuse=false")
+    assert status == 0 and "resumed at step" in output, output
+    weights = place.weights("kinds-seed1")
+    assert set(weights) == {"teacher", "bilstm", "bert", "textcnn"}
+    assert place.weights("killed-kinds-seed1") == weights
+
+
+def test_labels_are_hidden_from_the_teacher_too_and_only_some_students_read_their_rows(place, recipe):
+    run = place.path / "runs" / "kinds-seed1"
+    if not run.exists():
+        assert place.run("recipe", *recipe, "run=kinds")[0] == 0
+    steps = {
+        name: json.loads((run / name / "finished.json").read_text())["scores"]["steps"]
+        for name in ("teacher", "bilstm", "textcnn")
+    }
+    assert steps["teacher"] == steps["bilstm"] < steps["textcnn"]
+    spec = json.loads((run / "teacher" / "stage.json").read_text())
+    assert spec["inputs"]["task"]["identity"]["unlabelled"] == [0.5, 1]
+
+
+def test_other_vectors_make_their_student_again_and_no_other(place, recipe):
+    assert place.run("recipe", *recipe, "run=vectors")[0] == 0
+    path = place.path / "vectors.txt"
+    path.write_text(path.read_text().replace("the 0.0", "the 0.5"))
+    status, output = place.run("recipe", *recipe, "run=vectors")
+    started = [line.split("]")[0].strip("[") for line in output.splitlines() if "starts" in line]
+    assert status == 0 and started == ["bilstm", "evaluate"], output
+    status, output = place.run("recipe", "name=kinds.yaml", "augmentation.vectors=none", "run=vectors")
+    assert status == 2 and "augmentation.vectors, which is none" in output, output
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("students.bilstm.objectives=[attention_scores]", "bilstm: objective attention_scores: a bilstm has no"),
+        ("students.bilstm.student.kind=gru", "bilstm: student: kind='gru' is unknown: there are bilstm, textcnn"),
+        ("students.bilstm.student.init=general", "init=general makes a student of the teacher's own kind"),
+        ("students.bilstm.student.embeddings=glove", "embeddings='glove' must be random"),
+        ("unlabelled=0", "with_unlabelled needs unlabelled=SHARE"),
+        ("unlabelled=1.5", "unlabelled=1.5 must be a share"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_a_line(place, recipe, change, words):
+    status, output = place.run("recipe", *recipe, "run=wrong", change)
+    assert status == 2 and words in output and "Traceback" not in output, output
+
+
+def test_an_exported_student_of_another_kind_says_what_loads_it(place, recipe):
+    if not (place.path / "runs" / "kinds-seed1").exists():
+        assert place.run("recipe", *recipe, "run=kinds")[0] == 0
+    status, output = place.run("export", "run=kinds-seed1", "to=exported", tiny=False)
+    assert status == 0 and "import stages.distillation.students" in output and "ONNX int8" in output, output
+    card = (place.path / "exported" / "README.md").read_text()
+    assert "transformers does not know a textcnn" in card and "library_name" not in card
+    status, output = place.run("predict", "model=exported", "text=a good film", tiny=False)
+    assert status == 0 and output.split("\t")[0] in ("fresh", "rotten"), output
+    for command in ("report", "evaluate"):
+        status, output = place.run(command, "run=kinds-seed1", tiny=False)
+        assert status == 0, output
+
+
+def test_words_are_labelled_from_teacher_to_export(place, tags):
+    longer = ("tuning.epochs=8", "tuning.learning_rate=1e-2", "base.training.epochs=8")
+    status, output = place.run("recipe", *tags, "run=tags", *longer, tiny=False)
+    assert status == 0 and "words of" in output, output
+    run = place.path / "runs" / "tags-seed1"
+    results = json.loads((run / "results.json").read_text())
+    assert results["teacher"]["metric"] > 0.6 and results["textcnn"]["metric"] > 0.6, results
+    with open(run / "test_predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(len(row["text"].split()) == len(row["textcnn"].split()) for row in rows)
+    right = [
+        a == b for row in rows for a, b in zip(row["label"].split(), row["textcnn"].split(), strict=True)
+    ]
+    assert sum(right) / len(right) == pytest.approx(results["textcnn"]["metric"])
+    for command in ("report", "evaluate"):
+        status, output = place.run(command, "run=tags-seed1", tiny=False)
+        assert status == 0, output
+    text = rows[0]["text"]
+    status, output = place.run("predict", "run=tags-seed1", f"text={text}", tiny=False)
+    lines = [line.split("\t") for line in output.splitlines() if line]
+    assert status == 0 and " ".join(word for word, *_ in lines) == text, output
+    assert " ".join(tag for _, tag, _ in lines) == rows[0]["textcnn"]
+    status, output = place.run(
+        "predict", "run=tags-seed1", "file=runs/tags-seed1/test_predictions.csv", "to=tagged.csv", tiny=False
+    )
+    with open(place.path / "tagged.csv", newline="") as file:
+        assert [row["predicted_label"] for row in csv.DictReader(file)] == [row["textcnn"] for row in rows]
+    status, output = place.run("export", "run=tags-seed1", "to=tagger", tiny=False)
+    assert status == 0 and "AutoModelForTokenClassification" in output, output
+    card = (place.path / "tagger" / "README.md").read_text()
+    assert "pipeline_tag: token-classification" in card and "language: id" in card
+    status, output = place.run("serve", "run=tags-seed1", tiny=False)
+    assert status == 2 and "labels words" in output, output
+
+
+def test_two_ranks_and_accumulation_learn_the_same_of_words(place, tags):
+    """Dropout is off, so that only rounding may differ."""
+    one = RECIPE | {"students": {"textcnn": RECIPE["students"]["textcnn"]}, "baseline": ""}
+    (place.path / "one.yaml").write_text(yaml.safe_dump(one | {"task": "indonesian-tags"}))
+    same = ("name=one.yaml", *tags[1:], "base.student.dropout=0.0", "tuning.dropout=0.0", "reuse=false")
+    losses = {}
+    for name, arguments in (("one", ()), ("two", ("job.nproc=2",)), ("parts", ("job.micro_batch=3",))):
+        status, output = place.run("recipe", *same, f"run=words-{name}", *arguments, tiny=False)
+        assert status == 0, output
+        lines = (place.path / f"runs/words-{name}-seed1/textcnn/metrics.jsonl").read_text().splitlines()
+        lines = [json.loads(line) for line in lines]
+        losses[name] = [
+            line["gold_labels"] + line["matched_logits"] for line in lines if "gold_labels" in line
+        ]
+    assert losses["two"] == pytest.approx(losses["one"], rel=1e-3)
+    assert losses["parts"] == pytest.approx(losses["one"], rel=1e-3)
+
+
+def test_the_two_stages_refuse_a_task_that_labels_words(place, tags):
+    status, output = place.run("task-distill", *tags[1:], "task=indonesian-tags", "run=refused", tiny=False)
+    assert status == 2 and "labels words" in output and "which-student-tags" in output, output
+    status, output = place.run("recipe", *tags, "run=short", "base.training.max_length=8", tiny=False)
+    assert status == 2 and "max_length=8 cuts" in output and "raise it" in output, output
+
+
+def test_each_shipped_recipe_is_read_and_its_grid_is_whole():
+    from pipeline.recipe import read_recipe
+
+    rows, tags = (read_recipe(name, [])[0] for name in ("which-student", "which-student-tags"))
+    assert len(rows.shown) == 2 * 2 * 5 + 3 * 5 and len(tags.shown) == 5 * 5
+    assert all(not rows.students[name].get("with_unlabelled") for name in rows.shown if "all" not in name)

@@ -1,0 +1,150 @@
+"""Labels of words, and rows whose labels are hidden: what is read, what is asked, what a loss is divided by."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoints.errors import UserError
+from stages.distillation.objectives.continuation import Continuation
+from stages.distillation.objectives.prediction import GoldLabels, MatchedLogits, SoftLabels
+from stages.distillation.view import View
+from stages.tasks import indonesian, task
+from stages.tasks.batches import collate, counts, places, share, write_task_rows
+from stages.tasks.types import NO_ANSWER, UNKNOWN, Split, Task, TaskSource
+from tests.conftest import make_tokenizer
+
+CLASSES = 3
+TEXTS = ["the warmly good film", "a good movie", "bad badly story film cry", "plot"]
+LABELS = [[0, 1, 2, 0], [0, UNKNOWN, 1], [UNKNOWN] * 5, [2]]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Words of which two are spelt in two pieces."""
+    tokenizer = make_tokenizer(tmp_path / "t")
+    tokenizer.add_tokens([])
+    state = tokenizer.backend_tokenizer
+    from tokenizers import models
+
+    pieces = [*tokenizer.get_vocab().items(), ("##ly", tokenizer.vocab_size)]
+    state.model = models.WordPiece(dict(pieces), unk_token="[UNK]")
+    return write_task_rows([Split(TEXTS, None, LABELS)], tokenizer, 16, tmp_path / "rows")
+
+
+def test_a_label_stands_at_the_first_piece_of_its_word(rows):
+    batch = collate(rows, np.arange(4), np.ones(4, np.float32))
+    n = NO_ANSWER
+    assert batch.labels.tolist() == [
+        [n, 0, 1, n, 2, 0, n, n],
+        [n, 0, UNKNOWN, 1, n, n, n, n],
+        [n, UNKNOWN, UNKNOWN, n, UNKNOWN, UNKNOWN, UNKNOWN, n],
+        [n, 2, n, n, n, n, n, n],
+    ]
+    assert rows.answers.tolist() == [4, 3, 5, 1] and rows.labelled.tolist() == [4, 2, 0, 1]
+    order = collate(rows, np.array([3, 1]), np.ones(2, np.float32))
+    assert places(rows, order)[order.asked].tolist() == [12, 4, 5, 6]
+
+
+def reference(rows, student, teacher, temperature):
+    """Losses over all words, in loops: gold over known labels, the others over all words."""
+    gold, soft, matched, words, known = 0.0, 0.0, 0.0, 0, 0
+    for i, z_s, z_t in zip(range(len(rows)), student, teacher, strict=True):
+        begin = int(rows.offsets[i])
+        for place in range(int(rows.lengths[i])):
+            label = int(rows.labels[begin + place])
+            if label == NO_ANSWER:
+                continue
+            words += 1
+            s, t = z_s[place].tolist(), z_t[place].tolist()
+            p, q = ([math.exp(z / temperature) for z in values] for values in (t, s))
+            soft -= sum(a / sum(p) * math.log(b / sum(q)) for a, b in zip(p, q, strict=True))
+            matched += sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / CLASSES
+            if label >= 0:
+                known += 1
+                gold -= math.log(math.exp(s[label]) / sum(map(math.exp, s)))
+    return {"gold_labels": gold / known, "soft_labels": soft / words, "matched_logits": matched / words,
+            "continuation": CLASSES * matched / words}  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks, micro_batches", [(1, 1), (2, 1), (1, 3), (3, 2)])
+def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro_batches):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(4, 8, CLASSES, generator=generator) for _ in range(2))
+    objectives = [GoldLabels(None), SoftLabels(None, 2.0), MatchedLogits(None), Continuation(None)]
+    total = counts(rows.lengths, rows.answers, rows.labelled)
+    found = {}
+    for rank in range(ranks):
+        for indices, weights in share(np.arange(4), ranks, rank, micro_batches):
+            batch = collate(rows, indices, weights)
+            width = batch.input_ids.shape[1]
+            mine, theirs = (View(batch.attention_mask, z[indices, :width]) for z in (student, teacher))
+            for objective in objectives:
+                for name, term in objective(mine, theirs, batch).items():
+                    found[name] = found.get(name, 0.0) + (term.sum / total[term.per]).item()
+    assert found == pytest.approx(reference(rows, student, teacher, 2.0), rel=1e-5)
+
+
+def test_a_batch_without_any_known_label_has_a_gold_loss_of_nothing(rows):
+    batch = collate(rows, np.array([2]), np.ones(1, np.float32))
+    total = counts(rows.lengths[[2]], rows.answers[[2]], rows.labelled[[2]])
+    (term,) = GoldLabels(None)(View(batch.attention_mask, torch.randn(1, 8, 3)), None, batch).values()
+    assert (term.sum / total[term.per]).item() == 0.0
+
+
+def test_gold_of_rows_whose_labels_are_hidden():
+    from tests.stages.test_objectives import batch_of
+
+    z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    classes = batch_of([2, 2], 2, labels=torch.tensor([0, UNKNOWN]))
+    (term,) = GoldLabels(None)(View(None, z), None, classes).values()
+    assert term.per == "labels" and term.sum.item() == pytest.approx(math.log(1 + math.exp(-2)))
+    scores = batch_of([2, 2], 2, labels=torch.tensor([1.0, math.nan]))
+    (term,) = GoldLabels(None)(View(None, torch.tensor([[2.0], [5.0]])), None, scores).values()
+    assert term.sum.item() == 1.0
+
+
+@pytest.mark.parametrize("labels, hidden", [(("a", "b"), UNKNOWN), (None, math.nan)])
+def test_hidden_labels_are_gone_and_the_same_for_one_seed(monkeypatch, labels, hidden):
+    texts = [f"text {i}" for i in range(20)]
+    whole = Task(
+        "t", labels, {"train": Split(texts, None, [i % 2 for i in range(20)])}, ("accuracy",), "accuracy"
+    )
+    monkeypatch.setattr("stages.tasks.files.load", lambda source, revision: whole)
+
+    def load(seed):
+        return task.load_task(TaskSource("t", {"reader": "files", "unlabelled": [0.7, seed]})).splits
+
+    first, again, other = load(1), load(1), load(2)
+    assert first["train"] == again["train"] and first["unlabelled"].text_a == again["unlabelled"].text_a
+    assert len(first["unlabelled"]) == 14 and first["unlabelled"].text_a != other["unlabelled"].text_a
+    assert sorted(first["train"].text_a + first["unlabelled"].text_a) == sorted(texts)
+    assert all(label == hidden or math.isnan(label) for label in first["unlabelled"].labels)
+    for text, label in zip(first["train"].text_a, first["train"].labels, strict=True):
+        assert label == int(text.split()[1]) % 2
+
+
+def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, monkeypatch):
+    sentences = ["Saya\tPR\npergi\tvb\n", "saya\tPR\nPergi\tVB\n", "ada\tNN\nnya\tPR\tNN\n"]
+    sentences += [f"kata{i}\tNN\n.\tSYM\n" for i in range(60)]
+    path = tmp_path / "tags.txt"
+    path.write_text("\n".join(sentences))
+    monkeypatch.setattr(indonesian, "inside", lambda *_: path)
+    source = indonesian.find("Indonesian_Tags", "", (), "", "")
+    assert source.identity["words"]
+    found = indonesian.load(source, None)
+    assert found.words and len(found.labels) == 16 and found.selection == "accuracy"
+    rows = [pair for split in found.splits.values() for pair in zip(split.text_a, split.labels, strict=True)]
+    assert (
+        len(rows) == 61
+        and set(found.splits) == {"train", "dev", "test"}
+        and all(map(len, found.splits.values()))
+    )
+    tags = dict(rows)["Saya pergi"]
+    assert [found.labels[tag] for tag in tags] == ["PR", "VB"]
+    with pytest.raises(UserError, match="takes no data"):
+        indonesian.find("indonesian-tags", "x.csv", (), "", "")
+    path.write_text("Saya\tPR\npergi VB\n")
+    with pytest.raises(UserError, match="line 2"):
+        indonesian.load(source, None)
