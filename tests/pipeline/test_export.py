@@ -42,7 +42,7 @@ def make_finished(
             make_tokenizer(directory)
     spec = json.loads((path / "evaluate" / "stage.json").read_text())
     spec["inputs"] |= {"teacher": {"stage": "teacher"}, "distilled": {"stage": "prediction"}}
-    spec["options"] = {"max_length": {"teacher": 24, "distilled": 24}}
+    spec["options"]["max_length"] = {"teacher": 24, "distilled": 24}
     (path / "evaluate" / "stage.json").write_text(json.dumps(spec))
     texts = [text for text, _ in sentences(30)]
     second = list(reversed(texts))

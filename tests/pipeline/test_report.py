@@ -49,6 +49,7 @@ def make_run(path: Path, labels: list[str] | None = LABELS, given=(), augmented:
     results = {"teacher": entry, "finetuned": student, "distilled": student | {"differ_most": [row]}}
 
     about = {"split": "test", "rows": 8, "selection": metrics[0], "constant": 0.5, "labels": labels}
+    about["student"] = "distilled"
     task = {
         "name": "tiny",
         "identity": {"reader": "files", "files": {"train": EVIL}},
@@ -82,7 +83,8 @@ def make_run(path: Path, labels: list[str] | None = LABELS, given=(), augmented:
     }
     for name, (kind, scores, logged) in stages.items():
         (path / name / "model").mkdir(parents=True)
-        spec = {"name": name, "kind": kind, "inputs": {"task": task}}
+        options = {"models": list(results)} if kind == "evaluate" else {}
+        spec = {"name": name, "kind": kind, "inputs": {"task": task}, "options": options}
         finished = {
             "fingerprint": name,
             "scores": scores,
@@ -207,9 +209,10 @@ def test_commands(tmp_path, monkeypatch, capsys):
         (["report", "runs=one"], "unknown option runs"),
     ):
         assert cli.main(arguments) == 2 and words in capsys.readouterr().err
-    old = json.loads(Path("runs/two/results.json").read_text())
-    del old["teacher"]["intervals"]
-    Path("runs/two/results.json").write_text(json.dumps(old))
+    record = Path("runs/two/evaluate/finished.json")
+    old = json.loads(record.read_text())
+    del old["scores"]["student"]
+    record.write_text(json.dumps(old))
     assert cli.main(["report", "run=two"]) == 2
     assert "earlier version" in capsys.readouterr().err
     with pytest.raises(UserError):
