@@ -21,6 +21,7 @@ def bootstrap(
     gold: np.ndarray,
     classes: int | None = None,
     seed: int = 0,
+    words: Sequence[int] | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Each metric of each model over resamples of the rows (Efron's bootstrap).
 
@@ -31,16 +32,25 @@ def bootstrap(
         answers: model -> (N,) class ids, or numbers for regression.
         gold: (N,) the same.
         classes: number of classes, None for regression.
+        words: how many answers each row has, where its words have them: whole rows are drawn, for words of one row are
+            not independent.
 
     Returns:
         model -> metric -> (RESAMPLES,) values.
     """
     gold = np.asarray(gold)
     values = {name: {metric: [] for metric in metrics} for name in answers}
-    for rows_RN in _resamples(len(gold), classes, seed):
+    of_rows = {}
+    if words is not None:
+        of_rows = {name: _of_rows(given, gold, classes, words) for name, given in answers.items()}
+    for rows_RN in _resamples(len(gold) if words is None else len(words), classes, seed):
         for name, given in answers.items():
-            drawn = given[rows_RN], gold[rows_RN]
-            counts_RCC = _confusions(*drawn, classes) if classes else None
+            if of_rows:
+                times_RN = np.stack([np.bincount(rows, minlength=len(words)) for rows in rows_RN])
+                counts_RCC = (times_RN @ of_rows[name]).reshape(-1, classes, classes)
+            else:
+                drawn = given[rows_RN], gold[rows_RN]
+                counts_RCC = _confusions(*drawn, classes) if classes else None
             for metric in metrics:
                 value = _from_counts(metric, counts_RCC) if classes else _correlations(metric, *drawn)
                 values[name][metric].append(value)
@@ -157,6 +167,13 @@ def _confusions(answers_RN: np.ndarray, gold_RN: np.ndarray, classes: int) -> np
     sets, cells = len(gold_RN), classes * classes
     codes_RN = gold_RN * classes + answers_RN + cells * np.arange(sets)[:, None]
     return np.bincount(codes_RN.ravel(), minlength=sets * cells).reshape(sets, classes, classes)
+
+
+def _of_rows(answers: np.ndarray, gold: np.ndarray, classes: int, words: Sequence[int]) -> np.ndarray:
+    """(N, C * C) confusions of the words of each row, as floats: their product is a matrix product."""
+    cells = classes * classes
+    codes = np.repeat(np.arange(len(words)), words) * cells + gold * classes + answers
+    return np.bincount(codes, minlength=len(words) * cells).reshape(-1, cells).astype(np.float64)
 
 
 def _from_counts(metric: str, counts_RCC: np.ndarray) -> np.ndarray:

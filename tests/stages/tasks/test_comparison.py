@@ -96,3 +96,14 @@ def test_confusion_and_classes():
     plain = precision_recall_fscore_support(GOLD, answers, labels=range(4), zero_division=0)
     for i, row in enumerate(c.per_class(counts)):
         assert list(row.values()) == pytest.approx([values[i] for values in plain])
+
+
+def test_words_are_drawn_with_their_rows():
+    """A row that stands three times over tells no more: its interval is that of the row, not of its words."""
+    random = np.random.default_rng(0)
+    gold, answers = random.integers(3, size=(2, 40))
+    once = c.bootstrap(("accuracy", "f1"), {"m": answers}, gold, 3)["m"]
+    thrice = np.repeat(answers, 3), np.repeat(gold, 3)
+    words = c.bootstrap(("accuracy", "f1"), {"m": thrice[0]}, thrice[1], 3, words=[3] * 40)["m"]
+    for metric in once:
+        np.testing.assert_allclose(words[metric], once[metric])
