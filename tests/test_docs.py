@@ -101,8 +101,8 @@ def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
             load(preset, overrides)
         elif name == "recipe":
             _, overrides, _ = split(options)
-            found = next(text.partition("=")[2] for text in overrides if text.startswith("name="))
-            own = found.endswith(".yaml")  # the reader's: any will do
+            found = next((text.partition("=")[2] for text in overrides if text.startswith("name=")), "")
+            own = not found or found.endswith(".yaml")  # the command as such, or the reader's: any will do
             overrides = [text for text in overrides if not text.startswith("name=")]
             recipe, overrides = read_recipe("continuation-kd" if own else found, overrides)
             load(recipe.preset, overrides, recipe.options)
