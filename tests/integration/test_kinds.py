@@ -121,11 +121,11 @@ def test_mistakes_are_told_in_a_line(place, recipe, change, words):
 def test_an_exported_student_of_another_kind_says_what_loads_it(place, recipe):
     if not (place.path / "runs" / "kinds-seed1").exists():
         assert place.run("recipe", *recipe, "run=kinds")[0] == 0
-    status, output = place.run("export", "run=kinds-seed1", "to=exported", tiny=False)
+    status, output = place.run("export", "run=kinds-seed1", "to=exported-kind", tiny=False)
     assert status == 0 and "import stages.distillation.students" in output and "ONNX int8" in output, output
-    card = (place.path / "exported" / "README.md").read_text()
+    card = (place.path / "exported-kind" / "README.md").read_text()
     assert "transformers does not know a textcnn" in card and "library_name" not in card
-    status, output = place.run("predict", "model=exported", "text=a good film", tiny=False)
+    status, output = place.run("predict", "model=exported-kind", "text=a good film", tiny=False)
     assert status == 0 and output.split("\t")[0] in ("fresh", "rotten"), output
     for command in ("report", "evaluate"):
         status, output = place.run(command, "run=kinds-seed1", tiny=False)
