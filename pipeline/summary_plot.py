@@ -36,9 +36,10 @@ def write_picture(recipe: Recipe, runs: list[FinishedRun], target: Path) -> None
         axes.set_axisbelow(True)
         if recipe.baseline:
             mean = statistics.mean(run.results[recipe.baseline]["metric"] for run in runs)
-            axes.axhline(mean, color=BASE, linestyle="--", linewidth=1, label=recipe.baseline)
+            axes.axhline(mean, color=BASE, linestyle="--", linewidth=1, zorder=0)
     panels[0][0].set_ylabel(metric_name(runs[0].metrics[0]))
-    figure.suptitle(f"{recipe.name}: points are students and seeds, bars their means", fontsize=11)
+    dashed = f"; dashed: {recipe.baseline}" if recipe.baseline else ""
+    figure.suptitle(f"{recipe.name}: points are students and seeds, bars their means{dashed}", fontsize=11)
     figure.tight_layout()
     figure.savefig(target, dpi=130)
     pyplot.close(figure)
