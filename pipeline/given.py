@@ -50,8 +50,9 @@ def augment_stages(o: Options, preset: str, suffix: str) -> Named:
     task = _of_rows(given_task(o))
 
     def declared(run: Path) -> list:
-        given = given_teacher_and_task(o, task, run, corpus=bool(o.corpus))
-        return augmentation(o, given | _for_augmentation(o, run))
+        given = given_teacher_and_task(o, task, run) | _for_augmentation(o, run)
+        given |= {"corpus": given_corpus(o.corpus, run)} if o.corpus else {}
+        return augmentation(o, given)
 
     return (o.run or f"{preset}-{task['name']}") + suffix, declared
 
@@ -69,10 +70,9 @@ def general_stages(o: Options, preset: str, suffix: str) -> Named:
     return (o.run or preset) + suffix, declared
 
 
-def given_teacher_and_task(o: Options, task: dict, run: Path, corpus: bool = False) -> dict[str, dict]:
-    """The identities of the teacher, the task and, where it is wanted, the corpus."""
-    given = {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
-    return given | ({"corpus": given_corpus(o.corpus, run)} if corpus else {})
+def given_teacher_and_task(o: Options, task: dict, run: Path) -> dict[str, dict]:
+    """The identities of the teacher and the task."""
+    return {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
 
 
 def given_corpus(name: str, run: Path) -> dict:

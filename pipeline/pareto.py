@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 from pipeline.finished import FinishedRun
+from pipeline.pictures import write_front
 from pipeline.render import metric_name
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from pipeline.table import markdown_table
 
 SEED = re.compile(r"-seed\d+$")
 
@@ -42,7 +39,9 @@ def write_pareto(runs: list[FinishedRun], target: Path) -> str:
     points = points_of(runs)
     text = _table(points, runs[0])
     target.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    _draw(points, metric_name(runs[0].metrics[0]), target.with_suffix(".png"))
+    places = [(p.name, p.mean("flops") / 1e6, p.mean("metric"), p.best) for p in points]
+    x, y = "operations for a row of mean length, MFLOP", metric_name(runs[0].metrics[0])
+    write_front(places, x, y, target.with_suffix(".png"))
     return text
 
 
@@ -67,45 +66,19 @@ def _table(points: list[Point], run: FinishedRun) -> str:
         loyal = {"pearson_to_teacher": "Pearson to the teacher"}
     head = ["", "model", run.metrics[0], "seeds", "kept", *loyal.values()]
     head += ["parameters", "size", "MFLOP", "latency", "memory"]
-    lines = [
-        f"{run.task['name']}, {run.about['split']}, {run.about['rows']:,} rows; fewest operations first, * marks what "
-        "nothing of as few operations surpasses",
-        "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-    ]
+    rows = []
     for p in points:
         cells = ["*" if p.best else "", p.name, f"{p.mean('metric'):.4f}", str(len(p.measured))]
         cells += [_share(p.mean(key)) for key in ("kept", *loyal)]
         memory = p.mean("peak_bytes")
         cells += [f"{p.mean('parameters') / 1e6:.1f} M", f"{p.mean('bytes') / 1e6:,.0f} MB"]
         cells += [f"{p.mean('flops') / 1e6:,.0f}", f"{p.mean('latency_ms'):.2f} ms"]
-        lines.append(f"| {' | '.join([*cells, f'{memory / 1e6:,.0f} MB' if memory else '-'])} |")
-    return "\n".join(lines)
+        rows.append([*cells, f"{memory / 1e6:,.0f} MB" if memory else "-"])
+    return (
+        f"{run.task['name']}, {run.about['split']}, {run.about['rows']:,} rows; fewest operations first, * marks what "
+        f"nothing of as few operations surpasses\n\n{markdown_table(head, rows)}"
+    )
 
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
-
-
-def _draw(points: list[Point], metric: str, target: Path) -> None:
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    best = [p for p in points if p.best]
-    for group, colour, size in ((points, "#b0b0b0", 28), (best, "#4c78a8", 44)):
-        places = [(p.mean("flops") / 1e6, p.mean("metric")) for p in group]
-        axes.scatter(*zip(*places, strict=True), s=size, color=colour, linewidth=0, zorder=3)
-    line = [(p.mean("flops") / 1e6, p.mean("metric")) for p in best]
-    axes.step(*zip(*line, strict=True), where="post", color="#4c78a8", linewidth=1)
-    for p in best:
-        place = (p.mean("flops") / 1e6, p.mean("metric"))
-        axes.annotate(p.name, place, xytext=(5, -11), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlabel("operations for a row of mean length, MFLOP")
-    axes.set_ylabel(metric)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e4e4e4")
-    axes.set_axisbelow(True)
-    axes.margins(x=0.15)
-    figure.tight_layout()
-    figure.savefig(target, dpi=130)
-    pyplot.close(figure)

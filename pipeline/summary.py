@@ -6,8 +6,9 @@ from pathlib import Path
 from scipy import stats
 
 from pipeline.finished import FinishedRun, read_run
+from pipeline.pictures import write_students
 from pipeline.recipe import Recipe
-from pipeline.summary_plot import write_picture
+from pipeline.table import markdown_table
 
 SIGNIFICANT = 0.05
 
@@ -27,7 +28,7 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
     verdict = _verdict(recipe, runs)
     text = "\n\n".join([*blocks, *([verdict] if verdict else [])])
     target.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    write_picture(recipe, runs, target.with_suffix(".png"))
+    write_students(recipe, runs, target.with_suffix(".png"))
     return f"{text}\n\nthe same is in {target.with_suffix('.md')}, and drawn in {target.with_suffix('.png')}"
 
 
@@ -52,14 +53,7 @@ def _table(recipe: Recipe, runs: list[FinishedRun]) -> str:
     loyal = ["same label", "probability"] if about["labels"] else ["Pearson to the teacher"]
     head = ["student", metric, *([f"gain over {recipe.baseline}"] if recipe.baseline else []), *loyal]
     head += ["parameters", "MFLOP", "latency", "memory"]
-    lines = [
-        f"{recipe.name} on {runs[0].task['name']}: {metric} on {about['split']} ({about['rows']:,} rows), "
-        f"{seeds} seed{'s' if seeds > 1 else ''}, mean ± standard deviation; a constant answer reaches "
-        f"{about['constant']:.4f}",
-        "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-    ]
+    rows = []
     for name in ["teacher", *recipe.shown]:
         entries = [run.results[name] for run in runs]
         cells = [f"**{name}**" if name == recipe.main else name, _spread(scores(runs, name), 4)]
@@ -82,8 +76,12 @@ def _table(recipe: Recipe, runs: list[FinishedRun]) -> str:
             f"{entries[0]['flops'] / 1e6:,.0f}",
             f"{latency:.2f} ms",
         ]
-        lines.append(f"| {' | '.join([*cells, f'{memory / 1e6:.0f} MB' if memory else '-'])} |")
-    return "\n".join(lines)
+        rows.append([*cells, f"{memory / 1e6:.0f} MB" if memory else "-"])
+    return (
+        f"{recipe.name} on {runs[0].task['name']}: {metric} on {about['split']} ({about['rows']:,} rows), "
+        f"{seeds} seed{'s' if seeds > 1 else ''}, mean ± standard deviation; a constant answer reaches "
+        f"{about['constant']:.4f}\n\n{markdown_table(head, rows)}"
+    )
 
 
 def _what_mattered(recipe: Recipe, runs: list[FinishedRun]) -> str:

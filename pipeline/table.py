@@ -49,6 +49,12 @@ def spread_table(runs: list[Path]) -> str:
     return "\n".join(lines)
 
 
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """A table as Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+
+
 def share(entry: dict) -> str:
     """The share of the teacher's metric, where there is one."""
     return f"{entry['kept']:.1%}" if "kept" in entry else "-"

@@ -49,12 +49,11 @@ class Distillation(nn.Module):
         return needs
 
     @property
-    def changes(self) -> bool:
-        """Whether the loss changes by itself, by a schedule."""
-        return any(objective.changes for objective in self.objectives)
+    def before_step(self) -> Callable[[float], None] | None:
+        """What the job tells the share of the steps that are done; None where no schedule changes the loss."""
+        return self._at if any(objective.changes for objective in self.objectives) else None
 
-    def at(self, progress: float) -> None:
-        """Before each step: the share of the steps that are done, for the schedules."""
+    def _at(self, progress: float) -> None:
         for objective in self.objectives:
             objective.progress = progress
 

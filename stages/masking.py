@@ -11,9 +11,7 @@ from stages.evaluate import batches_by_length
 from stages.rows import corpus_rows, has_held_out
 from stages.stage import Stage
 from stages.tasks.batches import Batch, TokenRows
-
-NOT_MASKED = -100
-"""What a masked batch's labels hold elsewhere (as torch's cross-entropy)."""
+from stages.tasks.types import NO_ANSWER
 
 HELD_OUT_TOKENS = 100_000
 
@@ -40,7 +38,7 @@ class Masking:
         self.special = torch.tensor(tokenizer.all_special_ids)
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with masks for pieces, and the pieces behind them as its labels."""
+        """The batch with masks for pieces, and the pieces behind them as its labels (elsewhere NO_ANSWER)."""
         ids_BL = batch.input_ids
         chosen_BL = torch.rand(ids_BL.shape, device=ids_BL.device) < self.share
         chosen_BL &= ~torch.isin(ids_BL, self.special.to(ids_BL.device))
@@ -48,7 +46,7 @@ class Masking:
         return replace(
             batch,
             input_ids=ids_BL.masked_fill(chosen_BL, self.mask),
-            labels=ids_BL.masked_fill(~chosen_BL, NOT_MASKED),
+            labels=ids_BL.masked_fill(~chosen_BL, NO_ANSWER),
         )
 
 

@@ -30,12 +30,12 @@ def run(stage: Stage) -> None:
 
     pair = Pair(student.config, load_config(source), stage.options["layer_map"], options.masked_share)
     model = Distillation(student, [build(line, pair) for line in stage.options["objectives"]])
-    targets, before_step = None, model.at if model.changes else None
+    targets = None
     if model.teacher_needs != Needs():
         targets = FrozenTeacher(load(stage, "teacher"), model.teacher_needs, stage.device, stage.precision)
         if not masking:
             targets = teacher_views(stage, targets, {"corpus": rows})["corpus"]
-    job = Job(stage, model, rows, targets, before_step=before_step, prepare=masking)
+    job = Job(stage, model, rows, targets, before_step=model.before_step, prepare=masking)
     scores = {"steps": job.run().step, "tokens": int(rows.lengths.sum())}
     if model.needs.words:
         scores |= held_out_accuracy(stage, student, tokenizer, masking, "the student")

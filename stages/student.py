@@ -57,8 +57,7 @@ def run(stage: Stage) -> None:
         if answers
         else distillation_score(stage, model, targets["dev"], dev)
     )
-    before_step = model.at if model.changes else None
-    job = Job(stage, model, train, targets["train"], evaluate, before_step=before_step)
+    job = Job(stage, model, train, targets["train"], evaluate, before_step=model.before_step)
     state = job.run()
     if answers:
         warn_if_constant(stage, task, state.best_score)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.packaged import inside
+from stages.tasks.packaged import inside, packaged_name
 from stages.tasks.text import folded, text_lines
 from stages.tasks.types import Split, Task, TaskSource
 
@@ -34,12 +34,9 @@ def find(
     Raises:
         UserError: the package is missing, or options that only fit the user's own files.
     """
-    task = name.lower().replace("_", "-")
-    if task not in TASKS:
+    task = packaged_name(TASKS, name, data, text_columns, label_column, metric)
+    if not task:
         return None
-    if data or text_columns or label_column:
-        raise UserError(f"task {task!r} is packaged and takes no data or columns; give your own another name")
-    metrics.select(metric, metrics.CLASSIFICATION, metrics.CLASSIFICATION)
     return TaskSource(task, identity() | {"task": task, "metric": metric})
 
 

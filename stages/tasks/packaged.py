@@ -57,6 +57,28 @@ def inside(package: str, path: str, mend: str = "run `make setup`") -> Path:
     return found[0]
 
 
+def packaged_name(
+    tasks: tuple[str, ...],
+    name: str,
+    data: str,
+    text_columns: tuple[str, ...],
+    label_column: str,
+    metric: str,
+) -> str:
+    """Return which of a package's classification tasks is meant, "" where it is none of them.
+
+    Raises:
+        UserError: options that only fit the user's own files, or an unknown metric.
+    """
+    task = name.lower().replace("_", "-")
+    if task not in tasks:
+        return ""
+    if data or text_columns or label_column:
+        raise UserError(f"task {task!r} is packaged and takes no data or columns; give your own another name")
+    metrics.select(metric, metrics.CLASSIFICATION, metrics.CLASSIFICATION)
+    return task
+
+
 def find(
     name: str, data: str, text_columns: tuple[str, ...], label_column: str, metric: str
 ) -> TaskSource | None:
@@ -65,12 +87,9 @@ def find(
     Raises:
         UserError: the package is missing, or options that only fit the user's own files.
     """
-    task = name.lower().replace("_", "-")
-    if task not in TASKS:
+    task = packaged_name(TASKS, name, data, text_columns, label_column, metric)
+    if not task:
         return None
-    if data or text_columns or label_column:
-        raise UserError(f"task {task!r} is packaged and takes no data or columns; give your own another name")
-    metrics.select(metric, metrics.CLASSIFICATION, metrics.CLASSIFICATION)
     files = {"reviews": str(packaged_reviews())}
     return TaskSource(
         task, {"reader": "packaged", "version": VERSION, "task": task, "metric": metric, "files": files}

@@ -2,15 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PretrainedConfig,
-)
+from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
-from stages.distillation.heads import ForSequenceClassification, ForTokenClassification
+from stages.distillation.heads import ForSequenceClassification, ForTokenClassification, register
 
 
 class BiLSTMConfig(PretrainedConfig):
@@ -75,6 +70,4 @@ class BiLSTMForTokenClassification(ForTokenClassification):
     config_class, encoder_class = BiLSTMConfig, BiLSTM
 
 
-AutoConfig.register(BiLSTMConfig.model_type, BiLSTMConfig)
-AutoModelForSequenceClassification.register(BiLSTMConfig, BiLSTMForSequenceClassification)
-AutoModelForTokenClassification.register(BiLSTMConfig, BiLSTMForTokenClassification)
+register(BiLSTMConfig, BiLSTMForSequenceClassification, BiLSTMForTokenClassification)

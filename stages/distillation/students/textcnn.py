@@ -3,14 +3,9 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PretrainedConfig,
-)
+from transformers import PretrainedConfig
 
-from stages.distillation.heads import ForSequenceClassification, ForTokenClassification
+from stages.distillation.heads import ForSequenceClassification, ForTokenClassification, register
 
 KERNELS = (3, 4, 5)
 """Tokens that a filter sees at once (section 3.1)."""
@@ -68,6 +63,4 @@ class TextCNNForTokenClassification(ForTokenClassification):
     config_class, encoder_class = TextCNNConfig, TextCNN
 
 
-AutoConfig.register(TextCNNConfig.model_type, TextCNNConfig)
-AutoModelForSequenceClassification.register(TextCNNConfig, TextCNNForSequenceClassification)
-AutoModelForTokenClassification.register(TextCNNConfig, TextCNNForTokenClassification)
+register(TextCNNConfig, TextCNNForSequenceClassification, TextCNNForTokenClassification)
