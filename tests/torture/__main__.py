@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
 from tests.integration.conftest import Workplace, workers_of
 from tests.integration.test_resume import metrics
 from tests.torture import two_hosts
@@ -89,6 +91,7 @@ def _kills(place: Workplace, ranks: int, kills: int) -> Iterator[Outcome]:
     assert status == 0, output
     where = f"{ranks} rank{'s' * (ranks > 1)}"
     outcomes = {fault: Outcome(fault, where) for fault in KILLS}
+    progress = tqdm(total=kills * len(SECONDS), desc=f"kills, {where}", mininterval=10)
     while True:
         began = time.time()
         process = place.start("task-distill", f"run={run.name}", *same)
@@ -99,8 +102,10 @@ def _kills(place: Workplace, ranks: int, kills: int) -> Iterator[Outcome]:
         fault = list(KILLS)[sum(outcome.times[stage] for outcome in outcomes.values()) % len(KILLS)]
         if process.poll() is None and not (run / stage / "finished.json").exists():
             outcomes[fault].times[stage] += 1
+            progress.update()
             _kill(process, workers_of(run), fault)
         _end(process, run, outcomes[fault])
+    progress.close()
     output = process.communicate()[0]
     if process.returncode or made(run) != made(run.with_name(whole)):
         lost = f"DIFFERENT ({process.returncode})"
