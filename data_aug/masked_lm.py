@@ -58,7 +58,7 @@ class MaskedLM:
     Args:
         model: put in eval mode, left where it is; it must keep its head apart from its `base_model`.
         tokenizer: the model's fast tokenizer (offsets are needed).
-        dtype: bfloat16 runs the encoder under autocast; the head stays in the model's own precision, whose
+        dtype: of the encoder, which is copied where it is another; the head stays in the model's own, whose
             logits do not tie. See `bf16_pays`.
         masks_per_pass: the most words masked in one row.
         min_distance: pieces between two masks of a row, at least.
@@ -94,10 +94,11 @@ class MaskedLM:
         self.tokenizer = tokenizer
         self.limit = _length_limit(model, tokenizer)
         self.exact = masks_per_pass == 1
-        self._dtype = dtype
         self._masks_per_pass, self._min_distance = masks_per_pass, min_distance
         self._batch_tokens = batch_tokens
         self._base, self._head = model.eval().base_model, head_alone(model)
+        if self._base.dtype != dtype:
+            self._base = copy.deepcopy(self._base).to(dtype)
         self._takes_segments = getattr(model.config, "type_vocab_size", 0) > 1
         self._words, self._spaced = _vocabulary(tokenizer, model.config.vocab_size)
 
@@ -130,7 +131,7 @@ class MaskedLM:
         rows.sort(
             key=lambda row: len(row.pair.ids), reverse=True
         )  # the largest first: memory runs out at once
-        with torch.inference_mode(), self._autocast():  # one autocast around all: it keeps the cast weights
+        with torch.inference_mode():
             for batch in _batches(rows, self._batch_tokens):
                 places = [(row.pair, mask) for row in batch for mask in row.masks]
                 for (pair, mask), pieces in zip(places, self._best(batch, k), strict=True):
@@ -139,11 +140,6 @@ class MaskedLM:
                     for query in pair.asked[mask]:
                         answers[query] = [word for word in words if word is not None]
         return answers
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if self._dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self._base.device.type, self._dtype)
 
     def _pairs(self, queries: Sequence[Query]) -> list[_Pair]:
         """The distinct pairs in tokens, each with the queries that can be answered on it."""
@@ -201,8 +197,7 @@ class MaskedLM:
 
         with _hooked(_last_mixing(self._base), gather):
             states_1NH = self._base(**inputs)[0]
-        with torch.autocast(states_1NH.device.type, enabled=False):
-            return self._head(inputs_embeds=states_1NH.to(self._base.dtype)).logits[0]
+        return self._head(inputs_embeds=states_1NH.to(self._head.dtype)).logits[0]
 
 
 def bf16_pays(device: torch.device | str) -> bool:

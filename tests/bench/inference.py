@@ -9,7 +9,7 @@ from transformers import BertForSequenceClassification
 from stages.distillation.checks import forward_flops
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import STUDENT, Place
-from tests.bench.reference import run_classifier
+from tests.bench.reference import STOCK, run_classifier
 from tests.bench.work import TOLERANCE, Work
 
 
@@ -52,7 +52,7 @@ def student_inference(place: Place, length: int = 128, batch: int = 32) -> Work:
         ones, zeros = torch.ones_like(ids), torch.zeros_like(ids)
         for which in ("teacher", "student"):
             with torch.no_grad():
-                plain = run_classifier(model(which), ids, ones, zeros)[2]
+                plain = run_classifier(model(which), ids, ones, zeros, **STOCK)[2]
                 stock = model(which)(input_ids=ids, attention_mask=ones).logits
             if (plain - stock).norm() > TOLERANCE * plain.norm():
                 return False

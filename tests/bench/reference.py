@@ -2,13 +2,15 @@
 them: fp32, rows padded to the task's length, the raw attention scores and hidden states of every layer kept, the teacher
 run in every step. Plain PyTorch on stock `transformers` models; nothing of this project is used.
 
-As published, the teacher runs with its dropout on, and in the general step with a graph that nothing uses;
-`mended` leaves both out, as the paper would have it.
+As published, the teacher runs with its dropout on, in the general step with a graph that nothing uses, and GELU and
+LayerNorm are written out operation by operation; `mended` runs the teacher as the paper would have it, and
+PyTorch's own GELU and LayerNorm.
 
 Axes in names: B rows, H heads, L positions, W width of the hidden states, C classes.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,26 @@ from transformers import BertForSequenceClassification, BertModel
 MASKED = -10000.0
 
 
-def run_bert(bert: BertModel, ids_BL: Tensor, mask_BL: Tensor, types_BL: Tensor):
+def written_gelu(x: Tensor) -> Tensor:
+    """GELU in one operation after another, as the published code computes it."""
+    return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
+
+
+def written_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """LayerNorm in one operation after another, as the published code computes it where apex is missing."""
+    centred = x - x.mean(-1, keepdim=True)
+    return norm.weight * (centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + norm.eps)) + norm.bias
+
+
+PUBLISHED = {"gelu": written_gelu, "norm": written_norm}
+STOCK: dict[str, Any] = {"gelu": functional.gelu, "norm": lambda norm, x: norm(x)}
+
+
+def run_bert(bert: BertModel, ids_BL: Tensor, mask_BL: Tensor, types_BL: Tensor, gelu, norm):
     """A forward pass of a stock BERT, layer by layer, that keeps what TinyBERT learns from.
+
+    Args:
+        gelu, norm: how they are computed, `PUBLISHED` or `STOCK`; the embedding's norm is always the stock one.
 
     Returns:
         The raw attention scores (B, H, L, L) of every layer, with -10000 at padded keys, and the hidden states
@@ -35,14 +55,17 @@ def run_bert(bert: BertModel, ids_BL: Tensor, mask_BL: Tensor, types_BL: Tensor)
         )
         scores.append(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + padding_B11L)
         weights = attention.dropout(scores[-1].softmax(-1))
-        read = layer.attention.output((weights @ v).transpose(1, 2).flatten(2), hidden[-1])
-        hidden.append(layer.output(layer.intermediate(read), read))
+        mixed, out = layer.attention.output, layer.output
+        read = mixed.dropout(mixed.dense((weights @ v).transpose(1, 2).flatten(2)))
+        read = norm(mixed.LayerNorm, read + hidden[-1])
+        wide = gelu(layer.intermediate.dense(read))
+        hidden.append(norm(out.LayerNorm, out.dropout(out.dense(wide)) + read))
     return scores, hidden
 
 
-def run_classifier(model: BertForSequenceClassification, *batch: Tensor):
+def run_classifier(model: BertForSequenceClassification, *batch: Tensor, **functions):
     """Scores and hidden states as `run_bert`, and the logits (B, C)."""
-    scores, hidden = run_bert(model.bert, *batch)
+    scores, hidden = run_bert(model.bert, *batch, **functions)
     return scores, hidden, model.classifier(model.dropout(model.bert.pooler(hidden[-1])))
 
 
@@ -53,7 +76,7 @@ class Reference:
         teacher, student: classifiers; the student has a divisor of the teacher's layers.
         predicts: learn the teacher's answers (equation 10); else its layers (equations 7 to 9).
         general: the teacher's pass builds a graph, as in the published general step.
-        mended: the teacher runs without dropout and without a graph.
+        mended: the teacher runs without dropout and without a graph, both models with PyTorch's own functions.
         learning_rate: of AdamW.
     """
 
@@ -68,6 +91,7 @@ class Reference:
     ):
         self.teacher, self.student, self.predicts = teacher.train(not mended), student.train(), predicts
         self.graph = general and not mended
+        self.functions = STOCK if mended else PUBLISHED
         layers = student.config.num_hidden_layers
         self.every = teacher.config.num_hidden_layers // layers
         width, to = student.config.hidden_size, teacher.config.hidden_size
@@ -79,9 +103,9 @@ class Reference:
     def loss(self, *batch: Tensor) -> Tensor:
         """Of a batch (ids, mask, token types), each (B, L)."""
         with torch.set_grad_enabled(self.graph):
-            scores, hidden, logits = run_classifier(self.teacher, *batch)
+            scores, hidden, logits = run_classifier(self.teacher, *batch, **self.functions)
         theirs = [x.detach() for x in scores], [x.detach() for x in hidden], logits.detach()
-        mine = run_classifier(self.student, *batch)
+        mine = run_classifier(self.student, *batch, **self.functions)
         if self.predicts:
             return self.prediction_loss(mine[2], theirs[2])
         return self.attention_loss(mine[0], theirs[0]) + self.hidden_loss(mine[1], theirs[1])

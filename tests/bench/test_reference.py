@@ -1,5 +1,6 @@
 """The reference of `make bench` computes what the project's objectives compute, on batches without padding."""
 
+import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -9,7 +10,7 @@ from stages.distillation.objectives.hidden import HiddenStates
 from stages.distillation.objectives.prediction import SoftLabels
 from stages.distillation.view import TAP, Needs, read
 from stages.tasks.batches import Batch, counts
-from tests.bench.reference import Reference, run_classifier
+from tests.bench.reference import PUBLISHED, STOCK, Reference, run_classifier
 
 ROWS, LENGTH, CLASSES = 3, 11, 3
 
@@ -77,11 +78,12 @@ def test_the_published_prediction_loss_is_ours_over_the_number_of_classes():
     torch.testing.assert_close(gradients, scaled, rtol=1e-4, atol=1e-7)
 
 
-def test_the_reference_runs_a_stock_model_with_padding():
+@pytest.mark.parametrize("functions", [PUBLISHED, STOCK])
+def test_the_reference_runs_a_stock_model_with_padding(functions):
     stock, rows = model(4, 16, "eager"), batch()
     mask = (torch.arange(LENGTH) < torch.tensor([[LENGTH], [6], [2]])).long()
     with torch.no_grad():
-        scores, hidden, logits = run_classifier(stock, rows.input_ids, mask, rows.token_type_ids)
+        scores, hidden, logits = run_classifier(stock, rows.input_ids, mask, rows.token_type_ids, **functions)
         expected = stock(rows.input_ids, mask, rows.token_type_ids, output_hidden_states=True)
     torch.testing.assert_close(logits, expected.logits)
     for mine, theirs in zip(hidden, expected.hidden_states, strict=True):

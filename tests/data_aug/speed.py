@@ -3,7 +3,7 @@
     .venv/bin/python -m tests.data_aug.speed SENTENCES.tsv
 
 Sentences: the first column of a TSV file with a header line, such as SST-2's train.tsv. The model has BERT-base's
-size and random weights, which serves for timing; `--model DIR` times another and says how far the approximate
+size and random weights, which serves for timing; `--model DIR` times another BERT and says how far the approximate
 candidates agree with the exact ones. The reference is what the published code does, written out: one word at
 a time, batch 1, fp32, all logits, with gradients; a full sort of 100,000 word vectors for each of the others.
 """
@@ -13,25 +13,38 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from data_aug.augment import Candidates, Found, Settings, augment_rows, content_words
 from data_aug.masked_lm import MaskedLM, Query, bf16_pays
 from data_aug.word_vectors import WordVectors
 from stages.tasks.packaged import packaged_teacher
+from tests.bench.reference import PUBLISHED, run_bert
 from tests.data_aug.test_masked_lm import reference
 
 K = 15
+
+
+class Published:
+    """A stock BERT with a masked-LM head, computed as the published code does."""
+
+    def __init__(self, model: BertForMaskedLM):
+        self.model, self.config = model, model.config
+
+    def __call__(self, input_ids, attention_mask, token_type_ids) -> SimpleNamespace:
+        _, hidden = run_bert(self.model.bert, input_ids, attention_mask, token_type_ids, **PUBLISHED)
+        return SimpleNamespace(logits=self.model.cls(hidden[-1]))
 
 
 class Plain:
     """Candidates as the published code finds them, one word at a time."""
 
     def __init__(self, model, tokenizer, vectors: WordVectors, grad: bool):
-        self.model, self.tokenizer, self.vectors, self.grad = model, tokenizer, vectors, grad
+        self.model, self.tokenizer, self.vectors, self.grad = Published(model), tokenizer, vectors, grad
         self.ids = {word: i for i, word in enumerate(vectors.words)}
 
     def __call__(self, queries: Sequence[Query]) -> list[Found]:
@@ -54,7 +67,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sentences", type=Path)
-    parser.add_argument("--model", help="a masked language model; none: BERT-base's size, random weights")
+    parser.add_argument(
+        "--model", help="a BERT with a masked-LM head; none: BERT-base's size, random weights"
+    )
     parser.add_argument(
         "--rows", type=int, default=200, help="sentences of a pass [200]; the reference gets a tenth"
     )
@@ -65,10 +80,10 @@ def main() -> None:
     chosen = np.random.default_rng(0).permutation(len(texts))[: o.rows * o.repeats]
     tokenizer = AutoTokenizer.from_pretrained(o.model or packaged_teacher())
     if o.model:
-        model = AutoModelForMaskedLM.from_pretrained(o.model).eval()
+        model = BertForMaskedLM.from_pretrained(o.model).eval()
     else:
         torch.manual_seed(0)
-        model = AutoModelForMaskedLM.from_config(BertConfig()).eval()
+        model = BertForMaskedLM(BertConfig()).eval()
     vectors = WordVectors.from_package()
     dtype = torch.bfloat16 if bf16_pays("cpu") else torch.float32
     approximate = {"masks_per_pass": 99}
