@@ -2,11 +2,13 @@
 
 import os
 import re
+import runpy
 import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -175,3 +177,13 @@ def test_the_tutorial_from_a_csv_to_a_shipped_model(tmp_path):
     assert len(snippets) == 2 and all(
         len(s.strip().splitlines()) == 4 for s in snippets
     )  # "three lines", and a blank
+
+
+def test_the_sinusoid(tmp_path):
+    toy = SimpleNamespace(**runpy.run_path(str(ROOT / "docs/recipes/sinusoid.py")))
+    errors, points, made = toy.measure([1], epochs=2)
+    assert list(errors) == ["teacher", "fine-tuned", "kd", "annealing-kd", "no-margin", "continuation-kd"]
+    assert errors["teacher"][0] < toy.error(0 * toy.CLEAN)
+    assert len(made["continuation-kd"]) == len(toy.PHASES)
+    toy.draw(points, made, tmp_path / "sinusoid.png")
+    assert (tmp_path / "sinusoid.png").stat().st_size > 10_000
