@@ -25,8 +25,8 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
     blocks = [_table(recipe, runs)]
     if recipe.levels:
         blocks.append(_what_mattered(recipe, runs))
-    verdict = _verdict(recipe, runs)
-    text = "\n\n".join([*blocks, *([verdict] if verdict else [])])
+    blocks += [_masked_words(runs), _verdict(recipe, runs)]
+    text = "\n\n".join(block for block in blocks if block)
     target.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     write_students(recipe, runs, target.with_suffix(".png"))
     return f"{text}\n\nthe same is in {target.with_suffix('.md')}, and drawn in {target.with_suffix('.png')}"
@@ -82,6 +82,16 @@ def _table(recipe: Recipe, runs: list[FinishedRun]) -> str:
         f"{seeds} seed{'s' if seeds > 1 else ''}, mean ± standard deviation; a constant answer reaches "
         f"{about['constant']:.4f}\n\n{markdown_table(head, rows)}"
     )
+
+
+def _masked_words(runs: list[FinishedRun]) -> str:
+    """What the run's masked language models guess of held-out text, each over the seeds."""
+    shares: dict[str, list[float]] = {}
+    for stage in (stage for run in runs for stage in run.stages):
+        if stage.spec["kind"] in ("masked_lm", "pretrain") and "accuracy" in stage.finished["scores"]:
+            shares.setdefault(stage.name, []).append(stage.finished["scores"]["accuracy"])
+    rows = [[name, _spread(values, 4)] for name, values in shares.items()]
+    return markdown_table(["stage", "held-out masked pieces guessed right"], rows) if rows else ""
 
 
 def _what_mattered(recipe: Recipe, runs: list[FinishedRun]) -> str:

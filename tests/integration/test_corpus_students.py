@@ -60,6 +60,7 @@ def test_the_students_are_made_and_masked_accuracy_is_kept(run):
     for stage in ("masked_lm-many-txt", "text-general", "text-bundle", "text-continued"):
         scores = json.loads((run / stage / "finished.json").read_text())["scores"]
         assert ("accuracy" in scores) == (stage != "text-general"), stage
+        assert (f"| {stage} |" in run.with_name("pretrained.md").read_text()) == ("accuracy" in scores)
 
 
 def test_killed_in_a_stage_of_the_corpus_it_ends_in_the_same_weights(place, run):
