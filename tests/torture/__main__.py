@@ -1,6 +1,7 @@
 """Faults, tried on a small run through the real commands. Prints the table of docs/faults.md.
 
-    make torture ARGS="--kills 50"     # 50 kills in every stage, with 1 and 2 ranks: about two hours
+    make torture ARGS="--kills 50"                       # 50 kills in every stage, with 1 and 2 ranks: two hours
+    make torture ARGS="--kills 9 --stages augment"       # kills in some stages alone
 
 Kills: at random moments, in every stage, the faults of `KILLS` in turn. Checkpoints are written at every step, so
 that many of the moments fall into a save. At the end the artefacts of all stages are bitwise those of an undisturbed
@@ -13,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +56,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=5, help="kills in every stage [5]")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=SECONDS,
+        default=[],
+        help="kills in these alone [all, and the other faults]",
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of ranks [1 2]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     o = parser.parse_args()
@@ -63,10 +72,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         place = Workplace(Path(name))
         for ranks in o.ranks:
-            outcomes += _show(_kills(place, ranks, o.kills))
-        outcomes += _show(_damages(place))
-        outcomes += _show(_full_disk(place))
-    outcomes += _show(two_hosts.outcomes())
+            outcomes += _show(_kills(place, ranks, dict.fromkeys(o.stages or SECONDS, o.kills)))
+        if not o.stages:
+            outcomes += _show(_damages(place))
+            outcomes += _show(_full_disk(place))
+    if not o.stages:
+        outcomes += _show(two_hosts.outcomes())
     return int(any(outcome.lost != "nothing" or outcome.survivors for outcome in outcomes))
 
 
@@ -78,35 +89,46 @@ def _show(outcomes: Iterator[Outcome]) -> list[Outcome]:
     return done
 
 
-def _kills(place: Workplace, ranks: int, kills: int) -> Iterator[Outcome]:
-    """Each stage killed so many times, the faults in turn."""
+def _kills(place: Workplace, ranks: int, left: dict[str, int]) -> Iterator[Outcome]:
+    """Each stage killed as often as is left of it, the faults in turn."""
+    most = max(left.values())
     same = (
         f"job.nproc={ranks}",
         "reuse=false",
         *AUGMENTED,
-        *(f"{stage}.epochs={2 + 2 * kills}" for stage in EPOCHS),
+        *(f"{stage}.epochs={2 + 2 * most}" for stage in EPOCHS),
     )
     whole, run = f"whole{ranks}", place.path / "runs" / f"killed{ranks}"
     status, output = place.run("task-distill", f"run={whole}", *same, "job.checkpoint_seconds=1000")
     assert status == 0, output
     where = f"{ranks} rank{'s' * (ranks > 1)}"
     outcomes = {fault: Outcome(fault, where) for fault in KILLS}
-    progress = tqdm(total=kills * len(SECONDS), desc=f"kills, {where}", mininterval=10)
+    progress = tqdm(total=sum(left.values()), desc=f"kills, {where}", mininterval=10)
+    process = None
     while True:
-        began = time.time()
-        process = place.start("task-distill", f"run={run.name}", *same)
-        stage = _stage_to_kill(run, process, began, outcomes, kills)
+        if process is None:
+            began = time.time()
+            process = place.start("task-distill", f"run={run.name}", *same)
+        stage = _stage_to_kill(run, process, began, left)
         if stage is None:
-            break
+            output = process.communicate()[0]
+            missed = [stage for stage in left if left[stage]]
+            if process.returncode or not missed:
+                break
+            shutil.rmtree(run / missed[0])  # it ended before its last kill: once more from the start
+            process = None
+            continue
         time.sleep(random.uniform(0, SECONDS[stage]))
-        fault = list(KILLS)[sum(outcome.times[stage] for outcome in outcomes.values()) % len(KILLS)]
-        if process.poll() is None and not (run / stage / "finished.json").exists():
-            outcomes[fault].times[stage] += 1
-            progress.update()
-            _kill(process, workers_of(run), fault)
+        if process.poll() is not None or (run / stage / "finished.json").exists():
+            continue
+        fault = list(KILLS)[left[stage] % len(KILLS)]
+        outcomes[fault].times[stage] += 1
+        left[stage] -= 1
+        progress.update()
+        _kill(process, workers_of(run), fault)
         _end(process, run, outcomes[fault])
+        process = None
     progress.close()
-    output = process.communicate()[0]
     if process.returncode or made(run) != made(run.with_name(whole)):
         lost = f"DIFFERENT ({process.returncode})"
         print(output)
@@ -120,19 +142,16 @@ def _kills(place: Workplace, ranks: int, kills: int) -> Iterator[Outcome]:
             yield outcome
 
 
-def _stage_to_kill(
-    run: Path, process: subprocess.Popen, began: float, outcomes: dict[str, Outcome], kills: int
-) -> str | None:
+def _stage_to_kill(run: Path, process: subprocess.Popen, began: float, left: dict[str, int]) -> str | None:
     """Wait until a stage that is still to be killed goes on since `began`; None when the command has ended."""
     while process.poll() is None:
-        for stage in SECONDS:
+        for stage in left:
             sign = run / stage / ("checkpoints" if stage in TRAINING else "stage.json")
-            times = sum(outcome.times[stage] for outcome in outcomes.values())
             if (
-                sign.exists()
+                left[stage]
+                and sign.exists()
                 and sign.stat().st_mtime > began  # not only what was left of it
                 and not (run / stage / "finished.json").exists()
-                and times < kills
                 and workers_of(run)
             ):
                 return stage
