@@ -47,10 +47,10 @@ class Workplace:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
-    def run(self, command: str, *arguments: str, tiny: bool = True) -> tuple[int, str]:
+    def run(self, command: str, *arguments: str, tiny: bool = True, timeout: float = 300) -> tuple[int, str]:
         """Run a command to its end: (exit status, output)."""
         process = self.start(command, *arguments, tiny=tiny)
-        output = process.communicate(timeout=300)[0]
+        output = process.communicate(timeout=timeout)[0]
         return process.returncode, output
 
     def interrupt(self, when: Callable[[], bool], signal_number: int, command: str, *arguments: str):

@@ -99,7 +99,9 @@ def _kills(place: Workplace, ranks: int, left: dict[str, int]) -> Iterator[Outco
         *(f"{stage}.epochs={2 + 2 * most}" for stage in EPOCHS),
     )
     whole, run = f"whole{ranks}", place.path / "runs" / f"killed{ranks}"
-    status, output = place.run("task-distill", f"run={whole}", *same, "job.checkpoint_seconds=1000")
+    status, output = place.run(
+        "task-distill", f"run={whole}", *same, "job.checkpoint_seconds=1000", timeout=3600
+    )
     assert status == 0, output
     where = f"{ranks} rank{'s' * (ranks > 1)}"
     outcomes = {fault: Outcome(fault, where) for fault in KILLS}
