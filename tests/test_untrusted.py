@@ -72,6 +72,14 @@ def test_the_users_tables_from_find_to_load(tmp_path, suffix, content):
 
 
 @quick
+@given(st.binary(max_size=200) | LINES)
+def test_the_users_labels_of_words(tmp_path, content):
+    path = tmp_path / "a.conll"
+    path.write_bytes(content)
+    one_line(lambda: load_task(find_task("mine", str(path))))
+
+
+@quick
 @given(st.sampled_from([".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet"]), st.binary(max_size=300))
 @example(".jsonl", b'{"a\\nb": 1}')
 @example(".txt", b"a\0b\n")

@@ -61,7 +61,7 @@ def find(
         text_columns, label_column = _text_columns(options["text"]), str(options["label"])
         title, metric = Path(name).stem, metric or str(options.get("metric") or "")
     elif data:
-        options, files, title = {}, _data_files(Path(data)), name or Path(data).stem
+        options, files, title = {}, data_files(Path(data)), name or Path(data).stem
     else:
         return None
     for path in files.values():
@@ -125,19 +125,24 @@ def _kind(kind: str, metric: str) -> str:
     return kind
 
 
-def _data_files(data: Path) -> dict[str, Path]:
+def data_files(data: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
+    """Role -> file of what the user gave: a file, or a directory with train.* and, if there are any, dev.* and test.*.
+
+    Raises:
+        UserError: the directory has none for train, or two for one role.
+    """
     if not data.is_dir():
         return {"train": data}
     files = {}
     for role, stems in ROLES.items():
-        found = [data / (stem + suffix) for stem in stems for suffix in SUFFIXES]
+        found = [data / (stem + suffix) for stem in stems for suffix in suffixes]
         found = [path for path in found if path.is_file()]
         if len(found) > 1:
             raise UserError(f"{data} holds both {found[0].name} and {found[1].name}; keep one of them")
         if found:
             files[role] = found[0]
     if "train" not in files:
-        raise UserError(f"{data} holds no train file; name it train{', train'.join(SUFFIXES)}")
+        raise UserError(f"{data} holds no train file; name it train{', train'.join(suffixes)}")
     return files
 
 
@@ -175,8 +180,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
     values = {role: _values(rows[role], labels, path) for role, path in paths.items()}
     pairs = {role: list(zip(rows[role], values[role], strict=True)) for role in paths}
     if "dev" not in pairs:
-        pairs = _hold_out(pairs, paths["train"])
-    pairs = _drop_repeats(pairs)
+        pairs = hold_out(pairs, paths["train"])
+    pairs = drop_repeats(pairs)
     _check_spread([value for _, value in pairs["train"]], labels, paths["train"])
     splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
     defaults, allowed = ("accuracy", "f1"), metrics.CLASSIFICATION
@@ -241,7 +246,7 @@ def _check_spread(values: list[int] | list[float], labels: list[str] | None, pat
         raise UserError(f"{path}: every label is {only!r} (without dev and test); give rows with two or more")
 
 
-def _hold_out(pairs: dict[str, list], path: Path) -> dict[str, list]:
+def hold_out(pairs: dict[str, list], path: Path) -> dict[str, list]:
     """Move a tenth of train to dev, by the hash of the text."""
     sides: dict[str, list] = {"train": [], "dev": []}
     for pair in pairs["train"]:
@@ -255,7 +260,7 @@ def _hold_out(pairs: dict[str, list], path: Path) -> dict[str, list]:
     return pairs | sides
 
 
-def _drop_repeats(pairs: dict[str, list]) -> dict[str, list]:
+def drop_repeats(pairs: dict[str, list]) -> dict[str, list]:
     """Drop from train what stands in dev or test, and from dev what stands in test."""
     kept, seen = {}, set()
     for role in ("test", "dev", "train"):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.conll import sentences
 from stages.tasks.packaged import inside, packaged_name
-from stages.tasks.text import folded, text_lines
+from stages.tasks.text import folded
 from stages.tasks.types import Split, Task, TaskSource
 
 TASKS = ("indonesian-tags",)
@@ -67,23 +68,19 @@ def load(source: TaskSource, revision: str | None) -> Task:
 
 
 def _sentences(path: Path) -> Iterator[tuple[list[str], list[int | None]]]:
-    """(words, tags) of each sentence: a word, a tab and its tag a line, an empty line after each sentence.
+    """(words, tags) of each sentence; a tag is None where a word has two.
 
-    A tag is None where a line has two.
+    Raises:
+        UserError: a tag that is not known.
     """
-    words, tags = [], []
-    for number, line in text_lines(path):
-        word, *tag = line.rstrip("\r\n").split("\t")
-        if word:
-            if not tag or tag[0].upper() not in LABELS:
-                raise UserError(f"{path}, line {number}: {line.strip()!r:.60} is no word, tab and known tag")
-            words.append(word)
-            tags.append(LABELS.index(tag[0].upper()) if len(tag) == 1 else None)
-        elif words:
-            yield words, tags
-            words, tags = [], []
-    if words:
-        yield words, tags
+    for line, words in sentences(path):
+        tags = [tag.upper() for _, tag, *_ in words]
+        if unknown := set(tags) - set(LABELS):
+            raise UserError(f"{path}, the sentence at line {line}: unknown tag {min(unknown)!r}")
+        yield (
+            [word for word, *_ in words],
+            [LABELS.index(tag) if len(of) == 2 else None for tag, of in zip(tags, words, strict=True)],
+        )
 
 
 def _side_of(text: str) -> str:

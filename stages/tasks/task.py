@@ -13,12 +13,12 @@ import random
 from dataclasses import replace
 
 from checkpoints.errors import UserError
-from stages.tasks import files, glue, indonesian, newsgroups, packaged
+from stages.tasks import conll, files, glue, indonesian, newsgroups, packaged
 from stages.tasks.types import UNKNOWN, Split, Task, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
 
-READERS = (glue, packaged, newsgroups, indonesian, files)
+READERS = (glue, packaged, newsgroups, indonesian, conll, files)
 KNOWN = (*glue.TASKS, *packaged.TASKS, *newsgroups.TASKS, *indonesian.TASKS)
 
 
@@ -34,7 +34,8 @@ def find_task(
     Args:
         name: one of GLUE's tasks, a packaged task, the path of a task file (.yaml), or with `data` any name
             for the user's own.
-        data: a directory in GLUE's TSV layout, or the user's file, or one with train.*, dev.*, test.*.
+        data: a directory in GLUE's TSV layout, or the user's file (.conll where words have labels), or one with
+            train.*, dev.*, test.*.
         text_columns: one or two columns of the user's file.
         label_column: the column of the labels.
         metric: what selection on dev uses, instead of the task's own.

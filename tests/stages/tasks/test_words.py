@@ -145,6 +145,60 @@ def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, mo
     assert [found.labels[tag] for tag in tags] == ["PR", "VB"]
     with pytest.raises(UserError, match="takes no data"):
         indonesian.find("indonesian-tags", "x.csv", (), "", "")
-    path.write_text("Saya\tPR\npergi VB\n")
+    path.write_text("Saya\tPR\npergi\n")
     with pytest.raises(UserError, match="line 2"):
         indonesian.load(source, None)
+
+
+CONLL = "-DOCSTART- -X- O\n\n# a comment\nAda NNP B-PER\nwrote VB O\n\n\nIda\tB-PER\n. O\n"
+
+
+def test_words_of_ones_own_are_read_from_conll_files(tmp_path):
+    (tmp_path / "train.conll").write_text("\ufeff" + CONLL)
+    (tmp_path / "dev.conll").write_text("it O\r\nis O\r\n\r\nIDA B-PER\n. O\n")
+    source = task.find_task("My NER", str(tmp_path))
+    assert source.name == "my-ner" and source.identity["words"]
+    found = task.load_task(source)
+    assert found.words and found.labels == ("B-PER", "O")
+    assert (found.splits["train"].text_a, found.splits["train"].labels) == (
+        ["Ada wrote"],
+        [[0, 1]],
+    )  # Ida stands in dev
+    assert found.splits["dev"].text_a == ["it is", "IDA ."]
+    assert task.find_task("", str(tmp_path / "train.conll")).name == "train"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a O\nb\n", "line 2: 'b' is no word and label"),
+        ("a b\tO\nc\tX\n", "line 1: .* is no word and label"),
+        ("\n\n", "no sentences"),
+        ("a O\nb O\n", "every label is 'O'"),
+    ],
+)
+def test_a_conll_file_that_cannot_be_used(tmp_path, content, message):
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.conll").write_text(content if name == "train" else "z O\n")
+    with pytest.raises(UserError, match=message):
+        task.load_task(task.find_task("mine", str(tmp_path)))
+
+
+def test_a_label_that_train_lacks_and_options_of_tables(tmp_path):
+    (tmp_path / "train.conll").write_text("a O\nb X\n")
+    (tmp_path / "dev.conll").write_text("c O\n\nd Y\n")
+    with pytest.raises(
+        UserError, match="dev.conll, the sentence at line 3: label 'Y' is none of train's: O, X"
+    ):
+        task.load_task(task.find_task("mine", str(tmp_path)))
+    with pytest.raises(UserError, match="leave text_columns"):
+        task.find_task("mine", str(tmp_path), ("text",))
+    with pytest.raises(UserError, match="no file"):
+        task.find_task("mine", str(tmp_path / "none.conll"))
+
+
+def test_without_dev_a_tenth_of_the_sentences_is_held_out(tmp_path):
+    (tmp_path / "tags.conll").write_text("\n".join(f"word{i} A\n. B\n" for i in range(80)))
+    found = task.load_task(task.find_task("mine", str(tmp_path / "tags.conll")))
+    assert set(found.splits) == {"train", "dev"} and 1 <= len(found.splits["dev"]) <= 20
+    assert len(found.splits["train"]) + len(found.splits["dev"]) == 80
