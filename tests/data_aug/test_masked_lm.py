@@ -26,7 +26,9 @@ def reference(model, tokenizer, query: Query, k: int, grad: bool = False) -> lis
         logits = model(**inputs).logits[0]
     place = inputs["input_ids"][0].tolist().index(tokenizer.mask_token_id)
     found = []
-    for i in logits[place].topk(k).indices.tolist():
+    for i in (
+        logits[place].argsort(descending=True)[:k].tolist()
+    ):  # a sort of the whole vocabulary, as published
         piece = tokenizer.convert_ids_to_tokens(i) if i < len(tokenizer) else ""
         text = tokenizer.decode([i]).strip()
         if piece and not piece.startswith("##") and i not in tokenizer.all_special_ids and text.isalpha():
