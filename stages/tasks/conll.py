@@ -1,7 +1,7 @@
 """The user's own labels of words: CoNLL files, a line for each word, an empty line after each sentence.
 
-Columns are parted by tabs where a line has them, else by white space; the first is the word, the last its label.
-Lines that begin with -DOCSTART- or with "# " are left out. `data` is a file, or a directory with train.conll and, if there
+Columns are parted by tabs where a line has them, else by white space, as many in each line; the first is the word, the last
+its label. Lines that begin with -DOCSTART- are left out. `data` is a file, or a directory with train.conll and, if there
 are any, dev.conll and test.conll; without dev a tenth of train is held out, and what stands in dev or test is no part of train.
 """
 
@@ -90,7 +90,7 @@ def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
         where = f"{path}, line {number}"
         line = check_text(line, where).strip()
         columns = [column.strip() for column in line.split("\t")] if "\t" in line else line.split()
-        if line.startswith(("-DOCSTART-", "# ")):
+        if line.startswith("-DOCSTART-"):
             continue
         if columns:
             if len(columns) < 2 or not all(columns) or len(columns[0].split()) > 1:
@@ -105,5 +105,12 @@ def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
 
 
 def _labelled(path: Path) -> Iterator[tuple[Row, list[str]]]:
+    width = 0
     for line, words in sentences(path):
+        width = width or len(words[0])
+        for number, columns in enumerate(words, start=line):
+            if len(columns) != width:
+                raise UserError(
+                    f"{path}, line {number}: {len(columns)} columns, the first sentence has {width}; mend the line"
+                )
         yield Row(line, (" ".join(word for word, *_ in words),), ""), [columns[-1] for columns in words]
