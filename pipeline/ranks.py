@@ -30,7 +30,8 @@ def main(stage: str, count: int, first: int = 0, world: int = 0, master: str = "
         master: host:port where the ranks meet, where there are several hosts. Standard input then brings
             heartbeats and signals (pipeline/hosts.py); the ranks end when it falls silent.
     """
-    address, port = master.rsplit(":", 1) if master else ("127.0.0.1", str(_free_port()))
+    held = _free_port()
+    address, port = master.rsplit(":", 1) if master else ("127.0.0.1", str(held.getsockname()[1]))
     environment = os.environ | {
         "WORLD_SIZE": str(world or count),
         "MASTER_ADDR": address,
@@ -103,10 +104,15 @@ def _listen(forward, lost: threading.Event) -> None:
             lost.set()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _free_port() -> socket.socket:
+    """A port that is this host's alone while the socket is open; rank 0, which reuses addresses, may listen there.
+
+    Between now and then lie the seconds in which the ranks start, and other jobs look for ports too.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 def _on_the_way_to(master: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ Exit status: 0 finished, 2 a mistake the user can mend, 128 + signal: stopped, h
 import importlib
 import os
 import signal
-import socket
 import sys
 import time
 import warnings
@@ -76,13 +75,8 @@ def start_ranks() -> "torch.device":  # noqa: F821
 
 def _environment() -> None:
     """A single process is a world of one rank; quiet libraries."""
-    if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-        )
+    if "RANK" not in os.environ:  # port 0: whichever is free in the moment it is needed
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     if not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
