@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from data_aug import InputError
+from data_aug.packed import pack
 
 ENOUGH_TOKENS = 512  # a batch of so many tokens runs nearly as fast, for each token, as one of thousands
 MOST_PADDING = 0.04
@@ -59,7 +60,7 @@ class MaskedLM:
         model: put in eval mode, left where it is; it must keep its head apart from its `base_model`.
         tokenizer: the model's fast tokenizer (offsets are needed).
         dtype: of the encoder, which is copied where it is another; the head stays in the model's own, whose
-            logits do not tie. See `bf16_pays`.
+            logits do not tie. See `data_aug.packed.bf16_pays`.
         masks_per_pass: the most words masked in one row.
         min_distance: pieces between two masks of a row, at least.
         batch_tokens: the most tokens in a batch, padding included.
@@ -99,6 +100,7 @@ class MaskedLM:
         self._base, self._head = model.eval().base_model, head_alone(model)
         if self._base.dtype != dtype:
             self._base = copy.deepcopy(self._base).to(dtype)
+            pack(self._base)
         self._takes_segments = getattr(model.config, "type_vocab_size", 0) > 1
         self._words, self._spaced = _vocabulary(tokenizer, model.config.vocab_size)
 
@@ -198,13 +200,6 @@ class MaskedLM:
         with _hooked(_last_mixing(self._base), gather):
             states_1NH = self._base(**inputs)[0]
         return self._head(inputs_embeds=states_1NH.to(self._head.dtype)).logits[0]
-
-
-def bf16_pays(device: torch.device | str) -> bool:
-    """Whether bfloat16 matrix products are faster than float32's: measured 2.5 times with AVX512-BF16."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def split_masks(places: Sequence[int], most: int, distance: int) -> list[tuple[int, ...]]:

@@ -6,6 +6,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
+from data_aug.packed import pack
 from stages.distillation.view import Needs, View, without_gradient
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ class FrozenTeacher:
     """A model in eval mode, without gradients, whose views are the targets.
 
     Args:
-        model: encoder or classifier.
+        model: encoder or classifier; the teacher's alone from now on (its weights are packed).
         needs: what the objectives read of it.
         precision: of its weights and all it computes, so that nothing is cast in a step.
         class_order: for each of the task's classes, the teacher's index of the same name.
@@ -31,6 +32,7 @@ class FrozenTeacher:
         class_order: list[int] | None = None,
     ):
         self.model = model.eval().requires_grad_(False).to(device, precision)
+        pack(self.model)
         self.needs, self.device, self.precision = needs, device, precision
         in_order = class_order is None or class_order == sorted(class_order)
         self.class_order = None if in_order else class_order

@@ -7,7 +7,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from data_aug.augment import Candidates, Settings, augment_rows, content_words
-from data_aug.masked_lm import MaskedLM, Query, bf16_pays
+from data_aug.masked_lm import MaskedLM, Query
+from data_aug.packed import bf16_pays
 from data_aug.word_vectors import WordVectors
 from stages.distillation.checks import forward_flops
 from tests.bench.machine import Machine, seconds

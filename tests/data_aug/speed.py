@@ -20,7 +20,8 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from data_aug.augment import Candidates, Found, Settings, augment_rows, content_words
-from data_aug.masked_lm import MaskedLM, Query, bf16_pays
+from data_aug.masked_lm import MaskedLM, Query
+from data_aug.packed import bf16_pays
 from data_aug.word_vectors import WordVectors
 from stages.tasks.packaged import packaged_teacher
 from tests.bench.reference import PUBLISHED, run_bert

@@ -1,11 +1,19 @@
 """The tap reads what the model computes: hidden states, queries and keys, of four kinds of models."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 from checkpoints.errors import UserError
+from data_aug.packed import PackedLinear, bf16_pays, pack
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_tokenizer
 from stages.distillation.students import random_student, student_config, student_from_teacher_layers
 from stages.distillation.teachers import FrozenTeacher, class_order
@@ -101,6 +109,23 @@ def test_a_bf16_teacher_is_as_near_to_fp32_as_bf16_allows(tmp_path):
     pairs += [(exact.queries_BHLD[4], low.queries_BHLD[4]), (exact.keys_BHLD[4], low.keys_BHLD[4])]
     for expected, got in pairs:
         assert (got.float() - expected).norm() < 0.02 * expected.norm()
+
+
+def test_packed_weights_change_no_bit():
+    if not bf16_pays("cpu"):
+        pytest.skip("this processor has no bf16 products")
+    config = BertConfig(
+        hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=200, num_labels=3
+    )
+    plain = BertForSequenceClassification(config).eval().requires_grad_(False).bfloat16()
+    packed = copy.deepcopy(plain)
+    pack(packed)
+    assert sum(isinstance(module, PackedLinear) for module in packed.modules()) == 2 * 6 + 2
+    for shape in ((1, 1), (3, 17), (32, 53)):
+        ids = torch.randint(1000, 30000, shape)
+        assert torch.equal(plain(ids).logits, packed(ids).logits)
+    pack(single := copy.deepcopy(plain).float())
+    assert not any(isinstance(module, PackedLinear) for module in single.modules())
 
 
 def test_class_names_decide_and_unnamed_or_foreign_classes_are_refused(tmp_path):
