@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.launch import KEEP_FREED_MEMORY
 from pipeline.worker import start_ranks
+from tests.bench import as_a_stage_runs
 
 RUN = Path("runs/bench")
 HEAD = f"{'work':<24}{'unit':<12}{'reference':>10}{'ours':>10}{'ratio':>8}  {'spread':<16}{'goal':>6}{'limit':>8}  agrees"
@@ -36,12 +36,7 @@ def main() -> int:
             parser.error(
                 f"DATA={o.data} holds no {folder}/train.tsv; leave DATA out to use texts of such lengths"
             )
-    if any(name not in os.environ for name in KEEP_FREED_MEMORY):  # glibc reads them at a process's start
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "tests.bench", *sys.argv[1:]],
-            KEEP_FREED_MEMORY | os.environ,
-        )
+    as_a_stage_runs("tests.bench")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what lies on the disk is removed
     device = start_ranks()

@@ -47,8 +47,12 @@ def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Wor
 
     def variants(find: Callable[[], Callable], count: int) -> Callable[[int], float]:
         def measured(repeat: int) -> float:
-            rows = [(text, None) for (text,) in place.texts("sst-2", our_rows, repeat)]
-            rows = rows[:: our_rows // (count if repeat >= 0 else 4)]
+            rows = [
+                (text, None)
+                for (text,) in sorted(place.texts("sst-2", our_rows, repeat), key=lambda row: len(row[0]))
+            ]
+            step = our_rows // (count if repeat >= 0 else 4)
+            rows = rows[step // 2 :: step]  # a part that is as long as the whole
             candidates = find()
             models.vectors._known.clear()  # the neighbours of an earlier repeat
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.worker import start_ranks
+from tests.bench import as_a_stage_runs
 
 RUN = Path("runs/bench")
 STEP = 2048
@@ -26,6 +27,7 @@ STEPS = 3
 
 
 def main() -> int:
+    as_a_stage_runs("tests.bench.growth")
     device = start_ranks()
     from tests.bench.place import ARCHITECTURE, Place
 

@@ -24,6 +24,7 @@ from data_aug.masked_lm import MaskedLM, Query
 from data_aug.packed import bf16_pays
 from data_aug.word_vectors import WordVectors
 from stages.tasks.packaged import packaged_teacher
+from tests.bench import as_a_stage_runs
 from tests.bench.reference import PUBLISHED, run_bert
 from tests.data_aug.test_masked_lm import reference
 
@@ -76,6 +77,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="passes of each side, alternating [3]")
     o = parser.parse_args()
+    as_a_stage_runs("tests.data_aug.speed")
     lines = o.sentences.read_text(encoding="utf-8").splitlines()[1:]
     texts = [line.split("\t")[0].strip() for line in lines]
     chosen = np.random.default_rng(0).permutation(len(texts))[: o.rows * o.repeats]
