@@ -1,8 +1,10 @@
 """How the ranks of a stage are started: one process, several on this host, or several hosts."""
 
+import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,12 +25,81 @@ KEEP_FREED_MEMORY = {
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def launch(stage: Path, job: Job) -> int:
-    """Run a stage's worker on all ranks; returns its exit status.
+class Launcher:
+    """Runs the workers of a run's stages; where forks are possible, those of one rank in forks of one process."""
 
-    Ctrl-C and SIGTERM are passed on and waited for: the ranks save first. If this process dies in any
-    other way, the workers die with it.
-    """
+    def __init__(self, run: Path):
+        self._run = run
+        self._forks: _Forks | None = None
+
+    def __enter__(self) -> "Launcher":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._forks:
+            self._forks.end()
+            self._forks = None
+
+    def launch(self, stage: Path, job: Job) -> int:
+        """Run a stage's worker on all ranks; returns its exit status.
+
+        Ctrl-C and SIGTERM are passed on and waited for: the ranks save first. If this process dies in any
+        other way, the workers die with it.
+        """
+        if job.nproc == 1 and not job.hostfile and can_fork():
+            self._forks = self._forks or _Forks(self._run)
+            process, wait = self._forks.process, lambda: self._forks.work(stage)
+        else:
+            self.__exit__()  # it would keep its memory
+            process = _start(_command(stage, job), job)
+            wait = process.wait
+        signalled = []
+
+        def forward(number: int, frame: object) -> None:
+            signalled.append(number)
+            process.send_signal(number)
+
+        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            code = wait()
+            # A stage that was finishing when the signal came ends well; what follows it must not start.
+            return code if code or not signalled else 128 + signalled[0]
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _Forks:
+    """The process that forks workers (pipeline/forks.py), as its launcher sees it."""
+
+    def __init__(self, run: Path):
+        self._socket, theirs = socket.socketpair()
+        # The run is told for those who look for its processes.
+        self.process = _start([sys.executable, "-m", "pipeline.forks", f"{run}/"], Job(), stdin=theirs)
+        theirs.close()
+        self._answers = self._socket.makefile()
+
+    def work(self, stage: Path) -> int:
+        """Have a stage run; returns its worker's exit status, or this process's own where that ended first."""
+        answer = ""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(f"{stage}\n".encode())
+            answer = self._answers.readline()
+        return int(answer) if answer else self.process.wait()
+
+    def end(self) -> None:
+        """Let the process go."""
+        self._answers.close()
+        self._socket.close()
+        self.process.wait()
+
+
+def can_fork() -> bool:
+    """Whether a process that has imported what stages need can be forked: CUDA does not outlive that."""
+    return sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
+
+
+def _start(command: list[str], job: Job, stdin: socket.socket | None = None) -> subprocess.Popen:
     # Whatever started this process may have ranks of its own (torchrun, Slurm): ours are set below.
     environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     for name, value in KEEP_FREED_MEMORY.items():
@@ -37,32 +108,16 @@ def launch(stage: Path, job: Job) -> int:
     if not job.hostfile:
         environment.setdefault("OMP_NUM_THREADS", threads_of(job.nproc))
     # In a session of its own, so that a terminal's Ctrl-C comes once, from here.
-    process = subprocess.Popen(
-        _command(stage, job), env=environment, preexec_fn=die_with_parent, start_new_session=True
+    return subprocess.Popen(
+        command, env=environment, stdin=stdin, preexec_fn=die_with_parent, start_new_session=True
     )
-
-    signalled = []
-
-    def forward(number: int, frame: object) -> None:
-        signalled.append(number)
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = process.wait()
-        # A stage that was finishing when the signal came ends well; what follows it must not start.
-        return code if code or not signalled else 128 + signalled[0]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _command(stage: Path, job: Job) -> list[str]:
-    worker = ["-m", "pipeline.worker", str(stage)]
     if job.hostfile:
         return [sys.executable, "-m", "pipeline.hosts", job.hostfile, str(stage)]
     if job.nproc == 1:
-        return [sys.executable, *worker]
+        return [sys.executable, "-m", "pipeline.worker", str(stage)]
     return [sys.executable, "-m", "pipeline.ranks", str(stage), str(job.nproc)]
 
 

@@ -18,7 +18,7 @@ from checkpoints.store import read_json
 from pipeline import options as options_module
 from pipeline.finished import read_run
 from pipeline.given import Named
-from pipeline.launch import launch
+from pipeline.launch import Launcher
 from pipeline.options import Options
 from pipeline.plan import RUNS, Planned, plan, prepare
 from pipeline.recipe import read_recipe, recipe_stages
@@ -80,7 +80,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, recipe: list[s
         raise UserError(f"{run} is not a run (it has no options.json): give another run=NAME")
     stages = declared(run)
     run.mkdir(parents=True, exist_ok=True)
-    with _locked(run):
+    with _locked(run), Launcher(run) as launcher:
         planned = plan(stages, run, o)
         store.write_json(run / "options.json", asdict(o) | {
             "run": name, "preset": preset, "stages": [stage.name for stage in stages], "recipe": recipe,
@@ -99,7 +99,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, recipe: list[s
             print(f"[{step.stage.name}] {'goes on' if step.action == 'resume' else 'starts'}", flush=True)
             start = time.monotonic()
             job = replace(o.job, nproc=1, hostfile="") if step.stage.kind in ONE_RANK else o.job
-            status = launch(step.directory, job)
+            status = launcher.launch(step.directory, job)
             if status:
                 status = status if status > 0 else 128 - status
                 _say_failure(step, status)

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from checkpoints.errors import UserError, told
 from checkpoints.store import Damaged
@@ -56,7 +57,7 @@ def _let_the_first_rank_speak(always: bool = False) -> None:
 
 def start_ranks() -> "torch.device":  # noqa: F821
     """Join the world of ranks (a world of one, where no launcher says otherwise); returns this rank's device."""
-    _environment()
+    set_environment()
     import deepspeed
     import torch
 
@@ -73,7 +74,7 @@ def start_ranks() -> "torch.device":  # noqa: F821
     return device
 
 
-def _environment() -> None:
+def set_environment() -> None:
     """A single process is a world of one rank; quiet libraries."""
     if "RANK" not in os.environ:  # port 0: whichever is free in the moment it is needed
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
@@ -87,10 +88,14 @@ def _environment() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|deepspeed")
 
 
+def leave(code: int) -> NoReturn:
+    """End this process: DeepSpeed's and torch's threads may outlive an orderly exit."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     # Until the loop listens there is nothing to save. Raised as an exception it may be lost in an import.
     signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
-    code = main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # DeepSpeed's and torch's threads may outlive an orderly exit
+    leave(main(Path(sys.argv[1])))
