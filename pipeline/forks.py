@@ -13,9 +13,6 @@ import sys
 import traceback
 from pathlib import Path
 
-from pipeline import worker
-from pipeline.launch import die_with_parent
-
 
 def main() -> None:
     """Fork a worker for each stage that is asked for, until the launcher goes."""
@@ -30,6 +27,10 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    # From here on an import may be cut short without a word.
+    from pipeline import worker
+    from pipeline.launch import die_with_parent
+
     worker.set_environment()
     import deepspeed  # noqa: F401
 
@@ -44,17 +45,17 @@ def main() -> None:
             if os.getppid() != this:
                 os._exit(1)
             os.dup2(os.open(os.devnull, os.O_RDONLY), launcher.fileno())
-            _work(Path(line.rstrip("\n")))
+            try:
+                code = worker.main(Path(line.rstrip("\n")))
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            worker.leave(code)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         child = 0
         launcher.sendall(f"{status}\n".encode())
 
 
-def _work(stage: Path) -> None:
-    """Run the stage and end this process."""
-    try:
-        code = worker.main(stage)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    worker.leave(code)
+if __name__ == "__main__":
+    main()
+    os._exit(0)  # as a worker does

@@ -85,7 +85,7 @@ class _Forks:
         with contextlib.suppress(OSError):
             self._socket.sendall(f"{stage}\n".encode())
             answer = self._answers.readline()
-        return int(answer) if answer else self.process.wait()
+        return int(answer) if answer else self.process.wait() or 1
 
     def end(self) -> None:
         """Let the process go."""

@@ -2,13 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from tests.conftest import sentences
-from tests.integration.conftest import workers_of
+from tests.integration.conftest import ROOT, workers_of
 
 STAGES = ["teacher", "general", "intermediate", "prediction", "finetuned", "finetuned_general"]
 
@@ -42,6 +45,20 @@ def test_killed_in_every_stage_a_run_ends_in_the_same_weights(place, ranks):
         assert (place.path / "runs" / f"killed{ranks}" / name).exists()
 
 
+def test_a_worker_that_is_a_fork_computes_what_a_process_of_its_own_does(place):
+    same = ("reuse=false", "general.epochs=20", "job.precision=bf16")
+    place.kill_during("own", "general", *same, command="general-distill")
+    stage = place.path / "runs" / "own" / "general"
+    for checkpoint in (stage / "checkpoints").iterdir():
+        shutil.rmtree(checkpoint)
+    worker = [sys.executable, "-m", "pipeline.worker", str(stage)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(worker, cwd=place.path, env=environment, check=True, timeout=120)
+    status, output = place.run("general-distill", "run=forked", *same)
+    assert status == 0, output
+    assert place.weights("own") == place.weights("forked")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_signal_saves_says_so_and_leaves_the_run_resumable(place, number):
     run, same = f"stopped-{number.value}", ("job.checkpoint_seconds=1000", "general.epochs=6", "reuse=false")
@@ -58,12 +75,14 @@ def test_a_signal_saves_says_so_and_leaves_the_run_resumable(place, number):
     assert steps == list(range(1, len(steps) + 1))
 
 
-@pytest.mark.parametrize("seconds", [0.7, 2.0])
-def test_ctrl_c_while_a_stage_starts_up_ends_it_at_once(place, seconds):
+@pytest.mark.parametrize(
+    ("stage", "seconds"), [("check", 0.2), ("check", 1.5), ("general", 0), ("general", 0.2)]
+)
+def test_ctrl_c_while_a_stage_starts_up_ends_it_at_once(place, stage, seconds):
     """An exception raised then may be lost in an import, and the stage would go on to its end."""
-    run = place.path / "runs" / f"early{seconds}"
+    run = place.path / "runs" / f"early-{stage}{seconds}"
     process = place.start("general-distill", f"run={run.name}", "general.epochs=2000", "reuse=false")
-    while process.poll() is None and not (run / "general" / "stage.json").exists():
+    while process.poll() is None and not (run / stage / "stage.json").exists():
         time.sleep(0.02)
     time.sleep(seconds)
     began = time.monotonic()

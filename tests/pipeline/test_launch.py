@@ -1,0 +1,59 @@
+"""How the process that forks workers is used; what it does to runs is watched in tests/integration/test_resume.py."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from pipeline import launch
+from pipeline.launch import Launcher
+from pipeline.options import Job
+
+
+@pytest.fixture
+def forks(monkeypatch, tmp_path):
+    """Let a program of the test's stand for the forking process."""
+
+    def stand_in(program: str) -> Launcher:
+        start = launch._start
+        monkeypatch.setattr(
+            launch,
+            "_start",
+            lambda command, *rest, **given: start([*command[:1], "-c", program], *rest, **given),
+        )
+        return Launcher(tmp_path)
+
+    return stand_in
+
+
+def test_answers_are_the_stages_statuses(forks, tmp_path):
+    answers = """
+import socket
+launcher = socket.socket(fileno=0)
+for line in launcher.makefile():
+    launcher.sendall(line.rstrip()[-1:].encode() + b"\\n")
+"""
+    with forks(answers) as launcher:
+        assert [launcher.launch(tmp_path / name, Job()) for name in ("0", "2", "0")] == [0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("end", "status"), [("raise SystemExit(0)", 1), ("import os; os.kill(os.getpid(), 9)", -9)]
+)
+def test_where_the_process_ends_without_an_answer_the_stage_has_failed(forks, tmp_path, end, status):
+    with forks(end) as launcher:
+        assert launcher.launch(tmp_path, Job()) == status
+
+
+def test_a_signal_is_passed_on_and_nothing_starts_after_it(forks, tmp_path):
+    finishes = """
+import signal, socket
+launcher = socket.socket(fileno=0)
+signal.signal(signal.SIGTERM, lambda number, frame: launcher.sendall(b"0\\n"))
+for line in launcher.makefile():
+    pass
+"""
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with forks(finishes) as launcher:
+        assert launcher.launch(tmp_path, Job()) == 128 + signal.SIGTERM
