@@ -8,6 +8,7 @@
     stages: {name: {...}}            # students that others begin from, themselves not evaluated
     students: {name: {...}}          # students that are evaluated
     grid: {factor: {level: {...}}}   # or: one student for each combination of levels
+    rows: 5000                       # no more of the training rows are taken, drawn from the seed
     unlabelled: 0.7                  # this share of the training rows, drawn from the seed, hides its labels
     baseline: name                   # what the gains are over
     main: name                       # the student that report, predict and export speak of
@@ -38,7 +39,9 @@ from pipeline.two_stage import Declared, check, evaluation, general, masked_lm, 
 from stages.tasks.text import parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
-PARTS = ("about", "preset", "seeds", "unlabelled", "baseline", "main", "base", "stages", "students", "grid")
+PARTS = (
+    "about", "preset", "seeds", "rows", "unlabelled", "baseline", "main", "base", "stages", "students", "grid",
+)  # fmt: skip
 SETTINGS = ("data", "student", "objectives", "layer_map", "training", "with_unlabelled")
 SIZES = ("layers", "width", "feed_forward", "heads")
 TAKEN = ("check", "teacher", "general", "evaluate", "task", "random", "teacher-layers")
@@ -53,7 +56,8 @@ class Recipe:
         students: name -> settings of every student, in the order in which they are made.
         shown: the names of those that are evaluated.
         levels: factor -> level -> names, of a grid.
-        unlabelled: share of the training rows whose labels are hidden.
+        rows: the most training rows that are taken; 0: all.
+        unlabelled: share of them whose labels are hidden.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Recipe:
     students: dict[str, dict[str, Any]]
     shown: list[str]
     levels: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    rows: int = 0
     unlabelled: float = 0.0
 
 
@@ -117,7 +122,9 @@ def read_recipe(name: str, overrides: list[str]) -> tuple[Recipe, list[str]]:
     seeds = parts.get("seeds", [1])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
         raise UserError(f"{where}: seeds={seeds!r} must be a list of whole numbers, such as [1, 2, 3]")
-    unlabelled = parts.get("unlabelled", 0)
+    rows, unlabelled = parts.get("rows", 0), parts.get("unlabelled", 0)
+    if not isinstance(rows, int) or rows < 0:
+        raise UserError(f"{where}: rows={rows!r} must be a whole number; 0 takes all")
     if not isinstance(unlabelled, (int, float)) or not 0 <= unlabelled < 1:
         raise UserError(f"{where}: unlabelled={unlabelled!r} must be a share, from 0 to below 1")
     if not unlabelled and any(settings.get("with_unlabelled") for settings in merged.values()):
@@ -125,7 +132,7 @@ def read_recipe(name: str, overrides: list[str]) -> tuple[Recipe, list[str]]:
     options = {key: value for key, value in parts.items() if key not in PARTS}
     about, preset = str(parts.get("about", "")), str(parts.get("preset", "small"))
     recipe = Recipe(
-        path.stem, about, preset, seeds, baseline, main, options, merged, shown, levels, unlabelled
+        path.stem, about, preset, seeds, baseline, main, options, merged, shown, levels, rows, unlabelled
     )
     return recipe, rest
 
@@ -135,6 +142,8 @@ def recipe_stages(recipe: Recipe) -> Callable[[Options, str, str], Named]:
 
     def stages(o: Options, preset: str, suffix: str) -> Named:
         task = given_task(o)
+        if recipe.rows:
+            task["identity"]["rows"] = [recipe.rows, o.seed]
         if recipe.unlabelled:
             task["identity"]["unlabelled"] = [recipe.unlabelled, o.seed]
         students = _complete(recipe, o)

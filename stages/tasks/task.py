@@ -61,24 +61,34 @@ def load_task(source: TaskSource, revision: str | None = None) -> Task:
     Raises:
         UserError: rows that cannot be used, naming file and line; no hub in reach.
     """
-    reader = importlib.import_module(f"stages.tasks.{source.identity['reader']}")
-    task = reader.load(source, revision)
-    return _hide_labels(task, *source.identity["unlabelled"]) if "unlabelled" in source.identity else task
+    identity = source.identity
+    task = importlib.import_module(f"stages.tasks.{identity['reader']}").load(source, revision)
+    if "rows" in identity:
+        task = _some_rows(task, *identity["rows"])
+    return _hide_labels(task, *identity["unlabelled"]) if "unlabelled" in identity else task
+
+
+def _some_rows(task: Task, most: int, seed: int) -> Task:
+    """At most so many of the training rows, drawn from the seed."""
+    train = task.splits["train"]
+    kept = sorted(random.Random(seed).sample(range(len(train)), min(most, len(train))))
+    return replace(task, splits=task.splits | {"train": _part(train, kept)})
 
 
 def _hide_labels(task: Task, share: float, seed: int) -> Task:
     """Move a share of the training rows, drawn from the seed, to "unlabelled". Their labels are gone from the task."""
     train = task.splits["train"]
     hidden = set(random.Random(seed).sample(range(len(train)), round(share * len(train))))
-
-    def part(rows: list[int], labels: list) -> Split:
-        second = train.text_b and [train.text_b[i] for i in rows]
-        return Split([train.text_a[i] for i in rows], second, labels)
-
     shown, hidden = [i for i in range(len(train)) if i not in hidden], sorted(hidden)
     if task.words:
         unknown = [[UNKNOWN] * len(train.labels[i]) for i in hidden]
     else:
         unknown = [UNKNOWN if task.labels else math.nan] * len(hidden)
-    labelled = part(shown, [train.labels[i] for i in shown])
-    return replace(task, splits=task.splits | {"train": labelled, "unlabelled": part(hidden, unknown)})
+    parts = {"train": _part(train, shown), "unlabelled": replace(_part(train, hidden), labels=unknown)}
+    return replace(task, splits=task.splits | parts)
+
+
+def _part(split: Split, rows: list[int]) -> Split:
+    """The rows of a split at some places."""
+    second = split.text_b and [split.text_b[i] for i in rows]
+    return Split([split.text_a[i] for i in rows], second, [split.labels[i] for i in rows])

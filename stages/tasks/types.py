@@ -18,7 +18,8 @@ class TaskSource:
         name: canonical name, used in the run's default name ("mrpc", "my-reviews").
         identity: JSON-able; everything that decides the rows. "reader" names the module of this package
             that reads them, "files" holds {role: absolute path}, "hub" and "config" name a hub data set;
-            "words" says that words have the labels, "unlabelled" [share, seed] that labels of train are hidden.
+            "words" says that words have the labels, "rows" [number, seed] that no more of train are taken,
+            "unlabelled" [share, seed] that labels of train are hidden.
     """
 
     name: str

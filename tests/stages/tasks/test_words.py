@@ -125,6 +125,24 @@ def test_hidden_labels_are_gone_and_the_same_for_one_seed(monkeypatch, labels, h
         assert label == int(text.split()[1]) % 2
 
 
+def test_rows_take_a_part_of_train_before_labels_are_hidden(monkeypatch):
+    texts, labels = [f"text {i}" for i in range(20)], [i % 2 for i in range(20)]
+    splits = {name: Split(texts, texts, labels) for name in ("train", "dev")}
+    whole = Task("t", ("a", "b"), splits, ("accuracy",), "accuracy")
+    monkeypatch.setattr("stages.tasks.files.load", lambda source, revision: whole)
+
+    def load(**identity):
+        return task.load_task(TaskSource("t", {"reader": "files"} | identity)).splits
+
+    ten, other = load(rows=[10, 1]), load(rows=[10, 2])
+    assert len(ten["train"]) == 10 and ten["dev"] == splits["dev"] and ten["train"] != other["train"]
+    assert ten["train"].text_b == ten["train"].text_a and load(rows=[30, 1])["train"] == splits["train"]
+    assert [int(text.split()[1]) % 2 for text in ten["train"].text_a] == ten["train"].labels
+    both = load(rows=[10, 1], unlabelled=[0.7, 1])
+    assert (len(both["train"]), len(both["unlabelled"])) == (3, 7)
+    assert sorted(both["train"].text_a + both["unlabelled"].text_a) == sorted(ten["train"].text_a)
+
+
 def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, monkeypatch):
     sentences = ["Saya\tPR\npergi\tvb\n", "saya\tPR\nPergi\tVB\n", "ada\tNN\nnya\tPR\tNN\n"]
     sentences += [f"kata{i}\tNN\n.\tSYM\n" for i in range(60)]
