@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import sha256_file
+from stages.distillation.dropout import replace_dropout
 from stages.distillation.models import load_classifier
 from stages.distillation.objectives import Objective, Pair, Term
 from stages.distillation.objectives.attention import AttentionScores
@@ -35,6 +36,7 @@ class Distillation(nn.Module):
     def __init__(self, student: PreTrainedModel, objectives: Sequence[Objective]):
         super().__init__()
         self.student = student
+        replace_dropout(student)
         self.objectives = nn.ModuleList(objectives)
         self.needs = Needs()
         for objective in objectives:

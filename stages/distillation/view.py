@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from data_aug.masked_lm import head_alone
+from stages.distillation.dropout import attention
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
@@ -91,6 +92,14 @@ class _Tap:
             self.values[self.calls] = value
         if query.requires_grad and query.device.type == "cpu":
             # The CPU's flash backward is slow: forward and backward take 2.5 to 4 times those of the plain form.
+            p, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling") or query.shape[-1] ** -0.5
+            if (
+                p
+                and query.shape == key.shape
+                and not getattr(module, "is_causal", True)
+                and kwargs.get("position_bias") is None
+            ):
+                return attention(query, key, value, mask, p, scale), None
             with sdpa_kernel(SDPBackend.MATH):
                 return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
