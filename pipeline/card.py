@@ -52,6 +52,8 @@ def write_card(run: FinishedRun, forms: list[Form], license: str, path: Path) ->
         base=base,
         data=[(role, Path(file).name, _digest(run, role)) for role, file in data.get("files", {}).items()],
         hub=data.get("hub", ""),
+        rows=data.get("rows", [0])[0],
+        unlabelled=data.get("unlabelled", [0])[0],
         corpus=_given(run, "general", "corpus").get("name", ""),
         pairs=len(run.texts) == 2,
         words=words,

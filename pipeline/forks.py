@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 
@@ -37,8 +38,10 @@ def main() -> None:
     import stages.distill
     import stages.evaluate  # noqa: F401
 
+    # Python 3.12 warns of any thread; that of the memory allocator's forks well.
+    warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
     this = os.getpid()
-    for line in launcher.makefile():
+    for line in launcher.makefile("rb"):
         child = os.fork()
         if not child:
             die_with_parent()
@@ -46,7 +49,7 @@ def main() -> None:
                 os._exit(1)
             os.dup2(os.open(os.devnull, os.O_RDONLY), launcher.fileno())
             try:
-                code = worker.main(Path(line.rstrip("\n")))
+                code = worker.main(Path(os.fsdecode(line.rstrip(b"\n"))))
             except BaseException:
                 traceback.print_exc()
                 code = 1

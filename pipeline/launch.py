@@ -83,7 +83,7 @@ class _Forks:
         """Have a stage run; returns its worker's exit status, or this process's own where that ended first."""
         answer = ""
         with contextlib.suppress(OSError):
-            self._socket.sendall(f"{stage}\n".encode())
+            self._socket.sendall(os.fsencode(stage) + b"\n")
             answer = self._answers.readline()
         return int(answer) if answer else self.process.wait() or 1
 

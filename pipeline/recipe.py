@@ -8,7 +8,7 @@
     stages: {name: {...}}            # students that others begin from, themselves not evaluated
     students: {name: {...}}          # students that are evaluated
     grid: {factor: {level: {...}}}   # or: one student for each combination of levels
-    rows: 5000                       # no more of the training rows are taken, drawn from the seed
+    rows: 5000                       # no more of its task's training rows are taken, drawn from the seed
     unlabelled: 0.7                  # this share of the training rows, drawn from the seed, hides its labels
     baseline: name                   # what the gains are over
     main: name                       # the student that report, predict and export speak of
@@ -123,7 +123,10 @@ def read_recipe(name: str, overrides: list[str]) -> tuple[Recipe, list[str]]:
     if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
         raise UserError(f"{where}: seeds={seeds!r} must be a list of whole numbers, such as [1, 2, 3]")
     rows, unlabelled = parts.get("rows", 0), parts.get("unlabelled", 0)
-    if not isinstance(rows, int) or rows < 0:
+    own = {text.partition("=")[0] for text in overrides}
+    if own & {"task", "data"} and "rows" not in own:
+        rows = 0  # those of the recipe's own task are meant
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
         raise UserError(f"{where}: rows={rows!r} must be a whole number; 0 takes all")
     if not isinstance(unlabelled, (int, float)) or not 0 <= unlabelled < 1:
         raise UserError(f"{where}: unlabelled={unlabelled!r} must be a share, from 0 to below 1")

@@ -288,6 +288,7 @@ class Job:
         """Forward and backward of rows with weight 0, which teach nothing, beside what the optimiser will hold."""
         size = sum(parameter.numel() for parameter in self.model.parameters())
         moments = torch.ones(2, size, device=self.stage.device)
+        self.model.train()
         try:
             batch = self._batch(indices, np.zeros(len(indices), np.float32))
             low = self.stage.precision != torch.float32

@@ -36,24 +36,24 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 def replace_dropout(model: nn.Module) -> None:
     """Have `model` use it in the place of its own dropout; it has no weights, and is saved as before."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Dropout:
-                setattr(module, name, Dropout(child.p))
+    for module in model.modules():
+        if type(module) is nn.Dropout:
+            module.__class__ = Dropout
 
 
 def attention(
     q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, mask: Tensor | None, p: float, scale: float
 ) -> Tensor:
-    """Attention with dropout of its probabilities, (B, L, H, D), operation by operation; softmax in fp32.
+    """Attention with dropout of its probabilities, (B, L, H, D), operation by operation, in fp32 as SDPA's plain form.
 
     Args:
         mask: bool, broadcast to (B, H, L, L); False is not read. None reads all.
         p: of dropout.
         scale: of the scores.
     """
-    scores = (q_BHLD * scale) @ k_BHLD.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = dropout(scores.softmax(-1, dtype=torch.float32).to(v_BHLD.dtype), p)
-    return (weights @ v_BHLD).transpose(1, 2).contiguous()
+    with torch.autocast(q_BHLD.device.type, enabled=False):
+        scores = (q_BHLD.float() * scale) @ k_BHLD.float().transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        mixed = dropout(scores.softmax(-1), p) @ v_BHLD.float()
+    return mixed.to(v_BHLD.dtype).transpose(1, 2).contiguous()

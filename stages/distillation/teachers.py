@@ -32,7 +32,7 @@ class FrozenTeacher:
         class_order: list[int] | None = None,
     ):
         self.model = model.eval().requires_grad_(False).to(device, precision)
-        pack(self.model)
+        pack(self.model.base_model)  # some heads multiply by their weights themselves
         self.needs, self.device, self.precision = needs, device, precision
         in_order = class_order is None or class_order == sorted(class_order)
         self.class_order = None if in_order else class_order

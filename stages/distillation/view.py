@@ -4,8 +4,8 @@ Axes in names: B rows, H heads, L positions, D width of a head, W width of the h
 batch, V vocabulary.
 
 Queries, keys and values are read through transformers' registry of attention functions: a registered function
-runs SDPA unchanged and hands over the queries, keys and values of the layers that are asked for. No model code is
-copied and no L x L map is built.
+runs SDPA (on a CPU, where a student drops out, its plain form with a faster dropout) and hands over the queries, keys and
+values of the layers that are asked for. No model code is copied.
 """
 
 from dataclasses import dataclass, field

@@ -79,6 +79,8 @@ def _hide_labels(task: Task, share: float, seed: int) -> Task:
     """Move a share of the training rows, drawn from the seed, to "unlabelled". Their labels are gone from the task."""
     train = task.splits["train"]
     hidden = set(random.Random(seed).sample(range(len(train)), round(share * len(train))))
+    if len(hidden) == len(train):
+        raise UserError(f"unlabelled={share} of {len(train)} training rows hides all labels: lower it")
     shown, hidden = [i for i in range(len(train)) if i not in hidden], sorted(hidden)
     if task.words:
         unknown = [[UNKNOWN] * len(train.labels[i]) for i in hidden]

@@ -1,8 +1,6 @@
 """How the process that forks workers is used; what it does to runs is watched in tests/integration/test_resume.py."""
 
-import os
 import signal
-import threading
 
 import pytest
 
@@ -48,12 +46,11 @@ def test_where_the_process_ends_without_an_answer_the_stage_has_failed(forks, tm
 
 def test_a_signal_is_passed_on_and_nothing_starts_after_it(forks, tmp_path):
     finishes = """
-import signal, socket
+import os, signal, socket
 launcher = socket.socket(fileno=0)
 signal.signal(signal.SIGTERM, lambda number, frame: launcher.sendall(b"0\\n"))
 for line in launcher.makefile():
-    pass
+    os.kill(os.getppid(), signal.SIGTERM)
 """
-    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with forks(finishes) as launcher:
         assert launcher.launch(tmp_path, Job()) == 128 + signal.SIGTERM

@@ -50,6 +50,17 @@ def test_base_is_under_every_student_and_an_override_over_all(write):
     ]
 
 
+def test_rows_are_those_of_the_recipes_own_task(write):
+    name = write("rows: 40\ntask: a\nstudents: {one: {objectives: [gold_labels]}}")
+    for overrides, rows in (
+        ([], 40), (["task=b"], 0), (["task=b", "data=x.csv"], 0), (["task=b", "rows=7"], 7), (["rows=0"], 0),
+    ):  # fmt: skip
+        assert read_recipe(name, overrides)[0].rows == rows
+    for wrong in ("true", "-1", "2.5"):
+        with pytest.raises(UserError, match="rows=.* must be a whole number"):
+            read_recipe(name, [f"rows={wrong}"])
+
+
 def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
     name = write(
         "base: {student: {layers: 2}}\n"

@@ -48,11 +48,16 @@ def test_it_is_a_function_of_torchs_seed():
 def test_a_models_dropout_is_replaced_and_nothing_else():
     model = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Dropout(0.2), nn.Dropout1d(0.2)))
     before = copy.deepcopy(model)
-    replace_dropout(model)
-    assert type(model[1][0]) is Dropout and model[1][0].p == 0.2 and type(model[1][1]) is nn.Dropout1d
+    replace_dropout(model.eval())
+    assert (
+        not model[1][0].training
+        and type(model[1][0]) is Dropout
+        and model[1][0].p == 0.2
+        and type(model[1][1]) is nn.Dropout1d
+    )
     assert model.state_dict().keys() == before.state_dict().keys()
     x = torch.randn(4, 8)
-    assert torch.equal(model.eval()(x), before.eval()(x))
+    assert torch.equal(model(x), before.eval()(x)) and not torch.equal(model.train()(x), before(x))
 
 
 def test_attention_is_sdpas_and_drops_probabilities(monkeypatch):
@@ -72,6 +77,19 @@ def test_attention_is_sdpas_and_drops_probabilities(monkeypatch):
     torch.testing.assert_close(found, expected)
     mine, theirs = (torch.autograd.grad(y.square().sum(), (q, k, v)) for y in (found, expected))
     torch.testing.assert_close(mine, theirs)
+
+
+def test_attention_of_bf16_products_is_computed_in_fp32(monkeypatch):
+    monkeypatch.setattr(module, "dropout", lambda x, p: x)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 5, 6).mul(4).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention(q, k, v, None, 0.4, 0.4)
+    expected = functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=0.4)
+    assert found.dtype == torch.bfloat16
+    assert (
+        found.float().transpose(1, 2) - expected
+    ).norm() < 0.004 * expected.norm()  # of the answer's rounding
 
 
 def test_a_training_student_drops_in_attention(tmp_path, monkeypatch):
