@@ -113,6 +113,17 @@ def test_the_card_says_what_is_known_and_escapes_it(place, capsys):
     assert "'label'" in capsys.readouterr().out
 
 
+def test_the_card_tells_of_rows_left_out_and_of_hidden_labels(place, capsys):
+    path = Path("runs/one/evaluate/stage.json")
+    spec = json.loads(path.read_text())
+    for told, identity in ((False, {}), (True, {"rows": [40, 1], "unlabelled": [0.7, 1]})):
+        spec["inputs"]["task"]["identity"] |= identity
+        path.write_text(json.dumps(spec))
+        assert cli.main(["export", "run=one", f"to=told-{told}", "onnx=false"]) == 0, capsys.readouterr().err
+        card = Path(f"told-{told}/README.md").read_text()
+        assert told == ("No more than 40 of its training rows" in card) == ("The labels of 70% of" in card)
+
+
 def test_a_regression_and_no_onnx(place, capsys):
     make_finished(place / "runs" / "scores", None, pairs=True)
     assert cli.main(["export", "run=scores", "to=out"]) == 0, capsys.readouterr().err
