@@ -38,7 +38,7 @@ def main() -> None:
     import stages.distill
     import stages.evaluate  # noqa: F401
 
-    # Python 3.12 warns of any thread; that of the memory allocator's forks well.
+    # Python 3.12 warns where a process with threads forks; the one thread here is the memory allocator's, which allows it.
     warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
     this = os.getpid()
     for line in launcher.makefile("rb"):

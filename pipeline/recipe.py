@@ -123,9 +123,9 @@ def read_recipe(name: str, overrides: list[str]) -> tuple[Recipe, list[str]]:
     if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
         raise UserError(f"{where}: seeds={seeds!r} must be a list of whole numbers, such as [1, 2, 3]")
     rows, unlabelled = parts.get("rows", 0), parts.get("unlabelled", 0)
-    own = {text.partition("=")[0] for text in overrides}
-    if own & {"task", "data"} and "rows" not in own:
-        rows = 0  # those of the recipe's own task are meant
+    overridden = {text.partition("=")[0] for text in overrides}
+    if overridden & {"task", "data"} and "rows" not in overridden:
+        rows = 0  # the recipe's number is for its own task
     if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
         raise UserError(f"{where}: rows={rows!r} must be a whole number; 0 takes all")
     if not isinstance(unlabelled, (int, float)) or not 0 <= unlabelled < 1:

@@ -91,7 +91,6 @@ class _Tap:
         if self.calls in self.needs.values:
             self.values[self.calls] = value
         if query.requires_grad and query.device.type == "cpu":
-            # The CPU's flash backward is slow: forward and backward take 2.5 to 4 times those of the plain form.
             p, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling") or query.shape[-1] ** -0.5
             if (
                 p
@@ -100,6 +99,7 @@ class _Tap:
                 and kwargs.get("position_bias") is None
             ):
                 return attention(query, key, value, mask, p, scale), None
+            # The CPU's flash backward is slow: forward and backward take 2.5 to 4 times those of the plain form.
             with sdpa_kernel(SDPBackend.MATH):
                 return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
