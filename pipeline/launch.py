@@ -26,7 +26,7 @@ RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_POR
 
 
 class Launcher:
-    """Runs the workers of a run's stages; where forks are possible, those of one rank in forks of one process."""
+    """Runs the workers of a run's stages; on one host, where that is possible, as forks of one process."""
 
     def __init__(self, run: Path):
         self._run = run
@@ -46,12 +46,15 @@ class Launcher:
         Ctrl-C and SIGTERM are passed on and waited for: the ranks save first. If this process dies in any
         other way, the workers die with it.
         """
-        if job.nproc == 1 and not job.hostfile and can_fork():
-            self._forks = self._forks or _Forks(self._run)
-            process, wait = self._forks.process, lambda: self._forks.work(stage)
-        else:
+        if job.hostfile:
             self.__exit__()  # it would keep its memory
-            process = _start(_command(stage, job), job)
+            process = _start("hosts", job.hostfile, stage)
+            wait = process.wait
+        elif can_fork():
+            self._forks = self._forks or _Forks(self._run)
+            process, wait = self._forks.process, lambda: self._forks.work(stage, job.nproc)
+        else:
+            process = _start("ranks", stage, job.nproc)
             wait = process.wait
         signalled = []
 
@@ -75,15 +78,15 @@ class _Forks:
     def __init__(self, run: Path):
         self._socket, theirs = socket.socketpair()
         # The run is told for those who look for its processes.
-        self.process = _start([sys.executable, "-m", "pipeline.forks", f"{run}/"], Job(), stdin=theirs)
+        self.process = _start("forks", f"{run}/", stdin=theirs)
         theirs.close()
         self._answers = self._socket.makefile()
 
-    def work(self, stage: Path) -> int:
-        """Have a stage run; returns its worker's exit status, or this process's own where that ended first."""
+    def work(self, stage: Path, ranks: int) -> int:
+        """Have a stage run; returns its exit status, or this process's own where that ended first."""
         answer = ""
         with contextlib.suppress(OSError):
-            self._socket.sendall(os.fsencode(stage) + b"\n")
+            self._socket.sendall(b"%d %s\n" % (ranks, os.fsencode(stage)))
             answer = self._answers.readline()
         return int(answer) if answer else self.process.wait() or 1
 
@@ -99,26 +102,17 @@ def can_fork() -> bool:
     return sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
 
 
-def _start(command: list[str], job: Job, stdin: socket.socket | None = None) -> subprocess.Popen:
-    # Whatever started this process may have ranks of its own (torchrun, Slurm): ours are set below.
+def _start(module: str, *arguments: object, stdin: socket.socket | None = None) -> subprocess.Popen:
+    # Whatever started this process may have ranks of its own (torchrun, Slurm): ours are set where workers start.
     environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     for name, value in KEEP_FREED_MEMORY.items():
         environment.setdefault(name, value)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    if not job.hostfile:
-        environment.setdefault("OMP_NUM_THREADS", threads_of(job.nproc))
     # In a session of its own, so that a terminal's Ctrl-C comes once, from here.
     return subprocess.Popen(
-        command, env=environment, stdin=stdin, preexec_fn=die_with_parent, start_new_session=True
-    )
-
-
-def _command(stage: Path, job: Job) -> list[str]:
-    if job.hostfile:
-        return [sys.executable, "-m", "pipeline.hosts", job.hostfile, str(stage)]
-    if job.nproc == 1:
-        return [sys.executable, "-m", "pipeline.worker", str(stage)]
-    return [sys.executable, "-m", "pipeline.ranks", str(stage), str(job.nproc)]
+        [sys.executable, "-m", f"pipeline.{module}", *map(str, arguments)],
+        env=environment, stdin=stdin, preexec_fn=die_with_parent, start_new_session=True,
+    )  # fmt: skip
 
 
 def threads_of(ranks: int) -> str:

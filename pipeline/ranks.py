@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.launch import GRACE, die_with_parent, threads_of
@@ -19,7 +20,17 @@ BEAT, LOST = 5, 20
 """Seconds between two heartbeats of the process that started several hosts, and until it counts as lost."""
 
 
-def main(stage: str, count: int, first: int = 0, world: int = 0, master: str = "") -> int:
+def start_worker(stage: str, environment: dict[str, str]) -> subprocess.Popen:
+    """A worker that is a process of its own."""
+    command = [sys.executable, "-m", "pipeline.worker", stage]
+    return subprocess.Popen(
+        command, env=environment, preexec_fn=die_with_parent, stdin=subprocess.DEVNULL
+    )
+
+
+def main(
+    stage: str, count: int, first: int = 0, world: int = 0, master: str = "", start: Callable = start_worker
+) -> int:
     """Run workers of a stage on this host; returns the first failure's status, or 0.
 
     Args:
@@ -29,29 +40,28 @@ def main(stage: str, count: int, first: int = 0, world: int = 0, master: str = "
         world: ranks on all hosts; 0: these are all.
         master: host:port where the ranks meet, where there are several hosts. Standard input then brings
             heartbeats and signals (pipeline/hosts.py); the ranks end when it falls silent.
+        start: starts a worker, given the stage and its environment.
     """
-    held = _free_port()
-    address, port = master.rsplit(":", 1) if master else ("127.0.0.1", str(held.getsockname()[1]))
-    environment = os.environ | {
-        "WORLD_SIZE": str(world or count),
-        "MASTER_ADDR": address,
-        "MASTER_PORT": port,
-    }
+    environment = os.environ | {"WORLD_SIZE": str(world or count)}
     environment.setdefault("OMP_NUM_THREADS", threads_of(count))
-    if master:
-        if not (Path(stage) / "stage.json").is_file():
-            where = f"{socket.gethostname()} does not see {Path(stage).absolute()}"
-            print(f"error: host {where}: the hosts need a shared disk, at the same path", file=sys.stderr)
-            return 2
-        environment = _on_the_way_to(address) | environment
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "pipeline.worker", stage],
-            env=environment | {"RANK": str(first + rank), "LOCAL_RANK": str(rank)},
-            preexec_fn=die_with_parent, stdin=subprocess.DEVNULL,
-        )
-        for rank in range(count)
-    ]  # fmt: skip
+    with _free_port() as held:
+        address, port = master.rsplit(":", 1) if master else ("127.0.0.1", str(held.getsockname()[1]))
+        if master:
+            if not (Path(stage) / "stage.json").is_file():
+                where = f"{socket.gethostname()} does not see {Path(stage).absolute()}"
+                print(f"error: host {where}: the hosts need a shared disk, at the same path", file=sys.stderr)
+                return 2
+            environment = _on_the_way_to(address) | environment
+        environment |= {"MASTER_ADDR": address, "MASTER_PORT": port}
+        workers = [
+            start(stage, environment | {"RANK": str(first + rank), "LOCAL_RANK": str(rank)})
+            for rank in range(count)
+        ]
+        return _watch(workers, first, bool(master))
+
+
+def _watch(workers: list, first: int, several_hosts: bool) -> int:
+    """Wait until all workers have ended; one that fails ends the others."""
     signalled = []
 
     def forward(number: int, frame: object = None) -> None:
@@ -62,15 +72,15 @@ def main(stage: str, count: int, first: int = 0, world: int = 0, master: str = "
     signal.signal(signal.SIGINT, forward)
     signal.signal(signal.SIGTERM, forward)
     lost = threading.Event()
-    if master:
+    if several_hosts:
         threading.Thread(target=_listen, args=(forward, lost), daemon=True).start()
     while True:
         codes = [worker.poll() for worker in workers]
         failed = next((code for code in codes if code), None)
         late = signalled and time.monotonic() - signalled[0][1] > GRACE
         if failed or late or lost.is_set():
-            # the others may have failed for a reason of their own in the same moment
-            time.sleep(1 if failed and failed > 0 else 0.2)
+            if None in codes:  # the others may have failed for a reason of their own in the same moment
+                time.sleep(1 if failed and failed > 0 else 0.2)
             for rank, worker in enumerate(workers, first):
                 if worker.poll() is None:
                     worker.kill()

@@ -85,7 +85,7 @@ class Workplace:
 
 
 def workers_of(run: Path) -> list[int]:
-    """Process ids of living workers on stages of a run."""
+    """Process ids of what lives on stages of a run: the ranks' parent, then the ranks as they were started."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -96,7 +96,7 @@ def workers_of(run: Path) -> list[int]:
             continue
         if here and state != "Z" and any(f"runs/{run.name}/" in part for part in line):
             found.append(int(path.name))
-    return found
+    return sorted(found)
 
 
 @pytest.fixture(scope="session")

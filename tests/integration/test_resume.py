@@ -45,18 +45,20 @@ def test_killed_in_every_stage_a_run_ends_in_the_same_weights(place, ranks):
         assert (place.path / "runs" / f"killed{ranks}" / name).exists()
 
 
-def test_a_worker_that_is_a_fork_computes_what_a_process_of_its_own_does(place):
-    same = ("reuse=false", "general.epochs=20", "job.precision=bf16")
-    place.kill_during("own", "general", *same, command="general-distill")
-    stage = place.path / "runs" / "own" / "general"
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_workers_that_are_forks_compute_what_processes_of_their_own_do(place, ranks):
+    same = ("reuse=false", "general.epochs=20", "job.precision=bf16", f"job.nproc={ranks}")
+    own, forked = f"own{ranks}", f"forked{ranks}"
+    place.kill_during(own, "general", *same, command="general-distill")
+    stage = place.path / "runs" / own / "general"
     for checkpoint in (stage / "checkpoints").iterdir():
         shutil.rmtree(checkpoint)
-    worker = [sys.executable, "-m", "pipeline.worker", str(stage)]
+    processes = [sys.executable, "-m", "pipeline.ranks", str(stage), str(ranks)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(worker, cwd=place.path, env=environment, check=True, timeout=120)
-    status, output = place.run("general-distill", "run=forked", *same)
+    subprocess.run(processes, cwd=place.path, env=environment, check=True, timeout=120)
+    status, output = place.run("general-distill", f"run={forked}", *same)
     assert status == 0, output
-    assert place.weights("own") == place.weights("forked")
+    assert place.weights(own) == place.weights(forked)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
@@ -139,7 +141,7 @@ def test_one_rank_killed_ends_the_other_with_the_reason_and_the_run_goes_on(plac
     while process.poll() is None and not any(run.glob("general/checkpoints/step-*/manifest.json")):
         time.sleep(0.005)
     began = time.monotonic()
-    os.kill(max(workers_of(run)), signal.SIGKILL)  # the rank that was started last
+    os.kill(workers_of(run)[-1], signal.SIGKILL)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 137 and time.monotonic() - began < 10 and not workers_of(run), output
     assert "was killed by signal 9" in output and "where the memory ran out" in output, output

@@ -1,6 +1,7 @@
 """How the process that forks workers is used; what it does to runs is watched in tests/integration/test_resume.py."""
 
 import signal
+import subprocess
 
 import pytest
 
@@ -14,11 +15,9 @@ def forks(monkeypatch, tmp_path):
     """Let a program of the test's stand for the forking process."""
 
     def stand_in(program: str) -> Launcher:
-        start = launch._start
+        start = subprocess.Popen
         monkeypatch.setattr(
-            launch,
-            "_start",
-            lambda command, *rest, **given: start([*command[:1], "-c", program], *rest, **given),
+            launch.subprocess, "Popen", lambda command, **given: start([command[0], "-c", program], **given)
         )
         return Launcher(tmp_path)
 

@@ -33,6 +33,7 @@ from tests.torture.outcome import Outcome
 KILLS = {
     "kill -9 of the command": signal.SIGKILL,
     "kill -9 of one rank": signal.SIGKILL,
+    "kill -9 of the ranks' parent": signal.SIGKILL,
     "kill -9 of all processes": signal.SIGKILL,
     "Ctrl-C": signal.SIGINT,
     "SIGTERM": signal.SIGTERM,
@@ -162,7 +163,11 @@ def _stage_to_kill(run: Path, process: subprocess.Popen, began: float, left: dic
 
 
 def _kill(process: subprocess.Popen, workers: list[int], fault: str) -> None:
-    victims = {"kill -9 of one rank": workers[-1:], "kill -9 of all processes": [process.pid, *workers]}
+    victims = {
+        "kill -9 of one rank": workers[-1:],
+        "kill -9 of the ranks' parent": workers[:1],
+        "kill -9 of all processes": [process.pid, *workers],
+    }
     for victim in victims.get(fault, [process.pid]):
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim, KILLS[fault])
