@@ -14,6 +14,7 @@ from stages.distillation.models import classifies, load_config, load_tokenizer
 from stages.distillation.objectives import Pair, build
 from stages.distillation.students import student_config
 from stages.distillation.teachers import class_order
+from stages.distillation.view import Needs
 from stages.rows import corpus_rows, task_rows, train_rows
 from stages.stage import Stage
 from stages.tasks.task import Task
@@ -35,9 +36,9 @@ def run(stage: Stage) -> None:
     total = 0.0
     for name, plan in stage.options["stages"].items():
         layers = plan.get("layer_map")
-        student = given
+        student, asks_teacher = given, plan["models"] == "both"
         if "objectives" in plan:
-            student = _student(name, plan, teacher)
+            student, asks_teacher = _student(name, plan, teacher)
         elif layers is not None:
             layer_map(layers, student.num_hidden_layers, teacher.num_hidden_layers)
         for config in {"teacher": [teacher], "both": [teacher, student], "student": [student]}[
@@ -58,7 +59,7 @@ def run(stage: Stage) -> None:
             variants *= 0 if learns_gold else 1 if task.splits["train"].text_b is None else 2
         tokens *= 1 + variants
         flops = 0.0
-        if plan["models"] != "student":
+        if plan["models"] == "teacher" or asks_teacher:
             flops += (3 if plan["models"] == "teacher" else 1) * forward_flops(teacher, tokens, length)
         if plan["models"] != "teacher":
             flops += 3 * forward_flops(student, tokens, length)
@@ -79,15 +80,15 @@ def run(stage: Stage) -> None:
     stage.publish(lambda directory: (directory / "cost.txt").write_text(f"{total}\n"), {"flops": total})
 
 
-def _student(name: str, plan: dict[str, Any], teacher: PretrainedConfig) -> PretrainedConfig:
-    """The config of a recipe's student, whose objectives fit it."""
+def _student(name: str, plan: dict[str, Any], teacher: PretrainedConfig) -> tuple[PretrainedConfig, bool]:
+    """The config of a recipe's student, whose objectives fit it; whether any of them asks the teacher."""
     try:
         student = student_config(teacher, **plan["student"])
-        for line in plan["objectives"]:
-            build(line, Pair(student, teacher, plan["layer_map"], plan.get("masked_share", 0.0)))
+        pair = Pair(student, teacher, plan["layer_map"], plan.get("masked_share", 0.0))
+        asked = [build(line, pair).teacher_needs for line in plan["objectives"]]
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    return student
+    return student, any(needs != Needs() for needs in asked)
 
 
 def _need_all_words(
