@@ -23,9 +23,7 @@ BEAT, LOST = 5, 20
 def start_worker(stage: str, environment: dict[str, str]) -> subprocess.Popen:
     """A worker that is a process of its own."""
     command = [sys.executable, "-m", "pipeline.worker", stage]
-    return subprocess.Popen(
-        command, env=environment, preexec_fn=die_with_parent, stdin=subprocess.DEVNULL
-    )
+    return subprocess.Popen(command, env=environment, preexec_fn=die_with_parent, stdin=subprocess.DEVNULL)
 
 
 def main(

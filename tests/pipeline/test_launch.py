@@ -17,7 +17,9 @@ def forks(monkeypatch, tmp_path):
     def stand_in(program: str) -> Launcher:
         start = subprocess.Popen
         monkeypatch.setattr(
-            launch.subprocess, "Popen", lambda command, **given: start([command[0], "-c", program], **given)
+            launch.subprocess,
+            "Popen",
+            lambda command, **given: start([command[0], "-c", program, *command[1:]], **given),
         )
         return Launcher(tmp_path)
 
@@ -41,6 +43,13 @@ for line in launcher.makefile():
 def test_where_the_process_ends_without_an_answer_the_stage_has_failed(forks, tmp_path, end, status):
     with forks(end) as launcher:
         assert launcher.launch(tmp_path, Job()) == status
+
+
+def test_where_forks_are_not_possible_each_stage_has_processes_of_its_own(forks, monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, "can_fork", lambda: False)
+    ranks = "import sys; assert sys.argv[2] == 'pipeline.ranks'; raise SystemExit(10 + int(sys.argv[4]))"
+    with forks(ranks) as launcher:
+        assert [launcher.launch(tmp_path, Job(nproc=count)) for count in (1, 2)] == [11, 12]
 
 
 def test_a_signal_is_passed_on_and_nothing_starts_after_it(forks, tmp_path):
