@@ -145,7 +145,7 @@ def test_rows_take_a_part_of_train_before_labels_are_hidden(monkeypatch):
 
 def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, monkeypatch):
     sentences = ["Saya\tPR\npergi\tvb\n", "saya\tPR\nPergi\tVB\n", "ada\tNN\nnya\tPR\tNN\n"]
-    sentences += [f"kata{i}\tNN\n.\tSYM\n" for i in range(60)]
+    sentences += [f"kata{i}\tNN\n.\tSYM\n" for i in range(200)]
     path = tmp_path / "tags.txt"
     path.write_text("\n".join(sentences))
     monkeypatch.setattr(indonesian, "inside", lambda *_: path)
@@ -155,7 +155,7 @@ def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, mo
     assert found.words and len(found.labels) == 16 and found.selection == "accuracy"
     rows = [pair for split in found.splits.values() for pair in zip(split.text_a, split.labels, strict=True)]
     assert (
-        len(rows) == 61
+        len(rows) == 201
         and set(found.splits) == {"train", "dev", "test"}
         and all(map(len, found.splits.values()))
     )
