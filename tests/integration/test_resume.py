@@ -134,17 +134,19 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(place):
     assert place.weights("torn") == place.weights("whole1")
 
 
-def test_one_rank_killed_ends_the_other_with_the_reason_and_the_run_goes_on(place):
-    given = ("general-distill", "run=bereft", "reuse=false", "general.epochs=20", "job.nproc=2")
-    run = place.path / "runs" / "bereft"
+@pytest.mark.parametrize("victim", [0, -1], ids=["their parent", "a rank"])
+def test_one_process_killed_ends_the_others_with_the_reason_and_the_run_goes_on(place, victim):
+    run = place.path / "runs" / f"bereft{victim}"
+    given = ("general-distill", f"run={run.name}", "reuse=false", "general.epochs=20", "job.nproc=2")
     process = place.start(*given)
     while process.poll() is None and not any(run.glob("general/checkpoints/step-*/manifest.json")):
         time.sleep(0.005)
     began = time.monotonic()
-    os.kill(workers_of(run)[-1], signal.SIGKILL)
+    os.kill(workers_of(run)[victim], signal.SIGKILL)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 137 and time.monotonic() - began < 10 and not workers_of(run), output
-    assert "was killed by signal 9" in output and "where the memory ran out" in output, output
+    assert ("error: rank 1 was killed by signal 9" in output) == (victim == -1), output
+    assert "where the memory ran out" in output, output
     assert "Traceback" not in output and "same command" in output, output
     status, output = place.run(*given)
     assert status == 0 and "resumed at step" in output, output
