@@ -36,7 +36,7 @@ def run(stage: Stage) -> None:
     total = 0.0
     for name, plan in stage.options["stages"].items():
         layers = plan.get("layer_map")
-        student, asks_teacher = given, plan["models"] == "both"
+        student, asks_teacher = given, plan["models"] != "student"
         if "objectives" in plan:
             student, asks_teacher = _student(name, plan, teacher)
         elif layers is not None:
@@ -59,7 +59,7 @@ def run(stage: Stage) -> None:
             variants *= 0 if learns_gold else 1 if task.splits["train"].text_b is None else 2
         tokens *= 1 + variants
         flops = 0.0
-        if plan["models"] == "teacher" or asks_teacher:
+        if asks_teacher:
             flops += (3 if plan["models"] == "teacher" else 1) * forward_flops(teacher, tokens, length)
         if plan["models"] != "teacher":
             flops += 3 * forward_flops(student, tokens, length)
