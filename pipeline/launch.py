@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from pipeline.options import Job
-from stages.limits import cores
 
 GRACE = 120
 """Seconds the ranks have to save after a signal."""
@@ -113,11 +112,6 @@ def _start(module: str, *arguments: object, stdin: socket.socket | None = None) 
         [sys.executable, "-m", f"pipeline.{module}", *map(str, arguments)],
         env=environment, stdin=stdin, preexec_fn=die_with_parent, start_new_session=True,
     )  # fmt: skip
-
-
-def threads_of(ranks: int) -> str:
-    """Threads of each of so many ranks on this host."""
-    return str(max(1, cores() // ranks))
 
 
 def die_with_parent() -> None:

@@ -14,10 +14,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.launch import GRACE, die_with_parent, threads_of
+from pipeline.launch import GRACE, die_with_parent
+from stages.limits import cores
 
 BEAT, LOST = 5, 20
 """Seconds between two heartbeats of the process that started several hosts, and until it counts as lost."""
+
+
+def threads_of(ranks: int) -> str:
+    """Threads of each of so many ranks on this host."""
+    return str(max(1, cores() // ranks))
 
 
 def start_worker(stage: str, environment: dict[str, str]) -> subprocess.Popen:

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from pipeline import doctor
-from pipeline.launch import threads_of
+from pipeline.ranks import threads_of
 from stages import limits, machine
 
 GB = 10**9
