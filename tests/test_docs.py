@@ -145,7 +145,7 @@ def test_the_tutorial_from_a_csv_to_a_shipped_model(tmp_path):
     from transformers import BertConfig, BertModel
 
     making = "|".join(MAKING)
-    tiny = f'case "$3" in {making}) set -- "$@" {" ".join(TINY)};; esac\nexec {sys.executable} "$@"'
+    tiny = f'case "$3" in {making}) set -- "$@" {" ".join(TINY)};; esac\nexec "{sys.executable}" "$@"'
     place = in_place(tmp_path / "place", tiny)
     make_corpus(place / "corpus.txt", 12)
     (place / "teacher").mkdir()
