@@ -172,7 +172,7 @@ def test_the_tutorial_from_a_csv_to_a_shipped_model(tmp_path):
 
     snippets = {text for path in DOCUMENTS for language, text in blocks(path) if language == "python"}
     for snippet in snippets:
-        answer = shell(f"{sys.executable} - <<'EOF'\n{snippet}\nEOF", place)
+        answer = shell(f"'{sys.executable}' - <<'EOF'\n{snippet}\nEOF", place)
         assert "'label': 'fresh'" in answer or "'label': 'rotten'" in answer
     assert len(snippets) == 2 and all(
         len(s.strip().splitlines()) == 4 for s in snippets
