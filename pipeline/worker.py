@@ -26,6 +26,7 @@ def main(directory: Path) -> int:
     from stages.stage import Stage
 
     stage = Stage.open(directory, device)
+    stage.say_if_slow()
     try:
         importlib.import_module(f"stages.{stage.kind}").run(stage)
     except Interrupted as interrupted:

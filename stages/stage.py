@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from checkpoints import store
 from checkpoints.errors import UserError
+from data_aug.packed import bf16_pays
 from stages.distillation.models import ModelSource
 from stages.machine import describe
 from stages.tasks.task import Task, TaskSource, load_task
@@ -69,6 +70,14 @@ class Stage:
     def precision(self) -> torch.dtype:
         """Of matrix products; parameters stay in fp32."""
         return PRECISIONS[self.job.precision]
+
+    def say_if_slow(self) -> None:
+        """Warn where the processor only imitates the precision: set by hand, or by the machine on which the stage began."""
+        if self.precision != torch.float32 and not bf16_pays(self.device):
+            self.say(
+                f"this processor has no {self.job.precision} products: job.precision=fp32 is many times faster here; a "
+                "half-done stage goes on in it, equal within rounding"
+            )
 
     @property
     def cache(self) -> Path:

@@ -27,8 +27,9 @@ def written_gelu(x: Tensor) -> Tensor:
 
 def written_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """LayerNorm in one operation after another, as the published code computes it where apex is missing."""
-    centred = x - x.mean(-1, keepdim=True)
-    return norm.weight * (centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + norm.eps)) + norm.bias
+    mean = x.mean(-1, keepdim=True)
+    variance = (x - mean).pow(2).mean(-1, keepdim=True)
+    return norm.weight * ((x - mean) / torch.sqrt(variance + norm.eps)) + norm.bias
 
 
 PUBLISHED = {"gelu": written_gelu, "norm": written_norm}

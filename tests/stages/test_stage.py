@@ -1,0 +1,21 @@
+"""What a stage says of itself before it works."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stages import stage as module
+from stages.stage import Stage
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("native", [True, False])
+def test_a_precision_that_the_processor_imitates_is_warned_of(precision, native, monkeypatch, capsys):
+    monkeypatch.setattr(module, "bf16_pays", lambda device: native)
+    job = SimpleNamespace(precision=precision)
+    Stage("general", "general", Path(), {}, {}, "", job, torch.device("cpu")).say_if_slow()
+    said = capsys.readouterr().out
+    assert bool(said) == (precision != "fp32" and not native)
+    assert not said or f"no {precision} products: job.precision=fp32" in said
