@@ -28,7 +28,7 @@ class TeacherCache:
 
     A token is one vector: its hidden states, then queries, keys and values of the layers that are needed, in the
     precision of the teacher's products (so hidden states are rounded to it). Shards are sealed: what is there
-    when a stage goes on is not computed again.
+    when a stage goes on is not computed again, unless it goes on in another precision.
 
     Args:
         stage: in whose directory the shards lie until it is finished.
@@ -39,7 +39,7 @@ class TeacherCache:
 
     def __init__(self, stage: Stage, name: str, rows: TokenRows, teacher: FrozenTeacher):
         self.stage, self.rows, self.teacher = stage, rows, teacher
-        self.directory = stage.directory / "teacher" / name
+        self.directory = stage.directory / "teacher" / f"{name}-{stage.job.precision}"
         view = teacher(collate(rows, np.arange(1), np.ones(1, np.float32)).to(teacher.device))
         self.heads = teacher.model.config.num_attention_heads
         # Logits of words lie with the layers.

@@ -59,7 +59,7 @@ def test_a_cached_view_is_the_models(parts):
 def test_whole_shards_are_kept_and_torn_ones_computed_again(parts, monkeypatch):
     stage, rows, teacher = parts
     whole = [shard.clone() for shard in TeacherCache(stage, "train", rows, teacher).fill().shards]
-    torn = stage.directory / "teacher" / "train" / "shard-00001" / "layers.bin"
+    torn = stage.directory / "teacher" / "train-fp32" / "shard-00001" / "layers.bin"
     torn.write_bytes(torn.read_bytes()[:-8])
     computed = []
     compute = TeacherCache._compute
@@ -71,3 +71,15 @@ def test_whole_shards_are_kept_and_torn_ones_computed_again(parts, monkeypatch):
     for one, other in zip(whole, again.shards, strict=True):
         torch.testing.assert_close(one, other)
     assert again.bytes == sum(4 * shard.numel() for shard in again.shards) + 8 * len(rows)
+
+
+def test_a_stage_that_goes_on_in_another_precision_reads_none_of_the_former_numbers(parts):
+    stage, rows, teacher = parts
+    full = TeacherCache(stage, "train", rows, teacher).fill()
+    stage.job.precision = "bf16"
+    low = TeacherCache(
+        stage, "train", rows, FrozenTeacher(teacher.model, NEEDS, stage.device, torch.bfloat16)
+    ).fill()
+    for one, other in zip(full.shards, low.shards, strict=True):
+        assert other.dtype == torch.bfloat16
+        torch.testing.assert_close(other.float(), one, rtol=0.05, atol=0.05)
