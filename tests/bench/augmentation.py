@@ -63,7 +63,7 @@ def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Wor
                 made.append(augment_rows(rows, candidates, Settings(), seed=0)[1].variants)
 
             took = seconds(run, place.device)
-            if count == our_rows and repeat >= 0:
+            if count == our_rows and repeat >= 0:  # ours, after the warm-up
                 needed.append(flops_of(texts) / made[0])
             return made[0] / took
 
