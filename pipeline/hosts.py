@@ -4,6 +4,7 @@ DeepSpeed's own launcher needs pdsh, ends ranks on a signal where ours save firs
 cut link waiting for minutes. Here each host's ranks are fed a heartbeat: where it stops, they end.
 """
 
+import json
 import os
 import random
 import re
@@ -19,8 +20,9 @@ from checkpoints.errors import UserError
 from pipeline.launch import GRACE, die_with_parent
 from pipeline.ranks import BEAT, LOST
 
-PASSED_ON = ("PYTHONPATH", "OMP_", "HF_", "NCCL_", "GLOO_", "CUDA_", "DS_", "TORCH_")
-"""Beginnings of the names of environment variables that all hosts are given."""
+PASSED_ON = ("OMP_", "HF_", "NCCL_", "GLOO_", "CUDA_", "DS_", "TORCH_")
+"""Prefixes of the environment variables that every host gets, through standard input: HF_TOKEN is a secret, and `ps`
+shows command lines to everybody."""
 
 ALIVE = 3
 """Questions to a silent host, one every `BEAT` seconds, after which ssh gives it up."""
@@ -59,6 +61,7 @@ def main(hostfile: Path, stage: str) -> int:
         raise UserError(f"{hostfile}: the first host needs a name that the others can reach, not localhost")
     first, world, supervisors = 0, sum(hosts.values()), {}
     master = f"{next(iter(hosts))}:{random.randint(20_000, 29_999)}"
+    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     for host, count in hosts.items():
         command = [sys.executable, "-m", "pipeline.ranks", stage, str(count), str(first), str(world), master]
         first += count
@@ -66,6 +69,7 @@ def main(hostfile: Path, stage: str) -> int:
             command if host in here else _through_ssh(host, command),
             stdin=subprocess.PIPE, preexec_fn=die_with_parent,
         )  # fmt: skip
+        _tell(supervisors[host], json.dumps(environment))
     return _watch(supervisors)
 
 
@@ -106,8 +110,8 @@ def _watch(supervisors: dict[str, subprocess.Popen]) -> int:
 
 
 def _through_ssh(host: str, command: list[str]) -> list[str]:
-    variables = [f"{name}={value}" for name, value in os.environ.items() if name.startswith(PASSED_ON)]
-    there = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(['env', *variables, *command])}"
+    path = f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}"
+    there = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join(['env', path, *command])}"
     settings = (
         "BatchMode=yes",
         "ConnectTimeout=10",

@@ -4,6 +4,7 @@ torch's launcher starts each worker in a process group of its own and, on a sign
 a worker that fails ends the others at once, signals are passed on, and all die with this process.
 """
 
+import json
 import os
 import signal
 import socket
@@ -42,11 +43,13 @@ def main(
         count: ranks on this host.
         first: number of the first of them.
         world: ranks on all hosts; 0: these are all.
-        master: host:port where the ranks meet, where there are several hosts. Standard input then brings
-            heartbeats and signals (pipeline/hosts.py); the ranks end when it falls silent.
+        master: host:port where the ranks meet, where there are several hosts. Standard input then brings a line
+            with their environment as JSON, then heartbeats and signals (pipeline/hosts.py); the ranks end when it
+            falls silent.
         start: starts a worker, given the stage and its environment.
     """
-    environment = os.environ | {"WORLD_SIZE": str(world or count)}
+    environment = os.environ | (json.loads(sys.stdin.readline()) if master else {})
+    environment["WORLD_SIZE"] = str(world or count)
     environment.setdefault("OMP_NUM_THREADS", threads_of(count))
     with _free_port() as held:
         address, port = master.rsplit(":", 1) if master else ("127.0.0.1", str(held.getsockname()[1]))
