@@ -91,7 +91,7 @@ bench: $(READY) ## time it beside a plain reference (DATA=path/to/glue, ARGS="--
 	$(VENV)/bin/python -m tests.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 docs: $(READY) ## write docs/options.md anew, from the options themselves
-	$(VENV)/bin/python -m pipeline.options_page
+	$(VENV)/bin/python -m pipeline.cli.options_page
 
 lint: $(READY) ## check style and format
 	$(VENV)/bin/ruff check .

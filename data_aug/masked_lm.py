@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from data_aug import InputError
-from data_aug.packed import pack
+from stages.distillation.packed_linear import pack
 
 ENOUGH_TOKENS = 512  # a batch of so many tokens runs nearly as fast, for each token, as one of thousands
 MOST_PADDING = 0.04
@@ -60,7 +60,7 @@ class MaskedLM:
         model: put in eval mode, left where it is; it must keep its head apart from its `base_model`.
         tokenizer: the model's fast tokenizer (offsets are needed).
         dtype: of the encoder, which is copied where it is another; the head stays in the model's own, whose
-            logits do not tie. See `data_aug.packed.bf16_pays`.
+            logits do not tie. See `stages.distillation.packed_linear.bf16_pays`.
         masks_per_pass: the most words masked in one row.
         min_distance: pieces between two masks of a row, at least.
         batch_tokens: the most tokens in a batch, padding included.

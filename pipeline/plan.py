@@ -13,8 +13,8 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes, fingerprint
 from checkpoints.store import read_json
-from pipeline.options import Options
-from pipeline.two_stage import Declared
+from pipeline.config.options import Options
+from pipeline.config.two_stage import Declared
 
 RUNS = Path("runs")
 

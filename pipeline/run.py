@@ -15,14 +15,14 @@ from pathlib import Path
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
-from pipeline import options as options_module
-from pipeline.finished import read_run
-from pipeline.given import Named
-from pipeline.launch import Launcher
-from pipeline.options import Options
+from pipeline.config import options as options_module
+from pipeline.config.inputs import Named
+from pipeline.config.options import Options
+from pipeline.config.recipe import read_recipe, recipe_stages
+from pipeline.launch.launcher import Launcher
 from pipeline.plan import RUNS, Planned, plan, prepare
-from pipeline.recipe import read_recipe, recipe_stages
-from pipeline.table import results_table, spread_table
+from pipeline.report.run_record import read_run
+from pipeline.report.tables import results_table, spread_table
 
 ONE_RANK = ("check", "select", "evaluate")
 """Kinds of stages that train nothing, and are run by one process whatever the number of ranks."""
@@ -49,7 +49,7 @@ def make_recipe(rest: list[str]) -> int:
     o = options_module.load(preset, overrides, recipe.options)
     status, runs = make_seeds(o, preset, seeds or map(str, recipe.seeds), recipe_stages(recipe), rest)
     if not status:
-        from pipeline.summary import write_summary  # matplotlib and scipy take seconds to start
+        from pipeline.report.recipe_summary import write_summary  # matplotlib and scipy take seconds to start
 
         print(f"\n{write_summary(recipe, runs, RUNS / (o.run or recipe.name))}")
     return status

@@ -33,9 +33,9 @@ from data_aug.augment import (
 from data_aug.masked_lm import MaskedLM
 from data_aug.word_vectors import WordVectors
 from stages.distillation.models import load_masked_lm, load_tokenizer
-from stages.stage import Stage, barrier, wait_for
 from stages.tasks.text import folded
 from stages.tasks.types import Split
+from stages.training.stage import Stage, barrier, wait_for
 
 SHARD_ROWS = 100
 SAMPLES = 8

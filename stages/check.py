@@ -8,16 +8,17 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError
-from stages.distillation.checks import check_length, check_vocabularies, forward_flops
+from stages.distillation.capture import Needs
+from stages.distillation.compatibility import check_length, check_vocabularies, forward_flops
 from stages.distillation.layer_maps import layer_map
+from stages.distillation.losses import build
+from stages.distillation.losses.base import Pair
 from stages.distillation.models import classifies, load_config, load_tokenizer
-from stages.distillation.objectives import Pair, build
-from stages.distillation.students import student_config
+from stages.distillation.students.architecture import student_config
 from stages.distillation.teachers import class_order
-from stages.distillation.view import Needs
-from stages.rows import corpus_rows, task_rows, train_rows
-from stages.stage import Stage
 from stages.tasks.task import Task
+from stages.training.cached_rows import corpus_rows, task_rows, train_rows
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

@@ -1,32 +1,27 @@
 """Evaluation: what each model of a run reaches on rows that no stage has seen, and what it costs."""
 
 import csv
-import math
 import zipfile
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
 from checkpoints import store
-from stages.costs import measure
-from stages.distillation.checks import forward_flops
+from stages.distillation.compatibility import forward_flops
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.teachers import class_order
-from stages.distillation.view import inputs_of
-from stages.measures import add_intervals, calibration, classes_of, decide, differ_most, loyalty
-from stages.rows import task_rows
-from stages.stage import Stage
-from stages.tasks import glue
-from stages.tasks.batches import TokenRows, collate, places
-from stages.tasks.metrics import compute, constant_baseline
+from stages.evaluation.costs import measure
+from stages.evaluation.measures import add_intervals, calibration, classes_of, decide, differ_most, loyalty
+from stages.evaluation.predict import predict
+from stages.evaluation.scores import constant_score, score
+from stages.tasks.batches import TokenRows
+from stages.tasks.readers import glue
 from stages.tasks.task import Task
-
-BATCH = 64
+from stages.training.cached_rows import task_rows
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
@@ -92,51 +87,6 @@ def examine(
         entry |= classes_of(task, split, logits[split])
         entry["calibration"] = calibration(task, split, logits)
     return entry, logits[split], (model.cpu(), rows[split])
-
-
-def predict(
-    model: PreTrainedModel, rows: TokenRows, device: torch.device, precision=torch.float32
-) -> np.ndarray:
-    """Logits (answers, classes) of the rows, or of their words one after another; from batches sorted by length."""
-    logits = np.empty((rows.answers.sum(), model.config.num_labels), np.float32)
-    with torch.no_grad():
-        for batch in batches_by_length(rows):
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                found = model(**inputs_of(model, batch.to(device))).logits.float().cpu()
-            logits[places(rows, batch)[batch.asked].numpy()] = found[batch.asked]
-    return logits
-
-
-def batches_by_length(rows: TokenRows, size: int = BATCH, of: np.ndarray | None = None) -> Iterable:
-    """Batches in order of length, each row (or each of the rows `of`) once."""
-    order = (
-        np.argsort(rows.lengths, kind="stable")
-        if of is None
-        else of[np.argsort(rows.lengths[of], kind="stable")]
-    )
-    for chunk in np.array_split(order, math.ceil(len(order) / size)):
-        yield collate(rows, chunk, np.ones(len(chunk), np.float32))
-
-
-def score(task: Task, split: str, logits: np.ndarray) -> dict[str, float]:
-    """All metrics of the task, of logits in its class order."""
-    classes = len(task.labels) if task.labels else None
-    return compute(task.metrics, decide(logits, task), task.splits[split].gold, classes)
-
-
-def constant_score(task: Task, split: str = "dev") -> float:
-    """What the best constant answer reaches on the selection metric."""
-    classes = len(task.labels) if task.labels else None
-    return constant_baseline((task.selection,), task.splits[split].gold, classes)[task.selection]
-
-
-def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
-    """Say so when what a stage reached on dev is no better than the best constant answer."""
-    constant = constant_score(task)
-    if reached <= constant:
-        stage.say(
-            f"warning: {task.selection} {reached:.4f} on dev is no better than a constant answer's {constant:.4f}"
-        )
 
 
 def write_submission(stage: Stage, task: Task) -> None:

@@ -6,16 +6,16 @@ It begins from the general student, or from random weights of the same architect
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.distill import Distillation, save_student, task_score
+from stages.distillation.losses.base import Pair
+from stages.distillation.losses.prediction import GoldLabels
 from stages.distillation.models import load_classifier, load_config, load_tokenizer, new_classifier
-from stages.distillation.objectives import Pair
-from stages.distillation.objectives.prediction import GoldLabels
-from stages.distillation.students import student_config
-from stages.evaluate import warn_if_constant
-from stages.job import Job
-from stages.rows import task_rows
-from stages.stage import Stage
+from stages.distillation.students.architecture import student_config
+from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
+from stages.training.cached_rows import task_rows
+from stages.training.distill import Distillation, save_student, task_score
+from stages.training.job import Job
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

@@ -4,19 +4,19 @@ The student, from random weights, learns the teacher's embeddings, hidden states
 under the layer map. Out comes a general student for any task.
 """
 
-from stages.distill import (
+from stages.distillation.losses.base import Pair
+from stages.distillation.models import load_encoder, load_tokenizer
+from stages.distillation.students.architecture import random_student, student_config
+from stages.distillation.teachers import FrozenTeacher
+from stages.training.cached_rows import corpus_rows
+from stages.training.distill import (
     Distillation,
     layer_objectives,
     save_student,
     teacher_views,
 )
-from stages.distillation.models import load_encoder, load_tokenizer
-from stages.distillation.objectives import Pair
-from stages.distillation.students import random_student, student_config
-from stages.distillation.teachers import FrozenTeacher
-from stages.job import Job
-from stages.rows import corpus_rows
-from stages.stage import Stage
+from stages.training.job import Job
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

@@ -7,7 +7,13 @@ logits are recorded on the way, so that the prediction stage needs no teacher.
 
 import torch
 
-from stages.distill import (
+from stages.distillation.capture import Needs, View
+from stages.distillation.losses.base import Pair
+from stages.distillation.models import load_classifier, load_config, load_encoder, load_tokenizer
+from stages.distillation.students.architecture import student_from_teacher_layers
+from stages.tasks.batches import Batch
+from stages.training.cached_rows import task_rows, train_rows
+from stages.training.distill import (
     Distillation,
     TeacherLogits,
     distillation_score,
@@ -16,14 +22,8 @@ from stages.distill import (
     task_teacher,
     teacher_views,
 )
-from stages.distillation.models import load_classifier, load_config, load_encoder, load_tokenizer
-from stages.distillation.objectives import Pair
-from stages.distillation.students import student_from_teacher_layers
-from stages.distillation.view import Needs, View
-from stages.job import Job
-from stages.rows import task_rows, train_rows
-from stages.stage import Stage
-from stages.tasks.batches import Batch
+from stages.training.job import Job
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

@@ -9,15 +9,16 @@ held out from the corpus is said.
 import torch
 
 from checkpoints.errors import UserError
-from stages.distill import Distillation, save_student
-from stages.distillation.checks import check_length
+from stages.distillation.compatibility import check_length
+from stages.distillation.losses.base import Pair
+from stages.distillation.losses.masked import MaskedWords
 from stages.distillation.models import load_config, load_masked_lm, load_tokenizer
-from stages.distillation.objectives import Pair
-from stages.distillation.objectives.masked import MaskedWords
-from stages.job import Job
-from stages.masking import Masking, held_out_accuracy
-from stages.rows import corpus_rows
-from stages.stage import Stage
+from stages.evaluation.masked_accuracy import held_out_accuracy
+from stages.tasks.masking import Masking
+from stages.training.cached_rows import corpus_rows
+from stages.training.distill import Distillation, save_student
+from stages.training.job import Job
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

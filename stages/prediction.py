@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.distill import (
+from stages.distillation.losses.base import Pair
+from stages.distillation.losses.prediction import GoldLabels, SoftLabels
+from stages.distillation.models import load_classifier, load_tokenizer
+from stages.evaluation.scores import warn_if_constant
+from stages.tasks.batches import TokenRows
+from stages.tasks.task import Task
+from stages.training.cached_rows import task_rows, train_rows
+from stages.training.distill import (
     RECORD,
     Distillation,
     answers_as_targets,
@@ -18,15 +25,8 @@ from stages.distill import (
     task_score,
     teacher_answers,
 )
-from stages.distillation.models import load_classifier, load_tokenizer
-from stages.distillation.objectives import Pair
-from stages.distillation.objectives.prediction import GoldLabels, SoftLabels
-from stages.evaluate import warn_if_constant
-from stages.job import Job
-from stages.rows import task_rows, train_rows
-from stages.stage import Stage
-from stages.tasks.batches import TokenRows
-from stages.tasks.task import Task
+from stages.training.job import Job
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

@@ -8,16 +8,22 @@ held-out words that it guesses is said; with 0 it is an encoder that reads the t
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
-from stages.distill import Distillation, save_student, teacher_views
+from stages.distillation.capture import Needs
+from stages.distillation.losses import build
+from stages.distillation.losses.base import Pair
 from stages.distillation.models import load_config, load_encoder, load_masked_lm, load_tokenizer
-from stages.distillation.objectives import Pair, build
-from stages.distillation.students import random_student, student_config, student_from_teacher_layers
+from stages.distillation.students.architecture import (
+    random_student,
+    student_config,
+    student_from_teacher_layers,
+)
 from stages.distillation.teachers import FrozenTeacher
-from stages.distillation.view import Needs
-from stages.job import Job
-from stages.masking import Masking, held_out_accuracy
-from stages.rows import corpus_rows
-from stages.stage import Stage
+from stages.evaluation.masked_accuracy import held_out_accuracy
+from stages.tasks.masking import Masking
+from stages.training.cached_rows import corpus_rows
+from stages.training.distill import Distillation, save_student, teacher_views
+from stages.training.job import Job
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from stages.stage import Stage
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

@@ -11,7 +11,26 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_aug.word_vectors import WordVectors
-from stages.distill import (
+from stages.distillation.capture import Needs, View
+from stages.distillation.losses import build
+from stages.distillation.losses.base import Pair
+from stages.distillation.models import (
+    load_classifier,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+    new_classifier,
+)
+from stages.distillation.students.architecture import (
+    begin_with_vectors,
+    student_config,
+    student_from_teacher_layers,
+)
+from stages.evaluation.scores import warn_if_constant
+from stages.tasks.batches import Batch, TokenRows
+from stages.tasks.task import Task
+from stages.training.cached_rows import task_rows, train_rows
+from stages.training.distill import (
     Distillation,
     answers_as_targets,
     distillation_score,
@@ -21,22 +40,8 @@ from stages.distill import (
     teacher_answers,
     teacher_views,
 )
-from stages.distillation.models import (
-    load_classifier,
-    load_config,
-    load_encoder,
-    load_tokenizer,
-    new_classifier,
-)
-from stages.distillation.objectives import Pair, build
-from stages.distillation.students import begin_with_vectors, student_config, student_from_teacher_layers
-from stages.distillation.view import Needs, View
-from stages.evaluate import warn_if_constant
-from stages.job import Job
-from stages.rows import task_rows, train_rows
-from stages.stage import Stage
-from stages.tasks.batches import Batch, TokenRows
-from stages.tasks.task import Task
+from stages.training.job import Job
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

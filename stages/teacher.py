@@ -9,13 +9,14 @@ import torch
 
 from checkpoints.errors import UserError
 from stages.distillation.models import classifies, load_classifier, load_config, load_tokenizer
-from stages.distillation.students import set_dropout
+from stages.distillation.students.architecture import set_dropout
 from stages.distillation.teachers import class_order
-from stages.evaluate import constant_score, predict, score
+from stages.evaluation.predict import predict
+from stages.evaluation.scores import constant_score, score
 from stages.finetune import fine_tune
-from stages.rows import task_rows
-from stages.stage import Stage
 from stages.tasks.task import Task
+from stages.training.cached_rows import task_rows
+from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:

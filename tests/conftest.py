@@ -87,6 +87,6 @@ def make_corpus(path: Path, documents: int = 60) -> Path:
 @pytest.fixture(scope="session")
 def world():
     """torch.distributed with a single rank, as a worker sets it up."""
-    from pipeline.worker import start_ranks
+    from pipeline.launch.worker import start_ranks
 
     yield start_ranks()

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import cli
-from pipeline.options import load
-from pipeline.options_page import PAGE, page
-from pipeline.recipe import read_recipe
+from pipeline.cli import commands as cli
+from pipeline.cli.options_page import PAGE, page
+from pipeline.config.options import load
+from pipeline.config.recipe import read_recipe
 from pipeline.run import split
-from stages.tasks.packaged import packaged_teacher
+from stages.tasks.readers.packaged import packaged_teacher
 from tests.conftest import make_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +86,7 @@ def recorder(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.options._is_installed", lambda package: True)
+    monkeypatch.setattr("pipeline.config.options._is_installed", lambda package: True)
     monkeypatch.chdir(recorder)
     for command in commands(path):
         (recorder / "arguments").unlink(missing_ok=True)

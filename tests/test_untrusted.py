@@ -19,13 +19,13 @@ from checkpoints.fingerprint import FileHashes
 from data_aug import InputError
 from data_aug.augment import read_shard
 from data_aug.word_vectors import WordVectors
-from pipeline import options
-from pipeline.cli import main
+from pipeline.cli.commands import main
+from pipeline.config import options
+from pipeline.config.two_stage import Declared
 from pipeline.plan import plan, prepare
-from pipeline.two_stage import Declared
 from stages.distillation.models import ModelSource, load_classifier, load_config, load_encoder, load_tokenizer
-from stages.tasks import glue
 from stages.tasks.corpus import documents, find_corpus
+from stages.tasks.readers import glue
 from stages.tasks.task import find_task, load_task
 from tests.conftest import make_encoder
 

@@ -17,14 +17,15 @@ import yaml
 from torch import nn
 from transformers import PretrainedConfig
 
-from stages.distillation.objectives import Objective, Pair, build
-from stages.distillation.view import View
+from stages.distillation.capture import View
+from stages.distillation.losses import build
+from stages.distillation.losses.base import Objective, Pair
 from stages.tasks.batches import Batch
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
-RECIPE = Path(__file__).parents[2] / "pipeline" / "recipes" / "continuation-kd.yaml"
+RECIPE = Path(__file__).parents[2] / "pipeline" / "config" / "recipes" / "continuation-kd.yaml"
 POINTS, BATCH, RATE, MARGIN = 3000, 64, 3e-3, 0.02
 PHASES = (0.1, 0.4, 0.7, 1.0)  # of the training, at which the picture shows the student of Continuation-KD
 SPAN = 3 * np.pi

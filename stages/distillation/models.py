@@ -23,8 +23,8 @@ from transformers import (
 )
 
 from checkpoints.errors import UserError
-from stages.distillation import students  # noqa: F401 (makes its kinds known to transformers)
-from stages.distillation.view import TAP
+from stages.distillation.capture import TAP
+from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

@@ -6,8 +6,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
-from data_aug.packed import pack
-from stages.distillation.view import Needs, View, without_gradient
+from stages.distillation.capture import Needs, View, without_gradient
+from stages.distillation.packed_linear import pack
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch

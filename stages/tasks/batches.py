@@ -5,6 +5,8 @@ B is the rows of a batch, L its longest row (padded). The order depends on (seed
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "TokenRows",
+    "batches_by_length",
     "collate",
     "counts",
     "epoch_batches",
@@ -28,6 +31,7 @@ __all__ = [
     "write_task_rows",
 ]
 
+EVALUATION_BATCH = 64
 POOL = 50  # batches whose rows are sorted by length together
 
 
@@ -170,3 +174,16 @@ def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray) -> Batch:
         torch.tensor(weights, dtype=torch.float32),
         torch.from_numpy(indices),
     )
+
+
+def batches_by_length(
+    rows: TokenRows, size: int = EVALUATION_BATCH, of: np.ndarray | None = None
+) -> Iterable[Batch]:
+    """Batches in order of length, each row (or each of the rows `of`) once."""
+    order = (
+        np.argsort(rows.lengths, kind="stable")
+        if of is None
+        else of[np.argsort(rows.lengths[of], kind="stable")]
+    )
+    for chunk in np.array_split(order, math.ceil(len(order) / size)):
+        yield collate(rows, chunk, np.ones(len(chunk), np.float32))

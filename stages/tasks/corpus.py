@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.errors import UserError
-from stages.tasks import newsgroups
-from stages.tasks.hub import load_hub
-from stages.tasks.packaged import packaged_corpus
-from stages.tasks.tables import read_json
+from stages.tasks.readers import newsgroups
+from stages.tasks.readers.hub import load_hub
+from stages.tasks.readers.packaged import packaged_corpus
+from stages.tasks.readers.tables import read_json
 from stages.tasks.text import check_text, text_lines
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from pipeline.launch import KEEP_FREED_MEMORY
+from pipeline.launch.launcher import KEEP_FREED_MEMORY
 
 
 def as_a_stage_runs(module: str) -> None:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.worker import start_ranks
+from pipeline.launch.worker import start_ranks
 from tests.bench import as_a_stage_runs
 
 RUN = Path("runs/bench")

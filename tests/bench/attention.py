@@ -6,7 +6,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from stages.distillation.objectives.attention import score_distance_by_maps, score_distance_by_traces
+from stages.distillation.losses.attention import score_distance_by_maps, score_distance_by_traces
 from tests.bench.machine import Machine
 from tests.bench.place import STUDENT, TEACHER
 from tests.bench.work import TOLERANCE, Work

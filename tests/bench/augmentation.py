@@ -9,9 +9,9 @@ from transformers import BertConfig, BertForMaskedLM
 
 from data_aug.augment import Candidates, Settings, augment_rows, content_words
 from data_aug.masked_lm import MaskedLM, Query
-from data_aug.packed import bf16_pays
 from data_aug.word_vectors import WordVectors
-from stages.distillation.checks import forward_flops
+from stages.distillation.compatibility import forward_flops
+from stages.distillation.packed_linear import bf16_pays
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import Place
 from tests.bench.work import Work

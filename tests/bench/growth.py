@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.worker import start_ranks
+from pipeline.launch.worker import start_ranks
 from tests.bench import as_a_stage_runs
 
 RUN = Path("runs/bench")
@@ -50,7 +50,7 @@ def main() -> int:
 
 def speed(place, length: int, batch: int, architecture: dict) -> float:
     """Tokens a second of the general stage in a few steps, after a stage of one step warmed up."""
-    from pipeline.options import General
+    from pipeline.config.options import General
     from tests.bench.texts import long_text
 
     for steps in (1, STEPS):

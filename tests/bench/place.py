@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import importlib
 import io
 import json
 import shutil
@@ -17,14 +16,15 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from pipeline.options import Architecture, Job, Training
+from pipeline.config.options import Architecture, Job, Training
+from pipeline.launch.worker import stage_types
 from pipeline.plan import native_precision
-from stages.distill import RECORD
-from stages.distillation.students import set_dropout, student_config
-from stages.stage import Stage
+from stages.distillation.students.architecture import set_dropout, student_config
 from stages.tasks.corpus import find_corpus
-from stages.tasks.packaged import packaged_teacher
+from stages.tasks.readers.packaged import packaged_teacher
 from stages.tasks.task import find_task
+from stages.training.distill import RECORD
+from stages.training.stage import Stage
 from tests.bench.texts import task_texts
 
 CLASSES = ("0", "1")
@@ -152,7 +152,7 @@ class Place:
         opened = Stage.open(stage, self.device)
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                importlib.import_module(f"stages.{opened.kind}").run(opened)
+                stage_types()[opened.kind](opened)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from stages.distillation.objectives import Pair
-from stages.distillation.objectives.attention import AttentionScores
-from stages.distillation.objectives.hidden import HiddenStates
-from stages.distillation.objectives.prediction import SoftLabels
-from stages.distillation.view import TAP, Needs, read
+from stages.distillation.capture import TAP, Needs, read
+from stages.distillation.losses.attention import AttentionScores
+from stages.distillation.losses.base import Pair
+from stages.distillation.losses.hidden import HiddenStates
+from stages.distillation.losses.prediction import SoftLabels
 from stages.tasks.batches import Batch, counts
 from tests.bench.reference import PUBLISHED, STOCK, Reference, run_classifier
 

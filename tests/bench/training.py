@@ -17,14 +17,14 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from pipeline.options import Distilling, General, Prediction
-from stages.distill import Distillation, layer_objectives
-from stages.distillation.checks import forward_flops
+from pipeline.config.options import Distilling, General, Prediction
+from stages.distillation.compatibility import forward_flops
+from stages.distillation.losses.base import Pair
+from stages.distillation.losses.prediction import SoftLabels
 from stages.distillation.models import ModelSource, load_classifier
-from stages.distillation.objectives import Pair
-from stages.distillation.objectives.prediction import SoftLabels
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, counts
+from stages.training.distill import Distillation, layer_objectives
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import CLASSES, STUDENT, TEACHER, Place, Texts, metrics
 from tests.bench.reference import Reference
@@ -180,7 +180,7 @@ def ranks(place: Place, steps: int = 8) -> Work:
                 "intermediate", options, rows, student=student, nproc=count, log_every=1
             ) as stage:
                 subprocess.run(
-                    [sys.executable, "-m", "pipeline.ranks", str(stage), str(count)],
+                    [sys.executable, "-m", "pipeline.launch.local_ranks", str(stage), str(count)],
                     env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, check=True,
                 )  # fmt: skip
                 lines = metrics(stage)

@@ -21,9 +21,9 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from data_aug.augment import Candidates, Found, Settings, augment_rows, content_words
 from data_aug.masked_lm import MaskedLM, Query
-from data_aug.packed import bf16_pays
 from data_aug.word_vectors import WordVectors
-from stages.tasks.packaged import packaged_teacher
+from stages.distillation.packed_linear import bf16_pays
+from stages.tasks.readers.packaged import packaged_teacher
 from tests.bench import as_a_stage_runs
 from tests.bench.reference import PUBLISHED, run_bert
 from tests.data_aug.test_masked_lm import reference

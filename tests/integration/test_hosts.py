@@ -7,8 +7,8 @@ import time
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline.hosts import read_hostfile
-from pipeline.ranks import LOST
+from pipeline.launch.local_ranks import LOST
+from pipeline.launch.remote_hosts import read_hostfile
 from tests.integration.conftest import workers_of
 
 SSH = """#!/bin/bash

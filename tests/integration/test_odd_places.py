@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from checkpoints import fingerprint
-from pipeline.cli import main
+from pipeline.cli.commands import main
 from tests.conftest import sentences
 from tests.integration.conftest import ROOT
 from tests.integration.test_commands import refused

@@ -53,7 +53,7 @@ def test_workers_that_are_forks_compute_what_processes_of_their_own_do(place, ra
     stage = place.path / "runs" / own / "general"
     for checkpoint in (stage / "checkpoints").iterdir():
         shutil.rmtree(checkpoint)
-    processes = [sys.executable, "-m", "pipeline.ranks", str(stage), str(ranks)]
+    processes = [sys.executable, "-m", "pipeline.launch.local_ranks", str(stage), str(ranks)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run(processes, cwd=place.path, env=environment, check=True, timeout=120)
     status, output = place.run("general-distill", f"run={forked}", *same)

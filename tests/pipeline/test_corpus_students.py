@@ -3,8 +3,8 @@
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline import options
-from pipeline.recipe import _complete, _declared, read_recipe
+from pipeline.config import options
+from pipeline.config.recipe import _complete, _declared, read_recipe
 
 GIVEN = {name: {"name": name.split()[-1], "identity": {}} for name in ("teacher", "task", "corpus")}
 

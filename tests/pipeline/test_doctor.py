@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from checkpoints import store
-from pipeline import doctor, needs, two_stage
-from pipeline.cli import main
-from pipeline.options import load
+from pipeline.cli import doctor
+from pipeline.cli import resources as needs
+from pipeline.cli.commands import main
+from pipeline.config import two_stage
+from pipeline.config.options import load
 from tests.conftest import make_corpus, make_encoder, make_task
 
 GIVEN = ["teacher=teacher", "corpus=corpus.txt", "task=tiny", "data=data", "text_columns=text", "label_column=label",

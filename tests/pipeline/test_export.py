@@ -12,8 +12,9 @@ import torch
 import yaml
 
 from checkpoints import store
-from pipeline import cli, hub
-from stages.evaluate import predict
+from pipeline.cli import commands as cli
+from pipeline.deploy import hub
+from stages.evaluation.predict import predict
 from stages.tasks.batches import write_task_rows
 from stages.tasks.types import Split
 from tests.conftest import make_tokenizer, sentences, tiny_config
@@ -153,11 +154,11 @@ def test_what_cannot_be_exported_leaves_nothing_behind(place, capsys, monkeypatc
         patched.setattr("torch.onnx.export", full)
         refused(capsys, "no space left", "to=out")
     with monkeypatch.context() as patched:
-        patched.delitem(__import__("sys").modules, "pipeline.onnx_model", raising=False)
+        patched.delitem(__import__("sys").modules, "pipeline.deploy.onnx_model", raising=False)
         patched.setitem(__import__("sys").modules, "onnxruntime", None)
         refused(capsys, "onnxruntime is not installed: run `make setup`", "to=out")
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.forms.LARGEST_DIFFERENCE", 0.0)
+        patched.setattr("pipeline.deploy.formats.LARGEST_DIFFERENCE", 0.0)
         refused(capsys, "from PyTorch's", "to=out")
     (place / "runs" / "one" / "prediction" / "model" / "config.json").write_text("{}")
     refused(capsys, "is damaged", "to=out")

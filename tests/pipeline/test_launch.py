@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
-from pipeline import launch
-from pipeline.launch import Launcher
-from pipeline.options import Job
+from pipeline.config.options import Job
+from pipeline.launch import launcher as launch
+from pipeline.launch.launcher import Launcher
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_where_the_process_ends_without_an_answer_the_stage_has_failed(forks, tm
 
 def test_where_forks_are_not_possible_each_stage_has_processes_of_its_own(forks, monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "can_fork", lambda: False)
-    ranks = "import sys; assert sys.argv[2] == 'pipeline.ranks'; raise SystemExit(10 + int(sys.argv[4]))"
+    ranks = "import sys; assert sys.argv[2] == 'pipeline.launch.local_ranks'; raise SystemExit(10 + int(sys.argv[4]))"
     with forks(ranks) as launcher:
         assert [launcher.launch(tmp_path, Job(nproc=count)) for count in (1, 2)] == [11, 12]
 

@@ -1,7 +1,7 @@
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline.options import PRESETS, describe, load
+from pipeline.config.options import PRESETS, describe, load
 
 
 def test_presets_load_and_the_papers_settings_are_in_them():

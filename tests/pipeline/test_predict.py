@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, serve
-from pipeline.finished import read_run
-from pipeline.predict import Classifier
+from pipeline.cli import commands as cli
+from pipeline.deploy import serve
+from pipeline.deploy.predict import Classifier
+from pipeline.report.run_record import read_run
 from tests.pipeline.test_export import make_finished
 from tests.pipeline.test_report import CHROMIUM, EVIL
 
@@ -53,8 +54,8 @@ def stock(directory: Path, *columns: list[str]) -> list[tuple[str, float]]:
 
 @pytest.mark.parametrize("name", ["one", "pairs"])
 def test_a_table_is_answered_as_stock_transformers_does(place, capsys, monkeypatch, name):
-    monkeypatch.setattr("pipeline.predict.POOL", 7)  # several pools of several batches
-    monkeypatch.setattr("pipeline.predict.BATCH", 3)
+    monkeypatch.setattr("pipeline.deploy.predict.POOL", 7)  # several pools of several batches
+    monkeypatch.setattr("pipeline.deploy.predict.BATCH", 3)
     table = place / "runs" / name / "test_predictions.csv"
     assert cli.main(["predict", f"run={name}", f"file={table}", "to=out.csv"]) == 0, capsys.readouterr().err
     with open("out.csv", newline="") as file:

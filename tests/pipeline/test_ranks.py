@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from pipeline.ranks import _free_port
+from pipeline.launch.local_ranks import _free_port
 
 
 def test_a_port_is_held_until_rank_0_listens():

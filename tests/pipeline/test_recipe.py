@@ -3,11 +3,11 @@
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline import options
-from pipeline.pareto import points_of
-from pipeline.recipe import RECIPES, _complete, known_recipes, read_recipe
-from pipeline.summary import _verdict as verdict
-from pipeline.summary import level_means, scores
+from pipeline.config import options
+from pipeline.config.recipe import RECIPES, _complete, known_recipes, read_recipe
+from pipeline.report.pareto import points_of
+from pipeline.report.recipe_summary import _verdict as verdict
+from pipeline.report.recipe_summary import level_means, scores
 
 
 @pytest.fixture

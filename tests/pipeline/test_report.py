@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline import cli
-from pipeline.finished import read_run
-from pipeline.options import load
-from pipeline.report import write_comparison, write_report
-from pipeline.table import results_table, runs_table
+from pipeline.cli import commands as cli
+from pipeline.config.options import load
+from pipeline.report.page import write_comparison, write_report
+from pipeline.report.run_record import read_run
+from pipeline.report.tables import results_table, runs_table
 
 EVIL = "<script>alert(1)</script> \"'>$x_1$ & {{ 7 * 7 }}"
 LABELS = ["good", EVIL]
@@ -221,7 +221,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
 
 
 def test_start_up_needs_no_plots():
-    code = "import sys, pipeline.cli; print({'matplotlib', 'jinja2', 'torch'} & set(sys.modules))"
+    code = "import sys, pipeline.cli.commands; print({'matplotlib', 'jinja2', 'torch'} & set(sys.modules))"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "set()"

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoConfig
 
 from checkpoints.errors import UserError
-from stages.distillation.checks import check_length
+from stages.distillation.compatibility import check_length
 
 
 @pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert"])

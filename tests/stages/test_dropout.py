@@ -10,9 +10,9 @@ from torch.nn import functional
 from transformers import AutoModel
 
 from stages.distillation import dropout as module
+from stages.distillation.capture import Needs, read
 from stages.distillation.dropout import Dropout, attention, dropout, replace_dropout
 from stages.distillation.models import ModelSource, load_encoder
-from stages.distillation.view import Needs, read
 from stages.tasks.batches import Batch
 from tests.conftest import make_encoder
 

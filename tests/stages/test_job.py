@@ -22,16 +22,16 @@ from torch import nn
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from pipeline.launch import RANK_VARIABLES
-from pipeline.options import Job as JobOptions
-from pipeline.options import Training, load
-from pipeline.worker import start_ranks
+from pipeline.config.options import Job as JobOptions
+from pipeline.config.options import Training, load
+from pipeline.launch.launcher import RANK_VARIABLES
+from pipeline.launch.worker import start_ranks
+from stages.distillation.losses.base import Term
 from stages.distillation.models import ModelSource, load_tokenizer
-from stages.distillation.objectives import Term
-from stages.job import Interrupted, Job
-from stages.rows import corpus_rows
-from stages.stage import Stage
 from stages.tasks.batches import epoch_batches
+from stages.training.cached_rows import corpus_rows
+from stages.training.job import Interrupted, Job
+from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder
 
 
@@ -251,7 +251,7 @@ import resource, sys
 from pathlib import Path
 import psutil
 from checkpoints.errors import UserError
-from pipeline.worker import start_ranks
+from pipeline.launch.worker import start_ranks
 from safetensors.torch import save_file
 from tests.stages.test_job import Wide, make_job
 path = Path(sys.argv[1])

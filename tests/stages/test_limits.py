@@ -5,9 +5,10 @@ import os
 import psutil
 import pytest
 
-from pipeline import doctor
-from pipeline.ranks import threads_of
-from stages import limits, machine
+from pipeline.cli import doctor
+from pipeline.launch.local_ranks import threads_of
+from stages.training import machine
+from stages.training import machine_limits as limits
 
 GB = 10**9
 V1 = "4:memory:{path}\n3:cpuset:/\n1:cpu,cpuacct:{path}\n0::/\n"

@@ -8,14 +8,16 @@ import torch
 from torch.nn import functional as F
 
 from checkpoints.errors import UserError
-from stages.distill import Distillation
+from stages.distillation.capture import Needs, View
+from stages.distillation.losses import build
+from stages.distillation.losses.base import Pair
 from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
-from stages.distillation.objectives import Pair, build
-from stages.distillation.view import Needs, View
-from stages.masking import Masking, accuracy
-from stages.rows import corpus_rows
-from stages.stage import Stage
+from stages.evaluation.masked_accuracy import accuracy
 from stages.tasks.batches import Batch, collate
+from stages.tasks.masking import Masking
+from stages.training.cached_rows import corpus_rows
+from stages.training.distill import Distillation
+from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stages.measures import add_intervals, calibration, differ_most, loyalty
-from stages.tasks import comparison
+from stages.evaluation import statistics as comparison
+from stages.evaluation.measures import add_intervals, calibration, differ_most, loyalty
 from stages.tasks.types import Split, Task
 
 RANDOM = np.random.default_rng(1)

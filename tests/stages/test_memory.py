@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from checkpoints.errors import UserError
-from stages.memory import ran_out, rows_that_fit
+from stages.training.micro_batch import ran_out, rows_that_fit
 
 
 def test_rows_are_halved_until_they_fit():
@@ -37,8 +37,8 @@ def test_one_row_too_many_is_told_and_other_errors_are_not_taken_for_it():
 def test_more_than_the_free_memory_is_an_error_and_not_a_kill():
     program = """
 import psutil, torch
-from stages import limits
-from stages.memory import errors_when_full, ran_out
+from stages.training import machine_limits as limits
+from stages.training.micro_batch import errors_when_full, ran_out
 with errors_when_full(1):
     try:
         torch.ones(psutil.virtual_memory().total // 4)

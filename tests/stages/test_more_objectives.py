@@ -1,15 +1,14 @@
 """The objectives of recipes against plain references: loops over rows, layers, heads and positions."""
 
 import math
-import sys
 
 import pytest
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation import objectives
-from stages.distillation.objectives import Term, build
-from stages.distillation.view import View
+from stages.distillation.capture import Needs, View
+from stages.distillation.losses import OBJECTIVES, build
+from stages.distillation.losses.base import Objective, Term
 from tests.stages.test_objectives import LENGTHS, batch_of, pair, value, views
 
 
@@ -155,27 +154,26 @@ def test_padding_and_rows_of_weight_zero_change_nothing():
     torch.testing.assert_close(after, before, rtol=1e-4, atol=0)
 
 
-def test_a_new_objective_is_one_file_and_one_line(tmp_path, monkeypatch):
-    (tmp_path / "sixth.py").write_text(
-        "from stages.distillation.objectives import Objective, Term\n"
-        "from stages.distillation.view import Needs\n\n\n"
-        "class SameSign(Objective):\n"
-        "    student_needs = teacher_needs = Needs(logits=True)\n\n"
-        "    def __init__(self, pair, margin=0.0, weight=1.0):\n"
-        "        super().__init__(weight)\n"
-        "        self.margin = margin\n\n"
-        "    def forward(self, student, teacher, batch):\n"
-        "        short = (self.margin - student.logits_BC * teacher.logits_BC.sign()).clamp(min=0).sum(-1)\n"
-        "        return {'same_sign': Term((short * batch.weight).sum(), 'rows', self.weight)}\n"
-    )
-    monkeypatch.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path)])
-    try:
-        objective = build({"same_sign": {"margin": 1.0}}, None)
-        assert isinstance(objective(*answers(STUDENT, TEACHER))["same_sign"], Term)
-        with pytest.raises(UserError, match="same_sign: .*must be among its settings: margin, weight"):
-            build({"same_sign": {"margins": 1.0}}, None)
-    finally:
-        sys.modules.pop("stages.distillation.objectives.sixth", None)
+class SameSign(Objective):
+    """An objective of somebody else's."""
+
+    student_needs = teacher_needs = Needs(logits=True)
+
+    def __init__(self, pair, margin=0.0, weight=1.0):
+        super().__init__(weight)
+        self.margin = margin
+
+    def forward(self, student, teacher, batch):
+        short = (self.margin - student.logits_BC * teacher.logits_BC.sign()).clamp(min=0).sum(-1)
+        return {"same_sign": Term((short * batch.weight).sum(), "rows", self.weight)}
+
+
+def test_a_new_objective_is_one_class_and_one_line(monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "same_sign", SameSign)
+    objective = build({"same_sign": {"margin": 1.0}}, None)
+    assert isinstance(objective(*answers(STUDENT, TEACHER))["same_sign"], Term)
+    with pytest.raises(UserError, match="same_sign: .*must be among its settings: margin, weight"):
+        build({"same_sign": {"margins": 1.0}}, None)
 
 
 @pytest.mark.parametrize(

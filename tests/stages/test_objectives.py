@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from stages.distillation.capture import View
 from stages.distillation.layer_maps import layer_map
-from stages.distillation.objectives import Pair
-from stages.distillation.objectives.attention import AttentionScores
-from stages.distillation.objectives.hidden import HiddenStates
-from stages.distillation.objectives.prediction import GoldLabels, SoftLabels
-from stages.distillation.view import View
+from stages.distillation.losses.attention import AttentionScores
+from stages.distillation.losses.base import Pair
+from stages.distillation.losses.hidden import HiddenStates
+from stages.distillation.losses.prediction import GoldLabels, SoftLabels
 from stages.tasks.batches import Batch, counts
 
 LENGTHS = [5, 2, 7]

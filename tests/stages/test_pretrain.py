@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.options import Job as JobOptions
-from pipeline.options import Pretraining
+from pipeline.config.options import Job as JobOptions
+from pipeline.config.options import Pretraining
 from stages import pretrain
-from stages.distill import Distillation
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_masked_lm
 from stages.distillation.teachers import FrozenTeacher
-from stages.stage import Stage
+from stages.training.distill import Distillation
+from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder
 
 BUNDLE = ["masked_words", {"masked_soft_labels": {"temperature": 2.0}}, "hidden_states", "attention_maps"]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stages import stage as module
-from stages.stage import Stage
+from stages.training import stage as module
+from stages.training.stage import Stage
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])

@@ -7,10 +7,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints.errors import UserError
-from stages.distillation.checks import forward_flops
+from stages.distillation.compatibility import forward_flops
+from stages.distillation.losses import build
+from stages.distillation.losses.base import Pair
 from stages.distillation.models import ModelSource, load_classifier, new_classifier
-from stages.distillation.objectives import Pair, build
-from stages.distillation.students import KINDS, begin_with_vectors, student_config
+from stages.distillation.students.architecture import KINDS, begin_with_vectors, student_config
 from tests.conftest import make_tokenizer, tiny_config
 
 SIZES = {"bilstm": {"layers": 2, "width": 8}, "textcnn": {"layers": 0, "width": 8, "feed_forward": 6}}
@@ -54,7 +55,7 @@ def test_padding_never_counts(kind, words):
 @pytest.mark.parametrize("words", [False, True], ids=["rows", "words"])
 @pytest.mark.parametrize("kind", SIZES)
 def test_what_is_saved_loads_and_onnx_answers_the_same(kind, words, tmp_path):
-    from pipeline.onnx_model import OnnxClassifier, write_onnx
+    from pipeline.deploy.onnx_model import OnnxClassifier, write_onnx
 
     student, batch = a_student(kind, words), inputs()
     student.save_pretrained(tmp_path / "m")

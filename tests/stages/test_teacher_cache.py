@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from stages import teacher_cache
+from stages.distillation.capture import Needs
 from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
 from stages.distillation.teachers import FrozenTeacher
-from stages.distillation.view import Needs
-from stages.rows import corpus_rows
-from stages.stage import Stage
 from stages.tasks.batches import collate
-from stages.teacher_cache import TeacherCache
+from stages.training import teacher_cache
+from stages.training.cached_rows import corpus_rows
+from stages.training.stage import Stage
+from stages.training.teacher_cache import TeacherCache
 from tests.conftest import make_corpus, make_encoder
 
 NEEDS = Needs(logits=True, hidden=frozenset({0, 2, 4}), scores=frozenset({2, 4}))

@@ -13,11 +13,15 @@ from transformers import (
 )
 
 from checkpoints.errors import UserError
-from data_aug.packed import PackedLinear, bf16_pays, pack
+from stages.distillation.capture import Needs, read
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_tokenizer
-from stages.distillation.students import random_student, student_config, student_from_teacher_layers
+from stages.distillation.packed_linear import PackedLinear, bf16_pays, pack
+from stages.distillation.students.architecture import (
+    random_student,
+    student_config,
+    student_from_teacher_layers,
+)
 from stages.distillation.teachers import FrozenTeacher, class_order
-from stages.distillation.view import Needs, read
 from stages.tasks.batches import collate, write_task_rows
 from stages.tasks.types import Split
 from tests.conftest import make_encoder, sentences

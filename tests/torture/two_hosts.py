@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.ranks import LOST
+from pipeline.launch.local_ranks import LOST
 from tests.integration.conftest import Workplace, workers_of
 from tests.torture.outcome import Outcome
 

@@ -5,7 +5,11 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
-from stages.distillation.heads import ForSequenceClassification, ForTokenClassification, register
+from stages.distillation.students.classifier_heads import (
+    ForSequenceClassification,
+    ForTokenClassification,
+    register,
+)
 
 
 class BiLSTMConfig(PretrainedConfig):

@@ -5,7 +5,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig
 
-from stages.distillation.heads import ForSequenceClassification, ForTokenClassification, register
+from stages.distillation.students.classifier_heads import (
+    ForSequenceClassification,
+    ForTokenClassification,
+    register,
+)
 
 KERNELS = (3, 4, 5)
 """Tokens that a filter sees at once (section 3.1)."""

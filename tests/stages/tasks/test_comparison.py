@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from stages.tasks import comparison as c
+from stages.evaluation import statistics as c
 from stages.tasks.metrics import compute
 
 RANDOM = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpoints.errors import UserError
-from stages.tasks.tables import read_rows
+from stages.tasks.readers.tables import read_rows
 from stages.tasks.task import find_task, load_task
 
 ROWS = [(f"a fine text number {n}", ["bad", "good"][n % 2]) for n in range(60)]

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from checkpoints.errors import UserError
-from stages.tasks import glue
+from stages.tasks.readers import glue
 from stages.tasks.task import find_task, load_task
 
 

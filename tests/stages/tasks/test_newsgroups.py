@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 from checkpoints.errors import UserError
-from stages.tasks import newsgroups
 from stages.tasks.corpus import documents, find_corpus
+from stages.tasks.readers import newsgroups
 from stages.tasks.task import find_task, load_task
 
 HEAD = "Category\tText\nd\tstring\nclass\t\n\n"

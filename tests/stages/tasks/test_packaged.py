@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from checkpoints.errors import UserError
-from stages.tasks import packaged
+from stages.tasks.readers import packaged
 from stages.tasks.task import find_task, load_task
 from stages.tasks.text import folded
 

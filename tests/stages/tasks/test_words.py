@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation.objectives.continuation import Continuation
-from stages.distillation.objectives.prediction import GoldLabels, MatchedLogits, SoftLabels
-from stages.distillation.view import View
-from stages.tasks import indonesian, task
+from stages.distillation.capture import View
+from stages.distillation.losses.continuation import Continuation
+from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
+from stages.tasks import task
 from stages.tasks.batches import collate, counts, places, share, write_task_rows
+from stages.tasks.readers import indonesian
 from stages.tasks.types import NO_ANSWER, UNKNOWN, Split, Task, TaskSource
 from tests.conftest import make_tokenizer
 
@@ -111,7 +112,7 @@ def test_hidden_labels_are_gone_and_the_same_for_one_seed(monkeypatch, labels, h
     whole = Task(
         "t", labels, {"train": Split(texts, None, [i % 2 for i in range(20)])}, ("accuracy",), "accuracy"
     )
-    monkeypatch.setattr("stages.tasks.files.load", lambda source, revision: whole)
+    monkeypatch.setattr("stages.tasks.readers.files.load", lambda source, revision: whole)
 
     def load(seed):
         return task.load_task(TaskSource("t", {"reader": "files", "unlabelled": [0.7, seed]})).splits
@@ -129,7 +130,7 @@ def test_rows_take_a_part_of_train_before_labels_are_hidden(monkeypatch):
     texts, labels = [f"text {i}" for i in range(20)], [i % 2 for i in range(20)]
     splits = {name: Split(texts, texts, labels) for name in ("train", "dev")}
     whole = Task("t", ("a", "b"), splits, ("accuracy",), "accuracy")
-    monkeypatch.setattr("stages.tasks.files.load", lambda source, revision: whole)
+    monkeypatch.setattr("stages.tasks.readers.files.load", lambda source, revision: whole)
 
     def load(**identity):
         return task.load_task(TaskSource("t", {"reader": "files"} | identity)).splits

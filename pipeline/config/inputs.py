@@ -1,0 +1,145 @@
+"""What a run is given: the identities of teacher, student, task, corpus, masked LM and vectors.
+
+A function here takes the options, the preset's name and a suffix, and returns the run's name and what declares its
+stages once the run's directory is known.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpoints.errors import UserError
+from checkpoints.fingerprint import FileHashes
+from pipeline.config.options import Options
+from pipeline.config.two_stage import Declared, augmentation, check, general, two_stage
+from pipeline.deploy.hub import pin
+from pipeline.plan import RUNS, hashed
+from stages.tasks.corpus import find_corpus
+from stages.tasks.readers.glue import unlabelled_files
+from stages.tasks.readers.packaged import packaged_teacher, packaged_vectors
+from stages.tasks.task import find_task
+
+PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
+MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
+STUDENT = "give a local directory, or leave student= empty to make one"
+
+Named = tuple[str, Callable[[Path], list[Declared]]]
+
+
+def task_stages(o: Options, preset: str, suffix: str) -> Named:
+    """From the given teacher to the evaluated student."""
+    task = _of_rows(given_task(o))
+
+    def declared(run: Path) -> list:
+        given = given_teacher_and_task(o, task, run)
+        if o.student and o.student != "teacher-layers":
+            given["student"] = _model(o.student, "student", STUDENT, run)
+        if not o.student or o.augment and o.corpus:
+            given["corpus"] = given_corpus(o.corpus, run)
+        if o.augment:
+            given |= _for_augmentation(o, run)
+        if unlabelled := unlabelled_files(task["identity"]):
+            given["unlabelled"] = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
+        return two_stage(o, given)
+
+    return (o.run or f"{preset}-{task['name']}") + suffix, declared
+
+
+def augment_stages(o: Options, preset: str, suffix: str) -> Named:
+    """The augmented rows."""
+    task = _of_rows(given_task(o))
+
+    def declared(run: Path) -> list:
+        given = given_teacher_and_task(o, task, run) | _for_augmentation(o, run)
+        given |= {"corpus": given_corpus(o.corpus, run)} if o.corpus else {}
+        return augmentation(o, given)
+
+    return (o.run or f"{preset}-{task['name']}") + suffix, declared
+
+
+def general_stages(o: Options, preset: str, suffix: str) -> Named:
+    """The general student."""
+
+    def declared(run: Path) -> list:
+        given = {
+            "teacher": _model(o.teacher, "teacher", PACKAGED, run),
+            "corpus": given_corpus(o.corpus, run),
+        }
+        return [check(o, given, only_general=True), general(o, given)]
+
+    return (o.run or preset) + suffix, declared
+
+
+def given_teacher_and_task(o: Options, task: dict, run: Path) -> dict[str, dict]:
+    """The identities of the teacher and the task."""
+    return {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
+
+
+def given_corpus(name: str, run: Path) -> dict:
+    """The identity of a corpus."""
+    source = find_corpus(name)
+    return _data({"name": source.name, "identity": source.identity}, run)
+
+
+def given_task(o: Options) -> dict:
+    """Where the task's rows come from."""
+    if not o.task:
+        raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "
+                        "a task file, or a name of your own with data=FILE")  # fmt: skip
+    source = find_task(o.task, o.data, tuple(o.text_columns), o.label_column, o.metric)
+    return {"name": source.name, "identity": source.identity}
+
+
+def _of_rows(task: dict) -> dict:
+    """A task whose rows have the labels. Raises UserError where words have them."""
+    if task["identity"].get("words"):
+        raise UserError(
+            f"task {task['name']!r} labels words: augmentation and the two stages serve tasks that label rows; "
+            "a recipe serves it (make recipe NAME=which-student-tags)"
+        )
+    return task
+
+
+def _for_augmentation(o: Options, run: Path) -> dict[str, dict]:
+    """The identities of the masked language model and the word vectors, where they are given."""
+    given = {}
+    if o.augmentation.masked_lm:
+        given["masked_lm"] = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
+    return given | given_vectors(o)
+
+
+def given_vectors(o: Options) -> dict[str, dict]:
+    """The identity of the word vectors, as "vectors"; nothing where there are none."""
+    vectors = o.augmentation.vectors
+    if vectors in ("", "none"):
+        return {}
+    path = packaged_vectors() if vectors == "packaged" else Path(os.path.expanduser(vectors))
+    if vectors != "packaged" and not path.is_file():
+        raise UserError(
+            f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
+        )
+    return {"vectors": _hashed({"path": str(path.resolve())})}
+
+
+def _model(name: str, what: str, instead: str, run: Path) -> dict:
+    """The identity of a given model."""
+    path = packaged_teacher() if name == "packaged" else Path(os.path.expanduser(name))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{what}={path} holds no config.json: give the directory of a Hugging Face model")
+        return _hashed({"path": str(path.resolve())})
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise UserError(f"{what}={name}: there is no such directory; {instead}")
+    return pin(name, "model", instead, run)
+
+
+def _data(source: dict, run: Path) -> dict:
+    """The identity of a data source: a hub set is pinned, files are hashed."""
+    if "hub" in source["identity"]:
+        instead = "give data=DIRECTORY (tasks) or corpus=FILES, or the packaged ones"
+        return source | {"revision": pin(source["identity"]["hub"], "dataset", instead, run)["revision"]}
+    return _hashed(source)
+
+
+def _hashed(source: dict) -> dict:
+    return hashed(source, FileHashes(RUNS / ".cache" / "hashes.json"))

@@ -1,0 +1,202 @@
+"""The two-stage pipeline as a list of stages: general distillation, then task distillation."""
+
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any
+
+from pipeline.config.options import Options
+
+
+@dataclass
+class Declared:
+    """A stage before it is planned.
+
+    Attributes:
+        name: in the run; the name of its directory.
+        kind: the module under `stages`.
+        options: what decides its result.
+        inputs: name -> the name of an earlier stage, or the identity of something given.
+    """
+
+    name: str
+    kind: str
+    options: dict[str, Any]
+    inputs: dict[str, str | dict] = field(default_factory=dict)
+
+
+def general(o: Options, given: dict[str, dict]) -> Declared:
+    """The general student."""
+    options = {"training": asdict(o.general), "architecture": asdict(o.architecture)}
+    return Declared(
+        "general", "general", _common(o) | options, {"teacher": given["teacher"], "corpus": given["corpus"]}
+    )
+
+
+def masked_lm(
+    o: Options, given: dict[str, dict], name: str = "masked_lm", corpus: str = "corpus"
+) -> Declared:
+    """The masked language model, fitted to the given `corpus` if it has no head."""
+    training = asdict(o.masked_lm)
+    options = _common(o) | {"seed": training.pop("seed")} | {"training": training}
+    inputs = {"model": given.get("masked_lm") or given["teacher"]}
+    inputs |= {"corpus": given[corpus]} if corpus in given else {}
+    return Declared(name, "masked_lm", options, inputs)
+
+
+def augmentation(o: Options, given: dict[str, dict]) -> list[Declared]:
+    """The masked language model, and the augmented rows."""
+    settings = asdict(o.augmentation)
+    varied = _common(o) | {"seed": settings.pop("seed")}
+    del settings["masked_lm"], settings["vectors"]  # inputs, known by their contents
+    inputs = {"masked_lm": "masked_lm", "task": given["task"]}
+    inputs |= {"vectors": given["vectors"]} if "vectors" in given else {}
+    return [
+        masked_lm(o, given),
+        Declared("augment", "augment", varied | {"augmentation": settings}, inputs),
+    ]
+
+
+def teacher(o: Options, given: dict[str, dict]) -> Declared:
+    """The teacher, tuned on the task."""
+    options = {
+        "training": asdict(o.tuning),
+        "teacher_labels": o.teacher_labels,
+        "accept_teacher": o.accept_teacher,
+    }
+    return Declared(
+        "teacher", "teacher", _common(o) | options, {"model": given["teacher"], "task": given["task"]}
+    )
+
+
+def evaluation(models: dict[str, str], student: str, lengths: dict[str, int], inputs: dict) -> Declared:
+    """The evaluation of some models, of which `student` is the one that the run is about."""
+    options = {"models": list(models), "max_length": lengths, "student": student}
+    return Declared("evaluate", "evaluate", options, models | inputs)
+
+
+def check(
+    o: Options,
+    given: dict[str, dict],
+    only_general: bool = False,
+    plans: dict[str, dict] | None = None,
+    from_general: bool = True,
+) -> Declared:
+    """What is looked at before any work: of each training stage its models, data and length.
+
+    Args:
+        o: the options.
+        given: identities.
+        only_general: there is no task.
+        plans: of a recipe: stage -> what is looked at, for those that are its own.
+        from_general: whether a student begins as the general one.
+    """
+    groups = {"general": o.general} if from_general and not o.student else {}
+    if plans:
+        groups |= {"tuning": o.tuning}
+    elif not only_general:
+        groups |= {"tuning": o.tuning, "intermediate": o.intermediate, "prediction": o.prediction}
+        groups |= {"finetuning": o.finetuning} if o.baselines else {}
+    models = {"tuning": "teacher", "general": "both", "intermediate": "both"}
+    stages = {}
+    for name, group in groups.items():
+        stages[name] = {
+            "models": models.get(name, "student"),
+            "data": "corpus" if name == "general" else "task",
+            "max_length": group.max_length,
+            "epochs": group.epochs,
+        }
+        if o.augment and name in ("intermediate", "prediction"):
+            stages[name]["variants"] = o.augmentation.variants
+            stages[name]["targets"] = getattr(group, "targets", "teacher")
+        stages[name] |= {key: getattr(group, key) for key in ("layer_map", "tokens") if hasattr(group, key)}
+    stages |= plans or {}
+    architecture = asdict(o.architecture)
+    if o.student == "teacher-layers":
+        architecture = {"layers": o.architecture.layers}
+    options = {"stages": stages, "architecture": architecture, "teacher_labels": o.teacher_labels}
+    read = {name: of for name, of in given.items() if name not in ("masked_lm", "vectors", "unlabelled")}
+    return Declared("check", "check", options, read)
+
+
+def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
+    """Every stage from the given teacher to the evaluated student, in order.
+
+    Args:
+        o: the options.
+        given: identities of `teacher`, `task`, and as far as there are any `corpus`, `student`, `masked_lm`,
+            `vectors` and `unlabelled` (test rows of GLUE).
+    """
+    common, architecture, task = _common(o), asdict(o.architecture), given["task"]
+    stages = [
+        check(o, given),
+        *(augmentation(o, given) if o.augment else ()),  # first: it needs the text only, and may find it bad
+        teacher(o, given),
+    ]
+    inputs = {"teacher": "teacher", "task": task}
+    if "student" in given:
+        inputs["student"] = given["student"]
+    elif o.student != "teacher-layers":
+        stages.append(general(o, given))
+        inputs["student"] = "general"
+
+    augmented = {"augmented": "augment"} if o.augment else {}
+    begun = {} if "student" in inputs else {"architecture": architecture}
+    stages.append(
+        Declared(
+            "intermediate",
+            "intermediate",
+            common | {"training": asdict(o.intermediate)} | begun,
+            inputs | augmented,
+        )
+    )
+
+    differs = o.intermediate.max_length != o.prediction.max_length
+    predicting = {"teacher": "teacher", "student": "intermediate", "task": task}
+    prediction = Declared(
+        "prediction",
+        "prediction",
+        common | {"training": asdict(o.prediction), "record_differs": differs},
+        predicting | augmented,
+    )
+    stages += _grid(prediction)
+
+    models = {"teacher": "teacher", "distilled": "prediction"}
+    if o.baselines:
+        options = common | {"training": asdict(o.finetuning)}
+        random = {"teacher": given["teacher"], "task": task}
+        if "student" in given:
+            random["shape"] = given["student"]
+        elif o.student == "teacher-layers":
+            architecture = {"layers": o.architecture.layers, "dropout": o.architecture.dropout}
+        stages += _grid(Declared("finetuned", "finetune", options | {"architecture": architecture}, random))
+        models["finetuned"] = "finetuned"
+        if "student" in inputs:
+            own = {"student": inputs["student"], "task": task}
+            stages += _grid(Declared("finetuned_general", "finetune", options, own))
+            models["finetuned_general"] = "finetuned_general"
+    groups = {"teacher": o.tuning, "distilled": o.prediction}
+    lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
+    read = {"task": task} | ({"unlabelled": given["unlabelled"]} if "unlabelled" in given else {})
+    stages.append(evaluation(models, "distilled", lengths, read))
+    return stages
+
+
+def _common(o: Options) -> dict[str, Any]:
+    return {"seed": o.seed, "allow_bin": o.allow_bin}
+
+
+def _grid(stage: Declared) -> list[Declared]:
+    """A stage with a grid as one stage for each combination, and the selection among them."""
+    training = dict(stage.options["training"])
+    grid = training.pop("grid", None)
+    if not grid:
+        return [Declared(stage.name, stage.kind, stage.options | {"training": training}, stage.inputs)]
+    cells = []
+    for values in product(*grid.values()):
+        cell = dict(zip(grid, values, strict=True))
+        name = stage.name + "".join(f"-{key}={value:g}" for key, value in cell.items())
+        cells.append(Declared(name, stage.kind, stage.options | {"training": training | cell}, stage.inputs))
+    chosen = Declared(
+        stage.name, "select", {"candidates": [c.name for c in cells]}, {c.name: c.name for c in cells}
+    )
+    return [*cells, chosen]

@@ -1,0 +1,243 @@
+"""What a finished or exported classifier answers to texts: lines, and tables."""
+
+import contextlib
+import csv
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from checkpoints import store
+from checkpoints.errors import UserError
+from pipeline.report.run_record import FinishedRun
+from stages.distillation.capture import inputs_of
+from stages.distillation.models import ModelSource, classifies, load_classifier, load_tokenizer
+from stages.tasks.readers.glue import TASKS
+from stages.tasks.readers.tables import read_rows
+from stages.tasks.text import check_text
+
+BATCH, POOL = 32, 2048
+"""Rows of a pass, and rows that are tokenized and sorted by length together."""
+
+Row = Sequence[str]
+"""One text, or the two of a pair."""
+
+
+@dataclass
+class Classifier:
+    """A classifier with its tokenizer, in fp32 on the CPU.
+
+    Attributes:
+        model: with stock attention.
+        max_length: word pieces it reads of a row; what is longer is cut.
+        pairs: whether it takes two texts; None where that is not known.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    pairs: bool | None = None
+
+    @classmethod
+    def of_run(cls, run: FinishedRun, name: str) -> "Classifier":
+        """One of a run's models, as it was measured."""
+        return cls._load(run.model(name), run.max_length(name), len(run.texts) == 2)
+
+    @classmethod
+    def of_directory(cls, directory: Path) -> "Classifier":
+        """A model as `export` writes it."""
+        if not (directory / "config.json").is_file():
+            raise UserError(f"model={directory} holds no config.json: give a directory that `export` wrote")
+        return cls._load(directory)
+
+    @classmethod
+    def _load(cls, directory: Path, max_length: int = 0, pairs: bool | None = None) -> "Classifier":
+        source = ModelSource(str(directory))
+        model, tokenizer = (
+            load_classifier(source, None, own_labels=True, tapped=False),
+            load_tokenizer(source),
+        )
+        longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+        return cls(model.eval(), tokenizer, max_length or min(longest, tokenizer.model_max_length), pairs)
+
+    @property
+    def words(self) -> bool:
+        """Whether it answers for each word, and not for the row."""
+        return bool(classifies(self.model.config))
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Class names in the order of its outputs; None for a regression."""
+        config = self.model.config
+        return None if config.num_labels == 1 else [config.id2label[i] for i in range(config.num_labels)]
+
+    def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
+        """(rows, classes) probabilities, or (rows, 1) scores, in the order of the rows."""
+        found = np.empty((len(rows), self.model.config.num_labels), np.float32)
+        with (
+            torch.inference_mode(),
+            tqdm(total=len(rows), unit=" rows", disable=None if progress else True) as bar,
+        ):
+            for start in range(0, len(rows), POOL):
+                columns = [list(column) for column in zip(*rows[start : start + POOL], strict=True)]
+                pool = self.tokenizer(
+                    *columns, truncation=True, max_length=self.max_length, return_token_type_ids=True
+                )
+                order = np.argsort([len(ids) for ids in pool["input_ids"]], kind="stable")
+                for chunk in np.split(order, range(BATCH, len(order), BATCH)):
+                    batch = {name: [values[i] for i in chunk] for name, values in pool.items()}
+                    batch = self.tokenizer.pad(batch, return_tensors="pt")
+                    logits = self.model(**inputs_of(self.model, batch)).logits
+                    found[start + chunk] = (logits.softmax(-1) if self.labels else logits).numpy()
+                    bar.update(len(chunk))
+        return found
+
+    def answers(self, rows: Sequence[Row], progress: bool = False) -> list[tuple[str, str]]:
+        """(label, its probability) of each row; ("", score) for a regression.
+
+        Where words have labels: the tags with spaces between, and the least of their probabilities.
+        """
+        if self.words:
+            tagged = [list(zip(*self.tags(row[0]), strict=True)) for row in rows]
+            return [(" ".join(tags), min(shares)) for _, tags, shares in tagged]
+        best = [(int(values.argmax()), values.max()) for values in self(rows, progress)]
+        return [(self.labels[i] if self.labels else "", f"{value:.4f}") for i, value in best]
+
+    def tags(self, text: str) -> list[tuple[str, str, str]]:
+        """(word, its tag, the tag's probability) of each word; spaces part them, of punctuation too.
+
+        A word beyond what the model reads has the tag "?".
+        """
+        words = text.split()
+        encoded = self.tokenizer(
+            [words], is_split_into_words=True, truncation=True, max_length=self.max_length,
+            return_token_type_ids=True, return_tensors="pt",
+        )  # fmt: skip
+        with torch.inference_mode():
+            shares_LC = self.model(**inputs_of(self.model, encoded)).logits[0].softmax(-1)
+        first = {}
+        for place, word in enumerate(encoded.word_ids(0)):
+            first.setdefault(word, place)
+        best = [shares_LC[first[i]].max(-1) if i in first else None for i in range(len(words))]
+        return [
+            (word, self.labels[int(b.indices)], f"{float(b.values):.4f}") if b else (word, "?", "0.0000")
+            for word, b in zip(words, best, strict=True)
+        ]
+
+    def check(self, row: Row, where: str) -> Row:
+        """Return a row that it can read.
+
+        Raises:
+            UserError: a text is empty or no text, or there are not as many as it takes; `where` opens the message.
+        """
+        for text in row:
+            if not check_text(text, where).strip():
+                raise UserError(f"{where} is empty: give a text")
+        if self.pairs is not None and len(row) != 1 + self.pairs:
+            takes = "two texts (text= and text_b=, or a tab between them)" if self.pairs else "one text"
+            raise UserError(f"{where}: the task takes {takes}, not {len(row)}")
+        return row
+
+
+def predict_lines(classifier: Classifier, lines: Iterable[str]) -> None:
+    """Print label, score and text for each line; a tab parts the two texts of a pair."""
+    rows = []
+    for number, line in enumerate(_decoded(lines), start=1):
+        if line.strip():
+            texts = (
+                line.rstrip("\r\n").split("\t") if classifier.pairs is not False else [line.rstrip("\r\n")]
+            )
+            if len(texts) > 2 or rows and len(texts) != len(rows[0]):
+                raise UserError(
+                    f"line {number} has {len(texts)} texts: one, or two with a tab between, as the others"
+                )
+            rows.append(classifier.check(texts, f"line {number}"))
+    if not rows:
+        raise UserError("there is no text: give text='...', file=FILE, or lines on standard input")
+    print_answers(classifier, rows)
+
+
+def _decoded(lines: Iterable[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 ({error.reason}): save it as UTF-8") from error
+
+
+def print_answers(classifier: Classifier, rows: Sequence[Row]) -> None:
+    """Print label, score and text of each row; where words have labels a line for each word, with its tag."""
+    if classifier.words:
+        for row in rows:
+            print("\n".join(map("\t".join, classifier.tags(row[0]))), end="\n\n")
+        return
+    for row, answer in zip(rows, classifier.answers(rows, progress=len(rows) > POOL), strict=True):
+        print("\t".join([*filter(None, answer), *row]))
+
+
+def predict_table(classifier: Classifier, path: Path, columns: tuple[str, ...], target: Path | None) -> int:
+    """Write a table as CSV with the answers as two more columns, to `target` or standard output; how many rows.
+
+    Args:
+        path: CSV, TSV or JSONL.
+        columns: its one or two text columns.
+
+    Raises:
+        UserError: a row that cannot be used, naming file and line.
+    """
+    table, rows = [], []
+    for line, row in read_rows(path):
+        for column in columns:
+            if column not in row:
+                there = ", ".join(map(repr, row))
+                raise UserError(f"{path}, line {line}: no column {column!r}: name the text with text_columns=, "
+                                f"the columns there are {there}")  # fmt: skip
+        table.append(row)
+        rows.append(classifier.check([row[column] for column in columns], f"{path}, line {line}"))
+    if not rows:
+        raise UserError(f"{path}: no rows; give a file with a header and rows")
+    answers = classifier.answers(rows, progress=True)
+    head = list(dict.fromkeys(column for row in table for column in row))
+    prefix = "predicted_" if {"label", "score"} & set(head) else ""
+    added = [prefix + name for name in (("label", "score") if classifier.labels else ("score",))]
+    with _written(target) as file:
+        writer = csv.DictWriter(file, [*head, *added], lineterminator="\n")
+        writer.writeheader()
+        for row, answer in zip(table, answers, strict=True):
+            writer.writerow(row | dict(zip(added, filter(None, answer), strict=True)))
+    return len(rows)
+
+
+def text_columns(run: FinishedRun | None, path: Path) -> tuple[str, ...]:
+    """The text columns of a table: those of the run's task, or as `evaluate` names them."""
+    _, first = next(read_rows(path), (0, {}))
+    identity = run.task["identity"] if run else {}
+    known = [tuple(identity.get("text", ()))]
+    if identity.get("reader") == "glue":
+        known += [TASKS[identity["task"]].text, TASKS[identity["task"]].hub_text]
+    found = [columns for columns in known if columns and first.keys() >= set(columns)]
+    if found or run:
+        return (*found, run.texts)[0]
+    return ("text", "text_b") if "text_b" in first else ("text",)
+
+
+@contextlib.contextmanager
+def _written(target: Path | None):
+    """A file that takes its name when it is whole, or standard output."""
+    if target is None:
+        yield sys.stdout
+        return
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with open(aside, "w", newline="", encoding="utf-8") as file:
+            yield file
+        aside.replace(target)
+    except Exception as error:
+        raise store.disk_error(error, target) from error
+    finally:
+        aside.unlink(missing_ok=True)

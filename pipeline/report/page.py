@@ -1,0 +1,189 @@
+"""The page of a run, and of several runs side by side: one HTML file that loads nothing and runs no script.
+
+docs/report.md says what each number means. All text from data goes through the templates, which escape it.
+"""
+
+import os
+from dataclasses import asdict
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from pipeline.config.options import Options
+from pipeline.report import svg_plots as plots
+from pipeline.report.run_record import FinishedRun, FinishedStage, title
+from pipeline.report.templates import metric_name, page
+
+SHORT = {"finetuned": "fine-tuned, random", "finetuned_general": "fine-tuned, general"}
+QUALITY_AGAINST = {"size in MB": lambda e: e["bytes"] / 1e6, "latency in ms": lambda e: e["latency_ms"]}
+
+
+def write_report(run: FinishedRun, others: list[FinishedRun], target: Path) -> None:
+    """Write the page of a run; earlier runs on the same task stand beside it as points."""
+    others = [o for o in others if o.same_rows(run)]
+    colours = dict.fromkeys(run.models, "baseline") | {"teacher": "teacher", run.main: "student"}
+    models = [(SHORT.get(name, name), colours[name], run.results[name]) for name in run.models]
+    students = [other.student for other in others]
+    student, teacher = run.student, run.results["teacher"]
+    baselines = [run.results[name] for name in run.models if name.startswith("finetuned")]
+    calibration = {}
+    for name in ("teacher", run.main) if run.about["labels"] else ():
+        c = run.results[name]["calibration"]
+        calibration[name] = plots.reliability(c["bins"], c.get("bins_scaled"), colours[name], title(name))
+    _write(
+        "report.html.j2",
+        target,
+        run=run,
+        student=student,
+        teacher=teacher,
+        best_baseline=max((b["metric"] for b in baselines), default=None),
+        curves=_curves(run),
+        against=[_against(models, students, run.metrics[0], x) for x in QUALITY_AGAINST],
+        others=len(others),
+        calibration=calibration,
+        samples=_samples(run),
+        seconds=sum(stage.seconds for stage in run.stages if not stage.reused),
+        operations=_operations(run),
+        given=run.differing(run.preset_options()),
+        other_than_default=run.differing(asdict(Options())),
+        sources=_sources(run),
+        machines=_machines(run),
+        command=run.command(),
+    )
+
+
+def write_comparison(runs: list[FinishedRun], target: Path) -> None:
+    """Write a page with runs side by side."""
+    colours = {run.name: name for run, name in zip(runs, cycle(plots.SERIES), strict=False)}
+    options = {}
+    for run in runs[1:]:
+        options |= runs[0].differing(run.options) | run.differing(runs[0].options)
+    same_rows = all(run.same_rows(runs[0]) for run in runs)
+    students = [(run.name, colours[run.name], run.student) for run in runs]
+    metric = runs[0].metrics[0]
+    _write(
+        "compare.html.j2",
+        target,
+        runs=runs,
+        metrics=list(dict.fromkeys(metric for run in runs for metric in run.metrics)),
+        same_rows=same_rows,
+        against=[_against(students, [], metric, x) for x in QUALITY_AGAINST] if same_rows else [],
+        curves=_compared_curves(runs, colours),
+        options={key: [_option(run, key) for run in runs] for key in sorted(options)},
+    )
+
+
+def _write(template: str, target: Path, **values: Any) -> None:
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    aside.write_text(page(template, **values), encoding="utf-8")
+    aside.replace(target)
+
+
+def _against(
+    models: list[tuple[str, str, dict[str, Any]]], others: list[dict[str, Any]], metric: str, label: str
+) -> Markup:
+    """Quality against a cost: models as (name, colour, results), and the results of others in grey."""
+    x = QUALITY_AGAINST[label]
+    points = [
+        {"label": name, "colour": colour, "x": x(e), "y": e["metric"], "interval": e["intervals"][metric]}
+        for name, colour, e in models
+    ]
+    return plots.scatter(points, [(x(e), e["metric"]) for e in others], label, metric_name(metric))
+
+
+def _curves(run: FinishedRun) -> list[tuple[str, Markup]]:
+    """(stage, picture of its terms); the cells of a grid are drawn together, under the stage they belong to."""
+    losses, dev = {}, {}
+    for stage in run.stages:
+        base, cell = _cell(stage)
+        terms = {cell: _sum(stage.losses)} if cell and stage.lines else stage.losses
+        losses.setdefault(base, {}).update(terms)
+        if stage.dev:
+            dev.setdefault(base, {})[next(iter(terms)) if len(terms) == 1 else "dev"] = stage.dev
+    pictures = []
+    for base, terms in losses.items():
+        if terms:
+            colours = dict(zip(terms, cycle(plots.SERIES), strict=False)) | {"dev": "ink"}
+            pictures.append((base, plots.curves(terms, dev.get(base, {}), colours, base)))
+    return pictures
+
+
+def _compared_curves(runs: list[FinishedRun], colours: dict[str, str]) -> list[tuple[str, Markup]]:
+    """(stage, picture): the sum of the terms by run; of a grid only what was chosen."""
+    losses, dev = {}, {}
+    for run in runs:
+        for stage in run.taken:
+            base, _ = _cell(stage)
+            if stage.lines:
+                losses.setdefault(base, {})[run.name] = _sum(stage.losses)
+            if stage.dev:
+                dev.setdefault(base, {})[run.name] = stage.dev
+    return [(base, plots.curves(lines, dev.get(base, {}), colours, base)) for base, lines in losses.items()]
+
+
+def _cell(stage: FinishedStage) -> tuple[str, str]:
+    """(what a stage is drawn as, its values where it is one of a grid of training options)."""
+    return (
+        (stage.name, "") if stage.spec["kind"] in ("student", "pretrain") else stage.name.partition("-")[::2]
+    )
+
+
+def _sum(losses: dict[str, plots.Points]) -> plots.Points:
+    return [
+        (points[0][0], sum(value for _, value in points)) for points in zip(*losses.values(), strict=True)
+    ]
+
+
+def _samples(run: FinishedRun) -> tuple[str, str]:
+    """(sentences and their variants, counts in a line), empty where the run was not augmented."""
+    found = [s.directory / "model" / "samples.txt" for s in run.stages if s.spec["kind"] == "augment"]
+    if not found or not found[0].is_file():
+        return "", ""
+    lines, _, counts = found[0].read_text(encoding="utf-8").rstrip().rpartition("\n")
+    return lines.rstrip(), counts
+
+
+def _operations(run: FinishedRun) -> float:
+    """What `check` foresaw, in floating-point operations."""
+    return next((s.finished["scores"]["flops"] for s in run.stages if s.spec["kind"] == "check"), 0.0)
+
+
+def _sources(run: FinishedRun) -> list[tuple[str, str, str]]:
+    """(what, where it lies, what its contents are known by) of everything that was given."""
+    found = {}
+    for stage in run.stages:
+        for name, entry in stage.spec["inputs"].items():
+            if "stage" in entry:
+                continue
+            what = stage.spec["kind"] if name == "model" else name
+            files = entry.get("identity", {}).get("files", {}).values()
+            where = entry.get("path") or ", ".join(files) or entry.get("hub") or entry.get("name", "")
+            content = entry.get("content") or entry.get("revision") or ""
+            sums = content.values() if isinstance(content, dict) else [content]
+            found.setdefault(what.replace("_", " "), (where, " ".join(s[:12] for s in sums)))
+    return [(what, *rest) for what, rest in found.items()]
+
+
+def _machines(run: FinishedRun) -> list[tuple[str, str]]:
+    """(machine and versions, the stages it made), the one that made most first."""
+    made = {}
+    for stage in run.stages:
+        m = stage.finished.get("machine")
+        if m:
+            where = f"{m['processor']}, {m['cores']} cores, {m['memory'] / 1e9:.0f} GB"
+            where += f", {m['accelerator']}" if "accelerator" in m else ""
+            rest = [
+                f"{k} {v}"
+                for k, v in m.items()
+                if k not in ("processor", "cores", "memory", "accelerator", "system")
+            ]
+            made.setdefault(f"{where}; {m['system']}; {', '.join(rest)}", []).append(stage.name)
+    return sorted(((where, ", ".join(names)) for where, names in made.items()), key=lambda m: -len(m[1]))
+
+
+def _option(run: FinishedRun, key: str) -> Any:
+    group, _, name = key.rpartition(".")
+    return (run.options.get(group, {}) if group else run.options).get(name, "not there")

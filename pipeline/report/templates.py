@@ -1,0 +1,57 @@
+"""The templates of `pages/`, in which all text from data is escaped."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report.run_record import title, written
+
+METRICS = {
+    "f1": "F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+
+
+def page(template: str, **values: Any) -> str:
+    """An HTML page."""
+    return _render(template, values, autoescape=True)
+
+
+def markdown(template: str, **values: Any) -> str:
+    """A Markdown text; a value that is Markup stands as it is."""
+    return _render(template, values, finalize=_plain)
+
+
+def metric_name(metric: str) -> str:
+    """A metric as people write it."""
+    return METRICS.get(metric, metric)
+
+
+def _render(template: str, values: dict[str, Any], **escaping: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "pages"), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **escaping,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": lambda value: f"{value:.1%}",
+        "number": lambda value: f"{value:.4f}",
+        "million": lambda value: f"{value / 1e6:.1f} M",
+        "megabytes": lambda value: f"{value / 1e6:,.0f} MB",
+        "times": lambda value: f"{value:.1f}×",
+        "minutes": lambda value: f"{value / 60:.1f}",
+        "metric": metric_name,
+        "option": lambda value: written(value) or "none",
+    }
+    return environment.get_template(template).render(title=title, **values)
+
+
+def _plain(value: Any) -> Any:
+    """Text that Markdown and HTML take for nothing else, on one line."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return re.sub(r"([\\`*_{}\[\]<>&#|~])", r"\\\1", " ".join(value.split()))

@@ -1,0 +1,135 @@
+"""Attention distillation: on raw scores, as the paper, and on probabilities."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stages.distillation.capture import Needs, View
+from stages.distillation.losses.base import Objective, Pair, Term, choose
+
+if TYPE_CHECKING:
+    from stages.tasks.batches import Batch
+
+
+MAPS_UP_TO = 128
+"""Length up to which the L x L maps of heads 26 and 64 wide are faster than D x D products (measured on CPU)."""
+
+
+class AttentionScores(Objective):
+    """Mean squared difference of raw attention scores Q K^T / sqrt(D), before softmax (paper equation 7).
+
+    sum_m ||A_m - A^T_g(m)||^2 / (H * sum of squared real lengths), over pairs of real tokens. Where the
+    head counts differ, the concatenated queries and keys are split anew into gcd(student, teacher) heads.
+
+    Args:
+        pair: the models' configs.
+        layer_map: the pair's own, where none.
+        weight: of the term in the loss.
+        form: "maps" builds the L x L maps, "traces" D x D products instead; "auto" takes the faster.
+    """
+
+    def __init__(self, pair: Pair, layer_map: Any = None, weight: Any = 1.0, form: str = "auto"):
+        super().__init__(weight)
+        self.layers = without_embedding(pair.layers(layer_map))
+        self.heads = math.gcd(*pair.heads)
+        self.form = choose(form, ("auto", "maps", "traces"), "form")
+        self.student_needs = Needs(scores=frozenset(self.layers))
+        self.teacher_needs = Needs(scores=frozenset(self.layers.values()))
+
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+        total = 0.0
+        with torch.autocast(student.mask_BL.device.type, enabled=False):
+            for s, t in self.layers.items():
+                mine = self._prepare(student.queries_BHLD[s], student.keys_BHLD[s], student.mask_BL)
+                theirs = self._prepare(teacher.queries_BHLD[t], teacher.keys_BHLD[t], student.mask_BL)
+                maps = self.form == "maps" or self.form == "auto" and mine[0].shape[-2] <= MAPS_UP_TO
+                total = total + (score_distance_by_maps if maps else score_distance_by_traces)(*mine, *theirs)
+        return {"attention": Term(total / self.heads, "pairs", self.weight)}
+
+    def _prepare(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (scaled) and keys in fp32, in relation heads, with masked positions set to zero."""
+        q_BHLD, k_BHLD = (
+            split_heads(x, self.heads).float() * mask_BL[:, None, :, None] for x in (q_BHLD, k_BHLD)
+        )
+        return q_BHLD / q_BHLD.shape[-1] ** 0.5, k_BHLD
+
+
+class AttentionMaps(Objective):
+    """Distance of attention probabilities, softmax(Q K^T / sqrt(D)), over real tokens.
+
+    `mse` is the mean over heads and token pairs, `kl` is KL(teacher || student) of each token's row, the mean over heads
+    and tokens. Where the head counts differ, both sides' maps are averaged over their heads first.
+
+    Args:
+        pair: the models' configs.
+        layer_map: the pair's own, where none.
+        weight: of the term in the loss.
+        distance: mse or kl.
+    """
+
+    def __init__(self, pair: Pair, layer_map: Any = None, weight: Any = 1.0, distance: str = "mse"):
+        super().__init__(weight)
+        self.layers = without_embedding(pair.layers(layer_map))
+        self.distance = choose(distance, ("mse", "kl"), "distance")
+        self.averaged = len(set(pair.heads)) > 1
+        self.student_needs = Needs(scores=frozenset(self.layers))
+        self.teacher_needs = Needs(scores=frozenset(self.layers.values()))
+
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+        total = 0.0
+        mask_BL = student.mask_BL
+        with torch.autocast(mask_BL.device.type, enabled=False):
+            for s, t in self.layers.items():
+                mine = self._maps(student.queries_BHLD[s], student.keys_BHLD[s], batch.attention_mask)
+                theirs = self._maps(teacher.queries_BHLD[t], teacher.keys_BHLD[t], batch.attention_mask)
+                if self.distance == "mse":
+                    distance = (mine.exp() - theirs.exp()).square().sum(-1)
+                else:
+                    distance = (theirs.exp() * (theirs - mine)).sum(-1)
+                total = total + (distance.mean(1) * mask_BL).sum()
+        return {"maps": Term(total, "pairs" if self.distance == "mse" else "tokens", self.weight)}
+
+    def _maps(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> Tensor:
+        """Logarithms of the probabilities."""
+        maps_BHLL = softmax_of(q_BHLD, k_BHLD, mask_BL)
+        if self.averaged:
+            return maps_BHLL.logsumexp(1, keepdim=True) - math.log(maps_BHLL.shape[1])
+        return maps_BHLL
+
+
+def without_embedding(layers: dict[int, int]) -> dict[int, int]:
+    """A layer map of transformer layers alone."""
+    return {s: t for s, t in layers.items() if s > 0}
+
+
+def split_heads(x_BHLD: Tensor, heads: int) -> Tensor:
+    """The concatenated heads split anew into so many."""
+    b, h, length, d = x_BHLD.shape
+    if h == heads:
+        return x_BHLD
+    return x_BHLD.transpose(1, 2).reshape(b, length, heads, h * d // heads).transpose(1, 2)
+
+
+def softmax_of(a_BHLD: Tensor, b_BHLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """log softmax(A B^T / sqrt(D)) over the real positions, (B, H, L, L) in fp32."""
+    scores = a_BHLD.float() @ b_BHLD.float().transpose(-1, -2) / a_BHLD.shape[-1] ** 0.5
+    return scores.masked_fill(mask_BL[:, None, None, :] == 0, torch.finfo(torch.float32).min).log_softmax(-1)
+
+
+def score_distance_by_maps(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:
+    """sum_ij (qs_i.ks_j - qt_i.kt_j)^2, the two (B, H, L, L) maps materialised. Masked positions are zeros."""
+    return (qs @ ks.transpose(-1, -2) - qt @ kt.transpose(-1, -2)).square().sum()
+
+
+def score_distance_by_traces(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:
+    """The same number from D x D products, in memory linear in L.
+
+    sum_ij (qs_i.ks_j - qt_i.kt_j)^2 = <Qs'Qs, Ks'Ks> - 2 <Qs'Qt, Ks'Kt> + <Qt'Qt, Kt'Kt>
+    """
+
+    def product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        return ((a.transpose(-1, -2) @ b) * (c.transpose(-1, -2) @ d)).sum()
+
+    return product(qs, qs, ks, ks) - 2 * product(qs, qt, ks, kt) + product(qt, qt, kt, kt)

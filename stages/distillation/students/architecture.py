@@ -1,0 +1,163 @@
+"""Students: an architecture and how its weights begin.
+
+A student is of the teacher's own kind, or of a kind that a module of this package has: its name is the module's, its
+config says in `sizes` what a recipe's sizes are called in it, and knows its own operations. Such a kind is registered
+with transformers, so that it is saved, loaded, exported and served as any other.
+"""
+
+import copy
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+
+from checkpoints.errors import UserError
+from stages.distillation.capture import TAP
+from stages.distillation.layer_maps import layer_map
+from stages.distillation.students.bilstm import BiLSTMConfig
+from stages.distillation.students.textcnn import TextCNNConfig
+
+KINDS = {"bilstm": BiLSTMConfig, "textcnn": TextCNNConfig}
+"""Kinds of students that are no stock models, and their configs."""
+
+_FEED_FORWARD = ("intermediate_size", "hidden_dim")
+_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+
+
+def student_config(
+    teacher: PretrainedConfig,
+    layers: int,
+    width: int = 0,
+    feed_forward: int = 0,
+    heads: int = 0,
+    dropout: float = 0.1,
+    kind: str = "",
+) -> PretrainedConfig:
+    """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both.
+
+    A size of 0 is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own.
+
+    Raises:
+        UserError: an unknown kind, or sizes that it does not have.
+    """
+    if kind:
+        sizes = {"layers": layers, "width": width, "feed_forward": feed_forward, "heads": heads}
+        return _config_of(kind, sizes, teacher, dropout)
+    config = copy.deepcopy(teacher)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):  # ModernBERT names a kind of attention for each layer
+        config.layer_types = config.layer_types[:layers]
+    if width:
+        config.hidden_size = width
+        if hasattr(config, "embedding_size"):
+            config.embedding_size = width
+    if heads:
+        config.num_attention_heads = heads
+    for name in _FEED_FORWARD:
+        if feed_forward and name in config.to_dict():
+            setattr(config, name, feed_forward)
+    config.architectures = None
+    return set_dropout(config, dropout)
+
+
+def _config_of(
+    kind: str, sizes: dict[str, int], teacher: PretrainedConfig, dropout: float
+) -> PretrainedConfig:
+    if kind not in KINDS:
+        raise UserError(f"student: kind={kind!r} is unknown: there are {', '.join(KINDS)}")
+    config = KINDS[kind](
+        vocab_size=teacher.vocab_size, pad_token_id=teacher.pad_token_id, hidden_dropout_prob=dropout
+    )
+    for name, size in sizes.items():
+        if (name in config.sizes) != (size > 0):
+            wanted = "must be above 0" if name in config.sizes else "is nothing it has: leave it out"
+            raise UserError(
+                f"student: kind={kind} has the sizes {', '.join(config.sizes)}; {name}={size} {wanted}"
+            )
+        if size:
+            setattr(config, config.sizes[name], size)
+    config.check()
+    return config
+
+
+def set_dropout(config: PretrainedConfig, dropout: float) -> PretrainedConfig:
+    """Set the dropout of hidden states and attention, under whatever names the config has for them."""
+    for name in _DROPOUT:
+        if name in config.to_dict():
+            setattr(config, name, dropout)
+    return config
+
+
+def begin_with_vectors(
+    table: nn.Embedding, pieces: dict[str, int], words: list[str], vectors_VD: np.ndarray
+) -> int:
+    """Let the rows of word pieces that are whole words begin as the words' vectors.
+
+    The vectors go to the table's width by a random orthonormal map, which keeps the angles between them where the table is
+    no narrower than they are; the others' rows stay as drawn. All rows are as long as these in the mean.
+
+    Args:
+        table: of the student.
+        pieces: the tokenizer's vocabulary; a piece that begins a word is written as a WordPiece's, without a mark.
+        words: distinct, in lower case as in the text.
+        vectors_VD: of length 1.
+
+    Returns:
+        How many rows.
+    """
+    known = [(pieces[word], i) for i, word in enumerate(words) if word in pieces]
+    if not known:
+        return 0
+    rows, places = (list(column) for column in zip(*known, strict=True))
+    turned = nn.init.orthogonal_(torch.empty(vectors_VD.shape[1], table.embedding_dim))
+    with torch.no_grad():
+        length = table.weight.norm(dim=1).mean()
+        table.weight[rows] = length * functional.normalize(torch.tensor(vectors_VD[places]) @ turned)
+    return len(known)
+
+
+def random_student(config: PretrainedConfig, seed: int, kind: type = AutoModel) -> PreTrainedModel:
+    """An encoder (or `kind` of model) with random weights, drawn from `seed`."""
+    torch.manual_seed(seed)
+    return kind.from_config(config, attn_implementation=TAP)
+
+
+def student_from_teacher_layers(
+    teacher: PreTrainedModel,
+    layers: int,
+    dropout: float,
+    which: str | Sequence[int] = "uniform",
+    kind: type = AutoModel,
+) -> PreTrainedModel:
+    """An encoder of the teacher's width that begins as some of its layers: every k-th (k = N / M) if `which` is uniform.
+
+    Args:
+        teacher: of the same kind; what is no layer (embeddings, heads) begins as its own.
+        layers: of the student.
+        dropout: of the student.
+        which: a layer map: uniform, first, last, or a list of teacher layers.
+        kind: AutoModel, an encoder; AutoModelForMaskedLM, one with a masked-LM head.
+
+    Raises:
+        UserError: the layer counts do not fit the map, or the layers are not found by name.
+    """
+    chosen = layer_map(which, layers, teacher.config.num_hidden_layers)
+    config = student_config(teacher.config, layers, dropout=dropout)
+    student = kind.from_config(config, attn_implementation=TAP)
+    weights, layer = teacher.state_dict(), re.compile(r"(.*\blayer\.)(\d+)(\..*)")
+
+    def source(name: str) -> str:
+        match = layer.fullmatch(name)
+        return f"{match[1]}{chosen[int(match[2]) + 1] - 1}{match[3]}" if match else name
+
+    names = list(student.state_dict())
+    if not any(layer.fullmatch(name) for name in names):
+        raise UserError(
+            f"student=teacher-layers: the layers of a {config.model_type} model are not found by name"
+        )
+    student.load_state_dict({name: weights[source(name)] for name in names})
+    return student

@@ -1,0 +1,162 @@
+"""A stage as its worker sees it: what it is to make, from what, where, and how it says so."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from checkpoints import store
+from checkpoints.errors import UserError
+from stages.distillation.models import ModelSource
+from stages.distillation.packed_linear import bf16_pays
+from stages.tasks.task import Task, TaskSource, load_task
+from stages.training.machine import describe
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass
+class Stage:
+    """One stage of one run.
+
+    Attributes:
+        name: its name in the run, which is also its directory's.
+        kind: the module under `stages` that runs it.
+        directory: runs/<run>/<name>.
+        options: what decides its result; those of training under "training".
+        inputs: name -> a model ({"path": ...} or {"hub": ..., "revision": ...}) or a data source.
+        fingerprint: of kind, options and inputs.
+        job: how it runs: the `job` options.
+        device: of this rank.
+    """
+
+    name: str
+    kind: str
+    directory: Path
+    options: dict[str, Any]
+    inputs: dict[str, Any]
+    fingerprint: str
+    job: SimpleNamespace
+    device: torch.device
+
+    @staticmethod
+    def open(directory: Path, device: torch.device) -> "Stage":
+        """Read a stage from the `stage.json` that planning left in its directory."""
+        spec = json.loads((directory / "stage.json").read_text(encoding="utf-8"))
+        return Stage(
+            spec["name"], spec["kind"], directory, spec["options"], spec["inputs"], spec["fingerprint"],
+            SimpleNamespace(**spec["job"]), device,
+        )  # fmt: skip
+
+    @property
+    def training(self) -> SimpleNamespace:
+        """The training options."""
+        return SimpleNamespace(**self.options["training"])
+
+    @property
+    def seed(self) -> int:
+        """The seed of initialisation, data order and dropout."""
+        return self.options["seed"]
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of matrix products; parameters stay in fp32."""
+        return PRECISIONS[self.job.precision]
+
+    def say_if_slow(self) -> None:
+        """Warn where the processor only imitates the precision: set by hand, or by the machine on which the stage began."""
+        if self.precision != torch.float32 and not bf16_pays(self.device):
+            self.say(
+                f"this processor has no {self.job.precision} products: job.precision=fp32 is many times faster here; a "
+                "half-done stage goes on in it, equal within rounding"
+            )
+
+    @property
+    def cache(self) -> Path:
+        """Where tokenized data lies that runs share."""
+        return self.directory.parent.parent / ".cache"
+
+    def model(self, name: str) -> ModelSource:
+        """An input that is a model. One that a stage made is checked against its manifest first.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if self.inputs[name].get("stage"):
+            self.made(name)
+        return ModelSource.of(self.inputs[name], self.options.get("allow_bin", False))
+
+    def made(self, name: str) -> Path:
+        """The directory of an input that a stage made, checked against its manifest.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        entry = self.inputs[name]
+        path = Path(entry["path"])
+        try:
+            store.verify(path)
+        except store.Damaged as damage:
+            raise UserError(
+                f"what stage {entry['stage']} made is damaged ({damage}): "
+                f"remove {path.parent} and run the same command again"
+            ) from damage
+        return path
+
+    def task(self) -> Task:
+        """The task's rows."""
+        source = self.inputs["task"]
+        return load_task(TaskSource(source["name"], source["identity"]), source.get("revision"))
+
+    def say(self, text: str) -> None:
+        """One line to the user, from rank 0, past the progress bar."""
+        if is_first_rank():
+            tqdm.write(f"  {self.name}: {text}", file=sys.stdout)
+            sys.stdout.flush()
+
+    def publish(self, write: Callable[[Path], None], scores: dict[str, Any]) -> None:
+        """Seal what the stage made in `model/` and mark the stage finished. Rank 0 writes.
+
+        Args:
+            write: puts the artefact's files into the directory it is given.
+            scores: goes into `finished.json`, for the reader and for later stages.
+        """
+        if is_first_rank():
+            with store.sealed(self.directory / "model") as directory:
+                write(directory)
+            finished = {
+                "fingerprint": self.fingerprint,
+                "scores": scores,
+                "time": time.strftime("%F %T"),
+                "machine": describe(),
+            }
+            store.write_json(self.directory / "finished.json", finished)
+            for name in ("checkpoints", "best", "teacher"):
+                store.remove(self.directory / name)
+        barrier()
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0, or the only one."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def wait_for(paths: Iterable[Path]) -> None:
+    """Wait until other ranks have made these, however long that takes: a collective gives up after minutes."""
+    for path in paths:
+        while not path.exists():
+            time.sleep(0.1)
+
+
+def barrier() -> None:
+    """Wait for the other ranks, if there are any."""
+    if dist.is_initialized():
+        dist.barrier()
