@@ -67,7 +67,7 @@ def run(stage: Stage) -> None:
         total += flops
         times = f" x up to {1 + variants} variants" if variants else ""
         stage.say(
-            f"{name}: {len(rows):,} rows{times} x {plan['epochs']} epochs, {tokens / 1e6:.2f} M word pieces "
+            f"{name}: {len(rows):,} rows{times} x {plan['epochs']} epochs, {tokens / 1e6:.2f} M tokens "
             f"(mean {length:.0f} a row, {rows.truncated / len(rows):.1%} of rows cut), {flops / 1e12:,.1f} TFLOP"
         )
     if total <= 0:

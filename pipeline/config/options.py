@@ -45,7 +45,7 @@ class Training:
     warmup: float = option(0.1, "share of all steps over which the rate rises from 0")
     weight_decay: float = option(0.01, "AdamW's decay; none on biases and LayerNorm (as the published code)")
     clip: float = option(1.0, "limit of the gradient's global norm")
-    max_length: int = option(128, "word pieces in a row; longer text is cut, and the share of it is said")
+    max_length: int = option(128, "tokens in a row; longer text is cut, and the share of it is said")
     evaluate_every: int = option(0, "steps between evaluations on dev; 0: at the end of each epoch")
     patience: int = option(0, "evaluations without a gain on dev after which the stage ends; 0: never")
 
@@ -73,15 +73,15 @@ class Distilling(Training):
 class General(Distilling):
     """The general stage: layers of an un-tuned teacher, on unlabelled text."""
 
-    tokens: int = option(0, "word pieces of the corpus to use; 0: all")
+    tokens: int = option(0, "tokens of the corpus to use; 0: all")
 
 
 @dataclass
 class Pretraining(Training):
     """A recipe's student of unlabelled text."""
 
-    masked_share: float = option(0.15, "share of the word pieces that are masked (BERT: 0.15)")
-    tokens: int = option(20_000_000, "word pieces of the corpus to use; 0: all")
+    masked_share: float = option(0.15, "share of the tokens that are masked (BERT: 0.15)")
+    tokens: int = option(20_000_000, "tokens of the corpus to use; 0: all")
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Augmentation:
         "packaged", "word vectors for words of several pieces: packaged, a GloVe text file, or none"
     )
     masks_per_pass: int = option(1, "words masked at once; 1 is exact, more is faster (docs/augmentation.md)")
-    min_distance: int = option(3, "word pieces between two words masked at once, at least")
+    min_distance: int = option(3, "tokens between two words masked at once, at least")
     seed: int = option(1, "a seed of its own, so that runs of several seeds share the rows (as published)")
     long_texts: str = option("keep", "texts too long for the masked LM: keep (as they are) or refuse")
 

@@ -128,7 +128,7 @@ def forms_table(run: FinishedRun, forms: list[Form]) -> str:
         )
     lines.append(
         f"(same answer, difference of logits: from the student in PyTorch, on {min(ROWS, run.about['rows']):,} "
-        f"{run.about['split']} rows; latency: one row of\n{costs['lengths']['mean']:.0f} word pieces in the mean, "
+        f"{run.about['split']} rows; latency: one row of\n{costs['lengths']['mean']:.0f} tokens in the mean, "
         f"median; rows/s: 32 at once; {costs['threads']} threads)"
     )
     return "\n".join(lines)

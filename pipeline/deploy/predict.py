@@ -35,7 +35,7 @@ class Classifier:
 
     Attributes:
         model: with stock attention.
-        max_length: word pieces it reads of a row; what is longer is cut.
+        max_length: tokens it reads of a row; what is longer is cut.
         pairs: whether it takes two texts; None where that is not known.
     """
 

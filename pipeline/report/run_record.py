@@ -57,7 +57,7 @@ class FinishedStage:
 
     @property
     def speed(self) -> int:
-        """Word pieces a second while it trained."""
+        """Tokens a second while it trained."""
         return next((line["tokens_per_second"] for line in reversed(self.lines) if "seconds" in line), 0)
 
     @property
@@ -161,7 +161,7 @@ class FinishedRun:
         return rows(self) == rows(other)
 
     def max_length(self, name: str) -> int:
-        """Word pieces that one of its models reads of a row."""
+        """Tokens that one of its models reads of a row."""
         return self.stages[-1].spec["options"]["max_length"][name]
 
     @property

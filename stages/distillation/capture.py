@@ -57,7 +57,7 @@ class View:
 
     Attributes:
         mask_BL: 1 for real tokens of rows that count, 0 for padding and for rows of weight zero.
-        logits_BC: class scores, or None; of each word piece, (B, L, C), where words have labels.
+        logits_BC: class scores, or None; of each token, (B, L, C), where words have labels.
         hidden_BLW: hidden states by index; 0 is the embedding output.
         queries_BHLD, keys_BHLD, values_BHLD: by transformer layer, from 1.
         words_NV: scores of the vocabulary at the masks of the batch, row by row, or None.

@@ -5,20 +5,20 @@ from transformers import PretrainedConfig
 from checkpoints.errors import UserError
 
 
-def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, word_pieces: int) -> None:
-    """Teacher, student and tokenizer must agree on the word pieces.
+def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, tokens: int) -> None:
+    """Teacher, student and tokenizer must agree on the tokens.
 
     Raises:
         UserError: they do not.
     """
     if teacher.vocab_size != student.vocab_size:
         raise UserError(
-            f"the teacher's vocabulary has {teacher.vocab_size} word pieces, the student's {student.vocab_size}: "
+            f"the teacher's vocabulary has {teacher.vocab_size} tokens, the student's {student.vocab_size}: "
             "give a student made from a teacher of the same vocabulary"
         )
-    if word_pieces > teacher.vocab_size:
+    if tokens > teacher.vocab_size:
         raise UserError(
-            f"the tokenizer knows {word_pieces} word pieces, the models {teacher.vocab_size}: "
+            f"the tokenizer knows {tokens} tokens, the models {teacher.vocab_size}: "
             "the directory holds a tokenizer of another model"
         )
 
@@ -34,11 +34,11 @@ def check_length(config: PretrainedConfig, max_length: int, name: str) -> None:
     kept = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
     limit = config.max_position_embeddings - kept
     if max_length > limit:
-        raise UserError(f"{name}.max_length={max_length} is above the model's limit of {limit} word pieces")
+        raise UserError(f"{name}.max_length={max_length} is above the model's limit of {limit} tokens")
 
 
 def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> float:
-    """Floating-point operations of a forward pass over `tokens` word pieces in rows of about `length`."""
+    """Floating-point operations of a forward pass over `tokens` tokens in rows of about `length`."""
     if hasattr(config, "forward_flops"):  # a kind of student that is no transformer
         return config.forward_flops(tokens)
     width = config.hidden_size

@@ -89,7 +89,7 @@ def load_classifier(
         own_labels: keep the labels that the model's config names instead, and answer for rows or words as it says.
         tapped: read through the attention tap; False for stock attention.
         config: other than the weights' own.
-        words: an answer for each word piece.
+        words: an answer for each token.
     """
     config = config or load_config(source)
     if own_labels:
@@ -108,7 +108,7 @@ def new_classifier(
 
 
 def classifies(config: PretrainedConfig) -> bool | None:
-    """What a model's weights answer for: False a row, True each word piece, None for an encoder without a head."""
+    """What a model's weights answer for: False a row, True each token, None for an encoder without a head."""
     names = config.architectures or []
     kinds = {False: "ForSequenceClassification", True: "ForTokenClassification"}
     return next((words for words, kind in kinds.items() if any(kind in name for name in names)), None)

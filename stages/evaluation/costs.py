@@ -38,13 +38,13 @@ def speed(models: dict[str, tuple[Callable, TokenRows]], seed: int = 0) -> dict[
     Batches are drawn from the split at random, as requests would come, and padded to their longest row.
 
     Args:
-        models: name -> (model in eval mode on the CPU, the rows in its own word pieces).
+        models: name -> (model in eval mode on the CPU, the rows in its own tokens).
         seed: of the rows drawn.
 
     Returns:
         name -> {"latency_ms" (of one row, the median), "latency" and "batch" ({"p50", "p90", "p99"} in
         milliseconds, of one row and of 32), "rows_per_second" (of 32 at once, the median), "lengths" (mean,
-        least and most word pieces of the single rows), "threads"}.
+        least and most tokens of the single rows), "threads"}.
     """
     single, batches = _drawn(len(next(iter(models.values()))[1]), seed)
     with torch.inference_mode():

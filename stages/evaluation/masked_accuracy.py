@@ -1,4 +1,4 @@
-"""How many masked word pieces a masked language model guesses right."""
+"""How many masked tokens a masked language model guesses right."""
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +20,7 @@ def held_out_accuracy(
         return {}
     rows = corpus_rows(stage, tokenizer, stage.training.max_length, HELD_OUT_TOKENS, held_out=True)
     share = accuracy(stage, model, masking, rows)
-    stage.say(f"{share:.1%} of the masked word pieces of held-out documents are guessed right ({whose})")
+    stage.say(f"{share:.1%} of the masked tokens of held-out documents are guessed right ({whose})")
     return {"accuracy": share}
 
 

@@ -110,7 +110,7 @@ def counts(
     """Return what the losses of a global batch are divided by, each at least 1.
 
     Args:
-        lengths: word pieces of its rows.
+        lengths: tokens of its rows.
         answers: that each row asks for; one, where none are given.
         labelled: answers of each row whose gold label is known; all, where none are given.
 

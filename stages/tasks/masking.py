@@ -1,4 +1,4 @@
-"""Masked word pieces: which they are."""
+"""Masked tokens: which they are."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from stages.tasks.types import NO_ANSWER
 
 
 class Masking:
-    """Masks a share of a batch's word pieces; the draw is from torch's generator.
+    """Masks a share of a batch's tokens; the draw is from torch's generator.
 
     Every chosen piece becomes the mask; BERT leaves one in ten as it is and changes another.
 

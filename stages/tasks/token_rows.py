@@ -1,8 +1,8 @@
-"""Rows of word pieces on disk, memory-mapped: tokenized once, read by every epoch and rank.
+"""Rows of tokens on disk, memory-mapped: tokenized once, read by every epoch and rank.
 
 A directory holds flat files: tokens.bin (uint16 or uint32), offsets.bin (int64, rows + 1), second.bin (int32,
 the place in the row where segment B begins, 0 where there is none), labels.bin (int64 or float64, for tasks: of
-each row, or of each word piece where words have labels),
+each row, or of each token where words have labels),
 and rows.json with the counts. rows.json is written last, so a half-written directory never opens.
 """
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 1000  # rows of a task tokenized at once
 CHUNK_CHARACTERS = 1_000_000  # characters of a corpus tokenized at once
-SHORTEST = 16  # word pieces: less of a document is not split in two, and less of a tail is dropped
-UNKNOWN_SHARE = 0.3  # of the word pieces, at most
-EARLY = 100_000  # word pieces after which the unknown share is looked at while a corpus is still being read
+SHORTEST = 16  # tokens: less of a document is not split in two, and less of a tail is dropped
+UNKNOWN_SHARE = 0.3  # of the tokens, at most
+EARLY = 100_000  # tokens after which the unknown share is looked at while a corpus is still being read
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Rows of word pieces, special tokens included.
+    """Rows of tokens, special tokens included.
 
     Attributes:
-        tokens: all word pieces, row after row.
+        tokens: all tokens, row after row.
         offsets: row i is tokens[offsets[i]:offsets[i + 1]].
         second: where in its row segment B begins, 0 where there is none.
         labels: class ids (int64) or scores (float64) of the rows, None for a corpus. Where words have labels: of all
-            word pieces, a word's at its first.
-        counts: "rows", "tokens", "truncated" (rows cut to the length), "unknown" (word pieces), "vocabulary",
+            tokens, a word's at its first.
+        counts: "rows", "tokens", "truncated" (rows cut to the length), "unknown" (tokens), "vocabulary",
             "pad" (the tokenizer's padding token), "words" (whether words have the labels).
     """
 
@@ -73,7 +73,7 @@ class TokenRows:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Word pieces of each row, int64."""
+        """Tokens of each row, int64."""
         return np.diff(self.offsets)
 
     @cached_property
@@ -164,7 +164,7 @@ class _Writer:
         share = self.unknown / max(1, self.tokens - self.special)
         if share > UNKNOWN_SHARE:
             raise UserError(
-                f"{share:.0%} of the word pieces are {self.tokenizer.unk_token}, at most {UNKNOWN_SHARE:.0%} "
+                f"{share:.0%} of the tokens are {self.tokenizer.unk_token}, at most {UNKNOWN_SHARE:.0%} "
                 "may be: the tokenizer's vocabulary does not fit the text, or its files or text are broken"
             )
 
@@ -188,7 +188,7 @@ def write_task_rows(
     """Tokenize a split, given in one part or many; a pair that is too long loses pieces of its longer side.
 
     Raises:
-        UserError: no rows, too many unknown word pieces, a length with no room for text.
+        UserError: no rows, too many unknown tokens, a length with no room for text.
     """
     frame = _frame(tokenizer, max_length)
     labels, words = [np.empty(0, np.int64)], False
@@ -238,19 +238,19 @@ def write_corpus_rows(
     """Tokenize a corpus into rows of two segments of one document, so that segment B is learned too.
 
     A document is cut into pieces that fill a row, and a piece in two at a word start between a quarter and
-    three quarters of it, drawn by the number of the row. A document under 16 word pieces becomes one segment,
+    three quarters of it, drawn by the number of the row. A document under 16 tokens becomes one segment,
     a tail under 16 is dropped. Documents are never joined.
 
     Args:
         documents: read once, as a stream.
         tokenizer: a fast one.
-        max_length: word pieces of a row, special tokens included.
+        max_length: tokens of a row, special tokens included.
         directory: where the rows go.
-        limit_tokens: stop after the row that reaches so many word pieces.
-        progress: called with the word pieces so far.
+        limit_tokens: stop after the row that reaches so many tokens.
+        progress: called with the tokens so far.
 
     Raises:
-        UserError: no text, too many unknown word pieces, a length with no room for text.
+        UserError: no text, too many unknown tokens, a length with no room for text.
     """
     frame = _frame(tokenizer, max_length)
     with _Writer(directory, tokenizer) as writer:

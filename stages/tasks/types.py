@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 UNKNOWN, NO_ANSWER = -1, -100
-"""Labels of an answer whose gold is not known (a score: NaN), and of a word piece that is not asked for (not its word's
+"""Labels of an answer whose gold is not known (a score: NaN), and of a token that is not asked for (not its word's
 first, or not masked); torch's cross-entropy, too, passes over the second."""
 
 

@@ -79,8 +79,8 @@ def corpus_rows(
     Args:
         stage: whose input `given` is read.
         tokenizer: a fast one.
-        max_length: word pieces of a row.
-        tokens: limit of word pieces, 0 takes all.
+        max_length: tokens of a row.
+        tokens: limit of tokens, 0 takes all.
         held_out: True takes every 50th document, False the others, None all.
         given: name of the input.
     """
@@ -93,7 +93,7 @@ def corpus_rows(
             texts = (
                 text for i, text in enumerate(texts) if (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out
             )
-        with tqdm(desc="tokenizing", unit=" word pieces", unit_scale=True, disable=None) as bar:
+        with tqdm(desc="tokenizing", unit=" tokens", unit_scale=True, disable=None) as bar:
             write_corpus_rows(
                 texts, tokenizer, max_length, directory, tokens or None, lambda done: bar.update(done - bar.n)
             )

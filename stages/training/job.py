@@ -304,7 +304,7 @@ class Job:
         """Memory ran out in a micro-batch."""
         longest = int(self.rows.lengths[indices].max())
         return UserError(
-            f"out of memory at step {self.state.step + 1}, in {len(indices)} rows of up to {longest} word pieces "
+            f"out of memory at step {self.state.step + 1}, in {len(indices)} rows of up to {longest} tokens "
             f"({named(indices)}): give job.micro_batch a number below {len(indices)}, or job.micro_batch=auto, which "
             "finds one that fits and keeps the global batch; or lower the stage's max_length. Nothing saved is lost"
         )

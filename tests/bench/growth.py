@@ -18,7 +18,7 @@ from tests.bench import as_a_stage_runs
 
 RUN = Path("runs/bench")
 STEP = 2048
-"""Word pieces of a step, where the batch is not what grows."""
+"""Tokens of a step, where the batch is not what grows."""
 LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 WIDTHS = (96, 192, 312, 624, 768)

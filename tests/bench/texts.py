@@ -13,9 +13,9 @@ LENGTHS = {
     "sst-2": [3, 4, 4, 5, 6, 6, 7, 8, 8, 9, 10, 11, 13, 14, 16, 18, 20, 23, 27, 33, 43, 66],
     "mrpc": [19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 83, 103],
 }
-"""Word pieces, special tokens included, below which so large a share of a task's training rows lies.
+"""Tokens, special tokens included, below which so large a share of a task's training rows lies.
 
-Counted on GLUE's train.tsv with BERT's uncased vocabulary: SST-2 has 67,349 rows of 13.3 word pieces in the mean, MRPC
+Counted on GLUE's train.tsv with BERT's uncased vocabulary: SST-2 has 67,349 rows of 13.3 tokens in the mean, MRPC
 3,667 of 53.2. Between two entries lengths are taken as spread evenly (means 13.5 and 53.3).
 """
 FOLDER = {"sst-2": "SST-2", "mrpc": "MRPC"}
@@ -47,13 +47,13 @@ def task_texts(
 
 
 def long_text(pieces: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """One text of about so many word pieces."""
+    """One text of about so many tokens."""
     words, ends = _words(tokenizer)
     return " ".join((words * (1 + pieces // int(ends[-1])))[: pieces * len(words) // int(ends[-1])])
 
 
 def _words(tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], np.ndarray]:
-    """The words of the packaged reviews, one after the other, and the word pieces before each."""
+    """The words of the packaged reviews, one after the other, and the tokens before each."""
     words = " ".join(load_task(find_task("rotten-tomatoes")).splits["train"].text_a).split()
     pieces = tokenizer(words, add_special_tokens=False).encodings
     return words, np.array([0, *accumulate(len(encoding.ids) for encoding in pieces)])

@@ -44,7 +44,7 @@ def run(place):
     make_corpus(place.path / "many.txt", 60)
     (place.path / "pretrained.yaml").write_text(RECIPE)
     status, output = place.run(*COMMAND)
-    assert status == 0 and "of the masked word pieces of held-out documents" in output, output
+    assert status == 0 and "of the masked tokens of held-out documents" in output, output
     return place.path / "runs/pretrained-seed1"
 
 

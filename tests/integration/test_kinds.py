@@ -64,7 +64,7 @@ def tags(place):
 
 def test_killed_in_each_student_a_recipe_ends_in_the_same_weights(place, recipe):
     status, output = place.run("recipe", *recipe, "run=kinds", "reuse=false")
-    assert status == 0 and "word pieces begin as word vectors" in output, output
+    assert status == 0 and "tokens begin as word vectors" in output, output
     assert "| **textcnn** |" in output
     for stage in ("bilstm", "textcnn"):
         place.kill_during(

@@ -107,7 +107,7 @@ def test_the_card_says_what_is_known_and_escapes_it(place, capsys):
     assert about["license"] == "apache-2.0" and about["pipeline_tag"] == "text-classification"
     assert about["metrics"] == ["accuracy", "f1"] and "language" not in about and "datasets" not in about
     assert "<script>" not in body.replace("\\<script\\>", "") and "0.7500 (0.7000 – 0.8000)" in body
-    assert "student, ONNX int8" in body and "24 word pieces" in body and "No licence" not in body
+    assert "student, ONNX int8" in body and "24 tokens" in body and "No licence" not in body
     assert str(place) not in body
     code = body.split("```python\n")[1].split("```")[0].replace("path/to/this/directory", "out")
     exec(code, {})

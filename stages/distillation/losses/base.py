@@ -41,7 +41,7 @@ class Pair:
     Attributes:
         student, teacher: configs; the teacher's may be absent where no objective asks for it.
         layer_map: where an objective's own setting names none.
-        masked_share: of the word pieces that are masked.
+        masked_share: of the tokens that are masked.
     """
 
     student: PretrainedConfig

@@ -1,4 +1,4 @@
-"""Word pieces behind masks: the true ones, and what the teacher takes them for.
+"""Tokens behind masks: the true ones, and what the teacher takes them for.
 
 Sums over the masks of a batch, divided by their expected number, which every rank knows beforehand: tokens x share.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class MaskedWords(Objective):
-    """Cross-entropy of the word pieces behind the masks, BERT's own objective (arXiv 1810.04805, section 3.1); no teacher.
+    """Cross-entropy of the tokens behind the masks, BERT's own objective (arXiv 1810.04805, section 3.1); no teacher.
 
     Args:
         pair: the models' configs, and the share that is masked.
@@ -66,7 +66,7 @@ class MaskedSoftLabels(Objective):
 
 
 def share_of(pair: Pair) -> float:
-    """The share of word pieces that are masked. Raises UserError where none are."""
+    """The share of tokens that are masked. Raises UserError where none are."""
     if not pair.masked_share:
         raise UserError(
             "nothing is masked: it takes a corpus (`data: corpus`) and training.masked_share above 0"

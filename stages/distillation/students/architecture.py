@@ -95,7 +95,7 @@ def set_dropout(config: PretrainedConfig, dropout: float) -> PretrainedConfig:
 def begin_with_vectors(
     table: nn.Embedding, pieces: dict[str, int], words: list[str], vectors_VD: np.ndarray
 ) -> int:
-    """Let the rows of word pieces that are whole words begin as the words' vectors.
+    """Let the rows of tokens that are whole words begin as the words' vectors.
 
     The vectors go to the table's width by a random orthonormal map, which keeps the angles between them where the table is
     no narrower than they are; the others' rows stay as drawn. All rows are as long as these in the mean.

@@ -125,7 +125,7 @@ def test_corpus_stream_limit_and_progress(tmp_path, tokenizer):
 
 
 def test_refusals(tmp_path, tokenizer):
-    with pytest.raises(UserError, match="100% of the word pieces are .*vocabulary does not fit"):
+    with pytest.raises(UserError, match="100% of the tokens are .*vocabulary does not fit"):
         write_corpus_rows(["zzz yyy xxx"], tokenizer, 32, tmp_path)
     assert not (tmp_path / "rows.json").exists()
     with pytest.raises(UserError, match="no text to tokenize"):
@@ -140,7 +140,7 @@ def test_broken_corpus_is_refused_before_its_end(tmp_path, tokenizer):
             yield "zz " * 400_000
         pytest.fail("read on")
 
-    with pytest.raises(UserError, match="word pieces"):
+    with pytest.raises(UserError, match="tokens"):
         write_corpus_rows(stream(), tokenizer, 128, tmp_path)
 
 
