@@ -38,7 +38,7 @@ def run(stage: Stage) -> None:
     for name, plan in stage.options["stages"].items():
         layers = plan.get("layer_map")
         student, asks_teacher = given, plan["models"] != "student"
-        if "objectives" in plan:
+        if "losses" in plan:
             student, asks_teacher = _student(name, plan, teacher)
         elif layers is not None:
             layer_map(layers, student.num_hidden_layers, teacher.num_hidden_layers)
@@ -82,11 +82,11 @@ def run(stage: Stage) -> None:
 
 
 def _student(name: str, plan: dict[str, Any], teacher: PretrainedConfig) -> tuple[PretrainedConfig, bool]:
-    """The config of a recipe's student, whose objectives fit it; whether any of them asks the teacher."""
+    """The config of a recipe's student, whose losses fit it; whether any of them asks the teacher."""
     try:
         student = student_config(teacher, **plan["student"])
         pair = Pair(student, teacher, plan["layer_map"], plan.get("masked_share", 0.0))
-        asked = [build(line, pair).teacher_needs for line in plan["objectives"]]
+        asked = [build(line, pair).teacher_needs for line in plan["losses"]]
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     return student, any(needs != Needs() for needs in asked)

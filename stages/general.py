@@ -11,7 +11,7 @@ from stages.distillation.teachers import FrozenTeacher
 from stages.training.cached_rows import corpus_rows
 from stages.training.distill import (
     Distillation,
-    layer_objectives,
+    layer_losses,
     save_student,
     teacher_views,
 )
@@ -26,7 +26,7 @@ def run(stage: Stage) -> None:
     student = random_student(student_config(teacher.config, **stage.options["architecture"]), stage.seed)
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens)
 
-    model = Distillation(student, layer_objectives(options, Pair(student.config, teacher.config)))
+    model = Distillation(student, layer_losses(options, Pair(student.config, teacher.config)))
     frozen = FrozenTeacher(teacher, model.teacher_needs, stage.device, stage.precision)
     views = teacher_views(stage, frozen, {"corpus": rows})
     job = Job(stage, model, rows, targets=views["corpus"])

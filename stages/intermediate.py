@@ -17,7 +17,7 @@ from stages.training.distill import (
     Distillation,
     TeacherLogits,
     distillation_score,
-    layer_objectives,
+    layer_losses,
     save_student,
     task_teacher,
     teacher_views,
@@ -34,7 +34,7 @@ def run(stage: Stage) -> None:
     train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
-    model = Distillation(student, layer_objectives(options, Pair(student.config, load_config(source))))
+    model = Distillation(student, layer_losses(options, Pair(student.config, load_config(source))))
     teacher = task_teacher(stage, task, model.teacher_needs | Needs(logits=True))
     views = teacher_views(stage, teacher, {"train": train, "dev": dev})
     recorded = TeacherLogits(len(train), len(task.labels or ("score",)), stage.device)

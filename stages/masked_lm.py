@@ -1,7 +1,7 @@
 """The masked language model that augmentation asks and recipes learn from: a given one, or the encoder with a head fitted to it.
 
 A model that has its masked-LM head is taken as it is. An encoder without one is trained on the unlabelled
-corpus by BERT's own objective (arXiv 1810.04805, section 3.1; every chosen piece is masked, since only masks
+corpus by BERT's own loss (arXiv 1810.04805, section 3.1; every chosen piece is masked, since only masks
 are asked later), its vocabulary read through the tied input embeddings. Either way the accuracy on documents
 held out from the corpus is said.
 """

@@ -1,4 +1,4 @@
-"""A student of unlabelled text under any objectives, from which students of a task begin.
+"""A student of unlabelled text under any losses, from which students of a task begin.
 
 It begins from random weights, from some of the teacher's layers, or from what an earlier stage made. With
 `masked_share` above 0 it is a masked language model, teacher and student read the same masked text, and the share of
@@ -27,7 +27,7 @@ from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
-    """Train the student on the corpus under the recipe's objectives."""
+    """Train the student on the corpus under the recipe's losses."""
     source, options = stage.model("teacher"), stage.training
     tokenizer = load_tokenizer(source)
     masking = Masking(tokenizer, options.masked_share) if options.masked_share else None
@@ -35,7 +35,7 @@ def run(stage: Stage) -> None:
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
 
     pair = Pair(student.config, load_config(source), stage.options["layer_map"], options.masked_share)
-    model = Distillation(student, [build(line, pair) for line in stage.options["objectives"]])
+    model = Distillation(student, [build(line, pair) for line in stage.options["losses"]])
     targets = None
     if model.teacher_needs != Needs():
         targets = FrozenTeacher(load(stage, "teacher"), model.teacher_needs, stage.device, stage.precision)

@@ -1,4 +1,4 @@
-"""A student of a task under any objectives: what recipes are made of.
+"""A student of a task under any losses: what recipes are made of.
 
 It begins from random weights, from some of the teacher's layers, or from what an earlier stage made, and learns what
 the recipe's lines say. The best on dev is kept: by the task's metric, or by the loss where nothing trains its answers.
@@ -45,7 +45,7 @@ from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
-    """Train the student under the recipe's objectives."""
+    """Train the student under the recipe's losses."""
     task, options, source = stage.task(), stage.training, stage.model("teacher")
     tokenizer = load_tokenizer(source)
     student = begin(stage, task, tokenizer)
@@ -54,7 +54,7 @@ def run(stage: Stage) -> None:
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
     pair = Pair(student.config, load_config(source), stage.options["layer_map"])
-    model = Distillation(student, [build(line, pair) for line in stage.options["objectives"]])
+    model = Distillation(student, [build(line, pair) for line in stage.options["losses"]])
     answers = model.needs.logits
     targets = teacher_targets(stage, task, model.teacher_needs, {"train": train, "dev": dev}, answers)
     evaluate = (

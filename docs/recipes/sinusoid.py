@@ -1,4 +1,4 @@
-"""The sinusoid of Continuation-KD (arXiv 2212.05998), by the objectives and schedules of the recipe `continuation-kd`.
+"""The sinusoid of Continuation-KD (arXiv 2212.05998), by the losses and schedules of the recipe `continuation-kd`.
 
     .venv/bin/python docs/recipes/sinusoid.py        # three minutes; prints the table, draws sinusoid.png beside this file
 
@@ -19,7 +19,7 @@ from transformers import PretrainedConfig
 
 from stages.distillation.capture import View
 from stages.distillation.losses import build
-from stages.distillation.losses.base import Objective, Pair
+from stages.distillation.losses.base import Loss, Pair
 from stages.tasks.batches import Batch
 
 matplotlib.use("Agg")
@@ -46,15 +46,15 @@ def mlp(width: int, seed: int) -> nn.Module:
 
 
 def lines() -> dict[str, list]:
-    """The objectives of each student. A score has no temperature, so plain KD is half and half; and it is small, so is m."""
+    """The losses of each student. A score has no temperature, so plain KD is half and half; and it is small, so is m."""
     students = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["students"]
-    found = {name: student["objectives"] for name, student in students.items()}
+    found = {name: student["losses"] for name, student in students.items()}
     found["continuation-kd"][1]["continuation"]["margin"] = MARGIN
     return found | {"kd": [{"gold_labels": {"weight": 0.5}}, {"soft_labels": {"weight": 0.5}}]}
 
 
 def train(
-    model: nn.Module, objectives: list[Objective], x: torch.Tensor, y: torch.Tensor, teacher: nn.Module | None,
+    model: nn.Module, losses: list[Loss], x: torch.Tensor, y: torch.Tensor, teacher: nn.Module | None,
     epochs: int, seed: int,
 ) -> list[np.ndarray]:  # fmt: skip
     """Adam, the rate falling to 0; returns what the model answers on CLEAN at each of PHASES."""
@@ -70,9 +70,9 @@ def train(
             with torch.no_grad():
                 target = None if teacher is None else View(ones, teacher(x[rows]))
             view, loss = View(ones, model(x[rows])), torch.zeros(())
-            for objective in objectives:
-                objective.progress = step / steps
-                loss = loss + sum(t.weight * t.sum for t in objective(view, target, batch).values()) / BATCH
+            for loss in losses:
+                loss.progress = step / steps
+                loss = loss + sum(t.weight * t.sum for t in loss(view, target, batch).values()) / BATCH
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -104,9 +104,9 @@ def measure(seeds: list[int], epochs: int, noise: float = 0.5, width: int = 8):
         teacher = mlp(128, seed)
         train(teacher, [build("gold_labels", pair)], *data, None, epochs, seed)
         made = {"teacher": [answers(teacher)]}
-        for name, objectives in lines().items():
+        for name, losses in lines().items():
             student = mlp(width, seed)
-            made[name] = train(student, [build(o, pair) for o in objectives], *data, teacher, epochs, seed)
+            made[name] = train(student, [build(o, pair) for o in losses], *data, teacher, epochs, seed)
         for name, shown in made.items():
             errors.setdefault(name, []).append(error(shown[-1]))
     return errors, (x, y), made

@@ -17,7 +17,7 @@ A student's settings: `data` (task, its gold labels and tuned teacher; corpus, u
 corpus= names it), `student` (layers, width, feed_forward, heads, dropout, and `init`: random, teacher-layers with
 `init_layers` a layer map, general, or the name of one that stands before it; `kind`, a module of
 stages/distillation/students, none for the teacher's own; `embeddings`: random, or vectors, those of
-augmentation.vectors), `with_unlabelled` (true: it learns from rows with hidden labels too), `objectives` (lines `- name: {setting:
+augmentation.vectors), `with_unlabelled` (true: it learns from rows with hidden labels too), `losses` (lines `- name: {setting:
 value}`), `layer_map`, `training` (the options every training stage has; on a corpus also `masked_share` and `tokens`).
 A student of a corpus stands under `stages`. Its teacher is the given one; where pieces are masked, that one with a
 masked-LM head (stage masked_lm), fitted to the same corpus where it has none. A level of a grid may hold `without: [factor]`
@@ -42,7 +42,7 @@ RECIPES = Path(__file__).parent / "recipes"
 PARTS = (
     "about", "preset", "seeds", "rows", "unlabelled", "baseline", "main", "base", "stages", "students", "grid",
 )  # fmt: skip
-SETTINGS = ("data", "student", "objectives", "layer_map", "training", "with_unlabelled")
+SETTINGS = ("data", "student", "losses", "layer_map", "training", "with_unlabelled")
 SIZES = ("layers", "width", "feed_forward", "heads")
 TAKEN = ("check", "teacher", "general", "evaluate", "task", "random", "teacher-layers")
 
@@ -170,7 +170,7 @@ def _declared(recipe: Recipe, students: dict, o: Options, given: dict) -> list[D
     made = [general(o, given)] if from_general else []
     plans = {}
     for name, s in students.items():
-        options = {key: s[key] for key in ("training", "objectives", "layer_map")}
+        options = {key: s[key] for key in ("training", "losses", "layer_map")}
         kind, data, training = "student", "task", s["training"]
         inputs = {"teacher": "teacher", "task": given["task"]}
         if s["data"] != "task":
@@ -188,7 +188,7 @@ def _declared(recipe: Recipe, students: dict, o: Options, given: dict) -> list[D
                 raise UserError(f"{name}: embeddings=vectors needs augmentation.vectors, which is none")
         options |= {"with_unlabelled": True} if s["with_unlabelled"] else {}
         plans[name] = _plan("both", data, training) | {"student": s["sizes"]}
-        plans[name] |= {key: s[key] for key in ("objectives", "layer_map", "with_unlabelled")}
+        plans[name] |= {key: s[key] for key in ("losses", "layer_map", "with_unlabelled")}
         if not s["from"]:
             options["student"] = s["sizes"] | {key: s[key] for key in ("init", "init_layers")}
         made.append(Declared(name, kind, {"seed": o.seed, "allow_bin": o.allow_bin} | options, inputs))
@@ -256,14 +256,14 @@ def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:
         training = Training() if data == "task" else Pretraining()
         options_module.fill(training, settings.get("training", {}), f"{where}: training.")
         options_module.check_training(training, f"{where}: training")
-        objectives = settings.get("objectives")
-        if not isinstance(objectives, list) or not objectives:
-            raise UserError(f"{where}: objectives must be a list of lines `- name: {{setting: value}}`")
+        losses = settings.get("losses")
+        if not isinstance(losses, list) or not losses:
+            raise UserError(f"{where}: losses must be a list of lines `- name: {{setting: value}}`")
         complete[name] = {
             "data": data, "sizes": asdict(sizes) | ({"kind": str(kind)} if kind else {}),
             "from": source, "init": init, "init_layers": which, "embeddings": embeddings,
             "with_unlabelled": settings.get("with_unlabelled") is True,
-            "objectives": objectives, "layer_map": settings.get("layer_map", "uniform"), "training": asdict(training),
+            "losses": losses, "layer_map": settings.get("layer_map", "uniform"), "training": asdict(training),
         }  # fmt: skip
     return complete
 

@@ -1,1 +1,1 @@
-"""What a distillation loss is made of: views of models, layer maps, objectives, teachers, students."""
+"""What a distillation loss is made of: views of models, layer maps, losses, teachers, students."""

@@ -29,7 +29,7 @@ TAP = "sdpa_tap"
 
 @dataclass(frozen=True)
 class Needs:
-    """The fields of a view that an objective reads; nothing else is produced.
+    """The fields of a view that a loss reads; nothing else is produced.
 
     `hidden` holds indices of hidden states (0: the embedding output), `scores` and `values` indices of transformer
     layers, from 1, whose queries and keys, or values, are wanted; `words` asks what stands behind the masks.

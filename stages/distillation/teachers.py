@@ -18,7 +18,7 @@ class FrozenTeacher:
 
     Args:
         model: encoder or classifier; the teacher's alone from now on (its weights are packed).
-        needs: what the objectives read of it.
+        needs: what the losses read of it.
         precision: of its weights and all it computes, so that nothing is cast in a step.
         class_order: for each of the task's classes, the teacher's index of the same name.
     """

@@ -1,4 +1,4 @@
-"""What the training stages share: a student under objectives, over a job."""
+"""What the training stages share: a student under losses, over a job."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from checkpoints.fingerprint import sha256_file
 from stages.distillation.capture import Needs, View, read
 from stages.distillation.dropout import replace_dropout
 from stages.distillation.losses.attention import AttentionScores
-from stages.distillation.losses.base import Objective, Pair, Term
+from stages.distillation.losses.base import Loss, Pair, Term
 from stages.distillation.losses.hidden import HiddenStates
 from stages.distillation.models import load_classifier
 from stages.distillation.teachers import FrozenTeacher, class_order
@@ -32,54 +32,54 @@ RECORD = "teacher_logits.npy"
 
 
 class Distillation(nn.Module):
-    """A student and its objectives: what a job trains. The objectives' projections are left behind after."""
+    """A student and its losses: what a job trains. The losses' projections are left behind after."""
 
-    def __init__(self, student: PreTrainedModel, objectives: Sequence[Objective]):
+    def __init__(self, student: PreTrainedModel, losses: Sequence[Loss]):
         super().__init__()
         self.student = student
         replace_dropout(student)
-        self.objectives = nn.ModuleList(objectives)
+        self.losses = nn.ModuleList(losses)
         self.needs = Needs()
-        for objective in objectives:
-            self.needs |= objective.student_needs
+        for loss in losses:
+            self.needs |= loss.student_needs
 
     @property
     def teacher_needs(self) -> Needs:
-        """What the objectives read of the teacher."""
+        """What the losses read of the teacher."""
         needs = Needs()
-        for objective in self.objectives:
-            needs |= objective.teacher_needs
+        for loss in self.losses:
+            needs |= loss.teacher_needs
         return needs
 
     @property
     def before_step(self) -> Callable[[float], None] | None:
         """What the job tells the share of the steps that are done; None where no schedule changes the loss."""
-        return self._at if any(objective.changes for objective in self.objectives) else None
+        return self._at if any(loss.changes for loss in self.losses) else None
 
     def _at(self, progress: float) -> None:
-        for objective in self.objectives:
-            objective.progress = progress
+        for loss in self.losses:
+            loss.progress = progress
 
     def forward(self, batch: Batch, targets: View | None) -> dict[str, Term]:
         view = read(self.student, batch, self.needs)
         terms = {}
-        for objective in self.objectives:
-            terms |= objective(view, targets, batch)
+        for loss in self.losses:
+            terms |= loss(view, targets, batch)
         return terms
 
 
-def layer_objectives(options: SimpleNamespace, pair: Pair) -> list[Objective]:
+def layer_losses(options: SimpleNamespace, pair: Pair) -> list[Loss]:
     """Embedding, hidden-state and attention-score losses under the layer map (paper equations 7, 8 and 9)."""
-    objectives: list[Objective] = []
+    losses: list[Loss] = []
     if options.hidden_weight:
-        objectives.append(
+        losses.append(
             HiddenStates(pair, options.layer_map, options.hidden_weight, projection=options.projection)
         )
     if options.attention_weight:
-        objectives.append(AttentionScores(pair, options.layer_map, options.attention_weight))
-    if not objectives:
+        losses.append(AttentionScores(pair, options.layer_map, options.attention_weight))
+    if not losses:
         raise UserError("hidden_weight and attention_weight are both 0: there is nothing to learn")
-    return objectives
+    return losses
 
 
 def teacher_views(

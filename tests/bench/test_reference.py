@@ -1,4 +1,4 @@
-"""The reference of `make bench` computes what the project's objectives compute, on batches without padding."""
+"""The reference of `make bench` computes what the project's losses compute, on batches without padding."""
 
 import pytest
 import torch
@@ -39,26 +39,22 @@ def losses_and_gradients(predicts: bool):
     loss.backward()
 
     pair = Pair(model(2, 8, TAP).config, model(4, 16, TAP).config)
-    objectives = [SoftLabels(pair)] if predicts else [HiddenStates(pair), AttentionScores(pair)]
+    losses = [SoftLabels(pair)] if predicts else [HiddenStates(pair), AttentionScores(pair)]
     if not predicts:
-        objectives[0].projections.load_state_dict(plain.projections.state_dict())
+        losses[0].projections.load_state_dict(plain.projections.state_dict())
     student, teacher = model(2, 8, TAP), model(4, 16, TAP)
     needs, targets_needs = Needs(), Needs()
-    for objective in objectives:
-        needs, targets_needs = needs | objective.student_needs, targets_needs | objective.teacher_needs
+    for loss in losses:
+        needs, targets_needs = needs | loss.student_needs, targets_needs | loss.teacher_needs
     with torch.no_grad():
         targets = read(teacher, rows, targets_needs)
     view, total = read(student, rows, needs), counts([LENGTH] * ROWS)
-    ours = sum(
-        term.sum / total[term.per]
-        for objective in objectives
-        for term in objective(view, targets, rows).values()
-    )
+    ours = sum(term.sum / total[term.per] for loss in losses for term in loss(view, targets, rows).values())
     ours.backward()
     mine = {name: p.grad for name, p in student.named_parameters()}
     theirs = {name: p.grad for name, p in plain.student.named_parameters()}
     if not predicts:
-        mine |= {f"projection.{name}": p.grad for name, p in objectives[0].named_parameters()}
+        mine |= {f"projection.{name}": p.grad for name, p in losses[0].named_parameters()}
         theirs |= {
             f"projection.projections.{name}": p.grad for name, p in plain.projections.named_parameters()
         }

@@ -24,7 +24,7 @@ from stages.distillation.losses.prediction import SoftLabels
 from stages.distillation.models import ModelSource, load_classifier
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, counts
-from stages.training.distill import Distillation, layer_objectives
+from stages.training.distill import Distillation, layer_losses
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import CLASSES, STUDENT, TEACHER, Place, Texts, metrics
 from tests.bench.reference import Reference
@@ -151,12 +151,12 @@ def same_loss(place: Place, predicts: bool) -> bool:
         load_classifier(ModelSource(str(path)), CLASSES) for path in (place.student, place.teacher)
     )
     pair = Pair(mine.config, theirs.config)
-    layers = layer_objectives(SimpleNamespace(**vars(Distilling())), pair)
+    layers = layer_losses(SimpleNamespace(**vars(Distilling())), pair)
     model = Distillation(mine, [SoftLabels(pair)] if predicts else layers).to(place.device).eval()
     if predicts:
         expected *= len(CLASSES)  # the published mean is over classes, too
     else:
-        model.objectives[0].projections.load_state_dict(plain.projections.state_dict())
+        model.losses[0].projections.load_state_dict(plain.projections.state_dict())
     total = counts(np.full(8, 24))
     with torch.no_grad():
         terms = model(batch, FrozenTeacher(theirs, model.teacher_needs, place.device)(batch))

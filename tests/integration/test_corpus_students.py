@@ -16,22 +16,22 @@ seeds: [1]
 masked_lm: {epochs: 1, batch_size: 8, max_length: 32}
 base:
   training: {epochs: 1, batch_size: 8, max_length: 32}
-  objectives: [gold_labels]
+  losses: [gold_labels]
 stages:
   text-general:
     data: corpus
     student: {layers: 2, width: 8, feed_forward: 16, heads: 2, dropout: 0.0}
-    objectives: [hidden_states, attention_scores]
+    losses: [hidden_states, attention_scores]
     training: {masked_share: 0, epochs: 2}
   text-bundle:      # all pieces are masked, for which are depends on the rank
     data: many.txt
     student: {init: text-general}
-    objectives: [masked_words, masked_soft_labels, attention_maps: {distance: kl}, hidden_states: {only: [2]}]
+    losses: [masked_words, masked_soft_labels, attention_maps: {distance: kl}, hidden_states: {only: [2]}]
     training: {masked_share: 0.999999}
   text-continued:
     data: many.txt
     student: {init: text-bundle}
-    objectives: [masked_words, masked_soft_labels: {weight: {linear: [1, 0]}}]
+    losses: [masked_words, masked_soft_labels: {weight: {linear: [1, 0]}}]
 students:
   tuned: {student: {init: text-continued}}
 """

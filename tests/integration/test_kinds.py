@@ -21,11 +21,11 @@ RECIPE = {
     "main": "textcnn",
     "base": {"training": TRAINING},
     "students": {
-        "bilstm": {"student": BILSTM | {"embeddings": "vectors"}, "objectives": ["soft_labels"]},
-        "bert": {"student": {"layers": 2}, "objectives": ["gold_labels", "hidden_states"]},
+        "bilstm": {"student": BILSTM | {"embeddings": "vectors"}, "losses": ["soft_labels"]},
+        "bert": {"student": {"layers": 2}, "losses": ["gold_labels", "hidden_states"]},
         "textcnn": {
             "student": TEXTCNN,
-            "objectives": ["gold_labels", "matched_logits"],
+            "losses": ["gold_labels", "matched_logits"],
             "with_unlabelled": True,
         },
     },
@@ -105,7 +105,7 @@ def test_other_vectors_make_their_student_again_and_no_other(place, recipe):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ("students.bilstm.objectives=[attention_scores]", "bilstm: objective attention_scores: a bilstm has no"),
+        ("students.bilstm.losses=[attention_scores]", "bilstm: loss attention_scores: a bilstm has no"),
         ("students.bilstm.student.kind=gru", "bilstm: student: kind='gru' is unknown: there are bilstm, textcnn"),
         ("students.bilstm.student.init=general", "init=general makes a student of the teacher's own kind"),
         ("students.bilstm.student.embeddings=glove", "embeddings='glove' must be random"),

@@ -16,12 +16,12 @@ base:
   student: {layers: 2, width: 8, feed_forward: 16, heads: 2}
   training: {epochs: 2, batch_size: 8, max_length: 32}
 stages:
-  layers: {objectives: [hidden_states, attention_maps, relations: {of: values}, gram]}
+  layers: {losses: [hidden_states, attention_maps, relations: {of: values}, gram]}
 students:
-  plain: {objectives: [gold_labels]}
+  plain: {losses: [gold_labels]}
   both:
     student: {init: layers}
-    objectives: [gold_labels: {weight: {linear: [0, 1]}}, continuation: {phi: {stairs: [0.1, 1, 4]}}]
+    losses: [gold_labels: {weight: {linear: [0, 1]}}, continuation: {phi: {stairs: [0.1, 1, 4]}}]
 """
 
 
@@ -72,10 +72,10 @@ def test_a_scheduled_student_killed_and_resumed_is_bitwise_the_same(place, recip
 
 
 def test_what_does_not_fit_is_told_before_anything_is_trained(place, recipe):
-    status, output = place.run("recipe", recipe, "run=wrong", "students.both.objectives=[soft_label]")
-    assert status == 2 and "error: check: both: unknown objective 'soft_label'" in output.replace(
-        "\n", " "
-    ), output
+    status, output = place.run("recipe", recipe, "run=wrong", "students.both.losses=[soft_label]")
+    assert status == 2 and "error: check: both: unknown loss 'soft_label'" in output.replace("\n", " "), (
+        output
+    )
     status, output = place.run("recipe", recipe, "run=wrong", "base.layer_map=[1, 19]")
     assert status == 2 and "from 1 to 4" in output and "[teacher]" not in output, output
     status, output = place.run("recipe", "name=nothing", tiny=False)

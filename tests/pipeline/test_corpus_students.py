@@ -39,10 +39,10 @@ def test_the_compact_biomedical_recipe_declares_its_stages():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("students: {a: {data: corpus, objectives: [masked_words]}}", "stands under stages"),
+        ("students: {a: {data: corpus, losses: [masked_words]}}", "stands under stages"),
         ("students: {a: {training: {masked_share: 0.15}}}", "unknown option 'masked_share'"),
         (
-            "stages: {a: {data: corpus, objectives: [x], training: {masked_share: 1}}}\nstudents: {b: {}}",
+            "stages: {a: {data: corpus, losses: [x], training: {masked_share: 1}}}\nstudents: {b: {}}",
             "masked_share=1.0 must be from 0 to below 1",
         ),
         ("stages: {masked_lm-x: {data: corpus}}\nstudents: {b: {}}", "cannot be named masked_lm-x"),

@@ -31,9 +31,9 @@ def test_the_recipes_open_with_their_command_and_are_complete(path):
 
 def test_base_is_under_every_student_and_an_override_over_all(write):
     name = write(
-        "base: {training: {epochs: 2, batch_size: 8}, objectives: [gold_labels], student: {layers: 2}}\n"
+        "base: {training: {epochs: 2, batch_size: 8}, losses: [gold_labels], student: {layers: 2}}\n"
         "stages: {first: {}}\n"
-        "students: {second: {student: {init: first}, training: {epochs: 5}, objectives: [soft_labels]}}\n"
+        "students: {second: {student: {init: first}, training: {epochs: 5}, losses: [soft_labels]}}\n"
     )
     recipe, rest = read_recipe(
         name, ["base.training.batch_size=16", "task=x", "students.second.training.warmup=0.5"]
@@ -45,13 +45,11 @@ def test_base_is_under_every_student_and_an_override_over_all(write):
         students["second"]["training"]["batch_size"] == 16 and students["second"]["training"]["warmup"] == 0.5
     )
     assert students["second"]["from"] == "first" and students["second"]["sizes"] == students["first"]["sizes"]
-    assert students["first"]["objectives"] == ["gold_labels"] and students["second"]["objectives"] == [
-        "soft_labels"
-    ]
+    assert students["first"]["losses"] == ["gold_labels"] and students["second"]["losses"] == ["soft_labels"]
 
 
 def test_rows_are_those_of_the_recipes_own_task(write):
-    name = write("rows: 40\ntask: a\nstudents: {one: {objectives: [gold_labels]}}")
+    name = write("rows: 40\ntask: a\nstudents: {one: {losses: [gold_labels]}}")
     for overrides, rows in (
         ([], 40), (["task=b"], 0), (["task=b", "data=x.csv"], 0), (["task=b", "rows=7"], 7), (["rows=0"], 0),
     ):  # fmt: skip
@@ -65,7 +63,7 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
     name = write(
         "base: {student: {layers: 2}}\n"
         "grid:\n"
-        "  what: {a: {objectives: [soft_labels], without: [map]}, b: {objectives: [hidden_states]}}\n"
+        "  what: {a: {losses: [soft_labels], without: [map]}, b: {losses: [hidden_states]}}\n"
         "  map: {first: {layer_map: first}, last: {layer_map: last}}\n"
         "  init: {random: {}, layers: {student: {init: teacher-layers}}}\n"
     )
@@ -78,7 +76,7 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
         "last": ["b-last-random", "b-last-layers"],
     }
     assert recipe.students["b-last-layers"] == {
-        "student": {"layers": 2, "init": "teacher-layers"}, "objectives": ["hidden_states"], "layer_map": "last",
+        "student": {"layers": 2, "init": "teacher-layers"}, "losses": ["hidden_states"], "layer_map": "last",
     }  # fmt: skip
 
 
@@ -86,25 +84,25 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
     "text, words",
     [
         (
-            "students: {a: {objectives: [gold_labels], rate: 1}}",
-            "students: a: .* must hold data, student, objectives",
+            "students: {a: {losses: [gold_labels], rate: 1}}",
+            "students: a: .* must hold data, student, losses",
         ),
-        ("students: {a: {}}", "a: objectives must be a list"),
+        ("students: {a: {}}", "a: losses must be a list"),
         (
-            "students: {a: {objectives: [x], student: {init: b}}}",
+            "students: {a: {losses: [x], student: {init: b}}}",
             "init='b' must be random, teacher-layers, general",
         ),
         (
-            "students: {a: {objectives: [x], student: {width: 10, heads: 3}}}",
+            "students: {a: {losses: [x], student: {width: 10, heads: 3}}}",
             "width=10 must be a multiple of heads=3",
         ),
-        ("students: {a: {objectives: [x], training: {epochs: 0}}}", "a: training.epochs=0 must be above 0"),
-        ("students: {a: {objectives: [x], training: {epoch: 1}}}", "training.unknown option 'epoch'"),
+        ("students: {a: {losses: [x], training: {epochs: 0}}}", "a: training.epochs=0 must be above 0"),
+        ("students: {a: {losses: [x], training: {epoch: 1}}}", "training.unknown option 'epoch'"),
         ("students: {teacher: {}}", "cannot be named teacher"),
         ("students: {../a: {}}", "cannot be named ../a"),
-        ("students: {a: {objectives: [x]}}\nbaseline: b", "must be among a"),
-        ("students: {a: {objectives: [x]}}\nseeds: [one]", "seeds=.*whole numbers"),
-        ("students: {a: {objectives: [x]}}\ntsak: mrpc", "unknown option 'tsak'"),
+        ("students: {a: {losses: [x]}}\nbaseline: b", "must be among a"),
+        ("students: {a: {losses: [x]}}\nseeds: [one]", "seeds=.*whole numbers"),
+        ("students: {a: {losses: [x]}}\ntsak: mrpc", "unknown option 'tsak'"),
         ("students: [a]", "students must hold"),
         ("grid: {a: 1}", "grid must be"),
         ("epochs: 2", "is no recipe"),
@@ -131,7 +129,7 @@ class Run:
 
 
 def test_gains_are_of_the_same_seed_and_levels_over_all_their_students(write):
-    name = write("baseline: a\ngrid: {what: {a: {objectives: [x]}, b: {objectives: [y]}}}\nmain: b")
+    name = write("baseline: a\ngrid: {what: {a: {losses: [x]}, b: {losses: [y]}}}\nmain: b")
     recipe, _ = read_recipe(name, [])
     runs = [Run("r", a=0.5, b=0.6), Run("r", a=0.7, b=0.8), Run("r", a=0.2, b=0.299)]
     assert scores(runs, "b") == [0.6, 0.8, 0.299]

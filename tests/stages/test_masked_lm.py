@@ -80,11 +80,11 @@ def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
     ones = torch.ones_like(labels)
     batch = Batch(ones, ones, ones, labels, torch.ones(2), torch.arange(2))
     z_s, z_t = torch.randn(3, 5), torch.randn(3, 5)
-    objective = build(
+    loss = build(
         {"masked_soft_labels": {"temperature": 2.0, "t_squared": t_squared, "weight": 5}},
         Pair(None, masked_share=0.25),
     )
-    term = objective(View(ones, words_NV=z_s), View(ones, words_NV=z_t), batch)["masked_soft_labels"]
+    term = loss(View(ones, words_NV=z_s), View(ones, words_NV=z_t), batch)["masked_soft_labels"]
     expected = 0.0
     for mask in range(3):
         p, q = (np.exp(z[mask].double().numpy() / 2.0) for z in (z_t, z_s))
@@ -104,9 +104,9 @@ def test_a_single_layer_is_learned_without_a_projection():
     sizes = {"num_hidden_layers": 3, "hidden_size": 8, "num_attention_heads": 2}
     pair = Pair(SimpleNamespace(**sizes), SimpleNamespace(**sizes | {"num_hidden_layers": 6}))
     line = {"distance": "cosine", "projection": "none", "only": [3]}
-    objective = build({"hidden_states": line}, pair)
-    assert objective.student_needs == Needs(hidden=frozenset({3}))
-    assert objective.teacher_needs == Needs(hidden=frozenset({6})) and not list(objective.parameters())
+    loss = build({"hidden_states": line}, pair)
+    assert loss.student_needs == Needs(hidden=frozenset({3}))
+    assert loss.teacher_needs == Needs(hidden=frozenset({6})) and not list(loss.parameters())
     with pytest.raises(UserError, match=r"only=\[4\] must be a list of student layers from 0 to 3"):
         build({"hidden_states": line | {"only": [4]}}, pair)
     wide = Pair(pair.student, SimpleNamespace(**sizes | {"hidden_size": 12}))

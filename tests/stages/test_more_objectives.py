@@ -1,4 +1,4 @@
-"""The objectives of recipes against plain references: loops over rows, layers, heads and positions."""
+"""The losses of recipes against plain references: loops over rows, layers, heads and positions."""
 
 import math
 
@@ -7,9 +7,9 @@ import torch
 
 from checkpoints.errors import UserError
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses import OBJECTIVES, build
-from stages.distillation.losses.base import Objective, Term
-from tests.stages.test_objectives import LENGTHS, batch_of, pair, value, views
+from stages.distillation.losses import LOSSES, build
+from stages.distillation.losses.base import Loss, Term
+from tests.stages.test_losses import LENGTHS, batch_of, pair, value, views
 
 
 def probabilities(scores):
@@ -74,8 +74,8 @@ def test_relations(of, heads):
 @pytest.mark.parametrize("distance", ["cosine", "normalised"])
 def test_hidden_states(distance):
     student, teacher, batch = views(2, 2)
-    objective, expected = build({"hidden_states": {"distance": distance}}, pair(3)), 0.0
-    for i, projection in enumerate(objective.projections):
+    loss, expected = build({"hidden_states": {"distance": distance}}, pair(3)), 0.0
+    for i, projection in enumerate(loss.projections):
         for row, n in enumerate(LENGTHS):
             for position in range(n):
                 h, t = projection(student.hidden_BLW[i][row, position]), teacher.hidden_BLW[i][row, position]
@@ -83,25 +83,25 @@ def test_hidden_states(distance):
                     expected += 1 - float(h @ t / (h.norm() * t.norm()))
                 else:
                     expected += float(((h / h.norm() - t / t.norm()) ** 2).sum())
-    got = value(objective(student, teacher, batch))
+    got = value(loss(student, teacher, batch))
     assert got.item() == pytest.approx(expected / sum(LENGTHS), rel=1e-4)
 
 
 @torch.no_grad()
 def test_gram():
     student, teacher, batch = views(2, 2)
-    objective, expected = build("gram", pair(3)), 0.0
+    loss, expected = build("gram", pair(3)), 0.0
     for a, b in ((0, 1), (1, 2), (2, 3)):
         for row, n in enumerate(LENGTHS):
             mine, theirs = (
                 sum(torch.outer(of(view, a, row, i), of(view, b, row, i)) for i in range(n)) / n
                 for view, of in (
-                    (student, lambda v, i, r, p: objective.projections[i](v.hidden_BLW[i][r, p])),
+                    (student, lambda v, i, r, p: loss.projections[i](v.hidden_BLW[i][r, p])),
                     (teacher, lambda v, i, r, p: v.hidden_BLW[i][r, p]),
                 )
             )
             expected += float(((mine - theirs) ** 2).mean()) / len(LENGTHS)
-    assert value(objective(student, teacher, batch)).item() == pytest.approx(expected, rel=1e-4)
+    assert value(loss(student, teacher, batch)).item() == pytest.approx(expected, rel=1e-4)
 
 
 def answers(student, teacher):
@@ -120,15 +120,15 @@ def test_matched_logits_and_continuation():
     given = answers(STUDENT, TEACHER)
     mean = ((1 + 1) / 2 + (0.25 + 16) / 2) / 2
     assert value(build("matched_logits", None)(*given), [3, 3]).item() == pytest.approx(mean)
-    objective = build(
+    loss = build(
         {"continuation": {"phi": {"linear": [0, 1]}, "margin": 1.0, "weight": {"linear": [2, 0]}}}, None
     )
-    objective.progress = 0.5
+    loss.progress = 0.5
     #  phi 0.5: distances 0 + 1 and 0.25 + 4, less a margin of 0.5; weight 1
-    assert value(objective(*given), [3, 3]).item() == pytest.approx((0.5 + 3.75) / 2)
-    objective.progress = 0.0  # phi 0, weight 2: the student's own squared logits
-    assert value(objective(*given), [3, 3]).item() == pytest.approx(2 * (2 + 0.25) / 2)
-    assert objective.changes and not build("matched_logits", None).changes
+    assert value(loss(*given), [3, 3]).item() == pytest.approx((0.5 + 3.75) / 2)
+    loss.progress = 0.0  # phi 0, weight 2: the student's own squared logits
+    assert value(loss(*given), [3, 3]).item() == pytest.approx(2 * (2 + 0.25) / 2)
+    assert loss.changes and not build("matched_logits", None).changes
 
 
 def test_padding_and_rows_of_weight_zero_change_nothing():
@@ -154,8 +154,8 @@ def test_padding_and_rows_of_weight_zero_change_nothing():
     torch.testing.assert_close(after, before, rtol=1e-4, atol=0)
 
 
-class SameSign(Objective):
-    """An objective of somebody else's."""
+class SameSign(Loss):
+    """A loss of somebody else's."""
 
     student_needs = teacher_needs = Needs(logits=True)
 
@@ -169,9 +169,9 @@ class SameSign(Objective):
 
 
 def test_a_new_objective_is_one_class_and_one_line(monkeypatch):
-    monkeypatch.setitem(OBJECTIVES, "same_sign", SameSign)
-    objective = build({"same_sign": {"margin": 1.0}}, None)
-    assert isinstance(objective(*answers(STUDENT, TEACHER))["same_sign"], Term)
+    monkeypatch.setitem(LOSSES, "same_sign", SameSign)
+    loss = build({"same_sign": {"margin": 1.0}}, None)
+    assert isinstance(loss(*answers(STUDENT, TEACHER))["same_sign"], Term)
     with pytest.raises(UserError, match="same_sign: .*must be among its settings: margin, weight"):
         build({"same_sign": {"margins": 1.0}}, None)
 
@@ -179,8 +179,8 @@ def test_a_new_objective_is_one_class_and_one_line(monkeypatch):
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("soft_label", "unknown objective 'soft_label': there are .*soft_labels"),
-        (["soft_labels"], "an objective is a line"),
+        ("soft_label", "unknown loss 'soft_label': there are .*soft_labels"),
+        (["soft_labels"], "a loss is a line"),
         ({"soft_labels": {"T": 2}}, "among its settings: temperature, weight"),
         ({"soft_labels": {"temperature": "hot"}}, "soft_labels: temperature='hot' must be a number"),
         ({"relations": {"of": "heads"}}, "relations: of='heads' must be queries or keys or values"),

@@ -47,7 +47,7 @@ def views(heads_s, heads_t, padded=7, width_s=8, width_t=12, layers=3, seed=0):
 
 
 def pair(student_layers, teacher_layers=3, widths=(8, 12), heads=(2, 2)):
-    """Configs of a student and a teacher, as far as objectives read them."""
+    """Configs of a student and a teacher, as far as losses read them."""
     sizes = ((student_layers, widths[0], heads[0]), (teacher_layers, widths[1], heads[1]))
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
     return Pair(*(SimpleNamespace(**dict(zip(names, size, strict=True))) for size in sizes))
@@ -62,16 +62,16 @@ def value(terms, lengths=LENGTHS):
 def test_hidden_states_equal_the_plain_reference(shared):
     student, teacher, batch = views(2, 2)
     layers = {0: 0, 1: 2, 2: 3}
-    objective = HiddenStates(pair(2), [2, 3], projection="shared" if shared else "per_layer")
+    loss = HiddenStates(pair(2), [2, 3], projection="shared" if shared else "per_layer")
     expected = 0.0
     for i, (s, t) in enumerate(layers.items()):
-        projection = objective.projections[0 if shared else i]
+        projection = loss.projections[0 if shared else i]
         for row, n in enumerate(LENGTHS):
             for position in range(n):
                 h = projection.weight @ student.hidden_BLW[s][row, position] + projection.bias
                 expected += ((h - teacher.hidden_BLW[t][row, position]) ** 2).sum() / (12 * sum(LENGTHS))
-    torch.testing.assert_close(value(objective(student, teacher, batch)), expected, rtol=1e-5, atol=0)
-    assert len(list(objective.projections)) == (1 if shared else 3)
+    torch.testing.assert_close(value(loss(student, teacher, batch)), expected, rtol=1e-5, atol=0)
+    assert len(list(loss.projections)) == (1 if shared else 3)
 
 
 @pytest.mark.parametrize("form", ["maps", "traces", "auto"])
@@ -135,8 +135,8 @@ def test_trace_form_equals_the_map_form_at_any_length_with_padding(length):
 @pytest.mark.parametrize("padded", [9, 40])
 def test_padding_and_rows_of_weight_zero_change_nothing(padded):
     student, teacher, batch = views(2, 2)
-    objectives = [HiddenStates(pair(1), [1]), AttentionScores(pair(1), [1])]
-    before = [value(o(student, teacher, batch)) for o in objectives]
+    losses = [HiddenStates(pair(1), [1]), AttentionScores(pair(1), [1])]
+    before = [value(o(student, teacher, batch)) for o in losses]
     longer, further, wide = views(2, 2, padded)
     extra = batch_of([*LENGTHS, 4], padded, [1.0, 1.0, 1.0, 0.0])
 
@@ -150,8 +150,8 @@ def test_padding_and_rows_of_weight_zero_change_nothing(padded):
         copy.keys_BHLD = {i: more(x) for i, x in view.keys_BHLD.items()}
         return copy
 
-    after = [value(o(longer, further, wide)) for o in objectives]
-    with_filler = [value(o(filled(longer), filled(further), extra)) for o in objectives]
+    after = [value(o(longer, further, wide)) for o in losses]
+    with_filler = [value(o(filled(longer), filled(further), extra)) for o in losses]
     torch.testing.assert_close(after, before, rtol=1e-5, atol=0)
     torch.testing.assert_close(with_filler, before, rtol=1e-5, atol=0)
 

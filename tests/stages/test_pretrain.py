@@ -29,13 +29,13 @@ def stage(tmp_path, world):
     }
     settings = SimpleNamespace(**asdict(JobOptions()) | {"precision": "fp32"})
 
-    def make(student: dict, objectives: list, **training) -> Stage:
+    def make(student: dict, losses: list, **training) -> Stage:
         directory = tmp_path / "runs" / "r" / "text"
         directory.mkdir(parents=True, exist_ok=True)
         training = asdict(
             replace(Pretraining(), **{"epochs": 1, "batch_size": 8, "max_length": 32} | training)
         )
-        options = {"seed": 1, "student": student, "objectives": objectives, "layer_map": "uniform"}
+        options = {"seed": 1, "student": student, "losses": losses, "layer_map": "uniform"}
         device = torch.device("cpu")
         return Stage(
             "text", "pretrain", directory, options | {"training": training}, inputs, "", settings, device

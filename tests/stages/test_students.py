@@ -104,7 +104,7 @@ def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
 
 
 @pytest.mark.parametrize(
-    "kind, objective, words",
+    "kind, loss, words",
     [
         ("bilstm", "attention_scores", "a bilstm has no attention"),
         ("bilstm", "attention_maps", "a bilstm has no attention"),
@@ -114,16 +114,16 @@ def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
         ("textcnn", "gram", "a textcnn has no layers"),
     ],
 )
-def test_objectives_that_need_what_a_kind_lacks_are_refused(kind, objective, words):
+def test_objectives_that_need_what_a_kind_lacks_are_refused(kind, loss, words):
     student = student_config(tiny_config(), kind=kind, **SIZES[kind])
-    with pytest.raises(UserError, match=f"objective {objective}: {words}"):
-        build(objective, Pair(student, tiny_config()))
+    with pytest.raises(UserError, match=f"loss {loss}: {words}"):
+        build(loss, Pair(student, tiny_config()))
 
 
 def test_the_hidden_states_of_a_bilstm_can_learn():
     student = a_student("bilstm")
-    objective = build("hidden_states", Pair(student.config, tiny_config()))
-    assert objective.layers == {0: 0, 1: 2, 2: 4}
+    loss = build("hidden_states", Pair(student.config, tiny_config()))
+    assert loss.layers == {0: 0, 1: 2, 2: 4}
 
 
 def test_whole_words_begin_as_their_vectors_and_keep_the_angles_between_them():

@@ -1,6 +1,6 @@
-"""Objectives, by the names that recipes have for them.
+"""Losses, by the names that recipes have for them.
 
-A new one is a class in a file of this package, and a line in `OBJECTIVES`.
+A new one is a class in a file of this package, and a line in `LOSSES`.
 """
 
 import inspect
@@ -8,14 +8,14 @@ from typing import Any
 
 from checkpoints.errors import UserError
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
-from stages.distillation.losses.base import Objective, Pair
+from stages.distillation.losses.base import Loss, Pair
 from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
 
-OBJECTIVES: dict[str, type[Objective]] = {
+LOSSES: dict[str, type[Loss]] = {
     "attention_maps": AttentionMaps,
     "attention_scores": AttentionScores,
     "continuation": Continuation,
@@ -30,8 +30,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
-def build(line: str | dict[str, Any], pair: Pair) -> Objective:
-    """The objective of a recipe's line: its name, or {name: settings}.
+def build(line: str | dict[str, Any], pair: Pair) -> Loss:
+    """The loss of a recipe's line: its name, or {name: settings}.
 
     Raises:
         UserError: there is none of that name, or it has no such setting, or the settings do not fit the models.
@@ -39,16 +39,16 @@ def build(line: str | dict[str, Any], pair: Pair) -> Objective:
     if isinstance(line, str):
         line = {line: {}}
     if not isinstance(line, dict) or len(line) != 1:
-        raise UserError(f"an objective is a line `- name` or `- name: {{setting: value}}`, not {line!r}")
+        raise UserError(f"a loss is a line `- name` or `- name: {{setting: value}}`, not {line!r}")
     ((name, settings),) = line.items()
-    known = OBJECTIVES
+    known = LOSSES
     if name not in known:
-        raise UserError(f"unknown objective {name!r}: there are {', '.join(sorted(known))}")
+        raise UserError(f"unknown loss {name!r}: there are {', '.join(sorted(known))}")
     settings = settings or {}
     takes = list(inspect.signature(known[name]).parameters)[1:]
     if not isinstance(settings, dict) or settings.keys() - set(takes):
-        raise UserError(f"objective {name}: {settings!r} must be among its settings: {', '.join(takes)}")
+        raise UserError(f"loss {name}: {settings!r} must be among its settings: {', '.join(takes)}")
     try:
         return known[name](pair, **settings)
     except UserError as error:
-        raise UserError(f"objective {name}: {error}") from error
+        raise UserError(f"loss {name}: {error}") from error

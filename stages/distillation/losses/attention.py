@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Objective, Pair, Term, choose
+from stages.distillation.losses.base import Loss, Pair, Term, choose
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
@@ -17,7 +17,7 @@ MAPS_UP_TO = 128
 """Length up to which the L x L maps of heads 26 and 64 wide are faster than D x D products (measured on CPU)."""
 
 
-class AttentionScores(Objective):
+class AttentionScores(Loss):
     """Mean squared difference of raw attention scores Q K^T / sqrt(D), before softmax (paper equation 7).
 
     sum_m ||A_m - A^T_g(m)||^2 / (H * sum of squared real lengths), over pairs of real tokens. Where the
@@ -56,7 +56,7 @@ class AttentionScores(Objective):
         return q_BHLD / q_BHLD.shape[-1] ** 0.5, k_BHLD
 
 
-class AttentionMaps(Objective):
+class AttentionMaps(Loss):
     """Distance of attention probabilities, softmax(Q K^T / sqrt(D)), over real tokens.
 
     `mse` is the mean over heads and token pairs, `kl` is KL(teacher || student) of each token's row, the mean over heads

@@ -1,6 +1,6 @@
-"""Objectives: functions of (student view, teacher view, batch) that return named sums.
+"""Losses: functions of (student view, teacher view, batch) that return named sums.
 
-An objective returns for each term a sum and what it was summed over. Only the job divides, by the counts of the
+A loss returns for each term a sum and what it was summed over. Only the job divides, by the counts of the
 whole global batch, so that padding, accumulation and the number of ranks leave the loss as it is.
 """
 
@@ -36,11 +36,11 @@ class Term:
 
 @dataclass(frozen=True)
 class Pair:
-    """What an objective is made for.
+    """What a loss is made for.
 
     Attributes:
-        student, teacher: configs; the teacher's may be absent where no objective asks for it.
-        layer_map: where an objective's own setting names none.
+        student, teacher: configs; the teacher's may be absent where no loss asks for it.
+        layer_map: where a loss's own setting names none.
         masked_share: of the tokens that are masked.
     """
 
@@ -67,7 +67,7 @@ class Pair:
         return self.student.num_attention_heads, self.teacher.num_attention_heads
 
 
-class Objective(nn.Module):
+class Loss(nn.Module):
     """A distillation loss. Learned parts (projections) are its parameters and never leave the job.
 
     Attributes:

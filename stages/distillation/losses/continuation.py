@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Objective, Pair, Term
+from stages.distillation.losses.base import Loss, Pair, Term
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
 
-class Continuation(Objective):
+class Continuation(Loss):
     """max(0, ||z_S - phi z_T||^2 - m phi), summed over classes, averaged over answers (equations 4 to 6).
 
     phi rises to 1, so that the student first meets a smoothed teacher; differences below the margin m are taken for the

@@ -9,13 +9,13 @@ from torch.nn import functional
 
 from checkpoints.errors import UserError
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Objective, Pair, Term, choose
+from stages.distillation.losses.base import Loss, Pair, Term, choose
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
 
-class HiddenStates(Objective):
+class HiddenStates(Loss):
     """Distance of hidden states after a learned projection to the teacher's width, over real tokens.
 
     `mse`: sum_m ||H_m W_m - H^T_g(m)||^2 / (d_teacher * sum of real lengths), m = 0 being the embedding output.
@@ -73,7 +73,7 @@ class HiddenStates(Objective):
         return (mine_BLW - theirs_BLW).square().sum(-1) / self.teacher_width
 
 
-class Gram(Objective):
+class Gram(Loss):
     """How the states of one mapped layer go with those of the next: H_m^T H_m+1 / length, of each row.
 
     Mean squared difference of the two (W, W) matrices, the student's after a learned projection to the teacher's width;

@@ -10,14 +10,14 @@ from torch.nn import functional
 
 from checkpoints.errors import UserError
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Objective, Pair, Term
+from stages.distillation.losses.base import Loss, Pair, Term
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
 
-class MaskedWords(Objective):
-    """Cross-entropy of the tokens behind the masks, BERT's own objective (arXiv 1810.04805, section 3.1); no teacher.
+class MaskedWords(Loss):
+    """Cross-entropy of the tokens behind the masks, BERT's own loss (arXiv 1810.04805, section 3.1); no teacher.
 
     Args:
         pair: the models' configs, and the share that is masked.
@@ -36,7 +36,7 @@ class MaskedWords(Objective):
         return {"masked_words": Term(loss / self.share, "tokens", self.weight)}
 
 
-class MaskedSoftLabels(Objective):
+class MaskedSoftLabels(Loss):
     """KL(teacher || student) of the distributions over the vocabulary at the masks, both at temperature T.
 
     Its gradient is that of the soft cross-entropy (DistilBERT, arXiv 1910.01108, section 2).

@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional
 
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Objective, Pair, Term
+from stages.distillation.losses.base import Loss, Pair, Term
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
 
-class SoftLabels(Objective):
+class SoftLabels(Loss):
     """Cross-entropy with the teacher's distribution at temperature T: -softmax(z_T/T) . log_softmax(z_S/T).
 
     Summed over classes, averaged over answers, not multiplied by T^2. A teacher of one output (a score) is
@@ -44,7 +44,7 @@ class SoftLabels(Objective):
         return {"soft_labels": Term(batch.sum(losses), "answers", self.weight)}
 
 
-class MatchedLogits(Objective):
+class MatchedLogits(Loss):
     """Mean squared difference of logits, over classes and answers (Ba and Caruana, arXiv 1312.6184, equation 1).
 
     Args:
@@ -62,7 +62,7 @@ class MatchedLogits(Objective):
         return {"matched_logits": Term(batch.sum(losses), "answers", self.weight)}
 
 
-class GoldLabels(Objective):
+class GoldLabels(Loss):
     """Cross-entropy with the gold class, or squared error with the gold score, where it is known; no teacher.
 
     Args:

@@ -7,13 +7,13 @@ import torch
 
 from stages.distillation.capture import Needs, View
 from stages.distillation.losses.attention import softmax_of, split_heads, without_embedding
-from stages.distillation.losses.base import Objective, Pair, Term, choose
+from stages.distillation.losses.base import Loss, Pair, Term, choose
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
 
-class Relations(Objective):
+class Relations(Loss):
     """KL(softmax(X_T X_T^T / sqrt(D)) || softmax(X_S X_S^T / sqrt(D))), X the queries, keys or values of a layer.
 
     The mean over relation heads and real tokens, summed over mapped layers. The concatenated heads are split into

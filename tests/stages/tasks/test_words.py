@@ -73,7 +73,7 @@ def reference(rows, student, teacher, temperature):
 def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro_batches):
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, 8, CLASSES, generator=generator) for _ in range(2))
-    objectives = [GoldLabels(None), SoftLabels(None, 2.0), MatchedLogits(None), Continuation(None)]
+    losses = [GoldLabels(None), SoftLabels(None, 2.0), MatchedLogits(None), Continuation(None)]
     total = counts(rows.lengths, rows.answers, rows.labelled)
     found = {}
     for rank in range(ranks):
@@ -81,8 +81,8 @@ def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro
             batch = collate(rows, indices, weights)
             width = batch.input_ids.shape[1]
             mine, theirs = (View(batch.attention_mask, z[indices, :width]) for z in (student, teacher))
-            for objective in objectives:
-                for name, term in objective(mine, theirs, batch).items():
+            for loss in losses:
+                for name, term in loss(mine, theirs, batch).items():
                     found[name] = found.get(name, 0.0) + (term.sum / total[term.per]).item()
     assert found == pytest.approx(reference(rows, student, teacher, 2.0), rel=1e-5)
 
@@ -95,7 +95,7 @@ def test_a_batch_without_any_known_label_has_a_gold_loss_of_nothing(rows):
 
 
 def test_gold_of_rows_whose_labels_are_hidden():
-    from tests.stages.test_objectives import batch_of
+    from tests.stages.test_losses import batch_of
 
     z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     classes = batch_of([2, 2], 2, labels=torch.tensor([0, UNKNOWN]))
