@@ -62,7 +62,7 @@ class FinishedStage:
 
     @property
     def losses(self) -> dict[str, list[tuple[int, float]]]:
-        """Term of the loss -> its (step, value) points."""
+        """LossTerm of the loss -> its (step, value) points."""
         known = ("step", "epoch", "learning_rate", "tokens_per_second", "seconds")
         points = {}
         for line in self.lines:

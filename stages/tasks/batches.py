@@ -23,7 +23,7 @@ __all__ = [
     "TokenRows",
     "batches_by_length",
     "collate",
-    "counts",
+    "normalizers",
     "epoch_batches",
     "places",
     "share",
@@ -104,7 +104,7 @@ def share(rows: np.ndarray, world: int, rank: int, micro_batches: int) -> list[t
     ]
 
 
-def counts(
+def normalizers(
     lengths: np.ndarray, answers: np.ndarray | None = None, labelled: np.ndarray | None = None
 ) -> dict[str, int]:
     """Return what the losses of a global batch are divided by, each at least 1.

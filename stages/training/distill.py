@@ -16,13 +16,13 @@ from checkpoints.fingerprint import sha256_file
 from stages.distillation.capture import Needs, View, read
 from stages.distillation.dropout import replace_dropout
 from stages.distillation.losses.attention import AttentionScores
-from stages.distillation.losses.base import Loss, Pair, Term
+from stages.distillation.losses.base import Loss, LossTerm, Pair
 from stages.distillation.losses.hidden import HiddenStates
 from stages.distillation.models import load_classifier
 from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import score
-from stages.tasks.batches import Batch, TokenRows, batches_by_length, counts, places
+from stages.tasks.batches import Batch, TokenRows, batches_by_length, normalizers, places
 from stages.tasks.task import Task
 from stages.training.job import Job
 from stages.training.stage import Stage, is_first_rank, wait_for
@@ -60,7 +60,7 @@ class Distillation(nn.Module):
         for loss in self.losses:
             loss.progress = progress
 
-    def forward(self, batch: Batch, targets: View | None) -> dict[str, Term]:
+    def forward(self, batch: Batch, targets: View | None) -> dict[str, LossTerm]:
         view = read(self.student, batch, self.needs)
         terms = {}
         for loss in self.losses:
@@ -153,7 +153,7 @@ def distillation_score(
     stage: Stage, model: Distillation, teacher: Callable[[Batch], View], rows: TokenRows
 ) -> Callable[[], float]:
     """The negative distillation loss on dev rows: the stage's selection metric before there are predictions."""
-    total = counts(rows.lengths, rows.answers, rows.labelled)
+    total = normalizers(rows.lengths, rows.answers, rows.labelled)
 
     def measure() -> float:
         loss = 0.0
@@ -163,7 +163,7 @@ def distillation_score(
                 precision = stage.precision
                 with torch.autocast(stage.device.type, precision, enabled=precision != torch.float32):
                     terms = model(batch, teacher(batch))
-                loss += sum(term.weight * term.sum.item() / total[term.per] for term in terms.values())
+                loss += sum(term.weight * term.sum.item() / total[term.normalizer] for term in terms.values())
         return -loss
 
     return measure

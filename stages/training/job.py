@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from stages.distillation.losses.base import Term
-from stages.tasks.batches import Batch, TokenRows, collate, counts, epoch_batches, share
+from stages.distillation.losses.base import LossTerm
+from stages.tasks.batches import Batch, TokenRows, collate, epoch_batches, normalizers, share
 from stages.training import micro_batch as memory
 from stages.training import optimizer_state as training_state
 from stages.training.log import Clock, Log, Sums, named
@@ -181,7 +181,7 @@ class Job:
     def _step(self, global_rows: np.ndarray) -> float:
         """One optimiser step on a global batch. Returns the learning rate."""
         rows = self.rows
-        total = counts(rows.lengths[global_rows], rows.answers[global_rows], rows.labelled[global_rows])
+        total = normalizers(rows.lengths[global_rows], rows.answers[global_rows], rows.labelled[global_rows])
         parts = share(global_rows, self.world, self.rank, self.micro_batches)
         rate = self._learning_rate()
         whole, seen = torch.zeros((), device=self.stage.device), []  # this rank's loss and terms
@@ -220,7 +220,7 @@ class Job:
 
     def _pass(
         self, indices: np.ndarray, weights: np.ndarray, total: dict[str, int]
-    ) -> tuple[dict[str, Term], Tensor]:
+    ) -> tuple[dict[str, LossTerm], Tensor]:
         """Forward and backward of a micro-batch. Returns its terms, and its share of the global loss."""
         with self.clock("data"):
             batch = self._batch(indices, weights)
@@ -228,7 +228,7 @@ class Job:
             targets = self.targets(batch) if self.targets else None
         with self.clock("student"):
             terms = self.engine(batch, targets)
-            loss = sum(term.weight * term.sum / total[term.per] for term in terms.values())
+            loss = sum(term.weight * term.sum / total[term.normalizer] for term in terms.values())
         with self.clock("backward"):
             # DeepSpeed averages gradients over ranks; ours are shares of one global mean.
             self.engine.backward(loss * self.world, scale_wrt_gas=False)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from checkpoints.errors import UserError
-from stages.distillation.losses.base import Term
+from stages.distillation.losses.base import LossTerm
 from stages.training.monitor import Monitor
 
 EXPLODED, EXPLODED_STEPS = 10, 3
@@ -53,12 +53,17 @@ class Log:
         self._recent: list[tuple[int, np.ndarray, Tensor]] = []
 
     def add(
-        self, step: int, rows: np.ndarray, loss: Tensor, parts: list[dict[str, Term]], total: dict[str, int]
+        self,
+        step: int,
+        rows: np.ndarray,
+        loss: Tensor,
+        parts: list[dict[str, LossTerm]],
+        total: dict[str, int],
     ) -> None:
         """Note a step: its global rows, this rank's part of its loss, and its terms, one dict a micro-batch."""
         for terms in parts:
             for name, term in terms.items():
-                value = (term.sum.detach() / total[term.per]).double()
+                value = (term.sum.detach() / total[term.normalizer]).double()
                 self._pending[name] = self._pending[name] + value if name in self._pending else value
         self.sums.counted += 1
         self._recent.append((step, rows, loss))

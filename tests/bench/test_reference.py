@@ -9,7 +9,7 @@ from stages.distillation.losses.attention import AttentionScores
 from stages.distillation.losses.base import Pair
 from stages.distillation.losses.hidden import HiddenStates
 from stages.distillation.losses.prediction import SoftLabels
-from stages.tasks.batches import Batch, counts
+from stages.tasks.batches import Batch, normalizers
 from tests.bench.reference import PUBLISHED, STOCK, Reference, run_classifier
 
 ROWS, LENGTH, CLASSES = 3, 11, 3
@@ -48,8 +48,10 @@ def losses_and_gradients(predicts: bool):
         needs, targets_needs = needs | loss.student_needs, targets_needs | loss.teacher_needs
     with torch.no_grad():
         targets = read(teacher, rows, targets_needs)
-    view, total = read(student, rows, needs), counts([LENGTH] * ROWS)
-    ours = sum(term.sum / total[term.per] for loss in losses for term in loss(view, targets, rows).values())
+    view, total = read(student, rows, needs), normalizers([LENGTH] * ROWS)
+    ours = sum(
+        term.sum / total[term.normalizer] for loss in losses for term in loss(view, targets, rows).values()
+    )
     ours.backward()
     mine = {name: p.grad for name, p in student.named_parameters()}
     theirs = {name: p.grad for name, p in plain.student.named_parameters()}

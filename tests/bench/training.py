@@ -23,7 +23,7 @@ from stages.distillation.losses.base import Pair
 from stages.distillation.losses.prediction import SoftLabels
 from stages.distillation.models import ModelSource, load_classifier
 from stages.distillation.teachers import FrozenTeacher
-from stages.tasks.batches import Batch, counts
+from stages.tasks.batches import Batch, normalizers
 from stages.training.distill import Distillation, layer_losses
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import CLASSES, STUDENT, TEACHER, Place, Texts, metrics
@@ -96,7 +96,7 @@ def training(
         if task:
             lengths = place.padded(texts(50 * BATCH, 0), length)[1].sum(1).cpu().numpy()
         share = BATCH / len(lengths)
-        total = {key: value * share for key, value in counts(lengths).items()}
+        total = {key: value * share for key, value in normalizers(lengths).items()}
         flops, bytes = step_cost(total, kind != "prediction", 4 if place.precision == "fp32" else 2)
         return BATCH / machine.seconds(flops, bytes, place.precision)
 
@@ -157,7 +157,7 @@ def same_loss(place: Place, predicts: bool) -> bool:
         expected *= len(CLASSES)  # the published mean is over classes, too
     else:
         model.losses[0].projections.load_state_dict(plain.projections.state_dict())
-    total = counts(np.full(8, 24))
+    total = normalizers(np.full(8, 24))
     with torch.no_grad():
         terms = model(batch, FrozenTeacher(theirs, model.teacher_needs, place.device)(batch))
     return close(sum(t.weight * t.sum.item() / total[t.per] for t in terms.values()), expected)

@@ -26,7 +26,7 @@ from pipeline.config.options import Job as JobOptions
 from pipeline.config.options import Training, load
 from pipeline.launch.launcher import RANK_VARIABLES
 from pipeline.launch.worker import start_ranks
-from stages.distillation.losses.base import Term
+from stages.distillation.losses.base import LossTerm
 from stages.distillation.models import ModelSource, load_tokenizer
 from stages.tasks.batches import epoch_batches
 from stages.training.cached_rows import corpus_rows
@@ -47,7 +47,7 @@ class Hungry(nn.Module):
         if len(batch.rows) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         answers = self.student(batch.rows.float()[:, None] / 100)
-        return {"loss": Term((answers.square().sum(-1) * batch.weight).sum(), "rows")}
+        return {"loss": LossTerm((answers.square().sum(-1) * batch.weight).sum(), "rows")}
 
 
 class Fragile(nn.Module):
@@ -66,7 +66,7 @@ class Fragile(nn.Module):
         losses = (answers - 1).square().sum(-1)
         zero = 0 * answers[batch.rows == self.broken, 0]
         broken = zero.sqrt() if self.gradient_alone else 1 / zero
-        return {"loss": Term((losses * batch.weight).sum() + broken.sum(), "rows")}
+        return {"loss": LossTerm((losses * batch.weight).sum() + broken.sum(), "rows")}
 
 
 def make_job(path: Path, model: nn.Module, training: dict | None = None, evaluate=None, **job) -> Job:
@@ -243,7 +243,7 @@ class Wide(nn.Module):
     def forward(self, batch, targets):
         answers = self.student(batch.rows.float()[:, None] / 100)
         wide = (answers * torch.ones(2_500_000)).square().mean(-1)
-        return {"loss": Term((wide * batch.weight).sum(), "rows")}
+        return {"loss": LossTerm((wide * batch.weight).sum(), "rows")}
 
 
 SHORT_OF_MEMORY = """

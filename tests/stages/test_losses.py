@@ -13,7 +13,7 @@ from stages.distillation.losses.attention import AttentionScores
 from stages.distillation.losses.base import Pair
 from stages.distillation.losses.hidden import HiddenStates
 from stages.distillation.losses.prediction import GoldLabels, SoftLabels
-from stages.tasks.batches import Batch, counts
+from stages.tasks.batches import Batch, normalizers
 
 LENGTHS = [5, 2, 7]
 
@@ -54,8 +54,8 @@ def pair(student_layers, teacher_layers=3, widths=(8, 12), heads=(2, 2)):
 
 
 def value(terms, lengths=LENGTHS):
-    total = counts(np.array(lengths))
-    return sum(term.weight * term.sum / total[term.per] for term in terms.values())
+    total = normalizers(np.array(lengths))
+    return sum(term.weight * term.sum / total[term.normalizer] for term in terms.values())
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -69,7 +69,7 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
     for row, place in masks:
         loss += F.cross_entropy(logits[row, place], batch.input_ids[row, place]).item()
     assert masks and term.sum.item() == pytest.approx(loss / 0.3, rel=1e-5)
-    assert term.per == "tokens" and term.weight == 1
+    assert term.normalizer == "tokens" and term.weight == 1
     before = accuracy(stage, model, masking, rows)
     assert accuracy(stage, model, masking, rows) == before
 
@@ -91,7 +91,7 @@ def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
         p, q = p / p.sum(), q / q.sum()
         expected += sum(p[word] * (np.log(p[word]) - np.log(q[word])) for word in range(5))
     assert term.sum.item() == pytest.approx((4 if t_squared else 1) * expected / 0.25, rel=1e-5)
-    assert (term.per, term.weight) == ("tokens", 5)
+    assert (term.normalizer, term.weight) == ("tokens", 5)
 
 
 def test_what_is_read_at_masks_needs_masks():

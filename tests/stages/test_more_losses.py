@@ -8,7 +8,7 @@ import torch
 from checkpoints.errors import UserError
 from stages.distillation.capture import Needs, View
 from stages.distillation.losses import LOSSES, build
-from stages.distillation.losses.base import Loss, Term
+from stages.distillation.losses.base import Loss, LossTerm
 from tests.stages.test_losses import LENGTHS, batch_of, pair, value, views
 
 
@@ -165,13 +165,13 @@ class SameSign(Loss):
 
     def forward(self, student, teacher, batch):
         short = (self.margin - student.logits_BC * teacher.logits_BC.sign()).clamp(min=0).sum(-1)
-        return {"same_sign": Term((short * batch.weight).sum(), "rows", self.weight)}
+        return {"same_sign": LossTerm((short * batch.weight).sum(), "rows", self.weight)}
 
 
 def test_a_new_objective_is_one_class_and_one_line(monkeypatch):
     monkeypatch.setitem(LOSSES, "same_sign", SameSign)
     loss = build({"same_sign": {"margin": 1.0}}, None)
-    assert isinstance(loss(*answers(STUDENT, TEACHER))["same_sign"], Term)
+    assert isinstance(loss(*answers(STUDENT, TEACHER))["same_sign"], LossTerm)
     with pytest.raises(UserError, match="same_sign: .*must be among its settings: margin, weight"):
         build({"same_sign": {"margins": 1.0}}, None)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Loss, Pair, Term, choose
+from stages.distillation.losses.base import Loss, LossTerm, Pair, choose
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
@@ -38,7 +38,7 @@ class AttentionScores(Loss):
         self.student_needs = Needs(scores=frozenset(self.layers))
         self.teacher_needs = Needs(scores=frozenset(self.layers.values()))
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         total = 0.0
         with torch.autocast(student.mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
@@ -46,7 +46,7 @@ class AttentionScores(Loss):
                 theirs = self._prepare(teacher.queries_BHLD[t], teacher.keys_BHLD[t], student.mask_BL)
                 maps = self.form == "maps" or self.form == "auto" and mine[0].shape[-2] <= MAPS_UP_TO
                 total = total + (score_distance_by_maps if maps else score_distance_by_traces)(*mine, *theirs)
-        return {"attention": Term(total / self.heads, "pairs", self.weight)}
+        return {"attention": LossTerm(total / self.heads, "pairs", self.weight)}
 
     def _prepare(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (scaled) and keys in fp32, in relation heads, with masked positions set to zero."""
@@ -77,7 +77,7 @@ class AttentionMaps(Loss):
         self.student_needs = Needs(scores=frozenset(self.layers))
         self.teacher_needs = Needs(scores=frozenset(self.layers.values()))
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         total = 0.0
         mask_BL = student.mask_BL
         with torch.autocast(mask_BL.device.type, enabled=False):
@@ -89,7 +89,7 @@ class AttentionMaps(Loss):
                 else:
                     distance = (theirs.exp() * (theirs - mine)).sum(-1)
                 total = total + (distance.mean(1) * mask_BL).sum()
-        return {"maps": Term(total, "pairs" if self.distance == "mse" else "tokens", self.weight)}
+        return {"maps": LossTerm(total, "pairs" if self.distance == "mse" else "tokens", self.weight)}
 
     def _maps(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> Tensor:
         """Logarithms of the probabilities."""

@@ -18,11 +18,11 @@ from stages.distillation.schedules import Schedule, schedule
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
-Unit = Literal["rows", "tokens", "pairs", "answers", "labels"]
+Normalizer = Literal["rows", "tokens", "pairs", "answers", "labels"]
 
 
 @dataclass(frozen=True)
-class Term:
+class LossTerm:
     """A sum, in fp32, and what it is a sum over.
 
     Rows, tokens (sum of lengths), token pairs (their squares), answers (one a row, or one a word where words have
@@ -30,7 +30,7 @@ class Term:
     """
 
     sum: Tensor
-    per: Unit
+    normalizer: Normalizer
     weight: float = 1.0
 
 
@@ -93,7 +93,7 @@ class Loss(nn.Module):
         """Of the terms in the loss, now."""
         return self.weight_schedule(self.progress)
 
-    def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, LossTerm]:
         raise NotImplementedError
 
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Loss, Pair, Term
+from stages.distillation.losses.base import Loss, LossTerm, Pair
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
@@ -28,8 +28,8 @@ class Continuation(Loss):
         super().__init__(weight)
         self.phi, self.margin = self.schedule(phi, "phi"), self.schedule(margin, "margin")
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         phi = self.phi(self.progress)
         distance = (student.logits_BC.float() - phi * teacher.logits_BC.float()).square().sum(-1)
         losses = (distance - self.margin(self.progress) * phi).clamp(min=0)
-        return {"continuation": Term(batch.sum(losses), "answers", self.weight)}
+        return {"continuation": LossTerm(batch.sum(losses), "answers", self.weight)}

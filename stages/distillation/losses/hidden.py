@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from checkpoints.errors import UserError
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Loss, Pair, Term, choose
+from stages.distillation.losses.base import Loss, LossTerm, Pair, choose
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
@@ -51,7 +51,7 @@ class HiddenStates(Loss):
         self.student_needs = Needs(hidden=frozenset(self.layers))
         self.teacher_needs = Needs(hidden=frozenset(self.layers.values()))
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         total = 0.0
         for i, (s, t) in enumerate(self.layers.items()):
             projected = self.projections[i % len(self.projections)](student.hidden_BLW[s])
@@ -62,7 +62,7 @@ class HiddenStates(Loss):
                         self._distance(projected.float(), teacher.hidden_BLW[t].float()) * student.mask_BL
                     ).sum()
                 )
-        return {"hidden": Term(total, "tokens", self.weight)}
+        return {"hidden": LossTerm(total, "tokens", self.weight)}
 
     def _distance(self, mine_BLW: Tensor, theirs_BLW: Tensor) -> Tensor:
         if self.distance == "cosine":
@@ -92,7 +92,7 @@ class Gram(Loss):
         self.student_needs = Needs(hidden=frozenset(self.layers))
         self.teacher_needs = Needs(hidden=frozenset(self.layers.values()))
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         mine = [
             projection(student.hidden_BLW[s])
             for projection, s in zip(self.projections, self.layers, strict=True)
@@ -103,7 +103,7 @@ class Gram(Loss):
             for (a, b), (c, d) in zip(pairwise(mine), pairwise(theirs), strict=True):
                 difference = gram(a, b, student.mask_BL) - gram(c, d, student.mask_BL)
                 total = total + difference.square().mean((1, 2)).sum()
-        return {"gram": Term(total, "rows", self.weight)}
+        return {"gram": LossTerm(total, "rows", self.weight)}
 
 
 def gram(a_BLW: Tensor, b_BLW: Tensor, mask_BL: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from checkpoints.errors import UserError
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Loss, Pair, Term
+from stages.distillation.losses.base import Loss, LossTerm, Pair
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
@@ -30,10 +30,10 @@ class MaskedWords(Loss):
         super().__init__(weight)
         self.share = share_of(pair)
 
-    def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, LossTerm]:
         pieces_N = batch.labels[batch.labels >= 0]
         loss = functional.cross_entropy(student.words_NV.float(), pieces_N, reduction="sum")
-        return {"masked_words": Term(loss / self.share, "tokens", self.weight)}
+        return {"masked_words": LossTerm(loss / self.share, "tokens", self.weight)}
 
 
 class MaskedSoftLabels(Loss):
@@ -55,14 +55,14 @@ class MaskedSoftLabels(Loss):
         self.share, self.t_squared = share_of(pair), t_squared
         self.temperature = self.schedule(temperature, "temperature")
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         temperature = self.temperature(self.progress)
         mine_NV, theirs_NV = (
             torch.log_softmax(view.words_NV.float() / temperature, -1) for view in (student, teacher)
         )
         loss = functional.kl_div(mine_NV, theirs_NV, reduction="sum", log_target=True)
         factor = temperature**2 if self.t_squared else 1.0
-        return {"masked_soft_labels": Term(factor * loss / self.share, "tokens", self.weight)}
+        return {"masked_soft_labels": LossTerm(factor * loss / self.share, "tokens", self.weight)}
 
 
 def share_of(pair: Pair) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Loss, Pair, Term
+from stages.distillation.losses.base import Loss, LossTerm, Pair
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
@@ -33,7 +33,7 @@ class SoftLabels(Loss):
         super().__init__(weight)
         self.temperature = self.schedule(temperature, "temperature")
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         z_student, z_teacher = student.logits_BC.float(), teacher.logits_BC.float()
         if z_student.shape[-1] == 1:
             losses = (z_student - z_teacher).square().sum(-1)
@@ -41,7 +41,7 @@ class SoftLabels(Loss):
             temperature = self.temperature(self.progress)
             target = torch.softmax(z_teacher / temperature, -1)
             losses = -(target * torch.log_softmax(z_student / temperature, -1)).sum(-1)
-        return {"soft_labels": Term(batch.sum(losses), "answers", self.weight)}
+        return {"soft_labels": LossTerm(batch.sum(losses), "answers", self.weight)}
 
 
 class MatchedLogits(Loss):
@@ -57,9 +57,9 @@ class MatchedLogits(Loss):
     def __init__(self, pair: Pair, weight: Any = 1.0):
         super().__init__(weight)
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         losses = (student.logits_BC.float() - teacher.logits_BC.float()).square().mean(-1)
-        return {"matched_logits": Term(batch.sum(losses), "answers", self.weight)}
+        return {"matched_logits": LossTerm(batch.sum(losses), "answers", self.weight)}
 
 
 class GoldLabels(Loss):
@@ -75,7 +75,7 @@ class GoldLabels(Loss):
     def __init__(self, pair: Pair, weight: Any = 1.0):
         super().__init__(weight)
 
-    def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, LossTerm]:
         logits, labels = student.logits_BC.float(), batch.labels
         if logits.shape[-1] == 1:
             known = ~labels.isnan()
@@ -85,4 +85,4 @@ class GoldLabels(Loss):
             losses = functional.cross_entropy(
                 logits.flatten(0, -2), labels.clamp(min=0).flatten(), reduction="none"
             ).view_as(labels)
-        return {"gold_labels": Term(batch.sum(losses * known), "labels", self.weight)}
+        return {"gold_labels": LossTerm(batch.sum(losses * known), "labels", self.weight)}

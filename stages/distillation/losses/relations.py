@@ -7,7 +7,7 @@ import torch
 
 from stages.distillation.capture import Needs, View
 from stages.distillation.losses.attention import softmax_of, split_heads, without_embedding
-from stages.distillation.losses.base import Loss, Pair, Term, choose
+from stages.distillation.losses.base import Loss, LossTerm, Pair, choose
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
@@ -35,7 +35,7 @@ class Relations(Loss):
         self.student_needs = Needs(**{field: frozenset(self.layers)})
         self.teacher_needs = Needs(**{field: frozenset(self.layers.values())})
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, Term]:
+    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         total = 0.0
         with torch.autocast(student.mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
@@ -48,7 +48,7 @@ class Relations(Loss):
                 )
                 distance = (theirs.exp() * (theirs - mine)).sum(-1).mean(1)
                 total = total + (distance * student.mask_BL).sum()
-        return {self.of: Term(total, "tokens", self.weight)}
+        return {self.of: LossTerm(total, "tokens", self.weight)}
 
 
 def view_of(view: View, of: str) -> dict[int, torch.Tensor]:

@@ -9,8 +9,8 @@ from checkpoints.errors import UserError
 from stages.tasks.batches import (
     TokenRows,
     collate,
-    counts,
     epoch_batches,
+    normalizers,
     share,
     write_corpus_rows,
     write_task_rows,
@@ -176,4 +176,4 @@ def test_shares_make_up_the_batch(size, world, micro_batches):
 
 def test_counts():
     per_row = {"rows": 2, "tokens": 5, "pairs": 13, "answers": 2, "labels": 2}
-    assert counts(np.array([2, 3], np.int32)) == per_row
+    assert normalizers(np.array([2, 3], np.int32)) == per_row

@@ -11,7 +11,7 @@ from stages.distillation.capture import View
 from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.tasks import task
-from stages.tasks.batches import collate, counts, places, share, write_task_rows
+from stages.tasks.batches import collate, normalizers, places, share, write_task_rows
 from stages.tasks.readers import indonesian
 from stages.tasks.types import NO_ANSWER, UNKNOWN, Split, Task, TaskSource
 from tests.conftest import make_tokenizer
@@ -74,7 +74,7 @@ def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, 8, CLASSES, generator=generator) for _ in range(2))
     losses = [GoldLabels(None), SoftLabels(None, 2.0), MatchedLogits(None), Continuation(None)]
-    total = counts(rows.lengths, rows.answers, rows.labelled)
+    total = normalizers(rows.lengths, rows.answers, rows.labelled)
     found = {}
     for rank in range(ranks):
         for indices, weights in share(np.arange(4), ranks, rank, micro_batches):
@@ -83,15 +83,15 @@ def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro
             mine, theirs = (View(batch.attention_mask, z[indices, :width]) for z in (student, teacher))
             for loss in losses:
                 for name, term in loss(mine, theirs, batch).items():
-                    found[name] = found.get(name, 0.0) + (term.sum / total[term.per]).item()
+                    found[name] = found.get(name, 0.0) + (term.sum / total[term.normalizer]).item()
     assert found == pytest.approx(reference(rows, student, teacher, 2.0), rel=1e-5)
 
 
 def test_a_batch_without_any_known_label_has_a_gold_loss_of_nothing(rows):
     batch = collate(rows, np.array([2]), np.ones(1, np.float32))
-    total = counts(rows.lengths[[2]], rows.answers[[2]], rows.labelled[[2]])
+    total = normalizers(rows.lengths[[2]], rows.answers[[2]], rows.labelled[[2]])
     (term,) = GoldLabels(None)(View(batch.attention_mask, torch.randn(1, 8, 3)), None, batch).values()
-    assert (term.sum / total[term.per]).item() == 0.0
+    assert (term.sum / total[term.normalizer]).item() == 0.0
 
 
 def test_gold_of_rows_whose_labels_are_hidden():
@@ -100,7 +100,7 @@ def test_gold_of_rows_whose_labels_are_hidden():
     z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     classes = batch_of([2, 2], 2, labels=torch.tensor([0, UNKNOWN]))
     (term,) = GoldLabels(None)(View(None, z), None, classes).values()
-    assert term.per == "labels" and term.sum.item() == pytest.approx(math.log(1 + math.exp(-2)))
+    assert term.normalizer == "labels" and term.sum.item() == pytest.approx(math.log(1 + math.exp(-2)))
     scores = batch_of([2, 2], 2, labels=torch.tensor([1.0, math.nan]))
     (term,) = GoldLabels(None)(View(None, torch.tensor([[2.0], [5.0]])), None, scores).values()
     assert term.sum.item() == 1.0
