@@ -31,7 +31,7 @@ def run(stage: Stage) -> None:
     else:
         given = student_config(teacher, **stage.options["architecture"])
     check_vocabularies(teacher, given, len(tokenizer))
-    if task and classifies(teacher) == task.words:
+    if task and classifies(teacher) == task.token_level:
         class_order(teacher, task.labels, stage.options["teacher_labels"])
 
     total = 0.0
@@ -51,7 +51,7 @@ def run(stage: Stage) -> None:
             rows = corpus_rows(stage, tokenizer, plan["max_length"], plan["tokens"], held_out, plan["data"])
         else:
             rows = train_rows(stage, task, tokenizer, plan["max_length"], plan.get("with_unlabelled", False))
-            if task.words:
+            if task.token_level:
                 _need_all_words(stage, task, tokenizer, name, plan["max_length"])
         tokens, length = int(rows.lengths.sum()) * plan["epochs"], float(rows.lengths.mean())
         variants = plan.get("variants", 0)

@@ -55,7 +55,7 @@ def run(stage: Stage) -> None:
         "labels": task.labels,
         "student": student,
     }
-    about |= {"words": len(task.splits[split].gold)} if task.words else {}
+    about |= {"words": len(task.splits[split].gold)} if task.token_level else {}
     stage.publish(lambda directory: store.write_json(directory / "results.json", results), about)
 
 
@@ -113,12 +113,12 @@ def write_submission(stage: Stage, task: Task) -> None:
 
 def _write_predictions(path: Path, task: Task, split: str, answers: dict[str, np.ndarray]) -> None:
     rows = task.splits[split]
-    if task.words:
+    if task.token_level:
         ends = np.cumsum([len(labels) for labels in rows.labels])[:-1]
         answers = {model: np.split(of, ends) for model, of in answers.items()}
 
     def name(value: Any) -> str:
-        if task.words:  # with spaces between, as the words have
+        if task.token_level:  # with spaces between, as the words have
             return " ".join(task.labels[int(tag)] for tag in value)
         return task.labels[int(value)] if task.labels else f"{value:.4f}"
 

@@ -43,7 +43,7 @@ def run(stage: Stage) -> None:
             targets = teacher_views(stage, targets, {"corpus": rows})["corpus"]
     job = Job(stage, model, rows, targets, before_step=model.before_step, prepare=masking)
     scores = {"steps": job.run().step, "tokens": int(rows.lengths.sum())}
-    if model.needs.words:
+    if model.needs.vocabulary:
         scores |= held_out_accuracy(stage, student, tokenizer, masking, "the student")
     stage.publish(save_student(job, tokenizer), scores)
 

@@ -74,12 +74,12 @@ def begin(stage: Stage, task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTr
     """The student as it begins; a head that is new is drawn from the seed."""
     torch.manual_seed(stage.seed)
     if "student" in stage.inputs:
-        return load_classifier(stage.model("student"), task.labels, words=task.words)
+        return load_classifier(stage.model("student"), task.labels, token_level=task.token_level)
     sizes = dict(stage.options["student"])
     init, layers = sizes.pop("init"), sizes.pop("init_layers")
     source = stage.model("teacher")
     config = student_config(load_config(source), **sizes)
-    student = new_classifier(config, task.labels, task.words)
+    student = new_classifier(config, task.labels, task.token_level)
     if "vectors" in stage.inputs:
         vectors = WordVectors.read(Path(stage.inputs["vectors"]["path"]))
         table, pieces = student.get_input_embeddings(), tokenizer.get_vocab()

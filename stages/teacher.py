@@ -22,7 +22,7 @@ from stages.training.stage import Stage
 def run(stage: Stage) -> None:
     """Tune or check the teacher; the artefact is a classifier whose classes are named."""
     task = stage.task()
-    if classifies(load_config(stage.model("model"))) == task.words:
+    if classifies(load_config(stage.model("model"))) == task.token_level:
         check(stage, task)
     else:
         tune(stage, task)
@@ -33,7 +33,7 @@ def tune(stage: Stage, task: Task) -> None:
     source = stage.model("model")
     config = set_dropout(load_config(source), stage.training.dropout)
     torch.manual_seed(stage.seed)
-    classifier = load_classifier(source, task.labels, config=config, words=task.words)
+    classifier = load_classifier(source, task.labels, config=config, token_level=task.token_level)
     fine_tune(stage, task, classifier, load_tokenizer(source))
 
 

@@ -56,7 +56,7 @@ def write_card(run: FinishedRun, forms: list[Form], license: str, path: Path) ->
         unlabelled=data.get("unlabelled", [0])[0],
         corpus=_given(run, "general", "corpus").get("name", ""),
         pairs=len(run.texts) == 2,
-        words=words,
+        token_level=words,
         kind=kind,
         stages=", ".join(
             stage.name for stage in run.taken if stage.lines and not stage.name.startswith("finetuned")

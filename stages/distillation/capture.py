@@ -47,7 +47,7 @@ class Needs:
             self.hidden | other.hidden,
             self.scores | other.scores,
             self.values | other.values,
-            self.words or other.words,
+            self.words or other.vocabulary,
         )
 
 
@@ -121,13 +121,13 @@ def inputs_of(model: nn.Module, batch: "Batch") -> dict[str, Tensor]:
 def read(model: nn.Module, batch: "Batch", needs: Needs) -> View:
     """Run `model` (made with `attn_implementation=TAP`) on a batch and show what is needed of it."""
     _tap.open(needs)
-    whole = model.base_model if needs.words else model
+    whole = model.base_model if needs.vocabulary else model
     output = whole(**inputs_of(model, batch), output_hidden_states=bool(needs.hidden))
     view = View(mask_BL=batch.attention_mask * batch.weight[:, None])
     view.logits_BC = output.logits if needs.logits else None
     view.hidden_BLW = {index: output.hidden_states[index] for index in needs.hidden}
     view.queries_BHLD, view.keys_BHLD, view.values_BHLD = _tap.queries, _tap.keys, _tap.values
-    if needs.words:  # the vocabulary is read at the masks only
+    if needs.vocabulary:  # the vocabulary is read at the masks only
         states_NW = output[0][batch.labels >= 0]
         view.words_NV = head_alone(model)(inputs_embeds=states_NW[None]).logits[0]
     _tap.open(Needs())

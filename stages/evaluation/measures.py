@@ -24,8 +24,8 @@ def add_intervals(task: Task, split: str, logits: dict[str, np.ndarray], results
     """
     answers = {name: decide(values, task) for name, values in logits.items()}
     gold, classes = np.asarray(task.splits[split].gold), len(task.labels) if task.labels else None
-    words = [len(labels) for labels in task.splits[split].labels] if task.words else None
-    drawn = comparison.bootstrap(task.metrics, answers, gold, classes, words=words)
+    words = [len(labels) for labels in task.splits[split].labels] if task.token_level else None
+    drawn = comparison.bootstrap(task.metrics, answers, gold, classes, token_level=words)
     of_teacher, whole = drawn["teacher"][task.selection], results["teacher"]["metric"]
     for name, values in drawn.items():
         entry = results[name]
@@ -99,7 +99,7 @@ def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray
 
 def _texts(rows: Split, answer: int) -> list[str]:
     """What an answer is about: a row's one or two texts, or a word and the text it stands in."""
-    if not rows.words:
+    if not rows.token_level:
         return [rows.text_a[answer], *([rows.text_b[answer]] if rows.text_b else [])]
     ends = np.cumsum([len(labels) for labels in rows.labels])
     row = int(np.searchsorted(ends, answer, side="right"))

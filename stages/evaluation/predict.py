@@ -5,17 +5,17 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.distillation.capture import inputs_of
-from stages.tasks.batches import TokenRows, batches_by_length, places
+from stages.tasks.batches import TokenRows, batches_by_length, label_index
 
 
 def predict(
     model: PreTrainedModel, rows: TokenRows, device: torch.device, precision=torch.float32
 ) -> np.ndarray:
     """Logits (answers, classes) of the rows, or of their words one after another; from batches sorted by length."""
-    logits = np.empty((rows.answers.sum(), model.config.num_labels), np.float32)
+    logits = np.empty((rows.targets.sum(), model.config.num_labels), np.float32)
     with torch.no_grad():
         for batch in batches_by_length(rows):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 found = model(**inputs_of(model, batch.to(device))).logits.float().cpu()
-            logits[places(rows, batch)[batch.asked].numpy()] = found[batch.asked]
+            logits[label_index(rows, batch)[batch.label_mask].numpy()] = found[batch.label_mask]
     return logits

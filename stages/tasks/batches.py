@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
-from stages.tasks.types import NO_ANSWER
+from stages.tasks.types import IGNORE_INDEX
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ __all__ = [
     "collate",
     "normalizers",
     "epoch_batches",
-    "places",
+    "label_index",
     "share",
     "write_corpus_rows",
     "write_task_rows",
@@ -57,16 +57,16 @@ class Batch:
     rows: torch.Tensor
 
     @property
-    def asked(self) -> torch.Tensor:
+    def label_mask(self) -> torch.Tensor:
         """Where an answer is wanted: (B,), everywhere; or (B, L), at the first piece of each word."""
         if self.labels is None or self.labels.ndim == 1:
             return self.weight >= 0
-        return self.labels != NO_ANSWER
+        return self.labels != IGNORE_INDEX
 
     def sum(self, losses: torch.Tensor) -> torch.Tensor:
         """The sum of losses, (B,) or (B, L), over the answers of the rows that count."""
         weight = self.weight if losses.ndim == 1 else self.weight[:, None]
-        return (losses * self.asked * weight).sum()
+        return (losses * self.label_mask * weight).sum()
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
@@ -115,27 +115,27 @@ def normalizers(
         labelled: answers of each row whose gold label is known; all, where none are given.
 
     Returns:
-        "rows", "tokens", "pairs" (of tokens), "answers", "labels" (answers whose gold label is known).
+        "rows", "tokens", "pairs" (of tokens), "targets", "labels" (answers whose gold label is known).
     """
     lengths = np.asarray(lengths, np.int64)
     answers = np.ones_like(lengths) if answers is None else answers
     labelled = answers if labelled is None else labelled
     found = {"rows": len(lengths), "tokens": lengths.sum(), "pairs": (lengths**2).sum()}
-    found |= {"answers": answers.sum(), "labels": labelled.sum()}
+    found |= {"targets": answers.sum(), "labels": labelled.sum()}
     return {unit: max(1, int(count)) for unit, count in found.items()}
 
 
-def places(rows: TokenRows, batch: Batch) -> torch.Tensor:
+def label_index(rows: TokenRows, batch: Batch) -> torch.Tensor:
     """Return which of all answers to `rows` those of a batch are: (B,), or (B, L) where words have labels.
 
     What stands at pieces that no answer is asked of means nothing.
     """
     import torch
 
-    if batch.asked.ndim == 1:
+    if batch.label_mask.ndim == 1:
         return batch.rows
-    begins = torch.from_numpy(np.cumsum(rows.answers) - rows.answers).to(batch.rows.device)
-    return (begins[batch.rows][:, None] + batch.asked.cumsum(1) - 1).clamp(min=0)
+    begins = torch.from_numpy(np.cumsum(rows.targets) - rows.targets).to(batch.rows.device)
+    return (begins[batch.rows][:, None] + batch.label_mask.cumsum(1) - 1).clamp(min=0)
 
 
 def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray) -> Batch:
@@ -161,7 +161,7 @@ def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray) -> Batch:
     if rows.labels is not None:
         kind = torch.float32 if rows.labels.dtype.kind == "f" else torch.int64
         if rows.counts.get("words"):
-            found = np.full(mask_BL.shape, NO_ANSWER)
+            found = np.full(mask_BL.shape, IGNORE_INDEX)
             found[mask_BL] = rows.labels[(begins[:, None] + places_L)[mask_BL]]
         else:
             found = rows.labels[indices]

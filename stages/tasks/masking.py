@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch
-from stages.tasks.types import NO_ANSWER
+from stages.tasks.types import IGNORE_INDEX
 
 
 class Masking:
@@ -32,7 +32,7 @@ class Masking:
         self.special = torch.tensor(tokenizer.all_special_ids)
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with masks for pieces, and the pieces behind them as its labels (elsewhere NO_ANSWER)."""
+        """The batch with masks for pieces, and the pieces behind them as its labels (elsewhere IGNORE_INDEX)."""
         ids_BL = batch.input_ids
         chosen_BL = torch.rand(ids_BL.shape, device=ids_BL.device) < self.share
         chosen_BL &= ~torch.isin(ids_BL, self.special.to(ids_BL.device))
@@ -40,5 +40,5 @@ class Masking:
         return replace(
             batch,
             input_ids=ids_BL.masked_fill(chosen_BL, self.mask),
-            labels=ids_BL.masked_fill(~chosen_BL, NO_ANSWER),
+            labels=ids_BL.masked_fill(~chosen_BL, IGNORE_INDEX),
         )

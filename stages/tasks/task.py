@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from checkpoints.errors import UserError
 from stages.tasks.readers import conll, files, glue, indonesian, newsgroups, packaged
-from stages.tasks.types import UNKNOWN, Split, Task, TaskSource
+from stages.tasks.types import UNLABELLED, Split, Task, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
 
@@ -89,10 +89,10 @@ def _hide_labels(task: Task, share: float, seed: int) -> Task:
     if len(hidden) == len(train):
         raise UserError(f"unlabelled={share} of {len(train)} training rows hides all labels: lower it")
     shown, hidden = [i for i in range(len(train)) if i not in hidden], sorted(hidden)
-    if task.words:
-        unknown = [[UNKNOWN] * len(train.labels[i]) for i in hidden]
+    if task.token_level:
+        unknown = [[UNLABELLED] * len(train.labels[i]) for i in hidden]
     else:
-        unknown = [UNKNOWN if task.labels else math.nan] * len(hidden)
+        unknown = [UNLABELLED if task.labels else math.nan] * len(hidden)
     parts = {"train": _part(train, shown), "unlabelled": replace(_part(train, hidden), labels=unknown)}
     return replace(task, splits=task.splits | parts)
 

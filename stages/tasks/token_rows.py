@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.errors import UserError
-from stages.tasks.types import NO_ANSWER, Split
+from stages.tasks.types import IGNORE_INDEX, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,11 +77,11 @@ class TokenRows:
         return np.diff(self.offsets)
 
     @cached_property
-    def answers(self) -> np.ndarray:
+    def targets(self) -> np.ndarray:
         """Answers that each row asks for, int64: one, or one a word."""
         if not self.counts.get("words"):
             return np.ones(len(self), np.int64)
-        return np.add.reduceat(self.labels != NO_ANSWER, self.offsets[:-1], dtype=np.int64)
+        return np.add.reduceat(self.labels != IGNORE_INDEX, self.offsets[:-1], dtype=np.int64)
 
     @cached_property
     def labelled(self) -> np.ndarray:
@@ -194,7 +194,7 @@ def write_task_rows(
     labels, words = [np.empty(0, np.int64)], False
     with _Writer(directory, tokenizer) as writer:
         for split in parts:
-            words = split.words
+            words = split.token_level
             labels += [] if words else [np.array(split.labels)]
             for start in range(0, len(split), CHUNK_ROWS):
                 part = slice(start, start + CHUNK_ROWS)
@@ -221,7 +221,7 @@ def _at_first_pieces(encoding, labels: list[int]) -> np.ndarray:
     places = encoding.word_ids
     return np.array(
         [
-            NO_ANSWER if word is None or word == before else labels[word]
+            IGNORE_INDEX if word is None or word == before else labels[word]
             for before, word in zip([None, *places], places, strict=False)
         ]
     )

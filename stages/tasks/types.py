@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 
-UNKNOWN, NO_ANSWER = -1, -100
+UNLABELLED, IGNORE_INDEX = -1, -100
 """Labels of an answer whose gold is not known (a score: NaN), and of a token that is not asked for (not its word's
 first, or not masked); torch's cross-entropy, too, passes over the second."""
 

@@ -22,7 +22,7 @@ from stages.distillation.models import load_classifier
 from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import score
-from stages.tasks.batches import Batch, TokenRows, batches_by_length, normalizers, places
+from stages.tasks.batches import Batch, TokenRows, batches_by_length, label_index, normalizers
 from stages.tasks.task import Task
 from stages.training.job import Job
 from stages.training.stage import Stage, is_first_rank, wait_for
@@ -119,10 +119,10 @@ def ask_teacher(stage: Stage, task: Task, rows: TokenRows, of: np.ndarray) -> np
     """(N, C) logits of the teacher, of all answers to the rows; those to the rows `of` are filled in."""
     stage.say(f"one teacher pass over {len(of):,} rows without recorded logits")
     teacher = task_teacher(stage, task, Needs(logits=True))
-    table_NC = np.empty((rows.answers.sum(), len(task.labels or ("score",))), np.float32)
+    table_NC = np.empty((rows.targets.sum(), len(task.labels or ("score",))), np.float32)
     for batch in batches_by_length(rows, of=of):
         logits = teacher(batch.to(stage.device)).logits_BC.float().cpu()
-        table_NC[places(rows, batch)[batch.asked].numpy()] = logits[batch.asked]
+        table_NC[label_index(rows, batch)[batch.label_mask].numpy()] = logits[batch.label_mask]
     return table_NC
 
 
@@ -131,7 +131,7 @@ def answers_as_targets(
 ) -> Callable[[Batch], View]:
     """Views that show the teacher's logits of the rows' answers, and nothing else."""
     table = torch.from_numpy(table_NC).to(device)
-    return lambda batch: View(mask_BL=batch.attention_mask, logits_BC=table[places(rows, batch)])
+    return lambda batch: View(mask_BL=batch.attention_mask, logits_BC=table[label_index(rows, batch)])
 
 
 def task_teacher(stage: Stage, task: Task, needs: Needs) -> FrozenTeacher:
@@ -153,7 +153,7 @@ def distillation_score(
     stage: Stage, model: Distillation, teacher: Callable[[Batch], View], rows: TokenRows
 ) -> Callable[[], float]:
     """The negative distillation loss on dev rows: the stage's selection metric before there are predictions."""
-    total = normalizers(rows.lengths, rows.answers, rows.labelled)
+    total = normalizers(rows.lengths, rows.targets, rows.labelled)
 
     def measure() -> float:
         loss = 0.0

@@ -181,7 +181,7 @@ class Job:
     def _step(self, global_rows: np.ndarray) -> float:
         """One optimiser step on a global batch. Returns the learning rate."""
         rows = self.rows
-        total = normalizers(rows.lengths[global_rows], rows.answers[global_rows], rows.labelled[global_rows])
+        total = normalizers(rows.lengths[global_rows], rows.targets[global_rows], rows.labelled[global_rows])
         parts = share(global_rows, self.world, self.rank, self.micro_batches)
         rate = self._learning_rate()
         whole, seen = torch.zeros((), device=self.stage.device), []  # this rank's loss and terms

@@ -18,7 +18,7 @@ from stages.distillation.schedules import Schedule, schedule
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
-Normalizer = Literal["rows", "tokens", "pairs", "answers", "labels"]
+Normalizer = Literal["rows", "tokens", "pairs", "targets", "labels"]
 
 
 @dataclass(frozen=True)

@@ -32,4 +32,4 @@ class Continuation(Loss):
         phi = self.phi(self.progress)
         distance = (student.logits_BC.float() - phi * teacher.logits_BC.float()).square().sum(-1)
         losses = (distance - self.margin(self.progress) * phi).clamp(min=0)
-        return {"continuation": LossTerm(batch.sum(losses), "answers", self.weight)}
+        return {"continuation": LossTerm(batch.sum(losses), "targets", self.weight)}

@@ -24,7 +24,7 @@ class MaskedWords(Loss):
         weight: of the term in the loss.
     """
 
-    student_needs = Needs(words=True)
+    student_needs = Needs(vocabulary=True)
 
     def __init__(self, pair: Pair, weight: Any = 1.0):
         super().__init__(weight)
@@ -48,7 +48,7 @@ class MaskedSoftLabels(Loss):
         weight: of the term in the loss.
     """
 
-    student_needs = teacher_needs = Needs(words=True)
+    student_needs = teacher_needs = Needs(vocabulary=True)
 
     def __init__(self, pair: Pair, temperature: Any = 1.0, t_squared: bool = False, weight: Any = 1.0):
         super().__init__(weight)

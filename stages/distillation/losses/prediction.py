@@ -41,7 +41,7 @@ class SoftLabels(Loss):
             temperature = self.temperature(self.progress)
             target = torch.softmax(z_teacher / temperature, -1)
             losses = -(target * torch.log_softmax(z_student / temperature, -1)).sum(-1)
-        return {"soft_labels": LossTerm(batch.sum(losses), "answers", self.weight)}
+        return {"soft_labels": LossTerm(batch.sum(losses), "targets", self.weight)}
 
 
 class MatchedLogits(Loss):
@@ -59,7 +59,7 @@ class MatchedLogits(Loss):
 
     def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         losses = (student.logits_BC.float() - teacher.logits_BC.float()).square().mean(-1)
-        return {"matched_logits": LossTerm(batch.sum(losses), "answers", self.weight)}
+        return {"matched_logits": LossTerm(batch.sum(losses), "targets", self.weight)}
 
 
 class GoldLabels(Loss):

@@ -75,7 +75,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     reported, selection = metrics.select(
         source.identity["metric"], ("accuracy", "f1"), metrics.CLASSIFICATION
     )
-    return Task(source.name, tuple(labels), splits, reported, selection, words=True)
+    return Task(source.name, tuple(labels), splits, reported, selection, token_level=True)
 
 
 def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:

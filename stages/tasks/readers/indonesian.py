@@ -64,7 +64,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     reported, selection = metrics.select(
         source.identity["metric"], ("accuracy", "f1"), metrics.CLASSIFICATION
     )
-    return Task(source.name, LABELS, splits, reported, selection, words=True)
+    return Task(source.name, LABELS, splits, reported, selection, token_level=True)
 
 
 def _sentences(path: Path) -> Iterator[tuple[list[str], list[int | None]]]:

@@ -11,14 +11,14 @@ from stages.distillation.capture import View
 from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.tasks import task
-from stages.tasks.batches import collate, normalizers, places, share, write_task_rows
+from stages.tasks.batches import collate, label_index, normalizers, share, write_task_rows
 from stages.tasks.readers import indonesian
-from stages.tasks.types import NO_ANSWER, UNKNOWN, Split, Task, TaskSource
+from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split, Task, TaskSource
 from tests.conftest import make_tokenizer
 
 CLASSES = 3
 TEXTS = ["the warmly good film", "a good movie", "bad badly story film cry", "plot"]
-LABELS = [[0, 1, 2, 0], [0, UNKNOWN, 1], [UNKNOWN] * 5, [2]]
+LABELS = [[0, 1, 2, 0], [0, UNLABELLED, 1], [UNLABELLED] * 5, [2]]
 
 
 @pytest.fixture
@@ -36,16 +36,16 @@ def rows(tmp_path):
 
 def test_a_label_stands_at_the_first_piece_of_its_word(rows):
     batch = collate(rows, np.arange(4), np.ones(4, np.float32))
-    n = NO_ANSWER
+    n = IGNORE_INDEX
     assert batch.labels.tolist() == [
         [n, 0, 1, n, 2, 0, n, n],
-        [n, 0, UNKNOWN, 1, n, n, n, n],
-        [n, UNKNOWN, UNKNOWN, n, UNKNOWN, UNKNOWN, UNKNOWN, n],
+        [n, 0, UNLABELLED, 1, n, n, n, n],
+        [n, UNLABELLED, UNLABELLED, n, UNLABELLED, UNLABELLED, UNLABELLED, n],
         [n, 2, n, n, n, n, n, n],
     ]
-    assert rows.answers.tolist() == [4, 3, 5, 1] and rows.labelled.tolist() == [4, 2, 0, 1]
+    assert rows.targets.tolist() == [4, 3, 5, 1] and rows.labelled.tolist() == [4, 2, 0, 1]
     order = collate(rows, np.array([3, 1]), np.ones(2, np.float32))
-    assert places(rows, order)[order.asked].tolist() == [12, 4, 5, 6]
+    assert label_index(rows, order)[order.asked].tolist() == [12, 4, 5, 6]
 
 
 def reference(rows, student, teacher, temperature):
@@ -55,7 +55,7 @@ def reference(rows, student, teacher, temperature):
         begin = int(rows.offsets[i])
         for place in range(int(rows.lengths[i])):
             label = int(rows.labels[begin + place])
-            if label == NO_ANSWER:
+            if label == IGNORE_INDEX:
                 continue
             words += 1
             s, t = z_s[place].tolist(), z_t[place].tolist()
@@ -74,7 +74,7 @@ def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, 8, CLASSES, generator=generator) for _ in range(2))
     losses = [GoldLabels(None), SoftLabels(None, 2.0), MatchedLogits(None), Continuation(None)]
-    total = normalizers(rows.lengths, rows.answers, rows.labelled)
+    total = normalizers(rows.lengths, rows.targets, rows.labelled)
     found = {}
     for rank in range(ranks):
         for indices, weights in share(np.arange(4), ranks, rank, micro_batches):
@@ -89,7 +89,7 @@ def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro
 
 def test_a_batch_without_any_known_label_has_a_gold_loss_of_nothing(rows):
     batch = collate(rows, np.array([2]), np.ones(1, np.float32))
-    total = normalizers(rows.lengths[[2]], rows.answers[[2]], rows.labelled[[2]])
+    total = normalizers(rows.lengths[[2]], rows.targets[[2]], rows.labelled[[2]])
     (term,) = GoldLabels(None)(View(batch.attention_mask, torch.randn(1, 8, 3)), None, batch).values()
     assert (term.sum / total[term.normalizer]).item() == 0.0
 
@@ -98,7 +98,7 @@ def test_gold_of_rows_whose_labels_are_hidden():
     from tests.stages.test_losses import batch_of
 
     z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    classes = batch_of([2, 2], 2, labels=torch.tensor([0, UNKNOWN]))
+    classes = batch_of([2, 2], 2, labels=torch.tensor([0, UNLABELLED]))
     (term,) = GoldLabels(None)(View(None, z), None, classes).values()
     assert term.normalizer == "labels" and term.sum.item() == pytest.approx(math.log(1 + math.exp(-2)))
     scores = batch_of([2, 2], 2, labels=torch.tensor([1.0, math.nan]))
@@ -106,7 +106,7 @@ def test_gold_of_rows_whose_labels_are_hidden():
     assert term.sum.item() == 1.0
 
 
-@pytest.mark.parametrize("labels, hidden", [(("a", "b"), UNKNOWN), (None, math.nan)])
+@pytest.mark.parametrize("labels, hidden", [(("a", "b"), UNLABELLED), (None, math.nan)])
 def test_hidden_labels_are_gone_and_the_same_for_one_seed(monkeypatch, labels, hidden):
     texts = [f"text {i}" for i in range(20)]
     whole = Task(
@@ -153,7 +153,7 @@ def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, mo
     source = indonesian.find("Indonesian_Tags", "", (), "", "")
     assert source.identity["words"]
     found = indonesian.load(source, None)
-    assert found.words and len(found.labels) == 16 and found.selection == "accuracy"
+    assert found.token_level and len(found.labels) == 16 and found.selection == "accuracy"
     rows = [pair for split in found.splits.values() for pair in zip(split.text_a, split.labels, strict=True)]
     assert (
         len(rows) == 201
@@ -178,7 +178,7 @@ def test_words_of_ones_own_are_read_from_conll_files(tmp_path):
     source = task.find_task("My NER", str(tmp_path))
     assert source.name == "my-ner" and source.identity["words"]
     found = task.load_task(source)
-    assert found.words and found.labels == ("B-PER", "O")
+    assert found.token_level and found.labels == ("B-PER", "O")
     assert (found.splits["train"].text_a, found.splits["train"].labels) == (
         ["Ada #"],
         [[0, 1]],
