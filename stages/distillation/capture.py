@@ -32,14 +32,14 @@ class Needs:
     """The fields of a view that a loss reads; nothing else is produced.
 
     `hidden` holds indices of hidden states (0: the embedding output), `scores` and `values` indices of transformer
-    layers, from 1, whose queries and keys, or values, are wanted; `words` asks what stands behind the masks.
+    layers, from 1, whose queries and keys, or values, are wanted; `vocabulary` asks what stands behind the masks.
     """
 
     logits: bool = False
     hidden: frozenset[int] = frozenset()
     scores: frozenset[int] = frozenset()
     values: frozenset[int] = frozenset()
-    words: bool = False
+    vocabulary: bool = False
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(
@@ -47,7 +47,7 @@ class Needs:
             self.hidden | other.hidden,
             self.scores | other.scores,
             self.values | other.values,
-            self.words or other.vocabulary,
+            self.vocabulary or other.vocabulary,
         )
 
 
@@ -60,7 +60,7 @@ class View:
         logits_BC: class scores, or None; of each token, (B, L, C), where words have labels.
         hidden_BLW: hidden states by index; 0 is the embedding output.
         queries_BHLD, keys_BHLD, values_BHLD: by transformer layer, from 1.
-        words_NV: scores of the vocabulary at the masks of the batch, row by row, or None.
+        vocabulary_NV: scores of the vocabulary at the masks of the batch, row by row, or None.
     """
 
     mask_BL: Tensor
@@ -69,7 +69,7 @@ class View:
     queries_BHLD: dict[int, Tensor] = field(default_factory=dict)
     keys_BHLD: dict[int, Tensor] = field(default_factory=dict)
     values_BHLD: dict[int, Tensor] = field(default_factory=dict)
-    words_NV: Tensor | None = None
+    vocabulary_NV: Tensor | None = None
 
 
 class _Tap:
@@ -129,7 +129,7 @@ def read(model: nn.Module, batch: "Batch", needs: Needs) -> View:
     view.queries_BHLD, view.keys_BHLD, view.values_BHLD = _tap.queries, _tap.keys, _tap.values
     if needs.vocabulary:  # the vocabulary is read at the masks only
         states_NW = output[0][batch.labels >= 0]
-        view.words_NV = head_alone(model)(inputs_embeds=states_NW[None]).logits[0]
+        view.vocabulary_NV = head_alone(model)(inputs_embeds=states_NW[None]).logits[0]
     _tap.open(Needs())
     return view
 

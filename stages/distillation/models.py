@@ -79,43 +79,43 @@ def load_classifier(
     own_labels: bool = False,
     tapped: bool = True,
     config: PretrainedConfig | None = None,
-    words: bool = False,
+    token_level: bool = False,
 ) -> PreTrainedModel:
     """A classifier of rows or of words, in fp32. A head that the weights lack is drawn from torch's generator.
 
     Args:
         source: where the weights are.
         labels: class names of the task, in order; None for regression (one output).
-        own_labels: keep the labels that the model's config names instead, and answer for rows or words as it says.
+        own_labels: keep the labels that the model's config names instead, and answer for rows or token_level as it says.
         tapped: read through the attention tap; False for stock attention.
         config: other than the weights' own.
-        words: an answer for each token.
+        token_level: an answer for each token.
     """
     config = config or load_config(source)
     if own_labels:
-        words = bool(classifies(config))
+        token_level = bool(classifies(config))
     else:
         set_labels(config, labels)
-    return _load(_classifier(words), source, config, tapped)
+    return _load(_classifier(token_level), source, config, tapped)
 
 
 def new_classifier(
-    config: PretrainedConfig, labels: tuple[str, ...] | None, words: bool = False
+    config: PretrainedConfig, labels: tuple[str, ...] | None, token_level: bool = False
 ) -> PreTrainedModel:
-    """A classifier with random weights, drawn from torch's generator; `labels` and `words` as above."""
+    """A classifier with random weights, drawn from torch's generator; `labels` and `token_level` as above."""
     set_labels(config, labels)
-    return _classifier(words).from_config(config, attn_implementation=TAP)
+    return _classifier(token_level).from_config(config, attn_implementation=TAP)
 
 
 def classifies(config: PretrainedConfig) -> bool | None:
     """What a model's weights answer for: False a row, True each token, None for an encoder without a head."""
     names = config.architectures or []
     kinds = {False: "ForSequenceClassification", True: "ForTokenClassification"}
-    return next((words for words, kind in kinds.items() if any(kind in name for name in names)), None)
+    return next((token_level for token_level, kind in kinds.items() if any(kind in name for name in names)), None)
 
 
-def _classifier(words: bool) -> type:
-    return AutoModelForTokenClassification if words else AutoModelForSequenceClassification
+def _classifier(token_level: bool) -> type:
+    return AutoModelForTokenClassification if token_level else AutoModelForSequenceClassification
 
 
 def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:

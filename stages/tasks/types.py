@@ -38,14 +38,14 @@ class Split:
         return len(self.labels)
 
     @property
-    def words(self) -> bool:
+    def token_level(self) -> bool:
         """Whether it is the words that have labels."""
         return bool(self.labels) and isinstance(self.labels[0], list)
 
     @property
     def gold(self) -> list[int] | list[float]:
         """The labels one after another: of all rows, or of all words of all rows."""
-        return list(chain.from_iterable(self.labels)) if self.words else self.labels
+        return list(chain.from_iterable(self.labels)) if self.token_level else self.labels
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Task:
             labels are hidden).
         metrics: all that are reported.
         selection: the one of them that selection on dev uses.
-        words: whether each word has a label, and not the row.
+        token_level: whether each word has a label, and not the row.
     """
 
     name: str
@@ -67,4 +67,4 @@ class Task:
     splits: dict[str, Split]
     metrics: tuple[str, ...]
     selection: str
-    words: bool = False
+    token_level: bool = False

@@ -84,7 +84,7 @@ def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
         {"masked_soft_labels": {"temperature": 2.0, "t_squared": t_squared, "weight": 5}},
         Pair(None, masked_share=0.25),
     )
-    term = loss(View(ones, words_NV=z_s), View(ones, words_NV=z_t), batch)["masked_soft_labels"]
+    term = loss(View(ones, vocabulary_NV=z_s), View(ones, vocabulary_NV=z_t), batch)["masked_soft_labels"]
     expected = 0.0
     for mask in range(3):
         p, q = (np.exp(z[mask].double().numpy() / 2.0) for z in (z_t, z_s))

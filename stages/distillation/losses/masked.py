@@ -32,7 +32,7 @@ class MaskedWords(Loss):
 
     def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, LossTerm]:
         pieces_N = batch.labels[batch.labels >= 0]
-        loss = functional.cross_entropy(student.words_NV.float(), pieces_N, reduction="sum")
+        loss = functional.cross_entropy(student.vocabulary_NV.float(), pieces_N, reduction="sum")
         return {"masked_words": LossTerm(loss / self.share, "tokens", self.weight)}
 
 
@@ -58,7 +58,7 @@ class MaskedSoftLabels(Loss):
     def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
         temperature = self.temperature(self.progress)
         mine_NV, theirs_NV = (
-            torch.log_softmax(view.words_NV.float() / temperature, -1) for view in (student, teacher)
+            torch.log_softmax(view.vocabulary_NV.float() / temperature, -1) for view in (student, teacher)
         )
         loss = functional.kl_div(mine_NV, theirs_NV, reduction="sum", log_target=True)
         factor = temperature**2 if self.t_squared else 1.0
