@@ -92,7 +92,7 @@ def _decide(
     return Planned(stage, directory, key, "run", cause)
 
 
-def prepare(planned: Planned, artefacts: dict[str, Path], o: Options) -> None:
+def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -> None:
     """Write the `stage.json` from which the worker runs; clear what a former stage of that name left."""
     directory = planned.directory
     if planned.action in ("run", "reuse"):

@@ -20,7 +20,7 @@ from pipeline.config.inputs import Named
 from pipeline.config.options import Options
 from pipeline.config.recipe import read_recipe, recipe_stages
 from pipeline.launch.launcher import Launcher
-from pipeline.plan import RUNS, Planned, plan, prepare
+from pipeline.plan import RUNS, Planned, plan, write_stage_spec
 from pipeline.report.run_record import read_run
 from pipeline.report.tables import results_table, spread_table
 
@@ -91,7 +91,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, recipe: list[s
             artefacts[step.stage.name] = step.artefact
             if step.action == "skip":
                 continue
-            prepare(step, artefacts, o)
+            write_stage_spec(step, artefacts, o)
             if any(other.stage.name == "evaluate" for other in planned):
                 (run / "results.json").unlink(missing_ok=True)  # it spoke of other models
             if step.action == "reuse":

@@ -42,7 +42,7 @@ def run(stage: Stage) -> None:
     if not has_head:
         rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
         words = MaskedWords(Pair(model.config, masked_share=options.masked_share))
-        job = Job(stage, Distillation(model, [words]), rows, prepare=masking)
+        job = Job(stage, Distillation(model, [words]), rows, batch_transform=masking)
         scores["steps"] = job.run().step
     if "corpus" in stage.inputs:
         scores |= held_out_accuracy(

@@ -22,7 +22,7 @@ from data_aug.word_vectors import WordVectors
 from pipeline.cli.commands import main
 from pipeline.config import options
 from pipeline.config.two_stage import Declared
-from pipeline.plan import plan, prepare
+from pipeline.plan import plan
 from stages.distillation.models import ModelSource, load_classifier, load_config, load_encoder, load_tokenizer
 from stages.tasks.corpus import documents, find_corpus
 from stages.tasks.readers import glue

@@ -111,7 +111,9 @@ def classifies(config: PretrainedConfig) -> bool | None:
     """What a model's weights answer for: False a row, True each token, None for an encoder without a head."""
     names = config.architectures or []
     kinds = {False: "ForSequenceClassification", True: "ForTokenClassification"}
-    return next((token_level for token_level, kind in kinds.items() if any(kind in name for name in names)), None)
+    return next(
+        (token_level for token_level, kind in kinds.items() if any(kind in name for name in names)), None
+    )
 
 
 def _classifier(token_level: bool) -> type:

@@ -26,7 +26,7 @@ __all__ = [
     "normalizers",
     "epoch_batches",
     "label_index",
-    "share",
+    "shard_batch",
     "write_corpus_rows",
     "write_task_rows",
 ]
@@ -90,7 +90,9 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     return [batches[place] for place in random.permutation(len(batches))]
 
 
-def share(rows: np.ndarray, world: int, rank: int, micro_batches: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def shard_batch(
+    rows: np.ndarray, world: int, rank: int, micro_batches: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return this rank's micro-batches of a global batch, as (row numbers, weights).
 
     The batch is dealt out like cards over world x micro_batches parts, which differ by one row at most.

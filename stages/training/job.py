@@ -27,7 +27,7 @@ from tqdm import tqdm
 from checkpoints import store
 from checkpoints.errors import UserError
 from stages.distillation.losses.base import LossTerm
-from stages.tasks.batches import Batch, TokenRows, collate, epoch_batches, normalizers, share
+from stages.tasks.batches import Batch, TokenRows, collate, epoch_batches, normalizers, shard_batch
 from stages.training import micro_batch as memory
 from stages.training import optimizer_state as training_state
 from stages.training.log import Clock, Log, Sums, named
@@ -88,7 +88,7 @@ class Job:
         record: gathered while training.
         before_step: told the share of the steps that are done, where that changes the loss; what it does depends on
             nothing else, for it is not saved. Such a loss must be finite, but may grow.
-        prepare: what is done to a batch before teacher and student see it.
+        batch_transform: what is done to a batch before teacher and student see it.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Job:
         evaluate: Callable[[], float] | None = None,
         record: Record | None = None,
         before_step: Callable[[float], None] | None = None,
-        prepare: Callable[[Batch], Batch] | None = None,
+        batch_transform: Callable[[Batch], Batch] | None = None,
     ):
         self.stage, self.model, self.rows = stage, model, rows
         self.targets, self.evaluate, self.record = targets, evaluate, record
-        self.before_step, self.prepare = before_step, prepare
+        self.before_step, self.batch_transform = before_step, batch_transform
         self.options, self.settings = stage.training, stage.job
         self.state = State()
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
@@ -182,7 +182,7 @@ class Job:
         """One optimiser step on a global batch. Returns the learning rate."""
         rows = self.rows
         total = normalizers(rows.lengths[global_rows], rows.targets[global_rows], rows.labelled[global_rows])
-        parts = share(global_rows, self.world, self.rank, self.micro_batches)
+        parts = shard_batch(global_rows, self.world, self.rank, self.micro_batches)
         rate = self._learning_rate()
         whole, seen = torch.zeros((), device=self.stage.device), []  # this rank's loss and terms
         self.engine.train()
@@ -236,7 +236,7 @@ class Job:
 
     def _batch(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
         batch = collate(self.rows, indices, weights).to(self.stage.device)
-        return self.prepare(batch) if self.prepare else batch
+        return self.batch_transform(batch) if self.batch_transform else batch
 
     def _is_bad(self, loss: Tensor, global_rows: np.ndarray) -> bool:
         """Whether a batch's loss is not finite, on any rank. Says so, and stops where that does not end."""

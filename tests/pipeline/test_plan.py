@@ -4,7 +4,7 @@ import pipeline.plan as planning
 from checkpoints import store
 from pipeline.config.options import load
 from pipeline.config.two_stage import Declared
-from pipeline.plan import plan, prepare
+from pipeline.plan import plan
 
 
 def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypatch):

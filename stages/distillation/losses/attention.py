@@ -42,13 +42,13 @@ class AttentionScores(Loss):
         total = 0.0
         with torch.autocast(student.mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
-                mine = self._prepare(student.queries_BHLD[s], student.keys_BHLD[s], student.mask_BL)
-                theirs = self._prepare(teacher.queries_BHLD[t], teacher.keys_BHLD[t], student.mask_BL)
+                mine = self._mask_and_scale(student.queries_BHLD[s], student.keys_BHLD[s], student.mask_BL)
+                theirs = self._mask_and_scale(teacher.queries_BHLD[t], teacher.keys_BHLD[t], student.mask_BL)
                 maps = self.form == "maps" or self.form == "auto" and mine[0].shape[-2] <= MAPS_UP_TO
                 total = total + (score_distance_by_maps if maps else score_distance_by_traces)(*mine, *theirs)
         return {"attention": LossTerm(total / self.heads, "pairs", self.weight)}
 
-    def _prepare(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+    def _mask_and_scale(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (scaled) and keys in fp32, in relation heads, with masked positions set to zero."""
         q_BHLD, k_BHLD = (
             split_heads(x, self.heads).float() * mask_BL[:, None, :, None] for x in (q_BHLD, k_BHLD)

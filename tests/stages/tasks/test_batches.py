@@ -11,7 +11,7 @@ from stages.tasks.batches import (
     collate,
     epoch_batches,
     normalizers,
-    share,
+    shard_batch,
     write_corpus_rows,
     write_task_rows,
 )
@@ -167,7 +167,7 @@ def test_order_differs_by_seed_and_epoch_and_groups_lengths():
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 4))
 def test_shares_make_up_the_batch(size, world, micro_batches):
     rows = np.arange(100, 100 + size)
-    shares = [share(rows, world, rank, micro_batches) for rank in range(world)]
+    shares = [shard_batch(rows, world, rank, micro_batches) for rank in range(world)]
     assert all(len(mine) == micro_batches for mine in shares)
     parts = [part for mine in shares for part in mine]
     assert all(len(rows) == len(weights) > 0 for rows, weights in parts)

@@ -11,7 +11,7 @@ from stages.distillation.capture import View
 from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.tasks import task
-from stages.tasks.batches import collate, label_index, normalizers, share, write_task_rows
+from stages.tasks.batches import collate, label_index, normalizers, shard_batch, write_task_rows
 from stages.tasks.readers import indonesian
 from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split, Task, TaskSource
 from tests.conftest import make_tokenizer
@@ -77,7 +77,7 @@ def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro
     total = normalizers(rows.lengths, rows.targets, rows.labelled)
     found = {}
     for rank in range(ranks):
-        for indices, weights in share(np.arange(4), ranks, rank, micro_batches):
+        for indices, weights in shard_batch(np.arange(4), ranks, rank, micro_batches):
             batch = collate(rows, indices, weights)
             width = batch.input_ids.shape[1]
             mine, theirs = (View(batch.attention_mask, z[indices, :width]) for z in (student, teacher))
