@@ -41,7 +41,7 @@ def run(stage: Stage) -> None:
         targets = FrozenTeacher(load(stage, "teacher"), model.teacher_needs, stage.device, stage.precision)
         if not masking:
             targets = teacher_views(stage, targets, {"corpus": rows})["corpus"]
-    job = Job(stage, model, rows, targets, before_step=model.before_step, batch_transform=masking)
+    job = Job(stage, model, rows, targets, set_progress=model.set_progress, batch_transform=masking)
     scores = {"steps": job.run().step, "tokens": int(rows.lengths.sum())}
     if model.needs.vocabulary:
         scores |= held_out_accuracy(stage, student, tokenizer, masking, "the student")

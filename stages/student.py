@@ -62,7 +62,7 @@ def run(stage: Stage) -> None:
         if answers
         else distillation_score(stage, model, targets["dev"], dev)
     )
-    job = Job(stage, model, train, targets["train"], evaluate, before_step=model.before_step)
+    job = Job(stage, model, train, targets["train"], evaluate, set_progress=model.set_progress)
     state = job.run()
     if answers:
         warn_if_constant(stage, task, state.best_score)

@@ -52,9 +52,9 @@ class Distillation(nn.Module):
         return needs
 
     @property
-    def before_step(self) -> Callable[[float], None] | None:
+    def set_progress(self) -> Callable[[float], None] | None:
         """What the job tells the share of the steps that are done; None where no schedule changes the loss."""
-        return self._at if any(loss.changes for loss in self.losses) else None
+        return self._at if any(loss.is_scheduled for loss in self.losses) else None
 
     def _at(self, progress: float) -> None:
         for loss in self.losses:

@@ -86,7 +86,7 @@ class Job:
         targets: what the teacher says of a batch, or None.
         evaluate: score of the student on dev, higher is better; the best is kept. None: the last is kept.
         record: gathered while training.
-        before_step: told the share of the steps that are done, where that changes the loss; what it does depends on
+        set_progress: told the share of the steps that are done, where that changes the loss; what it does depends on
             nothing else, for it is not saved. Such a loss must be finite, but may grow.
         batch_transform: what is done to a batch before teacher and student see it.
     """
@@ -99,17 +99,17 @@ class Job:
         targets: Callable[[Batch], object] | None = None,
         evaluate: Callable[[], float] | None = None,
         record: Record | None = None,
-        before_step: Callable[[float], None] | None = None,
+        set_progress: Callable[[float], None] | None = None,
         batch_transform: Callable[[Batch], Batch] | None = None,
     ):
         self.stage, self.model, self.rows = stage, model, rows
         self.targets, self.evaluate, self.record = targets, evaluate, record
-        self.before_step, self.batch_transform = before_step, batch_transform
+        self.set_progress, self.batch_transform = set_progress, batch_transform
         self.options, self.settings = stage.training, stage.job
         self.state = State()
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
         self.checkpoints, self.bests = stage.directory / "checkpoints", stage.directory / "best"
-        self.log = Log(stage.directory / "metrics.jsonl", may_grow=before_step is not None)
+        self.log = Log(stage.directory / "metrics.jsonl", may_grow=set_progress is not None)
         gpu = stage.device.type == "cuda"
         self.clock = Clock(torch.cuda.synchronize if gpu and self.settings.profile else None)
         self.model.to(stage.device)
@@ -186,8 +186,8 @@ class Job:
         rate = self._learning_rate()
         whole, seen = torch.zeros((), device=self.stage.device), []  # this rank's loss and terms
         self.engine.train()
-        if self.before_step:
-            self.before_step(self.state.step / self.steps)
+        if self.set_progress:
+            self.set_progress(self.state.step / self.steps)
         for i, (indices, weights) in enumerate(parts):
             seed_everything(self.stage.seed, self.state.step, i, self.rank)
             try:

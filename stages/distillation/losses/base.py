@@ -72,7 +72,7 @@ class Loss(nn.Module):
 
     Attributes:
         progress: the share of the stage's steps that are done; schedules read it.
-        changes: whether any of its settings is more than a number, so that its loss changes by itself.
+        is_scheduled: whether any of its settings is more than a number, so that its loss changes by itself.
     """
 
     student_needs = Needs()
@@ -80,12 +80,12 @@ class Loss(nn.Module):
 
     def __init__(self, weight: Any = 1.0):
         super().__init__()
-        self.progress, self.changes = 0.0, False
+        self.progress, self.is_scheduled = 0.0, False
         self.weight_schedule = self.schedule(weight, "weight")
 
     def schedule(self, value: Any, setting: str) -> Schedule:
         """What a setting says that may change while the student trains."""
-        self.changes = self.changes or isinstance(value, dict)
+        self.is_scheduled = self.is_scheduled or isinstance(value, dict)
         return schedule(value, setting)
 
     @property
