@@ -117,10 +117,10 @@ class Job:
         self.micro_batches = math.ceil(self.options.batch_size / (self.world * micro))
         self.batches_per_epoch = math.ceil(len(rows) / self.options.batch_size)
         self.steps = self.batches_per_epoch * self.options.epochs
-        self.alone = self.world == 1 and self.settings.zero == 0
+        self.single_process = self.world == 1 and self.settings.zero == 0
         self.engine = self._engine(micro)
         self.stop = 0
-        self.control = dist.new_group(backend="gloo") if self.world > 1 else None
+        self.control_group = dist.new_group(backend="gloo") if self.world > 1 else None
 
     # The story: restore, step, look, save.
 
@@ -159,7 +159,7 @@ class Job:
             due = time.monotonic() - saved >= self.settings.checkpoint_seconds
             if self.evaluate and self._evaluation_is_due():
                 due = self._evaluate(epoch) or due
-            due, stop = self._agree(due, self.stop)
+            due, stop = self._sync_decision(due, self.stop)
             if due or stop:
                 with self.clock("checkpoints"):
                     self._save()
@@ -209,7 +209,7 @@ class Job:
                     rate, seen = 0.0, []
                 for group in self.engine.optimizer.param_groups:
                     group["lr"] = rate
-                if self.alone:  # as the reduction does: a parameter without gradient still decays
+                if self.single_process:  # as the reduction does: a parameter without gradient still decays
                     for parameter in self.model.parameters():
                         if parameter.grad is None:
                             parameter.grad = torch.zeros_like(parameter)
@@ -240,7 +240,7 @@ class Job:
 
     def _is_bad(self, loss: Tensor, global_rows: np.ndarray) -> bool:
         """Whether a batch's loss is not finite, on any rank. Says so, and stops where that does not end."""
-        (bad,) = self._highest(int(not torch.isfinite(loss)))
+        (bad,) = self._all_reduce_max(int(not torch.isfinite(loss)))
         self.state.left_out = self.state.left_out + 1 if bad else 0
         if self.state.left_out > MOST_LEFT_OUT:
             raise UserError(
@@ -441,17 +441,17 @@ class Job:
         signal.signal(signal.SIGINT, note)
         signal.signal(signal.SIGTERM, note)
 
-    def _agree(self, due: bool, stop: int) -> tuple[bool, int]:
+    def _sync_decision(self, due: bool, stop: int) -> tuple[bool, int]:
         """All ranks save, or stop, at the same step: when rank 0's clock says so, or any was signalled."""
-        due, stop = self._highest(int(due and self.rank == 0), stop)
+        due, stop = self._all_reduce_max(int(due and self.rank == 0), stop)
         return bool(due), stop
 
-    def _highest(self, *values: int) -> list[int]:
+    def _all_reduce_max(self, *values: int) -> list[int]:
         """Of each value the highest that any rank has."""
-        if self.control is None:
+        if self.control_group is None:
             return list(values)
         of_all = torch.tensor(values)
-        dist.all_reduce(of_all, dist.ReduceOp.MAX, group=self.control)
+        dist.all_reduce(of_all, dist.ReduceOp.MAX, group=self.control_group)
         return of_all.tolist()
 
     def _line(self, epoch: int, rate: float, speed: float) -> dict[str, str]:
@@ -496,7 +496,7 @@ class Job:
             config["torch_autocast"] = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
         optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
         engine = deepspeed.initialize(model=self.model, optimizer=optimizer, config=config)[0]
-        if self.alone:
+        if self.single_process:
             engine.enable_backward_allreduce = False  # it would copy every gradient, for nothing
         return engine
 
