@@ -37,7 +37,7 @@ from stages.training.stage import Stage
 CHECKPOINT = 3
 """Numbers a checkpoint holds for each parameter: its weight and AdamW's two moments."""
 
-MOST_LEFT_OUT = 10
+MAX_CONSECUTIVE_SKIPS = 10
 """Batches in a row: where more have no finite loss, it is the model that is broken."""
 
 
@@ -65,7 +65,7 @@ class State:
 
     Attributes:
         seconds: of all starts together.
-        left_out: steps in a row whose batch was left out.
+        skipped: steps in a row whose batch was left out.
     """
 
     step: int = 0
@@ -73,7 +73,7 @@ class State:
     best_step: int | None = None
     evaluations_without_gain: int = 0
     seconds: float = 0.0
-    left_out: int = 0
+    skipped: int = 0
 
 
 class Job:
@@ -109,7 +109,7 @@ class Job:
         self.state = State()
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
         self.checkpoints, self.bests = stage.directory / "checkpoints", stage.directory / "best"
-        self.log = Log(stage.directory / "metrics.jsonl", may_grow=set_progress is not None)
+        self.log = Log(stage.directory / "metrics.jsonl", skip_divergence_check=set_progress is not None)
         gpu = stage.device.type == "cuda"
         self.clock = Clock(torch.cuda.synchronize if gpu and self.settings.profile else None)
         self.model.to(stage.device)
@@ -241,11 +241,11 @@ class Job:
     def _is_bad(self, loss: Tensor, global_rows: np.ndarray) -> bool:
         """Whether a batch's loss is not finite, on any rank. Says so, and stops where that does not end."""
         (bad,) = self._all_reduce_max(int(not torch.isfinite(loss)))
-        self.state.left_out = self.state.left_out + 1 if bad else 0
-        if self.state.left_out > MOST_LEFT_OUT:
+        self.state.skipped = self.state.skipped + 1 if bad else 0
+        if self.state.skipped > MAX_CONSECUTIVE_SKIPS:
             raise UserError(
-                f"the loss of {MOST_LEFT_OUT} batches in a row is not finite: the model itself is broken since step "
-                f"{self.state.step - MOST_LEFT_OUT}; lower the stage's learning_rate with restart=true"
+                f"the loss of {MAX_CONSECUTIVE_SKIPS} batches in a row is not finite: the model itself is broken since step "
+                f"{self.state.step - MAX_CONSECUTIVE_SKIPS}; lower the stage's learning_rate with restart=true"
             )
         if bad:
             step = self.state.step + 1

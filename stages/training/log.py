@@ -43,11 +43,11 @@ class Log:
 
     Args:
         path: of the file.
-        may_grow: the loss is not compared with the first one.
+        skip_divergence_check: the loss is not compared with the first one.
     """
 
-    def __init__(self, path: Path, may_grow: bool = False):
-        self.path, self.sums, self.may_grow = path, Sums(), may_grow
+    def __init__(self, path: Path, skip_divergence_check: bool = False):
+        self.path, self.sums, self.skip_divergence_check = path, Sums(), skip_divergence_check
         self.monitor: Monitor | None = None
         self._pending: dict[str, Tensor] = {}
         self._recent: list[tuple[int, np.ndarray, Tensor]] = []
@@ -92,7 +92,7 @@ class Log:
         for (step, rows, _), value in zip(recent, losses.tolist(), strict=True):
             if sums.first_loss is None:
                 sums.first_loss = value
-            high = value > EXPLODED * sums.first_loss and not self.may_grow
+            high = value > EXPLODED * sums.first_loss and not self.skip_divergence_check
             sums.high_steps = sums.high_steps + 1 if high else 0
             finite = math.isfinite(value)
             if finite and sums.high_steps < EXPLODED_STEPS or dist.get_rank():

@@ -164,7 +164,7 @@ def leave_out(rank: int, path: Path, port: int = 0, world: int = 1) -> None:
 
 def plain_reference(lengths: np.ndarray) -> tuple[nn.Module, torch.optim.AdamW, list[int]]:
     """A loop over whole global batches: a step of nothing where the batch holds the broken row."""
-    model, left_out, step = Fragile(BROKEN), [], 0
+    model, skipped, step = Fragile(BROKEN), [], 0
     groups = [{"params": [model.student.weight], "weight_decay": 0.01},
               {"params": [model.student.bias], "weight_decay": 0.0}]  # fmt: skip
     optimizer = torch.optim.AdamW(groups, lr=0.03)
@@ -181,8 +181,8 @@ def plain_reference(lengths: np.ndarray) -> tuple[nn.Module, torch.optim.AdamW, 
             for group in optimizer.param_groups:
                 group["lr"] = 0.0 if broken else 0.03
             optimizer.step()
-            left_out += [step] if broken else []
-    return model, optimizer, left_out
+            skipped += [step] if broken else []
+    return model, optimizer, skipped
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -202,7 +202,7 @@ def test_a_bad_row_in_one_pass_of_one_rank_leaves_the_whole_batch_out_on_all(mak
             ):  # ranks that do not agree wait for each other, whatever the signal
                 for process in spawned.processes:
                     process.kill()
-    expected, optimizer, left_out = plain_reference(rows.lengths)
+    expected, optimizer, skipped = plain_reference(rows.lengths)
     for rank in range(ranks):
         torch.testing.assert_close(
             load_file(tmp_path / f"rank-{rank}.safetensors"), dict(expected.state_dict())
@@ -214,11 +214,11 @@ def test_a_bad_row_in_one_pass_of_one_rank_leaves_the_whole_batch_out_on_all(mak
     moments = {name: optimizer.state[p]["exp_avg"] for name, p in expected.named_parameters()}
     torch.testing.assert_close(load_file(checkpoint / "exp_avg.safetensors"), moments)
     told = [line for line in capfd.readouterr().out.splitlines() if "left out" in line]
-    assert [int(line.split("step ")[1].split()[0]) for line in told] == left_out and len(told) == 3
+    assert [int(line.split("step ")[1].split()[0]) for line in told] == skipped and len(told) == 3
     assert all(f" {BROKEN}," in line or line.endswith(f" {BROKEN}") for line in told)
     lines = [json.loads(line) for line in (make.directory / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, steps + 1))
-    assert [line["step"] for line in lines if "loss" not in line] == left_out
+    assert [line["step"] for line in lines if "loss" not in line] == skipped
 
 
 def test_weights_that_a_gradient_broke_are_never_saved_though_the_loss_was_finite(make, tmp_path):
