@@ -17,7 +17,7 @@ from stages.tasks.batches import TokenRows
 from stages.tasks.task import Task
 from stages.training.cached_rows import task_rows, train_rows
 from stages.training.distill import (
-    RECORD,
+    TEACHER_LOGITS_FILE,
     Distillation,
     answers_as_targets,
     ask_teacher,
@@ -56,7 +56,7 @@ def run(stage: Stage) -> None:
 
 def recorded_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
     """The teacher's logits by row: those recorded by the intermediate stage, and one pass for the others."""
-    record = Path(stage.model("student").name) / RECORD
+    record = Path(stage.model("student").name) / TEACHER_LOGITS_FILE
     table_NC = np.load(record) if record.is_file() else None
     if table_NC is None or len(table_NC) != len(rows) or stage.options["record_differs"]:
         return teacher_answers(stage, task, rows)

@@ -28,7 +28,7 @@ from stages.training.job import Job
 from stages.training.stage import Stage, is_first_rank, wait_for
 from stages.training.teacher_cache import TeacherCache
 
-RECORD = "teacher_logits.npy"
+TEACHER_LOGITS_FILE = "teacher_logits.npy"
 
 
 class Distillation(nn.Module):
@@ -110,9 +110,9 @@ def teacher_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
         store.remove(kept)
         table_NC = ask_teacher(stage, task, rows, np.arange(len(rows)))
         with store.sealed(kept) as directory:
-            np.save(directory / RECORD, table_NC)
+            np.save(directory / TEACHER_LOGITS_FILE, table_NC)
     wait_for([kept / store.MANIFEST])
-    return np.load(kept / RECORD)
+    return np.load(kept / TEACHER_LOGITS_FILE)
 
 
 def ask_teacher(stage: Stage, task: Task, rows: TokenRows, of: np.ndarray) -> np.ndarray:
@@ -199,11 +199,11 @@ class TeacherLogits:
 
     def write(self, directory: Path) -> None:
         """Write the table as it is."""
-        np.save(directory / RECORD, self.table_NC.cpu().numpy())
+        np.save(directory / TEACHER_LOGITS_FILE, self.table_NC.cpu().numpy())
 
     def load(self, directory: Path) -> None:
         """Go on from a checkpoint."""
-        self.table_NC.copy_(torch.from_numpy(np.load(directory / RECORD)))
+        self.table_NC.copy_(torch.from_numpy(np.load(directory / TEACHER_LOGITS_FILE)))
 
 
 def save_student(job: Job, tokenizer: PreTrainedTokenizerBase, extra: Callable[[Path], None] | None = None):

@@ -49,7 +49,7 @@ class Interrupted(Exception):
         self.code, self.step = code, step
 
 
-class Record(Protocol):
+class Collector(Protocol):
     """Something a stage gathers while it trains, saved in every checkpoint. Called on every rank."""
 
     bytes: int
@@ -85,7 +85,7 @@ class Job:
         rows: tokenized rows.
         targets: what the teacher says of a batch, or None.
         evaluate: score of the student on dev, higher is better; the best is kept. None: the last is kept.
-        record: gathered while training.
+        collector: gathered while training.
         set_progress: told the share of the steps that are done, where that changes the loss; what it does depends on
             nothing else, for it is not saved. Such a loss must be finite, but may grow.
         batch_transform: what is done to a batch before teacher and student see it.
@@ -98,12 +98,12 @@ class Job:
         rows: TokenRows,
         targets: Callable[[Batch], object] | None = None,
         evaluate: Callable[[], float] | None = None,
-        record: Record | None = None,
+        collector: Collector | None = None,
         set_progress: Callable[[float], None] | None = None,
         batch_transform: Callable[[Batch], Batch] | None = None,
     ):
         self.stage, self.model, self.rows = stage, model, rows
-        self.targets, self.evaluate, self.record = targets, evaluate, record
+        self.targets, self.evaluate, self.collector = targets, evaluate, collector
         self.set_progress, self.batch_transform = set_progress, batch_transform
         self.options, self.settings = stage.training, stage.job
         self.state = State()
@@ -389,8 +389,8 @@ class Job:
             raise UserError(f"{path} is of another version; restart=true begins the stage anew") from error
         if self.engine.torch_autocast_z0_gradscaler is not None and saved["gradient_scale"]:
             self.engine.torch_autocast_z0_gradscaler.load_state_dict(saved["gradient_scale"])
-        if self.record:
-            self.record.load(path)
+        if self.collector:
+            self.collector.load(path)
         self.log.forget_after(self.state.step)
         self.stage.say(f"resumed at step {self.state.step} of {self.steps}")
 
@@ -407,8 +407,8 @@ class Job:
         dist.barrier()
         try:
             training_state.save(self.engine, aside)
-            if self.record:
-                self.record.save(aside)
+            if self.collector:
+                self.collector.save(aside)
             dist.barrier()
             if self.rank == 0:
                 scaler = self.engine.torch_autocast_z0_gradscaler
@@ -424,7 +424,7 @@ class Job:
         dist.barrier()
 
     def _checkpoint_bytes(self) -> int:
-        return self._bytes(CHECKPOINT) + (self.record.bytes if self.record else 0)
+        return self._bytes(CHECKPOINT) + (self.collector.bytes if self.collector else 0)
 
     def _bytes(self, numbers: int) -> int:
         """Of so many fp32 numbers for each parameter."""

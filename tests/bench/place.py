@@ -23,7 +23,7 @@ from stages.distillation.students.architecture import set_dropout, student_confi
 from stages.tasks.corpus import find_corpus
 from stages.tasks.readers.packaged import packaged_teacher
 from stages.tasks.task import find_task
-from stages.training.distill import RECORD
+from stages.training.distill import TEACHER_LOGITS_FILE
 from stages.training.stage import Stage
 from tests.bench.texts import task_texts
 
@@ -135,7 +135,7 @@ class Place:
         if kind == "prediction":  # the intermediate stage leaves its record beside its student
             inputs["student"] = {"path": str(shutil.copytree(self.student, root / "student"))}
             logits = np.random.default_rng(0).normal(size=(len(rows), len(CLASSES)))
-            np.save(root / "student" / RECORD, logits.astype(np.float32))
+            np.save(root / "student" / TEACHER_LOGITS_FILE, logits.astype(np.float32))
         options = {"training": asdict(training), "architecture": architecture}
         options |= {"seed": 1, "allow_bin": False, "record_differs": False}
         spec = {"name": kind, "kind": kind, "fingerprint": "", "options": options, "inputs": inputs}
