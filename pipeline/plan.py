@@ -14,7 +14,7 @@ from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes, fingerprint
 from checkpoints.store import read_json
 from pipeline.config.options import Options
-from pipeline.config.two_stage import Declared
+from pipeline.config.two_stage import StageSpec
 
 RUNS = Path("runs")
 
@@ -35,7 +35,7 @@ class Planned:
         made: the directory of the stage whose artefact serves: its own, or another run's.
     """
 
-    stage: Declared
+    stage: StageSpec
     directory: Path
     fingerprint: str
     action: str
@@ -48,7 +48,7 @@ class Planned:
         return (self.made or self.directory) / "model"
 
 
-def plan(stages: list[Declared], run: Path, o: Options) -> list[Planned]:
+def plan(stages: list[StageSpec], run: Path, o: Options) -> list[Planned]:
     """Decide for each stage, in order, what is to be done.
 
     Raises:
@@ -70,7 +70,7 @@ def plan(stages: list[Declared], run: Path, o: Options) -> list[Planned]:
 
 
 def _decide(
-    stage: Declared, directory: Path, key: str, inputs: dict, others: dict[str, Path], o: Options
+    stage: StageSpec, directory: Path, key: str, inputs: dict, others: dict[str, Path], o: Options
 ) -> Planned:
     finished, spec = read_finished(directory), read_json(directory / "stage.json")
     if finished.get("fingerprint") == key and (o.reuse or not finished.get("from")):
@@ -178,7 +178,7 @@ def _is_there(artefact: Path) -> bool:
         return False
 
 
-def _difference(spec: dict, stage: Declared, inputs: dict) -> str:
+def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
     """What differs between the options and inputs a stage was begun with, and those it has now."""
     before = _flat(spec.get("options", {}), stage.name) | _flat(
         spec.get("identities", {}), f"{stage.name}'s "
@@ -205,7 +205,7 @@ def _difference(spec: dict, stage: Declared, inputs: dict) -> str:
     return "; ".join(told).replace(".training.", ".") + (" ..." if changed[2:] else "")
 
 
-def _format(stage: Declared) -> int:
+def _format(stage: StageSpec) -> int:
     return FORMATS.get(stage.kind, FORMAT)
 
 

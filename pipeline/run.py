@@ -21,7 +21,7 @@ from pipeline.config.options import Options
 from pipeline.config.recipe import read_recipe, recipe_stages
 from pipeline.launch.launcher import Launcher
 from pipeline.plan import RUNS, Planned, plan, write_stage_spec
-from pipeline.report.run_record import read_run
+from pipeline.report.run_record import read_run_record
 from pipeline.report.tables import results_table, spread_table
 
 ONE_RANK = ("check", "select", "evaluate")
@@ -108,7 +108,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, recipe: list[s
     if "evaluate" in artefacts:
         shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
         print(
-            f"\n{results_table(read_run(run))}\n\nmake report RUN={name} shows the same as a page, with curves"
+            f"\n{results_table(read_run_record(run))}\n\nmake report RUN={name} shows the same as a page, with curves"
         )
     elif "augment" in artefacts:
         print(f"\n{(artefacts['augment'] / 'samples.txt').read_text(encoding='utf-8')}")

@@ -21,7 +21,7 @@ from data_aug.augment import read_shard
 from data_aug.word_vectors import WordVectors
 from pipeline.cli.commands import main
 from pipeline.config import options
-from pipeline.config.two_stage import Declared
+from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan
 from stages.distillation.models import ModelSource, load_classifier, load_config, load_encoder, load_tokenizer
 from stages.tasks.corpus import documents, find_corpus
@@ -180,8 +180,8 @@ SPECS = st.binary(max_size=40) | st.one_of(JSON, st.fixed_dictionaries({}, optio
 def test_planning_over_a_damaged_tree(tmp_path, specs, manifest, half_done):
     runs = tmp_path / "runs"
     shutil.rmtree(runs, ignore_errors=True)
-    stages = [Declared("one", "general", {"seed": 1}, {"teacher": {"path": "x", "content": "y"}}),
-              Declared("two", "prediction", {"seed": 1}, {"student": "one"})]  # fmt: skip
+    stages = [StageSpec("one", "general", {"seed": 1}, {"teacher": {"path": "x", "content": "y"}}),
+              StageSpec("two", "prediction", {"seed": 1}, {"student": "one"})]  # fmt: skip
     o = options.Options()
     keys = {step.stage.name: step.fingerprint for step in plan(stages, runs / "a", o)}
     for spec, (run, stage) in zip(
@@ -211,7 +211,7 @@ def test_planning_over_a_damaged_tree(tmp_path, specs, manifest, half_done):
     ],
 )
 def test_a_finished_stage_cannot_be_claimed_from_outside(tmp_path, finished):
-    stage = Declared("one", "general", {"seed": 1})
+    stage = StageSpec("one", "general", {"seed": 1})
     runs, outside, o = tmp_path / "runs", tmp_path / "outside", options.Options()
     key = plan([stage], runs / "a", o)[0].fingerprint
     told = json.dumps(finished).replace("KEY", key).replace("/OUTSIDE", str(outside))

@@ -12,7 +12,7 @@ from pipeline.config import options as options_module
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.recipe import known_recipes
 from pipeline.plan import RUNS
-from pipeline.report.run_record import FinishedRun, read_run
+from pipeline.report.run_record import RunRecord, read_run_record
 from pipeline.report.tables import results_table, runs_table
 from pipeline.run import make, make_recipe, split
 from stages.tasks.text import check_text
@@ -112,7 +112,7 @@ def recipes(rest: list[str]) -> int:
 def evaluate(rest: list[str]) -> int:
     """Show the tables of a finished run."""
     given = _given(rest, "run")
-    print(results_table(read_run(_finished(given.get("run") or "demo"))))
+    print(results_table(read_run_record(_finished(given.get("run") or "demo"))))
     return 0
 
 
@@ -121,7 +121,7 @@ def report(rest: list[str]) -> int:
     from pipeline.report.page import write_report  # matplotlib takes a second to start
 
     given = _given(rest, "run", "to")
-    run = read_run(_finished(given.get("run") or "demo"))
+    run = read_run_record(_finished(given.get("run") or "demo"))
     target = Path(given.get("to") or run.path / "report.html")
     write_report(run, [other for other in _evaluated() if other.name != run.name], target)
     print(f"the report of run {run.name} is in {target}: open it in any browser")
@@ -138,7 +138,7 @@ def compare(rest: list[str]) -> int:
         raise UserError(
             f"runs={given.get('runs', '')!r} must name two runs or more, such as runs='demo demo-long'"
         )
-    runs = [read_run(_finished(name)) for name in dict.fromkeys(names)]
+    runs = [read_run_record(_finished(name)) for name in dict.fromkeys(names)]
     target = Path(given.get("to") or RUNS / "compare.html")
     write_comparison(runs, target)
     print(f"{runs_table(runs)}\nthe comparison is in {target}: open it in any browser")
@@ -150,7 +150,7 @@ def pareto(rest: list[str]) -> int:
     from pipeline.report.pareto import write_pareto
 
     task = _given(rest, "task").get("task")
-    groups: list[list[FinishedRun]] = []
+    groups: list[list[RunRecord]] = []
     for run in _evaluated():
         if task in (None, run.task["name"]):
             like = next((group for group in groups if group[0].same_rows(run)), None)
@@ -169,7 +169,7 @@ def export(rest: list[str]) -> int:
     from pipeline.deploy import hub
 
     given = _given(rest, "run", "to", "onnx", "license", "push")
-    run = read_run(_finished(given.get("run") or "demo"))
+    run = read_run_record(_finished(given.get("run") or "demo"))
     target = Path(given.get("to") or run.path / "export")
     if target.exists():
         raise UserError(f"{target} is there already: give another to=DIR, or remove it")
@@ -192,7 +192,7 @@ def export(rest: list[str]) -> int:
 def predict(rest: list[str]) -> int:
     """What a finished or exported student answers to a text, a table, or the lines of standard input."""
     given = _given(rest, "run", "model", "text", "text_b", "file", "to", "text_columns")
-    run = None if given.get("model") else read_run(_finished(given.get("run") or "demo"))
+    run = None if given.get("model") else read_run_record(_finished(given.get("run") or "demo"))
     if given.get("to") and not given.get("file"):
         raise UserError("to= is where the answers to file= go: give file=FILE")
     from pipeline.deploy import predict
@@ -224,7 +224,7 @@ def serve(rest: list[str]) -> int:
     port = given.get("port") or "8000"
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"port={port} must be a number from 1 to 65535")
-    run = read_run(_finished(given.get("run") or "demo"))
+    run = read_run_record(_finished(given.get("run") or "demo"))
     from pipeline.deploy.serve import serve_run
 
     serve_run(run, int(port))
@@ -292,11 +292,11 @@ def _finished(name: str) -> Path:
     return run
 
 
-def _evaluated() -> Iterator[FinishedRun]:
+def _evaluated() -> Iterator[RunRecord]:
     """All runs that this version evaluated."""
     for results in sorted(RUNS.glob("*/results.json")):
         with contextlib.suppress(UserError):
-            yield read_run(results.parent)
+            yield read_run_record(results.parent)
 
 
 def _no_such_run(name: str) -> UserError:

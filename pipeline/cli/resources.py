@@ -6,7 +6,7 @@ from pathlib import Path
 from checkpoints.errors import UserError
 from pipeline.cli.doctor import WRONG, Report, free_disk, shown
 from pipeline.config.options import Options
-from pipeline.config.two_stage import Declared
+from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan
 from stages.training.machine_limits import memory
 
@@ -16,7 +16,7 @@ TRAINS = {"teacher": "teacher", "masked_lm": "teacher", "general": "student", "i
 HOLDS_TEACHER = ("general", "intermediate", "prediction")
 
 
-def look_at_needs(report: Report, run: Path, declared: Callable[[Path], list[Declared]], o: Options) -> None:
+def look_at_needs(report: Report, run: Path, declared: Callable[[Path], list[StageSpec]], o: Options) -> None:
     """The plan of a run, and whether memory and disk are there for it. Reads configs and sizes, no weights."""
     report.head(f"what run {run.name} needs")
     try:
@@ -67,7 +67,7 @@ def _training_bytes(numbers: int, o: Options) -> float:
     return numbers * (shared + (16 - shared) * o.job.nproc)
 
 
-def _sizes(check: Declared) -> dict[str, int]:
+def _sizes(check: StageSpec) -> dict[str, int]:
     """Parameters of teacher and student, from their configs: models of no memory are made of them."""
     import torch
     from transformers import AutoModel
@@ -85,7 +85,7 @@ def _sizes(check: Declared) -> dict[str, int]:
     return {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
 
 
-def _cache_bytes(check: Declared) -> tuple[float, str]:
+def _cache_bytes(check: StageSpec) -> tuple[float, str]:
     """Tokenized rows take less than their text; once for each length at which stages read it."""
     size, unknown = 0.0, ""
     for name, data in (("corpus", "corpus"), ("task", "task")):

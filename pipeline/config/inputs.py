@@ -11,7 +11,7 @@ from pathlib import Path
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes
 from pipeline.config.options import Options
-from pipeline.config.two_stage import Declared, augmentation, check, general, two_stage
+from pipeline.config.two_stage import StageSpec, augmentation, check, general, two_stage
 from pipeline.deploy.hub import pin
 from pipeline.plan import RUNS, hashed
 from stages.tasks.corpus import find_corpus
@@ -23,7 +23,7 @@ PACKAGED = "give a local directory, or teacher=packaged for the one that comes w
 MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
 STUDENT = "give a local directory, or leave student= empty to make one"
 
-Named = tuple[str, Callable[[Path], list[Declared]]]
+Named = tuple[str, Callable[[Path], list[StageSpec]]]
 
 
 def task_stages(o: Options, preset: str, suffix: str) -> Named:

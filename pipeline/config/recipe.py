@@ -35,7 +35,7 @@ from checkpoints.errors import UserError
 from pipeline.config import options as options_module
 from pipeline.config.inputs import Named, given_corpus, given_task, given_teacher_and_task, given_vectors
 from pipeline.config.options import Options, Pretraining, Training
-from pipeline.config.two_stage import Declared, check, evaluation, general, masked_lm, teacher
+from pipeline.config.two_stage import StageSpec, check, evaluation, general, masked_lm, teacher
 from stages.tasks.text import parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -151,7 +151,7 @@ def recipe_stages(recipe: Recipe) -> Callable[[Options, str, str], Named]:
             task["identity"]["unlabelled"] = [recipe.unlabelled, o.seed]
         students = _complete(recipe, o)
 
-        def declared(run: Path) -> list[Declared]:
+        def declared(run: Path) -> list[StageSpec]:
             given = given_teacher_and_task(o, task, run)
             for s in students.values():
                 if s["from"] == "general":
@@ -165,7 +165,7 @@ def recipe_stages(recipe: Recipe) -> Callable[[Options, str, str], Named]:
     return stages
 
 
-def _declared(recipe: Recipe, students: dict, o: Options, given: dict) -> list[Declared]:
+def _declared(recipe: Recipe, students: dict, o: Options, given: dict) -> list[StageSpec]:
     from_general = any(s["from"] == "general" for s in students.values())
     made = [general(o, given)] if from_general else []
     plans = {}
@@ -191,7 +191,7 @@ def _declared(recipe: Recipe, students: dict, o: Options, given: dict) -> list[D
         plans[name] |= {key: s[key] for key in ("losses", "layer_map", "with_unlabelled")}
         if not s["from"]:
             options["student"] = s["sizes"] | {key: s[key] for key in ("init", "init_layers")}
-        made.append(Declared(name, kind, {"seed": o.seed, "allow_bin": o.allow_bin} | options, inputs))
+        made.append(StageSpec(name, kind, {"seed": o.seed, "allow_bin": o.allow_bin} | options, inputs))
     models = {"teacher": "teacher"} | {name: name for name in recipe.shown}
     lengths = {name: students[name]["training"]["max_length"] for name in recipe.shown}
     lengths["teacher"] = o.tuning.max_length

@@ -8,7 +8,7 @@ from pipeline.config.options import Options
 
 
 @dataclass
-class Declared:
+class StageSpec:
     """A stage before it is planned.
 
     Attributes:
@@ -24,26 +24,26 @@ class Declared:
     inputs: dict[str, str | dict] = field(default_factory=dict)
 
 
-def general(o: Options, given: dict[str, dict]) -> Declared:
+def general(o: Options, given: dict[str, dict]) -> StageSpec:
     """The general student."""
     options = {"training": asdict(o.general), "architecture": asdict(o.architecture)}
-    return Declared(
+    return StageSpec(
         "general", "general", _common(o) | options, {"teacher": given["teacher"], "corpus": given["corpus"]}
     )
 
 
 def masked_lm(
     o: Options, given: dict[str, dict], name: str = "masked_lm", corpus: str = "corpus"
-) -> Declared:
+) -> StageSpec:
     """The masked language model, fitted to the given `corpus` if it has no head."""
     training = asdict(o.masked_lm)
     options = _common(o) | {"seed": training.pop("seed")} | {"training": training}
     inputs = {"model": given.get("masked_lm") or given["teacher"]}
     inputs |= {"corpus": given[corpus]} if corpus in given else {}
-    return Declared(name, "masked_lm", options, inputs)
+    return StageSpec(name, "masked_lm", options, inputs)
 
 
-def augmentation(o: Options, given: dict[str, dict]) -> list[Declared]:
+def augmentation(o: Options, given: dict[str, dict]) -> list[StageSpec]:
     """The masked language model, and the augmented rows."""
     settings = asdict(o.augmentation)
     varied = _common(o) | {"seed": settings.pop("seed")}
@@ -52,26 +52,26 @@ def augmentation(o: Options, given: dict[str, dict]) -> list[Declared]:
     inputs |= {"vectors": given["vectors"]} if "vectors" in given else {}
     return [
         masked_lm(o, given),
-        Declared("augment", "augment", varied | {"augmentation": settings}, inputs),
+        StageSpec("augment", "augment", varied | {"augmentation": settings}, inputs),
     ]
 
 
-def teacher(o: Options, given: dict[str, dict]) -> Declared:
+def teacher(o: Options, given: dict[str, dict]) -> StageSpec:
     """The teacher, tuned on the task."""
     options = {
         "training": asdict(o.tuning),
         "teacher_labels": o.teacher_labels,
         "accept_teacher": o.accept_teacher,
     }
-    return Declared(
+    return StageSpec(
         "teacher", "teacher", _common(o) | options, {"model": given["teacher"], "task": given["task"]}
     )
 
 
-def evaluation(models: dict[str, str], student: str, lengths: dict[str, int], inputs: dict) -> Declared:
+def evaluation(models: dict[str, str], student: str, lengths: dict[str, int], inputs: dict) -> StageSpec:
     """The evaluation of some models, of which `student` is the one that the run is about."""
     options = {"models": list(models), "max_length": lengths, "student": student}
-    return Declared("evaluate", "evaluate", options, models | inputs)
+    return StageSpec("evaluate", "evaluate", options, models | inputs)
 
 
 def check(
@@ -80,7 +80,7 @@ def check(
     only_general: bool = False,
     plans: dict[str, dict] | None = None,
     from_general: bool = True,
-) -> Declared:
+) -> StageSpec:
     """What is looked at before any work: of each training stage its models, data and length.
 
     Args:
@@ -115,10 +115,10 @@ def check(
         architecture = {"layers": o.architecture.layers}
     options = {"stages": stages, "architecture": architecture, "teacher_labels": o.teacher_labels}
     read = {name: of for name, of in given.items() if name not in ("masked_lm", "vectors", "unlabelled")}
-    return Declared("check", "check", options, read)
+    return StageSpec("check", "check", options, read)
 
 
-def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
+def two_stage(o: Options, given: dict[str, dict]) -> list[StageSpec]:
     """Every stage from the given teacher to the evaluated student, in order.
 
     Args:
@@ -142,7 +142,7 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
     augmented = {"augmented": "augment"} if o.augment else {}
     begun = {} if "student" in inputs else {"architecture": architecture}
     stages.append(
-        Declared(
+        StageSpec(
             "intermediate",
             "intermediate",
             common | {"training": asdict(o.intermediate)} | begun,
@@ -152,7 +152,7 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
 
     differs = o.intermediate.max_length != o.prediction.max_length
     predicting = {"teacher": "teacher", "student": "intermediate", "task": task}
-    prediction = Declared(
+    prediction = StageSpec(
         "prediction",
         "prediction",
         common | {"training": asdict(o.prediction), "record_differs": differs},
@@ -168,11 +168,11 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[Declared]:
             random["shape"] = given["student"]
         elif o.student == "teacher-layers":
             architecture = {"layers": o.architecture.layers, "dropout": o.architecture.dropout}
-        stages += _grid(Declared("finetuned", "finetune", options | {"architecture": architecture}, random))
+        stages += _grid(StageSpec("finetuned", "finetune", options | {"architecture": architecture}, random))
         models["finetuned"] = "finetuned"
         if "student" in inputs:
             own = {"student": inputs["student"], "task": task}
-            stages += _grid(Declared("finetuned_general", "finetune", options, own))
+            stages += _grid(StageSpec("finetuned_general", "finetune", options, own))
             models["finetuned_general"] = "finetuned_general"
     groups = {"teacher": o.tuning, "distilled": o.prediction}
     lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
@@ -185,18 +185,18 @@ def _common(o: Options) -> dict[str, Any]:
     return {"seed": o.seed, "allow_bin": o.allow_bin}
 
 
-def _grid(stage: Declared) -> list[Declared]:
+def _grid(stage: StageSpec) -> list[StageSpec]:
     """A stage with a grid as one stage for each combination, and the selection among them."""
     training = dict(stage.options["training"])
     grid = training.pop("grid", None)
     if not grid:
-        return [Declared(stage.name, stage.kind, stage.options | {"training": training}, stage.inputs)]
+        return [StageSpec(stage.name, stage.kind, stage.options | {"training": training}, stage.inputs)]
     cells = []
     for values in product(*grid.values()):
         cell = dict(zip(grid, values, strict=True))
         name = stage.name + "".join(f"-{key}={value:g}" for key, value in cell.items())
-        cells.append(Declared(name, stage.kind, stage.options | {"training": training | cell}, stage.inputs))
-    chosen = Declared(
+        cells.append(StageSpec(name, stage.kind, stage.options | {"training": training | cell}, stage.inputs))
+    chosen = StageSpec(
         stage.name, "select", {"candidates": [c.name for c in cells]}, {c.name: c.name for c in cells}
     )
     return [*cells, chosen]

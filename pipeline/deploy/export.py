@@ -7,13 +7,13 @@ from pathlib import Path
 from checkpoints import store
 from pipeline.deploy.formats import Form, compared_forms
 from pipeline.deploy.model_card import write_card
-from pipeline.report.run_record import FinishedRun
+from pipeline.report.run_record import RunRecord
 from stages.distillation.models import ModelSource, classifies, load_config
 from stages.distillation.students.architecture import KINDS
 from stages.distillation.students.architecture import __name__ as KINDS_MODULE
 
 
-def export(run: FinishedRun, target: Path, with_onnx: bool, license: str) -> list[Form]:
+def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[Form]:
     """Write the student to `target`, which is not there yet; what was measured of its forms, where ONNX is one.
 
     Raises:

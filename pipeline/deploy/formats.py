@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from checkpoints.errors import UserError
-from pipeline.report.run_record import FinishedRun
+from pipeline.report.run_record import RunRecord
 from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
 from stages.distillation.teachers import class_order
 from stages.evaluation.costs import speed
@@ -57,7 +57,7 @@ class Form:
     costs: dict[str, Any]
 
 
-def compared_forms(run: FinishedRun, directory: Path) -> list[Form]:
+def compared_forms(run: RunRecord, directory: Path) -> list[Form]:
     """Write the ONNX files of the model in `directory`, compare their answers on the run's rows and time them.
 
     Raises:
@@ -113,7 +113,7 @@ def compared_forms(run: FinishedRun, directory: Path) -> list[Form]:
     ]
 
 
-def forms_table(run: FinishedRun, forms: list[Form]) -> str:
+def forms_table(run: RunRecord, forms: list[Form]) -> str:
     """What was measured of the forms, within 110 columns."""
     metric, costs = run.metrics[0], forms[0].costs
     lines = [
@@ -138,7 +138,7 @@ def _load(directory: Path, labels: list[str] | None) -> Any:
     return load_classifier(ModelSource(str(directory)), labels, own_labels=True, tapped=False).eval()
 
 
-def _reported(run: FinishedRun) -> Split:
+def _reported(run: RunRecord) -> Split:
     """Rows that `evaluate` reported, with the labels as numbers."""
     if not run.predictions.is_file():
         raise UserError(f"{run.predictions} is missing: remove {run.path / 'evaluate'} and run the command of "
@@ -154,11 +154,11 @@ def _reported(run: FinishedRun) -> Split:
     return Split(columns[0], columns[1] if len(columns) == 2 else None, gold)
 
 
-def _metric(run: FinishedRun, logits: np.ndarray, gold: list) -> float:
+def _metric(run: RunRecord, logits: np.ndarray, gold: list) -> float:
     labels, metric = run.about["labels"], run.metrics[0]
     answers = logits.argmax(-1) if labels else logits[:, 0]
     return compute((metric,), answers, gold, len(labels) if labels else None)[metric]
 
 
-def _equal(run: FinishedRun, logits: np.ndarray, others: np.ndarray) -> float | None:
+def _equal(run: RunRecord, logits: np.ndarray, others: np.ndarray) -> float | None:
     return float((logits.argmax(-1) == others.argmax(-1)).mean()) if run.about["labels"] else None

@@ -8,7 +8,7 @@ import yaml
 from markupsafe import Markup
 
 from pipeline.deploy.formats import ROWS, Form
-from pipeline.report.run_record import FinishedRun
+from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, classifies, load_config
 from stages.distillation.students.architecture import KINDS
@@ -26,7 +26,7 @@ UNTOLD = re.compile(
 """Options of which a card says nothing: those that name files, and those that the student does not depend on."""
 
 
-def write_card(run: FinishedRun, forms: list[Form], license: str, path: Path) -> None:
+def write_card(run: RunRecord, forms: list[Form], license: str, path: Path) -> None:
     """Write the card beside the exported model; `forms` is what was measured of the deployed forms, empty without ONNX."""
     base, data = _base_model(run), run.task["identity"]
     config = load_config(ModelSource(str(path.parent)))
@@ -70,19 +70,19 @@ def write_card(run: FinishedRun, forms: list[Form], license: str, path: Path) ->
     path.write_text(text, encoding="utf-8")
 
 
-def _base_model(run: FinishedRun) -> str:
+def _base_model(run: RunRecord) -> str:
     """What the hub calls the given teacher; empty where that is not known."""
     packaged = TEACHER_NAME if run.options["teacher"] == "packaged" else ""
     return packaged or _given(run, "teacher", "model").get("hub", "")
 
 
-def _given(run: FinishedRun, kind: str, name: str) -> dict[str, Any]:
+def _given(run: RunRecord, kind: str, name: str) -> dict[str, Any]:
     """What the first stage of a kind was given; empty where there is no such stage."""
     return next(
         (stage.spec["inputs"].get(name, {}) for stage in run.stages if stage.spec["kind"] == kind), {}
     )
 
 
-def _digest(run: FinishedRun, role: str) -> str:
+def _digest(run: RunRecord, role: str) -> str:
     content = run.task.get("content", {})
     return content.get(role, "")[:12] if isinstance(content, dict) else str(content)[:12]

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from pipeline.report.run_record import FinishedRun
+from pipeline.report.run_record import RunRecord
 from stages.distillation.capture import inputs_of
 from stages.distillation.models import ModelSource, classifies, load_classifier, load_tokenizer
 from stages.tasks.readers.glue import TASKS
@@ -45,7 +45,7 @@ class Classifier:
     pairs: bool | None = None
 
     @classmethod
-    def of_run(cls, run: FinishedRun, name: str) -> "Classifier":
+    def of_run(cls, run: RunRecord, name: str) -> "Classifier":
         """One of a run's models, as it was measured."""
         return cls._load(run.model(name), run.max_length(name), len(run.texts) == 2)
 
@@ -213,7 +213,7 @@ def predict_table(classifier: Classifier, path: Path, columns: tuple[str, ...], 
     return len(rows)
 
 
-def text_columns(run: FinishedRun | None, path: Path) -> tuple[str, ...]:
+def text_columns(run: RunRecord | None, path: Path) -> tuple[str, ...]:
     """The text columns of a table: those of the run's task, or as `evaluate` names them."""
     _, first = next(read_rows(path), (0, {}))
     identity = run.task["identity"] if run else {}

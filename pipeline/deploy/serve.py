@@ -11,7 +11,7 @@ from typing import Any
 
 from checkpoints.errors import UserError
 from pipeline.deploy.predict import Classifier
-from pipeline.report.run_record import FinishedRun
+from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import page
 from stages.distillation.teachers import class_order
 
@@ -30,7 +30,7 @@ EXAMPLES = 4
 class Answers:
     """The teacher and the student of a run, asked one text at a time."""
 
-    def __init__(self, run: FinishedRun):
+    def __init__(self, run: RunRecord):
         if "words" in run.about:
             raise UserError(
                 f"run {run.name} labels words, and the page shows answers to whole texts: use predict"
@@ -78,7 +78,7 @@ class Answers:
         return found
 
 
-def make_server(run: FinishedRun, port: int) -> ThreadingHTTPServer:
+def make_server(run: RunRecord, port: int) -> ThreadingHTTPServer:
     """The server of a run's page; port 0 takes any that is free.
 
     Raises:
@@ -136,7 +136,7 @@ def make_server(run: FinishedRun, port: int) -> ThreadingHTTPServer:
     return server
 
 
-def serve_run(run: FinishedRun, port: int) -> None:
+def serve_run(run: RunRecord, port: int) -> None:
     """Serve the page until Ctrl-C."""
     with make_server(run, port) as server:
         print(f"run {run.name} answers on http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)

@@ -13,14 +13,14 @@ from markupsafe import Markup
 
 from pipeline.config.options import Options
 from pipeline.report import svg_plots as plots
-from pipeline.report.run_record import FinishedRun, FinishedStage, title
+from pipeline.report.run_record import RunRecord, StageRecord, title
 from pipeline.report.templates import metric_name, page
 
 SHORT = {"finetuned": "fine-tuned, random", "finetuned_general": "fine-tuned, general"}
 QUALITY_AGAINST = {"size in MB": lambda e: e["bytes"] / 1e6, "latency in ms": lambda e: e["latency_ms"]}
 
 
-def write_report(run: FinishedRun, others: list[FinishedRun], target: Path) -> None:
+def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
     """Write the page of a run; earlier runs on the same task stand beside it as points."""
     others = [o for o in others if o.same_rows(run)]
     colours = dict.fromkeys(run.models, "baseline") | {"teacher": "teacher", run.main: "student"}
@@ -54,7 +54,7 @@ def write_report(run: FinishedRun, others: list[FinishedRun], target: Path) -> N
     )
 
 
-def write_comparison(runs: list[FinishedRun], target: Path) -> None:
+def write_comparison(runs: list[RunRecord], target: Path) -> None:
     """Write a page with runs side by side."""
     colours = {run.name: name for run, name in zip(runs, cycle(plots.SERIES), strict=False)}
     options = {}
@@ -94,7 +94,7 @@ def _against(
     return plots.scatter(points, [(x(e), e["metric"]) for e in others], label, metric_name(metric))
 
 
-def _curves(run: FinishedRun) -> list[tuple[str, Markup]]:
+def _curves(run: RunRecord) -> list[tuple[str, Markup]]:
     """(stage, picture of its terms); the cells of a grid are drawn together, under the stage they belong to."""
     losses, dev = {}, {}
     for stage in run.stages:
@@ -111,7 +111,7 @@ def _curves(run: FinishedRun) -> list[tuple[str, Markup]]:
     return pictures
 
 
-def _compared_curves(runs: list[FinishedRun], colours: dict[str, str]) -> list[tuple[str, Markup]]:
+def _compared_curves(runs: list[RunRecord], colours: dict[str, str]) -> list[tuple[str, Markup]]:
     """(stage, picture): the sum of the terms by run; of a grid only what was chosen."""
     losses, dev = {}, {}
     for run in runs:
@@ -124,7 +124,7 @@ def _compared_curves(runs: list[FinishedRun], colours: dict[str, str]) -> list[t
     return [(base, plots.curves(lines, dev.get(base, {}), colours, base)) for base, lines in losses.items()]
 
 
-def _cell(stage: FinishedStage) -> tuple[str, str]:
+def _cell(stage: StageRecord) -> tuple[str, str]:
     """(what a stage is drawn as, its values where it is one of a grid of training options)."""
     return (
         (stage.name, "") if stage.spec["kind"] in ("student", "pretrain") else stage.name.partition("-")[::2]
@@ -137,7 +137,7 @@ def _sum(losses: dict[str, plots.Points]) -> plots.Points:
     ]
 
 
-def _samples(run: FinishedRun) -> tuple[str, str]:
+def _samples(run: RunRecord) -> tuple[str, str]:
     """(sentences and their variants, counts in a line), empty where the run was not augmented."""
     found = [s.directory / "model" / "samples.txt" for s in run.stages if s.spec["kind"] == "augment"]
     if not found or not found[0].is_file():
@@ -146,12 +146,12 @@ def _samples(run: FinishedRun) -> tuple[str, str]:
     return lines.rstrip(), counts
 
 
-def _operations(run: FinishedRun) -> float:
+def _operations(run: RunRecord) -> float:
     """What `check` foresaw, in floating-point operations."""
     return next((s.finished["scores"]["flops"] for s in run.stages if s.spec["kind"] == "check"), 0.0)
 
 
-def _sources(run: FinishedRun) -> list[tuple[str, str, str]]:
+def _sources(run: RunRecord) -> list[tuple[str, str, str]]:
     """(what, where it lies, what its contents are known by) of everything that was given."""
     found = {}
     for stage in run.stages:
@@ -167,7 +167,7 @@ def _sources(run: FinishedRun) -> list[tuple[str, str, str]]:
     return [(what, *rest) for what, rest in found.items()]
 
 
-def _machines(run: FinishedRun) -> list[tuple[str, str]]:
+def _machines(run: RunRecord) -> list[tuple[str, str]]:
     """(machine and versions, the stages it made), the one that made most first."""
     made = {}
     for stage in run.stages:
@@ -184,6 +184,6 @@ def _machines(run: FinishedRun) -> list[tuple[str, str]]:
     return sorted(((where, ", ".join(names)) for where, names in made.items()), key=lambda m: -len(m[1]))
 
 
-def _option(run: FinishedRun, key: str) -> Any:
+def _option(run: RunRecord, key: str) -> Any:
     group, _, name = key.rpartition(".")
     return (run.options.get(group, {}) if group else run.options).get(name, "not there")

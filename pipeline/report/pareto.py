@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.png_plots import write_front
-from pipeline.report.run_record import FinishedRun
+from pipeline.report.run_record import RunRecord
 from pipeline.report.tables import markdown_table
 from pipeline.report.templates import metric_name
 
@@ -34,7 +34,7 @@ class Point:
         return None if None in values else statistics.mean(values)
 
 
-def write_pareto(runs: list[FinishedRun], target: Path) -> str:
+def write_pareto(runs: list[RunRecord], target: Path) -> str:
     """The table of runs on the same rows; it is also written to `<target>.md`, and drawn in `<target>.png`."""
     points = points_of(runs)
     text = _table(points, runs[0])
@@ -45,7 +45,7 @@ def write_pareto(runs: list[FinishedRun], target: Path) -> str:
     return text
 
 
-def points_of(runs: list[FinishedRun]) -> list[Point]:
+def points_of(runs: list[RunRecord]) -> list[Point]:
     """The models, fewest operations first. A teacher or student that several runs share stands there once."""
     found: dict[str, Point] = {}
     for run in runs:
@@ -60,7 +60,7 @@ def points_of(runs: list[FinishedRun]) -> list[Point]:
     return points
 
 
-def _table(points: list[Point], run: FinishedRun) -> str:
+def _table(points: list[Point], run: RunRecord) -> str:
     loyal = {"label_loyalty": "same label", "probability_loyalty": "probability"}
     if not run.about["labels"]:
         loyal = {"pearson_to_teacher": "Pearson to the teacher"}

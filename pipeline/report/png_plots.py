@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 
 from pipeline.config.recipe import Recipe
-from pipeline.report.run_record import FinishedRun
+from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import metric_name
 
 matplotlib.use("Agg")
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure  # noqa: E402
 DOT, MEAN, BASE = "#4c78a8", "#1b1b1b", "#b0b0b0"
 
 
-def write_students(recipe: Recipe, runs: list[FinishedRun], target: Path) -> None:
+def write_students(recipe: Recipe, runs: list[RunRecord], target: Path) -> None:
     """A point for every student and seed, and their means: of a grid a panel for each factor, else one panel."""
     groups = recipe.levels or {"": {name: [name] for name in recipe.shown}}
     wide = [max(2.2, 1.15 * len(levels)) for levels in groups.values()]

@@ -7,7 +7,7 @@ from scipy import stats
 
 from pipeline.config.recipe import Recipe
 from pipeline.report.png_plots import write_students
-from pipeline.report.run_record import FinishedRun, read_run
+from pipeline.report.run_record import RunRecord, read_run_record
 from pipeline.report.tables import markdown_table
 
 SIGNIFICANT = 0.05
@@ -21,7 +21,7 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
         paths: of the runs, one for each seed.
         target: path without its ending.
     """
-    runs = [read_run(path) for path in paths]
+    runs = [read_run_record(path) for path in paths]
     blocks = [_table(recipe, runs)]
     if recipe.levels:
         blocks.append(_what_mattered(recipe, runs))
@@ -32,12 +32,12 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
     return f"{text}\n\nthe same is in {target.with_suffix('.md')}, and drawn in {target.with_suffix('.png')}"
 
 
-def scores(runs: list[FinishedRun], student: str) -> list[float]:
+def scores(runs: list[RunRecord], student: str) -> list[float]:
     """A student's metric in each run."""
     return [run.results[student]["metric"] for run in runs]
 
 
-def level_means(recipe: Recipe, runs: list[FinishedRun]) -> dict[str, dict[str, float]]:
+def level_means(recipe: Recipe, runs: list[RunRecord]) -> dict[str, dict[str, float]]:
     """Factor -> level -> the mean metric of its students over all seeds."""
     return {
         factor: {
@@ -47,7 +47,7 @@ def level_means(recipe: Recipe, runs: list[FinishedRun]) -> dict[str, dict[str, 
     }
 
 
-def _table(recipe: Recipe, runs: list[FinishedRun]) -> str:
+def _table(recipe: Recipe, runs: list[RunRecord]) -> str:
     """A Markdown table, a line for each model."""
     about, metric, seeds = runs[0].about, runs[0].metrics[0], len(runs)
     loyal = ["same label", "probability"] if about["labels"] else ["Pearson to the teacher"]
@@ -84,7 +84,7 @@ def _table(recipe: Recipe, runs: list[FinishedRun]) -> str:
     )
 
 
-def _masked_words(runs: list[FinishedRun]) -> str:
+def _masked_words(runs: list[RunRecord]) -> str:
     """What the run's masked language models guess of held-out text, each over the seeds."""
     shares: dict[str, list[float]] = {}
     for stage in (stage for run in runs for stage in run.stages):
@@ -94,7 +94,7 @@ def _masked_words(runs: list[FinishedRun]) -> str:
     return markdown_table(["stage", "held-out masked pieces guessed right"], rows) if rows else ""
 
 
-def _what_mattered(recipe: Recipe, runs: list[FinishedRun]) -> str:
+def _what_mattered(recipe: Recipe, runs: list[RunRecord]) -> str:
     """The factors of a grid, the one whose levels differ most first."""
     means = level_means(recipe, runs)
     spread = {factor: max(of.values()) - min(of.values()) for factor, of in means.items()}
@@ -110,7 +110,7 @@ def _what_mattered(recipe: Recipe, runs: list[FinishedRun]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(recipe: Recipe, runs: list[FinishedRun]) -> str:
+def _verdict(recipe: Recipe, runs: list[RunRecord]) -> str:
     """Whether the students that are not the baseline gain anything over it, seed by seed."""
     if not recipe.baseline:
         return ""
@@ -129,7 +129,7 @@ def _verdict(recipe: Recipe, runs: list[FinishedRun]) -> str:
     return "\n".join(lines)
 
 
-def _gains(runs: list[FinishedRun], name: str, baseline: str) -> list[float]:
+def _gains(runs: list[RunRecord], name: str, baseline: str) -> list[float]:
     return [a - b for a, b in zip(scores(runs, name), scores(runs, baseline), strict=True)]
 
 

@@ -30,7 +30,7 @@ ABOUT_THE_RUN = ("run", "preset", "stages", "recipe")
 
 
 @dataclass
-class FinishedStage:
+class StageRecord:
     """A stage of a finished run.
 
     Attributes:
@@ -77,7 +77,7 @@ class FinishedStage:
 
 
 @dataclass
-class FinishedRun:
+class RunRecord:
     """A run that `evaluate` finished.
 
     Attributes:
@@ -93,7 +93,7 @@ class FinishedRun:
     options: dict[str, Any]
     results: dict[str, dict[str, Any]]
     about: dict[str, Any]
-    stages: list[FinishedStage]
+    stages: list[StageRecord]
     recipe: list[str]
 
     @property
@@ -128,7 +128,7 @@ class FinishedRun:
         return self.results[self.main]
 
     @property
-    def taken(self) -> list[FinishedStage]:
+    def taken(self) -> list[StageRecord]:
         """The stages without those that a selection left aside."""
         chosen = [s.finished["scores"] for s in self.stages if s.spec["kind"] == "select"]
         aside = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
@@ -150,10 +150,10 @@ class FinishedRun:
             ) from damage
         return directory
 
-    def same_rows(self, other: "FinishedRun") -> bool:
+    def same_rows(self, other: "RunRecord") -> bool:
         """Whether another run reports the same metric on the same rows."""
 
-        def rows(run: FinishedRun) -> tuple:
+        def rows(run: RunRecord) -> tuple:
             source = run.task
             known = (source["name"], source.get("content"), source.get("revision"))
             return (*known, run.about["split"], run.about["selection"])
@@ -203,7 +203,7 @@ class FinishedRun:
         return f"python -m pipeline task-distill {words}"
 
 
-def read_run(path: Path) -> FinishedRun:
+def read_run_record(path: Path) -> RunRecord:
     """Read a run that `evaluate` finished.
 
     Raises:
@@ -220,7 +220,7 @@ def read_run(path: Path) -> FinishedRun:
             f"run {path.name!r} was evaluated by an earlier version, which measured less: run its own "
             "command again; its models are kept, only the evaluation is made anew"
         )
-    return FinishedRun(
+    return RunRecord(
         path,
         options["preset"],
         {k: v for k, v in options.items() if k not in ABOUT_THE_RUN},
@@ -236,14 +236,14 @@ def title(model: str) -> str:
     return TITLES.get(model, model)
 
 
-def _read_stage(directory: Path) -> FinishedStage:
+def _read_stage(directory: Path) -> StageRecord:
     spec, finished = read_json(directory / "stage.json"), read_finished(directory)
     made = made_in(directory, finished)
     lines = []
     if (made / "metrics.jsonl").is_file():
         lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text("utf-8").splitlines()]
     reused = made.parent.name if finished.get("from") else ""
-    return FinishedStage(directory.name, spec, finished, lines, made, reused)
+    return StageRecord(directory.name, spec, finished, lines, made, reused)
 
 
 def _by_name(options: dict[str, Any]) -> dict[str, Any]:

@@ -4,20 +4,20 @@ import statistics
 from pathlib import Path
 
 from checkpoints.store import read_json
-from pipeline.report.run_record import FinishedRun, title
+from pipeline.report.run_record import RunRecord, title
 
 CLASSES = 12
 """A confusion of more classes is left to the report."""
 
 
-def results_table(run: FinishedRun) -> str:
+def results_table(run: RunRecord) -> str:
     """Everything that `evaluate` measured of a run."""
     blocks = [_quality(run), _nearness(run), _costs(run)]
     blocks += [_classes(run)] if run.about["labels"] else []
     return "\n\n".join([*blocks, _examples(run)])
 
 
-def runs_table(runs: list[FinishedRun]) -> str:
+def runs_table(runs: list[RunRecord]) -> str:
     """The distilled students of several runs, a line each."""
     width = max(len(name) for name in ("student distilled of", *(run.name for run in runs))) + 2
     lines = [
@@ -60,7 +60,7 @@ def share(entry: dict) -> str:
     return f"{entry['kept']:.1%}" if "kept" in entry else "-"
 
 
-def _quality(run: FinishedRun) -> str:
+def _quality(run: RunRecord) -> str:
     about, shown = run.about, run.metrics[:2]
     words = f"{about['words']:,} words of " if "words" in about else ""
     lines = [
@@ -76,7 +76,7 @@ def _quality(run: FinishedRun) -> str:
     return "\n".join(lines)
 
 
-def _nearness(run: FinishedRun) -> str:
+def _nearness(run: RunRecord) -> str:
     """Loyalty to the teacher, and calibration."""
     if run.about["labels"] is None:
         lines = [f"{'answers beside the teacher':<36}{'Pearson to the teacher':>24}"]
@@ -104,7 +104,7 @@ def _nearness(run: FinishedRun) -> str:
     return "\n".join(lines)
 
 
-def _costs(run: FinishedRun) -> str:
+def _costs(run: RunRecord) -> str:
     lines = [
         f"{'cost':<36}{'params':>8}{'size':>7}{'MFLOP':>8}{'memory':>8}{'p50':>9}{'p90':>8}{'p99':>8}"
         f"{'speed':>7}{'rows/s':>8}"
@@ -126,7 +126,7 @@ def _costs(run: FinishedRun) -> str:
     return "\n".join(lines)
 
 
-def _classes(run: FinishedRun) -> str:
+def _classes(run: RunRecord) -> str:
     labels, student, teacher = run.about["labels"], run.student, run.results["teacher"]
     lines = [f"{'class':<36.36}{'rows':>8}{'precision':>11}{'recall':>8}{'F1':>8}{'F1 of the teacher':>19}"]
     for label, s, t in zip(labels, student["classes"], teacher["classes"], strict=True):
@@ -142,7 +142,7 @@ def _classes(run: FinishedRun) -> str:
     return "\n".join(lines)
 
 
-def _examples(run: FinishedRun) -> str:
+def _examples(run: RunRecord) -> str:
     labels, lines = run.about["labels"], ["where student and teacher differ most"]
     for row in run.student["differ_most"][:3]:
         answers = {

@@ -3,14 +3,14 @@
 import pipeline.plan as planning
 from checkpoints import store
 from pipeline.config.options import load
-from pipeline.config.two_stage import Declared
+from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan
 
 
 def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypatch):
     stages = [
-        Declared("prediction", "prediction", {"seed": 1}, {"task": {"name": "tiny"}}),
-        Declared("evaluate", "evaluate", {"models": []}, {"distilled": "prediction"}),
+        StageSpec("prediction", "prediction", {"seed": 1}, {"task": {"name": "tiny"}}),
+        StageSpec("evaluate", "evaluate", {"models": []}, {"distilled": "prediction"}),
     ]
     o, run = load("small", ["job.precision=fp32"]), tmp_path / "run"
     monkeypatch.setattr(planning, "FORMATS", {})
@@ -27,7 +27,7 @@ def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypa
 
 
 def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp_path):
-    stages = [Declared("intermediate", "intermediate", {"seed": 1}, {"task": {"name": "tiny"}})]
+    stages = [StageSpec("intermediate", "intermediate", {"seed": 1}, {"task": {"name": "tiny"}})]
     o, run = load("small", ["job.precision=fp32"]), tmp_path / "run"
     for made in ("checkpoints/step-00000001", "teacher/train/shard-00000"):
         (step,) = plan(stages, run, o)

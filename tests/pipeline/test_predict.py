@@ -15,7 +15,7 @@ import pytest
 from pipeline.cli import commands as cli
 from pipeline.deploy import serve
 from pipeline.deploy.predict import Classifier
-from pipeline.report.run_record import read_run
+from pipeline.report.run_record import read_run_record
 from tests.pipeline.test_export import make_finished
 from tests.pipeline.test_report import CHROMIUM, EVIL
 
@@ -123,7 +123,7 @@ def test_mistakes_are_one_line(place, capsys, monkeypatch, arguments, words):
 @pytest.fixture(params=["one", "pairs", "scores"])
 def served(place, request):
     """(run, address) of a page that is served."""
-    run = read_run(Path("runs") / request.param)
+    run = read_run_record(Path("runs") / request.param)
     with serve.make_server(run, 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

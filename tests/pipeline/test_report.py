@@ -16,7 +16,7 @@ from checkpoints.errors import UserError
 from pipeline.cli import commands as cli
 from pipeline.config.options import load
 from pipeline.report.page import write_comparison, write_report
-from pipeline.report.run_record import read_run
+from pipeline.report.run_record import read_run_record
 from pipeline.report.tables import results_table, runs_table
 
 EVIL = "<script>alert(1)</script> \"'>$x_1$ & {{ 7 * 7 }}"
@@ -108,8 +108,11 @@ def make_run(path: Path, labels: list[str] | None = LABELS, given=(), augmented:
 @pytest.fixture
 def pages(tmp_path) -> dict[str, Path]:
     """A report of classes, one of scores, and a comparison."""
-    run, other = read_run(make_run(tmp_path / "a run")), read_run(make_run(tmp_path / "b", given=["seed=7"]))
-    scores = read_run(make_run(tmp_path / "scores", labels=None, augmented=False))
+    run, other = (
+        read_run_record(make_run(tmp_path / "a run")),
+        read_run_record(make_run(tmp_path / "b", given=["seed=7"])),
+    )
+    scores = read_run_record(make_run(tmp_path / "scores", labels=None, augmented=False))
     made = {name: tmp_path / f"{name}.html" for name in ("report", "scores", "compare")}
     write_report(run, [other, scores], made["report"])
     write_report(scores, [], made["scores"])
@@ -183,14 +186,16 @@ def test_the_command_of_a_run_reads_back_as_its_options(tmp_path):
         "prediction.grid={learning_rate: [1e-5, 3e-5]}",
         "finetuning.grid=",
     ]
-    run = read_run(make_run(tmp_path / "again", given=given))
+    run = read_run_record(make_run(tmp_path / "again", given=given))
     words = shlex.split(run.command())
     assert words[:4] == ["python", "-m", "pipeline", "task-distill"] and words[4] == "preset=small"
     assert asdict(load("small", words[5:])) == run.options | {"run": "again"}
 
 
 def test_tables_fit_a_terminal(tmp_path):
-    runs = [read_run(make_run(tmp_path / name, labels)) for name, labels in (("a", LABELS), ("b", None))]
+    runs = [
+        read_run_record(make_run(tmp_path / name, labels)) for name, labels in (("a", LABELS), ("b", None))
+    ]
     for text in (results_table(runs[0]), results_table(runs[1]), runs_table(runs)):
         assert max(map(len, text.splitlines())) <= 110, text
     assert "ECE" in results_table(runs[0]) and "Pearson to the teacher" in results_table(runs[1])
@@ -216,7 +221,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
     assert cli.main(["report", "run=two"]) == 2
     assert "earlier version" in capsys.readouterr().err
     with pytest.raises(UserError):
-        read_run(Path("runs/two"))
+        read_run_record(Path("runs/two"))
     assert cli.main(["report", "run=one"]) == 0  # and is passed over as a point
 
 
