@@ -12,7 +12,7 @@ class UserError(Exception):
         return " ".join(super().__str__().splitlines())  # names in it may hold line ends
 
 
-def told(error: OSError) -> UserError:
+def to_user_error(error: OSError) -> UserError:
     """What the system said of a file, as a message for the user. An error of anything else is raised again."""
     if error.filename is None and error.errno not in OF_THE_DISK:
         raise error

@@ -54,7 +54,7 @@ class FileHashes:
                 return entry[-1]
             self._known[key] = entry
             self._cache.parent.mkdir(parents=True, exist_ok=True)
-            aside = self._cache.with_suffix(f".{os.getpid()}")
-            aside.write_text(json.dumps(self._known))
-            aside.replace(self._cache)
+            staging = self._cache.with_suffix(f".{os.getpid()}")
+            staging.write_text(json.dumps(self._known))
+            staging.replace(self._cache)
         return entry[-1]

@@ -1,7 +1,7 @@
 """What a stage leaves on disk, and how it is trusted again.
 
 A directory is *sealed* when its `manifest.json`, written last, lists every file with size and sha256.
-Sealed directories are written aside, synced, and renamed into place: what stands under a final name is
+Sealed directories are written staging, synced, and renamed into place: what stands under a final name is
 whole, or is found out by `verify`.
 """
 
@@ -26,12 +26,12 @@ class Damaged(Exception):
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file so that a reader sees the old one or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(aside, "w", encoding="utf-8") as file:
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(staging, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
+    staging.replace(path)
     _sync(path.parent)
 
 
@@ -44,23 +44,26 @@ def read_json(path: Path) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def seal(aside: Path, target: Path) -> None:
+def seal(staging: Path, target: Path) -> None:
     """Make a directory written aside final: sync its files, write the manifest, rename to `target`.
 
     A directory already standing at `target` is moved out of the way first and removed after.
     """
     files = {}
-    for path in sorted(p for p in aside.rglob("*") if p.is_file()):
+    for path in sorted(p for p in staging.rglob("*") if p.is_file()):
         _sync(path)
-        files[path.relative_to(aside).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    for directory in (p for p in aside.rglob("*") if p.is_dir()):
+        files[path.relative_to(staging).as_posix()] = {
+            "size": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
+    for directory in (p for p in staging.rglob("*") if p.is_dir()):
         _sync(directory)
-    write_json(aside / MANIFEST, {"files": files})
+    write_json(staging / MANIFEST, {"files": files})
     old = target.with_name(f".old-{target.name}")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)
-    aside.rename(target)
+    staging.rename(target)
     _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -72,20 +75,20 @@ def sealed(target: Path) -> Iterator[Path]:
     Raises:
         UserError: the disk is full; `target` is as it was before.
     """
-    aside = fresh_aside(target, f"-{os.getpid()}")
+    staging = fresh_staging(target, f"-{os.getpid()}")
     try:
         yield aside
-        seal(aside, target)
+        seal(staging, target)
     except Exception as error:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise disk_error(error, target) from error
 
 
-def fresh_aside(target: Path, suffix: str = "") -> Path:
+def fresh_staging(target: Path, suffix: str = "") -> Path:
     """An empty directory beside `target` in which its next content is written."""
-    aside = target.with_name(f".writing-{target.name}{suffix}")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    staging = target.with_name(f".writing-{target.name}{suffix}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
     return aside
 
 

@@ -291,13 +291,13 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
         }
     ).replace_schema_metadata({"counts": json.dumps(asdict(shard.counts))})
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.aside")
-    with aside.open("wb") as file:
+    staging = path.with_name(f".{path.name}.aside")
+    with staging.open("wb") as file:
         with pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    os.replace(staging, path)
 
 
 def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], list[int], list[int]]:

@@ -172,10 +172,10 @@ class WordVectors:
         for k, known in self._known.items():
             arrays[f"ids_{k}"] = np.array(list(known), dtype=np.int32)
             arrays[f"neighbours_{k}"] = np.array(list(known.values()), dtype=np.int32)
-        aside = self.cache.with_name(f".{self.cache.name}.{os.getpid()}.npz")  # ranks may write at once
+        staging = self.cache.with_name(f".{self.cache.name}.{os.getpid()}.npz")  # ranks may write at once
         self.cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(aside, fingerprint=np.array(self._fingerprint()), **arrays)
-        os.replace(aside, self.cache)
+        np.savez(staging, fingerprint=np.array(self._fingerprint()), **arrays)
+        os.replace(staging, self.cache)
 
 
 def _is_number(text: str) -> bool:

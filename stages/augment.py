@@ -62,7 +62,7 @@ def run(stage: Stage) -> None:
     barrier()
     there = sum(path.exists() for path in paths)
     if there:
-        stage.say(f"resumed: {there} of {len(paths)} shards are there")
+        stage.log(f"resumed: {there} of {len(paths)} shards are there")
     try:
         candidates = _candidates(stage, options) if missing else None
         settings = Settings(options.p, options.variants, options.repredict, options.long_texts)
@@ -83,7 +83,7 @@ def run(stage: Stage) -> None:
 
     counts = reduce(add, (read_counts(path / "rows.arrow") for path in paths), Counts())
     barrier()  # the shards are moved next: no rank may still be reading
-    stage.say(describe(counts))
+    stage.log(describe(counts))
 
     def write(directory: Path) -> None:
         for path in paths:  # the same files: they are written once

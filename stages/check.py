@@ -66,7 +66,7 @@ def run(stage: Stage) -> None:
             flops += 3 * forward_flops(student, tokens, length)
         total += flops
         times = f" x up to {1 + variants} variants" if variants else ""
-        stage.say(
+        stage.log(
             f"{name}: {len(rows):,} rows{times} x {plan['epochs']} epochs, {tokens / 1e6:.2f} M tokens "
             f"(mean {length:.0f} a row, {rows.truncated / len(rows):.1%} of rows cut), {flops / 1e12:,.1f} TFLOP"
         )
@@ -75,7 +75,7 @@ def run(stage: Stage) -> None:
     uncounted = (
         ", augmentation not counted" if any("variants" in p for p in stage.options["stages"].values()) else ""
     )
-    stage.say(
+    stage.log(
         f"in all {total / 1e12:,.1f} TFLOP{uncounted}; each stage says what is left of it once its speed is measured"
     )
     stage.publish(lambda directory: (directory / "cost.txt").write_text(f"{total}\n"), {"flops": total})

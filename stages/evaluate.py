@@ -96,8 +96,8 @@ def write_submission(stage: Stage, task: Task) -> None:
     tokenizer = load_tokenizer(source)
     model = load_classifier(source, task.labels, tapped=False).eval().to(stage.device)
     path = stage.directory.parent / "glue_submission.zip"
-    aside = path.with_name(f".{path.name}")
-    with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+    staging = path.with_name(f".{path.name}")
+    with zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in sorted(stage.inputs["unlabelled"]["identity"]["files"].items()):
             indices, split = glue.read_unlabelled(task.name, Path(file))
             test = replace(task, splits={name: split})
@@ -107,8 +107,8 @@ def write_submission(stage: Stage, task: Task) -> None:
                 f"{i}\t{glue.written_answer(task.name, a)}" for i, a in zip(indices, answers, strict=True)
             ]
             archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
-    aside.replace(path)
-    stage.say(f"the student's answers to GLUE's test rows are in {path}")
+    staging.replace(path)
+    stage.log(f"the student's answers to GLUE's test rows are in {path}")
 
 
 def _write_predictions(path: Path, task: Task, split: str, answers: dict[str, np.ndarray]) -> None:
@@ -122,11 +122,11 @@ def _write_predictions(path: Path, task: Task, split: str, answers: dict[str, np
             return " ".join(task.labels[int(tag)] for tag in value)
         return task.labels[int(value)] if task.labels else f"{value:.4f}"
 
-    aside = path.with_name(f".{path.name}")
-    with open(aside, "w", newline="", encoding="utf-8") as file:
+    staging = path.with_name(f".{path.name}")
+    with open(staging, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", *(["text_b"] if rows.text_b else []), "label", *answers])
         for i, (text, label) in enumerate(zip(rows.text_a, rows.labels, strict=True)):
             second = [rows.text_b[i]] if rows.text_b else []
             writer.writerow([text, *second, name(label), *(name(of[i]) for of in answers.values())])
-    aside.replace(path)
+    staging.replace(path)

@@ -22,5 +22,5 @@ def run(stage: Stage) -> None:
                 shutil.copy2(path, directory / path.name)
 
     scores = ", ".join(f"{name} {entry['dev']:.4f}" for name, entry in table.items())
-    stage.say(f"{best} is best on dev of {scores}")
+    stage.log(f"{best} is best on dev of {scores}")
     stage.publish(write, table[best] | {"chosen": best, "candidates": table})

@@ -84,7 +84,7 @@ def begin(stage: Stage, task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTr
         vectors = WordVectors.read(Path(stage.inputs["vectors"]["path"]))
         table, pieces = student.get_input_embeddings(), tokenizer.get_vocab()
         found = begin_with_vectors(table, pieces, vectors.words, vectors.vectors)
-        stage.say(f"{found:,} of {len(pieces):,} tokens begin as word vectors")
+        stage.log(f"{found:,} of {len(pieces):,} tokens begin as word vectors")
     if init == "teacher-layers":
         encoder = student_from_teacher_layers(load_encoder(source), sizes["layers"], sizes["dropout"], layers)
         student.base_model.load_state_dict(encoder.state_dict(), strict=False)

@@ -51,7 +51,7 @@ def check(stage: Stage, task: Task) -> None:
     logits = predict(classifier.eval().to(stage.device), dev, stage.device, stage.precision)[:, order]
     reached = score(task, "dev", logits)[task.selection]
     constant = constant_score(task)
-    stage.say(
+    stage.log(
         f"the given teacher reaches {task.selection} {reached:.4f} on dev, a constant answer {constant:.4f}"
     )
     if reached <= constant and not stage.options["accept_teacher"]:

@@ -217,8 +217,8 @@ def test_a_finished_stage_cannot_be_claimed_from_outside(tmp_path, finished):
     told = json.dumps(finished).replace("KEY", key).replace("/OUTSIDE", str(outside))
     for directory in (outside, runs / "a" / "one", runs / "b" / "one"):
         directory.mkdir(parents=True)
-        with store.sealed(directory / "model") as aside:
-            (aside / "weights").write_text("weights")
+        with store.sealed(directory / "model") as staging:
+            (staging / "weights").write_text("weights")
         (directory / "finished.json").write_text(told)
         (directory / "stage.json").write_text('{"job": ["fp8"]}')
     (step,) = plan([stage], runs / "a", o)

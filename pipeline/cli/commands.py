@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints.errors import UserError, told
+from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import read_json
 from pipeline.config import options as options_module
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         return COMMANDS[command](rest)
     except (UserError, OSError) as error:
-        print(f"error: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"error: {to_user_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -19,19 +19,19 @@ def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[
     Raises:
         UserError: the student is damaged, ONNX does not answer as it does, the disk is full.
     """
-    source, aside = run.model(run.main), store.fresh_aside(target)
+    source, staging = run.model(run.main), store.fresh_staging(target)
     try:
         for path in source.iterdir():
             if path.name != store.MANIFEST:
-                shutil.copyfile(path, aside / path.name)
-        _fit_tokenizer(aside, run.max_length(run.main))
-        forms = compared_forms(run, aside) if with_onnx else []
-        write_card(run, forms, license, aside / "README.md")
-        aside.rename(target)
+                shutil.copyfile(path, staging / path.name)
+        _fit_tokenizer(staging, run.max_length(run.main))
+        forms = compared_forms(run, staging) if with_onnx else []
+        write_card(run, forms, license, staging / "README.md")
+        staging.rename(target)
     except Exception as error:
         raise store.disk_error(error, target) from error
     finally:
-        store.remove(aside)
+        store.remove(staging)
     return forms
 
 

@@ -232,12 +232,12 @@ def _written(target: Path | None):
     if target is None:
         yield sys.stdout
         return
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
+    staging = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with open(aside, "w", newline="", encoding="utf-8") as file:
+        with open(staging, "w", newline="", encoding="utf-8") as file:
             yield file
-        aside.replace(target)
+        staging.replace(target)
     except Exception as error:
         raise store.disk_error(error, target) from error
     finally:
-        aside.unlink(missing_ok=True)
+        staging.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from checkpoints.errors import UserError, told
+from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import Damaged
 from data_aug import InputError
 
@@ -26,14 +26,14 @@ def main(directory: Path) -> int:
     from stages.training.stage import Stage
 
     stage = Stage.open(directory, device)
-    stage.say_if_slow()
+    stage.warn_if_precision_is_emulated()
     try:
         stage_types()[stage.kind](stage)
     except Interrupted as interrupted:
-        stage.say(f"saved at step {interrupted.step}; the same command goes on from here")
+        stage.log(f"saved at step {interrupted.step}; the same command goes on from here")
         status = interrupted.code
     except (UserError, Damaged, InputError, OSError) as error:
-        error = told(error) if isinstance(error, OSError) else error
+        error = to_user_error(error) if isinstance(error, OSError) else error
         _let_the_first_rank_speak()
         print(f"error: {stage.name}: {error}", file=sys.stderr)
         return 2  # the other ranks may wait in a collective: they are ended from outside

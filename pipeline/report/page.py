@@ -76,10 +76,10 @@ def write_comparison(runs: list[RunRecord], target: Path) -> None:
 
 
 def _write(template: str, target: Path, **values: Any) -> None:
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    aside.write_text(page(template, **values), encoding="utf-8")
-    aside.replace(target)
+    staging = target.with_name(f".{target.name}.{os.getpid()}")
+    staging.parent.mkdir(parents=True, exist_ok=True)
+    staging.write_text(page(template, **values), encoding="utf-8")
+    staging.replace(target)
 
 
 def _against(

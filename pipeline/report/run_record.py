@@ -129,9 +129,9 @@ class RunRecord:
 
     @property
     def taken(self) -> list[StageRecord]:
-        """The stages without those that a selection left aside."""
+        """The stages without those that a selection left staging."""
         chosen = [s.finished["scores"] for s in self.stages if s.spec["kind"] == "select"]
-        aside = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
+        staging = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
         return [stage for stage in self.stages if stage.name not in aside]
 
     def model(self, name: str) -> Path:

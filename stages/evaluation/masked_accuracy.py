@@ -20,7 +20,7 @@ def held_out_accuracy(
         return {}
     rows = corpus_rows(stage, tokenizer, stage.training.max_length, HELD_OUT_TOKENS, held_out=True)
     share = accuracy(stage, model, masking, rows)
-    stage.say(f"{share:.1%} of the masked tokens of held-out documents are guessed right ({whose})")
+    stage.log(f"{share:.1%} of the masked tokens of held-out documents are guessed right ({whose})")
     return {"accuracy": share}
 
 

@@ -24,6 +24,6 @@ def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
     """Say so when what a stage reached on dev is no better than the best constant answer."""
     constant = constant_score(task)
     if reached <= constant:
-        stage.say(
+        stage.log(
             f"warning: {task.selection} {reached:.4f} on dev is no better than a constant answer's {constant:.4f}"
         )

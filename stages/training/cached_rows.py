@@ -57,7 +57,7 @@ def train_rows(
         return _cached(stage, data, tokenizer, max_length, write_both)
     if "augmented" not in stage.inputs:
         return task_rows(stage, task, "train", tokenizer, max_length)
-    shards = stage.made("augmented")
+    shards = stage.artifact_dir("augmented")
 
     def write(directory: Path) -> None:
         parts = (Split(*read_shard(path)[:3]) for path in sorted(shards.glob("rows-*.arrow")))
@@ -126,7 +126,7 @@ def _cached(
             store.verify(target)
         except store.Damaged as damage:
             if target.exists():
-                stage.say(f"tokenized data is damaged ({damage}) and is made again")
+                stage.log(f"tokenized data is damaged ({damage}) and is made again")
                 store.remove(target)
     barrier()
     if is_first_rank() and not target.exists():

@@ -92,19 +92,19 @@ def teacher_views(
     caches = {name: TeacherCache(stage, name, of, teacher) for name, of in rows.items()}
     size = sum(cache.bytes for cache in caches.values()) / 1e9
     if size > stage.job.cache_gb:
-        stage.say(
+        stage.log(
             f"the teacher runs in every step: its layers would take {size:,.1f} GB of disk, more than "
             f"job.cache_gb={stage.job.cache_gb:g}"
         )
         return live
-    stage.say(f"the teacher runs once over all rows; its layers take {size:,.2f} GB of disk meanwhile")
+    stage.log(f"the teacher runs once over all rows; its layers take {size:,.2f} GB of disk meanwhile")
     return {name: cache.fill() for name, cache in caches.items()}
 
 
 def teacher_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
     """(N, C) logits of the teacher, of all answers to the rows: asked once, and kept beside the rows in the cache that runs share."""
     kept = Path(rows.tokens.filename).parent
-    teacher = sha256_file(stage.made("teacher") / store.MANIFEST)
+    teacher = sha256_file(stage.artifact_dir("teacher") / store.MANIFEST)
     kept = kept.with_name(f"{kept.name}-answers-{teacher[:12]}-{stage.job.precision}")
     if is_first_rank() and not store.is_whole(kept):
         store.remove(kept)
@@ -117,7 +117,7 @@ def teacher_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
 
 def ask_teacher(stage: Stage, task: Task, rows: TokenRows, of: np.ndarray) -> np.ndarray:
     """(N, C) logits of the teacher, of all answers to the rows; those to the rows `of` are filled in."""
-    stage.say(f"one teacher pass over {len(of):,} rows without recorded logits")
+    stage.log(f"one teacher pass over {len(of):,} rows without recorded logits")
     teacher = task_teacher(stage, task, Needs(logits=True))
     table_NC = np.empty((rows.targets.sum(), len(task.labels or ("score",))), np.float32)
     for batch in batches_by_length(rows, of=of):

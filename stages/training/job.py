@@ -171,7 +171,7 @@ class Job:
         bar.close()
         self.log.close()
         if self.settings.profile or self.stage.device.type == "cpu":
-            self.stage.say(str(self.clock))
+            self.stage.log(str(self.clock))
         if saved_step != state.step:
             self._save()  # so that a job killed while its artefact is written ends at once
         if self.evaluate and state.best_step is not None:
@@ -249,7 +249,7 @@ class Job:
             )
         if bad:
             step = self.state.step + 1
-            self.stage.say(f"step {step} left out, its loss is not finite: {named(global_rows)}")
+            self.stage.log(f"step {step} left out, its loss is not finite: {named(global_rows)}")
         return bool(bad)
 
     def _learning_rate(self) -> float:
@@ -282,7 +282,7 @@ class Job:
         dist.all_reduce(rows, dist.ReduceOp.MIN)
         if self.rank == 0:
             store.write_json(path, {"rows": rows.item()})
-        self.stage.say(f"micro_batch=auto: {rows.item()} rows at once, of {most}")
+        self.stage.log(f"micro_batch=auto: {rows.item()} rows at once, of {most}")
         return rows.item()
 
     def _try(self, indices: np.ndarray) -> None:
@@ -366,7 +366,7 @@ class Job:
 
     def _restore(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
-        found = [store.newest(self.checkpoints, self.stage.say) if self.rank == 0 else None]
+        found = [store.newest(self.checkpoints, self.stage.log) if self.rank == 0 else None]
         dist.broadcast_object_list(found)
         path = found[0]
         if self.rank == 0:  # what is newer is damaged, or was best in a future that is run again
@@ -392,32 +392,32 @@ class Job:
         if self.collector:
             self.collector.load(path)
         self.log.forget_after(self.state.step)
-        self.stage.say(f"resumed at step {self.state.step} of {self.steps}")
+        self.stage.log(f"resumed at step {self.state.step} of {self.steps}")
 
     def _save(self) -> None:
-        """Write a checkpoint aside, seal it, and remove the oldest. Called on every rank."""
+        """Write a checkpoint staging, seal it, and remove the oldest. Called on every rank."""
         self.log.gather()
         target = self.checkpoints / store.step_name(self.state.step)
-        aside = target.with_name(f".writing-{target.name}")
+        staging = target.with_name(f".writing-{target.name}")
         if self.rank == 0:
             self.checkpoints.mkdir(exist_ok=True)  # not the stage's: a disk that is gone must not be missed
             what = f"the checkpoint of step {self.state.step}"
             store.need_space(self.checkpoints, self._checkpoint_bytes(), what)
-            store.fresh_aside(target)
+            store.fresh_staging(target)
         dist.barrier()
         try:
-            training_state.save(self.engine, aside)
+            training_state.save(self.engine, staging)
             if self.collector:
-                self.collector.save(aside)
+                self.collector.save(staging)
             dist.barrier()
             if self.rank == 0:
                 scaler = self.engine.torch_autocast_z0_gradscaler
-                store.write_json(aside / "state.json", {
+                store.write_json(staging / "state.json", {
                     "state": asdict(self.state), "log": asdict(self.log.sums),
                     "optimizer_steps": training_state.steps(self.engine),
                     "gradient_scale": scaler.state_dict() if scaler else None,
                 })  # fmt: skip
-                store.seal(aside, target)
+                store.seal(staging, target)
                 store.keep_newest(self.checkpoints, self.settings.keep)
         except Exception as error:  # safetensors, too, wraps what the system says of a full disk
             raise store.disk_error(error, target) from error
@@ -469,7 +469,7 @@ class Job:
         left = self.steps - self.state.step
         minutes = (time.monotonic() - began) / done * left / 60
         limit = "at most " if self.options.patience else ""
-        self.stage.say(
+        self.stage.log(
             f"{left} steps left, {limit}{minutes:.1f} minutes at {tokens / (time.monotonic() - began):,.0f} tokens/s"
         )
 

@@ -71,10 +71,10 @@ class Stage:
         """Of matrix products; parameters stay in fp32."""
         return PRECISIONS[self.job.precision]
 
-    def say_if_slow(self) -> None:
+    def warn_if_precision_is_emulated(self) -> None:
         """Warn where the processor only imitates the precision: set by hand, or by the machine on which the stage began."""
         if self.precision != torch.float32 and not bf16_pays(self.device):
-            self.say(
+            self.log(
                 f"this processor has no {self.job.precision} products: job.precision=fp32 is many times faster here; a "
                 "half-done stage goes on in it, equal within rounding"
             )
@@ -91,10 +91,10 @@ class Stage:
             UserError: it is damaged.
         """
         if self.inputs[name].get("stage"):
-            self.made(name)
+            self.artifact_dir(name)
         return ModelSource.of(self.inputs[name], self.options.get("allow_bin", False))
 
-    def made(self, name: str) -> Path:
+    def artifact_dir(self, name: str) -> Path:
         """The directory of an input that a stage made, checked against its manifest.
 
         Raises:
@@ -116,7 +116,7 @@ class Stage:
         source = self.inputs["task"]
         return load_task(TaskSource(source["name"], source["identity"]), source.get("revision"))
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line to the user, from rank 0, past the progress bar."""
         if is_first_rank():
             tqdm.write(f"  {self.name}: {text}", file=sys.stdout)

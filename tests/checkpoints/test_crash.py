@@ -9,12 +9,12 @@ CHANGES = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
 
 
 def save(directory, step):
-    """What a job does: write aside, seal, remove the oldest."""
+    """What a job does: write staging, seal, remove the oldest."""
     target = directory / store.step_name(step)
-    aside = store.fresh_aside(target)
-    (aside / "weights").write_text(f"weights of {step}")
-    store.write_json(aside / "state.json", {"step": step})
-    store.seal(aside, target)
+    staging = store.fresh_staging(target)
+    (staging / "weights").write_text(f"weights of {step}")
+    store.write_json(staging / "state.json", {"step": step})
+    store.seal(staging, target)
     store.keep_newest(directory, 2)
 
 
@@ -71,15 +71,15 @@ def test_a_save_that_dies_anywhere_loses_nothing(tmp_path):
 
 
 def test_an_artefact_made_again_dies_anywhere_and_is_old_or_new(tmp_path):
-    """Where a directory is replaced there is a moment without it: the former is then found aside, or made anew."""
+    """Where a directory is replaced there is a moment without it: the former is then found staging, or made anew."""
     change = 0
     while True:
         change += 1
         target = tmp_path / str(change) / "model"
 
         def write(text, target=target):
-            with store.sealed(target) as aside:
-                (aside / "weights").write_text(text)
+            with store.sealed(target) as staging:
+                (staging / "weights").write_text(text)
 
         write("old")
         if not dies_before(change, lambda: write("new")):

@@ -13,10 +13,10 @@ from checkpoints.fingerprint import FileHashes, fingerprint
 
 
 def write(directory, text="weights"):
-    with store.sealed(directory) as aside:
-        (aside / "inner").mkdir()
-        (aside / "inner" / "a.bin").write_text(text)
-        (aside / "b.json").write_text("{}")
+    with store.sealed(directory) as staging:
+        (staging / "inner").mkdir()
+        (staging / "inner" / "a.bin").write_text(text)
+        (staging / "b.json").write_text("{}")
 
 
 def test_a_sealed_directory_verifies_and_every_kind_of_damage_is_named(tmp_path):
@@ -50,13 +50,13 @@ def test_the_newest_whole_checkpoint_is_used_and_the_damaged_one_named(tmp_path)
 def test_a_write_that_fails_leaves_the_former_content(tmp_path):
     target = tmp_path / "model"
     write(target, "former")
-    with pytest.raises(RuntimeError), store.sealed(target) as aside:
-        (aside / "a.bin").write_text("half")
+    with pytest.raises(RuntimeError), store.sealed(target) as staging:
+        (staging / "a.bin").write_text("half")
         raise RuntimeError
-    with pytest.raises(UserError, match="no space left.*free"), store.sealed(target) as aside:
+    with pytest.raises(UserError, match="no space left.*free"), store.sealed(target) as staging:
         raise OSError(28, "No space left on device")
-    with pytest.raises(FileNotFoundError, match="model"), store.sealed(target) as aside:
-        save_file({"a": np.ones(1)}, aside / "vanished" / "a.safetensors")
+    with pytest.raises(FileNotFoundError, match="model"), store.sealed(target) as staging:
+        save_file({"a": np.ones(1)}, staging / "vanished" / "a.safetensors")
     store.verify(target)
     assert (target / "inner" / "a.bin").read_text() == "former"
 
@@ -64,7 +64,7 @@ def test_a_write_that_fails_leaves_the_former_content(tmp_path):
 def test_only_the_newest_are_kept(tmp_path):
     for step in range(1, 6):
         write(tmp_path / store.step_name(step))
-    store.fresh_aside(tmp_path / store.step_name(6))  # a save that was killed
+    store.fresh_staging(tmp_path / store.step_name(6))  # a save that was killed
     store.keep_newest(tmp_path, 2)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["step-00000004", "step-00000005"]
 

@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def told(capsys, *arguments):
+def to_user_error(capsys, *arguments):
     """(exit status, lines of the report)."""
     status = main(["doctor", *arguments])
     return status, capsys.readouterr().out.splitlines()
@@ -88,7 +88,7 @@ def test_each_damage_is_named_with_its_mend(run, capsys, damage, words):
 
 def test_locks_and_what_an_interrupted_write_left(run, capsys):
     (run / ".lock").write_text("process 7 on elsewhere")
-    store.fresh_aside(run / "general" / "checkpoints" / "step-00000015")
+    store.fresh_staging(run / "general" / "checkpoints" / "step-00000015")
     (run / "general" / ".stage.json.4711").touch()
     status, lines = told(capsys, "run=mine")
     text = "\n".join(lines)

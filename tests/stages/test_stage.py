@@ -15,7 +15,7 @@ from stages.training.stage import Stage
 def test_a_precision_that_the_processor_imitates_is_warned_of(precision, native, monkeypatch, capsys):
     monkeypatch.setattr(module, "bf16_pays", lambda device: native)
     job = SimpleNamespace(precision=precision)
-    Stage("general", "general", Path(), {}, {}, "", job, torch.device("cpu")).say_if_slow()
+    Stage("general", "general", Path(), {}, {}, "", job, torch.device("cpu")).warn_if_precision_is_emulated()
     said = capsys.readouterr().out
     assert bool(said) == (precision != "fp32" and not native)
     assert not said or f"no {precision} products: job.precision=fp32" in said
