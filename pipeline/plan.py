@@ -62,7 +62,12 @@ def plan(stages: list[StageSpec], run: Path, o: Options) -> list[Planned]:
             for name, value in stage.inputs.items()
         }
         key = fingerprint(
-            {"kind": stage.kind, "options": stage.options, "inputs": inputs, "format": _format(stage)}
+            {
+                "stage_type": stage.stage_type,
+                "options": stage.options,
+                "inputs": inputs,
+                "format": _format(stage),
+            }
         )
         directory = run / stage.name
         planned[stage.name] = _decide(stage, directory, key, inputs, others, o)
@@ -87,7 +92,7 @@ def _decide(
             f"{directory} is half done with other options ({_difference(spec, stage, inputs)}): "
             "give the former ones, restart=true to begin it anew, or another run name (run=NAME)"
         )
-    if key in others and stage.kind != "evaluate":
+    if key in others and stage.stage_type != "evaluate":
         return Planned(stage, directory, key, "reuse", cause, made=others[key])
     return Planned(stage, directory, key, "run", cause)
 
@@ -112,7 +117,7 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -
         for name, value in planned.stage.inputs.items()
     }
     store.write_json(directory / "stage.json", {
-        "name": planned.stage.name, "kind": planned.stage.kind, "options": planned.stage.options, "inputs": inputs,
+        "name": planned.stage.name, "stage_type": planned.stage.stage_type, "options": planned.stage.options, "inputs": inputs,
         "identities": {k: v if isinstance(v, str) else _identity(v) for k, v in planned.stage.inputs.items()},
         "fingerprint": planned.fingerprint, "format": _format(planned.stage), "job": job,
     })  # fmt: skip
@@ -206,7 +211,7 @@ def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
 
 
 def _format(stage: StageSpec) -> int:
-    return FORMATS.get(stage.kind, FORMAT)
+    return FORMATS.get(stage.stage_type, FORMAT)
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:

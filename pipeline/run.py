@@ -98,7 +98,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, recipe: list[s
                 continue
             print(f"[{step.stage.name}] {'goes on' if step.action == 'resume' else 'starts'}", flush=True)
             start = time.monotonic()
-            job = replace(o.job, nproc=1, hostfile="") if step.stage.kind in ONE_RANK else o.job
+            job = replace(o.job, nproc=1, hostfile="") if step.stage.stage_type in ONE_RANK else o.job
             status = launcher.launch(step.directory, job)
             if status:
                 status = status if status > 0 else 128 - status

@@ -30,13 +30,13 @@ def look_at_needs(report: Report, run: Path, declared: Callable[[Path], list[Sta
         if step.action in ("skip", "reuse"):
             report.say("ok", step.stage.name, "finished" if step.action == "skip" else "made by another run")
             continue
-        numbers = sizes.get(TRAINS.get(step.stage.kind, ""), 0)
+        numbers = sizes.get(TRAINS.get(step.stage.stage_type, ""), 0)
         needed = _training_bytes(numbers, o) + PROCESS * o.job.nproc
-        if step.stage.kind in HOLDS_TEACHER:
+        if step.stage.stage_type in HOLDS_TEACHER:
             needed += 4 * sizes["teacher"] * o.job.nproc
         # As the job reckons: three numbers a parameter in each checkpoint, one in each of the best weights.
         saved = 4 * numbers * (3 * (o.job.keep + 1) + o.job.keep + 2)
-        artefact = 4 * (sizes["student"] if step.stage.kind == "select" else numbers)
+        artefact = 4 * (sizes["student"] if step.stage.stage_type == "select" else numbers)
         most, disk, kept = max(most, needed), max(disk, kept + saved + artefact), kept + artefact
         text = "half done: goes on" if step.action == "resume" else "to be made"
         if numbers:

@@ -13,13 +13,13 @@ class StageSpec:
 
     Attributes:
         name: in the run; the name of its directory.
-        kind: the module under `stages`.
+        stage_type: the module under `stages`.
         options: what decides its result.
         inputs: name -> the name of an earlier stage, or the identity of something given.
     """
 
     name: str
-    kind: str
+    stage_type: str
     options: dict[str, Any]
     inputs: dict[str, str | dict] = field(default_factory=dict)
 
@@ -190,12 +190,14 @@ def _grid(stage: StageSpec) -> list[StageSpec]:
     training = dict(stage.options["training"])
     grid = training.pop("grid", None)
     if not grid:
-        return [StageSpec(stage.name, stage.kind, stage.options | {"training": training}, stage.inputs)]
+        return [StageSpec(stage.name, stage.stage_type, stage.options | {"training": training}, stage.inputs)]
     cells = []
     for values in product(*grid.values()):
         cell = dict(zip(grid, values, strict=True))
         name = stage.name + "".join(f"-{key}={value:g}" for key, value in cell.items())
-        cells.append(StageSpec(name, stage.kind, stage.options | {"training": training | cell}, stage.inputs))
+        cells.append(
+            StageSpec(name, stage.stage_type, stage.options | {"training": training | cell}, stage.inputs)
+        )
     chosen = StageSpec(
         stage.name, "select", {"candidates": [c.name for c in cells]}, {c.name: c.name for c in cells}
     )

@@ -79,7 +79,7 @@ def _base_model(run: RunRecord) -> str:
 def _given(run: RunRecord, kind: str, name: str) -> dict[str, Any]:
     """What the first stage of a kind was given; empty where there is no such stage."""
     return next(
-        (stage.spec["inputs"].get(name, {}) for stage in run.stages if stage.spec["kind"] == kind), {}
+        (stage.spec["inputs"].get(name, {}) for stage in run.stages if stage.spec["stage_type"] == kind), {}
     )
 
 

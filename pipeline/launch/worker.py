@@ -28,7 +28,7 @@ def main(directory: Path) -> int:
     stage = Stage.open(directory, device)
     stage.warn_if_precision_is_emulated()
     try:
-        stage_types()[stage.kind](stage)
+        stage_types()[stage.stage_type](stage)
     except Interrupted as interrupted:
         stage.log(f"saved at step {interrupted.step}; the same command goes on from here")
         status = interrupted.code

@@ -127,7 +127,9 @@ def _compared_curves(runs: list[RunRecord], colours: dict[str, str]) -> list[tup
 def _cell(stage: StageRecord) -> tuple[str, str]:
     """(what a stage is drawn as, its values where it is one of a grid of training options)."""
     return (
-        (stage.name, "") if stage.spec["kind"] in ("student", "pretrain") else stage.name.partition("-")[::2]
+        (stage.name, "")
+        if stage.spec["stage_type"] in ("student", "pretrain")
+        else stage.name.partition("-")[::2]
     )
 
 
@@ -139,7 +141,7 @@ def _sum(losses: dict[str, plots.Points]) -> plots.Points:
 
 def _samples(run: RunRecord) -> tuple[str, str]:
     """(sentences and their variants, counts in a line), empty where the run was not augmented."""
-    found = [s.directory / "model" / "samples.txt" for s in run.stages if s.spec["kind"] == "augment"]
+    found = [s.directory / "model" / "samples.txt" for s in run.stages if s.spec["stage_type"] == "augment"]
     if not found or not found[0].is_file():
         return "", ""
     lines, _, counts = found[0].read_text(encoding="utf-8").rstrip().rpartition("\n")
@@ -148,7 +150,7 @@ def _samples(run: RunRecord) -> tuple[str, str]:
 
 def _operations(run: RunRecord) -> float:
     """What `check` foresaw, in floating-point operations."""
-    return next((s.finished["scores"]["flops"] for s in run.stages if s.spec["kind"] == "check"), 0.0)
+    return next((s.finished["scores"]["flops"] for s in run.stages if s.spec["stage_type"] == "check"), 0.0)
 
 
 def _sources(run: RunRecord) -> list[tuple[str, str, str]]:
@@ -158,7 +160,7 @@ def _sources(run: RunRecord) -> list[tuple[str, str, str]]:
         for name, entry in stage.spec["inputs"].items():
             if "stage" in entry:
                 continue
-            what = stage.spec["kind"] if name == "model" else name
+            what = stage.spec["stage_type"] if name == "model" else name
             files = entry.get("identity", {}).get("files", {}).values()
             where = entry.get("path") or ", ".join(files) or entry.get("hub") or entry.get("name", "")
             content = entry.get("content") or entry.get("revision") or ""

@@ -88,7 +88,7 @@ def _masked_words(runs: list[RunRecord]) -> str:
     """What the run's masked language models guess of held-out text, each over the seeds."""
     shares: dict[str, list[float]] = {}
     for stage in (stage for run in runs for stage in run.stages):
-        if stage.spec["kind"] in ("masked_lm", "pretrain") and "accuracy" in stage.finished["scores"]:
+        if stage.spec["stage_type"] in ("masked_lm", "pretrain") and "accuracy" in stage.finished["scores"]:
             shares.setdefault(stage.name, []).append(stage.finished["scores"]["accuracy"])
     rows = [[name, _spread(values, 4)] for name, values in shares.items()]
     return markdown_table(["stage", "held-out masked pieces guessed right"], rows) if rows else ""

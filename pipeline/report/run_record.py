@@ -130,7 +130,7 @@ class RunRecord:
     @property
     def taken(self) -> list[StageRecord]:
         """The stages without those that a selection left staging."""
-        chosen = [s.finished["scores"] for s in self.stages if s.spec["kind"] == "select"]
+        chosen = [s.finished["scores"] for s in self.stages if s.spec["stage_type"] == "select"]
         staging = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
         return [stage for stage in self.stages if stage.name not in aside]
 

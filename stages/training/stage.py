@@ -29,7 +29,7 @@ class Stage:
 
     Attributes:
         name: its name in the run, which is also its directory's.
-        kind: the module under `stages` that runs it.
+        stage_type: the module under `stages` that runs it.
         directory: runs/<run>/<name>.
         options: what decides its result; those of training under "training".
         inputs: name -> a model ({"path": ...} or {"hub": ..., "revision": ...}) or a data source.
@@ -39,7 +39,7 @@ class Stage:
     """
 
     name: str
-    kind: str
+    stage_type: str
     directory: Path
     options: dict[str, Any]
     inputs: dict[str, Any]
@@ -52,7 +52,7 @@ class Stage:
         """Read a stage from the `stage.json` that planning left in its directory."""
         spec = json.loads((directory / "stage.json").read_text(encoding="utf-8"))
         return Stage(
-            spec["name"], spec["kind"], directory, spec["options"], spec["inputs"], spec["fingerprint"],
+            spec["name"], spec["stage_type"], directory, spec["options"], spec["inputs"], spec["fingerprint"],
             SimpleNamespace(**spec["job"]), device,
         )  # fmt: skip
 

@@ -138,7 +138,7 @@ class Place:
             np.save(root / "student" / TEACHER_LOGITS_FILE, logits.astype(np.float32))
         options = {"training": asdict(training), "architecture": architecture}
         options |= {"seed": 1, "allow_bin": False, "record_differs": False}
-        spec = {"name": kind, "kind": kind, "fingerprint": "", "options": options, "inputs": inputs}
+        spec = {"name": kind, "stage_type": kind, "fingerprint": "", "options": options, "inputs": inputs}
         spec["job"] = asdict(Job(precision=self.precision, **job))
         (directory / "stage.json").write_text(json.dumps(spec))
         try:
@@ -152,7 +152,7 @@ class Place:
         opened = Stage.open(stage, self.device)
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                stage_types()[opened.kind](opened)
+                stage_types()[opened.stage_type](opened)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

@@ -18,7 +18,7 @@ def declared(name, *overrides):
 
 def test_the_compact_biomedical_recipe_declares_its_stages():
     stages = declared("compact-biomedical")
-    kinds = [stage.kind for stage in stages.values()]
+    kinds = [stage.stage_type for stage in stages.values()]
     assert [kinds.count(kind) for kind in ("masked_lm", "pretrain", "student", "evaluate")] == [1, 9, 9, 1]
     assert len(stages["evaluate"].options["models"]) == 10
     bundle, general = stages["text-compact-bundle"], stages["text-general-tiny"]
