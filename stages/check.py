@@ -47,7 +47,7 @@ def run(stage: Stage) -> None:
         ]:
             check_length(config, plan["max_length"], name)
         if plan["data"] != "task":
-            held_out = False if "masked_share" in plan else None
+            held_out = False if "mlm_probability" in plan else None
             rows = corpus_rows(stage, tokenizer, plan["max_length"], plan["tokens"], held_out, plan["data"])
         else:
             rows = train_rows(stage, task, tokenizer, plan["max_length"], plan.get("with_unlabelled", False))
@@ -85,7 +85,7 @@ def _student(name: str, plan: dict[str, Any], teacher: PretrainedConfig) -> tupl
     """The config of a recipe's student, whose losses fit it; whether any of them asks the teacher."""
     try:
         student = student_config(teacher, **plan["student"])
-        pair = Pair(student, teacher, plan["layer_map"], plan.get("masked_share", 0.0))
+        pair = Pair(student, teacher, plan["layer_map"], plan.get("mlm_probability", 0.0))
         asked = [build(line, pair).teacher_needs for line in plan["losses"]]
     except UserError as error:
         raise UserError(f"{name}: {error}") from error

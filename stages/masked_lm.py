@@ -29,7 +29,7 @@ def run(stage: Stage) -> None:
     """
     source, options = stage.model("model"), stage.training
     tokenizer = load_tokenizer(source)
-    masking = Masking(tokenizer, options.masked_share)
+    masking = Masking(tokenizer, options.mlm_probability)
     check_length(load_config(source), options.max_length, stage.name)
     torch.manual_seed(stage.seed)
     model, has_head = load_masked_lm(source)
@@ -41,7 +41,7 @@ def run(stage: Stage) -> None:
     scores = {}
     if not has_head:
         rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
-        words = MaskedWords(Pair(model.config, masked_share=options.masked_share))
+        words = MaskedWords(Pair(model.config, mlm_probability=options.mlm_probability))
         job = Job(stage, Distillation(model, [words]), rows, batch_transform=masking)
         scores["steps"] = job.run().step
     if "corpus" in stage.inputs:

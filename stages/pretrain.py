@@ -1,7 +1,7 @@
 """A student of unlabelled text under any losses, from which students of a task begin.
 
 It begins from random weights, from some of the teacher's layers, or from what an earlier stage made. With
-`masked_share` above 0 it is a masked language model, teacher and student read the same masked text, and the share of
+`mlm_probability` above 0 it is a masked language model, teacher and student read the same masked text, and the share of
 held-out words that it guesses is said; with 0 it is an encoder that reads the text as it is. The last weights are kept.
 """
 
@@ -30,11 +30,11 @@ def run(stage: Stage) -> None:
     """Train the student on the corpus under the recipe's losses."""
     source, options = stage.model("teacher"), stage.training
     tokenizer = load_tokenizer(source)
-    masking = Masking(tokenizer, options.masked_share) if options.masked_share else None
+    masking = Masking(tokenizer, options.mlm_probability) if options.mlm_probability else None
     student = begin(stage)
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
 
-    pair = Pair(student.config, load_config(source), stage.options["layer_map"], options.masked_share)
+    pair = Pair(student.config, load_config(source), stage.options["layer_map"], options.mlm_probability)
     model = Distillation(student, [build(line, pair) for line in stage.options["losses"]])
     targets = None
     if model.teacher_needs != Needs():
@@ -52,7 +52,7 @@ def begin(stage: Stage) -> PreTrainedModel:
     """The student as it begins; a masked-LM head is the teacher's, or the identity where it begins without one."""
     if "student" in stage.inputs:
         return load(stage, "student")
-    kind = AutoModelForMaskedLM if stage.training.masked_share else AutoModel
+    kind = AutoModelForMaskedLM if stage.training.mlm_probability else AutoModel
     sizes = dict(stage.options["student"])
     init, layers = sizes.pop("init"), sizes.pop("init_layers")
     if init == "teacher-layers":
@@ -65,4 +65,4 @@ def load(stage: Stage, name: str) -> PreTrainedModel:
     """A model that the stage is given: with its masked-LM head where pieces are masked."""
     source = stage.model(name)
     torch.manual_seed(stage.seed)
-    return load_masked_lm(source)[0] if stage.training.masked_share else load_encoder(source)
+    return load_masked_lm(source)[0] if stage.training.mlm_probability else load_encoder(source)

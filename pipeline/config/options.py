@@ -80,7 +80,7 @@ class General(Distilling):
 class Pretraining(Training):
     """A recipe's student of unlabelled text."""
 
-    masked_share: float = option(0.15, "share of the tokens that are masked (BERT: 0.15)")
+    mlm_probability: float = option(0.15, "share of the tokens that are masked (BERT: 0.15)")
     tokens: int = option(20_000_000, "tokens of the corpus to use; 0: all")
 
 
@@ -362,8 +362,8 @@ def _check(o: Options) -> None:
             f"{name}.projection={s.projection!r}: per_layer or shared",
         )
     need(
-        o.masked_lm.masked_share != 0,
-        "masked_lm.masked_share=0 masks nothing: it must be above 0",
+        o.masked_lm.mlm_probability != 0,
+        "masked_lm.mlm_probability=0 masks nothing: it must be above 0",
     )
     for name in ("masked_lm", "augmentation"):
         need(getattr(o, name).seed >= 0, f"{name}.seed={getattr(o, name).seed} must not be negative")
@@ -432,8 +432,8 @@ def _wrong_of_training(s: Training, name: str) -> list[str]:
         (s.schedule in ("linear", "constant"), f"schedule={s.schedule!r} must be linear or constant"),
     ]
     if isinstance(s, Pretraining):
-        share = s.masked_share
-        limits.append((0 <= share < 1, f"masked_share={share} must be from 0 to below 1"))
+        share = s.mlm_probability
+        limits.append((0 <= share < 1, f"mlm_probability={share} must be from 0 to below 1"))
     return [f"{name}.{message}" for holds, message in limits if not holds]
 
 

@@ -18,7 +18,7 @@ corpus= names it), `student` (layers, width, feed_forward, heads, dropout, and `
 `init_layers` a layer map, general, or the name of one that stands before it; `kind`, a module of
 stages/distillation/students, none for the teacher's own; `embeddings`: random, or vectors, those of
 augmentation.vectors), `with_unlabelled` (true: it learns from rows with hidden labels too), `losses` (lines `- name: {setting:
-value}`), `layer_map`, `training` (the options every training stage has; on a corpus also `masked_share` and `tokens`).
+value}`), `layer_map`, `training` (the options every training stage has; on a corpus also `mlm_probability` and `tokens`).
 A student of a corpus stands under `stages`. Its teacher is the given one; where pieces are masked, that one with a
 masked-LM head (stage masked_lm), fitted to the same corpus where it has none. A level of a grid may hold `without: [factor]`
 where another factor means nothing to it.
@@ -176,7 +176,7 @@ def _declared(recipe: Recipe, students: dict, o: Options, given: dict) -> list[S
         if s["data"] != "task":
             kind, data = "pretrain", _corpus(s)
             inputs = {"teacher": given["teacher"], "corpus": given[data]}
-            if training["masked_share"]:
+            if training["mlm_probability"]:
                 inputs["teacher"] = fitted = f"masked_lm-{given[data]['name']}"
                 if fitted not in plans:
                     made.append(masked_lm(o, given, fitted, data))
@@ -212,7 +212,7 @@ def _corpus(student: dict[str, Any]) -> str:
 def _plan(models: str, data: str, training: dict[str, Any]) -> dict[str, Any]:
     """What the stage `check` looks at."""
     plan = {"models": models, "data": data} | {key: training[key] for key in ("max_length", "epochs")}
-    return plan | {key: training[key] for key in ("masked_share", "tokens") if key in training}
+    return plan | {key: training[key] for key in ("mlm_probability", "tokens") if key in training}
 
 
 def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:

@@ -31,7 +31,9 @@ def test_the_compact_biomedical_recipe_declares_its_stages():
         "teacher": "teacher", "task": GIVEN["task"], "student": "text-continued-tiny",
     }  # fmt: skip
     plans = stages["check"].options["stages"]
-    assert plans["text-tiny-bundle"]["data"] == "corpus" and plans["text-tiny-bundle"]["masked_share"] == 0.15
+    assert (
+        plans["text-tiny-bundle"]["data"] == "corpus" and plans["text-tiny-bundle"]["mlm_probability"] == 0.15
+    )
     assert plans["text-general-tiny"]["data"] == "corpus packaged" and "general" not in plans
     assert "corpus packaged" in stages["check"].inputs
 
@@ -40,10 +42,10 @@ def test_the_compact_biomedical_recipe_declares_its_stages():
     ("text", "words"),
     [
         ("students: {a: {data: corpus, losses: [masked_words]}}", "stands under stages"),
-        ("students: {a: {training: {masked_share: 0.15}}}", "unknown option 'masked_share'"),
+        ("students: {a: {training: {mlm_probability: 0.15}}}", "unknown option 'mlm_probability'"),
         (
-            "stages: {a: {data: corpus, losses: [x], training: {masked_share: 1}}}\nstudents: {b: {}}",
-            "masked_share=1.0 must be from 0 to below 1",
+            "stages: {a: {data: corpus, losses: [x], training: {mlm_probability: 1}}}\nstudents: {b: {}}",
+            "mlm_probability=1.0 must be from 0 to below 1",
         ),
         ("stages: {masked_lm-x: {data: corpus}}\nstudents: {b: {}}", "cannot be named masked_lm-x"),
     ],

@@ -49,7 +49,7 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
     rows = corpus_rows(stage, tokenizer, 32, 0)
     batch = collate(rows, [0, 1, 2, 3], np.array([1.0, 1, 1, 0]))
     masking = Masking(tokenizer, 0.3)
-    words = build("masked_words", Pair(model.config, masked_share=0.3))
+    words = build("masked_words", Pair(model.config, mlm_probability=0.3))
     torch.manual_seed(5)
     term = Distillation(model.eval(), [words])(masking(batch), None)["masked_words"]
 
@@ -82,7 +82,7 @@ def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
     z_s, z_t = torch.randn(3, 5), torch.randn(3, 5)
     loss = build(
         {"masked_soft_labels": {"temperature": 2.0, "t_squared": t_squared, "weight": 5}},
-        Pair(None, masked_share=0.25),
+        Pair(None, mlm_probability=0.25),
     )
     term = loss(View(ones, vocabulary_NV=z_s), View(ones, vocabulary_NV=z_t), batch)["masked_soft_labels"]
     expected = 0.0
@@ -96,7 +96,7 @@ def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
 
 def test_what_is_read_at_masks_needs_masks():
     for name in ("masked_words", "masked_soft_labels"):
-        with pytest.raises(UserError, match=f"{name}: nothing is masked: .*masked_share"):
+        with pytest.raises(UserError, match=f"{name}: nothing is masked: .*mlm_probability"):
             build(name, Pair(None))
 
 

@@ -101,7 +101,7 @@ def test_what_is_made_is_a_masked_language_model_a_task_can_begin_from(stage):
 
 
 def test_without_masks_it_is_an_encoder_of_the_text_as_it_is(stage):
-    made = stage(sizes(), ["hidden_states", "attention_scores"], masked_share=0.0, epochs=2)
+    made = stage(sizes(), ["hidden_states", "attention_scores"], mlm_probability=0.0, epochs=2)
     pretrain.run(made)
     encoder = load_encoder(ModelSource(str(made.directory / "model")))
     assert encoder.config.architectures == ["BertModel"] and encoder.config.num_hidden_layers == 3

@@ -41,13 +41,13 @@ class Pair:
     Attributes:
         student, teacher: configs; the teacher's may be absent where no loss asks for it.
         layer_map: where a loss's own setting names none.
-        masked_share: of the tokens that are masked.
+        mlm_probability: of the tokens that are masked.
     """
 
     student: PretrainedConfig
     teacher: PretrainedConfig | None = None
     layer_map: Any = "uniform"
-    masked_share: float = 0.0
+    mlm_probability: float = 0.0
 
     def layers(self, kind: Any = None) -> dict[int, int]:
         """{student layer: teacher layer}, 0 (the embedding) included. Raises UserError where they do not fit."""

@@ -67,8 +67,8 @@ class MaskedSoftLabels(Loss):
 
 def share_of(pair: Pair) -> float:
     """The share of tokens that are masked. Raises UserError where none are."""
-    if not pair.masked_share:
+    if not pair.mlm_probability:
         raise UserError(
-            "nothing is masked: it takes a corpus (`data: corpus`) and training.masked_share above 0"
+            "nothing is masked: it takes a corpus (`data: corpus`) and training.mlm_probability above 0"
         )
-    return pair.masked_share
+    return pair.mlm_probability
