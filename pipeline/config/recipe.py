@@ -55,7 +55,7 @@ class Recipe:
         options: those of task-distill, by name.
         students: name -> settings of every student, in the order in which they are made.
         shown: the names of those that are evaluated.
-        levels: factor -> level -> names, of a grid.
+        grid_values: factor -> level -> names, of a grid.
         rows: the most training rows that are taken; 0: all.
         unlabelled: share of them whose labels are hidden.
     """
@@ -69,7 +69,7 @@ class Recipe:
     options: dict[str, Any]
     students: dict[str, dict[str, Any]]
     shown: list[str]
-    levels: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    grid_values: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     rows: int = 0
     unlabelled: float = 0.0
 
@@ -107,13 +107,13 @@ def read_recipe(name: str, overrides: list[str]) -> tuple[Recipe, list[str]]:
         _named(parts.get("stages"), f"{where}: stages"),
     )
     students = _named(parts.get("students"), f"{where}: students")
-    cells, levels = _cells(parts.get("grid") or {}, where)
-    shown = [*students, *cells]
-    for given in (stages, students, cells):
+    points, values = _grid_points(parts.get("grid") or {}, where)
+    shown = [*students, *points]
+    for given in (stages, students, points):
         bad = (n for n in given if not all(c.isalnum() or c in "._-" for c in n))
         if taken := [*bad, *(n for n in given if n in TAKEN or n.startswith("masked_lm"))]:
             raise UserError(f"{where}: a student cannot be named {', '.join(taken)}")
-    merged = {n: _merged(base, settings) for n, settings in (stages | students | cells).items()}
+    merged = {n: _merged(base, settings) for n, settings in (stages | students | points).items()}
     main, baseline = str(parts.get("main") or (shown or [""])[-1]), str(parts.get("baseline") or "")
     if main not in shown or baseline not in (*shown, ""):
         raise UserError(
@@ -135,7 +135,7 @@ def read_recipe(name: str, overrides: list[str]) -> tuple[Recipe, list[str]]:
     options = {key: value for key, value in parts.items() if key not in PARTS}
     about, preset = str(parts.get("about", "")), str(parts.get("preset", "small"))
     recipe = Recipe(
-        path.stem, about, preset, seeds, baseline, main, options, merged, shown, levels, rows, unlabelled
+        path.stem, about, preset, seeds, baseline, main, options, merged, shown, values, rows, unlabelled
     )
     return recipe, rest
 
@@ -268,11 +268,11 @@ def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:
     return complete
 
 
-def _cells(grid: Any, where: str) -> tuple[dict[str, dict], dict[str, dict[str, list[str]]]]:
+def _grid_points(grid: Any, where: str) -> tuple[dict[str, dict], dict[str, dict[str, list[str]]]]:
     """One student for each combination of levels, and which of them stand at each level."""
     if not isinstance(grid, dict) or not all(isinstance(of, dict) and of for of in grid.values()):
         raise UserError(f"{where}: grid must be `factor: {{level: {{settings}}}}`")
-    cells, levels = {}, {factor: {str(level): [] for level in of} for factor, of in grid.items()}
+    points, values = {}, {factor: {str(level): [] for level in of} for factor, of in grid.items()}
     for chosen in product(*(of.items() for of in grid.values())):
         pairs = dict(zip(grid, chosen, strict=True))
         without = {f for _, settings in chosen for f in (settings or {}).get("without", ())}
@@ -286,7 +286,7 @@ def _cells(grid: Any, where: str) -> tuple[dict[str, dict], dict[str, dict[str, 
             settings = _merged(settings, _settings(of, f"{where}: grid: {factor}: {level}"))
             levels[factor][str(level)].append(name)
         cells[name] = settings
-    return cells, levels
+    return points, values
 
 
 def _settings(settings: Any, where: str) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _table(points: list[Point], run: RunRecord) -> str:
     rows = []
     for p in points:
         cells = ["*" if p.best else "", p.name, f"{p.mean('metric'):.4f}", str(len(p.measured))]
-        cells += [_share(p.mean(key)) for key in ("kept", *loyal)]
+        cells += [_share(p.mean(key)) for key in ("retained", *loyal)]
         memory = p.mean("peak_bytes")
         cells += [f"{p.mean('parameters') / 1e6:.1f} M", f"{p.mean('bytes') / 1e6:,.0f} MB"]
         cells += [f"{p.mean('flops') / 1e6:,.0f}", f"{p.mean('latency_ms'):.2f} ms"]

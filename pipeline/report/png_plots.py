@@ -19,7 +19,7 @@ DOT, MEAN, BASE = "#4c78a8", "#1b1b1b", "#b0b0b0"
 
 def write_students(recipe: Recipe, runs: list[RunRecord], target: Path) -> None:
     """A point for every student and seed, and their means: of a grid a panel for each factor, else one panel."""
-    groups = recipe.levels or {"": {name: [name] for name in recipe.shown}}
+    groups = recipe.grid_values or {"": {name: [name] for name in recipe.shown}}
     wide = [max(2.2, 1.15 * len(levels)) for levels in groups.values()]
     figure, panels = pyplot.subplots(
         1, len(groups), figsize=(sum(wide) + 1, 4), width_ratios=wide, sharey=True, squeeze=False

@@ -23,7 +23,7 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
     """
     runs = [read_run_record(path) for path in paths]
     blocks = [_table(recipe, runs)]
-    if recipe.levels:
+    if recipe.grid_values:
         blocks.append(_what_mattered(recipe, runs))
     blocks += [_masked_words(runs), _verdict(recipe, runs)]
     text = "\n\n".join(block for block in blocks if block)
@@ -43,7 +43,7 @@ def level_means(recipe: Recipe, runs: list[RunRecord]) -> dict[str, dict[str, fl
         factor: {
             level: _mean(scores(runs, name) for name in names) for level, names in levels.items() if names
         }
-        for factor, levels in recipe.levels.items()
+        for factor, levels in recipe.grid_values.items()
     }
 
 
@@ -118,7 +118,7 @@ def _verdict(recipe: Recipe, runs: list[RunRecord]) -> str:
         return "one seed tells no gain from luck: seeds='1 2 3' makes three"
     lines = []
     for name in recipe.shown:
-        if name == recipe.baseline or (recipe.levels and name != recipe.main):
+        if name == recipe.baseline or (recipe.grid_values and name != recipe.main):
             continue
         gains = _gains(runs, name, recipe.baseline)
         p = float(stats.ttest_1samp(gains, 0).pvalue) if len(set(gains)) > 1 else 1.0

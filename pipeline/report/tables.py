@@ -42,7 +42,7 @@ def spread_table(runs: list[Path]) -> str:
     lines = [f"over {len(runs)} seeds: {', '.join(run.name for run in runs)}"]
     for name in found[0]:
         values = [results[name]["metric"] for results in found]
-        kept = [r[name]["kept"] for r in found if "kept" in r[name]]
+        kept = [r[name]["retained"] for r in found if "retained" in r[name]]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         share = f"kept {statistics.mean(kept):.1%} (lowest {min(kept):.1%})" if kept else ""
         lines.append(f"  {name:<20} {statistics.mean(values):.4f} +- {spread:.4f}   {share}")
@@ -57,7 +57,7 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
 
 def share(entry: dict) -> str:
     """The share of the teacher's metric, where there is one."""
-    return f"{entry['kept']:.1%}" if "kept" in entry else "-"
+    return f"{entry['kept']:.1%}" if "retained" in entry else "-"
 
 
 def _quality(run: RunRecord) -> str:
@@ -71,7 +71,7 @@ def _quality(run: RunRecord) -> str:
     for name in run.models:
         e = run.results[name]
         cells = [f"{e['scores'][m]:.4f} {_interval(e['intervals'][m], '.4f')}" for m in shown]
-        kept = f"{share(e)} {_interval(e['kept_interval'], '.1%')}" if "kept" in e else "-"
+        kept = f"{share(e)} {_interval(e['kept_interval'], '.1%')}" if "retained" in e else "-"
         lines.append(f"{title(name):<36}" + "".join(f"{cell:<24}" for cell in cells) + kept)
     return "\n".join(lines)
 

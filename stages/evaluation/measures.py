@@ -33,7 +33,10 @@ def add_intervals(task: Task, split: str, logits: dict[str, np.ndarray], results
         if whole > 0:  # a share of nothing is none
             shares = np.full_like(of_teacher, np.nan)
             np.divide(values[task.selection], of_teacher, out=shares, where=of_teacher > 0)
-            entry["kept"], entry["kept_interval"] = entry["metric"] / whole, comparison.interval(shares)
+            entry["retained"], entry["retained_interval"] = (
+                entry["metric"] / whole,
+                comparison.interval(shares),
+            )
 
 
 def classes_of(task: Task, split: str, logits: np.ndarray) -> dict[str, Any]:

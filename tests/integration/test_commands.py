@@ -121,7 +121,7 @@ def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
         assert sum(map(sum, entry["confusion"])) == sum(c["rows"] for c in entry["classes"])
         assert "temperature" not in entry["calibration"]  # dev is what is reported
     student = results["distilled"]
-    assert student["kept"] == student["metric"] / results["teacher"]["metric"]
+    assert student["retained"] == student["metric"] / results["teacher"]["metric"]
     assert 0 < student["probability_loyalty"] <= 1 and len(student["differ_most"]) == 10
     status, output = place.run("report", "run=final", tiny=False)
     assert status == 0, output

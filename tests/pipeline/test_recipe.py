@@ -71,7 +71,7 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
     assert recipe.shown == [
         "a-random", "a-layers", "b-first-random", "b-first-layers", "b-last-random", "b-last-layers",
     ]  # fmt: skip
-    assert recipe.levels["map"] == {
+    assert recipe.grid_values["map"] == {
         "first": ["b-first-random", "b-first-layers"],
         "last": ["b-last-random", "b-last-layers"],
     }

@@ -22,9 +22,9 @@ def test_the_share_kept_is_that_of_the_same_rows():
     logits = {"teacher": TEACHER, "distilled": TEACHER.copy(), "finetuned": -TEACHER}
     results = {name: {"metric": np.mean(v.argmax(1) == GOLD)} for name, v in logits.items()}
     add_intervals(task(), "test", logits, results)
-    assert results["distilled"]["kept_interval"] == [1, 1]  # equal answers, whatever rows are drawn
-    low, high = results["finetuned"]["kept_interval"]
-    assert low < results["finetuned"]["kept"] < high < 1
+    assert results["distilled"]["retained_interval"] == [1, 1]  # equal answers, whatever rows are drawn
+    low, high = results["finetuned"]["retained_interval"]
+    assert low < results["finetuned"]["retained"] < high < 1
     low, high = results["teacher"]["intervals"]["accuracy"]
     assert low < results["teacher"]["metric"] < high
 
