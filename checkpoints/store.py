@@ -77,7 +77,7 @@ def sealed(target: Path) -> Iterator[Path]:
     """
     staging = fresh_staging(target, f"-{os.getpid()}")
     try:
-        yield aside
+        yield staging
         seal(staging, target)
     except Exception as error:
         shutil.rmtree(staging, ignore_errors=True)
@@ -89,7 +89,7 @@ def fresh_staging(target: Path, suffix: str = "") -> Path:
     staging = target.with_name(f".writing-{target.name}{suffix}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    return aside
+    return staging
 
 
 def disk_error(error: Exception, target: Path) -> Exception:

@@ -291,7 +291,7 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
         }
     ).replace_schema_metadata({"counts": json.dumps(asdict(shard.counts))})
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.aside")
+    staging = path.with_name(f".{path.name}.staging")
     with staging.open("wb") as file:
         with pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table)

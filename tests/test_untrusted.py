@@ -22,7 +22,7 @@ from data_aug.word_vectors import WordVectors
 from pipeline.cli.commands import main
 from pipeline.config import options
 from pipeline.config.two_stage import StageSpec
-from pipeline.plan import plan
+from pipeline.plan import plan, write_stage_spec
 from stages.distillation.models import ModelSource, load_classifier, load_config, load_encoder, load_tokenizer
 from stages.tasks.corpus import documents, find_corpus
 from stages.tasks.readers import glue
@@ -198,7 +198,7 @@ def test_planning_over_a_damaged_tree(tmp_path, specs, manifest, half_done):
     planned = one_line(lambda: plan(stages, runs / "a", o))
     for step in planned or ():
         assert step.artefact.resolve().is_relative_to(runs.resolve())
-        prepare(step, {"one": step.artefact}, o)
+        write_stage_spec(step, {"one": step.artefact}, o)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_finished_stage_cannot_be_claimed_from_outside(tmp_path, finished):
         (directory / "stage.json").write_text('{"job": ["fp8"]}')
     (step,) = plan([stage], runs / "a", o)
     assert step.action == "run"
-    prepare(step, {}, o)
+    write_stage_spec(step, {}, o)
 
 
 @quick

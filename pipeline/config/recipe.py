@@ -278,14 +278,14 @@ def _grid_points(grid: Any, where: str) -> tuple[dict[str, dict], dict[str, dict
         without = {f for _, settings in chosen for f in (settings or {}).get("without", ())}
         counted = {factor: pair for factor, pair in pairs.items() if factor not in without}
         name = "-".join(str(level) for level, _ in counted.values())
-        if not counted or name in cells:
+        if not counted or name in points:
             continue
         settings: dict[str, Any] = {}
         for factor, (level, of) in counted.items():
             of = {key: value for key, value in (of or {}).items() if key != "without"}
             settings = _merged(settings, _settings(of, f"{where}: grid: {factor}: {level}"))
-            levels[factor][str(level)].append(name)
-        cells[name] = settings
+            values[factor][str(level)].append(name)
+        points[name] = settings
     return points, values
 
 

@@ -30,14 +30,14 @@ def write_card(run: RunRecord, forms: list[Form], license: str, path: Path) -> N
     """Write the card beside the exported model; `forms` is what was measured of the deployed forms, empty without ONNX."""
     base, data = _base_model(run), run.task["identity"]
     config = load_config(ModelSource(str(path.parent)))
-    words, kind = bool(classifies(config)), config.model_type if config.model_type in KINDS else ""
+    token_level, kind = bool(classifies(config)), config.model_type if config.model_type in KINDS else ""
     about = {
         "license": license,
         "language": LANGUAGES.get(data.get("reader"), ""),
         "base_model": base,
         "datasets": [data["hub"]] if "hub" in data else [],
         "metrics": [HUB_METRICS.get(metric, metric) for metric in run.metrics],
-        "pipeline_tag": "token-classification" if words else "text-classification",
+        "pipeline_tag": "token-classification" if token_level else "text-classification",
         "library_name": "" if kind else "transformers",
         "tags": ["knowledge-distillation", *(["onnx"] if forms else [])],
     }
@@ -56,7 +56,7 @@ def write_card(run: RunRecord, forms: list[Form], license: str, path: Path) -> N
         unlabelled=data.get("unlabelled", [0])[0],
         corpus=_given(run, "general", "corpus").get("name", ""),
         pairs=len(run.texts) == 2,
-        token_level=words,
+        token_level=token_level,
         kind=kind,
         stages=", ".join(
             stage.name for stage in run.taken if stage.lines and not stage.name.startswith("finetuned")

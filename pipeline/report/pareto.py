@@ -64,7 +64,7 @@ def _table(points: list[Point], run: RunRecord) -> str:
     loyal = {"label_loyalty": "same label", "probability_loyalty": "probability"}
     if not run.about["labels"]:
         loyal = {"pearson_to_teacher": "Pearson to the teacher"}
-    head = ["", "model", run.metrics[0], "seeds", "kept", *loyal.values()]
+    head = ["", "model", run.metrics[0], "seeds", "retained", *loyal.values()]
     head += ["parameters", "size", "MFLOP", "latency", "memory"]
     rows = []
     for p in points:

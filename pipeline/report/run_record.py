@@ -129,10 +129,10 @@ class RunRecord:
 
     @property
     def taken(self) -> list[StageRecord]:
-        """The stages without those that a selection left staging."""
+        """Stages in use, without unselected grid candidates."""
         chosen = [s.finished["scores"] for s in self.stages if s.spec["stage_type"] == "select"]
-        staging = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
-        return [stage for stage in self.stages if stage.name not in aside]
+        unselected = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
+        return [stage for stage in self.stages if stage.name not in unselected]
 
     def model(self, name: str) -> Path:
         """The directory of one of its models, checked against its manifest.

@@ -44,7 +44,7 @@ def spread_table(runs: list[Path]) -> str:
         values = [results[name]["metric"] for results in found]
         kept = [r[name]["retained"] for r in found if "retained" in r[name]]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        share = f"kept {statistics.mean(kept):.1%} (lowest {min(kept):.1%})" if kept else ""
+        share = f"retained {statistics.mean(kept):.1%} (lowest {min(kept):.1%})" if kept else ""
         lines.append(f"  {name:<20} {statistics.mean(values):.4f} +- {spread:.4f}   {share}")
     return "\n".join(lines)
 
@@ -57,7 +57,7 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
 
 def share(entry: dict) -> str:
     """The share of the teacher's metric, where there is one."""
-    return f"{entry['kept']:.1%}" if "retained" in entry else "-"
+    return f"{entry['retained']:.1%}" if "retained" in entry else "-"
 
 
 def _quality(run: RunRecord) -> str:
@@ -66,12 +66,12 @@ def _quality(run: RunRecord) -> str:
     lines = [
         f"{about['selection']} on {about['split']}: {words}{about['rows']:,} rows, a constant answer reaches "
         f"{about['constant']:.4f}",
-        f"{'in brackets 95% of 1,000 resamples':<36}" + "".join(f"{m:<24}" for m in shown) + "kept",
+        f"{'in brackets 95% of 1,000 resamples':<36}" + "".join(f"{m:<24}" for m in shown) + "retained",
     ]
     for name in run.models:
         e = run.results[name]
         cells = [f"{e['scores'][m]:.4f} {_interval(e['intervals'][m], '.4f')}" for m in shown]
-        kept = f"{share(e)} {_interval(e['kept_interval'], '.1%')}" if "retained" in e else "-"
+        kept = f"{share(e)} {_interval(e['retained_interval'], '.1%')}" if "retained" in e else "-"
         lines.append(f"{title(name):<36}" + "".join(f"{cell:<24}" for cell in cells) + kept)
     return "\n".join(lines)
 

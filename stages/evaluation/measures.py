@@ -25,7 +25,7 @@ def add_intervals(task: Task, split: str, logits: dict[str, np.ndarray], results
     answers = {name: decide(values, task) for name, values in logits.items()}
     gold, classes = np.asarray(task.splits[split].gold), len(task.labels) if task.labels else None
     words = [len(labels) for labels in task.splits[split].labels] if task.token_level else None
-    drawn = comparison.bootstrap(task.metrics, answers, gold, classes, token_level=words)
+    drawn = comparison.bootstrap(task.metrics, answers, gold, classes, words=words)
     of_teacher, whole = drawn["teacher"][task.selection], results["teacher"]["metric"]
     for name, values in drawn.items():
         entry = results[name]

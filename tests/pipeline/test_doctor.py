@@ -39,14 +39,14 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-def to_user_error(capsys, *arguments):
+def doctor_says(capsys, *arguments):
     """(exit status, lines of the report)."""
     status = main(["doctor", *arguments])
     return status, capsys.readouterr().out.splitlines()
 
 
 def test_a_healthy_run_and_the_machine(run, capsys):
-    status, lines = told(capsys, "run=mine")
+    status, lines = doctor_says(capsys, "run=mine")
     text = "\n".join(lines)
     assert status == 0 and "WRONG" not in text and lines[-1] == "nothing is wrong"
     for what in (
@@ -81,7 +81,7 @@ def test_a_healthy_run_and_the_machine(run, capsys):
 )  # fmt: skip
 def test_each_damage_is_named_with_its_mend(run, capsys, damage, words):
     damage(run)
-    status, lines = told(capsys, "run=mine")
+    status, lines = doctor_says(capsys, "run=mine")
     wrong = [line for line in lines if line.startswith("  WRONG")]
     assert status == 1 and any(re.search(words, line) for line in wrong), lines
 
@@ -90,13 +90,13 @@ def test_locks_and_what_an_interrupted_write_left(run, capsys):
     (run / ".lock").write_text("process 7 on elsewhere")
     store.fresh_staging(run / "general" / "checkpoints" / "step-00000015")
     (run / "general" / ".stage.json.4711").touch()
-    status, lines = told(capsys, "run=mine")
+    status, lines = doctor_says(capsys, "run=mine")
     text = "\n".join(lines)
     assert status == 0 and "left by process 7 on elsewhere, which is gone" in text
     assert ".writing-step-00000015 was left" in text and ".stage.json.4711 was left" in text
     with open(run / ".lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        _, lines = told(capsys, "run=mine")
+        _, lines = doctor_says(capsys, "run=mine")
         assert any("process 7 on elsewhere is working on it now" in line for line in lines)
 
 
@@ -110,7 +110,7 @@ def test_what_a_run_needs_and_too_little_disk_and_memory(tmp_path, monkeypatch, 
     make_encoder(tmp_path / "teacher")
     make_corpus(tmp_path / "corpus.txt", 12)
     make_task(tmp_path / "data")
-    status, lines = told(capsys, *GIVEN)
+    status, lines = doctor_says(capsys, *GIVEN)
     text = "\n".join(lines)
     assert status == 0, text
     named = [line.split()[1] for line in lines if "M parameters" in line]
@@ -118,11 +118,11 @@ def test_what_a_run_needs_and_too_little_disk_and_memory(tmp_path, monkeypatch, 
     assert not list((tmp_path / "runs").glob("[!.]*"))  # looking makes no run
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=9, used=9, free=1000))
     monkeypatch.setattr(needs, "memory", lambda: (2e6, 1e6))
-    status, lines = told(capsys, *GIVEN)
+    status, lines = doctor_says(capsys, *GIVEN)
     wrong = [line for line in lines if line.startswith("  WRONG")]
     assert status == 1 and len(wrong) == 2 and all("more must be freed" in line for line in wrong)
     assert [line.split()[1] for line in wrong] == ["memory", "disk"]
-    status, lines = told(capsys, *GIVEN, "architecture.layers=2", "teacher=./nosuch")
+    status, lines = doctor_says(capsys, *GIVEN, "architecture.layers=2", "teacher=./nosuch")
     assert status == 1 and any("WRONG" in line and "no such directory" in line for line in lines)
 
 

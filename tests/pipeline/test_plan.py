@@ -4,7 +4,7 @@ import pipeline.plan as planning
 from checkpoints import store
 from pipeline.config.options import load
 from pipeline.config.two_stage import StageSpec
-from pipeline.plan import plan
+from pipeline.plan import plan, write_stage_spec
 
 
 def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypatch):
@@ -15,7 +15,7 @@ def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypa
     o, run = load("small", ["job.precision=fp32"]), tmp_path / "run"
     monkeypatch.setattr(planning, "FORMATS", {})
     for step in plan(stages, run, o):
-        prepare(step, {"prediction": run / "prediction" / "model"}, o)
+        write_stage_spec(step, {"prediction": run / "prediction" / "model"}, o)
         with store.sealed(step.directory / "model") as directory:
             (directory / "file").touch()
         store.write_json(step.directory / "finished.json", {"fingerprint": step.fingerprint})
@@ -32,11 +32,11 @@ def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp
     for made in ("checkpoints/step-00000001", "teacher/train/shard-00000"):
         (step,) = plan(stages, run, o)
         assert step.action == "run"
-        prepare(step, {}, o)
+        write_stage_spec(step, {}, o)
         with store.sealed(step.directory / made) as directory:
             (directory / "file").touch()
         (step,) = plan(stages, run, o)
         assert step.action == "resume"
-        prepare(step, {}, o)
+        write_stage_spec(step, {}, o)
         assert (step.directory / made).is_dir()
         store.remove(run)

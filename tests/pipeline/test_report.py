@@ -31,7 +31,7 @@ def make_run(path: Path, labels: list[str] | None = LABELS, given=(), augmented:
     percentiles = {"p50": 2.0, "p90": 3.0, "p99": 4.0}
     entry = {
         "metric": 0.75, "scores": dict.fromkeys(metrics, 0.75), "intervals": dict.fromkeys(metrics, [0.7, 0.8]),
-        "kept": 0.9, "retained_interval": [0.8, 1.0], "parameters": 7_000_000, "bytes": 28_000_000, "flops": 5e7,
+        "retained": 0.9, "retained_interval": [0.8, 1.0], "parameters": 7_000_000, "bytes": 28_000_000, "flops": 5e7,
         "latency_ms": 2.0, "latency": percentiles, "batch": percentiles, "rows_per_second": 500.0, "threads": 2,
         "lengths": {"mean": 9.0, "least": 3, "most": 20}, "peak_bytes": None,
     }  # fmt: skip
@@ -84,7 +84,7 @@ def make_run(path: Path, labels: list[str] | None = LABELS, given=(), augmented:
     for name, (kind, scores, logged) in stages.items():
         (path / name / "model").mkdir(parents=True)
         options = {"models": list(results)} if kind == "evaluate" else {}
-        spec = {"name": name, "kind": kind, "inputs": {"task": task}, "options": options}
+        spec = {"name": name, "stage_type": kind, "inputs": {"task": task}, "options": options}
         finished = {
             "fingerprint": name,
             "scores": scores,

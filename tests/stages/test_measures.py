@@ -33,7 +33,7 @@ def test_a_teacher_that_knows_nothing_is_no_measure():
     logits = {"teacher": np.ones((60, 2)), "distilled": STUDENT}
     results = {"teacher": {"metric": 0.0}, "distilled": {"metric": 0.5}}
     add_intervals(task(metrics=("matthews",)), "test", logits, results)
-    assert "kept" not in results["distilled"] and "intervals" in results["distilled"]
+    assert "retained" not in results["distilled"] and "intervals" in results["distilled"]
 
 
 def test_the_temperature_is_fitted_on_dev_and_never_on_what_is_reported():

@@ -128,7 +128,7 @@ def test_matched_logits_and_continuation():
     assert value(loss(*given), [3, 3]).item() == pytest.approx((0.5 + 3.75) / 2)
     loss.progress = 0.0  # phi 0, weight 2: the student's own squared logits
     assert value(loss(*given), [3, 3]).item() == pytest.approx(2 * (2 + 0.25) / 2)
-    assert loss.is_scheduled and not build("matched_logits", None).changes
+    assert loss.is_scheduled and not build("matched_logits", None).is_scheduled
 
 
 def test_padding_and_rows_of_weight_zero_change_nothing():

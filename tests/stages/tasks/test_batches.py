@@ -174,6 +174,6 @@ def test_shares_make_up_the_batch(size, world, micro_batches):
     assert sorted(np.concatenate([rows[weights > 0] for rows, weights in parts])) == rows.tolist()
 
 
-def test_counts():
-    per_row = {"rows": 2, "tokens": 5, "pairs": 13, "answers": 2, "labels": 2}
+def test_normalizers():
+    per_row = {"rows": 2, "tokens": 5, "pairs": 13, "targets": 2, "labels": 2}
     assert normalizers(np.array([2, 3], np.int32)) == per_row
