@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from data_aug import InputError
+from checkpoints.errors import UserError
 from data_aug.masked_lm import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 
@@ -59,11 +59,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
-            raise InputError(f"p is {self.p}; a probability lies between 0 and 1")
+            raise UserError(f"p is {self.p}; a probability lies between 0 and 1")
         if self.variants < 0:
-            raise InputError(f"variants is {self.variants}; it must be 0 or more")
+            raise UserError(f"variants is {self.variants}; it must be 0 or more")
         if self.long_texts not in ("refuse", "keep"):
-            raise InputError(f"long_texts is {self.long_texts!r}; choose refuse or keep")
+            raise UserError(f"long_texts is {self.long_texts!r}; choose refuse or keep")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Candidates:
 
     def __init__(self, masked_lm: MaskedLM, vectors: WordVectors | None, k: int = 15):
         if k < 1:
-            raise InputError(f"k is {k}; it must be 1 or more")
+            raise UserError(f"k is {k}; it must be 1 or more")
         self.masked_lm, self.vectors, self.k = masked_lm, vectors, k
 
     def __call__(self, queries: Sequence[Query]) -> list[Found]:
@@ -194,12 +194,12 @@ def augment_rows(
         barred: says of a variant that it must not be, being a row of dev or test by chance.
 
     Raises:
-        InputError: a text is empty, or too long for the model (unless `settings.long_texts` keeps it); or
+        UserError: a text is empty, or too long for the model (unless `settings.long_texts` keeps it); or
             re-prediction is asked of the approximate masked LM.
     """
     masked_lm = candidates.masked_lm if isinstance(candidates, Candidates) else None
     if settings.repredict and masked_lm and not masked_lm.exact:
-        raise InputError("repredict finds one word of a variant at a time; use it with masks_per_pass=1")
+        raise UserError("repredict finds one word of a variant at a time; use it with masks_per_pass=1")
     texts = [
         [
             (f"row {row_id}, text_{side}", text)
@@ -210,7 +210,7 @@ def augment_rows(
     ]
     for name, text in (named for row in texts for named in row):
         if not text.strip():
-            raise InputError(f"{name} is empty; fill it in, or leave the row out")
+            raise UserError(f"{name} is empty; fill it in, or leave the row out")
     too_long = _too_long([named for row in texts for named in row], masked_lm, settings)
     sentences: list[_Sentence] = []
     for row_id, row in enumerate(texts, start=first_row_id):
@@ -272,10 +272,10 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
         labels: one for each source row of the shard.
 
     Raises:
-        InputError: there are more or fewer labels than rows.
+        UserError: there are more or fewer labels than rows.
     """
     if len(labels) != len(shard.rows):
-        raise InputError(
+        raise UserError(
             f"shard {shard.index}: {len(labels)} labels for {len(shard.rows)} rows; give one a row"
         )
     lengths = [len(row) for row in shard.rows]
@@ -304,7 +304,7 @@ def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], li
     """The columns of a written shard: text_a, text_b (None for single sentences), label, row, variant.
 
     Raises:
-        InputError: it is no such file.
+        UserError: it is no such file.
     """
     try:
         with pa.memory_map(str(path)) as file:
@@ -313,7 +313,7 @@ def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], li
             columns["text_b"] = None
         return tuple(columns[name] for name in ("text_a", "text_b", "label", "row", "variant"))
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise InputError(f"{path} holds no augmented rows ({error}); remove its stage's directory") from error
+        raise UserError(f"{path} holds no augmented rows ({error}); remove its stage's directory") from error
 
 
 def read_counts(path: Path) -> Counts:
@@ -334,7 +334,7 @@ def _too_long(named: Sequence[tuple[str, str]], masked_lm: MaskedLM | None, sett
     ]
     if long and settings.long_texts == "refuse":
         name, _, length = long[0]
-        raise InputError(
+        raise UserError(
             f"{name} takes {length} tokens (the sentence twice), and the masked LM reads {masked_lm.limit}; "
             f"shorten it, or set long_texts=keep: such sentences ({len(long)} in this shard) get no variants"
         )

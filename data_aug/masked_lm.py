@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from data_aug import InputError
+from checkpoints.errors import UserError
 from stages.distillation.packed_linear import pack
 
 ENOUGH_TOKENS = 512  # a batch of so many tokens runs nearly as fast, for each token, as one of thousands
@@ -66,7 +66,7 @@ class MaskedLM:
         batch_tokens: the most tokens in a batch, padding included.
 
     Raises:
-        InputError: the tokenizer is slow or has no mask, or the model has no head apart from its base.
+        UserError: the tokenizer is slow or has no mask, or the model has no head apart from its base.
     """
 
     def __init__(
@@ -80,18 +80,18 @@ class MaskedLM:
         batch_tokens: int = 4096,
     ):
         if not tokenizer.is_fast:
-            raise InputError(
+            raise UserError(
                 f"{type(tokenizer).__name__} gives no offsets; load the fast tokenizer of the model"
             )
         if tokenizer.mask_token_id is None:
-            raise InputError(f"{type(tokenizer).__name__} has no mask token; augmentation needs a masked LM")
+            raise UserError(f"{type(tokenizer).__name__} has no mask token; augmentation needs a masked LM")
         if model.get_output_embeddings() is None or model.base_model is model:
-            raise InputError(
+            raise UserError(
                 f"{type(model).__name__} has no masked-LM head; name a masked LM, or fit a head first"
             )
         for name, value in (("masks_per_pass", masks_per_pass), ("min_distance", min_distance)):
             if value < 1:
-                raise InputError(f"{name} is {value}; it must be 1 or more")
+                raise UserError(f"{name} is {value}; it must be 1 or more")
         self.tokenizer = tokenizer
         self.limit = _length_limit(model, tokenizer)
         self.exact = masks_per_pass == 1

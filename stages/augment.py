@@ -18,8 +18,6 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from checkpoints import store
-from checkpoints.errors import UserError
-from data_aug import InputError
 from data_aug.augment import (
     Candidates,
     Counts,
@@ -63,22 +61,17 @@ def run(stage: Stage) -> None:
     there = sum(path.exists() for path in paths)
     if there:
         stage.log(f"resumed: {there} of {len(paths)} shards are there")
-    try:
-        candidates = _candidates(stage, options) if missing else None
-        settings = Settings(options.p, options.variants, options.repredict, options.long_texts)
-        shards = augment_shards(
-            _rows(train), candidates, settings, stage.seed, SHARD_ROWS, missing.__contains__,
-            barred=lambda row: _key(row) in others,
-        )  # fmt: skip
-        shown = rank == 0 and sys.stderr.isatty()
-        for shard in tqdm(
-            shards, stage.name, len(missing), unit="shard", dynamic_ncols=True, disable=not shown
-        ):
-            labels = train.labels[starts[shard.index] :][: len(shard.rows)]
-            with store.sealed(paths[shard.index]) as directory:
-                write_shard(directory / "rows.arrow", shard, labels)
-    except InputError as error:
-        raise UserError(str(error)) from error
+    candidates = _candidates(stage, options) if missing else None
+    settings = Settings(options.p, options.variants, options.repredict, options.long_texts)
+    shards = augment_shards(
+        _rows(train), candidates, settings, stage.seed, SHARD_ROWS, missing.__contains__,
+        barred=lambda row: _key(row) in others,
+    )  # fmt: skip
+    shown = rank == 0 and sys.stderr.isatty()
+    for shard in tqdm(shards, stage.name, len(missing), unit="shard", dynamic_ncols=True, disable=not shown):
+        labels = train.labels[starts[shard.index] :][: len(shard.rows)]
+        with store.sealed(paths[shard.index]) as directory:
+            write_shard(directory / "rows.arrow", shard, labels)
     wait_for(path / store.MANIFEST for path in paths)
 
     counts = reduce(add, (read_counts(path / "rows.arrow") for path in paths), Counts())

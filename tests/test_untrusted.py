@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes
-from data_aug import InputError
 from data_aug.augment import read_shard
 from data_aug.word_vectors import WordVectors
 from pipeline.cli.commands import main
@@ -232,7 +231,7 @@ def test_a_finished_stage_cannot_be_claimed_from_outside(tmp_path, finished):
 def test_word_vectors(tmp_path, content):
     path = tmp_path / "vectors.txt"
     path.write_bytes(content)
-    vectors = one_line(lambda: WordVectors.from_text(path), InputError)
+    vectors = one_line(lambda: WordVectors.from_text(path))
     if vectors:
         assert np.isfinite(vectors.vectors).all()
 
@@ -269,7 +268,7 @@ def test_shards(tmp_path, content, cut):
     assert read_shard(path)[0] == ["a", "b"]
     for damaged in (content, path.read_bytes()[:cut]):
         path.write_bytes(damaged)
-        one_line(lambda: read_shard(path), InputError)
+        one_line(lambda: read_shard(path))
 
 
 @pytest.mark.parametrize("name", ["../x", "..", "/etc", ".hidden", "a/b", "a\\b"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import read_json
 from pipeline.config import options as options_module
+from pipeline.config.errors import explain
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.recipe import known_recipes
 from pipeline.plan import RUNS
@@ -63,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
         return COMMANDS[command](rest)
     except (UserError, OSError) as error:
-        print(f"error: {to_user_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        error = to_user_error(error) if isinstance(error, OSError) else error
+        print(f"error: {explain(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import Damaged
-from data_aug import InputError
+from pipeline.config.errors import explain
 
 
 def main(directory: Path) -> int:
@@ -32,8 +32,9 @@ def main(directory: Path) -> int:
     except Interrupted as interrupted:
         stage.log(f"saved at step {interrupted.step}; the same command goes on from here")
         status = interrupted.code
-    except (UserError, Damaged, InputError, OSError) as error:
+    except (UserError, Damaged, OSError) as error:
         error = to_user_error(error) if isinstance(error, OSError) else error
+        error = explain(error, stage.stage_type) if isinstance(error, UserError) else error
         _let_the_first_rank_speak()
         print(f"error: {stage.name}: {error}", file=sys.stderr)
         return 2  # the other ranks may wait in a collective: they are ended from outside

@@ -1,0 +1,28 @@
+"""A library's error in the words of the command line."""
+
+from checkpoints.errors import UserError
+from pipeline.config.options import describe
+
+SECTIONS = {"teacher": "tuning", "augment": "augmentation", "finetune": "finetuning"}
+"""Type of stage -> section of its options, where that has another name."""
+
+INSTALL = {
+    "nlp_id": "run `make recipe NAME=which-student-tags`, which installs it",
+    "orangecontrib": "run `make recipe`, or `pip install --no-deps --require-hashes -r packaged-recipes.txt`",
+}
+"""How to install a package; `make setup` installs the others."""
+
+
+def explain(error: UserError, stage_type: str = "") -> UserError:
+    """Name the option that sets the argument at fault, and say how a missing package is installed.
+
+    Args:
+        error: what a library module raised.
+        stage_type: of the stage in which it did, if in one.
+    """
+    options = {name for name, *_ in describe()}
+    section = SECTIONS.get(stage_type, stage_type)
+    names = [prefix + error.argument for prefix in (f"{section}.", "", "job.", "architecture.")]
+    argument = next((name for name in names if name in options), error.argument)
+    advice = f": {INSTALL.get(error.package, 'run `make setup`')}" if error.package else ""
+    return UserError(f"{error.args[0]}{advice}", argument)
