@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from functools import reduce
 from operator import add
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch.distributed as dist
 from tqdm import tqdm
@@ -33,6 +32,7 @@ from data_aug.word_vectors import WordVectors
 from stages.distillation.models import load_masked_lm, load_tokenizer
 from stages.tasks.text import folded
 from stages.tasks.types import Split
+from stages.training.options import Augmentation
 from stages.training.stage import Stage, barrier, wait_for
 
 SHARD_ROWS = 100
@@ -46,7 +46,7 @@ def run(stage: Stage) -> None:
     Raises:
         UserError: an empty text, a text longer than the model (if refused), vectors that cannot be read.
     """
-    task, options = stage.task(), SimpleNamespace(**stage.options["augmentation"])
+    task, options = stage.task(), Augmentation(**stage.options["augmentation"])
     train = task.splits["train"]
     others = {
         key for name, split in task.splits.items() if name != "train" for key in map(_key, _rows(split))
@@ -101,7 +101,7 @@ def _key(row: Row) -> tuple[str, ...]:
     return tuple(folded(text) for text in row if text is not None)
 
 
-def _candidates(stage: Stage, options: SimpleNamespace) -> Candidates:
+def _candidates(stage: Stage, options: Augmentation) -> Candidates:
     source = stage.model("masked_lm")
     model, _ = load_masked_lm(source)
     masked_lm = MaskedLM(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.config.options import Job
+from stages.training.options import Job
 
 GRACE = 120
 """Seconds the ranks have to save after a signal."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from stages.evaluation.scores import score
 from stages.tasks.batches import Batch, TokenRows, batches_by_length, label_index, normalizers
 from stages.tasks.task import Task
 from stages.training.job import Job
+from stages.training.options import Distilling
 from stages.training.stage import Stage, is_first_rank, wait_for
 from stages.training.teacher_cache import TeacherCache
 
@@ -68,7 +68,7 @@ class Distillation(nn.Module):
         return terms
 
 
-def layer_losses(options: SimpleNamespace, pair: Pair) -> list[Loss]:
+def layer_losses(options: Distilling, pair: Pair) -> list[Loss]:
     """Embedding, hidden-state and attention-score losses under the layer map (paper equations 7, 8 and 9)."""
     losses: list[Loss] = []
     if options.hidden_weight:

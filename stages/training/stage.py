@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from stages.distillation.models import ModelSource
 from stages.distillation.packed_linear import bf16_pays
 from stages.tasks.task import Task, TaskSource, load_task
 from stages.training.machine import describe
+from stages.training.options import TRAINING, Job, Training
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -44,7 +44,7 @@ class Stage:
     options: dict[str, Any]
     inputs: dict[str, Any]
     fingerprint: str
-    job: SimpleNamespace
+    job: Job
     device: torch.device
 
     @staticmethod
@@ -53,13 +53,13 @@ class Stage:
         spec = json.loads((directory / "stage.json").read_text(encoding="utf-8"))
         return Stage(
             spec["name"], spec["stage_type"], directory, spec["options"], spec["inputs"], spec["fingerprint"],
-            SimpleNamespace(**spec["job"]), device,
+            Job(**spec["job"]), device,
         )  # fmt: skip
 
     @property
-    def training(self) -> SimpleNamespace:
-        """The training options."""
-        return SimpleNamespace(**self.options["training"])
+    def training(self) -> Training:
+        """The training options, of the type that belongs to this type of stage."""
+        return TRAINING.get(self.stage_type, Training)(**self.options["training"])
 
     @property
     def seed(self) -> int:

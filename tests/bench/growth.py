@@ -50,7 +50,7 @@ def main() -> int:
 
 def speed(place, length: int, batch: int, architecture: dict) -> float:
     """Tokens a second of the general stage in a few steps, after a stage of one step warmed up."""
-    from pipeline.config.options import General
+    from stages.training.options import General
     from tests.bench.texts import long_text
 
     for steps in (1, STEPS):

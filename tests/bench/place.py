@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from pipeline.config.options import Architecture, Job, Training
 from pipeline.launch.worker import stage_types
 from pipeline.plan import native_precision
 from stages.distillation.students.architecture import set_dropout, student_config
@@ -24,6 +23,7 @@ from stages.tasks.corpus import find_corpus
 from stages.tasks.readers.packaged import packaged_teacher
 from stages.tasks.task import find_task
 from stages.training.distill import TEACHER_LOGITS_FILE
+from stages.training.options import Architecture, Job, Training
 from stages.training.stage import Stage
 from tests.bench.texts import task_texts
 

@@ -12,12 +12,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from pipeline.config.options import Distilling, General, Prediction
 from stages.distillation.compatibility import forward_flops
 from stages.distillation.losses.base import Pair
 from stages.distillation.losses.prediction import SoftLabels
@@ -25,6 +23,7 @@ from stages.distillation.models import ModelSource, load_classifier
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, normalizers
 from stages.training.distill import Distillation, layer_losses
+from stages.training.options import Distilling, General, Prediction
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import CLASSES, STUDENT, TEACHER, Place, Texts, metrics
 from tests.bench.reference import Reference
@@ -151,7 +150,7 @@ def same_loss(place: Place, predicts: bool) -> bool:
         load_classifier(ModelSource(str(path)), CLASSES) for path in (place.student, place.teacher)
     )
     pair = Pair(mine.config, theirs.config)
-    layers = layer_losses(SimpleNamespace(**vars(Distilling())), pair)
+    layers = layer_losses(Distilling(), pair)
     model = Distillation(mine, [SoftLabels(pair)] if predicts else layers).to(place.device).eval()
     if predicts:
         expected *= len(CLASSES)  # the published mean is over classes, too

@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
-from pipeline.config.options import Job
 from pipeline.launch import launcher as launch
 from pipeline.launch.launcher import Launcher
+from stages.training.options import Job
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ from torch import nn
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from pipeline.config.options import Job as JobOptions
-from pipeline.config.options import Training, load
+from pipeline.config.options import load
 from pipeline.launch.launcher import RANK_VARIABLES
 from pipeline.launch.worker import start_ranks
 from stages.distillation.losses.base import LossTerm
@@ -31,6 +30,8 @@ from stages.distillation.models import ModelSource, load_tokenizer
 from stages.tasks.batches import epoch_batches
 from stages.training.cached_rows import corpus_rows
 from stages.training.job import Interrupted, Job
+from stages.training.options import Job as JobOptions
+from stages.training.options import Training
 from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder
 
@@ -76,7 +77,7 @@ def make_job(path: Path, model: nn.Module, training: dict | None = None, evaluat
         "training": asdict(replace(Training(), **(training or {"epochs": 1, "batch_size": 24}))),
         "seed": 1,
     }
-    settings = SimpleNamespace(**asdict(JobOptions()) | {"precision": "fp32"} | job)
+    settings = JobOptions(**{"precision": "fp32"} | job)
     directory = path / "runs" / "r" / "general"
     directory.mkdir(parents=True, exist_ok=True)
     inputs = {"corpus": {"name": "corpus", "identity": files}}

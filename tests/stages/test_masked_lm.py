@@ -17,6 +17,7 @@ from stages.tasks.batches import Batch, collate
 from stages.tasks.masking import Masking
 from stages.training.cached_rows import corpus_rows
 from stages.training.distill import Distillation
+from stages.training.options import Job
 from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder
 
@@ -27,7 +28,7 @@ def stage(tmp_path, world) -> Stage:
     path = make_corpus(tmp_path / "corpus.txt", 120)
     files = {"reader": "files", "version": 1, "files": {"corpus.txt": str(path)}}
     inputs = {"corpus": {"name": "corpus", "identity": files}}
-    job = SimpleNamespace(precision="fp32")
+    job = Job(precision="fp32")
     return Stage(
         "masked_lm",
         "masked_lm",

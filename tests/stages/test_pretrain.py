@@ -1,17 +1,15 @@
 """Students of a corpus: where they begin, and what they and their teacher see. Resumes: integration/test_corpus_students.py."""
 
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from pipeline.config.options import Job as JobOptions
-from pipeline.config.options import Pretraining
 from stages import pretrain
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_masked_lm
 from stages.distillation.teachers import FrozenTeacher
 from stages.training.distill import Distillation
+from stages.training.options import Job, Pretraining
 from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder
 
@@ -27,7 +25,7 @@ def stage(tmp_path, world):
         "corpus": {"name": "corpus", "identity": files},
         "teacher": {"path": str(make_encoder(tmp_path / "teacher", layers=6))},
     }
-    settings = SimpleNamespace(**asdict(JobOptions()) | {"precision": "fp32"})
+    settings = Job(precision="fp32")
 
     def make(student: dict, losses: list, **training) -> Stage:
         directory = tmp_path / "runs" / "r" / "text"

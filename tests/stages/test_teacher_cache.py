@@ -1,7 +1,5 @@
 """Views from disk against those of the model."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +10,7 @@ from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import collate
 from stages.training import teacher_cache
 from stages.training.cached_rows import corpus_rows
+from stages.training.options import Job
 from stages.training.stage import Stage
 from stages.training.teacher_cache import TeacherCache
 from tests.conftest import make_corpus, make_encoder
@@ -26,7 +25,7 @@ def parts(tmp_path, world, monkeypatch):
     path = make_corpus(tmp_path / "corpus.txt", 40)
     files = {"reader": "files", "version": 1, "files": {"corpus.txt": str(path)}}
     inputs = {"corpus": {"name": "corpus", "identity": files}}
-    job = SimpleNamespace(precision="fp32")
+    job = Job(precision="fp32")
     directory = tmp_path / "runs" / "r" / "intermediate"
     directory.mkdir(parents=True)
     stage = Stage("intermediate", "intermediate", directory, {}, inputs, "", job, torch.device("cpu"))
