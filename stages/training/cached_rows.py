@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from checkpoints import store
 from checkpoints.fingerprint import fingerprint, sha256_file
-from data_aug.augment import read_shard
+from data_aug.variants import read_shard
 from stages.tasks.batches import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.corpus import CorpusSource, documents
 from stages.tasks.task import Split, Task

@@ -7,11 +7,12 @@ from functools import cached_property
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from data_aug.augment import Candidates, Settings, augment_rows, content_words
-from data_aug.masked_lm import MaskedLM, Query
+from data_aug.variants import Candidates, Settings, augment_rows, content_words
+from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 from stages.distillation.compatibility import forward_flops
 from stages.distillation.packed_linear import bf16_pays
+from stages.tasks.readers.packaged import packaged_vectors
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import Place
 from tests.bench.work import Work
@@ -31,7 +32,7 @@ class _Models:
 
     @cached_property
     def vectors(self) -> WordVectors:
-        return WordVectors.from_package()
+        return WordVectors.read(packaged_vectors())
 
     @cached_property
     def plain(self) -> Plain:

@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-from data_aug.augment import Candidates, Found, Settings, augment_rows, content_words
-from data_aug.masked_lm import MaskedLM, Query
+from data_aug.variants import Candidates, Found, Settings, augment_rows, content_words
+from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 from stages.distillation.packed_linear import bf16_pays
-from stages.tasks.readers.packaged import packaged_teacher
+from stages.tasks.readers.packaged import packaged_teacher, packaged_vectors
 from tests.bench import as_a_stage_runs
 from tests.bench.reference import PUBLISHED, run_bert
-from tests.data_aug.test_masked_lm import reference
+from tests.data_aug.test_word_prediction import reference
 
 K = 15
 
@@ -87,7 +87,7 @@ def main() -> None:
     else:
         torch.manual_seed(0)
         model = BertForMaskedLM(BertConfig()).eval()
-    vectors = WordVectors.from_package()
+    vectors = WordVectors.read(packaged_vectors())
     dtype = torch.bfloat16 if bf16_pays("cpu") else torch.float32
     approximate = {"masks_per_pass": 99}
 

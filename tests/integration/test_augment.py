@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_aug.augment import read_shard
+from data_aug.variants import read_shard
 from stages.augment import SHARD_ROWS
 from tests.conftest import make_corpus, make_task, sentences
 from tests.integration.test_commands import refused

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModel, BertConfig
 
-from data_aug import masked_lm
-from data_aug.augment import content_words
-from data_aug.masked_lm import MaskedLM, Query, split_masks
+from data_aug import word_prediction
+from data_aug.variants import content_words
+from data_aug.word_prediction import MaskedLM, Query, split_masks
 
 
 def reference(model, tokenizer, query: Query, k: int, grad: bool = False) -> list[str] | None:
@@ -92,7 +92,7 @@ def test_equal_inputs_run_once(bert, texts, monkeypatch) -> None:
 
 
 def test_batches_keep_their_limit_and_hold_little_padding(bert, monkeypatch) -> None:
-    monkeypatch.setattr(masked_lm, "ENOUGH_TOKENS", 30)
+    monkeypatch.setattr(word_prediction, "ENOUGH_TOKENS", 30)
     lm, seen = MaskedLM(*bert, batch_tokens=100), []
     logits = lm.logits
     monkeypatch.setattr(lm, "logits", lambda *args: seen.append(args[0]["attention_mask"]) or logits(*args))
@@ -102,10 +102,10 @@ def test_batches_keep_their_limit_and_hold_little_padding(bert, monkeypatch) -> 
     assert sum(lengths, []) == sorted(sum(lengths, []), reverse=True)
     for mask in seen:
         assert mask.numel() <= 100
-        assert mask[:-1].sum() < 30 or mask.sum() >= (1 - masked_lm.MOST_PADDING) * mask.numel()
+        assert mask[:-1].sum() < 30 or mask.sum() >= (1 - word_prediction.MAX_PADDING) * mask.numel()
 
 
-def test_pieces_inside_words_and_unknown_words_are_not_single(bert) -> None:
+def test_tokens_inside_words_and_unknown_words_are_not_single(bert) -> None:
     # "°C" is one run for the tokenizer: its "c" is the piece "##c", which begins no word.
     text = "great °C zebra unforgettable"
     great, c, zebra, several = MaskedLM(*bert).candidates(queries_of([text]))
@@ -155,5 +155,5 @@ def test_refusals(bert) -> None:
     headless = AutoModel.from_config(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
     with pytest.raises(ValueError, match="BertModel has no masked-LM head; .* fit a head"):
         MaskedLM(headless, tokenizer)
-    with pytest.raises(ValueError, match="masks_per_pass is 0"):
+    with pytest.raises(ValueError, match="masks_per_pass: 0 is below 1"):
         MaskedLM(model, tokenizer, masks_per_pass=0)

@@ -1,12 +1,12 @@
-"""TinyBERT's data augmentation (arXiv 1909.10351, Algorithm 1): N variants of a sentence, words replaced.
+"""Variants of rows by TinyBERT's data augmentation (arXiv 1909.10351, Algorithm 1), and shards of them on disk.
 
-A content word is a run of letters that is no stop word. A word that is a single piece of the masked language
-model's vocabulary gets its candidates from that model, any other from word vectors. In each variant each
-content word is replaced with probability p by one of its candidates, drawn uniformly. Words are found by
-their offsets in the sentence as written; all between them (spaces, punctuation, numbers, stop words) stays.
+A content word is a run of letters that is not a stop word. A word that is a single token of the masked language model
+gets its candidates from that model, any other word from word vectors. In each variant each content word is replaced
+with probability p by one of its candidates, drawn uniformly. Everything between content words (spaces, punctuation,
+numbers, stop words) stays as written.
 
-What comes out depends on the seed, the row's number and its texts alone, so any split of the rows over
-shards, ranks and runs gives the same variants (up to how the model's arithmetic rounds near ties).
+The variants of a row depend on the seed, the row's number and its texts alone. So any split of the rows over shards,
+ranks and runs gives the same variants (up to how the model's arithmetic rounds near ties).
 """
 
 import json
@@ -22,14 +22,15 @@ import numpy as np
 import pyarrow as pa
 
 from checkpoints.errors import UserError
-from data_aug.masked_lm import MaskedLM, Query
+from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 
 Row = tuple[str, str | None]  # text_a and text_b; None where the task has single sentences
 Span = tuple[int, int]
 Label = int | float | str | None
 
-# Accents written as marks of their own belong to the word; a run with digits or marks is no content word.
+SHARD_ROWS = 100
+# Combining accents belong to a word's run, but a run with them, or with digits, is not a content word.
 _RUN = re.compile(r"[\w\u0300-\u036f]+")
 STOP_WORDS = frozenset(
     word
@@ -46,10 +47,12 @@ class Settings:
     Attributes:
         p: probability that a content word is replaced.
         variants: variants drawn for each sentence (N); a pair draws them for each of its two.
-        repredict: False finds a word's candidates once, in the original sentence (the published code); True
-            finds them in the variant as it stands, after the replacements to its left (the paper).
-        long_texts: what becomes of a sentence that does not fit the model: "refuse" stops with an error,
-            "keep" leaves it as it is, without variants.
+        repredict: False finds a word's candidates once, in the original sentence (the published code). True finds
+            them in the variant, after the replacements to the word's left (the paper).
+        long_texts: a sentence that does not fit the model raises an error ("refuse") or gets no variants ("keep").
+
+    Raises:
+        UserError: a value is out of its limits.
     """
 
     p: float = 0.4
@@ -59,27 +62,27 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
-            raise UserError(f"p is {self.p}; a probability lies between 0 and 1")
+            raise UserError(f"{self.p} is not a probability; give a number from 0 to 1", argument="p")
         if self.variants < 0:
-            raise UserError(f"variants is {self.variants}; it must be 0 or more")
+            raise UserError(f"{self.variants} is below 0; give 0 or more", argument="variants")
         if self.long_texts not in ("refuse", "keep"):
-            raise UserError(f"long_texts is {self.long_texts!r}; choose refuse or keep")
+            raise UserError(f"{self.long_texts!r} is unknown; choose refuse or keep", argument="long_texts")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What augmentation did. Word counts are over all variants drawn, before duplicates are dropped.
+    """What augmentation did. Words are counted over all variants drawn, before duplicates are dropped.
 
     Attributes:
         rows: rows read.
-        sentences: sentences read; two to a pair.
-        too_long: sentences left without variants because they do not fit the model.
-        by_masked_lm: words changed to a proposal of the masked LM.
-        by_vectors: words changed to a neighbour of their vector.
-        unchanged: words drawn for replacement that stayed: no candidate, or the candidate drawn was the word.
-        duplicates: variants dropped, being the original or an earlier variant.
+        sentences: sentences read, two in a pair.
+        too_long: sentences without variants because they do not fit the model.
+        by_masked_lm: words replaced by a candidate of the masked LM.
+        by_vectors: words replaced by a neighbour among the word vectors.
+        unchanged: words drawn for replacement that stayed: no candidate, or the candidate drawn was the word itself.
+        duplicates: variants dropped because they equal the original or an earlier variant.
         barred: variants dropped because they are rows of another split.
-        variants: variants kept, the originals not counted.
+        variants: variants kept, originals not counted.
     """
 
     rows: int = 0
@@ -101,24 +104,27 @@ class Counts:
 
 
 class Found(NamedTuple):
-    """Candidates for one word, and the field of `Counts` that counts them."""
+    """The candidates of one word, and the field of `Counts` that counts their use."""
 
     words: list[str]
     source: Literal["by_masked_lm", "by_vectors"]
 
 
 class Candidates:
-    """Algorithm 1's two sources: the masked LM for words of a single piece, word vectors for the others.
+    """Algorithm 1's two sources: the masked LM for words of a single token, word vectors for the others.
 
     Args:
-        masked_lm: also decides which words are single pieces, and how long a sentence may be.
-        vectors: None leaves words of several pieces as they are.
-        k: candidates asked of either source (K); those that are no words are then dropped.
+        masked_lm: proposes words; also decides which words are single tokens, and how long a sentence may be.
+        vectors: None leaves words of several tokens as they are.
+        k: candidates asked of either source (K); those that are not words are then dropped.
+
+    Raises:
+        UserError: `k` is below 1.
     """
 
     def __init__(self, masked_lm: MaskedLM, vectors: WordVectors | None, k: int = 15):
         if k < 1:
-            raise UserError(f"k is {k}; it must be 1 or more")
+            raise UserError(f"{k} is below 1; give 1 or more", argument="candidates")
         self.masked_lm, self.vectors, self.k = masked_lm, vectors, k
 
     def __call__(self, queries: Sequence[Query]) -> list[Found]:
@@ -136,16 +142,16 @@ class Candidates:
 
 @dataclass(frozen=True)
 class _Sentence:
-    """A sentence to vary, and its random numbers."""
+    """A sentence to vary, with the random numbers in [0, 1) that decide its variants."""
 
     text: str
     spans: list[Span]
-    draws: np.ndarray  # (variants, content words, 2): is it replaced, and by which candidate
+    draws: np.ndarray  # (variants, content words, 2): whether the word is replaced, and by which candidate
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A run of consecutive rows and their variants: for each row its texts, the original first."""
+    """Consecutive rows with their variants: for each row a list that opens with the row itself."""
 
     index: int
     first_row_id: int
@@ -154,14 +160,14 @@ class Shard:
 
 
 def content_words(text: str) -> list[Span]:
-    """Where the words that may be replaced stand: letters alone, and no stop word."""
+    """Return the spans of the words that may be replaced: letters alone, not a stop word."""
     return [
         run.span() for run in _RUN.finditer(text) if run[0].isalpha() and run[0].lower() not in STOP_WORDS
     ]
 
 
 def match_case(candidate: str, word: str) -> str:
-    """The candidate in the casing of the word it replaces: lower, UPPER or Capitalised; else as it is."""
+    """Return the candidate in the casing of the word it replaces: lower, UPPER, Capitalised; otherwise as it is."""
     if word.islower():
         return candidate.lower()
     if word.isupper() and len(word) > 1:
@@ -179,27 +185,33 @@ def augment_rows(
     first_row_id: int = 0,
     barred: Callable[[Row], bool] = lambda row: False,
 ) -> tuple[list[list[Row]], Counts]:
-    """The variants of consecutive rows.
+    """Make the variants of consecutive rows.
 
-    A row's list opens with the row itself. Of a pair, variants of sentence A keep the original B, and then
-    variants of B the original A. Equal variants are kept once. Memory grows with the number of rows: use
-    `augment_shards` for many.
+    A row's list opens with the row itself. In a pair, variants of sentence A keep the original B; then variants of B
+    keep the original A. Equal variants are kept once. Memory grows with the number of rows: for many rows use
+    `augment_shards`.
 
     Args:
-        rows: the texts; labels are the caller's, and hold for all variants of a row.
-        candidates: a `Candidates`, or anything that answers like it.
-        settings: how they are varied.
+        rows: the texts. Labels are the caller's; a row's label holds for all its variants.
+        candidates: a `Candidates`, or any callable that answers as one does.
+        settings: how rows are varied.
         seed: 0 or more.
         first_row_id: number of the first row, 0 or more; the others follow.
-        barred: says of a variant that it must not be, being a row of dev or test by chance.
+        barred: whether a variant must be dropped, for example because it is a row of dev or test.
+
+    Returns:
+        For each row its texts and those of its variants; and what was done.
 
     Raises:
-        UserError: a text is empty, or too long for the model (unless `settings.long_texts` keeps it); or
-            re-prediction is asked of the approximate masked LM.
+        UserError: a text is empty, or too long for the model while `settings.long_texts` is "refuse"; or re-prediction
+            is combined with a masked LM that masks several words at once.
     """
     masked_lm = candidates.masked_lm if isinstance(candidates, Candidates) else None
     if settings.repredict and masked_lm and not masked_lm.exact:
-        raise UserError("repredict finds one word of a variant at a time; use it with masks_per_pass=1")
+        raise UserError(
+            "several words at once do not go with re-prediction, which predicts one at a time; give 1",
+            argument="masks_per_pass",
+        )
     texts = [
         [
             (f"row {row_id}, text_{side}", text)
@@ -210,7 +222,7 @@ def augment_rows(
     ]
     for name, text in (named for row in texts for named in row):
         if not text.strip():
-            raise UserError(f"{name} is empty; fill it in, or leave the row out")
+            raise UserError(f"{name} is empty; fill it in, or remove the row")
     too_long = _too_long([named for row in texts for named in row], masked_lm, settings)
     sentences: list[_Sentence] = []
     for row_id, row in enumerate(texts, start=first_row_id):
@@ -243,13 +255,20 @@ def augment_shards(
     candidates: Callable[[Sequence[Query]], Sequence[Found]],
     settings: Settings,
     seed: int,
-    shard_rows: int = 1000,
+    shard_rows: int = SHARD_ROWS,
     wanted: Callable[[int], bool] = lambda index: True,
     barred: Callable[[Row], bool] = lambda row: False,
 ) -> Iterator[Shard]:
-    """Rows numbered from 0, `shard_rows` at a time: memory does not grow with their number.
+    """Yield the variants of rows numbered from 0, `shard_rows` at a time, so that memory does not grow with the rows.
 
-    A shard not `wanted` (on disk already, or another rank's) costs no more than reading its rows.
+    Args:
+        rows: read once, as a stream.
+        candidates: as in `augment_rows`, which also says what is raised.
+        settings: how rows are varied.
+        seed: 0 or more.
+        shard_rows: rows in a shard.
+        wanted: whether a shard is made, by its index; one that is not costs no more than reading its rows.
+        barred: as in `augment_rows`.
     """
     rows = iter(rows)
     index = 0
@@ -261,14 +280,14 @@ def augment_shards(
 
 
 def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
-    """Writes a shard as an Arrow stream, aside and then renamed; `datasets.Dataset.from_file` reads it.
+    """Write a shard as an Arrow stream, atomically; `datasets.Dataset.from_file` reads it.
 
-    Columns: text_a, text_b (null for single sentences), label, row (number of the source row) and variant (0
-    the original). The counts lie in the schema's metadata, see `read_counts`.
+    Columns: text_a, text_b (null for single sentences), label, row (number of the source row), variant (0: the
+    original). The counts lie in the schema's metadata: see `read_counts`.
 
     Args:
-        path: the file; its folder is made.
-        shard: what `augment_shards` gave.
+        path: the file; its directory is made.
+        shard: what `augment_shards` yielded.
         labels: one for each source row of the shard.
 
     Raises:
@@ -301,10 +320,10 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
 
 
 def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], list[int], list[int]]:
-    """The columns of a written shard: text_a, text_b (None for single sentences), label, row, variant.
+    """Read the columns of a written shard: text_a, text_b (None for single sentences), label, row, variant.
 
     Raises:
-        UserError: it is no such file.
+        UserError: the file is not a shard.
     """
     try:
         with pa.memory_map(str(path)) as file:
@@ -313,17 +332,19 @@ def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], li
             columns["text_b"] = None
         return tuple(columns[name] for name in ("text_a", "text_b", "label", "row", "variant"))
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise UserError(f"{path} holds no augmented rows ({error}); remove its stage's directory") from error
+        raise UserError(
+            f"{path} does not hold augmented rows ({error}); remove it and make it again"
+        ) from error
 
 
 def read_counts(path: Path) -> Counts:
-    """The counts of a written shard."""
+    """Read the counts of a written shard."""
     with pa.memory_map(str(path)) as file:
         return Counts(**json.loads(pa.ipc.open_stream(file).schema.metadata[b"counts"]))
 
 
 def _too_long(named: Sequence[tuple[str, str]], masked_lm: MaskedLM | None, settings: Settings) -> set[str]:
-    """The texts that do not fit the model, where they are kept; where not, the first is an error."""
+    """Return the texts that do not fit the model; raise for the first of them where the settings refuse them."""
     if masked_lm is None:
         return set()
     lengths = masked_lm.pair_lengths([text for _, text in named])
@@ -335,8 +356,9 @@ def _too_long(named: Sequence[tuple[str, str]], masked_lm: MaskedLM | None, sett
     if long and settings.long_texts == "refuse":
         name, _, length = long[0]
         raise UserError(
-            f"{name} takes {length} tokens (the sentence twice), and the masked LM reads {masked_lm.limit}; "
-            f"shorten it, or set long_texts=keep: such sentences ({len(long)} in this shard) get no variants"
+            f"{name} takes {length} tokens (the sentence twice), the masked LM reads {masked_lm.limit}: shorten it, "
+            f"or choose keep, which leaves such sentences ({len(long)} in this shard) without variants",
+            argument="long_texts",
         )
     return {text for _, text, _ in long}
 
@@ -344,7 +366,7 @@ def _too_long(named: Sequence[tuple[str, str]], masked_lm: MaskedLM | None, sett
 def _vary_at_once(
     sentences: Sequence[_Sentence], candidates: Callable, p: float, totals: dict[str, int]
 ) -> Iterator[list[str]]:
-    """Variants of each sentence, with candidates from the original."""
+    """Yield the variants of each sentence, with candidates from the original sentence."""
     queries = [Query(s.text, *span, s.text) for s in sentences for span in s.spans]
     found = iter(candidates(queries) if queries else [])
     for sentence in sentences:
@@ -362,9 +384,9 @@ def _vary_at_once(
 def _vary_stepwise(
     sentences: Sequence[_Sentence], candidates: Callable, p: float, totals: dict[str, int]
 ) -> Iterator[list[str]]:
-    """Variants of each sentence, each word predicted after the replacements before it.
+    """Yield the variants of each sentence, each word predicted after the replacements to its left.
 
-    All variants of all sentences go in lock step, each at its next word to be replaced: no other is asked.
+    All variants of all sentences advance together, one replacement each, so that their words are predicted in batches.
     """
     drafts = []
     for sentence in sentences:
@@ -385,14 +407,14 @@ def _vary_stepwise(
 
 
 def _replacement(word: str, found: Found, draw: float, totals: dict[str, int]) -> str:
-    """The candidate that a number in [0, 1) picks, in the word's casing; without candidates the word."""
+    """Return the candidate that `draw` in [0, 1) picks, in the word's casing; the word itself if it has none."""
     new = match_case(found.words[int(draw * len(found.words))], word) if found.words else word
     totals[found.source if new != word else "unchanged"] += 1
     return new
 
 
 def _splice(sentence: _Sentence, words: Sequence[str]) -> tuple[str, list[Span]]:
-    """The sentence with its content words exchanged, and where they stand now."""
+    """Return the sentence with its content words replaced, and their new spans."""
     parts: list[str] = []
     spans: list[Span] = []
     at = end = 0
