@@ -81,12 +81,12 @@ def augment(
 
     if isinstance(texts, str) or isinstance(model, tuple) and len(model) != 2:
         raise UserError("give a list of texts (or of pairs), and a path, a hub name or (model, tokenizer)")
-    rows = [(text, None) if isinstance(text, str) else tuple(text) for text in texts]
+    rows = [tuple(text) if isinstance(text, tuple | list) else (text, None) for text in texts]
     for i, row in enumerate(rows):
         if len(row) != 2:
             raise UserError(f"row {i} has {len(row)} texts; give one or a pair", argument="texts")
-        for text in row:
-            text is None or check_text(text, f"texts: row {i}")
+        for text in row[: 2 if isinstance(texts[i], tuple | list) else 1]:
+            check_text(text, f"texts: row {i}")
     settings = Settings(p, variants, repredict, long_texts)
     if isinstance(model, tuple):
         network, tokenizer = model

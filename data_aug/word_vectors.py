@@ -62,7 +62,7 @@ class WordVectors:
                 width = width or len(line.split()) - 1
                 word, *values = line.rstrip().rsplit(" ", width)
                 if width < 1 or len(values) != width or _is_number(word.rpartition(" ")[2]) and " " in word:
-                    found = len(line.split()) - 1
+                    found = max(0, len(line.split()) - 1)
                     raise UserError(
                         f"{where}: {found} values, line 1 has {width}; fix the line, or download the file again"
                     )

@@ -1,7 +1,7 @@
-"""Data augmentation (paper Algorithm 1) of the task's training rows, in shards that are made once each.
+"""Data augmentation of the task's training rows (TinyBERT, Algorithm 1), in shards.
 
-A shard is a pure function of the seed and its rows, so a killed run goes on at the next one, and any number
-of ranks gives the same rows. `data_aug` has the algorithm; here is the job around it.
+A shard is a pure function of the seed and its rows. So a killed run goes on at the next shard, and any number of
+ranks makes the same rows. `data_aug` holds the algorithm; this is the job around it.
 """
 
 import os
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from checkpoints import store
 from data_aug.variants import (
+    SHARD_ROWS,
     Candidates,
     Counts,
     Row,
@@ -35,16 +36,15 @@ from stages.tasks.types import Split
 from stages.training.options import Augmentation
 from stages.training.stage import Stage, barrier, wait_for
 
-SHARD_ROWS = 100
-SAMPLES = 8
-COLUMN = 52  # characters of a column of samples
+SAMPLES = 8  # sentences shown, each with up to two variants
+COLUMN = 52  # characters in each of the two columns of samples
 
 
 def run(stage: Stage) -> None:
-    """Make the shards that are not there yet, say what was done, and publish all of them.
+    """Make the missing shards, report what was done, and publish all shards.
 
     Raises:
-        UserError: an empty text, a text longer than the model (if refused), vectors that cannot be read.
+        UserError: a text is empty, or longer than the model reads (if refused); or the vectors cannot be read.
     """
     task, options = stage.task(), Augmentation(**stage.options["augmentation"])
     train = task.splits["train"]
@@ -56,15 +56,15 @@ def run(stage: Stage) -> None:
     paths = [stage.directory / "checkpoints" / store.step_name(index) for index in range(len(starts))]
     missing = {i for i, path in enumerate(paths) if i % ranks == rank and not store.is_whole(path)}
     for i in missing:
-        store.remove(paths[i])  # torn: no rank may take it for made
+        store.remove(paths[i])  # damaged: no rank may count it as made
     barrier()
     there = sum(path.exists() for path in paths)
     if there:
-        stage.log(f"resumed: {there} of {len(paths)} shards are there")
+        stage.log(f"resumed: {there} of {len(paths)} shards are done")
     candidates = _candidates(stage, options) if missing else None
     settings = Settings(options.p, options.variants, options.repredict, options.long_texts)
     shards = augment_shards(
-        _rows(train), candidates, settings, stage.seed, SHARD_ROWS, missing.__contains__,
+        _rows(train), candidates, settings, stage.seed, wanted=missing.__contains__,
         barred=lambda row: _key(row) in others,
     )  # fmt: skip
     shown = rank == 0 and sys.stderr.isatty()
@@ -79,11 +79,11 @@ def run(stage: Stage) -> None:
     stage.log(describe(counts))
 
     def write(directory: Path) -> None:
-        for path in paths:  # the same files: they are written once
+        for path in paths:  # linked, not copied, where the file system allows it
             target = directory / f"rows-{path.name.removeprefix('step-')}.arrow"
             try:
                 os.link(path / "rows.arrow", target)
-            except OSError:  # a file system without hard links
+            except OSError:
                 shutil.copy2(path / "rows.arrow", target)
         (directory / "samples.txt").write_text(
             f"{samples(directory)}\n{describe(counts)}\n", encoding="utf-8"
@@ -97,7 +97,7 @@ def _rows(split: Split) -> Iterator[Row]:
 
 
 def _key(row: Row) -> tuple[str, ...]:
-    """What makes two rows the same, whatever their case and spaces."""
+    """Return what two rows have in common that differ in case and white space alone."""
     return tuple(folded(text) for text in row if text is not None)
 
 
@@ -116,21 +116,21 @@ def _candidates(stage: Stage, options: Augmentation) -> Candidates:
 
 
 def describe(counts: Counts) -> str:
-    """What augmentation did, in a line."""
+    """Say what augmentation did, in one line."""
     rest = {
-        "variants dropped as rows of another split": counts.barred,
-        "sentences left as they are, too long for the masked LM": counts.too_long,
+        "variants dropped because they are rows of dev or test": counts.barred,
+        "sentences without variants because they are too long for the masked LM": counts.too_long,
     }
     return (
         f"{counts.variants:,} variants of {counts.sentences:,} sentences ({counts.variants_per_sentence:.1f} each); "
         f"words replaced: {counts.by_masked_lm:,} by the masked LM, {counts.by_vectors:,} by word vectors, "
-        f"{counts.unchanged:,} drawn but kept; {counts.duplicates:,} duplicates dropped"
+        f"{counts.unchanged:,} drawn but unchanged; {counts.duplicates:,} duplicates dropped"
         + "".join(f"; {what}: {count:,}" for what, count in rest.items() if count)
     )
 
 
 def samples(artefact: Path) -> str:
-    """Sentences and variants of the first shard, side by side."""
+    """Show sentences of the first shard and some of their variants, side by side."""
     texts_a, texts_b, _, rows, variants = read_shard(sorted(artefact.glob("rows-*.arrow"))[0])
     lines = [f"{'original':<{COLUMN}}  variant"]
     originals = [i for i, variant in enumerate(variants) if variant == 0 and variants[i + 1 : i + 2] == [1]]

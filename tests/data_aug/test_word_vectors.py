@@ -53,11 +53,11 @@ def test_reads_glove_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("the 1 2 3\nof 1 2\n", "line 2: 2 values where line 1 has 3"),
-        ("the 1 2 3\nof 1 2 3\nto 1 2 3 4\n", "line 3: 4 values where line 1 has 3"),
+        ("the 1 2 3\nof 1 2\n", "line 2: 2 values, line 1 has 3"),
+        ("the 1 2 3\nof 1 2 3\nto 1 2 3 4\n", "line 3: 4 values, line 1 has 3"),
         ("the 1 2 3\nof 1 x 3\n", "line 2: could not convert"),
-        ("the 1 2 3\n\n", "line 2: -1 values"),
-        ("", "the file is empty"),
+        ("the 1 2 3\n\n", "line 2: 0 values, line 1 has 3"),
+        ("", "is empty"),
     ],
 )
 def test_refuses_damaged_text(tmp_path: Path, lines: str, message: str) -> None:
