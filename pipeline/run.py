@@ -1,14 +1,11 @@
 """Makes a run, stage by stage: plans, locks its directory, launches what is to be done, says how it went."""
 
-import contextlib
-import fcntl
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from pipeline.launch.launcher import Launcher
 from pipeline.plan import RUNS, Planned, plan, write_stage_spec
 from pipeline.report.run_record import read_run_record
 from pipeline.report.tables import results_table, spread_table
+from pipeline.run_lock import run_lock
 
 ONE_RANK = ("check", "select", "evaluate")
 """Kinds of stages that train nothing, and are run by one process whatever the number of ranks."""
@@ -80,7 +78,7 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, recipe: list[s
         raise UserError(f"{run} is not a run (it has no options.json): give another run=NAME")
     stages = declared(run)
     run.mkdir(parents=True, exist_ok=True)
-    with _locked(run), Launcher(run) as launcher:
+    with run_lock(run), Launcher(run) as launcher:
         planned = plan(stages, run, o)
         store.write_json(run / "options.json", asdict(o) | {
             "run": name, "preset": preset, "stages": [stage.name for stage in stages], "recipe": recipe,
@@ -133,26 +131,6 @@ def split(rest: list[str]) -> tuple[str, list[str], list[str]]:
         else:
             overrides.append(text)
     return preset, overrides, seeds
-
-
-@contextlib.contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """One process a run. The lock goes with its process, however that dies."""
-    with open(run / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f"{run} is being worked on by {file.read() or 'another process'}: wait for it"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)  # a name that is left is that of a process that died
 
 
 def _say_plan(name: str, planned: list[Planned]) -> None:

@@ -1,6 +1,5 @@
 """What the machine offers, and what is wrong with a run's directory. Nothing is mended here."""
 
-import fcntl
 import importlib.metadata
 import re
 import shutil
@@ -13,6 +12,7 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from pipeline.plan import made_in, native_precision, read_finished
+from pipeline.run_lock import lock_state
 from stages.tasks.readers import packaged
 from stages.training.machine_limits import cores, memory
 
@@ -108,18 +108,17 @@ def _stage(report: Report, directory: Path) -> None:
 
 def _lock(report: Report, run: Path) -> None:
     try:
-        with open(run / ".lock", encoding="utf-8", errors="replace") as file:
-            owner = file.read()
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        report.say("ok", "lock", "none")
-    except OSError:
-        report.say(
-            "note", "lock", f"{owner or 'another process'} is working on it now: what follows may change"
-        )
+        lock = lock_state(run)
+    except OSError as error:
+        report.say(WRONG, "lock", f"{error.filename}: {error.strerror}")
+        return
+    if lock.held:
+        owner = lock.owner or "another process"
+        report.say("note", "lock", f"{owner} is working on it now: what follows may change")
+    elif lock.owner:
+        report.say("note", "lock", f"left by {lock.owner}, which is gone: the next command takes it over")
     else:
-        stale = f"left by {owner}, which is gone: the next command takes it over"
-        report.say("note" if owner else "ok", "lock", stale if owner else "free")
+        report.say("ok", "lock", "free")
 
 
 def _damage(directory: Path) -> str:

@@ -68,4 +68,4 @@ def test_a_second_process_is_refused_with_the_owner_and_a_dead_ones_lock_is_take
     os.kill(process.pid, number)
     process.communicate(timeout=60)
     status, output = place.run("general-distill", *given)
-    assert status == 0 and "worked on" not in output, output
+    assert status == 0 and "in use by" not in output, output

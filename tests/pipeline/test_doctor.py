@@ -1,8 +1,9 @@
 """What `doctor` says of a machine, of what a run needs, and of damage in a run's directory."""
 
-import fcntl
+import os
 import re
 import shutil
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline.cli import resources as needs
 from pipeline.cli.commands import main
 from pipeline.config import two_stage
 from pipeline.config.options import load
+from pipeline.run_lock import run_lock
 from tests.conftest import make_corpus, make_encoder, make_task
 
 GIVEN = ["teacher=teacher", "corpus=corpus.txt", "task=tiny", "data=data", "text_columns=text", "label_column=label",
@@ -86,18 +88,28 @@ def test_each_damage_is_named_with_its_mend(run, capsys, damage, words):
     assert status == 1 and any(re.search(words, line) for line in wrong), lines
 
 
-def test_locks_and_what_an_interrupted_write_left(run, capsys):
-    (run / ".lock").write_text("process 7 on elsewhere")
+def test_what_an_interrupted_write_left(run, capsys):
     store.fresh_staging(run / "general" / "checkpoints" / "step-00000015")
     (run / "general" / ".stage.json.4711").touch()
     status, lines = doctor_says(capsys, "run=mine")
     text = "\n".join(lines)
-    assert status == 0 and "left by process 7 on elsewhere, which is gone" in text
+    assert status == 0
     assert ".writing-step-00000015 was left" in text and ".stage.json.4711 was left" in text
-    with open(run / ".lock") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        _, lines = doctor_says(capsys, "run=mine")
-        assert any("process 7 on elsewhere is working on it now" in line for line in lines)
+
+
+def test_the_lock(run, capsys):
+    def said_of_lock() -> str:
+        return next(line for line in doctor_says(capsys, "run=mine")[1] if line.split()[1:2] == ["lock"])
+
+    assert said_of_lock().endswith("free")
+    with run_lock(run):
+        assert f"process {os.getpid()} on {socket.gethostname()} is working on it now" in said_of_lock()
+    assert said_of_lock().endswith("free")
+    (run / ".owner").write_text("process 7 on elsewhere")  # as after kill -9
+    assert "left by process 7 on elsewhere, which is gone" in said_of_lock()
+    (run / ".lock").unlink()
+    (run / ".lock").mkdir()
+    assert "WRONG" in said_of_lock() and ".lock: Is a directory" in said_of_lock()
 
 
 def test_an_unknown_run_is_one_line(run, capsys):
