@@ -75,8 +75,8 @@ def augment(
     from data_aug.variants import SHARD_ROWS, Candidates, Settings, augment_shards
     from data_aug.word_prediction import MaskedLM
     from data_aug.word_vectors import WordVectors
+    from stages.distillation.model_surgery import bf16_pays
     from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
-    from stages.distillation.packed_linear import bf16_pays
     from stages.tasks.text import check_text
 
     if isinstance(texts, str) or isinstance(model, tuple) and len(model) != 2:

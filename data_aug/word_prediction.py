@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutput
 
 from checkpoints.errors import UserError
-from stages.distillation.packed_linear import pack
+from stages.distillation.model_surgery import head_alone, pack
 
 ENOUGH_TOKENS = 512  # a batch of this many tokens takes hardly more time per token than one of thousands
 MAX_PADDING = 0.04  # the fraction of a batch of ENOUGH_TOKENS or more that may be padding
@@ -60,7 +59,7 @@ class MaskedLM:
         model: set to eval mode, left on its device. Its head must be apart from its `base_model`.
         tokenizer: the model's fast tokenizer (offsets are needed).
         dtype: of the encoder, which is copied if it has another. The head keeps the model's own type: bf16 logits
-            would tie. See `stages.distillation.packed_linear.bf16_pays`.
+            would tie. See `stages.distillation.model_surgery.bf16_pays`.
         masks_per_pass: maximum number of words masked in one row.
         min_distance: minimum distance in tokens between two masks of a row.
         batch_tokens: maximum number of tokens in a batch, padding included.
@@ -213,20 +212,6 @@ def split_masks(positions: Sequence[int], count: int, distance: int) -> list[tup
         else:
             passes.append([position])
     return [tuple(masks) for masks in passes]
-
-
-class _States(nn.Module):
-    """Stands where the encoder was, and hands on the states it is given."""
-
-    def forward(self, *args: object, inputs_embeds: torch.Tensor, **kwargs: object) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=inputs_embeds)
-
-
-def head_alone(model: PreTrainedModel) -> PreTrainedModel:
-    """The model without its encoder, weights shared: its `inputs_embeds` are the encoder's last states."""
-    head = copy.copy(model)
-    head._modules = {**model._modules, model.base_model_prefix: _States()}
-    return head
 
 
 def _last_mixing(base: nn.Module) -> nn.Module:

@@ -8,12 +8,11 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import Needs
 from stages.distillation.compatibility import check_length, check_vocabularies, forward_flops
 from stages.distillation.layer_maps import layer_map
 from stages.distillation.losses import build
-from stages.distillation.losses.base import Pair
 from stages.distillation.models import classifies, load_config, load_tokenizer
+from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import student_config
 from stages.distillation.teachers import class_order
 from stages.tasks.task import Task
@@ -85,11 +84,11 @@ def _student(name: str, plan: dict[str, Any], teacher: PretrainedConfig) -> tupl
     """The config of a recipe's student, whose losses fit it; whether any of them asks the teacher."""
     try:
         student = student_config(teacher, **plan["student"])
-        pair = Pair(student, teacher, plan["layer_map"], plan.get("mlm_probability", 0.0))
-        asked = [build(line, pair).teacher_needs for line in plan["losses"]]
+        configs = (student, teacher, plan["layer_map"], plan.get("mlm_probability", 0.0))
+        asked = [build(line, *configs).teacher_capture for line in plan["losses"]]
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    return student, any(needs != Needs() for needs in asked)
+    return student, any(spec != CaptureSpec() for spec in asked)
 
 
 def _need_all_words(

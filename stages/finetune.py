@@ -6,14 +6,14 @@ It begins from the general student, or from random weights of the same architect
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.distillation.losses.base import Pair
-from stages.distillation.losses.prediction import GoldLabels
+from stages.distillation.distillation import Distillation
+from stages.distillation.losses import GoldLabels
 from stages.distillation.models import load_classifier, load_config, load_tokenizer, new_classifier
 from stages.distillation.students.architecture import student_config
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
+from stages.teaching.student import save_student, task_score
 from stages.training.cached_rows import task_rows
-from stages.training.distill import Distillation, save_student, task_score
 from stages.training.job import Job
 from stages.training.stage import Stage
 
@@ -41,7 +41,7 @@ def fine_tune(
     """Train a classifier on gold labels and publish the best on dev; say so if that is no better than a constant."""
     length = stage.training.max_length
     train, dev = (task_rows(stage, task, split, tokenizer, length) for split in ("train", "dev"))
-    model = Distillation(classifier, [GoldLabels(Pair(classifier.config))])
+    model = Distillation(classifier, [GoldLabels()])
     job = Job(stage, model, train, evaluate=task_score(stage, model, dev, task))
     state = job.run()
     warn_if_constant(stage, task, state.best_score)

@@ -4,17 +4,13 @@ The student, from random weights, learns the teacher's embeddings, hidden states
 under the layer map. Out comes a general student for any task.
 """
 
-from stages.distillation.losses.base import Pair
+from stages.distillation.distillation import Distillation
 from stages.distillation.models import load_encoder, load_tokenizer
 from stages.distillation.students.architecture import random_student, student_config
 from stages.distillation.teachers import FrozenTeacher
+from stages.teaching.live_teacher import teacher_outputs
+from stages.teaching.student import layer_losses, save_student
 from stages.training.cached_rows import corpus_rows
-from stages.training.distill import (
-    Distillation,
-    layer_losses,
-    save_student,
-    teacher_views,
-)
 from stages.training.job import Job
 from stages.training.stage import Stage
 
@@ -26,9 +22,9 @@ def run(stage: Stage) -> None:
     student = random_student(student_config(teacher.config, **stage.options["architecture"]), stage.seed)
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens)
 
-    model = Distillation(student, layer_losses(options, Pair(student.config, teacher.config)))
-    frozen = FrozenTeacher(teacher, model.teacher_needs, stage.device, stage.precision)
-    views = teacher_views(stage, frozen, {"corpus": rows})
-    job = Job(stage, model, rows, targets=views["corpus"])
+    model = Distillation(student, layer_losses(options, student.config, teacher.config))
+    frozen = FrozenTeacher(teacher, model.teacher_capture, stage.device, stage.precision)
+    outputs = teacher_outputs(stage, frozen, {"corpus": rows})
+    job = Job(stage, model, rows, targets=outputs["corpus"])
     state = job.run()
     stage.publish(save_student(job, tokenizer), {"steps": state.step, "tokens": int(rows.lengths.sum())})

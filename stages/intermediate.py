@@ -6,22 +6,17 @@ logits are recorded on the way, so that the prediction stage needs no teacher.
 """
 
 import torch
+from transformers import PreTrainedModel
 
-from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Pair
+from stages.distillation.distillation import Distillation
 from stages.distillation.models import load_classifier, load_config, load_encoder, load_tokenizer
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students.architecture import student_from_teacher_layers
 from stages.tasks.batches import Batch
+from stages.teaching.live_teacher import task_teacher, teacher_outputs
+from stages.teaching.recorded_logits import TeacherLogits
+from stages.teaching.student import distillation_score, layer_losses, save_student
 from stages.training.cached_rows import task_rows, train_rows
-from stages.training.distill import (
-    Distillation,
-    TeacherLogits,
-    distillation_score,
-    layer_losses,
-    save_student,
-    task_teacher,
-    teacher_views,
-)
 from stages.training.job import Job
 from stages.training.stage import Stage
 
@@ -34,17 +29,17 @@ def run(stage: Stage) -> None:
     train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
-    model = Distillation(student, layer_losses(options, Pair(student.config, load_config(source))))
-    teacher = task_teacher(stage, task, model.teacher_needs | Needs(logits=True))
-    views = teacher_views(stage, teacher, {"train": train, "dev": dev})
+    model = Distillation(student, layer_losses(options, student.config, load_config(source)))
+    teacher = task_teacher(stage, task, model.teacher_capture | CaptureSpec(logits=True))
+    outputs = teacher_outputs(stage, teacher, {"train": train, "dev": dev})
     recorded = TeacherLogits(len(train), len(task.labels or ("score",)), stage.device)
 
-    def targets(batch: Batch) -> View:
-        view = views["train"](batch)
-        recorded.note(batch, view)
-        return view
+    def targets(batch: Batch) -> ModelOutputs:
+        given = outputs["train"](batch)
+        recorded.note(batch, given)
+        return given
 
-    evaluate = distillation_score(stage, model, views["dev"], dev)
+    evaluate = distillation_score(stage, model, outputs["dev"], dev)
     job = Job(stage, model, train, targets, evaluate, recorded)
     state = job.run()
     recorded.gather()
@@ -52,7 +47,7 @@ def run(stage: Stage) -> None:
     stage.publish(save_student(job, tokenizer, recorded.write), scores)
 
 
-def begin(stage: Stage, labels: tuple[str, ...] | None):
+def begin(stage: Stage, labels: tuple[str, ...] | None) -> PreTrainedModel:
     """The student as it begins: a general student, or the teacher's every k-th layer; its head is new."""
     torch.manual_seed(stage.seed)
     if "student" in stage.inputs:

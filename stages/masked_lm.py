@@ -10,13 +10,13 @@ import torch
 
 from checkpoints.errors import UserError
 from stages.distillation.compatibility import check_length
-from stages.distillation.losses.base import Pair
-from stages.distillation.losses.masked import MaskedWords
+from stages.distillation.distillation import Distillation
+from stages.distillation.losses import MaskedWords
 from stages.distillation.models import load_config, load_masked_lm, load_tokenizer
 from stages.evaluation.masked_accuracy import held_out_accuracy
 from stages.tasks.masking import Masking
+from stages.teaching.student import save_student
 from stages.training.cached_rows import corpus_rows
-from stages.training.distill import Distillation, save_student
 from stages.training.job import Job
 from stages.training.stage import Stage
 
@@ -41,7 +41,7 @@ def run(stage: Stage) -> None:
     scores = {}
     if not has_head:
         rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
-        words = MaskedWords(Pair(model.config, mlm_probability=options.mlm_probability))
+        words = MaskedWords(options.mlm_probability)
         job = Job(stage, Distillation(model, [words]), rows, batch_transform=masking)
         scores["steps"] = job.run().step
     if "corpus" in stage.inputs:

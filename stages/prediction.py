@@ -9,22 +9,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.distillation.losses.base import Pair
-from stages.distillation.losses.prediction import GoldLabels, SoftLabels
+from stages.distillation.distillation import Distillation
+from stages.distillation.losses import GoldLabels, SoftLabels
 from stages.distillation.models import load_classifier, load_tokenizer
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.batches import TokenRows
 from stages.tasks.task import Task
-from stages.training.cached_rows import task_rows, train_rows
-from stages.training.distill import (
+from stages.teaching.recorded_logits import (
     TEACHER_LOGITS_FILE,
-    Distillation,
-    answers_as_targets,
-    ask_teacher,
-    save_student,
-    task_score,
-    teacher_answers,
+    compute_logits,
+    logits_as_outputs,
+    teacher_logits,
 )
+from stages.teaching.student import save_student, task_score
+from stages.training.cached_rows import task_rows, train_rows
 from stages.training.job import Job
 from stages.training.stage import Stage
 
@@ -42,11 +40,10 @@ def run(stage: Stage) -> None:
         train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
-    pair = Pair(student.config)
-    model = Distillation(student, [GoldLabels(pair) if gold else SoftLabels(pair, options.temperature)])
+    model = Distillation(student, [GoldLabels() if gold else SoftLabels(options.temperature)])
     targets = None
     if not gold:
-        targets = answers_as_targets(recorded_answers(stage, task, train), train, stage.device)
+        targets = logits_as_outputs(recorded_logits(stage, task, train), train, stage.device)
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()
     warn_if_constant(stage, task, state.best_score)
@@ -54,13 +51,13 @@ def run(stage: Stage) -> None:
     stage.publish(save_student(job, tokenizer), scores)
 
 
-def recorded_answers(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
+def recorded_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
     """The teacher's logits by row: those recorded by the intermediate stage, and one pass for the others."""
     record = Path(stage.model("student").name) / TEACHER_LOGITS_FILE
     table_NC = np.load(record) if record.is_file() else None
     if table_NC is None or len(table_NC) != len(rows) or stage.options["record_differs"]:
-        return teacher_answers(stage, task, rows)
+        return teacher_logits(stage, task, rows)
     missing = np.flatnonzero(np.isnan(table_NC).any(axis=1))
     if len(missing):
-        table_NC[missing] = ask_teacher(stage, task, rows, missing)[missing]
+        table_NC[missing] = compute_logits(stage, task, rows, missing)[missing]
     return table_NC

@@ -8,10 +8,10 @@ held-out words that it guesses is said; with 0 it is an encoder that reads the t
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
-from stages.distillation.capture import Needs
+from stages.distillation.distillation import Distillation
 from stages.distillation.losses import build
-from stages.distillation.losses.base import Pair
 from stages.distillation.models import load_config, load_encoder, load_masked_lm, load_tokenizer
+from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import (
     random_student,
     student_config,
@@ -20,8 +20,9 @@ from stages.distillation.students.architecture import (
 from stages.distillation.teachers import FrozenTeacher
 from stages.evaluation.masked_accuracy import held_out_accuracy
 from stages.tasks.masking import Masking
+from stages.teaching.live_teacher import teacher_outputs
+from stages.teaching.student import save_student
 from stages.training.cached_rows import corpus_rows
-from stages.training.distill import Distillation, save_student, teacher_views
 from stages.training.job import Job
 from stages.training.stage import Stage
 
@@ -34,16 +35,16 @@ def run(stage: Stage) -> None:
     student = begin(stage)
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
 
-    pair = Pair(student.config, load_config(source), stage.options["layer_map"], options.mlm_probability)
-    model = Distillation(student, [build(line, pair) for line in stage.options["losses"]])
+    configs = (student.config, load_config(source), stage.options["layer_map"], options.mlm_probability)
+    model = Distillation(student, [build(line, *configs) for line in stage.options["losses"]])
     targets = None
-    if model.teacher_needs != Needs():
-        targets = FrozenTeacher(load(stage, "teacher"), model.teacher_needs, stage.device, stage.precision)
+    if model.teacher_capture != CaptureSpec():
+        targets = FrozenTeacher(load(stage, "teacher"), model.teacher_capture, stage.device, stage.precision)
         if not masking:
-            targets = teacher_views(stage, targets, {"corpus": rows})["corpus"]
+            targets = teacher_outputs(stage, targets, {"corpus": rows})["corpus"]
     job = Job(stage, model, rows, targets, set_progress=model.set_progress, batch_transform=masking)
     scores = {"steps": job.run().step, "tokens": int(rows.lengths.sum())}
-    if model.needs.vocabulary:
+    if model.student_capture.vocabulary:
         scores |= held_out_accuracy(stage, student, tokenizer, masking, "the student")
     stage.publish(save_student(job, tokenizer), scores)
 

@@ -11,9 +11,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from data_aug.word_vectors import WordVectors
-from stages.distillation.capture import Needs, View
+from stages.distillation.distillation import Distillation
 from stages.distillation.losses import build
-from stages.distillation.losses.base import Pair
 from stages.distillation.models import (
     load_classifier,
     load_config,
@@ -21,6 +20,7 @@ from stages.distillation.models import (
     load_tokenizer,
     new_classifier,
 )
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students.architecture import (
     begin_with_vectors,
     student_config,
@@ -29,17 +29,10 @@ from stages.distillation.students.architecture import (
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.batches import Batch, TokenRows
 from stages.tasks.task import Task
+from stages.teaching.live_teacher import task_teacher, teacher_outputs
+from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
+from stages.teaching.student import distillation_score, save_student, task_score
 from stages.training.cached_rows import task_rows, train_rows
-from stages.training.distill import (
-    Distillation,
-    answers_as_targets,
-    distillation_score,
-    save_student,
-    task_score,
-    task_teacher,
-    teacher_answers,
-    teacher_views,
-)
 from stages.training.job import Job
 from stages.training.stage import Stage
 
@@ -53,10 +46,10 @@ def run(stage: Stage) -> None:
     train = train_rows(stage, task, tokenizer, options.max_length, everything)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
-    pair = Pair(student.config, load_config(source), stage.options["layer_map"])
-    model = Distillation(student, [build(line, pair) for line in stage.options["losses"]])
-    answers = model.needs.logits
-    targets = teacher_targets(stage, task, model.teacher_needs, {"train": train, "dev": dev}, answers)
+    configs = (student.config, load_config(source), stage.options["layer_map"])
+    model = Distillation(student, [build(line, *configs) for line in stage.options["losses"]])
+    answers = model.student_capture.logits
+    targets = teacher_targets(stage, task, model.teacher_capture, {"train": train, "dev": dev}, answers)
     evaluate = (
         task_score(stage, model, dev, task)
         if answers
@@ -92,13 +85,13 @@ def begin(stage: Stage, task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTr
 
 
 def teacher_targets(
-    stage: Stage, task: Task, needs: Needs, rows: dict[str, TokenRows], train_alone: bool
-) -> dict[str, Callable[[Batch], View] | None]:
+    stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
+) -> dict[str, Callable[[Batch], ModelOutputs] | None]:
     """What the teacher shows of the named rows: nothing, its recorded answers, or its layers, live or from disk."""
-    if needs == Needs():
+    if spec == CaptureSpec():
         return dict.fromkeys(rows)
-    if needs == Needs(logits=True):
-        answers = teacher_answers(stage, task, rows["train"])
-        return {"train": answers_as_targets(answers, rows["train"], stage.device)}
-    teacher = task_teacher(stage, task, needs)
-    return teacher_views(stage, teacher, {"train": rows["train"]} if train_alone else rows)
+    if spec == CaptureSpec(logits=True):
+        logits = teacher_logits(stage, task, rows["train"])
+        return {"train": logits_as_outputs(logits, rows["train"], stage.device)}
+    teacher = task_teacher(stage, task, spec)
+    return teacher_outputs(stage, teacher, {"train": rows["train"]} if train_alone else rows)

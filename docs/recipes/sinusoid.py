@@ -15,11 +15,10 @@ import numpy as np
 import torch
 import yaml
 from torch import nn
-from transformers import PretrainedConfig
 
-from stages.distillation.capture import View
 from stages.distillation.losses import build
-from stages.distillation.losses.base import Loss, Pair
+from stages.distillation.losses.base import Loss
+from stages.distillation.outputs import ModelOutputs
 from stages.tasks.batches import Batch
 
 matplotlib.use("Agg")
@@ -66,15 +65,17 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = RATE * (1 - step / steps)
             ones = torch.ones(BATCH)
-            batch = Batch(rows[:, None], ones, ones, y[rows], ones, rows)
+            batch = Batch({"x": rows[:, None]}, y[rows], ones, rows)
             with torch.no_grad():
-                target = None if teacher is None else View(ones, teacher(x[rows]))
-            view, loss = View(ones, model(x[rows])), torch.zeros(())
+                target = None if teacher is None else ModelOutputs(teacher(x[rows]))
+            outputs, total = ModelOutputs(model(x[rows])), torch.zeros(())
             for loss in losses:
                 loss.progress = step / steps
-                loss = loss + sum(t.weight * t.sum for t in loss(view, target, batch).values()) / BATCH
+                total = (
+                    total + sum(t.weight * t.sum for t in loss.terms(outputs, target, batch).values()) / BATCH
+                )
             optimizer.zero_grad()
-            loss.backward()
+            total.backward()
             optimizer.step()
             step += 1
             if step in [round(phase * steps) for phase in PHASES]:
@@ -95,18 +96,18 @@ def error(answered: np.ndarray) -> float:
 
 def measure(seeds: list[int], epochs: int, noise: float = 0.5, width: int = 8):
     """Errors of all, by name, a seed after the other; and of the last seed the data and what the picture shows."""
-    pair, errors = Pair(PretrainedConfig()), {}
+    errors: dict[str, list[float]] = {}
     for seed in seeds:
         random = np.random.default_rng(seed)
         x = random.uniform(-SPAN, SPAN, POINTS).astype(np.float32)
         y = (sinusoid(x) + random.normal(0, noise, POINTS)).astype(np.float32)
         data = torch.from_numpy(x)[:, None], torch.from_numpy(y)
         teacher = mlp(128, seed)
-        train(teacher, [build("gold_labels", pair)], *data, None, epochs, seed)
+        train(teacher, [build("gold_labels", None, None)], *data, None, epochs, seed)
         made = {"teacher": [answers(teacher)]}
         for name, losses in lines().items():
             student = mlp(width, seed)
-            made[name] = train(student, [build(o, pair) for o in losses], *data, teacher, epochs, seed)
+            made[name] = train(student, [build(o, None, None) for o in losses], *data, teacher, epochs, seed)
         for name, shown in made.items():
             errors.setdefault(name, []).append(error(shown[-1]))
     return errors, (x, y), made

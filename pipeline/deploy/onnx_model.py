@@ -12,8 +12,8 @@ from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from stages.distillation.capture import inputs_of
 from stages.distillation.models import classifies
+from stages.distillation.outputs import inputs_of
 
 
 class OnnxClassifier:
@@ -28,9 +28,13 @@ class OnnxClassifier:
         self.config = config
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, **inputs: Tensor) -> SimpleNamespace:
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> SimpleNamespace:
         """The logits of a batch."""
-        (logits,) = self.session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given = {name: value.numpy() for name, value in inputs.items() if value is not None}
+        (logits,) = self.session.run(None, given)
         return SimpleNamespace(logits=torch.from_numpy(logits))
 
 
@@ -41,9 +45,8 @@ def write_onnx(model: PreTrainedModel, fp32: Path, int8: Path) -> None:
 
     The legacy exporter needs no package but onnx, and takes a tenth of the time of the newer one.
     """
-    example = SimpleNamespace(input_ids=torch.tensor([[5, 6, 7], [5, 6, 0]]))
-    example.attention_mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    example.token_type_ids = torch.zeros_like(example.input_ids)
+    ids, mask = torch.tensor([[5, 6, 7], [5, 6, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    example = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     inputs = inputs_of(model, example)
     both = {0: "batch_size", 1: "sequence_length"}
     axes = {name: both for name in inputs} | {

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.report.run_record import RunRecord
-from stages.distillation.capture import inputs_of
 from stages.distillation.models import ModelSource, classifies, load_classifier, load_tokenizer
+from stages.distillation.outputs import inputs_of
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.readers.tables import read_rows
 from stages.tasks.text import check_text

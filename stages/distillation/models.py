@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import TAP
+from stages.distillation.outputs import ATTENTION
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 
 transformers.logging.set_verbosity_error()
@@ -104,7 +104,7 @@ def new_classifier(
 ) -> PreTrainedModel:
     """A classifier with random weights, drawn from torch's generator; `labels` and `token_level` as above."""
     set_labels(config, labels)
-    return _classifier(token_level).from_config(config, attn_implementation=TAP)
+    return _classifier(token_level).from_config(config, attn_implementation=ATTENTION)
 
 
 def classifies(config: PretrainedConfig) -> bool | None:
@@ -148,7 +148,7 @@ def set_labels(config: PretrainedConfig, labels: tuple[str, ...] | None) -> None
 
 
 def _load(kind: Any, source: ModelSource, config: PretrainedConfig, tapped: bool, **arguments: Any) -> Any:
-    arguments |= {"attn_implementation": TAP} if tapped else {}
+    arguments |= {"attn_implementation": ATTENTION} if tapped else {}
     if source.revision:
         arguments["revision"] = source.revision
     with _told(source):

@@ -6,19 +6,19 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import Needs, View, without_gradient
-from stages.distillation.packed_linear import pack
+from stages.distillation.model_surgery import pack
+from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
 
 
 class FrozenTeacher:
-    """A model in eval mode, without gradients, whose views are the targets.
+    """A model in eval mode, without gradients, whose outputs are the targets.
 
     Args:
         model: encoder or classifier; the teacher's alone from now on (its weights are packed).
-        needs: what the losses read of it.
+        spec: what the losses read of it.
         precision: of its weights and all it computes, so that nothing is cast in a step.
         class_order: for each of the task's classes, the teacher's index of the same name.
     """
@@ -26,24 +26,28 @@ class FrozenTeacher:
     def __init__(
         self,
         model: PreTrainedModel,
-        needs: Needs,
+        spec: CaptureSpec,
         device: torch.device,
         precision: torch.dtype = torch.float32,
         class_order: list[int] | None = None,
     ):
         self.model = model.eval().requires_grad_(False).to(device, precision)
         pack(self.model.base_model)  # some heads multiply by their weights themselves
-        self.needs, self.device, self.precision = needs, device, precision
+        self.spec, self.device, self.precision = spec, device, precision
         in_order = class_order is None or class_order == sorted(class_order)
         self.class_order = None if in_order else class_order
 
-    def __call__(self, batch: "Batch") -> View:
-        """The view of a batch, its logits in the task's class order."""
-        with torch.autocast(self.device.type, enabled=False):  # whoever asks may be under the student's
-            view = without_gradient(self.model, batch, self.needs)
-        if view.logits_BC is not None and self.class_order:
-            view.logits_BC = view.logits_BC[..., self.class_order]
-        return view
+    def __call__(self, batch: "Batch") -> ModelOutputs:
+        """The outputs of a batch, its logits in the task's class order."""
+        # `no_grad`, as tensors of `inference_mode` cannot enter a loss that has gradients.
+        with (
+            torch.no_grad(),
+            torch.autocast(self.device.type, enabled=False),
+        ):  # whoever asks may be under the student's
+            outputs = read(self.model, batch, self.spec, "teacher")
+        if outputs.logits_BC is not None and self.class_order:
+            outputs.logits_BC = outputs.logits_BC[..., self.class_order]
+        return outputs
 
 
 def class_order(

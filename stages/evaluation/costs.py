@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from stages.distillation.capture import inputs_of
+from stages.distillation.outputs import inputs_of
 from stages.tasks.batches import Batch, TokenRows, collate
 
 SINGLE_ROWS, BATCHES, BATCH = 100, 12, 32
@@ -80,7 +80,7 @@ def _times(models: dict[str, tuple[Callable, TokenRows]], sets: list[np.ndarray]
     for warm in (True, False):
         for indices in sets[:WARM] if warm else sets:
             for name, (model, rows) in models.items():
-                inputs = inputs_of(model, _batch(rows, indices))
+                inputs = inputs_of(model, _batch(rows, indices).inputs)
                 began = time.perf_counter()
                 model(**inputs)
                 if not warm:
@@ -99,7 +99,7 @@ def _percentiles(times: list[float]) -> dict[str, float]:
 
 def _peak_bytes(model: PreTrainedModel, batch: Batch) -> int | None:
     """The weights, and what one pass over a batch takes beside them at its highest, as Linux counts pages."""
-    inputs = inputs_of(model, batch)
+    inputs = inputs_of(model, batch.inputs)
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     with suppress(OSError, AttributeError):
         # What the allocator keeps of earlier passes would be taken again, and not be seen.

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.distillation.capture import Needs, read
+from stages.distillation.outputs import CaptureSpec, read
 from stages.tasks.batches import TokenRows, batches_by_length
 from stages.tasks.masking import Masking
 from stages.training.cached_rows import corpus_rows, has_held_out
@@ -32,7 +32,7 @@ def accuracy(stage: Stage, model: PreTrainedModel, masking: Masking, rows: Token
     with torch.no_grad():
         for batch in batches_by_length(rows):
             batch = masking(batch.to(stage.device))
-            guesses_N = read(model, batch, Needs(vocabulary=True)).vocabulary_NV.argmax(-1)
+            guesses_N = read(model, batch, CaptureSpec(vocabulary=True)).vocabulary_NV.argmax(-1)
             pieces_N = batch.labels[batch.labels >= 0]
             right += int((guesses_N == pieces_N).sum())
             asked += len(pieces_N)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from stages.distillation.capture import inputs_of
+from stages.distillation.outputs import inputs_of
 from stages.tasks.batches import TokenRows, batches_by_length, label_index
 
 
@@ -16,6 +16,6 @@ def predict(
     with torch.no_grad():
         for batch in batches_by_length(rows):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                found = model(**inputs_of(model, batch.to(device))).logits.float().cpu()
+                found = model(**inputs_of(model, batch.to(device).inputs)).logits.float().cpu()
             logits[label_index(rows, batch)[batch.label_mask].numpy()] = found[batch.label_mask]
     return logits

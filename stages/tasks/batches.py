@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,38 +40,80 @@ class Batch:
     """One micro-batch as tensors.
 
     Attributes:
-        input_ids: (B, L) int64.
-        attention_mask: (B, L) int64, 1 for real tokens.
-        token_type_ids: (B, L) int64, 1 from the beginning of segment B to the end of the row.
-        labels: (B,) int64 or float32, or None; (B, L) int64 where words have labels, each at its first piece, or pieces are
-            masked, each at its mask, and -100 elsewhere.
+        inputs: by the name under which a model's forward takes them; text has input_ids, attention_mask (1 for
+            real tokens) and token_type_ids, each (B, L) int64. Where teacher and student read differently, names
+            begin with `teacher_` or `student_`; what has no such prefix is read by both.
+        labels: (B,) int64 or float32, or None. (B, L) int64 at token level: at the first token of each word, or
+            at each masked token, and IGNORE_INDEX elsewhere.
         weight: (B,) float32, 0 for a row that only fills the batch.
         rows: (B,) int64, the rows' numbers in the data.
     """
 
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    token_type_ids: torch.Tensor
+    inputs: dict[str, torch.Tensor]
     labels: torch.Tensor | None
     weight: torch.Tensor
     rows: torch.Tensor
 
     @property
+    def input_ids(self) -> torch.Tensor:
+        """(B, L) int64."""
+        return self.inputs["input_ids"]
+
+    @property
+    def attention_mask(self) -> torch.Tensor:
+        """(B, L) int64, 1 for real tokens."""
+        return self.inputs["attention_mask"]
+
+    @property
+    def mask_BL(self) -> torch.Tensor:
+        """1 for real tokens of rows that count, 0 for padding and for rows of weight zero."""
+        return self.attention_mask * self.weight[:, None]
+
+    @property
     def label_mask(self) -> torch.Tensor:
-        """Where an answer is wanted: (B,), everywhere; or (B, L), at the first piece of each word."""
+        """Positions that are scored: (B,), all; or at token level (B, L), the first token of each word."""
         if self.labels is None or self.labels.ndim == 1:
             return self.weight >= 0
         return self.labels != IGNORE_INDEX
 
     def sum(self, losses: torch.Tensor) -> torch.Tensor:
-        """The sum of losses, (B,) or (B, L), over the answers of the rows that count."""
+        """The sum of losses, (B,) or (B, L), over the scored positions of the rows that count."""
         weight = self.weight if losses.ndim == 1 else self.weight[:, None]
         return (losses * self.label_mask * weight).sum()
 
+    @property
+    def labelled(self) -> torch.Tensor:
+        """Positions whose gold label is known, of `labels`' shape."""
+        return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels >= 0
+
+    def count(self, normalizer: str) -> int:
+        """What a mean over this batch alone is divided by: rows, tokens, pairs, targets or labels, at least 1."""
+        if normalizer == "rows":
+            found = self.weight.sum()
+        elif normalizer in ("tokens", "pairs"):
+            found = self.attention_mask.sum(1).pow(1 if normalizer == "tokens" else 2).sum()
+        else:
+            found = (self.label_mask if normalizer == "targets" else self.labelled).sum()
+        return max(1, int(found))
+
+    def inputs_of(self, side: str) -> dict[str, torch.Tensor]:
+        """What one side reads.
+
+        Args:
+            side: "student" or "teacher".
+        """
+        own = {k.removeprefix(f"{side}_"): v for k, v in self.inputs.items() if k.startswith(f"{side}_")}
+        return own or {k: v for k, v in self.inputs.items() if not k.startswith(("student_", "teacher_"))}
+
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on `device`."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(None if value is None else value.to(device, non_blocking=True) for value in values))
+        """The batch on `device`."""
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        labels = None if self.labels is None else moved(self.labels)
+        inputs = {name: moved(tensor) for name, tensor in self.inputs.items()}
+        return Batch(inputs, labels, moved(self.weight), moved(self.rows))
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -168,10 +210,9 @@ def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray) -> Batch:
         else:
             found = rows.labels[indices]
         labels = torch.tensor(found, dtype=kind)
+    inputs = {"input_ids": ids_BL, "attention_mask": mask_BL, "token_type_ids": types_BL}
     return Batch(
-        torch.from_numpy(ids_BL),
-        torch.from_numpy(mask_BL.astype(np.int64)),
-        torch.from_numpy(types_BL.astype(np.int64)),
+        {name: torch.from_numpy(values.astype(np.int64)) for name, values in inputs.items()},
         labels,
         torch.tensor(weights, dtype=torch.float32),
         torch.from_numpy(indices),

@@ -36,9 +36,9 @@ class Masking:
         ids_BL = batch.input_ids
         chosen_BL = torch.rand(ids_BL.shape, device=ids_BL.device) < self.share
         chosen_BL &= ~torch.isin(ids_BL, self.special.to(ids_BL.device))
-        chosen_BL &= batch.attention_mask * batch.weight[:, None] > 0
+        chosen_BL &= batch.mask_BL > 0
         return replace(
             batch,
-            input_ids=ids_BL.masked_fill(chosen_BL, self.mask),
+            inputs=batch.inputs | {"input_ids": ids_BL.masked_fill(chosen_BL, self.mask)},
             labels=ids_BL.masked_fill(~chosen_BL, IGNORE_INDEX),
         )

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from checkpoints import store
 from checkpoints.errors import UserError
+from stages.distillation.model_surgery import bf16_pays
 from stages.distillation.models import ModelSource
-from stages.distillation.packed_linear import bf16_pays
 from stages.tasks.task import Task, TaskSource, load_task
 from stages.training.machine import describe
 from stages.training.options import TRAINING, Job, Training

@@ -7,7 +7,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from stages.distillation.compatibility import forward_flops
-from stages.distillation.packed_linear import bf16_pays
+from stages.distillation.model_surgery import bf16_pays
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import STUDENT, Place
 from tests.bench.reference import STOCK, run_classifier

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from stages.distillation.packed_linear import bf16_pays
+from stages.distillation.model_surgery import bf16_pays
 
 SIZE = 2048
 """Of the square matrices whose product is timed."""

@@ -22,7 +22,7 @@ from stages.distillation.students.architecture import set_dropout, student_confi
 from stages.tasks.corpus import find_corpus
 from stages.tasks.readers.packaged import packaged_teacher
 from stages.tasks.task import find_task
-from stages.training.distill import TEACHER_LOGITS_FILE
+from stages.teaching.recorded_logits import TEACHER_LOGITS_FILE
 from stages.training.options import Architecture, Job, Training
 from stages.training.stage import Stage
 from tests.bench.texts import task_texts

@@ -4,11 +4,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from stages.distillation.capture import TAP, Needs, read
 from stages.distillation.losses.attention import AttentionScores
-from stages.distillation.losses.base import Pair
 from stages.distillation.losses.hidden import HiddenStates
 from stages.distillation.losses.prediction import SoftLabels
+from stages.distillation.outputs import ATTENTION, CaptureSpec, read
 from stages.tasks.batches import Batch, normalizers
 from tests.bench.reference import PUBLISHED, STOCK, Reference, run_classifier
 
@@ -27,7 +26,12 @@ def model(layers: int, width: int, attention: str) -> BertForSequenceClassificat
 def batch() -> Batch:
     ids = torch.randint(5, 50, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
     types = (torch.arange(LENGTH) > 6).long().expand_as(ids)
-    return Batch(ids, torch.ones_like(ids), types, None, torch.ones(ROWS), torch.arange(ROWS))
+    return Batch(
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": types},
+        None,
+        torch.ones(ROWS),
+        torch.arange(ROWS),
+    )
 
 
 def losses_and_gradients(predicts: bool):
@@ -35,22 +39,24 @@ def losses_and_gradients(predicts: bool):
     plain = Reference(model(4, 16, "eager"), model(2, 8, "eager"), predicts, mended=True)
     plain.student.eval()
     rows = batch()
-    loss = plain.loss(rows.input_ids, rows.attention_mask, rows.token_type_ids)
-    loss.backward()
+    plain_loss = plain.loss(rows.input_ids, rows.attention_mask, rows.inputs["token_type_ids"])
+    plain_loss.backward()
 
-    pair = Pair(model(2, 8, TAP).config, model(4, 16, TAP).config)
-    losses = [SoftLabels(pair)] if predicts else [HiddenStates(pair), AttentionScores(pair)]
+    pair = (model(2, 8, ATTENTION).config, model(4, 16, ATTENTION).config)
+    losses = [SoftLabels()] if predicts else [HiddenStates(*pair), AttentionScores(*pair)]
     if not predicts:
         losses[0].projections.load_state_dict(plain.projections.state_dict())
-    student, teacher = model(2, 8, TAP), model(4, 16, TAP)
-    needs, targets_needs = Needs(), Needs()
+    student, teacher = model(2, 8, ATTENTION), model(4, 16, ATTENTION)
+    needs, targets_needs = CaptureSpec(), CaptureSpec()
     for loss in losses:
-        needs, targets_needs = needs | loss.student_needs, targets_needs | loss.teacher_needs
+        needs, targets_needs = needs | loss.student_capture, targets_needs | loss.teacher_capture
     with torch.no_grad():
-        targets = read(teacher, rows, targets_needs)
+        targets = read(teacher, rows, targets_needs, "teacher")
     view, total = read(student, rows, needs), normalizers([LENGTH] * ROWS)
     ours = sum(
-        term.sum / total[term.normalizer] for loss in losses for term in loss(view, targets, rows).values()
+        term.sum / total[term.normalizer]
+        for loss in losses
+        for term in loss.terms(view, targets, rows).values()
     )
     ours.backward()
     mine = {name: p.grad for name, p in student.named_parameters()}
@@ -60,7 +66,7 @@ def losses_and_gradients(predicts: bool):
         theirs |= {
             f"projection.projections.{name}": p.grad for name, p in plain.projections.named_parameters()
         }
-    return (loss, theirs), (ours, mine)
+    return (plain_loss, theirs), (ours, mine)
 
 
 def test_layer_losses_and_their_gradients_are_equal():
@@ -81,8 +87,10 @@ def test_the_reference_runs_a_stock_model_with_padding(functions):
     stock, rows = model(4, 16, "eager"), batch()
     mask = (torch.arange(LENGTH) < torch.tensor([[LENGTH], [6], [2]])).long()
     with torch.no_grad():
-        scores, hidden, logits = run_classifier(stock, rows.input_ids, mask, rows.token_type_ids, **functions)
-        expected = stock(rows.input_ids, mask, rows.token_type_ids, output_hidden_states=True)
+        scores, hidden, logits = run_classifier(
+            stock, rows.input_ids, mask, rows.inputs["token_type_ids"], **functions
+        )
+        expected = stock(rows.input_ids, mask, rows.inputs["token_type_ids"], output_hidden_states=True)
     torch.testing.assert_close(logits, expected.logits)
     for mine, theirs in zip(hidden, expected.hidden_states, strict=True):
         torch.testing.assert_close(mine * mask[:, :, None], theirs * mask[:, :, None])
@@ -95,5 +103,5 @@ def test_a_step_lowers_the_loss():
         Reference(model(4, 16, "eager"), model(2, 8, "eager"), mended=True, learning_rate=1e-2),
         batch(),
     )
-    steps = [plain.step(rows.input_ids, rows.attention_mask, rows.token_type_ids) for _ in range(8)]
+    steps = [plain.step(rows.input_ids, rows.attention_mask, rows.inputs["token_type_ids"]) for _ in range(8)]
     assert steps[-1] < steps[0]

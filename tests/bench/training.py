@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from stages.distillation.compatibility import forward_flops
-from stages.distillation.losses.base import Pair
+from stages.distillation.distillation import Distillation
 from stages.distillation.losses.prediction import SoftLabels
 from stages.distillation.models import ModelSource, load_classifier
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, normalizers
-from stages.training.distill import Distillation, layer_losses
+from stages.teaching.student import layer_losses
 from stages.training.options import Distilling, General, Prediction
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import CLASSES, STUDENT, TEACHER, Place, Texts, metrics
@@ -143,23 +143,28 @@ def same_loss(place: Place, predicts: bool) -> bool:
     student.eval()
     ids = torch.randint(1000, 30000, (8, 24), generator=torch.Generator().manual_seed(0))
     types = (torch.arange(24) >= 12).long().expand_as(ids)
-    batch = Batch(ids, torch.ones_like(ids), types, None, torch.ones(8), torch.arange(8)).to(place.device)
+    batch = Batch(
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": types},
+        None,
+        torch.ones(8),
+        torch.arange(8),
+    ).to(place.device)
     with torch.no_grad():
-        expected = plain.loss(batch.input_ids, batch.attention_mask, batch.token_type_ids).item()
+        expected = plain.loss(batch.input_ids, batch.attention_mask, batch.inputs["token_type_ids"]).item()
     mine, theirs = (
         load_classifier(ModelSource(str(path)), CLASSES) for path in (place.student, place.teacher)
     )
-    pair = Pair(mine.config, theirs.config)
-    layers = layer_losses(Distilling(), pair)
-    model = Distillation(mine, [SoftLabels(pair)] if predicts else layers).to(place.device).eval()
+    pair = (mine.config, theirs.config)
+    layers = layer_losses(Distilling(), *pair)
+    model = Distillation(mine, [SoftLabels()] if predicts else layers).to(place.device).eval()
     if predicts:
         expected *= len(CLASSES)  # the published mean is over classes, too
     else:
         model.losses[0].projections.load_state_dict(plain.projections.state_dict())
     total = normalizers(np.full(8, 24))
     with torch.no_grad():
-        terms = model(batch, FrozenTeacher(theirs, model.teacher_needs, place.device)(batch))
-    return close(sum(t.weight * t.sum.item() / total[t.per] for t in terms.values()), expected)
+        terms = model(batch, FrozenTeacher(theirs, model.teacher_capture, place.device)(batch))
+    return close(sum(t.weight * t.sum.item() / total[t.normalizer] for t in terms.values()), expected)
 
 
 def ranks(place: Place, steps: int = 8) -> Work:

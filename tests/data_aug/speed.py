@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 from data_aug.variants import Candidates, Found, Settings, augment_rows, content_words
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
-from stages.distillation.packed_linear import bf16_pays
+from stages.distillation.model_surgery import bf16_pays
 from stages.tasks.readers.packaged import packaged_teacher, packaged_vectors
 from tests.bench import as_a_stage_runs
 from tests.bench.reference import PUBLISHED, run_bert

@@ -10,9 +10,9 @@ from torch.nn import functional
 from transformers import AutoModel
 
 from stages.distillation import dropout as module
-from stages.distillation.capture import Needs, read
 from stages.distillation.dropout import Dropout, attention, dropout, replace_dropout
 from stages.distillation.models import ModelSource, load_encoder
+from stages.distillation.outputs import CaptureSpec, read
 from stages.tasks.batches import Batch
 from tests.conftest import make_encoder
 
@@ -100,8 +100,13 @@ def test_a_training_student_drops_in_attention(tmp_path, monkeypatch):
     ids = torch.randint(5, 15, (3, 9))
     real = torch.ones_like(ids)
     real[1, 6:] = 0
-    batch = Batch(ids, real, torch.zeros_like(ids), None, torch.ones(3), torch.arange(3))
-    needs = Needs(hidden=frozenset({4}), scores=frozenset({1, 4}))
+    batch = Batch(
+        {"input_ids": ids, "attention_mask": real, "token_type_ids": torch.zeros_like(ids)},
+        None,
+        torch.ones(3),
+        torch.arange(3),
+    )
+    needs = CaptureSpec(hidden=frozenset({4}), queries_keys=frozenset({1, 4}))
     dropped = read(student, batch, needs).hidden_BLW[4]
     asked = []
     monkeypatch.setattr(module, "dropout", lambda x, p: asked.append((x.shape, p)) or x)

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.distillation.capture import View
 from stages.distillation.layer_maps import layer_map
 from stages.distillation.losses.attention import AttentionScores
-from stages.distillation.losses.base import Pair
 from stages.distillation.losses.hidden import HiddenStates
 from stages.distillation.losses.prediction import GoldLabels, SoftLabels
+from stages.distillation.outputs import ModelOutputs
 from stages.tasks.batches import Batch, normalizers
 
 LENGTHS = [5, 2, 7]
@@ -22,13 +21,21 @@ def batch_of(lengths, padded, weight=None, labels=None):
     mask = torch.tensor([[int(i < n) for i in range(padded)] for n in lengths])
     weight = torch.ones(len(lengths)) if weight is None else torch.tensor(weight)
     rows = torch.arange(len(lengths))
-    return Batch(torch.zeros_like(mask), mask, torch.zeros_like(mask), labels, weight, rows)
+    return Batch(
+        {
+            "input_ids": torch.zeros_like(mask),
+            "attention_mask": mask,
+            "token_type_ids": torch.zeros_like(mask),
+        },
+        labels,
+        weight,
+        rows,
+    )
 
 
 def views(heads_s, heads_t, padded=7, width_s=8, width_t=12, layers=3, seed=0):
     """Random views; what stands at padded positions is large, so that a leak would show."""
     generator = torch.Generator().manual_seed(seed)
-    mask = batch_of(LENGTHS, padded).attention_mask
 
     def draw(*shape):
         x = torch.full((len(LENGTHS), *shape), 77.0)
@@ -41,7 +48,7 @@ def views(heads_s, heads_t, padded=7, width_s=8, width_t=12, layers=3, seed=0):
         d = width // heads
         hidden = {i: draw(padded, width) for i in range(layers + 1)}
         queries, keys = ({i: draw(heads, padded, d) for i in range(1, layers + 1)} for _ in range(2))
-        return View(mask, None, hidden, queries, keys)
+        return ModelOutputs(None, hidden, queries, keys)
 
     return view(heads_s, width_s), view(heads_t, width_t), batch_of(LENGTHS, padded)
 
@@ -50,7 +57,7 @@ def pair(student_layers, teacher_layers=3, widths=(8, 12), heads=(2, 2)):
     """Configs of a student and a teacher, as far as losses read them."""
     sizes = ((student_layers, widths[0], heads[0]), (teacher_layers, widths[1], heads[1]))
     names = ("num_hidden_layers", "hidden_size", "num_attention_heads")
-    return Pair(*(SimpleNamespace(**dict(zip(names, size, strict=True))) for size in sizes))
+    return tuple(SimpleNamespace(**dict(zip(names, size, strict=True))) for size in sizes)
 
 
 def value(terms, lengths=LENGTHS):
@@ -62,7 +69,7 @@ def value(terms, lengths=LENGTHS):
 def test_hidden_states_equal_the_plain_reference(shared):
     student, teacher, batch = views(2, 2)
     layers = {0: 0, 1: 2, 2: 3}
-    loss = HiddenStates(pair(2), [2, 3], projection="shared" if shared else "per_layer")
+    loss = HiddenStates(*pair(2), [2, 3], projection="shared" if shared else "per_layer")
     expected = 0.0
     for i, (s, t) in enumerate(layers.items()):
         projection = loss.projections[0 if shared else i]
@@ -70,7 +77,7 @@ def test_hidden_states_equal_the_plain_reference(shared):
             for position in range(n):
                 h = projection.weight @ student.hidden_BLW[s][row, position] + projection.bias
                 expected += ((h - teacher.hidden_BLW[t][row, position]) ** 2).sum() / (12 * sum(LENGTHS))
-    torch.testing.assert_close(value(loss(student, teacher, batch)), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(value(loss.terms(student, teacher, batch)), expected, rtol=1e-5, atol=0)
     assert len(list(loss.projections)) == (1 if shared else 3)
 
 
@@ -95,7 +102,7 @@ def test_attention_scores_equal_the_plain_reference(heads, form):
                     k = split(view.keys_BHLD[layer], row, n)[head]
                     maps.append(q @ k.T / math.sqrt(q.shape[-1]))
                 expected += ((maps[0] - maps[1]) ** 2).sum() / (relation * sum(m * m for m in LENGTHS))
-    got = value(AttentionScores(pair(2, heads=heads), [1, 3], form=form)(student, teacher, batch))
+    got = value(AttentionScores(*pair(2, heads=heads), [1, 3], form=form).terms(student, teacher, batch))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=0)
 
 
@@ -104,7 +111,7 @@ def test_trace_form_has_the_gradient_of_the_map_form():
     for form in ("maps", "traces"):
         student, teacher, batch = views(2, 2)
         leaves = [x.requires_grad_() for x in (*student.queries_BHLD.values(), *student.keys_BHLD.values())]
-        value(AttentionScores(pair(3), form=form)(student, teacher, batch)).backward()
+        value(AttentionScores(*pair(3), form=form).terms(student, teacher, batch)).backward()
         gradients.append([x.grad for x in leaves])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
 
@@ -120,10 +127,10 @@ def test_trace_form_equals_the_map_form_at_any_length_with_padding(length):
     found = []
     for form in ("maps", "traces"):
         q, k = (x.clone().requires_grad_() for x in student)
-        mine = View(batch.attention_mask, None, {}, {1: q}, {1: k})
-        theirs = View(batch.attention_mask, None, {}, {1: teacher[0]}, {1: teacher[1]})
+        mine = ModelOutputs(None, {}, {1: q}, {1: k})
+        theirs = ModelOutputs(None, {}, {1: teacher[0]}, {1: teacher[1]})
         loss = value(
-            AttentionScores(pair(1, 1, heads=(heads, heads)), form=form)(mine, theirs, batch), lengths
+            AttentionScores(*pair(1, 1, heads=(heads, heads)), form=form).terms(mine, theirs, batch), lengths
         )
         loss.backward()
         found.append((loss.detach(), q.grad, k.grad))
@@ -135,8 +142,8 @@ def test_trace_form_equals_the_map_form_at_any_length_with_padding(length):
 @pytest.mark.parametrize("padded", [9, 40])
 def test_padding_and_rows_of_weight_zero_change_nothing(padded):
     student, teacher, batch = views(2, 2)
-    losses = [HiddenStates(pair(1), [1]), AttentionScores(pair(1), [1])]
-    before = [value(o(student, teacher, batch)) for o in losses]
+    losses = [HiddenStates(*pair(1), [1]), AttentionScores(*pair(1), [1])]
+    before = [value(o.terms(student, teacher, batch)) for o in losses]
     longer, further, wide = views(2, 2, padded)
     extra = batch_of([*LENGTHS, 4], padded, [1.0, 1.0, 1.0, 0.0])
 
@@ -144,14 +151,14 @@ def test_padding_and_rows_of_weight_zero_change_nothing(padded):
         def more(x):
             return torch.cat([x, 5 * torch.ones_like(x[:1])])
 
-        copy = View(extra.attention_mask * extra.weight[:, None])
+        copy = ModelOutputs()
         copy.hidden_BLW = {i: more(x) for i, x in view.hidden_BLW.items()}
         copy.queries_BHLD = {i: more(x) for i, x in view.queries_BHLD.items()}
         copy.keys_BHLD = {i: more(x) for i, x in view.keys_BHLD.items()}
         return copy
 
-    after = [value(o(longer, further, wide)) for o in losses]
-    with_filler = [value(o(filled(longer), filled(further), extra)) for o in losses]
+    after = [value(o.terms(longer, further, wide)) for o in losses]
+    with_filler = [value(o.terms(filled(longer), filled(further), extra)) for o in losses]
     torch.testing.assert_close(after, before, rtol=1e-5, atol=0)
     torch.testing.assert_close(with_filler, before, rtol=1e-5, atol=0)
 
@@ -164,7 +171,7 @@ def test_soft_labels_equal_the_plain_reference_and_are_not_divided_by_the_classe
         p = [math.exp(z / 2.0) for z in z_t[row].tolist()]
         q = [math.exp(z / 2.0) for z in z_s[row].tolist()]
         expected -= sum(a / sum(p) * math.log(b / sum(q)) for a, b in zip(p, q, strict=True)) / 3
-    terms = SoftLabels(None, 2.0)(View(batch.attention_mask, z_s), View(batch.attention_mask, z_t), batch)
+    terms = SoftLabels(2.0).terms(ModelOutputs(z_s), ModelOutputs(z_t), batch)
     assert value(terms, [3, 3, 3]).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -172,11 +179,11 @@ def test_gold_labels_of_classes_and_of_scores():
     z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     batch = batch_of([2, 2], 2, labels=torch.tensor([0, 0]))
     expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
-    assert value(GoldLabels(None)(View(None, z), None, batch), [2, 2]).item() == pytest.approx(
+    assert value(GoldLabels().terms(ModelOutputs(z), None, batch), [2, 2]).item() == pytest.approx(
         expected, rel=1e-5
     )
     scores = batch_of([2, 2], 2, labels=torch.tensor([1.0, 3.0]))
-    got = value(GoldLabels(None)(View(None, torch.tensor([[2.0], [2.5]])), None, scores), [2, 2])
+    got = value(GoldLabels().terms(ModelOutputs(torch.tensor([[2.0], [2.5]])), None, scores), [2, 2])
     assert got.item() == pytest.approx((1 + 0.25) / 2)
 
 

@@ -8,15 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import Needs, View
+from stages.distillation.distillation import Distillation
 from stages.distillation.losses import build
-from stages.distillation.losses.base import Pair
 from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.evaluation.masked_accuracy import accuracy
 from stages.tasks.batches import Batch, collate
 from stages.tasks.masking import Masking
 from stages.training.cached_rows import corpus_rows
-from stages.training.distill import Distillation
 from stages.training.options import Job
 from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder
@@ -50,7 +49,7 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
     rows = corpus_rows(stage, tokenizer, 32, 0)
     batch = collate(rows, [0, 1, 2, 3], np.array([1.0, 1, 1, 0]))
     masking = Masking(tokenizer, 0.3)
-    words = build("masked_words", Pair(model.config, mlm_probability=0.3))
+    words = build("masked_words", None, None, mlm_probability=0.3)
     torch.manual_seed(5)
     term = Distillation(model.eval(), [words])(masking(batch), None)["masked_words"]
 
@@ -64,7 +63,9 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
                 masks.append((row, place))
                 ids[row, place] = tokenizer.mask_token_id
     types = (
-        {"token_type_ids": batch.token_type_ids} if getattr(model.config, "type_vocab_size", 0) > 1 else {}
+        {"token_type_ids": batch.inputs["token_type_ids"]}
+        if getattr(model.config, "type_vocab_size", 0) > 1
+        else {}
     )
     logits = model(ids, attention_mask=batch.attention_mask, **types).logits
     for row, place in masks:
@@ -79,13 +80,22 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
 def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
     labels = torch.tensor([[-100, 3, -100], [0, -100, 2]])
     ones = torch.ones_like(labels)
-    batch = Batch(ones, ones, ones, labels, torch.ones(2), torch.arange(2))
+    batch = Batch(
+        {"input_ids": ones, "attention_mask": ones, "token_type_ids": ones},
+        labels,
+        torch.ones(2),
+        torch.arange(2),
+    )
     z_s, z_t = torch.randn(3, 5), torch.randn(3, 5)
     loss = build(
         {"masked_soft_labels": {"temperature": 2.0, "t_squared": t_squared, "weight": 5}},
-        Pair(None, mlm_probability=0.25),
+        None,
+        None,
+        mlm_probability=0.25,
     )
-    term = loss(View(ones, vocabulary_NV=z_s), View(ones, vocabulary_NV=z_t), batch)["masked_soft_labels"]
+    term = loss.terms(ModelOutputs(vocabulary_NV=z_s), ModelOutputs(vocabulary_NV=z_t), batch)[
+        "masked_soft_labels"
+    ]
     expected = 0.0
     for mask in range(3):
         p, q = (np.exp(z[mask].double().numpy() / 2.0) for z in (z_t, z_s))
@@ -98,21 +108,21 @@ def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
 def test_what_is_read_at_masks_needs_masks():
     for name in ("masked_words", "masked_soft_labels"):
         with pytest.raises(UserError, match=f"{name}: nothing is masked: .*mlm_probability"):
-            build(name, Pair(None))
+            build(name, None, None)
 
 
 def test_a_single_layer_is_learned_without_a_projection():
     sizes = {"num_hidden_layers": 3, "hidden_size": 8, "num_attention_heads": 2}
-    pair = Pair(SimpleNamespace(**sizes), SimpleNamespace(**sizes | {"num_hidden_layers": 6}))
+    pair = (SimpleNamespace(**sizes), SimpleNamespace(**sizes | {"num_hidden_layers": 6}))
     line = {"distance": "cosine", "projection": "none", "only": [3]}
-    loss = build({"hidden_states": line}, pair)
-    assert loss.student_needs == Needs(hidden=frozenset({3}))
-    assert loss.teacher_needs == Needs(hidden=frozenset({6})) and not list(loss.parameters())
+    loss = build({"hidden_states": line}, *pair)
+    assert loss.student_capture == CaptureSpec(hidden=frozenset({3}))
+    assert loss.teacher_capture == CaptureSpec(hidden=frozenset({6})) and not list(loss.parameters())
     with pytest.raises(UserError, match=r"only=\[4\] must be a list of student layers from 0 to 3"):
-        build({"hidden_states": line | {"only": [4]}}, pair)
-    wide = Pair(pair.student, SimpleNamespace(**sizes | {"hidden_size": 12}))
+        build({"hidden_states": line | {"only": [4]}}, *pair)
+    wide = (pair[0], SimpleNamespace(**sizes | {"hidden_size": 12}))
     with pytest.raises(UserError, match="the student's width 8 must be the teacher's 12"):
-        build({"hidden_states": line}, wide)
+        build({"hidden_states": line}, *wide)
 
 
 def test_a_head_is_tied_saved_and_found_again(tmp_path, world):

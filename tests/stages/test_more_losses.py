@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import Needs, View
 from stages.distillation.losses import LOSSES, build
 from stages.distillation.losses.base import Loss, LossTerm
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from tests.stages.test_losses import LENGTHS, batch_of, pair, value, views
 
 
@@ -42,7 +42,7 @@ def test_attention_maps(distance, heads):
                     else:
                         expected += q * math.log(q / p) / (len(mine) * sum(LENGTHS))
     line = {"attention_maps": {"distance": distance, "layer_map": [1, 3]}}
-    got = value(build(line, pair(2, heads=heads))(student, teacher, batch))
+    got = value(build(line, *pair(2, heads=heads)).terms(student, teacher, batch))
     assert got.item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -65,7 +65,9 @@ def test_relations(of, heads):
                 for p, q in zip(sum(mine, []), sum(theirs, []), strict=True):
                     expected += q * math.log(q / p) / (relation * sum(LENGTHS))
     got = value(
-        build({"relations": {"of": of, "layer_map": [1, 3]}}, pair(2, heads=heads))(student, teacher, batch)
+        build({"relations": {"of": of, "layer_map": [1, 3]}}, *pair(2, heads=heads)).terms(
+            student, teacher, batch
+        )
     )
     assert got.item() == pytest.approx(expected, rel=1e-4)
 
@@ -74,7 +76,7 @@ def test_relations(of, heads):
 @pytest.mark.parametrize("distance", ["cosine", "normalised"])
 def test_hidden_states(distance):
     student, teacher, batch = views(2, 2)
-    loss, expected = build({"hidden_states": {"distance": distance}}, pair(3)), 0.0
+    loss, expected = build({"hidden_states": {"distance": distance}}, *pair(3)), 0.0
     for i, projection in enumerate(loss.projections):
         for row, n in enumerate(LENGTHS):
             for position in range(n):
@@ -83,14 +85,14 @@ def test_hidden_states(distance):
                     expected += 1 - float(h @ t / (h.norm() * t.norm()))
                 else:
                     expected += float(((h / h.norm() - t / t.norm()) ** 2).sum())
-    got = value(loss(student, teacher, batch))
+    got = value(loss.terms(student, teacher, batch))
     assert got.item() == pytest.approx(expected / sum(LENGTHS), rel=1e-4)
 
 
 @torch.no_grad()
 def test_gram():
     student, teacher, batch = views(2, 2)
-    loss, expected = build("gram", pair(3)), 0.0
+    loss, expected = build("gram", *pair(3)), 0.0
     for a, b in ((0, 1), (1, 2), (2, 3)):
         for row, n in enumerate(LENGTHS):
             mine, theirs = (
@@ -101,14 +103,14 @@ def test_gram():
                 )
             )
             expected += float(((mine - theirs) ** 2).mean()) / len(LENGTHS)
-    assert value(loss(student, teacher, batch)).item() == pytest.approx(expected, rel=1e-4)
+    assert value(loss.terms(student, teacher, batch)).item() == pytest.approx(expected, rel=1e-4)
 
 
 def answers(student, teacher):
     batch = batch_of([3, 3, 3], 3, [1.0, 1.0, 0.0])
     return (
-        View(batch.attention_mask, torch.tensor(student)),
-        View(batch.attention_mask, torch.tensor(teacher)),
+        ModelOutputs(torch.tensor(student)),
+        ModelOutputs(torch.tensor(teacher)),
         batch,
     )
 
@@ -119,16 +121,16 @@ STUDENT, TEACHER = [[1.0, -1.0], [0.5, 0.0], [9.0, 9.0]], [[2.0, 0.0], [0.0, 4.0
 def test_matched_logits_and_continuation():
     given = answers(STUDENT, TEACHER)
     mean = ((1 + 1) / 2 + (0.25 + 16) / 2) / 2
-    assert value(build("matched_logits", None)(*given), [3, 3]).item() == pytest.approx(mean)
+    assert value(build("matched_logits", None, None).terms(*given), [3, 3]).item() == pytest.approx(mean)
     loss = build(
-        {"continuation": {"phi": {"linear": [0, 1]}, "margin": 1.0, "weight": {"linear": [2, 0]}}}, None
+        {"continuation": {"phi": {"linear": [0, 1]}, "margin": 1.0, "weight": {"linear": [2, 0]}}}, None, None
     )
     loss.progress = 0.5
     #  phi 0.5: distances 0 + 1 and 0.25 + 4, less a margin of 0.5; weight 1
-    assert value(loss(*given), [3, 3]).item() == pytest.approx((0.5 + 3.75) / 2)
+    assert value(loss.terms(*given), [3, 3]).item() == pytest.approx((0.5 + 3.75) / 2)
     loss.progress = 0.0  # phi 0, weight 2: the student's own squared logits
-    assert value(loss(*given), [3, 3]).item() == pytest.approx(2 * (2 + 0.25) / 2)
-    assert loss.is_scheduled and not build("matched_logits", None).is_scheduled
+    assert value(loss.terms(*given), [3, 3]).item() == pytest.approx(2 * (2 + 0.25) / 2)
+    assert loss.is_scheduled and not build("matched_logits", None, None).is_scheduled
 
 
 def test_padding_and_rows_of_weight_zero_change_nothing():
@@ -136,9 +138,9 @@ def test_padding_and_rows_of_weight_zero_change_nothing():
         {"attention_maps": {}}, {"attention_maps": {"distance": "kl"}}, {"relations": {"of": "keys"}}, "gram",
         {"hidden_states": {"distance": "cosine"}}, {"hidden_states": {"distance": "normalised"}},
     ]  # fmt: skip
-    made = [build(line, pair(3)) for line in lines]
+    made = [build(line, *pair(3)) for line in lines]
     student, teacher, batch = views(2, 2)
-    before = [value(o(student, teacher, batch)) for o in made]
+    before = [value(o.terms(student, teacher, batch)) for o in made]
     longer, further, wide = views(2, 2, 20)
     extra = batch_of([*LENGTHS, 4], 20, [1.0, 1.0, 1.0, 0.0])
 
@@ -146,34 +148,35 @@ def test_padding_and_rows_of_weight_zero_change_nothing():
         def more(of):
             return {i: torch.cat([x, 5 * torch.ones_like(x[:1])]) for i, x in of.items()}
 
-        mask = extra.attention_mask * extra.weight[:, None]
-        return View(mask, None, more(view.hidden_BLW), more(view.queries_BHLD), more(view.keys_BHLD))
+        return ModelOutputs(None, more(view.hidden_BLW), more(view.queries_BHLD), more(view.keys_BHLD))
 
-    torch.testing.assert_close([value(o(longer, further, wide)) for o in made], before, rtol=1e-4, atol=0)
-    after = [value(o(filled(longer), filled(further), extra)) for o in made]
+    torch.testing.assert_close(
+        [value(o.terms(longer, further, wide)) for o in made], before, rtol=1e-4, atol=0
+    )
+    after = [value(o.terms(filled(longer), filled(further), extra)) for o in made]
     torch.testing.assert_close(after, before, rtol=1e-4, atol=0)
 
 
 class SameSign(Loss):
     """A loss of somebody else's."""
 
-    student_needs = teacher_needs = Needs(logits=True)
+    student_capture = teacher_capture = CaptureSpec(logits=True)
 
-    def __init__(self, pair, margin=0.0, weight=1.0):
+    def __init__(self, margin=0.0, weight=1.0):
         super().__init__(weight)
         self.margin = margin
 
-    def forward(self, student, teacher, batch):
+    def terms(self, student, teacher, batch):
         short = (self.margin - student.logits_BC * teacher.logits_BC.sign()).clamp(min=0).sum(-1)
         return {"same_sign": LossTerm((short * batch.weight).sum(), "rows", self.weight)}
 
 
-def test_a_new_objective_is_one_class_and_one_line(monkeypatch):
+def test_a_new_loss_is_one_class_and_one_line(monkeypatch):
     monkeypatch.setitem(LOSSES, "same_sign", SameSign)
-    loss = build({"same_sign": {"margin": 1.0}}, None)
-    assert isinstance(loss(*answers(STUDENT, TEACHER))["same_sign"], LossTerm)
+    loss = build({"same_sign": {"margin": 1.0}}, None, None)
+    assert isinstance(loss.terms(*answers(STUDENT, TEACHER))["same_sign"], LossTerm)
     with pytest.raises(UserError, match="same_sign: .*must be among its settings: margin, weight"):
-        build({"same_sign": {"margins": 1.0}}, None)
+        build({"same_sign": {"margins": 1.0}}, None, None)
 
 
 @pytest.mark.parametrize(
@@ -189,4 +192,4 @@ def test_a_new_objective_is_one_class_and_one_line(monkeypatch):
 )
 def test_a_wrong_line_is_told(line, words):
     with pytest.raises(UserError, match=words):
-        build(line, pair(3))
+        build(line, *pair(3))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from stages import pretrain
+from stages.distillation.distillation import Distillation
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_masked_lm
 from stages.distillation.teachers import FrozenTeacher
-from stages.training.distill import Distillation
 from stages.training.options import Job, Pretraining
 from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder

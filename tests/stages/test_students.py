@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from checkpoints.errors import UserError
 from stages.distillation.compatibility import forward_flops
 from stages.distillation.losses import build
-from stages.distillation.losses.base import Pair
 from stages.distillation.models import ModelSource, load_classifier, new_classifier
 from stages.distillation.students.architecture import KINDS, begin_with_vectors, student_config
 from tests.conftest import make_tokenizer, tiny_config
@@ -114,15 +113,15 @@ def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
         ("textcnn", "gram", "a textcnn has no layers"),
     ],
 )
-def test_objectives_that_need_what_a_kind_lacks_are_refused(kind, loss, words):
+def test_losses_that_need_what_a_kind_lacks_are_refused(kind, loss, words):
     student = student_config(tiny_config(), kind=kind, **SIZES[kind])
     with pytest.raises(UserError, match=f"loss {loss}: {words}"):
-        build(loss, Pair(student, tiny_config()))
+        build(loss, student, tiny_config())
 
 
 def test_the_hidden_states_of_a_bilstm_can_learn():
     student = a_student("bilstm")
-    loss = build("hidden_states", Pair(student.config, tiny_config()))
+    loss = build("hidden_states", student.config, tiny_config())
     assert loss.layers == {0: 0, 1: 2, 2: 4}
 
 

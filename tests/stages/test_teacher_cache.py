@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from stages.distillation.capture import Needs
 from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
+from stages.distillation.outputs import CaptureSpec
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import collate
-from stages.training import teacher_cache
+from stages.teaching import cached_teacher as teacher_cache
+from stages.teaching.cached_teacher import TeacherCache
 from stages.training.cached_rows import corpus_rows
 from stages.training.options import Job
 from stages.training.stage import Stage
-from stages.training.teacher_cache import TeacherCache
 from tests.conftest import make_corpus, make_encoder
 
-NEEDS = Needs(logits=True, hidden=frozenset({0, 2, 4}), scores=frozenset({2, 4}))
+NEEDS = CaptureSpec(logits=True, hidden=frozenset({0, 2, 4}), queries_keys=frozenset({2, 4}))
 
 
 @pytest.fixture
@@ -42,14 +42,13 @@ def test_a_cached_view_is_the_models(parts):
     batch = collate(rows, np.array([41, 0, 19, 20, 21]), np.array([1, 1, 1, 1, 0], np.float32))
     kept, live = cache(batch), teacher(batch)
     real_BL1 = batch.attention_mask[..., None].bool()
-    torch.testing.assert_close(kept.mask_BL, live.mask_BL)
     torch.testing.assert_close(kept.logits_BC, live.logits_BC, rtol=1e-5, atol=1e-5)
     assert kept.hidden_BLW.keys() == live.hidden_BLW.keys() == NEEDS.hidden
     for layer, hidden_BLW in live.hidden_BLW.items():
         expected = torch.where(real_BL1, hidden_BLW, 0)
         torch.testing.assert_close(kept.hidden_BLW[layer], expected, rtol=1e-5, atol=1e-5)
     for mine, theirs in ((kept.queries_BHLD, live.queries_BHLD), (kept.keys_BHLD, live.keys_BHLD)):
-        assert mine.keys() == theirs.keys() == NEEDS.scores
+        assert mine.keys() == theirs.keys() == NEEDS.queries_keys
         for layer, x_BHLD in theirs.items():
             expected = torch.where(real_BL1[:, None], x_BHLD, 0)
             torch.testing.assert_close(mine[layer], expected, rtol=1e-5, atol=1e-5)

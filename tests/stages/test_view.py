@@ -13,9 +13,9 @@ from transformers import (
 )
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import Needs, read
+from stages.distillation.model_surgery import PackedLinear, bf16_pays, pack
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_tokenizer
-from stages.distillation.packed_linear import PackedLinear, bf16_pays, pack
+from stages.distillation.outputs import CaptureSpec, read
 from stages.distillation.students.architecture import (
     random_student,
     student_config,
@@ -41,10 +41,10 @@ def test_views_are_what_the_stock_model_computes(tmp_path, kind):
     source = ModelSource(str(make_encoder(tmp_path / "m", kind)))
     tapped, stock = load_encoder(source).eval(), AutoModel.from_pretrained(source.name).eval()
     batch = a_batch(tmp_path, source)
-    view = read(tapped, batch, Needs(hidden=frozenset({0, 2, 4}), scores=frozenset({2, 4})))
+    view = read(tapped, batch, CaptureSpec(hidden=frozenset({0, 2, 4}), queries_keys=frozenset({2, 4})))
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if getattr(stock.config, "type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = batch.token_type_ids
+        inputs["token_type_ids"] = batch.inputs["token_type_ids"]
     expected = stock(**inputs, output_hidden_states=True).hidden_states
     mask = batch.attention_mask.bool()
     assert view.hidden_BLW.keys() == {0, 2, 4} and view.queries_BHLD.keys() == view.keys_BHLD.keys() == {2, 4}
@@ -65,7 +65,9 @@ def test_a_student_of_the_same_kind_reads_the_same_batches(tmp_path, kind):
     student = random_student(student_config(teacher.config, 2, 8, 12, 2, 0.0), seed=3)
     assert sum(p.numel() for p in student.parameters()) < sum(p.numel() for p in teacher.parameters())
     view = read(
-        student, a_batch(tmp_path, source), Needs(hidden=frozenset({0, 1, 2}), scores=frozenset({1, 2}))
+        student,
+        a_batch(tmp_path, source),
+        CaptureSpec(hidden=frozenset({0, 1, 2}), queries_keys=frozenset({1, 2})),
     )
     assert view.hidden_BLW[2].shape[-1] == 8 and view.queries_BHLD[2].shape[1] == 2
     again = random_student(student_config(teacher.config, 2, 8, 12, 2, 0.0), seed=3)
@@ -89,7 +91,7 @@ def test_a_frozen_teacher_is_still_free_of_dropout_and_gradients_and_answers_in_
     source = ModelSource(str(make_encoder(tmp_path / "m")))
     model = load_classifier(source, ("b", "a", "c")).train()
     batch = a_batch(tmp_path, source)
-    needs = Needs(logits=True, hidden=frozenset({4}), scores=frozenset({4}))
+    needs = CaptureSpec(logits=True, hidden=frozenset({4}), queries_keys=frozenset({4}))
     order = class_order(model.config, ("a", "b", "c"), [])
     assert order == [1, 0, 2]
     teacher = FrozenTeacher(model, needs, torch.device("cpu"), class_order=order)
@@ -97,14 +99,19 @@ def test_a_frozen_teacher_is_still_free_of_dropout_and_gradients_and_answers_in_
     assert torch.equal(first.logits_BC, second.logits_BC)
     assert not first.logits_BC.requires_grad and not first.queries_BHLD[4].requires_grad
     plain = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        token_type_ids=batch.inputs["token_type_ids"],
     )
     torch.testing.assert_close(first.logits_BC, plain.logits[:, [1, 0, 2]])
 
 
 def test_a_bf16_teacher_is_as_near_to_fp32_as_bf16_allows(tmp_path):
     source = ModelSource(str(make_encoder(tmp_path / "m", width=32)))
-    batch, needs = a_batch(tmp_path, source), Needs(hidden=frozenset({0, 4}), scores=frozenset({4}))
+    batch, needs = (
+        a_batch(tmp_path, source),
+        CaptureSpec(hidden=frozenset({0, 4}), queries_keys=frozenset({4})),
+    )
     exact, low = (
         FrozenTeacher(load_encoder(source), needs, torch.device("cpu"), precision)(batch)
         for precision in (torch.float32, torch.bfloat16)

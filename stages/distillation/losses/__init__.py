@@ -1,19 +1,40 @@
-"""Losses, by the names that recipes have for them.
+"""Distillation losses, by the names that recipes have for them.
 
-A new one is a class in a file of this package, and a line in `LOSSES`.
+Each can be called alone (`loss(student_outputs, teacher_outputs, attention_mask=...)`). A new one is a class in a file
+of this package and a line in `LOSSES`.
 """
 
 import inspect
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from checkpoints.errors import UserError
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
-from stages.distillation.losses.base import Loss, Pair
+from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
+
+__all__ = [
+    "LOSSES",
+    "AttentionMaps",
+    "AttentionScores",
+    "Continuation",
+    "GoldLabels",
+    "Gram",
+    "HiddenStates",
+    "Loss",
+    "LossTerm",
+    "MaskedSoftLabels",
+    "MaskedWords",
+    "MatchedLogits",
+    "Relations",
+    "SoftLabels",
+    "build",
+]
 
 LOSSES: dict[str, type[Loss]] = {
     "attention_maps": AttentionMaps,
@@ -30,25 +51,39 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
-def build(line: str | dict[str, Any], pair: Pair) -> Loss:
+def build(
+    line: str | dict[str, Any],
+    student: PretrainedConfig,
+    teacher: PretrainedConfig,
+    layer_map: Any = "uniform",
+    mlm_probability: float = 0.0,
+) -> Loss:
     """The loss of a recipe's line: its name, or {name: settings}.
 
+    Args:
+        line: as above.
+        student, teacher: the models' configs, for losses that read them.
+        layer_map: where the settings have none.
+        mlm_probability: the fraction of tokens that are masked.
+
     Raises:
-        UserError: there is none of that name, or it has no such setting, or the settings do not fit the models.
+        ValueError: there is no such loss or setting, or the settings do not fit the models.
     """
     if isinstance(line, str):
         line = {line: {}}
     if not isinstance(line, dict) or len(line) != 1:
         raise UserError(f"a loss is a line `- name` or `- name: {{setting: value}}`, not {line!r}")
     ((name, settings),) = line.items()
-    known = LOSSES
-    if name not in known:
-        raise UserError(f"unknown loss {name!r}: there are {', '.join(sorted(known))}")
+    if name not in LOSSES:
+        raise UserError(f"unknown loss {name!r}: there are {', '.join(sorted(LOSSES))}")
     settings = settings or {}
-    takes = list(inspect.signature(known[name]).parameters)[1:]
-    if not isinstance(settings, dict) or settings.keys() - set(takes):
-        raise UserError(f"loss {name}: {settings!r} must be among its settings: {', '.join(takes)}")
+    given = {"student": student, "teacher": teacher, "mlm_probability": mlm_probability}
+    takes = list(inspect.signature(LOSSES[name]).parameters)
+    known = [setting for setting in takes if setting not in given]
+    if not isinstance(settings, dict) or settings.keys() - set(known):
+        raise UserError(f"loss {name}: {settings!r} must be among its settings: {', '.join(known)}")
+    defaults = {key: value for key, value in (given | {"layer_map": layer_map}).items() if key in takes}
     try:
-        return known[name](pair, **settings)
+        return LOSSES[name](**defaults | settings)
     except UserError as error:
         raise UserError(f"loss {name}: {error}") from error

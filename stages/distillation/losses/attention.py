@@ -1,49 +1,69 @@
-"""Attention distillation: on raw scores, as the paper, and on probabilities."""
+"""Attention distillation: on raw scores, as in the paper, and on probabilities.
+
+Axes in names: B rows, H heads, L positions, D width of a head.
+"""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
-from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Loss, LossTerm, Pair, choose
-
-if TYPE_CHECKING:
-    from stages.tasks.batches import Batch
-
+from stages.distillation.losses.base import Loss, LossTerm, attention_heads, choose, mapped_layers
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.tasks.batches import Batch
 
 MAPS_UP_TO = 128
 """Length up to which the L x L maps of heads 26 and 64 wide are faster than D x D products (measured on CPU)."""
 
 
 class AttentionScores(Loss):
-    """Mean squared difference of raw attention scores Q K^T / sqrt(D), before softmax (paper equation 7).
+    """Mean squared difference of raw attention scores Q K^T / sqrt(D), before softmax (TinyBERT, equation 7).
 
-    sum_m ||A_m - A^T_g(m)||^2 / (H * sum of squared real lengths), over pairs of real tokens. Where the
-    head counts differ, the concatenated queries and keys are split anew into gcd(student, teacher) heads.
+    sum_m ||A_m - A^T_g(m)||^2 / (H * sum of squared lengths), over pairs of real tokens, added over the mapped
+    layers m. Where the head counts differ, the concatenated queries and keys are split into gcd(student, teacher)
+    heads. `AttentionMaps` compares probabilities instead; `Relations` needs no equal layer counts and works on the
+    last layer alone.
 
     Args:
-        pair: the models' configs.
-        layer_map: the pair's own, where none.
-        weight: of the term in the loss.
+        student, teacher: the models' configs.
+        layer_map: which teacher layer each student layer learns from: uniform, last, first or a list.
+        weight: of the loss; a number or a schedule.
         form: "maps" builds the L x L maps, "traces" D x D products instead; "auto" takes the faster.
+
+    Raises:
+        ValueError: the layer counts do not fit the map, or the student has no attention.
+
+    Example:
+        >>> loss = AttentionScores(student.config, teacher.config)
+        >>> with capture(student, loss, side="student") as s, capture(teacher, loss, side="teacher") as t:
+        ...     _ = student(**batch), teacher(**batch)
+        >>> loss(s, t, attention_mask=batch["attention_mask"]).shape
+        torch.Size([])
     """
 
-    def __init__(self, pair: Pair, layer_map: Any = None, weight: Any = 1.0, form: str = "auto"):
+    def __init__(
+        self,
+        student: PretrainedConfig,
+        teacher: PretrainedConfig,
+        layer_map: Any = "uniform",
+        weight: Any = 1.0,
+        form: str = "auto",
+    ):
         super().__init__(weight)
-        self.layers = without_embedding(pair.layers(layer_map))
-        self.heads = math.gcd(*pair.heads)
+        self.layers = mapped_layers(student, teacher, layer_map, embedding=False)
+        self.heads = math.gcd(*attention_heads(student, teacher))
         self.form = choose(form, ("auto", "maps", "traces"), "form")
-        self.student_needs = Needs(scores=frozenset(self.layers))
-        self.teacher_needs = Needs(scores=frozenset(self.layers.values()))
+        self.student_capture = CaptureSpec(queries_keys=frozenset(self.layers))
+        self.teacher_capture = CaptureSpec(queries_keys=frozenset(self.layers.values()))
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
-        total = 0.0
-        with torch.autocast(student.mask_BL.device.type, enabled=False):
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
+        total, mask_BL = 0.0, batch.mask_BL
+        with torch.autocast(mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
-                mine = self._mask_and_scale(student.queries_BHLD[s], student.keys_BHLD[s], student.mask_BL)
-                theirs = self._mask_and_scale(teacher.queries_BHLD[t], teacher.keys_BHLD[t], student.mask_BL)
+                mine = self._mask_and_scale(student.queries_BHLD[s], student.keys_BHLD[s], mask_BL)
+                theirs = self._mask_and_scale(teacher.queries_BHLD[t], teacher.keys_BHLD[t], mask_BL)
                 maps = self.form == "maps" or self.form == "auto" and mine[0].shape[-2] <= MAPS_UP_TO
                 total = total + (score_distance_by_maps if maps else score_distance_by_traces)(*mine, *theirs)
         return {"attention": LossTerm(total / self.heads, "pairs", self.weight)}
@@ -59,27 +79,45 @@ class AttentionScores(Loss):
 class AttentionMaps(Loss):
     """Distance of attention probabilities, softmax(Q K^T / sqrt(D)), over real tokens.
 
-    `mse` is the mean over heads and token pairs, `kl` is KL(teacher || student) of each token's row, the mean over heads
-    and tokens. Where the head counts differ, both sides' maps are averaged over their heads first.
+    `mse` is the mean over heads and token pairs; `kl` is KL(teacher || student) of each token's row, the mean over
+    heads and tokens. Where the head counts differ, both sides' maps are averaged over their heads first.
+    `AttentionScores` is what TinyBERT found better.
 
     Args:
-        pair: the models' configs.
-        layer_map: the pair's own, where none.
-        weight: of the term in the loss.
+        student, teacher: the models' configs.
+        layer_map: which teacher layer each student layer learns from: uniform, last, first or a list.
+        weight: of the loss; a number or a schedule.
         distance: mse or kl.
+
+    Raises:
+        ValueError: the layer counts do not fit the map, or the student has no attention.
+
+    Example:
+        >>> loss = AttentionMaps(student.config, teacher.config, layer_map="last", distance="kl")
+        >>> with capture(student, loss, side="student") as s, capture(teacher, loss, side="teacher") as t:
+        ...     _ = student(**batch), teacher(**batch)
+        >>> loss(s, t, attention_mask=batch["attention_mask"]).shape
+        torch.Size([])
     """
 
-    def __init__(self, pair: Pair, layer_map: Any = None, weight: Any = 1.0, distance: str = "mse"):
+    def __init__(
+        self,
+        student: PretrainedConfig,
+        teacher: PretrainedConfig,
+        layer_map: Any = "uniform",
+        weight: Any = 1.0,
+        distance: str = "mse",
+    ):
         super().__init__(weight)
-        self.layers = without_embedding(pair.layers(layer_map))
+        self.layers = mapped_layers(student, teacher, layer_map, embedding=False)
         self.distance = choose(distance, ("mse", "kl"), "distance")
-        self.averaged = len(set(pair.heads)) > 1
-        self.student_needs = Needs(scores=frozenset(self.layers))
-        self.teacher_needs = Needs(scores=frozenset(self.layers.values()))
+        self.averaged = len(set(attention_heads(student, teacher))) > 1
+        self.student_capture = CaptureSpec(queries_keys=frozenset(self.layers))
+        self.teacher_capture = CaptureSpec(queries_keys=frozenset(self.layers.values()))
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         total = 0.0
-        mask_BL = student.mask_BL
+        mask_BL = batch.mask_BL
         with torch.autocast(mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
                 mine = self._maps(student.queries_BHLD[s], student.keys_BHLD[s], batch.attention_mask)
@@ -99,13 +137,8 @@ class AttentionMaps(Loss):
         return maps_BHLL
 
 
-def without_embedding(layers: dict[int, int]) -> dict[int, int]:
-    """A layer map of transformer layers alone."""
-    return {s: t for s, t in layers.items() if s > 0}
-
-
 def split_heads(x_BHLD: Tensor, heads: int) -> Tensor:
-    """The concatenated heads split anew into so many."""
+    """The concatenated heads, split into another number of them."""
     b, h, length, d = x_BHLD.shape
     if h == heads:
         return x_BHLD

@@ -1,32 +1,35 @@
-"""Losses: functions of (student view, teacher view, batch) that return named sums.
+"""What a distillation loss is: a module that a person can call alone, and that a job can sum up.
 
-A loss returns for each term a sum and what it was summed over. Only the job divides, by the counts of the
-whole global batch, so that padding, accumulation and the number of ranks leave the loss as it is.
+Called alone, a loss returns the mean over its batch as a scalar. For the job the same object returns sums and what
+each is a sum over (`terms`); only the job divides, by the counts of the whole global batch, so that padding,
+accumulation and the number of ranks leave the loss as it is.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import Needs, View
 from stages.distillation.layer_maps import layer_map
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.schedules import Schedule, schedule
-
-if TYPE_CHECKING:
-    from stages.tasks.batches import Batch
+from stages.tasks.batches import Batch
 
 Normalizer = Literal["rows", "tokens", "pairs", "targets", "labels"]
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A sum, in fp32, and what it is a sum over.
+    """A sum, and what it is a sum over.
 
-    Rows, tokens (sum of lengths), token pairs (their squares), answers (one a row, or one a word where words have
-    labels), or labels (answers whose gold label is known).
+    Attributes:
+        sum: scalar, in fp32.
+        normalizer: rows; tokens (sum of lengths); pairs of tokens (sum of squared lengths); targets (one a row, or
+            one a word at token level); labels (targets whose gold label is known).
+        weight: of the term in the loss.
     """
 
     sum: Tensor
@@ -34,49 +37,37 @@ class LossTerm:
     weight: float = 1.0
 
 
-@dataclass(frozen=True)
-class Pair:
-    """What a loss is made for.
-
-    Attributes:
-        student, teacher: configs; the teacher's may be absent where no loss asks for it.
-        layer_map: where a loss's own setting names none.
-        mlm_probability: of the tokens that are masked.
-    """
-
-    student: PretrainedConfig
-    teacher: PretrainedConfig | None = None
-    layer_map: Any = "uniform"
-    mlm_probability: float = 0.0
-
-    def layers(self, kind: Any = None) -> dict[int, int]:
-        """{student layer: teacher layer}, 0 (the embedding) included. Raises UserError where they do not fit."""
-        if not hasattr(self.student, "num_hidden_layers"):
-            raise UserError(f"a {self.student.model_type} has no layers that could learn from the teacher's")
-        return layer_map(
-            kind or self.layer_map, self.student.num_hidden_layers, self.teacher.num_hidden_layers
-        )
-
-    @property
-    def heads(self) -> tuple[int, int]:
-        """Attention heads of student and teacher. Raises UserError where the student has none."""
-        if not hasattr(self.student, "num_attention_heads"):
-            raise UserError(
-                f"a {self.student.model_type} has no attention that could learn from the teacher's"
-            )
-        return self.student.num_attention_heads, self.teacher.num_attention_heads
-
-
 class Loss(nn.Module):
-    """A distillation loss. Learned parts (projections) are its parameters and never leave the job.
+    """A distillation loss.
+
+    A loss of your own sets what it reads of each model and returns terms; learned parts (projections) are its
+    parameters, and what it remembers from step to step (a queue) are its buffers. Both are in the job's checkpoints
+    and left behind when the student is saved.
+
+    Args:
+        weight: of its terms in the sum of losses; a number or a schedule.
 
     Attributes:
-        progress: the share of the stage's steps that are done; schedules read it.
-        is_scheduled: whether any of its settings is more than a number, so that its loss changes by itself.
+        student_capture, teacher_capture: what it reads of the models.
+        whole_batch: whether a row's loss depends on the other rows of the global batch (in-batch negatives); such
+            a loss needs the batch in one piece on each rank.
+        progress: the fraction of the stage's steps that are done, which schedules read.
+        is_scheduled: whether any of its settings is a schedule.
+
+    Example:
+        >>> class SameSign(Loss):
+        ...     student_capture = teacher_capture = CaptureSpec(logits=True)
+        ...     def terms(self, student, teacher, batch):
+        ...         short = (-student.logits_BC * teacher.logits_BC.sign()).clamp(min=0).sum(-1)
+        ...         return {"same_sign": LossTerm(batch.sum(short), "targets", self.weight)}
+        >>> outputs = ModelOutputs(logits_BC=torch.tensor([[1.0, -2.0]]))
+        >>> SameSign()(outputs, ModelOutputs(logits_BC=torch.tensor([[3.0, 1.0]])))
+        tensor(2.)
     """
 
-    student_needs = Needs()
-    teacher_needs = Needs()
+    student_capture = CaptureSpec()
+    teacher_capture = CaptureSpec()
+    whole_batch = False
 
     def __init__(self, weight: Any = 1.0):
         super().__init__()
@@ -84,21 +75,87 @@ class Loss(nn.Module):
         self.weight_schedule = self.schedule(weight, "weight")
 
     def schedule(self, value: Any, setting: str) -> Schedule:
-        """What a setting says that may change while the student trains."""
+        """The schedule that a setting's value stands for."""
         self.is_scheduled = self.is_scheduled or isinstance(value, dict)
         return schedule(value, setting)
 
     @property
     def weight(self) -> float:
-        """Of the terms in the loss, now."""
+        """Of the terms in the sum of losses, at this point of the training."""
         return self.weight_schedule(self.progress)
 
-    def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, LossTerm]:
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
+        """The sums of a batch, by name."""
         raise NotImplementedError
+
+    def forward(
+        self,
+        student: ModelOutputs,
+        teacher: ModelOutputs | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """The mean loss of a batch.
+
+        Args:
+            student, teacher: what `capture` filled in; the teacher's may be None where the loss reads none.
+            attention_mask: (B, L), 1 for real tokens; needed by losses on tokens.
+            labels: (B,) class indices or scores, or (B, L) at token level with -100 where nothing is scored;
+                needed by losses on gold labels.
+
+        Returns:
+            A scalar, the weighted sum of its terms.
+        """
+        inputs = {} if attention_mask is None else {"attention_mask": attention_mask}
+        rows = next(x for x in (attention_mask, labels, *_tensors(student)) if x is not None)
+        weight = torch.ones(len(rows), device=rows.device)
+        batch = Batch(inputs, labels, weight, torch.arange(len(rows), device=rows.device))
+        total = torch.zeros((), device=rows.device)
+        for term in self.terms(student, teacher, batch).values():
+            total = total + term.weight * term.sum / batch.count(term.normalizer)
+        return total
+
+
+def _tensors(outputs: ModelOutputs) -> list[Tensor | None]:
+    return [outputs.logits_BC, *outputs.hidden_BLW.values(), *outputs.named.values()]
+
+
+def mapped_layers(
+    student: PretrainedConfig, teacher: PretrainedConfig, which: Any, embedding: bool = True
+) -> dict[int, int]:
+    """{student layer: teacher layer} of a layer map.
+
+    Args:
+        student, teacher: configs.
+        which: uniform, last, first or a list (`stages.distillation.layer_maps`).
+        embedding: whether layer 0, the embedding output, is among them.
+
+    Raises:
+        ValueError: the layer counts do not fit the map, or the student has no layers.
+    """
+    if not hasattr(student, "num_hidden_layers"):
+        raise UserError(f"a {student.model_type} has no layers that could learn from the teacher's")
+    layers = layer_map(which, student.num_hidden_layers, teacher.num_hidden_layers)
+    return layers if embedding else {s: t for s, t in layers.items() if s > 0}
+
+
+def attention_heads(student: PretrainedConfig, teacher: PretrainedConfig) -> tuple[int, int]:
+    """The attention heads of student and teacher.
+
+    Raises:
+        ValueError: the student has none.
+    """
+    if not hasattr(student, "num_attention_heads"):
+        raise UserError(f"a {student.model_type} has no attention that could learn from the teacher's")
+    return student.num_attention_heads, teacher.num_attention_heads
 
 
 def choose(value: str, choices: tuple[str, ...], setting: str) -> str:
-    """A setting that is one of some words. Raises UserError for any other."""
+    """A setting that is one of some words.
+
+    Raises:
+        ValueError: it is another.
+    """
     if value not in choices:
         raise UserError(f"{setting}={value!r} must be {' or '.join(choices)}")
     return value

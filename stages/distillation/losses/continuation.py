@@ -1,34 +1,37 @@
 """Continuation-KD (Jafari et al., arXiv 2212.05998): a teacher that is turned up while the student trains."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Loss, LossTerm, Pair
-
-if TYPE_CHECKING:
-    from stages.tasks.batches import Batch
+from stages.distillation.losses.base import Loss, LossTerm
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.tasks.batches import Batch
 
 
 class Continuation(Loss):
-    """max(0, ||z_S - phi z_T||^2 - m phi), summed over classes, averaged over answers (equations 4 to 6).
+    """max(0, ||z_S - phi z_T||^2 - m phi), summed over classes, averaged over targets (equations 4 to 6).
 
-    phi rises to 1, so that the student first meets a smoothed teacher; differences below the margin m are taken for the
-    teacher's noise. With m = 0 it is the first phase of Annealing-KD (arXiv 2104.07163).
+    phi rises to 1, so that the student first meets a smoothed teacher; differences below the margin m count as the
+    teacher's noise. With m = 0 it is the first phase of Annealing-KD (arXiv 2104.07163), and with phi = 1 as well
+    `MatchedLogits` times the number of classes.
 
     Args:
-        pair: the models' configs.
         phi: of the teacher's logits, a schedule from near 0 to 1.
         margin: m.
-        weight: of the term in the loss; the paper's 1 - psi.
+        weight: of the loss; the paper's 1 - psi.
+
+    Example:
+        >>> loss = Continuation(phi={"linear": [0.1, 1.0]}, margin=0.5)
+        >>> loss(ModelOutputs(torch.tensor([[1.0, 0.0]])), ModelOutputs(torch.tensor([[10.0, 0.0]])))
+        tensor(0.)
     """
 
-    student_needs = teacher_needs = Needs(logits=True)
+    student_capture = teacher_capture = CaptureSpec(logits=True)
 
-    def __init__(self, pair: Pair, phi: Any = 1.0, margin: Any = 0.0, weight: Any = 1.0):
+    def __init__(self, phi: Any = 1.0, margin: Any = 0.0, weight: Any = 1.0):
         super().__init__(weight)
         self.phi, self.margin = self.schedule(phi, "phi"), self.schedule(margin, "margin")
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         phi = self.phi(self.progress)
         distance = (student.logits_BC.float() - phi * teacher.logits_BC.float()).square().sum(-1)
         losses = (distance - self.margin(self.progress) * phi).clamp(min=0)

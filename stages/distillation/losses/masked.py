@@ -1,74 +1,96 @@
-"""Tokens behind masks: the true ones, and what the teacher takes them for.
+"""Losses at masked tokens: the true tokens, and what the teacher takes them for.
 
-Sums over the masks of a batch, divided by their expected number, which every rank knows beforehand: tokens x share.
+Sums over the masked tokens of a batch, divided by their expected number, which every rank knows beforehand: tokens x
+the probability of a mask. Axes in names: N masked tokens of a batch, V vocabulary.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Loss, LossTerm, Pair
-
-if TYPE_CHECKING:
-    from stages.tasks.batches import Batch
+from stages.distillation.losses.base import Loss, LossTerm
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.tasks.batches import Batch
 
 
 class MaskedWords(Loss):
-    """Cross-entropy of the tokens behind the masks, BERT's own loss (arXiv 1810.04805, section 3.1); no teacher.
+    """Cross-entropy of the masked tokens, BERT's own loss (arXiv 1810.04805, section 3.1); no teacher.
 
     Args:
-        pair: the models' configs, and the share that is masked.
-        weight: of the term in the loss.
+        mlm_probability: the fraction of tokens that are masked.
+        weight: of the loss; a number or a schedule.
+
+    Raises:
+        ValueError: nothing is masked.
+
+    Example:
+        >>> outputs = ModelOutputs(vocabulary_NV=torch.zeros(1, 8))
+        >>> labels = torch.tensor([[-100, 3, -100, -100]])
+        >>> loss = MaskedWords(mlm_probability=0.25)
+        >>> round(loss(outputs, attention_mask=torch.ones(1, 4), labels=labels).exp().item(), 3)
+        8.0
     """
 
-    student_needs = Needs(vocabulary=True)
+    student_capture = CaptureSpec(vocabulary=True)
 
-    def __init__(self, pair: Pair, weight: Any = 1.0):
+    def __init__(self, mlm_probability: float, weight: Any = 1.0):
         super().__init__(weight)
-        self.share = share_of(pair)
+        self.mlm_probability = above_zero(mlm_probability)
 
-    def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, LossTerm]:
-        pieces_N = batch.labels[batch.labels >= 0]
-        loss = functional.cross_entropy(student.vocabulary_NV.float(), pieces_N, reduction="sum")
-        return {"masked_words": LossTerm(loss / self.share, "tokens", self.weight)}
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
+        tokens_N = batch.labels[batch.labels >= 0]
+        loss = functional.cross_entropy(student.vocabulary_NV.float(), tokens_N, reduction="sum")
+        return {"masked_words": LossTerm(loss / self.mlm_probability, "tokens", self.weight)}
 
 
 class MaskedSoftLabels(Loss):
-    """KL(teacher || student) of the distributions over the vocabulary at the masks, both at temperature T.
+    """KL(teacher || student) of the distributions over the vocabulary at the masked tokens, at temperature T.
 
     Its gradient is that of the soft cross-entropy (DistilBERT, arXiv 1910.01108, section 2).
 
     Args:
-        pair: the models' configs, and the share that is masked.
+        mlm_probability: the fraction of tokens that are masked.
         temperature: T of both sides.
         t_squared: multiply by T^2, so that the gradient keeps its size at any T (arXiv 1503.02531, section 2).
-        weight: of the term in the loss.
+        weight: of the loss; a number or a schedule.
+
+    Raises:
+        ValueError: nothing is masked.
+
+    Example:
+        >>> outputs = ModelOutputs(vocabulary_NV=torch.zeros(1, 8))
+        >>> MaskedSoftLabels(mlm_probability=0.15)(outputs, outputs, attention_mask=torch.ones(1, 4))
+        tensor(0.)
     """
 
-    student_needs = teacher_needs = Needs(vocabulary=True)
+    student_capture = teacher_capture = CaptureSpec(vocabulary=True)
 
-    def __init__(self, pair: Pair, temperature: Any = 1.0, t_squared: bool = False, weight: Any = 1.0):
+    def __init__(
+        self, mlm_probability: float, temperature: Any = 1.0, t_squared: bool = False, weight: Any = 1.0
+    ):
         super().__init__(weight)
-        self.share, self.t_squared = share_of(pair), t_squared
+        self.mlm_probability, self.t_squared = above_zero(mlm_probability), t_squared
         self.temperature = self.schedule(temperature, "temperature")
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         temperature = self.temperature(self.progress)
         mine_NV, theirs_NV = (
-            torch.log_softmax(view.vocabulary_NV.float() / temperature, -1) for view in (student, teacher)
+            torch.log_softmax(outputs.vocabulary_NV.float() / temperature, -1)
+            for outputs in (student, teacher)
         )
         loss = functional.kl_div(mine_NV, theirs_NV, reduction="sum", log_target=True)
         factor = temperature**2 if self.t_squared else 1.0
-        return {"masked_soft_labels": LossTerm(factor * loss / self.share, "tokens", self.weight)}
+        return {"masked_soft_labels": LossTerm(factor * loss / self.mlm_probability, "tokens", self.weight)}
 
 
-def share_of(pair: Pair) -> float:
-    """The share of tokens that are masked. Raises UserError where none are."""
-    if not pair.mlm_probability:
-        raise UserError(
-            "nothing is masked: it takes a corpus (`data: corpus`) and training.mlm_probability above 0"
-        )
-    return pair.mlm_probability
+def above_zero(mlm_probability: float) -> float:
+    """The fraction of tokens that are masked.
+
+    Raises:
+        ValueError: it is 0.
+    """
+    if not mlm_probability:
+        raise UserError("nothing is masked: this loss needs a corpus as data, and mlm_probability above 0")
+    return mlm_probability

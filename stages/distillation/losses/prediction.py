@@ -1,39 +1,43 @@
-"""Prediction-layer distillation (paper equation 10, and on the logits), and the plain losses on gold labels.
+"""Prediction-layer distillation (TinyBERT, equation 10, and on the logits), and the plain losses on gold labels.
 
-Of each answer: one a row, or one a word where words have labels; then logits_BC is (B, L, C).
+One target a row, or one a word at token level, where logits_BC is (B, L, C).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from stages.distillation.capture import Needs, View
-from stages.distillation.losses.base import Loss, LossTerm, Pair
-
-if TYPE_CHECKING:
-    from stages.tasks.batches import Batch
+from stages.distillation.losses.base import Loss, LossTerm
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.tasks.batches import Batch
 
 
 class SoftLabels(Loss):
     """Cross-entropy with the teacher's distribution at temperature T: -softmax(z_T/T) . log_softmax(z_S/T).
 
-    Summed over classes, averaged over answers, not multiplied by T^2. A teacher of one output (a score) is
-    followed in mean squared error. The published code also divides by the number of classes; we do not.
+    TinyBERT's equation 10. Summed over classes, averaged over targets, not multiplied by T^2 (set the weight for
+    that). A teacher of one output (a score) is followed in mean squared error. The published code also divides by
+    the number of classes; we do not. `MatchedLogits` compares the logits themselves.
 
     Args:
-        pair: the models' configs.
-        temperature: T of both sides.
-        weight: of the term in the loss.
+        temperature: T of both sides; a number or a schedule.
+        weight: of the loss; a number or a schedule.
+
+    Example:
+        >>> loss = SoftLabels(temperature=2.0, weight=4.0)   # T^2, as Hinton et al., arXiv 1503.02531
+        >>> outputs = ModelOutputs(logits_BC=torch.zeros(3, 2))
+        >>> round(loss(outputs, outputs).item(), 4)   # 4 log 2
+        2.7726
     """
 
-    student_needs = teacher_needs = Needs(logits=True)
+    student_capture = teacher_capture = CaptureSpec(logits=True)
 
-    def __init__(self, pair: Pair, temperature: Any = 1.0, weight: Any = 1.0):
+    def __init__(self, temperature: Any = 1.0, weight: Any = 1.0):
         super().__init__(weight)
         self.temperature = self.schedule(temperature, "temperature")
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         z_student, z_teacher = student.logits_BC.float(), teacher.logits_BC.float()
         if z_student.shape[-1] == 1:
             losses = (z_student - z_teacher).square().sum(-1)
@@ -45,19 +49,22 @@ class SoftLabels(Loss):
 
 
 class MatchedLogits(Loss):
-    """Mean squared difference of logits, over classes and answers (Ba and Caruana, arXiv 1312.6184, equation 1).
+    """Mean squared difference of logits, over classes and targets (Ba and Caruana, arXiv 1312.6184, equation 1).
 
     Args:
-        pair: the models' configs.
-        weight: of the term in the loss.
+        weight: of the loss; a number or a schedule.
+
+    Example:
+        >>> MatchedLogits()(ModelOutputs(torch.tensor([[1.0, 3.0]])), ModelOutputs(torch.tensor([[1.0, 1.0]])))
+        tensor(2.)
     """
 
-    student_needs = teacher_needs = Needs(logits=True)
+    student_capture = teacher_capture = CaptureSpec(logits=True)
 
-    def __init__(self, pair: Pair, weight: Any = 1.0):
+    def __init__(self, weight: Any = 1.0):
         super().__init__(weight)
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         losses = (student.logits_BC.float() - teacher.logits_BC.float()).square().mean(-1)
         return {"matched_logits": LossTerm(batch.sum(losses), "targets", self.weight)}
 
@@ -66,23 +73,25 @@ class GoldLabels(Loss):
     """Cross-entropy with the gold class, or squared error with the gold score, where it is known; no teacher.
 
     Args:
-        pair: the models' configs.
-        weight: of the term in the loss.
+        weight: of the loss; a number or a schedule.
+
+    Example:
+        >>> outputs = ModelOutputs(logits_BC=torch.zeros(2, 2))
+        >>> round(GoldLabels()(outputs, labels=torch.tensor([1, -1])).item(), 4)   # the second is unlabelled
+        0.6931
     """
 
-    student_needs = Needs(logits=True)
+    student_capture = CaptureSpec(logits=True)
 
-    def __init__(self, pair: Pair, weight: Any = 1.0):
+    def __init__(self, weight: Any = 1.0):
         super().__init__(weight)
 
-    def forward(self, student: View, teacher: View | None, batch: "Batch") -> dict[str, LossTerm]:
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
         logits, labels = student.logits_BC.float(), batch.labels
         if logits.shape[-1] == 1:
-            known = ~labels.isnan()
             losses = (logits[..., 0] - labels.nan_to_num()).square()
         else:
-            known = labels >= 0
             losses = functional.cross_entropy(
                 logits.flatten(0, -2), labels.clamp(min=0).flatten(), reduction="none"
             ).view_as(labels)
-        return {"gold_labels": LossTerm(batch.sum(losses * known), "labels", self.weight)}
+        return {"gold_labels": LossTerm(batch.sum(losses * batch.labelled), "labels", self.weight)}

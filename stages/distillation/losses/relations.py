@@ -1,16 +1,15 @@
 """Self-relations of queries, keys or values (MiniLMv2, arXiv 2012.15828, section 3.1)."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PretrainedConfig
 
-from stages.distillation.capture import Needs, View
-from stages.distillation.losses.attention import softmax_of, split_heads, without_embedding
-from stages.distillation.losses.base import Loss, LossTerm, Pair, choose
-
-if TYPE_CHECKING:
-    from stages.tasks.batches import Batch
+from stages.distillation.losses.attention import softmax_of, split_heads
+from stages.distillation.losses.base import Loss, LossTerm, attention_heads, choose, mapped_layers
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.tasks.batches import Batch
 
 
 class Relations(Loss):
@@ -20,37 +19,47 @@ class Relations(Loss):
     gcd(student heads, teacher heads) relation heads, so that widths and heads may differ.
 
     Args:
-        pair: the models' configs.
+        student, teacher: the models' configs.
         of: queries, keys or values.
-        layer_map: the pair's own, where none.
-        weight: of the term in the loss.
+        layer_map: which teacher layer each student layer learns from: uniform, last, first or a list.
+        weight: of the loss; a number or a schedule.
+
+    Raises:
+        ValueError: the layer counts do not fit the map, or the student has no attention.
+
+    Example:
+        >>> loss = Relations(student.config, teacher.config, of="values", layer_map="last")
+        >>> with capture(student, loss, side="student") as s, capture(teacher, loss, side="teacher") as t:
+        ...     _ = student(**batch), teacher(**batch)
+        >>> loss(s, t, attention_mask=batch["attention_mask"]).shape
+        torch.Size([])
     """
 
-    def __init__(self, pair: Pair, of: str = "values", layer_map: Any = None, weight: Any = 1.0):
+    def __init__(
+        self,
+        student: PretrainedConfig,
+        teacher: PretrainedConfig,
+        of: str = "values",
+        layer_map: Any = "uniform",
+        weight: Any = 1.0,
+    ):
         super().__init__(weight)
         self.of = choose(of, ("queries", "keys", "values"), "of")
-        self.layers = without_embedding(pair.layers(layer_map))
-        self.heads = math.gcd(*pair.heads)
-        field = "values" if of == "values" else "scores"
-        self.student_needs = Needs(**{field: frozenset(self.layers)})
-        self.teacher_needs = Needs(**{field: frozenset(self.layers.values())})
+        self.layers = mapped_layers(student, teacher, layer_map, embedding=False)
+        self.heads = math.gcd(*attention_heads(student, teacher))
+        asked = "values" if of == "values" else "queries_keys"
+        self.student_capture = CaptureSpec(**{asked: frozenset(self.layers)})
+        self.teacher_capture = CaptureSpec(**{asked: frozenset(self.layers.values())})
 
-    def forward(self, student: View, teacher: View, batch: "Batch") -> dict[str, LossTerm]:
-        total = 0.0
-        with torch.autocast(student.mask_BL.device.type, enabled=False):
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
+        total, mask_BL = 0.0, batch.mask_BL
+        mine, theirs = (getattr(outputs, f"{self.of}_BHLD") for outputs in (student, teacher))
+        with torch.autocast(mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
-                mine, theirs = (
+                p_student, p_teacher = (
                     softmax_of(x, x, batch.attention_mask)
-                    for x in (
-                        split_heads(view_of(v, self.of)[i], self.heads)
-                        for v, i in ((student, s), (teacher, t))
-                    )
+                    for x in (split_heads(mine[s], self.heads), split_heads(theirs[t], self.heads))
                 )
-                distance = (theirs.exp() * (theirs - mine)).sum(-1).mean(1)
-                total = total + (distance * student.mask_BL).sum()
+                distance = (p_teacher.exp() * (p_teacher - p_student)).sum(-1).mean(1)
+                total = total + (distance * mask_BL).sum()
         return {self.of: LossTerm(total, "tokens", self.weight)}
-
-
-def view_of(view: View, of: str) -> dict[int, torch.Tensor]:
-    """The queries, keys or values of a view."""
-    return getattr(view, f"{of}_BHLD")

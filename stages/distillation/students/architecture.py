@@ -16,8 +16,8 @@ from torch.nn import functional
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import TAP
 from stages.distillation.layer_maps import layer_map
+from stages.distillation.outputs import ATTENTION
 from stages.distillation.students.bilstm import BiLSTMConfig
 from stages.distillation.students.textcnn import TextCNNConfig
 
@@ -123,7 +123,7 @@ def begin_with_vectors(
 def random_student(config: PretrainedConfig, seed: int, kind: type = AutoModel) -> PreTrainedModel:
     """An encoder (or `kind` of model) with random weights, drawn from `seed`."""
     torch.manual_seed(seed)
-    return kind.from_config(config, attn_implementation=TAP)
+    return kind.from_config(config, attn_implementation=ATTENTION)
 
 
 def student_from_teacher_layers(
@@ -147,7 +147,7 @@ def student_from_teacher_layers(
     """
     chosen = layer_map(which, layers, teacher.config.num_hidden_layers)
     config = student_config(teacher.config, layers, dropout=dropout)
-    student = kind.from_config(config, attn_implementation=TAP)
+    student = kind.from_config(config, attn_implementation=ATTENTION)
     weights, layer = teacher.state_dict(), re.compile(r"(.*\blayer\.)(\d+)(\..*)")
 
     def source(name: str) -> str:

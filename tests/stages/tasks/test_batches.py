@@ -69,7 +69,7 @@ def test_task_rows_equal_the_tokenizers_own_batch(tmp_path, tokenizer):
     assert (batch.input_ids == expected["input_ids"]).all()
     assert (batch.attention_mask == expected["attention_mask"]).all()
     if types:
-        assert (batch.token_type_ids == expected["token_type_ids"]).all()
+        assert (batch.inputs["token_type_ids"] == expected["token_type_ids"]).all()
     assert batch.labels.tolist() == split.labels
 
 
@@ -78,7 +78,7 @@ def test_single_sentences_and_scores(tmp_path, tokenizer):
     rows = write_task_rows([split], tokenizer, 16, tmp_path)
     batch = collate(rows, [1, 0], [1, 0])
     assert batch.input_ids.shape == (2, 4)
-    assert batch.token_type_ids.sum() == 0
+    assert batch.inputs["token_type_ids"].sum() == 0
     assert batch.labels.tolist() == [4.0, 0.5]
     assert (batch.rows.tolist(), batch.weight.tolist()) == ([1, 0], [1.0, 0.0])
     assert batch.to("cpu").input_ids.equal(batch.input_ids)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation.capture import View
 from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
+from stages.distillation.outputs import ModelOutputs
 from stages.tasks import task
 from stages.tasks.batches import collate, label_index, normalizers, shard_batch, write_task_rows
 from stages.tasks.readers import indonesian
@@ -73,16 +73,16 @@ def reference(rows, student, teacher, temperature):
 def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro_batches):
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, 8, CLASSES, generator=generator) for _ in range(2))
-    losses = [GoldLabels(None), SoftLabels(None, 2.0), MatchedLogits(None), Continuation(None)]
+    losses = [GoldLabels(), SoftLabels(2.0), MatchedLogits(), Continuation()]
     total = normalizers(rows.lengths, rows.targets, rows.labelled)
     found = {}
     for rank in range(ranks):
         for indices, weights in shard_batch(np.arange(4), ranks, rank, micro_batches):
             batch = collate(rows, indices, weights)
             width = batch.input_ids.shape[1]
-            mine, theirs = (View(batch.attention_mask, z[indices, :width]) for z in (student, teacher))
+            mine, theirs = (ModelOutputs(z[indices, :width]) for z in (student, teacher))
             for loss in losses:
-                for name, term in loss(mine, theirs, batch).items():
+                for name, term in loss.terms(mine, theirs, batch).items():
                     found[name] = found.get(name, 0.0) + (term.sum / total[term.normalizer]).item()
     assert found == pytest.approx(reference(rows, student, teacher, 2.0), rel=1e-5)
 
@@ -90,7 +90,7 @@ def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro
 def test_a_batch_without_any_known_label_has_a_gold_loss_of_nothing(rows):
     batch = collate(rows, np.array([2]), np.ones(1, np.float32))
     total = normalizers(rows.lengths[[2]], rows.targets[[2]], rows.labelled[[2]])
-    (term,) = GoldLabels(None)(View(batch.attention_mask, torch.randn(1, 8, 3)), None, batch).values()
+    (term,) = GoldLabels().terms(ModelOutputs(torch.randn(1, 8, 3)), None, batch).values()
     assert (term.sum / total[term.normalizer]).item() == 0.0
 
 
@@ -99,10 +99,10 @@ def test_gold_of_rows_whose_labels_are_hidden():
 
     z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     classes = batch_of([2, 2], 2, labels=torch.tensor([0, UNLABELLED]))
-    (term,) = GoldLabels(None)(View(None, z), None, classes).values()
+    (term,) = GoldLabels().terms(ModelOutputs(z), None, classes).values()
     assert term.normalizer == "labels" and term.sum.item() == pytest.approx(math.log(1 + math.exp(-2)))
     scores = batch_of([2, 2], 2, labels=torch.tensor([1.0, math.nan]))
-    (term,) = GoldLabels(None)(View(None, torch.tensor([[2.0], [5.0]])), None, scores).values()
+    (term,) = GoldLabels().terms(ModelOutputs(torch.tensor([[2.0], [5.0]])), None, scores).values()
     assert term.sum.item() == 1.0
 
 

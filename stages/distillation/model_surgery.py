@@ -1,7 +1,11 @@
-"""Linear layers of a frozen model whose weights are laid out for oneDNN's products once, not in each call."""
+"""Models with parts exchanged: linear layers that run faster on a CPU, and a head without its encoder."""
+
+import copy
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 
 class PackedLinear(nn.Module):
@@ -38,3 +42,17 @@ def bf16_pays(device: torch.device | str) -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class _GivenStates(nn.Module):
+    """Stands where the encoder was, and hands on the states it is given."""
+
+    def forward(self, *args: object, inputs_embeds: Tensor, **kwargs: object) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=inputs_embeds)
+
+
+def head_alone(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without its encoder, weights shared: its `inputs_embeds` are the encoder's last states."""
+    head = copy.copy(model)
+    head._modules = {**model._modules, model.base_model_prefix: _GivenStates()}
+    return head

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoints import store
-from stages.distillation.capture import Needs, View
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, TokenRows, batches_by_length, collate
 from stages.training.stage import Stage, barrier, is_first_rank, wait_for
@@ -23,9 +23,9 @@ SHARD_ROWS = 1000
 
 
 class TeacherCache:
-    """The views of a teacher, from disk.
+    """The outputs of a teacher, from disk.
 
-    A token is one vector: its hidden states, then queries, keys and values of the layers that are needed, in the
+    A token is one vector: its hidden states, then queries, keys and values of the layers that are asked for, in the
     precision of the teacher's products (so hidden states are rounded to it). Shards are sealed: what is there
     when a stage goes on is not computed again, unless it goes on in another precision.
 
@@ -33,18 +33,18 @@ class TeacherCache:
         stage: in whose directory the shards lie until it is finished.
         name: of the rows.
         rows: tokenized.
-        teacher: whose views are kept.
+        teacher: whose outputs are kept.
     """
 
     def __init__(self, stage: Stage, name: str, rows: TokenRows, teacher: FrozenTeacher):
         self.stage, self.rows, self.teacher = stage, rows, teacher
         self.directory = stage.directory / "teacher" / f"{name}-{stage.job.precision}"
-        view = teacher(collate(rows, np.arange(1), np.ones(1, np.float32)).to(teacher.device))
+        outputs = teacher(collate(rows, np.arange(1), np.ones(1, np.float32)).to(teacher.device))
         self.heads = teacher.model.config.num_attention_heads
         # Logits of words lie with the layers.
-        self.words = view.logits_BC is not None and view.logits_BC.ndim == 3
-        self.classes = 0 if view.logits_BC is None or self.words else view.logits_BC.shape[1]
-        self.widths = [part.shape[-1] for part in _parts(view, teacher.needs)]
+        self.words = outputs.logits_BC is not None and outputs.logits_BC.ndim == 3
+        self.classes = 0 if outputs.logits_BC is None or self.words else outputs.logits_BC.shape[1]
+        self.widths = [part.shape[-1] for part in _parts(outputs, teacher.spec)]
         self.shards: list[Tensor] = []
         self.logits_NC: Tensor | None = None
 
@@ -82,8 +82,8 @@ class TeacherCache:
             )
         return self
 
-    def __call__(self, batch: Batch) -> View:
-        """The view of a batch; zeros at padded positions."""
+    def __call__(self, batch: Batch) -> ModelOutputs:
+        """The outputs of a batch; zeros at padded positions."""
         places_BL = batch.attention_mask.cpu()
         flat_BLF = torch.zeros(*places_BL.shape, sum(self.widths), dtype=self.teacher.precision)
         for i, row in enumerate(batch.rows.tolist()):
@@ -91,30 +91,30 @@ class TeacherCache:
             begin, length = self._begin(row) - self._begin(row - first), int(self.rows.lengths[row])
             flat_BLF[i, :length] = self.shards[shard][begin : begin + length]
         parts = flat_BLF.to(batch.input_ids.device).split(self.widths, dim=-1)
-        view = View(mask_BL=batch.attention_mask * batch.weight[:, None])
-        needs, parts = self.teacher.needs, iter(parts)
-        view.hidden_BLW = dict(zip(sorted(needs.hidden), parts, strict=False))
-        for layers, of in _per_head(view, needs):
+        outputs = ModelOutputs()
+        spec, parts = self.teacher.spec, iter(parts)
+        outputs.hidden_BLW = dict(zip(sorted(spec.hidden), parts, strict=False))
+        for layers, of in _per_head(outputs, spec):
             for layer in sorted(layers):
                 of[layer] = next(parts).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if self.words:
-            view.logits_BC = next(parts)
+            outputs.logits_BC = next(parts)
         if self.classes:
-            view.logits_BC = self.logits_NC[batch.rows.cpu()].to(batch.input_ids.device)
-        return view
+            outputs.logits_BC = self.logits_NC[batch.rows.cpu()].to(batch.input_ids.device)
+        return outputs
 
     def _compute(self, indices: np.ndarray, directory: Path) -> None:
         start = self._begin(indices[0])
         layers = self._mapped(directory / "layers.bin", indices[0], indices[-1] + 1, shared=True)
         logits_NC = np.zeros((len(indices), self.classes), np.float32)
         for batch in batches_by_length(self.rows, of=indices):
-            view = self.teacher(batch.to(self.teacher.device))
-            flat_BLF = torch.cat(_parts(view, self.teacher.needs), dim=-1).cpu()
+            outputs = self.teacher(batch.to(self.teacher.device))
+            flat_BLF = torch.cat(_parts(outputs, self.teacher.spec), dim=-1).cpu()
             for row_LF, row in zip(flat_BLF, batch.rows.tolist(), strict=True):
                 begin, length = self._begin(row) - start, int(self.rows.lengths[row])
                 layers[begin : begin + length] = row_LF[:length]
             if self.classes:
-                logits_NC[batch.rows.cpu().numpy() - indices[0]] = view.logits_BC.float().cpu()
+                logits_NC[batch.rows.cpu().numpy() - indices[0]] = outputs.logits_BC.float().cpu()
         np.save(directory / "logits.npy", logits_NC)
 
     def _mapped(self, path: Path, start: int, stop: int, shared: bool) -> Tensor:
@@ -127,22 +127,22 @@ class TeacherCache:
         return int(self.rows.offsets[row])
 
 
-def _parts(view: View, needs: Needs) -> list[Tensor]:
-    """(B, L, ...) of a view, in the order in which they are kept."""
-    hidden = [view.hidden_BLW[i] for i in sorted(needs.hidden)]
+def _parts(outputs: ModelOutputs, spec: CaptureSpec) -> list[Tensor]:
+    """(B, L, ...) of a outputs, in the order in which they are kept."""
+    hidden = [outputs.hidden_BLW[i] for i in sorted(spec.hidden)]
     per_head = [
         of[layer].transpose(1, 2).flatten(2)
-        for layers, of in _per_head(view, needs)
+        for layers, of in _per_head(outputs, spec)
         for layer in sorted(layers)
     ]
-    words = [view.logits_BC] if view.logits_BC is not None and view.logits_BC.ndim == 3 else []
+    words = [outputs.logits_BC] if outputs.logits_BC is not None and outputs.logits_BC.ndim == 3 else []
     return hidden + per_head + words
 
 
-def _per_head(view: View, needs: Needs) -> list[tuple[frozenset[int], dict[int, Tensor]]]:
-    """The layers that are needed, and where the view has them: queries, keys, values."""
+def _per_head(outputs: ModelOutputs, spec: CaptureSpec) -> list[tuple[frozenset[int], dict[int, Tensor]]]:
+    """The layers that are asked for, and where the outputs has them: queries, keys, values."""
     return [
-        (needs.scores, view.queries_BHLD),
-        (needs.scores, view.keys_BHLD),
-        (needs.values, view.values_BHLD),
+        (spec.queries_keys, outputs.queries_BHLD),
+        (spec.queries_keys, outputs.keys_BHLD),
+        (spec.values, outputs.values_BHLD),
     ]

@@ -1,0 +1,55 @@
+"""What a job trains: a student and the losses it learns from."""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
+
+from torch import nn
+
+from stages.distillation.dropout import replace_dropout
+from stages.distillation.losses import Loss, LossTerm
+from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
+from stages.tasks.batches import Batch
+
+
+class Distillation(nn.Module):
+    """A student and its losses. The losses' projections and queues are left behind when the student is saved.
+
+    Args:
+        student: a model of transformers, or any whose output has the fields that the losses read.
+        losses: what it learns from.
+        teacher: trained along with the student, by its own loss terms; None where the teacher is frozen and its
+            outputs are given.
+    """
+
+    def __init__(self, student: nn.Module, losses: Sequence[Loss], teacher: nn.Module | None = None):
+        super().__init__()
+        self.student, self.teacher = student, teacher
+        replace_dropout(student)
+        self.losses = nn.ModuleList(losses)
+        self.student_capture = reduce(or_, (loss.student_capture for loss in losses), CaptureSpec())
+        self.teacher_capture = reduce(or_, (loss.teacher_capture for loss in losses), CaptureSpec())
+
+    @property
+    def set_progress(self) -> Callable[[float], None] | None:
+        """Tells the losses what fraction of the steps is done; None where no schedule changes them."""
+        return self._set_progress if any(loss.is_scheduled for loss in self.losses) else None
+
+    def _set_progress(self, progress: float) -> None:
+        for loss in self.losses:
+            loss.progress = progress
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a loss needs each rank's part of the global batch in one piece."""
+        return any(loss.whole_batch for loss in self.losses)
+
+    def forward(self, batch: Batch, teacher_outputs: ModelOutputs | None) -> dict[str, LossTerm]:
+        """The terms of all losses on a batch."""
+        if self.teacher is not None:
+            teacher_outputs = read(self.teacher, batch, self.teacher_capture, "teacher")
+        outputs = read(self.student, batch, self.student_capture)
+        terms: dict[str, LossTerm] = {}
+        for loss in self.losses:
+            terms |= loss.terms(outputs, teacher_outputs, batch)
+        return terms

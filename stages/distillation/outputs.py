@@ -1,0 +1,247 @@
+"""Captures what one forward pass of a model computes: logits, hidden states, queries, keys and values.
+
+Queries, keys and values are read through transformers' registry of attention functions: a registered function runs
+SDPA (on a CPU in training its plain form, whose backward is faster) and hands over those of the layers that are asked
+for. No model code is copied. What is captured hangs on the model's own modules while a context is open, so other
+models of the process are not touched, and layers are known by their index.
+
+Axes in names: B rows, H heads, L positions, D width of a head, W width of the hidden states, C classes, N masked
+tokens of a batch, V vocabulary.
+"""
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cache, reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from stages.distillation.dropout import attention
+from stages.distillation.model_surgery import head_alone
+
+if TYPE_CHECKING:
+    from stages.distillation.losses.base import Loss
+    from stages.tasks.batches import Batch
+
+ATTENTION = "sdpa_capture"
+"""The name of the attention function, for `attn_implementation`: with it, capturing need not switch it first."""
+
+Side = Literal["student", "teacher"]
+
+
+@dataclass(frozen=True)
+class CaptureSpec:
+    """What to capture of a forward pass; nothing else is kept.
+
+    Attributes:
+        logits: class scores.
+        hidden: indices of hidden states; 0 is the embedding output.
+        queries_keys: transformer layers, from 1, whose queries and keys are kept.
+        values: transformer layers, from 1, whose values are kept.
+        vocabulary: scores of the vocabulary at the masked tokens (of `read` alone).
+        named: further fields of the model's output, such as the heads of a multi-head student.
+    """
+
+    logits: bool = False
+    hidden: frozenset[int] = frozenset()
+    queries_keys: frozenset[int] = frozenset()
+    values: frozenset[int] = frozenset()
+    vocabulary: bool = False
+    named: frozenset[str] = frozenset()
+
+    def __or__(self, other: "CaptureSpec") -> "CaptureSpec":
+        return CaptureSpec(**{f.name: getattr(self, f.name) | getattr(other, f.name) for f in fields(self)})
+
+    @property
+    def layers(self) -> frozenset[int]:
+        """The transformer layers whose attention is looked into."""
+        return self.queries_keys | self.values
+
+
+@dataclass
+class ModelOutputs:
+    """What was captured of a forward pass.
+
+    Attributes:
+        logits_BC: class scores, or None; (B, L, C) at token level.
+        hidden_BLW: hidden states by index; 0 is the embedding output.
+        queries_BHLD, keys_BHLD, values_BHLD: by transformer layer, from 1.
+        vocabulary_NV: scores of the vocabulary at the masked tokens, row by row, or None.
+        named: further fields of the model's output.
+    """
+
+    logits_BC: Tensor | None = None
+    hidden_BLW: dict[int, Tensor] = field(default_factory=dict)
+    queries_BHLD: dict[int, Tensor] = field(default_factory=dict)
+    keys_BHLD: dict[int, Tensor] = field(default_factory=dict)
+    values_BHLD: dict[int, Tensor] = field(default_factory=dict)
+    vocabulary_NV: Tensor | None = None
+    named: dict[str, Tensor] = field(default_factory=dict)
+
+
+@contextmanager
+def capture(
+    model: nn.Module, what: "CaptureSpec | Loss | Sequence[Loss]", side: Side = "student"
+) -> Iterator[ModelOutputs]:
+    """Fill the outputs that are returned with what the model computes while the context is open.
+
+    A second forward pass replaces what the first one left.
+
+    Args:
+        model: as transformers loads it, an encoder or one with a head; any other module whose output has the
+            fields that are asked for.
+        what: losses, or what they would ask for.
+        side: which side of the losses the model is on.
+
+    Raises:
+        ValueError: the model's output or its attention does not show what is asked for.
+
+    Example:
+        >>> losses = [AttentionScores(student.config, teacher.config)]
+        >>> with capture(student, losses, side="student") as outputs:
+        ...     student(**batch)
+        >>> outputs.queries_BHLD.keys()
+        dict_keys([1, 2])
+    """
+    if not isinstance(what, CaptureSpec):
+        asked = what if isinstance(what, Sequence) else (what,)
+        what = reduce(or_, (getattr(loss, f"{side}_capture") for loss in asked), CaptureSpec())
+    outputs = ModelOutputs()
+
+    def before(module: nn.Module, arguments: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        for tensors in (outputs.queries_BHLD, outputs.keys_BHLD, outputs.values_BHLD):
+            tensors.clear()
+        return arguments, kwargs | ({"output_hidden_states": True} if what.hidden else {})
+
+    def after(module: nn.Module, arguments: tuple, output: Any) -> None:
+        _read_output(output, what, outputs)
+        if missing := what.layers - (outputs.queries_BHLD.keys() | outputs.values_BHLD.keys()):
+            raise ValueError(
+                f"{type(model).__name__} does not show the attention of layers {sorted(missing)}: it has too few "
+                "layers, or does not call transformers' attention functions; use losses on logits or hidden states"
+            )
+
+    with ExitStack() as stack:
+        if what.layers:
+            stack.enter_context(_attention_captured(model, what, outputs))
+        stack.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
+        stack.callback(model.register_forward_hook(after).remove)
+        yield outputs
+
+
+def _read_output(output: Any, what: CaptureSpec, outputs: ModelOutputs) -> None:
+    try:
+        outputs.logits_BC = output.logits if what.logits else None
+        outputs.hidden_BLW = {index: output.hidden_states[index] for index in what.hidden}
+        outputs.named = {name: getattr(output, name) for name in what.named}
+    except (AttributeError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"the model's {type(output).__name__} does not hold what a loss reads: {error}"
+        ) from error
+
+
+@dataclass
+class _AttentionCapture:
+    """Hangs on the attention modules of a model while its attention is captured."""
+
+    spec: CaptureSpec
+    outputs: ModelOutputs
+    calls: int = 0
+
+    def keep(self, layer: int | None, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """Keep a layer's tensors; a pass that activation checkpointing runs again changes nothing.
+
+        Args:
+            layer: from 1; None where one module serves all layers (ALBERT), which are then counted.
+        """
+        if layer is None:
+            self.calls = layer = self.calls + 1
+        if layer in self.spec.queries_keys and layer not in self.outputs.queries_BHLD:
+            self.outputs.queries_BHLD[layer], self.outputs.keys_BHLD[layer] = query, key
+        if layer in self.spec.values and layer not in self.outputs.values_BHLD:
+            self.outputs.values_BHLD[layer] = value
+
+
+@contextmanager
+def _attention_captured(model: nn.Module, spec: CaptureSpec, outputs: ModelOutputs) -> Iterator[None]:
+    """Let the model's attention modules hand over queries, keys and values."""
+    former = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    switched = isinstance(model, PreTrainedModel) and former != ATTENTION
+    if switched:
+        model.set_attn_implementation(ATTENTION)
+    of_type: dict[type, list[nn.Module]] = defaultdict(list)
+    for module in model.modules():
+        of_type[type(module)].append(module)
+    state, touched = _AttentionCapture(spec, outputs), []
+    layers = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
+    for modules in of_type.values():
+        for place, module in enumerate(modules, start=1):
+            index = getattr(module, "layer_idx", None)
+            number = index + 1 if isinstance(index, int) else place if len(modules) == layers else None
+            touched.append((module, module.__dict__.get("_capture")))
+            module.__dict__["_capture"] = (state, number)
+    try:
+        yield
+    finally:
+        for module, before in touched:
+            if before is None:
+                module.__dict__.pop("_capture", None)
+            else:
+                module.__dict__["_capture"] = before
+        if switched:
+            model.set_attn_implementation(former)
+
+
+def _captured_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask, **kwargs):
+    if captured := module.__dict__.get("_capture"):
+        state, layer = captured
+        state.keep(layer, query, key, value)
+    if query.requires_grad and query.device.type == "cpu":
+        p, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling") or query.shape[-1] ** -0.5
+        if (
+            p
+            and query.shape == key.shape
+            and not getattr(module, "is_causal", True)
+            and kwargs.get("position_bias") is None
+        ):
+            return attention(query, key, value, mask, p, scale), None
+        # The CPU's flash backward is slow: forward and backward take 2.5 to 4 times those of the plain form.
+        with sdpa_kernel(SDPBackend.MATH):
+            return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+
+AttentionInterface.register(ATTENTION, _captured_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+def inputs_of(model: Callable, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of inputs by name those that a model's forward takes."""
+    names = _argument_names(type(model))
+    if getattr(getattr(model, "config", None), "type_vocab_size", 0) <= 1:
+        names = names - {"token_type_ids"}
+    return {name: tensor for name, tensor in inputs.items() if name in names}
+
+
+@cache
+def _argument_names(model: type) -> frozenset[str]:
+    return frozenset(inspect.signature(getattr(model, "forward", model.__call__)).parameters)
+
+
+def read(model: nn.Module, batch: "Batch", spec: CaptureSpec, side: Side = "student") -> ModelOutputs:
+    """Run `model` on a batch and return what is asked for."""
+    reader = model.base_model if spec.vocabulary else model
+    with capture(reader, spec) as outputs:
+        output = reader(**inputs_of(model, batch.inputs_of(side)))
+    if spec.vocabulary:  # the vocabulary is read at the masked tokens only
+        states_NW = output[0][batch.labels >= 0]
+        outputs.vocabulary_NV = head_alone(model)(inputs_embeds=states_NW[None]).logits[0]
+    return outputs

@@ -1,0 +1,1 @@
+"""What the stages of distillation share: their teacher, live, cached or recorded, and the student they save."""

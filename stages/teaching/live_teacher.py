@@ -1,0 +1,38 @@
+"""The teacher of a task, and where its outputs come from: the model in every step, or the disk."""
+
+from collections.abc import Callable
+
+from stages.distillation.models import load_classifier
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.teachers import FrozenTeacher, class_order
+from stages.tasks.batches import Batch, TokenRows
+from stages.tasks.task import Task
+from stages.teaching.cached_teacher import TeacherCache
+from stages.training.stage import Stage
+
+
+def task_teacher(stage: Stage, task: Task, spec: CaptureSpec) -> FrozenTeacher:
+    """The tuned teacher, its logits in the task's class order."""
+    source = stage.model("teacher")
+    teacher = load_classifier(source, task.labels, own_labels=True)
+    order = class_order(teacher.config, task.labels, [])
+    return FrozenTeacher(teacher, spec, stage.device, stage.precision, order)
+
+
+def teacher_outputs(
+    stage: Stage, teacher: FrozenTeacher, rows: dict[str, TokenRows]
+) -> dict[str, Callable[[Batch], ModelOutputs]]:
+    """For each of the named rows what gives the teacher's outputs: the disk where that pays and fits, else the model."""
+    live = dict.fromkeys(rows, teacher)
+    if stage.training.epochs < 2 or not stage.job.cache_gb:
+        return live
+    caches = {name: TeacherCache(stage, name, of, teacher) for name, of in rows.items()}
+    size = sum(cache.bytes for cache in caches.values()) / 1e9
+    if size > stage.job.cache_gb:
+        stage.log(
+            f"the teacher runs in every step: its layers would take {size:,.1f} GB of disk, more than "
+            f"job.cache_gb={stage.job.cache_gb:g}"
+        )
+        return live
+    stage.log(f"the teacher runs once over all rows; its layers take {size:,.2f} GB of disk meanwhile")
+    return {name: cache.fill() for name, cache in caches.items()}

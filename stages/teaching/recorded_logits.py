@@ -1,0 +1,91 @@
+"""The teacher's logits by row: recorded while it runs anyway, or asked for once, so that a later stage needs no teacher.
+
+Axes in names: N targets of the rows, C classes.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from checkpoints import store
+from checkpoints.fingerprint import sha256_file
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.tasks.batches import Batch, TokenRows, batches_by_length, label_index
+from stages.tasks.task import Task
+from stages.teaching.live_teacher import task_teacher
+from stages.training.stage import Stage, is_first_rank, wait_for
+
+TEACHER_LOGITS_FILE = "teacher_logits.npy"
+
+
+def teacher_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
+    """(N, C) logits of the teacher, of all answers to the rows: asked once, and kept beside the rows in the cache that runs share."""
+    kept = Path(rows.tokens.filename).parent
+    teacher = sha256_file(stage.artifact_dir("teacher") / store.MANIFEST)
+    kept = kept.with_name(f"{kept.name}-answers-{teacher[:12]}-{stage.job.precision}")
+    if is_first_rank() and not store.is_whole(kept):
+        store.remove(kept)
+        table_NC = compute_logits(stage, task, rows, np.arange(len(rows)))
+        with store.sealed(kept) as directory:
+            np.save(directory / TEACHER_LOGITS_FILE, table_NC)
+    wait_for([kept / store.MANIFEST])
+    return np.load(kept / TEACHER_LOGITS_FILE)
+
+
+def compute_logits(stage: Stage, task: Task, rows: TokenRows, of: np.ndarray) -> np.ndarray:
+    """(N, C) logits of the teacher, of all answers to the rows; those to the rows `of` are filled in."""
+    stage.log(f"one teacher pass over {len(of):,} rows without recorded logits")
+    teacher = task_teacher(stage, task, CaptureSpec(logits=True))
+    table_NC = np.empty((rows.targets.sum(), len(task.labels or ("score",))), np.float32)
+    for batch in batches_by_length(rows, of=of):
+        logits = teacher(batch.to(stage.device)).logits_BC.float().cpu()
+        table_NC[label_index(rows, batch)[batch.label_mask].numpy()] = logits[batch.label_mask]
+    return table_NC
+
+
+def logits_as_outputs(
+    table_NC: np.ndarray, rows: TokenRows, device: torch.device
+) -> Callable[[Batch], ModelOutputs]:
+    """Outputs that hold the teacher's logits of the rows' answers, and nothing else."""
+    table = torch.from_numpy(table_NC).to(device)
+    return lambda batch: ModelOutputs(logits_BC=table[label_index(rows, batch)])
+
+
+class TeacherLogits:
+    """The teacher's logits by row, recorded while it runs anyway, so that a later stage needs no teacher.
+
+    Saved with each checkpoint; rows not seen yet are NaN.
+    """
+
+    def __init__(self, rows: int, classes: int, device: torch.device):
+        self.table_NC = torch.full((rows, classes), torch.nan, device=device)
+        self.bytes = self.table_NC.nbytes
+
+    def note(self, batch: Batch, outputs: ModelOutputs) -> None:
+        """Keep the logits of a batch's rows that count and were not seen before."""
+        known_BC = self.table_NC[batch.rows]
+        new_B1 = known_BC.isnan().any(dim=1, keepdim=True) & (batch.weight[:, None] > 0)
+        self.table_NC[batch.rows] = torch.where(new_B1, outputs.logits_BC.float(), known_BC)
+
+    def gather(self) -> None:
+        """Put together what all ranks have seen; the first pass over a row has one rank see it."""
+        table_NC = self.table_NC.nan_to_num(-torch.inf)
+        dist.all_reduce(table_NC, dist.ReduceOp.MAX)
+        self.table_NC = torch.where(table_NC == -torch.inf, torch.nan, table_NC)
+
+    def save(self, directory: Path) -> None:
+        """Write the gathered table, on rank 0."""
+        self.gather()
+        if dist.get_rank() == 0:
+            self.write(directory)
+
+    def write(self, directory: Path) -> None:
+        """Write the table as it is."""
+        np.save(directory / TEACHER_LOGITS_FILE, self.table_NC.cpu().numpy())
+
+    def load(self, directory: Path) -> None:
+        """Go on from a checkpoint."""
+        self.table_NC.copy_(torch.from_numpy(np.load(directory / TEACHER_LOGITS_FILE)))

@@ -1,0 +1,75 @@
+"""The student of a stage: the layers it learns from, its score on dev, and its files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from checkpoints.errors import UserError
+from stages.distillation.distillation import Distillation
+from stages.distillation.losses import AttentionScores, HiddenStates, Loss
+from stages.distillation.outputs import ModelOutputs
+from stages.evaluation.predict import predict
+from stages.evaluation.scores import score
+from stages.tasks.batches import Batch, TokenRows, batches_by_length, normalizers
+from stages.tasks.task import Task
+from stages.training.job import Job
+from stages.training.options import Distilling
+from stages.training.stage import Stage
+
+
+def layer_losses(options: Distilling, student: PretrainedConfig, teacher: PretrainedConfig) -> list[Loss]:
+    """Embedding, hidden-state and attention-score losses under the layer map (TinyBERT, equations 7, 8 and 9)."""
+    losses: list[Loss] = []
+    if options.hidden_weight:
+        losses.append(
+            HiddenStates(
+                student, teacher, options.layer_map, options.hidden_weight, projection=options.projection
+            )
+        )
+    if options.attention_weight:
+        losses.append(AttentionScores(student, teacher, options.layer_map, options.attention_weight))
+    if not losses:
+        raise UserError("hidden_weight and attention_weight are both 0: there is nothing to learn")
+    return losses
+
+
+def task_score(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -> Callable[[], float]:
+    """The student's selection metric on dev."""
+    return lambda: score(task, "dev", predict(model.student, rows, stage.device, stage.precision))[
+        task.selection
+    ]
+
+
+def distillation_score(
+    stage: Stage, model: Distillation, teacher: Callable[[Batch], ModelOutputs], rows: TokenRows
+) -> Callable[[], float]:
+    """The negative distillation loss on dev rows: the stage's selection metric before there are predictions."""
+    total = normalizers(rows.lengths, rows.targets, rows.labelled)
+
+    def measure() -> float:
+        loss = 0.0
+        with torch.no_grad():
+            for batch in batches_by_length(rows):
+                batch = batch.to(stage.device)
+                precision = stage.precision
+                with torch.autocast(stage.device.type, precision, enabled=precision != torch.float32):
+                    terms = model(batch, teacher(batch))
+                loss += sum(term.weight * term.sum.item() / total[term.normalizer] for term in terms.values())
+        return -loss
+
+    return measure
+
+
+def save_student(job: Job, tokenizer: PreTrainedTokenizerBase, extra: Callable[[Path], None] | None = None):
+    """A writer of the stage's artefact: the student in Hugging Face form, with its tokenizer."""
+    weights, student = job.student_weights(), job.model.student
+
+    def write(directory: Path) -> None:
+        student.save_pretrained(directory, state_dict=weights)
+        tokenizer.save_pretrained(directory)
+        if extra:
+            extra(directory)
+
+    return write
