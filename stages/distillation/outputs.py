@@ -11,7 +11,7 @@ tokens of a batch, V vocabulary.
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache, reduce
@@ -89,7 +89,7 @@ class ModelOutputs:
 
 @contextmanager
 def capture(
-    model: nn.Module, what: "CaptureSpec | Loss | Sequence[Loss]", side: Side = "student"
+    model: nn.Module, what: "CaptureSpec | Loss | Iterable[Loss]", side: Side = "student"
 ) -> Iterator[ModelOutputs]:
     """Fill the outputs that are returned with what the model computes while the context is open.
 
@@ -112,13 +112,13 @@ def capture(
         dict_keys([1, 2])
     """
     if not isinstance(what, CaptureSpec):
-        asked = what if isinstance(what, Sequence) else (what,)
+        asked = what if isinstance(what, Iterable) else (what,)
         what = reduce(or_, (getattr(loss, f"{side}_capture") for loss in asked), CaptureSpec())
     outputs = ModelOutputs()
+    layers = _AttentionCapture(what, outputs)
 
     def before(module: nn.Module, arguments: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        for tensors in (outputs.queries_BHLD, outputs.keys_BHLD, outputs.values_BHLD):
-            tensors.clear()
+        layers.clear()
         return arguments, kwargs | ({"output_hidden_states": True} if what.hidden else {})
 
     def after(module: nn.Module, arguments: tuple, output: Any) -> None:
@@ -131,7 +131,7 @@ def capture(
 
     with ExitStack() as stack:
         if what.layers:
-            stack.enter_context(_attention_captured(model, what, outputs))
+            stack.enter_context(_attention_captured(model, layers))
         stack.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.callback(model.register_forward_hook(after).remove)
         yield outputs
@@ -156,6 +156,12 @@ class _AttentionCapture:
     outputs: ModelOutputs
     calls: int = 0
 
+    def clear(self) -> None:
+        """Begin a forward pass."""
+        self.calls = 0
+        for tensors in (self.outputs.queries_BHLD, self.outputs.keys_BHLD, self.outputs.values_BHLD):
+            tensors.clear()
+
     def keep(self, layer: int | None, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Keep a layer's tensors; a pass that activation checkpointing runs again changes nothing.
 
@@ -171,8 +177,9 @@ class _AttentionCapture:
 
 
 @contextmanager
-def _attention_captured(model: nn.Module, spec: CaptureSpec, outputs: ModelOutputs) -> Iterator[None]:
+def _attention_captured(model: nn.Module, state: _AttentionCapture) -> Iterator[None]:
     """Let the model's attention modules hand over queries, keys and values."""
+    model = getattr(model, "_orig_mod", model)  # of a compiled one
     former = getattr(getattr(model, "config", None), "_attn_implementation", None)
     switched = isinstance(model, PreTrainedModel) and former != ATTENTION
     if switched:
@@ -180,7 +187,7 @@ def _attention_captured(model: nn.Module, spec: CaptureSpec, outputs: ModelOutpu
     of_type: dict[type, list[nn.Module]] = defaultdict(list)
     for module in model.modules():
         of_type[type(module)].append(module)
-    state, touched = _AttentionCapture(spec, outputs), []
+    touched = []
     layers = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
     for modules in of_type.values():
         for place, module in enumerate(modules, start=1):

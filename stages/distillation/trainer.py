@@ -1,0 +1,68 @@
+"""Distillation for people who live in `transformers.Trainer`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+
+from stages.distillation.losses import Loss
+from stages.distillation.outputs import capture, inputs_of
+
+
+class DistillationTrainer(Trainer):
+    """A `transformers.Trainer` whose loss is the sum of distillation losses.
+
+    The losses' projections are trained with the student, and left behind when it is saved: `save_model` and
+    checkpoints hold the student alone. Resume, ranks and logging are the Trainer's own; the stages of this project
+    resume bitwise and divide by the global batch, which this does not.
+
+    Args:
+        student: trained; a stock model.
+        teacher: frozen; a stock model, or None where no loss reads it.
+        losses: summed, each by its own weight.
+        **arguments: the Trainer's: args, train_dataset, data_collator, eval_dataset ...
+
+    Example:
+        >>> losses = [HiddenStates(student.config, teacher.config), AttentionScores(student.config, teacher.config)]
+        >>> trainer = DistillationTrainer(
+        ...     student, teacher, losses, args=arguments, train_dataset=dataset, data_collator=collator
+        ... )
+        >>> _ = trainer.train()
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel | None,
+        losses: Sequence[Loss],
+        **arguments: Any,
+    ):
+        super().__init__(model=student, **arguments)
+        self.losses = nn.ModuleList(losses).to(self.args.device)
+        self.teacher = teacher.eval().requires_grad_(False).to(self.args.device) if teacher else None
+        self.model_accepts_loss_kwargs = False  # the losses are means of their own batch
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's optimiser, and with it the losses' own parameters."""
+        optimizer = super().create_optimizer(model)
+        if parameters := list(self.losses.parameters()):
+            optimizer.add_param_group({"params": parameters})
+        return optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+    ) -> Tensor | tuple[Tensor, Any]:
+        """The sum of the losses of a batch."""
+        outputs_of_teacher = None
+        if self.teacher is not None:
+            with torch.no_grad(), capture(self.teacher, self.losses, side="teacher") as outputs_of_teacher:
+                self.teacher(**inputs_of(self.teacher, inputs))
+        with capture(model, self.losses, side="student") as outputs_of_student:
+            output = model(**inputs_of(self.model, inputs))
+        loss = sum(
+            loss(outputs_of_student, outputs_of_teacher, inputs.get("attention_mask"), inputs.get("labels"))
+            for loss in self.losses
+        )
+        return (loss, output) if return_outputs else loss

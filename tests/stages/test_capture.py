@@ -1,0 +1,191 @@
+"""Capturing from stock models, in a context, without any state that another model would disturb."""
+
+import copy
+import doctest
+
+import pytest
+import torch
+from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, MPNetConfig, MPNetModel
+
+from stages.distillation import CaptureSpec, capture, losses
+from stages.distillation.losses import (
+    LOSSES,
+    AttentionScores,
+    GoldLabels,
+    HiddenStates,
+    MaskedWords,
+    SoftLabels,
+    attention,
+    base,
+    continuation,
+    hidden,
+    masked,
+    prediction,
+    relations,
+)
+from stages.distillation.outputs import ModelOutputs, read
+from stages.tasks.batches import Batch, normalizers
+
+SIZES = {"vocab_size": 30, "intermediate_size": 16, "max_position_embeddings": 32}
+
+
+def bert(layers: int, width: int, seed: int = 0, **settings) -> BertModel:
+    torch.manual_seed(seed)
+    sizes = SIZES | {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 2}
+    return BertModel(BertConfig(**sizes, **settings)).eval()
+
+
+@pytest.fixture
+def student():
+    return bert(2, 8, 1)
+
+
+@pytest.fixture
+def teacher():
+    return bert(4, 12, 2)
+
+
+@pytest.fixture
+def batch():
+    """Three rows, two of them padded."""
+    mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2, [1] * 2 + [0] * 5])
+    return {"input_ids": torch.randint(1, 30, (3, 7)) * mask, "attention_mask": mask}
+
+
+def test_losses_of_stock_encoders_are_the_stages_own(student, teacher, batch):
+    """The example of the docs, word for word, against the sums that a job divides."""
+    losses = [AttentionScores(student.config, teacher.config), HiddenStates(student.config, teacher.config)]
+    with (
+        capture(student, losses, side="student") as s,
+        capture(teacher, losses, side="teacher") as t,
+    ):
+        student(**batch)
+        with torch.no_grad():
+            teacher(**batch)
+    value = sum(loss(s, t, attention_mask=batch["attention_mask"]) for loss in losses)
+    value.backward()
+    assert value.ndim == 0 and student.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+    assert student.config._attn_implementation == "sdpa" and teacher.config._attn_implementation == "sdpa"
+
+    rows = Batch(batch, None, torch.ones(3), torch.arange(3))
+    total = normalizers(batch["attention_mask"].sum(1).numpy())
+    expected = sum(
+        term.weight * term.sum / total[term.normalizer]
+        for loss in losses
+        for term in loss.terms(
+            read(student, rows, loss.student_capture), read(teacher, rows, loss.teacher_capture), rows
+        ).values()
+    )
+    torch.testing.assert_close(value, expected)
+
+
+def test_another_model_of_the_process_disturbs_nothing(student, batch):
+    other = bert(2, 8, 3)
+    spec = CaptureSpec(hidden=frozenset({2}), queries_keys=frozenset({1, 2}))
+    with capture(student, spec) as alone:
+        student(**batch)
+    with capture(student, spec) as mine, capture(other, spec) as theirs:
+        other(**batch)
+        student(**batch)
+        other(**batch)
+    for name in ("hidden_BLW", "queries_BHLD", "keys_BHLD"):
+        for layer, tensor in getattr(alone, name).items():
+            assert torch.equal(getattr(mine, name)[layer], tensor), (name, layer)
+            assert not torch.equal(getattr(theirs, name)[layer], tensor)
+    student(**batch)
+    assert torch.equal(mine.queries_BHLD[1], alone.queries_BHLD[1])  # the context is closed
+
+
+def test_under_activation_checkpointing_values_and_gradients_are_the_same(teacher, batch):
+    plain, checkpointed = bert(2, 8, 1).train(), bert(2, 8, 1).train()
+    checkpointed.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    found = []
+    for student in (plain, checkpointed):
+        torch.manual_seed(0)
+        loss = AttentionScores(student.config, teacher.config)
+        with capture(student, loss) as s, capture(teacher, loss, "teacher") as t:
+            student(**batch)
+            with torch.no_grad():
+                teacher(**batch)
+            value = loss(s, t, attention_mask=batch["attention_mask"])
+            value.backward()  # runs the layers again while the context is open
+        found.append((value.detach(), student.encoder.layer[0].attention.self.query.weight.grad))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_under_compile_every_pass_is_captured_anew(student, batch):
+    compiled = torch.compile(student, backend="eager")
+    spec = CaptureSpec(hidden=frozenset({0, 2}), queries_keys=frozenset({2}), values=frozenset({1}))
+    for _ in range(2):
+        batch = batch | {"input_ids": torch.randint(1, 30, (3, 7)) * batch["attention_mask"]}
+        with capture(student, spec) as expected:
+            student(**batch)
+        with capture(compiled, spec) as found:
+            compiled(**batch)
+        for name in ("hidden_BLW", "queries_BHLD", "keys_BHLD", "values_BHLD"):
+            assert getattr(found, name).keys() == getattr(expected, name).keys()
+            for layer, tensor in getattr(expected, name).items():
+                torch.testing.assert_close(getattr(found, name)[layer], tensor)
+
+
+def test_the_layers_of_a_shared_module_are_told_apart(batch):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "embedding_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2}
+    model = AlbertModel(AlbertConfig(**SIZES, **sizes)).eval()
+    for _ in range(2):
+        with capture(model, CaptureSpec(queries_keys=frozenset({1, 3}))) as outputs:
+            model(**batch)
+            model(**batch)
+        assert outputs.queries_BHLD.keys() == {1, 3}
+        assert not torch.equal(outputs.queries_BHLD[1], outputs.queries_BHLD[3])
+
+
+def test_what_a_model_does_not_show_is_told(student, batch):
+    with pytest.raises(ValueError, match=r"BertModel does not show the attention of layers \[9\]"):
+        with capture(student, CaptureSpec(queries_keys=frozenset({9}))):
+            student(**batch)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    mpnet = MPNetModel(MPNetConfig(**SIZES, **sizes))
+    with pytest.raises(ValueError, match="MPNetModel does not show the attention"):
+        with capture(mpnet, CaptureSpec(queries_keys=frozenset({1}))):
+            mpnet(**batch)
+    with pytest.raises(ValueError, match="does not hold what a loss reads: .*logits"):
+        with capture(student, CaptureSpec(logits=True)):
+            student(**batch)
+
+
+def test_a_loss_alone_is_the_mean_of_its_batch():
+    logits = torch.randn(4, 3)
+    labels = torch.tensor([0, 2, -1, 1])
+    expected = torch.nn.functional.cross_entropy(logits[[0, 1, 3]], labels[[0, 1, 3]])
+    torch.testing.assert_close(GoldLabels()(ModelOutputs(logits_BC=logits), labels=labels), expected)
+    of_words = torch.tensor([[0, -100, 1], [2, -100, -100]])
+    words = torch.randn(2, 3, 3)
+    teacher = torch.randn(2, 3, 3)
+    scored = of_words >= 0
+    expected = -(teacher.softmax(-1) * words.log_softmax(-1)).sum(-1)[scored].mean()
+    value = SoftLabels()(ModelOutputs(words), ModelOutputs(teacher), labels=of_words)
+    torch.testing.assert_close(value, expected)
+    vocabulary = torch.randn(3, 8)
+    value = MaskedWords(0.5)(ModelOutputs(vocabulary_NV=vocabulary), None, torch.ones(2, 3), of_words)
+    expected = torch.nn.functional.cross_entropy(vocabulary, torch.tensor([0, 1, 2]), reduction="sum") / 3
+    torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize(
+    "module", [base, attention, continuation, hidden, masked, prediction, relations], ids=lambda m: m.__name__
+)
+def test_the_examples_of_the_docstrings_run(module, student, teacher, batch):
+    names = vars(losses) | {"torch": torch, "capture": capture, "CaptureSpec": CaptureSpec}
+    names |= {"student": student, "teacher": teacher, "batch": batch, "ModelOutputs": ModelOutputs}
+    found = doctest.DocTestFinder().find(module, globs=copy.copy(names))
+    examples = [test for test in found if test.examples]
+    assert examples
+    for test in examples:
+        assert not doctest.DocTestRunner(verbose=False).run(test).failed, test.name
+
+
+def test_every_loss_of_the_registry_teaches_by_example():
+    for name, loss in LOSSES.items():
+        about = loss.__doc__
+        assert "Example:" in about and "Args:" in about and ">>>" in about, name

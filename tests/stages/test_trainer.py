@@ -1,0 +1,83 @@
+"""Distillation through transformers' own Trainer."""
+
+import datasets
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    TrainingArguments,
+    default_data_collator,
+)
+
+from stages.distillation.losses import AttentionScores, GoldLabels, HiddenStates, SoftLabels
+from stages.distillation.outputs import read
+from stages.distillation.trainer import DistillationTrainer
+from stages.tasks.batches import Batch, normalizers
+from tests.conftest import tiny_config
+
+
+@pytest.fixture
+def data():
+    """Token rows of unlike lengths, padded, with labels."""
+    random = torch.Generator().manual_seed(0)
+    mask = (torch.arange(9) < torch.randint(3, 10, (16, 1), generator=random)).long()
+    ids = torch.randint(5, 20, (16, 9), generator=random) * mask
+    columns = {
+        "input_ids": ids.tolist(),
+        "attention_mask": mask.tolist(),
+        "labels": [i % 2 for i in range(16)],
+    }
+    return datasets.Dataset.from_dict(columns)
+
+
+def arguments(directory, **given):
+    settings = {"per_device_train_batch_size": 4, "max_steps": 3, "learning_rate": 1e-2, "report_to": []}
+    return TrainingArguments(str(directory), use_cpu=True, save_strategy="no", **settings | given)
+
+
+def test_the_loss_is_ours_and_projections_learn_but_are_not_saved(tmp_path, data):
+    torch.manual_seed(0)
+    student = AutoModel.from_config(tiny_config(layers=2, width=8))
+    teacher = AutoModel.from_config(tiny_config())
+    losses = [HiddenStates(student.config, teacher.config), AttentionScores(student.config, teacher.config)]
+    trainer = DistillationTrainer(
+        student, teacher, losses, args=arguments(tmp_path / "run"), train_dataset=data.remove_columns("labels"),
+        data_collator=default_data_collator,
+    )  # fmt: skip
+
+    inputs = default_data_collator([data[i] for i in range(4)])
+    batch = Batch(
+        {k: inputs[k] for k in ("input_ids", "attention_mask")}, None, torch.ones(4), torch.arange(4)
+    )
+    total = normalizers(inputs["attention_mask"].sum(1).numpy())
+    student.eval()
+    expected = sum(
+        (term.weight * term.sum / total[term.normalizer]).item()
+        for loss in losses
+        for term in loss.terms(
+            read(student, batch, loss.student_capture), read(teacher, batch, loss.teacher_capture), batch
+        ).values()
+    )
+    assert trainer.compute_loss(student, inputs).item() == pytest.approx(expected, rel=1e-6)
+
+    before = losses[0].projections[0].weight.detach().clone()
+    first = trainer.compute_loss(student, inputs).item()
+    trainer.train()
+    student.eval()
+    assert trainer.compute_loss(student, inputs).item() < first
+    assert not torch.equal(losses[0].projections[0].weight, before)
+    trainer.save_model(tmp_path / "student")
+    loaded = AutoModel.from_pretrained(tmp_path / "student")
+    assert loaded.state_dict().keys() == student.state_dict().keys()
+
+
+def test_classifiers_learn_answers_and_gold_labels(tmp_path, data):
+    torch.manual_seed(0)
+    student = AutoModelForSequenceClassification.from_config(tiny_config(layers=2, width=8))
+    teacher = AutoModelForSequenceClassification.from_config(tiny_config())
+    trainer = DistillationTrainer(
+        student, teacher, [SoftLabels(temperature=2.0), GoldLabels(weight=0.5)], args=arguments(tmp_path),
+        train_dataset=data, data_collator=default_data_collator,
+    )  # fmt: skip
+    assert trainer.train().training_loss > 0
