@@ -25,6 +25,8 @@ from stages.tasks.types import IGNORE_INDEX, Split
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from stages.tasks.batches import Batch
+
 CHUNK_ROWS = 1000  # rows of a task tokenized at once
 CHUNK_CHARACTERS = 1_000_000  # characters of a corpus tokenized at once
 SHORTEST = 16  # tokens: less of a document is not split in two, and less of a tail is dropped
@@ -92,6 +94,18 @@ class TokenRows:
         return (
             np.add.reduceat(known, self.offsets[:-1], dtype=np.int64) if self.counts.get("words") else known
         )
+
+    def normalizers(self, indices: np.ndarray) -> dict[str, int]:
+        """What the losses of a global batch of these rows are divided by (`stages.tasks.batches.normalizers`)."""
+        from stages.tasks.batches import normalizers
+
+        return normalizers(self.lengths[indices], self.targets[indices], self.labelled[indices])
+
+    def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
+        """The rows as tensors, padded on the right to the longest of them (`stages.tasks.batches.collate`)."""
+        from stages.tasks.batches import collate
+
+        return collate(self, indices, weights)
 
     @property
     def truncated(self) -> int:

@@ -1,4 +1,4 @@
-"""What a job says while it runs: lines of metrics.jsonl, a loss that has gone bad, where the time went."""
+"""The log of a job: lines of metrics.jsonl, the check that the loss is sound, and where the time went."""
 
 import json
 import math
@@ -18,18 +18,19 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.base import LossTerm
 from stages.training.monitor import Monitor
 
-EXPLODED, EXPLODED_STEPS = 10, 3
-"""A loss so many times the first one's, in so many steps in a row, has exploded."""
+DIVERGED_FACTOR, DIVERGED_STEPS = 10, 3
+"""Divergence: a loss above 10 times the first loss for 3 consecutive steps."""
 
 
 @dataclass
 class Sums:
-    """What of the log is in a checkpoint.
+    """The part of the log that is in a checkpoint.
 
     Attributes:
-        running: sums of the logged terms since the last line, over `counted` steps.
-        first_loss: the first step's, by which an exploded one is known.
-        high_steps: steps in a row with an exploded loss.
+        running: sum of each loss term since the last line, over `counted` steps.
+        counted: steps since the last line.
+        first_loss: of the first step, with which later ones are compared.
+        high_steps: consecutive steps whose loss is above the limit of divergence.
     """
 
     running: dict[str, float] = field(default_factory=dict)
@@ -39,15 +40,16 @@ class Sums:
 
 
 class Log:
-    """The terms of all ranks, gathered when they are looked at: a step waits for no device.
+    """Loss terms stay on the device and are reduced over ranks only when they are logged, so a step never syncs.
 
     Args:
-        path: of the file.
-        skip_divergence_check: the loss is not compared with the first one.
+        path: of metrics.jsonl.
+        sums: that the job saves and restores.
+        skip_divergence_check: the loss may grow, as one that a schedule changes.
     """
 
-    def __init__(self, path: Path, skip_divergence_check: bool = False):
-        self.path, self.sums, self.skip_divergence_check = path, Sums(), skip_divergence_check
+    def __init__(self, path: Path, sums: Sums, skip_divergence_check: bool = False):
+        self.path, self.sums, self.skip_divergence_check = path, sums, skip_divergence_check
         self.monitor: Monitor | None = None
         self._pending: dict[str, Tensor] = {}
         self._recent: list[tuple[int, np.ndarray, Tensor]] = []
@@ -60,7 +62,15 @@ class Log:
         parts: list[dict[str, LossTerm]],
         total: dict[str, int],
     ) -> None:
-        """Note a step: its global rows, this rank's part of its loss, and its terms, one dict a micro-batch."""
+        """Add a step.
+
+        Args:
+            step: its number, from 1.
+            rows: of its global batch.
+            loss: this rank's part of the loss.
+            parts: this rank's terms, a dict for each micro-batch.
+            total: what each term is divided by.
+        """
         for terms in parts:
             for name, term in terms.items():
                 value = (term.sum.detach() / total[term.normalizer]).double()
@@ -69,10 +79,10 @@ class Log:
         self._recent.append((step, rows, loss))
 
     def gather(self) -> None:
-        """Move the sums of all ranks to where a checkpoint finds them. Called on every rank.
+        """Reduce the terms over ranks into `sums`. Called on every rank.
 
         Raises:
-            UserError: a loss is not finite, or has exploded.
+            UserError: a loss is not finite, or the training diverges.
         """
         if not self._pending:
             return
@@ -84,7 +94,7 @@ class Log:
         self._refuse_bad_losses()
 
     def _refuse_bad_losses(self) -> None:
-        """Stop, with the last good checkpoint as it is, where the loss is not finite or has exploded."""
+        """Raise where a loss since the last time is not finite, or the training diverges."""
         recent, self._recent = self._recent, []
         losses = torch.stack([loss for *_, loss in recent])
         dist.all_reduce(losses)
@@ -92,22 +102,24 @@ class Log:
         for (step, rows, _), value in zip(recent, losses.tolist(), strict=True):
             if sums.first_loss is None:
                 sums.first_loss = value
-            high = value > EXPLODED * sums.first_loss and not self.skip_divergence_check
+            high = value > DIVERGED_FACTOR * sums.first_loss and not self.skip_divergence_check
             sums.high_steps = sums.high_steps + 1 if high else 0
             finite = math.isfinite(value)
-            if finite and sums.high_steps < EXPLODED_STEPS or dist.get_rank():
+            if finite and sums.high_steps < DIVERGED_STEPS or dist.get_rank():
                 continue  # the other ranks are ended with rank 0
             what = (
-                f"and {EXPLODED} times the first one's for {EXPLODED_STEPS} steps" if finite else "not finite"
+                f"more than {DIVERGED_FACTOR} times the first one's for {DIVERGED_STEPS} steps"
+                if finite
+                else "not finite"
             )
             raise UserError(
-                f"at step {step} the loss is {value:g}, {what}; its batch: {named(rows)}. The checkpoint before "
-                "it is kept. Look at these rows; or lower the stage's learning_rate with restart=true; or leave "
-                "batches whose loss is not finite out with job.skip_bad_batches=true"
+                f"the loss at step {step} is {value:g}, {what}; its batch: {name_rows(rows)}. The last checkpoint is "
+                "intact. Look at these rows; or lower learning_rate; or set skip_bad_batches, which leaves out batches "
+                "whose loss is not finite"
             )
 
     def means(self) -> dict[str, float]:
-        """Of each term since the last time, over all ranks. Called on every rank."""
+        """The mean of each term since the last call, over all ranks. Called on every rank."""
         self.gather()
         means = {name: value / self.sums.counted for name, value in self.sums.running.items()}
         self.sums.running, self.sums.counted = {}, 0
@@ -122,12 +134,12 @@ class Log:
             self.monitor.write(line)
 
     def close(self) -> None:
-        """Nothing more will be written."""
+        """End the curves; nothing is written after."""
         if self.monitor:
             self.monitor.close()
 
     def forget_after(self, step: int) -> None:
-        """Remove the lines of steps that are taken again, on rank 0."""
+        """Remove the lines of later steps, which are taken again, on rank 0."""
         if dist.get_rank():
             return
         kept = []
@@ -141,10 +153,10 @@ class Log:
 
 
 class Clock:
-    """Where the time goes, by part.
+    """Measures the parts of a step.
 
     Args:
-        wait: called after each part, where work goes on behind it (a GPU's).
+        wait: called after each part, so that work that a GPU still does is counted to it.
     """
 
     def __init__(self, wait: Callable[[], None] | None = None):
@@ -162,11 +174,11 @@ class Clock:
     def __str__(self) -> str:
         whole = time.monotonic() - self.began
         parts = sorted(self.seconds.items(), key=lambda item: -item[1])
-        shares = [f"{part} {seconds / whole:.0%}" for part, seconds in parts if seconds >= whole / 200]
-        return f"{whole / 60:.1f} minutes: {', '.join(shares)}"
+        fractions = [f"{part} {seconds / whole:.0%}" for part, seconds in parts if seconds >= whole / 200]
+        return f"{whole / 60:.1f} minutes: {', '.join(fractions)}"
 
 
-def named(rows: np.ndarray) -> str:
-    """A batch by its rows' numbers, counted from 0 in the order of the data."""
+def name_rows(rows: np.ndarray) -> str:
+    """A batch by its rows' numbers, counted from 0 in the order of the data; at most 64 of them."""
     shown = ", ".join(map(str, sorted(rows.tolist())[:64]))
     return f"rows {shown}" + (f" and {len(rows) - 64} more" if len(rows) > 64 else "")

@@ -1,11 +1,14 @@
-"""The training state in one form for all: weights and AdamW's moments, whole, by parameter name.
+"""The state of an engine on disk: weights and AdamW's moments, whole, by parameter name.
 
 DeepSpeed keeps them in pieces that depend on the number of ranks and the ZeRO stage, and its checkpoints load
-nowhere else. In this form a run goes on with other ranks and another stage. The files are safetensors: no
-checkpoint of a run is ever unpickled.
+nowhere else. In this form a run resumes with other ranks and another ZeRO stage. Beside them lie the model's
+persistent buffers, if it has any, and in the place of AdamW's moments whatever a stage's own optimisers hold. The files
+are safetensors and JSON: no checkpoint of a run is ever unpickled.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,34 +26,55 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from checkpoints.errors import UserError
+from stages.training.optimizers import CombinedOptimizer
 
-WEIGHTS = "weights"
+WEIGHTS, BUFFERS, OPTIMIZERS = "weights", "buffers", "optimizers"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save(engine: DeepSpeedEngine, directory: Path) -> None:
+def save(engine: DeepSpeedEngine, directory: Path) -> dict[str, Any]:
     """Write the state's files. Called on every rank, after a step; rank 0 writes.
 
+    Returns:
+        What `load` needs beside the files; JSON.
+
     Raises:
-        UserError: a number in it is not finite, so that nothing could go on from it.
+        UserError: a number in it is not finite, so that nothing could resume from it.
     """
     _link_moments(engine)
-    for kind in (WEIGHTS, *MOMENTS):
-        tensors = {}
-        for name, parameter in _parameters(engine):
-            whole = _whole(engine, parameter, kind)
-            if dist.get_rank() == 0:
-                tensors[name] = whole.detach().to("cpu", copy=True).contiguous()
-                if not tensors[name].isfinite().all():
-                    raise UserError(
-                        f"{kind} of {name} is no longer finite, though the losses were: a gradient broke it. The "
-                        "checkpoint before is kept; lower the stage's learning_rate with restart=true"
-                    )
+    own = isinstance(engine.optimizer, CombinedOptimizer)
+    for kind in (WEIGHTS, *(() if own else MOMENTS)):
+        tensors = ((name, _whole(engine, parameter, kind)) for name, parameter in _parameters(engine))
+        _write(tensors, kind, directory)
+    if buffers := persistent_buffers(engine.module):
+        _write(buffers.items(), BUFFERS, directory)
+    if not own:
+        return {"optimizer_steps": _steps(engine)}
+    tensors, numbers = {}, {}
+    for name, parameter in _parameters(engine):
+        for key, value in engine.optimizer.state.get(parameter, {}).items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{name}/{key}"] = value
+    _write(tensors.items(), OPTIMIZERS, directory)
+    return {"optimizer_numbers": numbers}
+
+
+def _write(tensors: Iterable[tuple[str, Tensor]], kind: str, directory: Path) -> None:
+    """Write a file of named tensors, on rank 0. They are made one by one: a single one is whole on the device."""
+    copies = {}
+    for name, tensor in tensors:
         if dist.get_rank() == 0:
-            save_file(tensors, directory / f"{kind}.safetensors")
+            copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
+            if not copies[name].isfinite().all():
+                raise UserError(
+                    f"{kind} of {name} is no longer finite, though the losses were: a gradient was not; lower it. "
+                    "The checkpoint before is intact",
+                    argument="learning_rate",
+                )
+    if dist.get_rank() == 0:
+        save_file(copies, directory / f"{kind}.safetensors")
 
 
-def steps(engine: DeepSpeedEngine) -> float:
+def _steps(engine: DeepSpeedEngine) -> float:
     """The steps that AdamW itself has counted, by which it corrects its moments' bias."""
     zero = engine.zero_optimization_stage()
     state = engine.optimizer.optimizer.state if zero else engine.optimizer.state
@@ -58,41 +82,106 @@ def steps(engine: DeepSpeedEngine) -> float:
 
 
 @torch.no_grad()
-def load(engine: DeepSpeedEngine, directory: Path, step: float) -> None:
+def load(engine: DeepSpeedEngine, directory: Path, saved: dict[str, Any]) -> None:
     """Set an engine that has taken no step to a saved state. Called on every rank.
 
     Args:
         engine: at any ZeRO stage.
         directory: where `save` wrote.
-        step: what `steps` said when it was saved.
+        saved: holds what `save` returned.
 
     Raises:
         UserError: the state is of another model.
+        KeyError, FileNotFoundError: it is of another version, or of another kind of optimiser.
     """
-    saved = {kind: load_file(directory / f"{kind}.safetensors") for kind in (WEIGHTS, *MOMENTS)}
+    weights = _read(directory, WEIGHTS)
     shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in _parameters(engine)}
-    if {name: tuple(tensor.shape) for name, tensor in saved[WEIGHTS].items()} != shapes:
-        raise UserError(f"{directory} is of another model; restart=true begins the stage anew")
+    buffers = persistent_buffers(engine.module)
+    kept = _read(directory, BUFFERS) if buffers else {}
+    if _shapes(weights) != shapes or _shapes(kept) != _shapes(buffers):
+        raise UserError(
+            f"{directory} is a checkpoint of another model; remove {directory.parent} to start the stage again"
+        )
+    for name, buffer in buffers.items():
+        buffer.copy_(kept[name])
+    for name, parameter in _parameters(engine):
+        with GatheredParameters([parameter], modifier_rank=0):
+            if engine.zero_optimization_stage() < 3 or dist.get_rank() == 0:
+                parameter.copy_(weights[name])
+    if isinstance(engine.optimizer, CombinedOptimizer):
+        _load_own(engine, _read(directory, OPTIMIZERS), saved["optimizer_numbers"])
+    else:
+        _load_adamw(
+            engine, weights, {kind: _read(directory, kind) for kind in MOMENTS}, saved["optimizer_steps"]
+        )
+
+
+def _load_adamw(
+    engine: DeepSpeedEngine, weights: dict[str, Tensor], moments: dict[str, dict[str, Tensor]], step: float
+) -> None:
     zero = engine.zero_optimization_stage()
     if zero:
         _create_moments(engine, step)
     for name, parameter in _parameters(engine):
-        weights = saved[WEIGHTS][name].to(engine.device)
-        with GatheredParameters([parameter], modifier_rank=0):
-            if zero < 3 or dist.get_rank() == 0:
-                parameter.copy_(weights)
-        moments = {kind: saved[kind][name].to(engine.device) for kind in MOMENTS}
+        own = {kind: moments[kind][name].to(engine.device) for kind in MOMENTS}
         if zero == 0:
-            taken = torch.tensor(step, device=parameter.device)
-            engine.optimizer.state[parameter] = {"step": taken, **moments}
+            engine.optimizer.state[parameter] = {"step": torch.tensor(step, device=parameter.device), **own}
         elif zero < 3:
-            safe_set_full_fp32_param(parameter, weights)
-            for kind, moment in moments.items():
+            safe_set_full_fp32_param(parameter, weights[name].to(engine.device))
+            for kind, moment in own.items():
                 safe_set_full_optimizer_state(parameter, moment, kind)
         else:
-            safe_set_local_fp32_param(parameter, _part(parameter, weights))
-            for kind, moment in moments.items():
+            safe_set_local_fp32_param(parameter, _part(parameter, weights[name].to(engine.device)))
+            for kind, moment in own.items():
                 safe_set_local_optimizer_state(parameter, _part(parameter, moment), kind)
+
+
+def _load_own(engine: DeepSpeedEngine, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    """Set the state of a stage's own optimisers."""
+    parameters = dict(_parameters(engine))
+    on_device = {  # elsewhere torch's optimisers keep their count of steps on the CPU
+        id(p)
+        for group in engine.optimizer.param_groups
+        for p in group["params"]
+        if group.get("fused") or group.get("capturable")
+    }
+    for place, value in (tensors | numbers).items():
+        name, _, key = place.rpartition("/")
+        parameter = parameters[name]
+        if isinstance(value, Tensor) and (value.ndim or id(parameter) in on_device):
+            value = value.to(parameter.device)
+        engine.optimizer.state[parameter][key] = value
+
+
+def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that `state_dict` holds, by name: BatchNorm's statistics, a loss's queue."""
+    tensors = model.state_dict(keep_vars=True).items()
+    return {name: t for name, t in tensors if isinstance(t, Tensor) and not isinstance(t, nn.Parameter)}
+
+
+def whole_weights(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights and persistent buffers on the CPU, whole, tied ones once. Called on every rank."""
+    weights, seen = {}, set()
+    with GatheredParameters(list(module.parameters())):
+        for name, tensor in module.state_dict().items():
+            if tensor.data_ptr() not in seen:
+                seen.add(tensor.data_ptr())
+                weights[name] = tensor.detach().to("cpu", copy=True).contiguous()
+    return weights
+
+
+def set_whole_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Set a module to what `whole_weights` returned. Called on every rank."""
+    with GatheredParameters(list(module.parameters()), modifier_rank=0):
+        module.load_state_dict(weights, strict=False)  # tied weights are stored once
+
+
+def _read(directory: Path, kind: str) -> dict[str, Tensor]:
+    return load_file(directory / f"{kind}.safetensors")
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _parameters(engine: DeepSpeedEngine) -> list[tuple[str, nn.Parameter]]:
@@ -108,7 +197,7 @@ def _whole(engine: DeepSpeedEngine, parameter: nn.Parameter, kind: str) -> Tenso
 
 
 def _create_moments(engine: DeepSpeedEngine, step: float) -> None:
-    """The optimiser's state at ZeRO 1 to 3, which is else made by the first step."""
+    """Make the optimiser's state at ZeRO 1 to 3, which otherwise the first step makes."""
     sharded = engine.optimizer
     three = engine.zero_optimization_stage() == 3
     flat_parts = sharded.fp32_partitioned_groups_flat if three else sharded.single_partition_of_fp32_groups
@@ -129,7 +218,7 @@ def _link_moments(engine: DeepSpeedEngine) -> None:
 
 
 def _part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
-    """This rank's share at ZeRO 3: equal parts of the flat tensor, the last one padded."""
+    """This rank's part at ZeRO 3: equal parts of the flat tensor, the last one padded."""
     size, rank = parameter.ds_tensor.numel(), dist.get_rank()
     flat = whole.flatten()[rank * size : (rank + 1) * size]
     return torch.nn.functional.pad(flat, (0, size - flat.numel()))

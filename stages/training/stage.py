@@ -72,11 +72,11 @@ class Stage:
         return PRECISIONS[self.job.precision]
 
     def warn_if_precision_is_emulated(self) -> None:
-        """Warn where the processor only imitates the precision: set by hand, or by the machine on which the stage began."""
+        """Warn where the device emulates the requested precision (set by hand, or by the machine that began the stage)."""
         if self.precision != torch.float32 and not bf16_pays(self.device):
             self.log(
-                f"this processor has no {self.job.precision} products: job.precision=fp32 is many times faster here; a "
-                "half-done stage goes on in it, equal within rounding"
+                f"this processor has no {self.job.precision} products and emulates them: fp32 is many times faster here; "
+                "a half-done stage may resume in it, equal within rounding"
             )
 
     @property

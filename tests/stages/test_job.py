@@ -100,7 +100,7 @@ def make(tmp_path, world):
 
 
 def test_out_of_memory_names_the_batch_and_what_to_lower(make):
-    with pytest.raises(UserError, match=r"step 1, in 24 rows .*\(rows 0, .*micro_batch a number below 24"):
+    with pytest.raises(UserError, match=r"micro_batch: .* step 1, in 24 rows .*\(rows 0, .*a number below 24"):
         make(Hungry(most=10)).run()
 
 
@@ -123,7 +123,7 @@ def test_micro_batch_auto_finds_what_fits_and_learns_the_same(make, capsys):
 def test_a_stopped_jobs_curves_hold_every_logged_line_once(make):
     torch.manual_seed(0)
     first = make(Hungry(most=24), monitor="csv", log_every=1)
-    first.stop = signal.SIGTERM  # saves after its first step
+    first.stop.number = signal.SIGTERM  # saves after its first step
     with pytest.raises(Interrupted):
         first.run()
     log, curves = make.directory / "metrics.jsonl", make.directory / "monitor"
@@ -276,7 +276,7 @@ def test_where_memory_really_runs_out_the_batch_is_named_and_auto_fits_and_learn
     alone = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=alone)
     assert done.returncode == 0 and done.stdout.count("error:") == 1, done.stdout + done.stderr
-    assert re.search(r"error: out of memory at step 1, in 24 rows .*a number below 24", done.stdout)
+    assert re.search(r"error: micro_batch: out of memory at step 1, in 24 rows .*a number below 24", done.stdout)
     assert re.search(r"micro_batch=auto: (12|6|3|2|1) rows at once, of 24", done.stdout), done.stdout
     shutil.rmtree(make.directory)
     roomy = Wide()

@@ -18,4 +18,4 @@ def test_a_precision_that_the_processor_imitates_is_warned_of(precision, native,
     Stage("general", "general", Path(), {}, {}, "", job, torch.device("cpu")).warn_if_precision_is_emulated()
     said = capsys.readouterr().out
     assert bool(said) == (precision != "fp32" and not native)
-    assert not said or f"no {precision} products: job.precision=fp32" in said
+    assert not said or f"no {precision} products" in said and "fp32" in said

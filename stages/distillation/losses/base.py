@@ -35,6 +35,7 @@ class LossTerm:
     sum: Tensor
     normalizer: Normalizer
     weight: float = 1.0
+    tag: str = "loss"  # of the backward pass that it belongs to (`stages.training.step.Pass`)
 
 
 class Loss(nn.Module):

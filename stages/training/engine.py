@@ -1,0 +1,151 @@
+"""The DeepSpeed engine of a job, and the way of the gradients from the losses to the optimiser."""
+
+import sys
+from collections.abc import Sequence
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from checkpoints.errors import UserError
+from stages.training.optimizer_state import persistent_buffers
+from stages.training.optimizers import combined, default_optimizer, scheduled
+from stages.training.stage import Stage
+from stages.training.step import Pass, Step
+
+
+class Engine:
+    """Trains a model by steps of one or more micro-batches.
+
+    Args:
+        stage: its options, how it runs, precision and device.
+        model: on the stage's device.
+        step: what the stage declares of a step.
+        rows: of a micro-batch.
+        micro_batches: of a step, on each rank.
+        steps: of the whole training.
+
+    Attributes:
+        deepspeed: DeepSpeed's engine.
+    """
+
+    def __init__(self, stage: Stage, model: nn.Module, step: Step, rows: int, micro_batches: int, steps: int):
+        self.model, self.declared, self.options, self.steps = model, step, stage.training, steps
+        self.world = dist.get_world_size()
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.buffers = persistent_buffers(model)
+        self.trained_by = trained_by_pass(step.passes, self.parameters)
+        if step.optimizers:
+            optimizer = combined(step.optimizers(self.parameters), self.parameters)
+        else:
+            optimizer = default_optimizer(model, self.options)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        config = {
+            "train_micro_batch_size_per_gpu": rows,
+            "gradient_accumulation_steps": micro_batches,
+            "gradient_clipping": self.options.clip,
+            "zero_optimization": {"stage": stage.job.zero},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": sys.maxsize,
+        }
+        if stage.precision != torch.float32:
+            name = str(stage.precision).removeprefix("torch.")
+            # No module may be reduced over ranks in low precision: one rank and two must agree.
+            config["torch_autocast"] = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
+        self.deepspeed = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+        self.single_process = self.world == 1 and stage.job.zero == 0
+        if self.single_process:
+            self.deepspeed.enable_backward_allreduce = False  # it would copy every gradient, for nothing
+
+    def backward(self, losses: dict[str, Tensor]) -> None:
+        """Back-propagate this rank's part of the global loss of each pass.
+
+        Args:
+            losses: scalars, by the tag of the pass.
+
+        Raises:
+            UserError: the tags are not those of the passes.
+        """
+        *first, last = self.declared.passes
+        if losses.keys() != self.trained_by.keys():
+            raise UserError(
+                f"the losses have the tags {sorted(losses)}, the passes {sorted(self.trained_by)}: declare a `Pass` for "
+                "each tag of a `LossTerm`, and no other"
+            )
+        kept = [self._gradients(each, losses[each.tag]) for each in first]
+        # DeepSpeed averages gradients over ranks; ours are parts of one global mean.
+        self.deepspeed.backward(losses[last.tag] * self.world, scale_wrt_gas=False)
+        if not self.declared.has_own_passes:
+            return
+        trained = self.trained_by[last.tag]
+        kept.append({name: p.grad for name, p in trained.items() if p.grad is not None})
+        if last.hook:
+            last.hook(kept[-1])
+        for name, parameter in self.parameters.items():
+            found = [gradients[name] for gradients in kept if name in gradients]
+            parameter.grad = sum(found[1:], found[0]) if found else None
+
+    def _gradients(self, one: Pass, loss: Tensor) -> dict[str, Tensor]:
+        """The gradients of a pass that is not the last, by parameter name, as its hook leaves them."""
+        trained = self.trained_by[one.tag]
+        values = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
+        found = {name: value for name, value in zip(trained, values, strict=True) if value is not None}
+        if one.hook:
+            one.hook(found)
+        return found
+
+    def end_micro_batch(self) -> None:
+        """Between two micro-batches of a step: their gradients add up."""
+        self.deepspeed.step()
+
+    def copy_buffers(self) -> dict[str, Tensor]:
+        """The persistent buffers as they are."""
+        return {name: buffer.clone() for name, buffer in self.buffers.items()}
+
+    def step(self, number: int, skip_to: dict[str, Tensor] | None = None) -> float:
+        """Take an optimiser step.
+
+        Args:
+            number: of the step, counted from 1.
+            skip_to: leave the weights as they are, by gradients and learning rates of 0, and set the persistent
+                buffers back to these. None: do not.
+
+        Returns:
+            The learning rate, under the stage's options.
+        """
+        skip = skip_to is not None
+        for name, buffer in (skip_to or {}).items():
+            self.buffers[name].copy_(buffer)
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = 0.0 if skip else scheduled(group["initial_lr"], self.options, number, self.steps)
+        # As the reduction over ranks does, so that a parameter without gradient decays on one rank, too.
+        fill = self.single_process and not self.declared.optimizers
+        for parameter in self.model.parameters():
+            if skip or fill and parameter.grad is None:
+                like = parameter if parameter.grad is None else parameter.grad  # sparse, where it is
+                parameter.grad = torch.zeros_like(like, requires_grad=False)
+        self.deepspeed.step()
+        if self.declared.after_step:
+            self.declared.after_step()
+        if self.world > 1:
+            for buffer in self.buffers.values():
+                dist.broadcast(buffer, 0)
+        return 0.0 if skip else scheduled(self.options.learning_rate, self.options, number, self.steps)
+
+
+def trained_by_pass(
+    passes: Sequence[Pass], parameters: dict[str, nn.Parameter]
+) -> dict[str, dict[str, nn.Parameter]]:
+    """The parameters that each pass trains, by tag and name: those it names, or all that no pass names."""
+    named = {one.tag: {id(p) for p in one.trains} for one in passes if one.trains is not None}
+    claimed = set().union(*named.values())
+    return {
+        one.tag: {
+            name: p
+            for name, p in parameters.items()
+            if (id(p) in named[one.tag] if one.tag in named else id(p) not in claimed)
+        }
+        for one in passes
+    }

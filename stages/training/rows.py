@@ -1,0 +1,56 @@
+"""What a job trains on. Rows of tokens are one kind; images, graphs or pairs are others, each in a file of its own."""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class RowBatch(Protocol):
+    """What rows collate to. The job only moves it; the model that the job trains reads it."""
+
+    def to(self, device: Any) -> "RowBatch":
+        """The batch on `device`."""
+        ...
+
+
+class Rows(Protocol):
+    """The rows of a job: all that the order of an epoch, its division over ranks, accumulation and resume know of them.
+
+    Rows that only so many ranks can train on say so in an int `max_ranks` (a graph that is one row: 1).
+
+    Attributes:
+        lengths: (N,) int, the cost of each row; rows of similar cost share a batch.
+
+    Example:
+        >>> class Images:
+        ...     def __init__(self, pixels: torch.Tensor):
+        ...         self.pixels, self.lengths = pixels, np.ones(len(pixels), np.int64)
+        ...
+        ...     def __len__(self) -> int:
+        ...         return len(self.pixels)
+        ...
+        ...     def normalizers(self, indices: np.ndarray) -> dict[str, int]:
+        ...         return {"rows": len(indices)}
+        ...
+        ...     def collate(self, indices: np.ndarray, weights: np.ndarray) -> BatchEncoding:
+        ...         return BatchEncoding({"pixels": self.pixels[indices], "weight": torch.from_numpy(weights)})
+    """
+
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        ...
+
+    def normalizers(self, indices: np.ndarray) -> dict[str, int]:
+        """What the losses of a global batch of these rows are divided by: for each `LossTerm.normalizer`, at least 1."""
+        ...
+
+    def collate(self, indices: np.ndarray, weights: np.ndarray) -> RowBatch:
+        """These rows as a batch.
+
+        Args:
+            indices: (B,) int64, row numbers.
+            weights: (B,) float32, 1, or 0 for a row that only fills the batch and must not count in a loss.
+        """
+        ...

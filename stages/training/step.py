@@ -1,0 +1,117 @@
+"""What a stage may declare of its optimiser step. The default: one loss, one backward pass, one AdamW."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from checkpoints.errors import UserError
+from stages.distillation.losses.base import LossTerm
+from stages.training.options import Job as JobOptions
+from stages.training.rows import Rows
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One backward pass: of the loss terms with its tag.
+
+    Attributes:
+        tag: of its `LossTerm`s.
+        hook: called after the pass with the gradients of this pass alone, by parameter name. What it leaves in the
+            dict, changed or not, is what the optimiser gets.
+        trains: parameters that this pass trains, and no other pass does (a discriminator's). None: all that no other
+            pass names.
+    """
+
+    tag: str = LossTerm.tag
+    hook: Callable[[dict[str, Tensor]], None] | None = None
+    trains: Iterable[nn.Parameter] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step of a job.
+
+    What `hook` and `after_step` remember from step to step belongs into buffers of the model: those are in the job's
+    checkpoints.
+
+    Attributes:
+        passes: backward passes, in order.
+        after_step: called after the optimiser's step (masks that keep weights at zero).
+        optimizers: given all parameters by name, makes the optimisers, each with groups and settings of its own. The
+            job scales each group's `lr` by its schedule. None: one AdamW under the stage's options.
+
+    Example:
+        A discriminator with an optimiser of its own, against a student:
+
+        >>> def optimizers(parameters):
+        ...     judge = [p for name, p in parameters.items() if name.startswith("discriminator")]
+        ...     other = [p for name, p in parameters.items() if not name.startswith("discriminator")]
+        ...     return [torch.optim.AdamW(other, lr=1e-3), torch.optim.Adam(judge, lr=1e-4, betas=(0.5, 0.99))]
+        >>> judge = Pass("judge", trains=model.discriminator.parameters())
+        >>> step = Step(passes=(judge, Pass()), optimizers=optimizers)
+    """
+
+    passes: Sequence[Pass] = (Pass(),)
+    after_step: Callable[[], None] | None = None
+    optimizers: Callable[[dict[str, nn.Parameter]], Sequence[torch.optim.Optimizer]] | None = None
+
+    @property
+    def has_own_passes(self) -> bool:
+        """Whether gradients go other ways than from one backward pass to the optimiser."""
+        return len(self.passes) > 1 or self.passes[0].hook is not None or self.passes[0].trains is not None
+
+
+def refuse_ranks(rows: Rows, ranks: int) -> None:
+    """Raises UserError where there are more ranks than the rows can be trained on."""
+    most = getattr(rows, "max_ranks", ranks)
+    if ranks > most:
+        raise UserError(
+            f"{type(rows).__name__} train on at most {most} rank(s), not on {ranks}; set it to {most}",
+            argument="nproc",
+        )
+
+
+def needs_whole_batch(model: nn.Module, step: Step) -> bool:
+    """Whether a global batch must not be split into micro-batches."""
+    return step.has_own_passes or any(getattr(module, "whole_batch", False) for module in model.modules())
+
+
+def refuse_unsupported(
+    step: Step, model: nn.Module, settings: JobOptions, ranks: int, micro_batches: int
+) -> None:
+    """Refuse what the step, or a loss of the whole batch, does not combine with.
+
+    Args:
+        step: that the stage declares.
+        model: with its losses.
+        settings: how the job runs.
+        ranks: that run it.
+        micro_batches: passes of a rank in a step.
+
+    Raises:
+        UserError: names the value, the limit and the fix.
+    """
+    if micro_batches > 1 and needs_whole_batch(model, step):
+        what = "a step of several backward passes" if step.has_own_passes else "a loss over the whole batch"
+        raise UserError(
+            f"{settings.micro_batch} rows at once split the batch into {micro_batches} parts, and {what} takes it in "
+            "one; set it to 0",
+            argument="micro_batch",
+        )
+    if settings.zero and (step.has_own_passes or step.after_step or step.optimizers):
+        raise UserError(
+            f"ZeRO stage {settings.zero} splits weights and gradients, which a step of the stage's own takes whole; "
+            "set it to 0",
+            argument="zero",
+        )
+    if step.has_own_passes and ranks > 1:
+        raise UserError(
+            f"a step of several backward passes runs on 1 rank, not on {ranks}; set it to 1", argument="nproc"
+        )
+    if step.has_own_passes and settings.precision == "fp16":
+        raise UserError(
+            "fp16 scales the loss of one backward pass, and the step has passes of its own; take bf16 or fp32",
+            argument="precision",
+        )
