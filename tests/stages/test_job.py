@@ -100,7 +100,9 @@ def make(tmp_path, world):
 
 
 def test_out_of_memory_names_the_batch_and_what_to_lower(make):
-    with pytest.raises(UserError, match=r"micro_batch: .* step 1, in 24 rows .*\(rows 0, .*a number below 24"):
+    with pytest.raises(
+        UserError, match=r"micro_batch: .* step 1, in 24 rows .*\(rows 0, .*a number below 24"
+    ):
         make(Hungry(most=10)).run()
 
 
@@ -276,7 +278,9 @@ def test_where_memory_really_runs_out_the_batch_is_named_and_auto_fits_and_learn
     alone = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=alone)
     assert done.returncode == 0 and done.stdout.count("error:") == 1, done.stdout + done.stderr
-    assert re.search(r"error: micro_batch: out of memory at step 1, in 24 rows .*a number below 24", done.stdout)
+    assert re.search(
+        r"error: micro_batch: out of memory at step 1, in 24 rows .*a number below 24", done.stdout
+    )
     assert re.search(r"micro_batch=auto: (12|6|3|2|1) rows at once, of 24", done.stdout), done.stdout
     shutil.rmtree(make.directory)
     roomy = Wide()
