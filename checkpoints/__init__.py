@@ -1,1 +1,1 @@
-"""What a stage leaves on disk, and how it is trusted again."""
+"""Atomic directories with manifests, content fingerprints, and the error that a user can fix."""

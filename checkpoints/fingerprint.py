@@ -1,4 +1,4 @@
-"""Fingerprints: how a stage knows that what another run made is what it would make itself."""
+"""Content hashes. Equal fingerprints mean that a stage would make what another run has already made."""
 
 import hashlib
 import json
@@ -7,26 +7,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-YOUNG = 2_000_000_000
-"""Nanoseconds: a file changed so recently may change again within the tick of its file system's clock."""
+RECENT = 2_000_000_000
+"""Nanoseconds. A file that changed less than this ago may change again without a new time stamp."""
 
 
 def fingerprint(value: Any) -> str:
-    """sha256 (hex) of a JSON-able value, independent of the order of its keys."""
+    """Return the sha256 (hex) of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 (hex) of a file's bytes, read in blocks."""
+    """Return the sha256 (hex) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class FileHashes:
-    """Content hashes of input files, remembered by path, size, times and inode.
+    """Content hashes of input files, cached by path, size, times and inode.
 
-    The memory only saves time: a lost or damaged cache file is begun anew. The time of a file's last change
-    (ctime) is kept by the system; unlike the modification time, nobody can set it to what it was before.
+    The cache only saves time: a lost or damaged one is started again. A file counts as changed by its ctime, which,
+    unlike the modification time, nobody can set back.
     """
 
     def __init__(self, cache: Path):
@@ -38,7 +38,7 @@ class FileHashes:
             self._known = {}
 
     def of(self, path: Path) -> str:
-        """The hash of a file, or of a directory's files and their names (hidden files left out)."""
+        """Return the hash of a file, or of a directory's files and their names, without hidden files."""
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             return fingerprint({str(p.relative_to(path)): self.of(p) for p in files})
@@ -50,7 +50,7 @@ class FileHashes:
         entry = self._known.get(key)
         if not (isinstance(entry, list) and entry[:-1] == stamp and isinstance(entry[-1], str)):
             entry = [*stamp, sha256_file(path)]
-            if time.time_ns() - status.st_ctime_ns < YOUNG:  # also where the clock was set back: hashed again
+            if time.time_ns() - status.st_ctime_ns < RECENT:  # or the clock was set back: not cached
                 return entry[-1]
             self._known[key] = entry
             self._cache.parent.mkdir(parents=True, exist_ok=True)

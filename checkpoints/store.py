@@ -1,8 +1,8 @@
-"""What a stage leaves on disk, and how it is trusted again.
+"""Directories that are written atomically and verified when they are read.
 
-A directory is *sealed* when its `manifest.json`, written last, lists every file with size and sha256.
-Sealed directories are written staging, synced, and renamed into place: what stands under a final name is
-whole, or is found out by `verify`.
+A directory is *sealed* when its `manifest.json`, written last, lists every file with size and sha256. Sealed
+directories are written under another name, synced, and renamed into place. So a directory under its final name is
+whole, or `verify` finds out that it is not.
 """
 
 import errno
@@ -25,7 +25,7 @@ class Damaged(Exception):
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, never half of it."""
+    """Write a JSON file atomically: a reader sees the old one or the new one."""
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     with open(staging, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
@@ -36,7 +36,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object from a file; an absent or torn file is an empty one."""
+    """Read a JSON object; an absent or damaged file reads as an empty object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -45,9 +45,9 @@ def read_json(path: Path) -> dict:
 
 
 def seal(staging: Path, target: Path) -> None:
-    """Make a directory written aside final: sync its files, write the manifest, rename to `target`.
+    """Sync the files of `staging`, write its manifest, and rename it to `target`.
 
-    A directory already standing at `target` is moved out of the way first and removed after.
+    A directory that is already at `target` is moved away first and removed afterwards.
     """
     files = {}
     for path in sorted(p for p in staging.rglob("*") if p.is_file()):
@@ -70,7 +70,7 @@ def seal(staging: Path, target: Path) -> None:
 
 @contextmanager
 def sealed(target: Path) -> Iterator[Path]:
-    """Write a directory aside and seal it at `target` when the block ends without an exception.
+    """Yield a directory to write to, and seal it at `target` if the block ends without an exception.
 
     Raises:
         UserError: the disk is full; `target` is as it was before.
@@ -85,7 +85,7 @@ def sealed(target: Path) -> Iterator[Path]:
 
 
 def fresh_staging(target: Path, suffix: str = "") -> Path:
-    """An empty directory beside `target` in which its next content is written."""
+    """Make an empty directory beside `target` for its next content."""
     staging = target.with_name(f".writing-{target.name}{suffix}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -93,30 +93,32 @@ def fresh_staging(target: Path, suffix: str = "") -> Path:
 
 
 def disk_error(error: Exception, target: Path) -> Exception:
-    """A full disk as a message for the user, what safetensors heard of the system as that; others as they are."""
-    heard = re.search(r"os error (\d+)", str(error))
-    if heard and not isinstance(error, OSError):
-        error = OSError(int(heard[1]), os.strerror(int(heard[1])), str(target))
+    """Turn out-of-space errors, including those that torch and safetensors wrap, into a `UserError`.
+
+    Other errors of the system that safetensors wraps become an `OSError`; all others are returned unchanged.
+    """
+    wrapped = re.search(r"os error (\d+)", str(error))
+    if wrapped and not isinstance(error, OSError):
+        error = OSError(int(wrapped[1]), os.strerror(int(wrapped[1])), str(target))
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # torch and safetensors wrap what the system said in errors of their own
     if not full and not any(words in str(error) for words in ("No space left", "PytorchStreamWriter failed")):
         return error
     return UserError(
-        f"no space left to write {target} ({shutil.disk_usage(target.parent).free / 1e6:.0f} MB free); "
-        "what was saved before is intact: free some space and run the same command again"
+        f"no space left to write {target} ({shutil.disk_usage(target.parent).free / 1e6:.0f} MB free): free some space "
+        "and run the same command again; what was saved before is intact"
     )
 
 
 def need_space(directory: Path, size: int, what: str) -> None:
-    """Look before writing.
+    """Check that a disk has room before something is written to it.
 
     Args:
         directory: where it will be written.
         size: bytes.
-        what: opens the message.
+        what: the subject of the message.
 
     Raises:
-        UserError: the disk has less free.
+        UserError: the disk has less space free.
     """
     free = shutil.disk_usage(directory).free
     if free < size:
@@ -130,16 +132,16 @@ def verify(directory: Path) -> None:
     """Check a sealed directory against its manifest.
 
     Raises:
-        Damaged: the manifest or a file of it is missing, a size or hash differs, or a name leads out of it.
+        Damaged: the manifest or a file is missing, a size or hash differs, or a name leads out of the directory.
     """
     try:
         files = json.loads((directory / MANIFEST).read_text())["files"]
-        said = [(name, about["size"], about["sha256"]) for name, about in files.items()]
+        entries = [(name, entry["size"], entry["sha256"]) for name, entry in files.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{directory / MANIFEST} is missing or unreadable") from error
-    if not said:
+    if not entries:
         raise Damaged(f"{directory / MANIFEST} names no file")
-    for name, size, sha256 in said:
+    for name, size, sha256 in entries:
         path = directory / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise Damaged(f"{directory / MANIFEST} names {name!r}, which is not inside the directory")
@@ -147,15 +149,15 @@ def verify(directory: Path) -> None:
             if not path.is_file():
                 raise Damaged(f"{path} is missing")
             if path.stat().st_size != size:
-                raise Damaged(f"{path} has {path.stat().st_size} bytes, its manifest says {size}")
+                raise Damaged(f"{path} has {path.stat().st_size} bytes, not {size} as its manifest says")
             if sha256_file(path) != sha256:
-                raise Damaged(f"{path} does not have the content its manifest says")
+                raise Damaged(f"{path} has not the content that its manifest records")
         except OSError as error:
             raise Damaged(f"{path} cannot be read ({error.strerror})") from error
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether a sealed directory is there and is what its manifest says."""
+    """Return whether a sealed directory exists and is what its manifest says."""
     try:
         verify(directory)
     except Damaged:
@@ -164,15 +166,12 @@ def is_whole(directory: Path) -> bool:
 
 
 def step_name(step: int) -> str:
-    """The name of the checkpoint of an optimiser step; names sort as steps do."""
+    """Return the directory name of a step's checkpoint; names sort as steps do."""
     return f"step-{step:08d}"
 
 
 def newest(directory: Path, report: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint under `directory` whose manifest holds, or None.
-
-    Damaged ones are reported by name, and the one before is tried.
-    """
+    """Return the newest checkpoint under `directory` that is not damaged, or None; `report` hears of damaged ones."""
     for path in sorted(directory.glob("step-*"), reverse=True):
         try:
             verify(path)
@@ -183,7 +182,7 @@ def newest(directory: Path, report: Callable[[str], None]) -> Path | None:
 
 
 def keep_newest(directory: Path, count: int) -> None:
-    """Remove all but the newest `count` checkpoints, and what an interrupted save left behind."""
+    """Remove all but the newest `count` checkpoints, and the remains of interrupted saves."""
     for path in sorted(directory.glob("step-*"))[:-count]:
         shutil.rmtree(path, ignore_errors=True)
     for path in (*directory.glob(".old-*"), *directory.glob(".writing-*")):
@@ -191,7 +190,7 @@ def keep_newest(directory: Path, count: int) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory if it is there."""
+    """Remove a directory if it exists."""
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -1,9 +1,12 @@
 """Rows of tokens on disk, memory-mapped: tokenized once, read by every epoch and rank.
 
-A directory holds flat files: tokens.bin (uint16 or uint32), offsets.bin (int64, rows + 1), second.bin (int32,
-the place in the row where segment B begins, 0 where there is none), labels.bin (int64 or float64, for tasks: of
-each row, or of each token where words have labels),
-and rows.json with the counts. rows.json is written last, so a half-written directory never opens.
+A directory holds flat files:
+
+- tokens.bin: all tokens (uint16 or uint32), row after row.
+- offsets.bin: where each row starts in tokens.bin (int64, rows + 1).
+- second.bin: where in its row segment B starts, 0 without one (int32).
+- labels.bin, for tasks: the label of each row, or of each token if words have labels (int64 or float64).
+- rows.json: the counts. It is written last, so that a half-written directory never opens.
 """
 
 from __future__ import annotations
@@ -23,15 +26,16 @@ from checkpoints.errors import UserError
 from stages.tasks.types import IGNORE_INDEX, Split
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
     from stages.tasks.batches import Batch
 
 CHUNK_ROWS = 1000  # rows of a task tokenized at once
 CHUNK_CHARACTERS = 1_000_000  # characters of a corpus tokenized at once
-SHORTEST = 16  # tokens: less of a document is not split in two, and less of a tail is dropped
-UNKNOWN_SHARE = 0.3  # of the tokens, at most
-EARLY = 100_000  # tokens after which the unknown share is looked at while a corpus is still being read
+MIN_TOKENS = 16  # a shorter document is not split in two, and a shorter tail of a document is dropped
+MAX_UNKNOWN = 0.3  # the fraction of the tokens that may be unknown
+CHECK_AFTER = 100_000  # tokens of a corpus after which that fraction is checked while it is still being read
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,11 @@ class TokenRows:
     Attributes:
         tokens: all tokens, row after row.
         offsets: row i is tokens[offsets[i]:offsets[i + 1]].
-        second: where in its row segment B begins, 0 where there is none.
-        labels: class ids (int64) or scores (float64) of the rows, None for a corpus. Where words have labels: of all
-            tokens, a word's at its first.
-        counts: "rows", "tokens", "truncated" (rows cut to the length), "unknown" (tokens), "vocabulary",
-            "pad" (the tokenizer's padding token), "words" (whether words have the labels).
+        second: where in its row segment B starts, 0 without one.
+        labels: class ids (int64) or scores (float64) of the rows; None for a corpus. If words have labels: of all
+            tokens, a word's label at its first token.
+        counts: "rows", "tokens", "truncated" (rows), "unknown" (tokens), "vocabulary", "pad" (the tokenizer's padding
+            token), "words" (whether words have the labels).
     """
 
     tokens: np.ndarray
@@ -56,7 +60,7 @@ class TokenRows:
 
     @classmethod
     def open(cls, directory: Path) -> TokenRows:
-        """Map the rows that `write_task_rows` or `write_corpus_rows` left in `directory`."""
+        """Map the rows that `write_task_rows` or `write_corpus_rows` wrote to `directory`."""
         counts = json.loads((directory / "rows.json").read_text())
         types = counts.pop("types")
 
@@ -80,14 +84,14 @@ class TokenRows:
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """Answers that each row asks for, int64: one, or one a word."""
+        """Targets of each row, int64: one, or one for each word."""
         if not self.counts.get("words"):
             return np.ones(len(self), np.int64)
         return np.add.reduceat(self.labels != IGNORE_INDEX, self.offsets[:-1], dtype=np.int64)
 
     @cached_property
     def labelled(self) -> np.ndarray:
-        """Answers of each row whose gold label is known, int64."""
+        """Targets of each row whose gold label is known, int64."""
         if self.labels is None:
             return np.zeros(len(self), np.int64)
         known = ~np.isnan(self.labels) if self.labels.dtype.kind == "f" else self.labels >= 0
@@ -109,7 +113,7 @@ class TokenRows:
 
     @property
     def truncated(self) -> int:
-        """How many rows were cut to the length."""
+        """How many rows were truncated."""
         return self.counts["truncated"]
 
 
@@ -123,13 +127,15 @@ class Frame:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Frame:
-        """Read the frame off the encoding of a pair.
+        """Take the special tokens from the encoding of a pair.
 
         Raises:
-            UserError: the tokenizer has no fast form.
+            UserError: the tokenizer is not a fast one.
         """
         if not tokenizer.is_fast:
-            raise UserError(f"{type(tokenizer).__name__} is a slow tokenizer; give one with a tokenizer.json")
+            raise UserError(
+                f"{type(tokenizer).__name__} is a slow tokenizer; give a model with a tokenizer.json"
+            )
         encoding = tokenizer(["a"], ["a"]).encodings[0]
         first, second = encoding.sequence_ids.index(0), encoding.sequence_ids.index(1)
         ends = [place + encoding.sequence_ids.count(segment) for segment, place in ((0, first), (1, second))]
@@ -137,7 +143,7 @@ class Frame:
 
     @property
     def width(self) -> int:
-        """Special tokens of a row with two segments."""
+        """The number of special tokens in a row of two segments."""
         return len(self.before) + len(self.between) + len(self.after)
 
 
@@ -175,11 +181,11 @@ class _Writer:
             self.unknown += int((flat == unknown).sum())
 
     def check_unknown(self) -> None:
-        share = self.unknown / max(1, self.tokens - self.special)
-        if share > UNKNOWN_SHARE:
+        fraction = self.unknown / max(1, self.tokens - self.special)
+        if fraction > MAX_UNKNOWN:
             raise UserError(
-                f"{share:.0%} of the tokens are {self.tokenizer.unk_token}, at most {UNKNOWN_SHARE:.0%} "
-                "may be: the tokenizer's vocabulary does not fit the text, or its files or text are broken"
+                f"{fraction:.0%} of the tokens are {self.tokenizer.unk_token}, at most {MAX_UNKNOWN:.0%} may be: give "
+                "text that fits the tokenizer's vocabulary, and check the files of both"
             )
 
     def finish(self, labels: np.ndarray | None = None, words: bool = False) -> None:
@@ -199,10 +205,16 @@ class _Writer:
 def write_task_rows(
     parts: Iterable[Split], tokenizer: PreTrainedTokenizerBase, max_length: int, directory: Path
 ) -> TokenRows:
-    """Tokenize a split, given in one part or many; a pair that is too long loses pieces of its longer side.
+    """Tokenize the rows of a task.
+
+    Args:
+        parts: a split, as a whole or in parts.
+        tokenizer: a fast one.
+        max_length: tokens in a row, special tokens included. A pair that is too long loses tokens of its longer text.
+        directory: where the rows go.
 
     Raises:
-        UserError: no rows, too many unknown tokens, a length with no room for text.
+        UserError: there are no rows, too many tokens are unknown, or the length has no room for text.
     """
     frame = _frame(tokenizer, max_length)
     labels, words = [np.empty(0, np.int64)], False
@@ -219,7 +231,7 @@ def write_task_rows(
                     *texts, truncation="longest_first", max_length=max_length, is_split_into_words=words
                 ).encodings
                 if words:
-                    labels += map(_at_first_pieces, encodings, split.labels[part])
+                    labels += map(_at_first_tokens, encodings, split.labels[part])
                 second = [0] * len(encodings)
                 if split.text_b is not None:
                     lead = len(frame.before) + len(frame.between)
@@ -230,13 +242,13 @@ def write_task_rows(
     return TokenRows.open(directory)
 
 
-def _at_first_pieces(encoding, labels: list[int]) -> np.ndarray:
-    """The labels of a row's words, each at the word's first piece."""
-    places = encoding.word_ids
+def _at_first_tokens(encoding: Encoding, labels: list[int]) -> np.ndarray:
+    """Return the label of each of a row's tokens: its word's at the word's first token, else IGNORE_INDEX."""
+    words = encoding.word_ids
     return np.array(
         [
             IGNORE_INDEX if word is None or word == before else labels[word]
-            for before, word in zip([None, *places], places, strict=False)
+            for before, word in zip([None, *words], words, strict=False)
         ]
     )
 
@@ -249,29 +261,29 @@ def write_corpus_rows(
     limit_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> TokenRows:
-    """Tokenize a corpus into rows of two segments of one document, so that segment B is learned too.
+    """Tokenize a corpus into rows of two segments of one document, so that the student learns segment B too.
 
-    A document is cut into pieces that fill a row, and a piece in two at a word start between a quarter and
-    three quarters of it, drawn by the number of the row. A document under 16 tokens becomes one segment,
-    a tail under 16 is dropped. Documents are never joined.
+    A document is cut into chunks that fill a row. A chunk is cut in two at the start of a word, between a quarter and
+    three quarters of it, drawn by the number of the row. A document under 16 tokens becomes one segment; a tail under
+    16 tokens is dropped. Documents are never joined.
 
     Args:
         documents: read once, as a stream.
         tokenizer: a fast one.
-        max_length: tokens of a row, special tokens included.
+        max_length: tokens in a row, special tokens included.
         directory: where the rows go.
-        limit_tokens: stop after the row that reaches so many tokens.
-        progress: called with the tokens so far.
+        limit_tokens: stop after the row that reaches this many tokens.
+        progress: called with the number of tokens so far.
 
     Raises:
-        UserError: no text, too many unknown tokens, a length with no room for text.
+        UserError: there is no text, too many tokens are unknown, or the length has no room for text.
     """
     frame = _frame(tokenizer, max_length)
     with _Writer(directory, tokenizer) as writer:
         for chunk in _chunks(documents):
             rows, second, size = [], [], writer.tokens
             for encoding in tokenizer(chunk, add_special_tokens=False, verbose=False).encodings:
-                for ids, words in _pieces(encoding.ids, encoding.word_ids, max_length - frame.width):
+                for ids, words in _row_chunks(encoding.ids, encoding.word_ids, max_length - frame.width):
                     if limit_tokens is not None and size >= limit_tokens:
                         break
                     row, begins = _two_segments(ids, words, frame, writer.rows + len(rows))
@@ -279,7 +291,7 @@ def write_corpus_rows(
                     second.append(begins)
                     size += len(row)
             writer.append(rows, second)
-            if writer.tokens >= EARLY:
+            if writer.tokens >= CHECK_AFTER:
                 writer.check_unknown()
             if progress:
                 progress(writer.tokens)
@@ -292,7 +304,10 @@ def write_corpus_rows(
 def _frame(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Frame:
     frame = Frame.of(tokenizer)
     if max_length < frame.width + 2:
-        raise UserError(f"length {max_length} has no room for two segments; give at least {frame.width + 2}")
+        raise UserError(
+            f"{max_length} tokens have no room for two segments; give at least {frame.width + 2}",
+            argument="max_length",
+        )
     return frame
 
 
@@ -308,19 +323,19 @@ def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _pieces(ids: list[int], words: list, room: int) -> Iterator[tuple[list[int], list]]:
+def _row_chunks(ids: list[int], words: list, room: int) -> Iterator[tuple[list[int], list]]:
     for start in range(0, len(ids), room):
-        piece = ids[start : start + room]
-        if start == 0 or len(piece) >= SHORTEST:
-            yield piece, words[start : start + room]
+        chunk = ids[start : start + room]
+        if start == 0 or len(chunk) >= MIN_TOKENS:
+            yield chunk, words[start : start + room]
 
 
 def _two_segments(ids: list[int], words: list, frame: Frame, number: int) -> tuple[list[int], int]:
-    """Return the row with its special tokens, and where segment B begins (0 where there is none)."""
-    if len(ids) < SHORTEST:
+    """Return the row with its special tokens, and where segment B starts (0 without one)."""
+    if len(ids) < MIN_TOKENS:
         return frame.before + ids + frame.after, 0
-    places = range(len(ids) // 4, 3 * len(ids) // 4 + 1)
-    starts = [place for place in places if words[place] != words[place - 1]] or places
+    cuts = range(len(ids) // 4, 3 * len(ids) // 4 + 1)
+    starts = [cut for cut in cuts if words[cut] != words[cut - 1]] or cuts
     cut = starts[int(random.Random(number).random() * len(starts))]
     row = frame.before + ids[:cut] + frame.between + ids[cut:] + frame.after
     return row, len(frame.before) + cut + len(frame.between)

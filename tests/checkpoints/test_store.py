@@ -81,7 +81,7 @@ def test_hashes_of_files_see_content_whatever_the_clock_and_the_cache_say(tmp_pa
     file.write_text("one")
     first = FileHashes(cache).of(tmp_path / "data")
     assert not cache.exists()  # so young a file may change again unseen
-    monkeypatch.setattr(fingerprints, "YOUNG", -(10**19))
+    monkeypatch.setattr(fingerprints, "RECENT", -(10**19))
     for torn in ("torn {", "[]", '{"x": 1}', "\0"):
         cache.write_text(torn)
         assert FileHashes(cache).of(tmp_path / "data") == first and len(json.loads(cache.read_text())) > 0
@@ -89,7 +89,7 @@ def test_hashes_of_files_see_content_whatever_the_clock_and_the_cache_say(tmp_pa
     monkeypatch.setattr(fingerprints, "sha256_file", lambda path: pytest.fail("it is known"))
     assert FileHashes(cache).of(tmp_path / "data") == first
     monkeypatch.undo()
-    monkeypatch.setattr(fingerprints, "YOUNG", -(10**19))
+    monkeypatch.setattr(fingerprints, "RECENT", -(10**19))
     for entry in ([], [*known[str(file)][:-1]], [*known[str(file)][:-1], 7]):
         cache.write_text(json.dumps({str(file): entry}))
         assert FileHashes(cache).of(tmp_path / "data") == first

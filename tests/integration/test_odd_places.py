@@ -58,7 +58,7 @@ def test_a_half_done_run_moved_elsewhere_goes_on_though_the_clock_was_set_back(p
 def test_what_is_in_the_way_is_named(place, tmp_path, monkeypatch, capsys, way):
     """As where the disk is read-only: a directory or a file cannot be made."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fingerprint, "YOUNG", -(10**19))  # hashes of new files are kept, too
+    monkeypatch.setattr(fingerprint, "RECENT", -(10**19))  # hashes of new files are kept, too
     (tmp_path / "runs" / "odd").mkdir(parents=True)
     (tmp_path / "runs" / "odd" / "options.json").write_text("{}")
     path = tmp_path / way

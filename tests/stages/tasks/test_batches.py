@@ -125,12 +125,12 @@ def test_corpus_stream_limit_and_progress(tmp_path, tokenizer):
 
 
 def test_refusals(tmp_path, tokenizer):
-    with pytest.raises(UserError, match="100% of the tokens are .*vocabulary does not fit"):
+    with pytest.raises(UserError, match="100% of the tokens are .*fits the tokenizer.s vocabulary"):
         write_corpus_rows(["zzz yyy xxx"], tokenizer, 32, tmp_path)
     assert not (tmp_path / "rows.json").exists()
     with pytest.raises(UserError, match="no text to tokenize"):
         write_task_rows([Split([], None, [])], tokenizer, 32, tmp_path)
-    with pytest.raises(UserError, match="length 4 has no room for two segments"):
+    with pytest.raises(UserError, match="max_length: 4 tokens have no room for two segments"):
         write_corpus_rows(["aa"], tokenizer, 4, tmp_path)
 
 
