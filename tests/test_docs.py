@@ -17,7 +17,7 @@ from pipeline.cli.options_page import PAGE, page
 from pipeline.config.options import load
 from pipeline.config.recipe import read_recipe
 from pipeline.run import split
-from stages.tasks.readers.packaged import packaged_teacher
+from stages.tasks.packages import packaged_teacher
 from tests.conftest import make_corpus
 
 ROOT = Path(__file__).parents[1]

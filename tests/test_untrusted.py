@@ -143,7 +143,7 @@ def test_task_files(tmp_path, content):
     (tmp_path / "t.yaml").write_bytes(content)
     source = one_line(lambda: find_task(str(tmp_path / "t.yaml")))
     if source:
-        json.dumps(source.identity)
+        json.dumps(source.entry)
         one_line(lambda: load_task(source))
 
 

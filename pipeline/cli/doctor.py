@@ -13,7 +13,7 @@ from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from pipeline.plan import made_in, native_precision, read_finished
 from pipeline.run_lock import lock_state
-from stages.tasks.readers import packaged
+from stages.tasks import packages
 from stages.training.machine_limits import cores, memory
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
@@ -52,7 +52,7 @@ def look_at_machine(report: Report, runs: Path) -> None:
     report.say("ok" if ssh else "note", "ssh", ssh or "none: HOSTFILE= with other hosts needs it")
     for what in ("teacher", "corpus", "reviews", "vectors"):
         try:
-            report.say("ok", f"packaged {what}", getattr(packaged, f"packaged_{what}")().name)
+            report.say("ok", f"packaged {what}", getattr(packages, f"packaged_{what}")().name)
         except UserError as error:
             report.say("note", f"packaged {what}", str(error))
     report.say(*_hub())

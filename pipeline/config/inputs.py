@@ -15,9 +15,9 @@ from pipeline.config.two_stage import StageSpec, augmentation, check, general, t
 from pipeline.deploy.hub import pin
 from pipeline.plan import RUNS, hashed
 from stages.tasks.corpus import find_corpus
+from stages.tasks.packages import packaged_teacher, packaged_vectors
 from stages.tasks.readers.glue import unlabelled_files
-from stages.tasks.readers.packaged import packaged_teacher, packaged_vectors
-from stages.tasks.task import find_task
+from stages.tasks.task import TaskSource, find_task
 
 PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
 MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
@@ -38,7 +38,7 @@ def task_stages(o: Options, preset: str, suffix: str) -> Named:
             given["corpus"] = given_corpus(o.corpus, run)
         if o.augment:
             given |= _for_augmentation(o, run)
-        if unlabelled := unlabelled_files(task["identity"]):
+        if unlabelled := unlabelled_files(TaskSource.of(task)):
             given["unlabelled"] = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
         return two_stage(o, given)
 
@@ -77,8 +77,7 @@ def given_teacher_and_task(o: Options, task: dict, run: Path) -> dict[str, dict]
 
 def given_corpus(name: str, run: Path) -> dict:
     """The identity of a corpus."""
-    source = find_corpus(name)
-    return _data({"name": source.name, "identity": source.identity}, run)
+    return _data(find_corpus(name).entry, run)
 
 
 def given_task(o: Options) -> dict:
@@ -86,13 +85,12 @@ def given_task(o: Options) -> dict:
     if not o.task:
         raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "
                         "a task file, or a name of your own with data=FILE")  # fmt: skip
-    source = find_task(o.task, o.data, tuple(o.text_columns), o.label_column, o.metric)
-    return {"name": source.name, "identity": source.identity}
+    return find_task(o.task, o.data, tuple(o.text_columns), o.label_column, o.metric).entry
 
 
 def _of_rows(task: dict) -> dict:
     """A task whose rows have the labels. Raises UserError where words have them."""
-    if task["identity"].get("words"):
+    if task["identity"].get("token_level"):
         raise UserError(
             f"task {task['name']!r} labels words: augmentation and the two stages serve tasks that label rows; "
             "a recipe serves it (make recipe NAME=which-student-tags)"

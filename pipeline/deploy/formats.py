@@ -16,7 +16,7 @@ from stages.evaluation.costs import speed
 from stages.evaluation.predict import predict
 from stages.tasks.batches import write_task_rows
 from stages.tasks.metrics import compute
-from stages.tasks.readers.tables import read_rows
+from stages.tasks.tables import read_rows
 from stages.tasks.types import Split
 
 LARGEST_DIFFERENCE = 1e-3

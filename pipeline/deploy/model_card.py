@@ -12,12 +12,12 @@ from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, classifies, load_config
 from stages.distillation.students.architecture import KINDS
-from stages.tasks.readers.packaged import TEACHER_NAME
+from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 """The hub's names of metrics, where they are others."""
 
-LANGUAGES = {"glue": "en", "packaged": "en", "newsgroups": "en", "indonesian": "id"}
+LANGUAGES = {"glue": "en", "rotten_tomatoes": "en", "newsgroups": "en", "indonesian": "id"}
 """Of readers, the language of their tasks."""
 
 UNTOLD = re.compile(

@@ -19,7 +19,7 @@ from pipeline.report.run_record import RunRecord
 from stages.distillation.models import ModelSource, classifies, load_classifier, load_tokenizer
 from stages.distillation.outputs import inputs_of
 from stages.tasks.readers.glue import TASKS
-from stages.tasks.readers.tables import read_rows
+from stages.tasks.tables import read_rows
 from stages.tasks.text import check_text
 
 BATCH, POOL = 32, 2048

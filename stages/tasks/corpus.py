@@ -7,88 +7,87 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.errors import UserError
+from stages.tasks.hub_datasets import load_hub
+from stages.tasks.packages import packaged_corpus
 from stages.tasks.readers import newsgroups
-from stages.tasks.readers.hub import load_hub
-from stages.tasks.readers.packaged import packaged_corpus
-from stages.tasks.readers.tables import read_json
-from stages.tasks.text import check_text, text_lines
+from stages.tasks.tables import read_json
+from stages.tasks.text import check_text, slug, text_lines
+from stages.tasks.types import Source
 
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 FIELD = "text"
-LONGEST = 1_000_000  # characters of a text file's document, so that one without blank lines still streams
-VERSION = 1
+MAX_CHARACTERS = 1_000_000  # of a document of a text file, so that a file without blank lines still streams
 
 
-@dataclass(frozen=True)
-class CorpusSource:
-    """What planning knows of a corpus: its name, and everything that decides its text (see TaskSource)."""
-
-    name: str
-    identity: dict
-
-
-def find_corpus(spec: str) -> CorpusSource:
+def find_corpus(corpus: str) -> Source:
     """Return where a corpus comes from, without reading it.
 
     Args:
-        spec: "packaged" (Wikipedia introductions); "newsgroups-sci" (20 Newsgroups' science); a file, directory or glob of .txt, .jsonl (field "text"),
-            either also with .gz, or .parquet (column "text"); or a hub data set "owner/name" or
-            "owner/name:config". What is on disk comes first; a name of that form is a path when its owner
-            is a directory here or its ending is one of the above.
+        corpus: one of these.
+            - "packaged": Wikipedia introductions.
+            - "newsgroups-sci": 20 Newsgroups' science groups.
+            - A file, directory or glob of .txt, .txt.gz, .jsonl, .jsonl.gz (field "text") or .parquet (column "text").
+            - A hub data set, "owner/name" or "owner/name:config". A name of this form is a path if it exists, if
+              `owner` exists here, or if it ends as one of the files above.
 
     Raises:
-        UserError: nothing there.
+        UserError: there is no such corpus.
     """
-    if spec == "packaged":
+    if corpus == "packaged":
         files = {"introductions": str(packaged_corpus())}
-        return CorpusSource("wikipedia-introductions", _identity("packaged", files=files))
-    if spec == newsgroups.CORPUS:
-        return CorpusSource(spec, newsgroups.identity())
-    paths = _paths(spec) if spec else []
-    name = re.sub("[^a-z0-9]+", "-", Path(spec).name.lower()).strip("-") or "corpus"
+        return Source("wikipedia-introductions", "packaged", files=files)
+    if corpus == newsgroups.CORPUS:
+        return Source(corpus, "newsgroups", files=newsgroups.files())
+    paths = _paths(corpus) if corpus else []
+    name = slug(Path(corpus).name, empty="corpus")
     if paths:
         root = os.path.commonpath([path.parent for path in paths])
-        files = {os.path.relpath(path, root): str(path) for path in paths}
-        return CorpusSource(name, _identity("files", files=files))
-    owner, _, rest = spec.partition("/")
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", spec) and not rest.endswith(SUFFIXES):
+        return Source(name, "files", files={os.path.relpath(path, root): str(path) for path in paths})
+    owner, _, rest = corpus.partition("/")
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?", corpus) and not rest.endswith(SUFFIXES):
         if not Path(owner).exists():
-            hub, _, config = spec.partition(":")
-            return CorpusSource(name, _identity("hub", hub=hub, config=config))
+            hub, _, config = corpus.partition(":")
+            return Source(name, "hub", hub=hub, config=config)
     raise UserError(
-        f"no corpus at {spec!r}: give packaged, a file, directory or glob of {', '.join(SUFFIXES)}, "
-        "or a hub data set as owner/name or owner/name:config"
+        f"no corpus at {corpus!r}; give packaged, a file, directory or glob of {', '.join(SUFFIXES)}, "
+        "or a hub data set as owner/name or owner/name:config",
+        argument="corpus",
     )
 
 
-def _identity(reader: str, **rest) -> dict:
-    return {"reader": reader, "version": VERSION, **rest}
-
-
-def _paths(spec: str) -> list[Path]:
-    path = Path(os.path.expanduser(spec))
+def _paths(corpus: str) -> list[Path]:
+    path = Path(os.path.expanduser(corpus))
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.name.endswith(SUFFIXES)]
         if not found:
-            raise UserError(f"the directory {spec!r} holds no corpus file; known are {', '.join(SUFFIXES)}")
+            raise UserError(
+                f"the directory {corpus!r} holds no file that ends in {', '.join(SUFFIXES)}; give one that does",
+                argument="corpus",
+            )
     else:
         found = [path] if path.is_file() else [Path(file) for file in glob.glob(str(path), recursive=True)]
     found = sorted(file.resolve() for file in found if file.is_file())
     for file in found:
         if not file.name.endswith(SUFFIXES):
-            raise UserError(f"{file}: a corpus is read from {', '.join(SUFFIXES)}; convert or rename it")
+            raise UserError(
+                f"{file}: a corpus is read from {', '.join(SUFFIXES)}; convert or rename it",
+                argument="corpus",
+            )
     return found
 
 
-def documents(source: CorpusSource, revision: str | None = None) -> Iterator[str]:
-    """Yield the documents of a corpus, in a fixed order, never all in memory; `revision` pins a hub data set.
+def documents(source: Source, revision: str | None = None) -> Iterator[str]:
+    """Yield the documents of a corpus in a fixed order, as a stream.
+
+    Args:
+        source: from `find_corpus`.
+        revision: pins a hub data set.
 
     Raises:
-        UserError: a file that cannot be read, a missing field, no document at all, no hub in reach.
+        UserError: a file cannot be read, a field is missing, the corpus is empty, or the hub cannot be reached.
     """
     empty = True
     for document in _all_documents(source, revision):
@@ -96,20 +95,19 @@ def documents(source: CorpusSource, revision: str | None = None) -> Iterator[str
             empty = False
             yield document
     if empty:
-        where = ", ".join(source.identity.get("files", {}).values()) or source.name
-        raise UserError(f"the corpus {where} is empty; give one with text")
+        where = ", ".join(source.files.values()) or source.name
+        raise UserError(f"the corpus {where} is empty; give one with text", argument="corpus")
 
 
-def _all_documents(source: CorpusSource, revision: str | None) -> Iterator[str]:
-    identity = source.identity
-    if identity["reader"] == "hub":
-        yield from _hub_documents(identity["hub"], identity["config"], revision)
+def _all_documents(source: Source, revision: str | None) -> Iterator[str]:
+    if source.reader == "hub":
+        yield from _hub_documents(source.hub, source.config, revision)
         return
-    if identity["reader"] == "newsgroups":
-        yield from newsgroups.documents(identity["files"])
+    if source.reader == "newsgroups":
+        yield from newsgroups.documents(source.files)
         return
-    for path in map(Path, identity["files"].values()):
-        if identity["reader"] == "packaged":
+    for path in map(Path, source.files.values()):
+        if source.reader == "packaged":
             introductions = json.loads(path.read_text(encoding="utf-8"))
             yield from (page["extract"] for page in introductions.values())
         elif path.suffix == ".parquet":
@@ -122,11 +120,11 @@ def _all_documents(source: CorpusSource, revision: str | None) -> Iterator[str]:
 
 
 def _text_documents(path: Path) -> Iterator[str]:
-    """Yield the documents of a text file: a sentence on each line, a blank line ends a document."""
+    """Yield the documents of a text file: one sentence a line, a blank line after each document."""
     lines, size = [], 0
     for number, line in text_lines(path):
         check_text(line, f"{path}, line {number}")
-        if lines and (not line.strip() or size > LONGEST):
+        if lines and (not line.strip() or size > MAX_CHARACTERS):
             yield " ".join(lines)
             lines, size = [], 0
         if line.strip():
@@ -152,8 +150,8 @@ def _parquet_documents(path: Path) -> Iterator[str]:
 
 
 def _hub_documents(hub: str, config: str, revision: str | None) -> Iterator[str]:
-    instead = "give the corpus packaged, or files of your own"
-    rows = load_hub(hub, config or None, revision, instead, split="train", streaming=True)
+    instead = "give the packaged corpus, or files of your own"
+    rows = load_hub(hub, config or None, revision, instead, "corpus", split="train", streaming=True)
     for row in rows:
         yield _field(row, f"the hub data set {hub}")
 

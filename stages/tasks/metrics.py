@@ -15,8 +15,12 @@ CLASSIFICATION = ("accuracy", "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
 
 
-def select(metric: str, defaults: tuple[str, ...], allowed: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Return (metrics to report, metric of selection): the first default, or `metric` where one is asked for.
+def select(
+    metric: str,
+    defaults: tuple[str, ...] = ("accuracy", "f1"),
+    allowed: Sequence[str] = CLASSIFICATION,
+) -> tuple[tuple[str, ...], str]:
+    """Return (metrics to report, metric that selects on dev): `metric` selects if it is given, else the first default.
 
     Raises:
         UserError: `metric` is not one of `allowed`.
@@ -24,21 +28,26 @@ def select(metric: str, defaults: tuple[str, ...], allowed: Sequence[str]) -> tu
     if not metric:
         return defaults, defaults[0]
     if metric not in allowed:
-        raise UserError(f"metric {metric!r} does not fit this task: choose one of {', '.join(allowed)}")
+        raise UserError(
+            f"{metric!r} does not fit this task; choose one of {', '.join(allowed)}", argument="metric"
+        )
     return (defaults if metric in defaults else (metric, *defaults)), metric
 
 
 def compute(
     metrics: Sequence[str], predictions: ArrayLike, labels: ArrayLike, classes: int | None = None
 ) -> dict[str, float]:
-    """Return {metric: value}; a constant prediction gets 0.0 where a metric is not defined for it.
+    """Return {metric: value}. A constant prediction gets 0.0 where a metric is not defined for it.
 
     Args:
-        metrics: names out of CLASSIFICATION or REGRESSION.
+        metrics: names from CLASSIFICATION or REGRESSION.
         predictions: class ids, or numbers for regression.
-        labels: the same, gold.
-        classes: number of classes; by default what stands in labels and predictions. F1 is that of class 1
-            for two classes, and the mean over the classes (macro) for more.
+        labels: gold class ids or numbers.
+        classes: number of classes; by default as many as occur in labels and predictions. F1 is that of class 1 for
+            two classes, and the mean over the classes (macro) for more.
+
+    Raises:
+        ValueError: predictions and labels differ in shape.
     """
     import numpy as np
 
@@ -73,7 +82,7 @@ def _value(metric: str, predicted, gold, classes: int | None) -> float:
 def constant_baseline(
     metrics: Sequence[str], labels: ArrayLike, classes: int | None = None
 ) -> dict[str, float]:
-    """Return, for each metric, the best that a constant answer reaches on `labels`."""
+    """Return, for each metric, the best value that a constant prediction reaches on `labels`."""
     import numpy as np
 
     gold = np.asarray(labels)

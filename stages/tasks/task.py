@@ -1,8 +1,4 @@
-"""Find a task by its name, cheaply, and load its rows.
-
-A reader is a module of this package with `find(name, data, text_columns, label_column, metric)`, which gives
-a `TaskSource`, or None where the name is not its own, and `load(source, revision)`, which gives the `Task`.
-"""
+"""Find a task by its name, cheaply, and load its rows. `stages.tasks.readers` says how to add a reader."""
 
 from __future__ import annotations
 
@@ -12,82 +8,87 @@ import random
 from dataclasses import replace
 
 from checkpoints.errors import UserError
-from stages.tasks.readers import conll, files, glue, indonesian, newsgroups, packaged
-from stages.tasks.types import UNLABELLED, Split, Task, TaskSource
+from stages.tasks.readers import conll, files, glue, indonesian, newsgroups, rotten_tomatoes
+from stages.tasks.types import UNLABELLED, Split, Task, TaskRequest, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
 
 READERS = {
     "glue": glue,
-    "packaged": packaged,
+    "rotten_tomatoes": rotten_tomatoes,
     "newsgroups": newsgroups,
     "indonesian": indonesian,
     "conll": conll,
     "files": files,
 }
-"""Asked in this order whether a task is theirs."""
-KNOWN = (*glue.TASKS, *packaged.TASKS, *newsgroups.TASKS, *indonesian.TASKS)
+"""Every reader. They are asked in this order whether a task is theirs."""
+KNOWN = (*glue.TASKS, *rotten_tomatoes.TASKS, *newsgroups.TASKS, *indonesian.TASKS)
 
 
 def find_task(
-    name: str,
+    task: str,
     data: str = "",
     text_columns: tuple[str, ...] = (),
     label_column: str = "",
     metric: str = "",
 ) -> TaskSource:
-    """Return where the task `name` comes from, without reading its rows.
+    """Return where a task comes from, without reading its rows.
 
     Args:
-        name: one of GLUE's tasks, a packaged task, the path of a task file (.yaml), or with `data` any name
-            for the user's own.
-        data: a directory in GLUE's TSV layout, or the user's file (.conll where words have labels), or one with
-            train.*, dev.*, test.*.
+        task: a GLUE task, a packaged task, the path of a task file (.yaml), or with `data` any name for the user's own.
+        data: a directory in GLUE's TSV layout, a file of the user's own (.conll if words have labels), or a directory
+            with train.*, dev.*, test.*.
         text_columns: one or two columns of the user's file.
         label_column: the column of the labels.
-        metric: what selection on dev uses, instead of the task's own.
+        metric: selects on dev, instead of the task's own metric.
 
     Raises:
-        UserError: unknown task, missing files or columns, options that do not go together.
+        UserError: the task is unknown, a file or column is missing, or arguments do not go together.
     """
+    request = TaskRequest(task, data, tuple(text_columns), label_column, metric)
     for reader in READERS.values():
-        source = reader.find(name, data, tuple(text_columns), label_column, metric)
-        if source:
+        if source := reader.find(request):
             return source
-    close = difflib.get_close_matches(name.lower(), KNOWN, n=1)
+    close = difflib.get_close_matches(task.lower(), KNOWN, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(
-        f"unknown task {name!r}: {hint}Known are {', '.join(KNOWN)}; for data of your own give a task file "
-        "(NAME.yaml), or a file with its text and label columns"
+        f"{task!r} is unknown: {hint}Known are {', '.join(KNOWN)}; for data of your own give a task file "
+        "(NAME.yaml), or a file with its text and label columns",
+        argument="task",
     )
 
 
 def load_task(source: TaskSource, revision: str | None = None) -> Task:
-    """Read the rows of a task; `revision` pins a hub data set.
+    """Read the rows of a task.
+
+    Args:
+        source: from `find_task`.
+        revision: pins a hub data set.
 
     Raises:
-        UserError: rows that cannot be used, naming file and line; no hub in reach.
+        UserError: a row cannot be used (the error names file and line), or the hub cannot be reached.
     """
-    identity = source.identity
-    task = READERS[identity["reader"]].load(source, revision)
-    if "rows" in identity:
-        task = _some_rows(task, *identity["rows"])
-    return _hide_labels(task, *identity["unlabelled"]) if "unlabelled" in identity else task
+    task = READERS[source.reader].load(source, revision)
+    if source.rows:
+        task = _some_rows(task, *source.rows)
+    return _hide_labels(task, *source.unlabelled) if source.unlabelled else task
 
 
-def _some_rows(task: Task, most: int, seed: int) -> Task:
-    """At most so many of the training rows, drawn from the seed."""
+def _some_rows(task: Task, count: int, seed: int) -> Task:
+    """Keep at most `count` training rows, drawn from the seed."""
     train = task.splits["train"]
-    kept = sorted(random.Random(seed).sample(range(len(train)), min(most, len(train))))
+    kept = sorted(random.Random(seed).sample(range(len(train)), min(count, len(train))))
     return replace(task, splits=task.splits | {"train": _part(train, kept)})
 
 
-def _hide_labels(task: Task, share: float, seed: int) -> Task:
-    """Move a share of the training rows, drawn from the seed, to "unlabelled". Their labels are gone from the task."""
+def _hide_labels(task: Task, ratio: float, seed: int) -> Task:
+    """Move a ratio of the training rows, drawn from the seed, to the split "unlabelled", without their labels."""
     train = task.splits["train"]
-    hidden = set(random.Random(seed).sample(range(len(train)), round(share * len(train))))
+    hidden = set(random.Random(seed).sample(range(len(train)), round(ratio * len(train))))
     if len(hidden) == len(train):
-        raise UserError(f"unlabelled={share} of {len(train)} training rows hides all labels: lower it")
+        raise UserError(
+            f"{ratio} of {len(train)} training rows hides all labels; lower it", argument="unlabelled"
+        )
     shown, hidden = [i for i in range(len(train)) if i not in hidden], sorted(hidden)
     if task.token_level:
         unknown = [[UNLABELLED] * len(train.labels[i]) for i in hidden]
@@ -98,6 +99,6 @@ def _hide_labels(task: Task, share: float, seed: int) -> Task:
 
 
 def _part(split: Split, rows: list[int]) -> Split:
-    """The rows of a split at some places."""
+    """Return some rows of a split, by their indices."""
     second = split.text_b and [split.text_b[i] for i in rows]
     return Split([split.text_a[i] for i in rows], second, [split.labels[i] for i in rows])

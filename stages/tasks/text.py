@@ -1,8 +1,9 @@
-"""Text that others wrote: files read line by line, with errors that name the line, and YAML."""
+"""Text that others wrote: files read line by line, with errors that name the line; and YAML."""
 
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,9 @@ from checkpoints.errors import UserError
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line with its newline) of a UTF-8 file, gzip or plain.
+    """Yield (line number from 1, line with its newline) of a UTF-8 file, plain or gzip.
 
-    Lines end at "\\n" alone, so that odd separators inside a text do not break it. A byte order mark at the
-    start is dropped.
+    Lines end at "\\n" alone, so that other separators inside a text do not split it. A byte order mark is dropped.
 
     Raises:
         UserError: the file cannot be read, or a line is not UTF-8.
@@ -37,13 +37,17 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 def check_text(text: object, where: str) -> str:
     """Return `text` if a tokenizer can read it.
 
+    Args:
+        text: what was given.
+        where: names its place at the start of the message.
+
     Raises:
-        UserError: it is no string, or holds a NUL or half a surrogate pair; `where` opens the message.
+        UserError: it is not a string, or holds a NUL character or half a surrogate pair.
     """
     if not isinstance(text, str):
         raise UserError(f"{where} is not a string but {text!r:.60}; put the text in quotes")
     if "\0" in text:
-        raise UserError(f"{where} holds a NUL character: damaged, or not UTF-8; save it again")
+        raise UserError(f"{where} holds a NUL character: damaged or not UTF-8; save it as UTF-8")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -52,22 +56,31 @@ def check_text(text: object, where: str) -> str:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Return the value of a YAML text: numbers, strings, lists and maps; no code is ever run.
+    """Return the value of a YAML text: numbers, strings, lists and maps. No code is ever run.
+
+    Args:
+        text: the YAML.
+        where: names its place at the start of the message.
 
     Raises:
-        UserError: it cannot be understood; `where` opens the message.
+        UserError: it is not valid YAML, or has an alias.
     """
     try:
         aliases = [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]
         value = yaml.safe_load(text) if not aliases else None
-    except Exception as error:  # a wrong date or number raises whatever its parser does
+    except Exception as error:  # PyYAML passes on what Python raises for a bad date or number
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where} is not readable YAML: {reason}") from error
-    if aliases:  # a few lines of them stand for billions of values
-        raise UserError(f"{where} has the alias *{aliases[0].anchor}: write its value out")
+    if aliases:  # a few lines of aliases can expand to billions of values
+        raise UserError(f"{where} has the alias *{aliases[0].anchor}; write its value instead")
     return value
 
 
 def folded(text: str) -> str:
-    """Return `text` with case and white space folded: what counts as the same text."""
+    """Return `text` with case and white space folded; texts that are equal after that count as the same."""
     return " ".join(text.casefold().split())
+
+
+def slug(text: str, empty: str = "task") -> str:
+    """Return `text` as a name of lower-case letters, digits and hyphens; `empty` if nothing is left of it."""
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") or empty

@@ -1,34 +1,123 @@
-"""What every task reader gives: where a task comes from, and its rows."""
+"""What readers give: where a task or a corpus comes from, and a task's rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from itertools import chain
+from typing import Any, Self
+
+from checkpoints.errors import UserError
+from stages.tasks import metrics
 
 UNLABELLED, IGNORE_INDEX = -1, -100
-"""Labels of an answer whose gold is not known (a score: NaN), and of a token that is not asked for (not its word's
-first, or not masked); torch's cross-entropy, too, passes over the second."""
+"""UNLABELLED: the gold label is not known (a score: NaN). IGNORE_INDEX: the position is not scored, because the token is
+not the first of its word or is not masked; torch's cross-entropy ignores it too."""
 
 
 @dataclass(frozen=True)
-class TaskSource:
-    """What planning knows of a task, without reading its rows.
+class TaskRequest:
+    """How a user names a task.
 
     Attributes:
-        name: canonical name, used in the run's default name ("mrpc", "my-reviews").
-        identity: JSON-able; everything that decides the rows. "reader" names the module of this package
-            that reads them, "files" holds {role: absolute path}, "hub" and "config" name a hub data set;
-            "words" says that words have the labels, "rows" [number, seed] that no more of train are taken,
-            "unlabelled" [share, seed] that labels of train are hidden.
+        task: the name of a task, or the path of a task file.
+        data: a file or a directory of the user's own.
+        text_columns: one or two columns of the user's file.
+        label_column: the column of the labels.
+        metric: selects on dev, instead of the task's own metric.
+    """
+
+    task: str
+    data: str = ""
+    text_columns: tuple[str, ...] = ()
+    label_column: str = ""
+    metric: str = ""
+
+    def packaged(self, tasks: tuple[str, ...]) -> str:
+        """Return which of a reader's own `tasks` is meant, "" for none of them.
+
+        Raises:
+            UserError: the request has options that only fit the user's own files, or an unknown metric.
+        """
+        task = self.task.lower().replace("_", "-")
+        if task not in tasks:
+            return ""
+        if self.data or self.text_columns or self.label_column:
+            raise UserError(
+                f"{task!r} is packaged and takes no data or columns; give your own data another name",
+                argument="task",
+            )
+        metrics.select(self.metric)
+        return task
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from, found without reading them.
+
+    Attributes:
+        name: canonical name ("mrpc", "my-reviews").
+        reader: what reads them.
+        version: of the reader. Raise it when the same source would give other rows.
+        files: role -> absolute path.
+        hub: name of a hub data set.
+        config: its configuration.
     """
 
     name: str
-    identity: dict
+    reader: str
+    version: int = 1
+    files: dict[str, str] = field(default_factory=dict)
+    hub: str = ""
+    config: str = ""
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> Self:
+        """Restore a source from its `entry`."""
+        return cls(entry["name"], **entry["identity"])
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The source as JSON: its name, and as "identity" what decides its rows."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        return {"name": self.name, "identity": {name: value for name, value in values.items() if value}}
+
+
+@dataclass(frozen=True)
+class TaskSource(Source):
+    """Where a task comes from.
+
+    Attributes:
+        task: which of the reader's tasks.
+        metric: selects on dev, instead of the task's own.
+        token_level: whether each word has a label.
+        text: text columns of the user's files.
+        label: their label column.
+        type: "classification", "regression" or "" (the labels decide).
+        labels: class names, in order.
+        rows: (maximum number of training rows, seed that draws them).
+        unlabelled: (ratio of training rows whose labels are hidden, seed that draws them).
+    """
+
+    task: str = ""
+    metric: str = ""
+    token_level: bool = False
+    text: list[str] = field(default_factory=list)
+    label: str = ""
+    type: str = ""
+    labels: list[str] = field(default_factory=list)
+    rows: tuple[int, int] | None = None
+    unlabelled: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True)
 class Split:
-    """The rows of one split, as columns of the same length. Where words have the labels, spaces part the words."""
+    """The rows of one split, as columns of equal length.
+
+    Attributes:
+        text_a: the texts, or the first texts of pairs. Where words have labels, single spaces separate the words.
+        text_b: the second texts of pairs; None for single texts.
+        labels: class ids or scores of the rows; or for each row the class ids of its words.
+    """
 
     text_a: list[str]
     text_b: list[str] | None
@@ -39,12 +128,12 @@ class Split:
 
     @property
     def token_level(self) -> bool:
-        """Whether it is the words that have labels."""
+        """Whether each word has a label."""
         return bool(self.labels) and isinstance(self.labels[0], list)
 
     @property
     def gold(self) -> list[int] | list[float]:
-        """The labels one after another: of all rows, or of all words of all rows."""
+        """All labels in one list: of the rows, or of all words of all rows."""
         return list(chain.from_iterable(self.labels)) if self.token_level else self.labels
 
 
@@ -55,11 +144,11 @@ class Task:
     Attributes:
         name: canonical name.
         labels: class names in the student's order, or None for regression.
-        splits: "train", "dev", and where there is one "test", "dev_mismatched" and "unlabelled" (rows of train whose
+        splits: "train", "dev", and where they exist "test", "dev_mismatched" and "unlabelled" (training rows whose
             labels are hidden).
-        metrics: all that are reported.
-        selection: the one of them that selection on dev uses.
-        token_level: whether each word has a label, and not the row.
+        metrics: those reported.
+        selection: the one of them that selects on dev.
+        token_level: whether each word has a label, instead of each row.
     """
 
     name: str

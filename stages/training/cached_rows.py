@@ -12,8 +12,9 @@ from checkpoints import store
 from checkpoints.fingerprint import fingerprint, sha256_file
 from data_aug.variants import read_shard
 from stages.tasks.batches import TokenRows, write_corpus_rows, write_task_rows
-from stages.tasks.corpus import CorpusSource, documents
+from stages.tasks.corpus import documents
 from stages.tasks.task import Split, Task
+from stages.tasks.types import Source
 from stages.training.stage import Stage, barrier, is_first_rank, wait_for
 
 FORMAT = 1
@@ -88,7 +89,7 @@ def corpus_rows(
     part = {} if held_out is None else {"held_out": held_out, "every": HELD_OUT_EVERY}
 
     def write(directory: Path) -> None:
-        texts = documents(CorpusSource(source["name"], source["identity"]), source.get("revision"))
+        texts = documents(Source.of(source), source.get("revision"))
         if held_out is not None:
             texts = (
                 text for i, text in enumerate(texts) if (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out
@@ -104,7 +105,7 @@ def corpus_rows(
 def has_held_out(stage: Stage) -> bool:
     """Whether the corpus has documents enough that some are held out."""
     source = stage.inputs["corpus"]
-    texts = documents(CorpusSource(source["name"], source["identity"]), source.get("revision"))
+    texts = documents(Source.of(source), source.get("revision"))
     return any(True for _ in islice(texts, HELD_OUT_EVERY - 1, None))
 
 

@@ -114,7 +114,7 @@ class Stage:
     def task(self) -> Task:
         """The task's rows."""
         source = self.inputs["task"]
-        return load_task(TaskSource(source["name"], source["identity"]), source.get("revision"))
+        return load_task(TaskSource.of(source), source.get("revision"))
 
     def log(self, text: str) -> None:
         """One line to the user, from rank 0, past the progress bar."""

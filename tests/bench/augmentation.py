@@ -12,7 +12,7 @@ from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 from stages.distillation.compatibility import forward_flops
 from stages.distillation.model_surgery import bf16_pays
-from stages.tasks.readers.packaged import packaged_vectors
+from stages.tasks.packages import packaged_vectors
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import Place
 from tests.bench.work import Work

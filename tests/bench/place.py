@@ -20,7 +20,7 @@ from pipeline.launch.worker import stage_types
 from pipeline.plan import native_precision
 from stages.distillation.students.architecture import set_dropout, student_config
 from stages.tasks.corpus import find_corpus
-from stages.tasks.readers.packaged import packaged_teacher
+from stages.tasks.packages import packaged_teacher
 from stages.tasks.task import find_task
 from stages.teaching.recorded_logits import TEACHER_LOGITS_FILE
 from stages.training.options import Architecture, Job, Training
@@ -128,7 +128,7 @@ class Place:
         if kind == "general":
             (root / "corpus.txt").write_text(rows[0][0], encoding="utf-8")
             source = find_corpus(str(root / "corpus.txt"))
-            inputs["corpus"] = {"name": source.name, "identity": source.identity}
+            inputs["corpus"] = source.entry
         else:
             inputs["task"] = _write_task(root / "data", rows)
             inputs["student"] = {"path": str(student or self.student)}
@@ -175,4 +175,4 @@ def _write_task(directory: Path, rows: Texts) -> dict:
                 line = dict(zip(columns, row, strict=True)) | {"label": CLASSES[i % 2]}
                 file.write(json.dumps(line) + "\n")
     source = find_task("bench", str(directory), columns, "label")
-    return {"name": source.name, "identity": source.identity}
+    return source.entry

@@ -23,7 +23,7 @@ from data_aug.variants import Candidates, Found, Settings, augment_rows, content
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 from stages.distillation.model_surgery import bf16_pays
-from stages.tasks.readers.packaged import packaged_teacher, packaged_vectors
+from stages.tasks.packages import packaged_teacher, packaged_vectors
 from tests.bench import as_a_stage_runs
 from tests.bench.reference import PUBLISHED, run_bert
 from tests.data_aug.test_word_prediction import reference

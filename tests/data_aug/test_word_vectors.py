@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_aug.word_vectors import WordVectors
-from stages.tasks.readers.packaged import packaged_vectors
+from stages.tasks.packages import packaged_vectors
 
 
 def random_vectors(words: int = 300, width: int = 7) -> tuple[list[str], np.ndarray]:

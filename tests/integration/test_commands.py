@@ -23,7 +23,7 @@ def refused(place, command, *arguments, words, tiny=True):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["task=nosuch", "data="], ["unknown task 'nosuch'", "mrpc"]),
+        (["task=nosuch", "data="], ["task: 'nosuch' is unknown", "mrpc"]),
         (["data=missing.csv"], ["missing.csv"]),
         (["preset=huge"], ["unknown preset 'huge'", "tinybert4"]),
         (["intermediate.speed=9"], ["unknown option 'intermediate.speed'"]),

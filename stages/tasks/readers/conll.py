@@ -1,88 +1,81 @@
-"""The user's own labels of words: CoNLL files, a line for each word, an empty line after each sentence.
+"""The user's own labels of words: CoNLL files, one word a line, an empty line after each sentence.
 
-Columns are parted by tabs where a line has them, else by white space, as many in each line; the first is the word, the last
-its label. Lines that begin with -DOCSTART- are left out. `data` is a file, or a directory with train.conll and, if there
-are any, dev.conll and test.conll; without dev a tenth of train is held out, and what stands in dev or test is no part of train.
+Columns are separated by tabs if the line has one, else by white space. Every line has equally many; the first is the
+word, the last its label. Lines that begin with -DOCSTART- are skipped. `data` is a file, or a directory with
+train.conll and optionally dev.conll and test.conll. Without dev, a tenth of train is held out. Sentences of dev or
+test are removed from train.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, hold_out
-from stages.tasks.text import check_text, text_lines
-from stages.tasks.types import Split, Task, TaskSource
+from stages.tasks.text import check_text, slug, text_lines
+from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 SUFFIX = ".conll"
-VERSION = 1
 
 
-def find(
-    name: str, data: str, text_columns: tuple[str, ...], label_column: str, metric: str
-) -> TaskSource | None:
+def find(request: TaskRequest) -> TaskSource | None:
     """Return the source of a task of CoNLL files, None for other data.
 
     Raises:
-        UserError: no train file, or options that only fit tables.
+        UserError: there is no train file, or the request has options that only fit tables.
     """
-    path = Path(data)
-    if not data or not (path.suffix == SUFFIX or path.is_dir() and any(path.glob(f"*{SUFFIX}"))):
+    path = Path(request.data)
+    if not request.data or not (path.suffix == SUFFIX or path.is_dir() and any(path.glob(f"*{SUFFIX}"))):
         return None
-    if text_columns or label_column:
+    if request.text_columns or request.label_column:
         raise UserError(
-            f"a {SUFFIX} file has a word and its label a line: leave text_columns and label_column out"
+            f"a {SUFFIX} file has a word and its label on each line; leave text_columns and label_column out",
+            argument="data",
         )
     files = data_files(path, (SUFFIX,))
     if not all(file.is_file() for file in files.values()):
-        raise UserError(f"no file {path}")
-    metrics.select(metric, metrics.CLASSIFICATION, metrics.CLASSIFICATION)
-    identity = {
-        "reader": "conll", "version": VERSION, "words": True, "metric": metric,
-        "files": {role: str(file.resolve()) for role, file in files.items()},
-    }  # fmt: skip
-    return TaskSource(re.sub("[^a-z0-9]+", "-", (name or path.stem).lower()).strip("-") or "task", identity)
+        raise UserError(f"no file {path}; give a {SUFFIX} file or a directory of them", argument="data")
+    metrics.select(request.metric)
+    resolved = {role: str(file.resolve()) for role, file in files.items()}
+    name = slug(request.task or path.stem)
+    return TaskSource(name, "conll", files=resolved, metric=request.metric, token_level=True)
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
     """Read the sentences.
 
     Raises:
-        UserError: a line that cannot be used, naming it; fewer than two labels; a label that train lacks.
+        UserError: a line cannot be used (the error names it); fewer than two labels; or a label that train lacks.
     """
-    paths = {role: Path(path) for role, path in source.identity["files"].items()}
+    paths = {role: Path(path) for role, path in source.files.items()}
     pairs = {role: list(_labelled(path)) for role, path in paths.items()}
     for role, path in paths.items():
         if not pairs[role]:
-            raise UserError(f"{path}: no sentences; give a word and its label a line")
+            raise UserError(f"{path}: no sentences; give a word and its label on each line")
     pairs = drop_repeats(pairs if "dev" in pairs else hold_out(pairs, paths["train"]))
     labels = sorted({label for _, tags in pairs["train"] for label in tags})
     if len(labels) < 2:
-        raise UserError(f"{paths['train']}: every label is {labels[0]!r}; give words of two or more")
+        raise UserError(f"{paths['train']}: every label is {labels[0]!r}; give two labels or more")
     splits = {}
     for role in (role for role in ROLES if role in pairs):
         for row, tags in pairs[role]:
             if unknown := set(tags) - set(labels):
                 where = f"{paths.get(role, paths['train'])}, the sentence at line {row.line}"
                 raise UserError(
-                    f"{where}: label {min(unknown)!r} is none of train's: {', '.join(labels):.200}"
+                    f"{where}: label {min(unknown)!r} is not one of train's: {', '.join(labels):.200}"
                 )
-        places = [[labels.index(label) for label in tags] for _, tags in pairs[role]]
-        splits[role] = Split([row.texts[0] for row, _ in pairs[role]], None, places)
-    reported, selection = metrics.select(
-        source.identity["metric"], ("accuracy", "f1"), metrics.CLASSIFICATION
-    )
-    return Task(source.name, tuple(labels), splits, reported, selection, token_level=True)
+        ids = [[labels.index(label) for label in tags] for _, tags in pairs[role]]
+        splits[role] = Split([row.texts[0] for row, _ in pairs[role]], None, ids)
+    return Task(source.name, tuple(labels), splits, *metrics.select(source.metric), token_level=True)
 
 
 def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
-    """Yield (line it begins at, columns of each of its words) of every sentence.
+    """Yield (first line, columns of each word) of every sentence.
 
     Raises:
-        UserError: the file cannot be read, or a line has a word alone.
+        UserError: the file cannot be read, or a line has no label.
     """
     words: list[list[str]] = []
     start = 0
@@ -94,7 +87,7 @@ def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
             continue
         if columns:
             if len(columns) < 2 or not all(columns) or len(columns[0].split()) > 1:
-                raise UserError(f"{where}: {line!r:.60} is no word and label; mend or remove it")
+                raise UserError(f"{where}: {line!r:.60} is not a word and its label; fix or remove the line")
             start = start if words else number
             words.append(columns)
         elif words:
@@ -111,6 +104,6 @@ def _labelled(path: Path) -> Iterator[tuple[Row, list[str]]]:
         for number, columns in enumerate(words, start=line):
             if len(columns) != width:
                 raise UserError(
-                    f"{path}, line {number}: {len(columns)} columns, the first sentence has {width}; mend the line"
+                    f"{path}, line {number}: {len(columns)} columns, the first sentence has {width}; fix the line"
                 )
         yield Row(line, (" ".join(word for word, *_ in words),), ""), [columns[-1] for columns in words]

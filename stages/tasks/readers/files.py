@@ -1,13 +1,13 @@
 """The user's own task: a CSV, TSV or JSONL file, a directory of them, or a task file that names them.
 
-A task file is YAML with the keys train, dev, test (paths, relative to it), text (a column or two), label,
-type (classification or regression), labels (the class names in order) and metric; all but train, text and
-label may be left out.
+A task file is YAML with the keys train, dev, test (paths relative to it), text (one column or a list of two), label,
+type (classification or regression), labels (the class names in order) and metric. Only train, text and label are
+required.
 
-Without `type` a metric decides, and without that the training labels: it is regression where all of them are
-numbers and at least one is not whole. Class names are sorted (as numbers where all are), so that the order of
-the rows does not matter. Without dev a tenth of train is held out by a hash of the text, so that equal texts
-stay together. Rows of train that stand in dev or test, and rows of dev that stand in test, are dropped.
+Without `type` the metric decides, and without a metric the training labels: a task is a regression if all of them are
+numbers and at least one is not whole. Class names are sorted (as numbers if all are), so that the order of the rows
+does not matter. Without dev a tenth of train is held out by a hash of the text, so that equal texts stay together.
+Rows of train that are also in dev or test, and rows of dev that are also in test, are dropped.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ import hashlib
 import json
 import logging
 import math
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.readers.tables import SUFFIXES, read_rows
-from stages.tasks.text import check_text, folded, parse_yaml
-from stages.tasks.types import Split, Task, TaskSource
+from stages.tasks.tables import SUFFIXES, read_rows
+from stages.tasks.text import check_text, folded, parse_yaml, slug
+from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 KEYS = ("train", "dev", "test", "text", "label", "type", "labels", "metric")
 ROLES = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test",)}
-VERSION = 1
 logger = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-    """One labelled row and the line it began at."""
+    """One labelled row and the line on which it starts."""
 
     line: int
     texts: tuple[str, ...]
@@ -41,45 +39,42 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What two rows share when their texts are the same."""
+        """Equal for rows whose texts count as the same."""
         return "\t".join(folded(text) for text in self.texts)
 
 
-def find(
-    name: str, data: str, text_columns: tuple[str, ...], label_column: str, metric: str
-) -> TaskSource | None:
-    """Return the source of the user's own task, None where neither a task file nor `data` is given.
+def find(request: TaskRequest) -> TaskSource | None:
+    """Return the source of the user's own task, None if the request has neither a task file nor data.
 
     Raises:
-        UserError: missing files or columns, a task file that cannot be understood.
+        UserError: a file or column is missing, or the task file cannot be understood.
     """
-    if name.endswith((".yaml", ".yml")):
-        if data or text_columns or label_column:
-            raise UserError(f"the task file {name} names its own data and columns; leave them out")
-        options = _read_task_file(Path(name))
-        files = {role: Path(name).parent / str(options[role]) for role in ROLES if options.get(role)}
-        text_columns, label_column = _text_columns(options["text"]), str(options["label"])
-        title, metric = Path(name).stem, metric or str(options.get("metric") or "")
-    elif data:
-        options, files, title = {}, data_files(Path(data)), name or Path(data).stem
+    path, options = Path(request.task), {}
+    if path.suffix in (".yaml", ".yml"):
+        if request.data or request.text_columns or request.label_column:
+            raise UserError(
+                f"the task file {path} names its own data and columns; leave data, text_columns and label_column out",
+                argument="task",
+            )
+        options = _read_task_file(path)
+        files = {role: path.parent / str(options[role]) for role in ROLES if options.get(role)}
+        text, label = _text_columns(options["text"]), str(options["label"])
+    elif request.data:
+        files = data_files(Path(request.data))
+        text, label = list(request.text_columns), request.label_column
     else:
         return None
-    for path in files.values():
-        if not path.is_file():
-            raise UserError(f"no file {path}; give the path of a {', '.join(SUFFIXES)} file")
-        _check_columns(path, text_columns, label_column)
-    kind = _kind(str(options.get("type") or ""), metric)
-    identity = {
-        "reader": "files",
-        "version": VERSION,
-        "files": {role: str(path.resolve()) for role, path in files.items()},
-        "text": list(text_columns),
-        "label": label_column,
-        "type": kind,
-        "labels": _class_names(options.get("labels")),
-        "metric": metric,
-    }
-    return TaskSource(re.sub("[^a-z0-9]+", "-", title.lower()).strip("-") or "task", identity)
+    for file in files.values():
+        if not file.is_file():
+            what = "task" if options else "data"
+            raise UserError(f"no file {file}; give the path of a {', '.join(SUFFIXES)} file", argument=what)
+        _check_columns(file, text, label, ("text", "label") if options else ("text_columns", "label_column"))
+    metric = request.metric or str(options.get("metric") or "")
+    return TaskSource(
+        slug(path.stem if options else request.task or Path(request.data).stem), "files",
+        files={role: str(file.resolve()) for role, file in files.items()}, text=text, label=label, metric=metric,
+        type=_type(str(options.get("type") or ""), metric), labels=_class_names(options.get("labels")),
+    )  # fmt: skip
 
 
 def _read_task_file(path: Path) -> dict:
@@ -91,45 +86,48 @@ def _read_task_file(path: Path) -> dict:
         raise UserError(f"the task file {path} must hold keys and values: {', '.join(KEYS)}")
     for key in options:
         if key not in KEYS:
-            raise UserError(f"the task file {path} has an unknown key {key!r}; known are {', '.join(KEYS)}")
+            raise UserError(f"the task file {path} has the unknown key {key!r}; known are {', '.join(KEYS)}")
     for key in ("train", "text", "label"):
         if not options.get(key):
-            raise UserError(f"the task file {path} lacks the key {key!r}")
+            raise UserError(f"the task file {path} lacks the key {key!r}; add it")
     return options
 
 
-def _text_columns(value: object) -> tuple[str, ...]:
-    return tuple(str(column) for column in value) if isinstance(value, list) else (str(value),)
+def _text_columns(value: object) -> list[str]:
+    return [str(column) for column in value] if isinstance(value, list) else [str(value)]
 
 
-def _class_names(labels: object) -> list[str] | None:
+def _class_names(labels: object) -> list[str]:
     if labels is None:
-        return None
+        return []
     if not isinstance(labels, list) or any(isinstance(label, bool) for label in labels):
-        raise UserError(f"labels {labels!r} must be a list of names; put yes, no, true and false in quotes")
+        raise UserError(
+            f"{labels!r} is not a list of names; give one, and put yes, no, true and false in quotes",
+            argument="labels",
+        )
     names = [str(label) for label in labels]
     if len(set(names)) != len(names) or len(names) < 2:
-        raise UserError(f"labels {names} must be two or more different names")
+        raise UserError(f"{names} are not two or more different names; give those", argument="labels")
     return names
 
 
-def _kind(kind: str, metric: str) -> str:
-    """Return "classification", "regression", or "" where the labels have to tell."""
+def _type(type: str, metric: str) -> str:
+    """Return "classification", "regression", or "" if the labels decide."""
     known = {"classification": metrics.CLASSIFICATION, "regression": metrics.REGRESSION}
-    if kind and kind not in known:
-        raise UserError(f"type {kind!r} is unknown; choose classification or regression")
-    allowed = known[kind] if kind else metrics.CLASSIFICATION + metrics.REGRESSION
+    if type and type not in known:
+        raise UserError(f"{type!r} is unknown; choose classification or regression", argument="type")
+    allowed = known[type] if type else metrics.CLASSIFICATION + metrics.REGRESSION
     metrics.select(metric, allowed, allowed)
-    if metric and not kind:
-        kind = "regression" if metric in metrics.REGRESSION else "classification"
-    return kind
+    if metric and not type:
+        return "regression" if metric in metrics.REGRESSION else "classification"
+    return type
 
 
 def data_files(data: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
-    """Role -> file of what the user gave: a file, or a directory with train.* and, if there are any, dev.* and test.*.
+    """Return role -> file: a file is train's; a directory holds train.* and optionally dev.* and test.*.
 
     Raises:
-        UserError: the directory has none for train, or two for one role.
+        UserError: the directory has no file for train, or two for one role.
     """
     if not data.is_dir():
         return {"train": data}
@@ -138,45 +136,47 @@ def data_files(data: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Pa
         found = [data / (stem + suffix) for stem in stems for suffix in suffixes]
         found = [path for path in found if path.is_file()]
         if len(found) > 1:
-            raise UserError(f"{data} holds both {found[0].name} and {found[1].name}; keep one of them")
+            raise UserError(
+                f"{data} holds both {found[0].name} and {found[1].name}; keep one", argument="data"
+            )
         if found:
             files[role] = found[0]
     if "train" not in files:
-        raise UserError(f"{data} holds no train file; name it train{', train'.join(suffixes)}")
+        raise UserError(
+            f"{data} holds no train file; name it train{' or train'.join(suffixes)}", argument="data"
+        )
     return files
 
 
-def _check_columns(path: Path, text_columns: tuple[str, ...], label_column: str) -> None:
+def _check_columns(path: Path, text: list[str], label: str, names: tuple[str, str]) -> None:
+    """Raise a UserError unless a file has the columns; `names` are the arguments that name text and label."""
     _, first = next(read_rows(path), (0, None))
     if first is None:
-        raise UserError(f"{path}: no rows; give a file with a header and rows")
+        raise UserError(f"{path}: no rows; give a file with a header and rows", argument="data")
     there = f"the columns of {path} are {', '.join(map(repr, first))}"
-    if not text_columns or not label_column:
-        raise UserError(
-            f"this is no GLUE or packaged task, so name its text columns (1 or 2) and label column; {there}"
-        )
-    if len(text_columns) > 2:
-        raise UserError(f"{len(text_columns)} text columns {text_columns}, at most 2; {there}")
-    for column in (*text_columns, label_column):
+    if not 1 <= len(text) <= 2:
+        raise UserError(f"{len(text)} text columns; name 1 or 2: {there}", argument=names[0])
+    if not label:
+        raise UserError(f"no label column; name it: {there}", argument=names[1])
+    for column in (*text, label):
         if column not in first:
-            raise UserError(f"no column {column!r}; {there}")
-    if label_column in text_columns:
-        raise UserError(f"column {label_column!r} cannot be text and label at once; {there}")
+            raise UserError(f"no column {column!r}; {there}", argument=names[column not in text])
+    if label in text:
+        raise UserError(f"column {label!r} cannot be text and label at once; {there}", argument=names[1])
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
     """Read the user's rows.
 
     Raises:
-        UserError: a row that cannot be used, naming file and line; a single class; a class that train lacks.
+        UserError: a row cannot be used (the error names file and line); there is a single class; train lacks a class.
     """
-    options = source.identity
-    paths = {role: Path(path) for role, path in options["files"].items()}
-    rows = {role: _read(path, options["text"], options["label"]) for role, path in paths.items()}
-    regression = options["type"] == "regression"
-    if not options["type"]:
-        regression = options["labels"] is None and _looks_like_regression(rows["train"])
-    labels = None if regression else options["labels"] or _sorted_classes(rows["train"])
+    paths = {role: Path(path) for role, path in source.files.items()}
+    rows = {role: _read(path, source.text, source.label) for role, path in paths.items()}
+    regression = source.type == "regression"
+    if not source.type:
+        regression = not source.labels and _looks_like_regression(rows["train"])
+    labels = None if regression else source.labels or _sorted_classes(rows["train"])
     values = {role: _values(rows[role], labels, path) for role, path in paths.items()}
     pairs = {role: list(zip(rows[role], values[role], strict=True)) for role in paths}
     if "dev" not in pairs:
@@ -184,11 +184,9 @@ def load(source: TaskSource, revision: str | None) -> Task:
     pairs = drop_repeats(pairs)
     _check_spread([value for _, value in pairs["train"]], labels, paths["train"])
     splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
-    defaults, allowed = ("accuracy", "f1"), metrics.CLASSIFICATION
-    if regression:
-        defaults = allowed = metrics.REGRESSION
-    reported, selection = metrics.select(options["metric"], defaults, allowed)
-    return Task(source.name, None if regression else tuple(labels), splits, reported, selection)
+    known = (metrics.REGRESSION, metrics.REGRESSION) if regression else ()
+    names = None if labels is None else tuple(labels)
+    return Task(source.name, names, splits, *metrics.select(source.metric, *known))
 
 
 def _read(path: Path, text_columns: list[str], label_column: str) -> list[Row]:
@@ -229,13 +227,13 @@ def _sorted_classes(rows: list[Row]) -> list[str]:
 
 
 def _values(rows: list[Row], labels: list[str] | None, path: Path) -> list[int] | list[float]:
-    classes = {name: place for place, name in enumerate(labels or ())}
+    classes = {name: index for index, name in enumerate(labels or ())}
     values = []
     for row in rows:
         value = _number(row.label) if labels is None else classes.get(row.label)
         if value is None:
             known = "a finite number" if labels is None else f"one of train's labels {', '.join(labels)}"
-            raise UserError(f"{path}, line {row.line}: label {row.label!r} is not {known:.200}; mend it")
+            raise UserError(f"{path}, line {row.line}: label {row.label!r} is not {known:.200}; fix it")
         values.append(value)
     return values
 
@@ -243,25 +241,27 @@ def _values(rows: list[Row], labels: list[str] | None, path: Path) -> list[int] 
 def _check_spread(values: list[int] | list[float], labels: list[str] | None, path: Path) -> None:
     if len(set(values)) < 2:
         only = labels[values[0]] if labels else values[0]
-        raise UserError(f"{path}: every label is {only!r} (without dev and test); give rows with two or more")
+        raise UserError(
+            f"{path}: every label is {only!r} (without dev and test); give rows with two labels or more"
+        )
 
 
 def hold_out(pairs: dict[str, list], path: Path) -> dict[str, list]:
-    """Move a tenth of train to dev, by the hash of the text."""
-    sides: dict[str, list] = {"train": [], "dev": []}
+    """Move a tenth of train to dev, by a hash of the text."""
+    splits: dict[str, list] = {"train": [], "dev": []}
     for pair in pairs["train"]:
         tenth = int(hashlib.sha256(("dev" + pair[0].key).encode()).hexdigest(), 16) % 10
-        sides["train" if tenth else "dev"].append(pair)
-    if not sides["dev"] or not sides["train"]:
+        splits["train" if tenth else "dev"].append(pair)
+    if not splits["dev"] or not splits["train"]:
         count = len(pairs["train"])
         raise UserError(
             f"{path}: {count} rows are too few to hold out a tenth of them as dev; give a dev file"
         )
-    return pairs | sides
+    return pairs | splits
 
 
 def drop_repeats(pairs: dict[str, list]) -> dict[str, list]:
-    """Drop from train what stands in dev or test, and from dev what stands in test."""
+    """Drop rows of train that are also in dev or test, and rows of dev that are also in test."""
     kept, seen = {}, set()
     for role in ("test", "dev", "train"):
         if role not in pairs:
@@ -269,9 +269,9 @@ def drop_repeats(pairs: dict[str, list]) -> dict[str, list]:
         kept[role] = [pair for pair in pairs[role] if pair[0].key not in seen]
         dropped = len(pairs[role]) - len(kept[role])
         if dropped:
-            logger.warning("%d rows of %s dropped: their texts stand in dev or test too", dropped, role)
+            logger.warning("%d rows of %s dropped: their texts are also in dev or test", dropped, role)
         if not kept[role]:
-            raise UserError(f"every row of {role} stands in dev or test too; give other rows")
+            raise UserError(f"every row of {role} is also in dev or test; give other rows")
         seen |= {pair[0].key for pair in kept[role]}
     return kept
 

@@ -1,7 +1,7 @@
 """GLUE's nine tasks, from the hub or from the official TSV files (Wang et al. 2018, arXiv 1804.07461).
 
-Labels are mapped by name, never by position: the class order below is the student's, whatever the source's.
-In the TSV files quotes are literal, CoLA has no header, and MRPC opens with a byte order mark.
+Labels are mapped by name, never by position: the class order below is the student's, whatever the source's order.
+In the TSV files quotes are literal, CoLA has no header, and MRPC starts with a byte order mark.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.readers.hub import load_hub
+from stages.tasks.hub_datasets import load_hub
 from stages.tasks.text import check_text, text_lines
-from stages.tasks.types import Split, Task, TaskSource
+from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 HUB = "nyu-mll/glue"
-VERSION = 1
-UNLABELLED = {
+TEST_FILES = {
     "cola": {"CoLA.tsv": "test.tsv"},
     "sst-2": {"SST-2.tsv": "test.tsv"},
     "mrpc": {"MRPC.tsv": "test.tsv"},
@@ -31,23 +30,23 @@ UNLABELLED = {
     "rte": {"RTE.tsv": "test.tsv"},
     "wnli": {"WNLI.tsv": "test.tsv"},
 }
-"""Of each task the files that a submission to GLUE's site holds, and the test file that each answers."""
+"""Task -> {file of a submission to GLUE's site: the test file that it answers}."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task of GLUE: its class order, its columns in the TSV files and on the hub, and its metrics.
+    """A GLUE task: its class order, its columns in the TSV files and on the hub, and its metrics.
 
     Attributes:
         labels: class names in the student's order, None for regression.
         text: columns of the TSV files.
         label: label column of the TSV files.
-        metrics: as GLUE reports them; selection uses the first.
-        hub_text: columns on the hub, where they have other names.
-        digits: whether the TSV files write the class as its place in `labels`.
-        header: columns of the TSV files where they have no header line.
+        metrics: as GLUE reports them; the first selects on dev.
+        hub_text: text columns on the hub, if they have other names.
+        digits: whether the TSV files write a class as its index in `labels`.
+        header: columns of the TSV files, if they have no header line.
     """
 
     labels: tuple[str, ...] | None
@@ -92,69 +91,79 @@ TASKS = {
 }
 
 
-def find(
-    name: str, data: str, text_columns: tuple[str, ...], label_column: str, metric: str
-) -> TaskSource | None:
+def find(request: TaskRequest) -> TaskSource | None:
     """Return the source of a GLUE task ("sst2", "STS_B" and the like are understood), None for other names.
 
     Raises:
-        UserError: a TSV file is missing, or options that only fit the user's own files.
+        UserError: a TSV file is missing, or the request has options that only fit the user's own files.
     """
-    task = re.sub("[-_]", "", name.lower())
+    task = re.sub("[-_]", "", request.task.lower())
     task = next((known for known in TASKS if known.replace("-", "") == task), None)
     if task is None:
         return None
-    if text_columns or label_column:
-        raise UserError(f"task {task!r} knows its columns: leave them out, or name your own data otherwise")
+    if request.text_columns or request.label_column:
+        raise UserError(
+            f"{task!r} is a GLUE task, whose columns are known; leave text_columns and label_column out, or give your "
+            "own data another name",
+            argument="task",
+        )
     allowed = metrics.CLASSIFICATION if TASKS[task].labels else metrics.REGRESSION
-    metrics.select(metric, TASKS[task].metrics, allowed)
-    place = {"files": _tsv_files(task, Path(data))} if data else {"hub": HUB, "config": task.replace("-", "")}
-    return TaskSource(task, {"reader": "glue", "version": VERSION, "task": task, "metric": metric, **place})
+    metrics.select(request.metric, TASKS[task].metrics, allowed)
+    if request.data:
+        files = _tsv_files(task, Path(request.data))
+        return TaskSource(task, "glue", files=files, task=task, metric=request.metric)
+    config = task.replace("-", "")
+    return TaskSource(task, "glue", hub=HUB, config=config, task=task, metric=request.metric)
 
 
 def _tsv_files(task: str, directory: Path) -> dict[str, str]:
     names = {"train": "train.tsv", "dev": "dev_matched.tsv" if task == "mnli" else "dev.tsv"}
     for file in names.values():
         if not (directory / file).is_file():
-            raise UserError(f"task {task!r}: no file {directory / file}; give a directory in GLUE's layout")
+            raise UserError(
+                f"no file {directory / file}; give {task}'s directory of GLUE's TSV files", argument="data"
+            )
     if (directory / "dev_mismatched.tsv").is_file() and task == "mnli":
         names["dev_mismatched"] = "dev_mismatched.tsv"
     return {role: str((directory / file).resolve()) for role, file in names.items()}
 
 
-def unlabelled_files(identity: dict) -> dict[str, str]:
-    """Return {file of a submission: path of the test file}, where GLUE's unlabelled test lies beside a task's files."""
-    if identity["reader"] != "glue" or "files" not in identity:
+def unlabelled_files(source: TaskSource) -> dict[str, str]:
+    """Return {file of a submission: path of the test file} for GLUE's unlabelled test files beside a task's files."""
+    if source.reader != "glue" or not source.files:
         return {}
-    directory = Path(identity["files"]["dev"]).parent
-    wanted = {name: directory / file for name, file in UNLABELLED[identity["task"]].items()}
+    directory = Path(source.files["dev"]).parent
+    wanted = {name: directory / file for name, file in TEST_FILES[source.task].items()}
     return {name: str(path) for name, path in wanted.items() if path.is_file()}
 
 
 def read_unlabelled(name: str, path: Path) -> tuple[list[str], Split]:
-    """Read a test file of GLUE: (index of each row as the file has it, the rows with labels of 0).
+    """Read an unlabelled test file of GLUE.
+
+    Returns:
+        The index of each row as the file has it, and the rows, all labelled 0.
 
     Raises:
-        UserError: a row that cannot be used, naming file and line: a submission answers every row.
+        UserError: a row cannot be used (a submission answers every row); the error names file and line.
     """
     glue, header, rows = TASKS[name], [], []
     for number, line in text_lines(path):
         where = f"{path}, line {number}"
         fields = check_text(line, where).rstrip("\r\n").split("\t")
         if not header:
-            header, places = fields, [0, *_places(fields, glue.text, path)]
-        elif len(fields) <= max(places):
-            raise UserError(f"{where}: {len(fields)} fields, needed are {max(places) + 1}; mend the row")
+            header, indices = fields, [0, *_column_indices(fields, glue.text, path)]
+        elif len(fields) <= max(indices):
+            raise UserError(f"{where}: {len(fields)} fields, needed are {max(indices) + 1}; fix the row")
         else:
-            rows.append([fields[place] for place in places])
+            rows.append([fields[index] for index in indices])
     if not rows:
         raise UserError(f"{path}: no rows; give GLUE's file with its header and rows, or remove it")
-    indices, *texts = (list(column) for column in zip(*rows, strict=True))
-    return indices, Split(texts[0], texts[1] if len(texts) == 2 else None, [0] * len(rows))
+    ids, *texts = (list(column) for column in zip(*rows, strict=True))
+    return ids, Split(texts[0], texts[1] if len(texts) == 2 else None, [0] * len(rows))
 
 
 def written_answer(name: str, answer: int | float) -> str:
-    """An answer as a submission writes it: a digit or a class name, as the task's own files do; a score from 0 to 5."""
+    """Return a prediction as a submission writes it: a digit or a class name, as in the task's files; a score 0 to 5."""
     glue = TASKS[name]
     if glue.labels is None:
         return f"{min(5, max(0, answer)):.3f}"
@@ -165,38 +174,37 @@ def load(source: TaskSource, revision: str | None) -> Task:
     """Read a GLUE task.
 
     Raises:
-        UserError: a row that cannot be used, naming file and line; no hub in reach.
+        UserError: a row cannot be used (the error names file and line), or the hub cannot be reached.
     """
-    name = source.identity["task"]
-    glue = TASKS[name]
-    if "files" in source.identity:
-        splits = {role: _read_tsv(name, Path(path)) for role, path in source.identity["files"].items()}
+    name = source.task
+    if source.files:
+        splits = {role: _read_tsv(name, Path(path)) for role, path in source.files.items()}
     else:
-        splits = _read_hub(name, source.identity["config"], revision)
-    reported, selection = metrics.select(
-        source.identity["metric"], glue.metrics, metrics.CLASSIFICATION + metrics.REGRESSION
+        splits = _read_hub(name, source.config, revision)
+    allowed = metrics.CLASSIFICATION + metrics.REGRESSION
+    return Task(
+        name, TASKS[name].labels, splits, *metrics.select(source.metric, TASKS[name].metrics, allowed)
     )
-    return Task(name, glue.labels, splits, reported, selection)
 
 
 def _read_tsv(name: str, path: Path) -> Split:
     glue = TASKS[name]
     wanted = (*glue.text, glue.label)
-    header, places = glue.header, [glue.header.index(column) for column in wanted if glue.header]
+    header, indices = glue.header, [glue.header.index(column) for column in wanted if glue.header]
     rows, short, unlabelled = [], 0, 0
     for number, line in text_lines(path):
         where = f"{path}, line {number}"
         fields = check_text(line, where).rstrip("\r\n").split("\t")
         if not header:
-            header, places = fields, _places(fields, wanted, path)
-        elif len(fields) <= max(places):
+            header, indices = fields, _column_indices(fields, wanted, path)
+        elif len(fields) <= max(indices):
             short += 1
             if name != "qqp":
-                raise UserError(f"{where}: {len(fields)} fields, needed are {max(places) + 1}; mend the row")
-        elif fields[places[-1]] == "-" and name == "mnli":
+                raise UserError(f"{where}: {len(fields)} fields, needed are {max(indices) + 1}; fix the row")
+        elif fields[indices[-1]] == "-" and name == "mnli":
             unlabelled += 1
         else:
-            *texts, label = (fields[place] for place in places)
+            *texts, label = (fields[index] for index in indices)
             rows.append((*texts, _tsv_label(glue, label, where)))
     if short:
         logger.warning("%s: %d rows with missing columns skipped", path, short)
@@ -208,10 +216,10 @@ def _read_tsv(name: str, path: Path) -> Split:
     return Split(columns[0], columns[1] if len(glue.text) == 2 else None, columns[-1])
 
 
-def _places(header: list[str], wanted: tuple[str, ...], path: Path) -> list[int]:
+def _column_indices(header: list[str], wanted: tuple[str, ...], path: Path) -> list[int]:
     missing = [column for column in wanted if column not in header]
     if missing:
-        raise UserError(f"{path}: no column {missing[0]!r}; the columns there are {', '.join(header)}")
+        raise UserError(f"{path}: no column {missing[0]!r}; its columns are {', '.join(header)}")
     return [header.index(column) for column in wanted]
 
 
@@ -222,19 +230,19 @@ def _tsv_label(glue: GlueTask, label: str, where: str) -> int | float:
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            raise UserError(f"{where}: score {label!r} is not a number; mend the row")
+            raise UserError(f"{where}: score {label!r} is not a finite number; fix the row")
         return score
     if label in glue.labels:
         return glue.labels.index(label)
-    digits = [str(place) for place in range(len(glue.labels))] if glue.digits else []
+    digits = [str(index) for index in range(len(glue.labels))] if glue.digits else []
     if label in digits:
         return int(label)
     raise UserError(f"{where}: unknown label {label!r}; known are {', '.join([*glue.labels, *digits])}")
 
 
 def _read_hub(name: str, config: str, revision: str | None) -> dict[str, Split]:
-    instead = "give the directory of its TSV files as data, or the packaged task rotten-tomatoes"
-    sets = load_hub(HUB, config, revision, instead)
+    instead = "give the directory of the task's TSV files, or take the packaged task rotten-tomatoes"
+    sets = load_hub(HUB, config, revision, instead, argument="data")
     roles = {"train": "train", "dev": "validation", "test": "test"}
     if name == "mnli":
         roles = {"train": "train", "dev": "validation_matched", "dev_mismatched": "validation_mismatched"}
@@ -243,11 +251,14 @@ def _read_hub(name: str, config: str, revision: str | None) -> dict[str, Split]:
 
 
 def _hub_split(name: str, rows) -> Split:
-    """Map the labels of a hub split through the names it gives them; rows labelled -1 (hidden) drop out."""
+    """Return a hub split with its labels mapped by name; rows labelled -1 (hidden) are dropped."""
     glue = TASKS[name]
     names = getattr(rows.features["label"], "names", [])
     if set(names) != set(glue.labels or ()):
-        raise UserError(f"{HUB} ({name}): labels {names} on the hub, {list(glue.labels or ())} expected")
+        raise UserError(
+            f"{HUB} ({name}) has the labels {names}, expected are {list(glue.labels or ())}; give the task's TSV files",
+            argument="data",
+        )
     rows = rows.select([row for row, label in enumerate(rows["label"]) if label >= 0])
     labels = list(rows["label"])
     if glue.labels:

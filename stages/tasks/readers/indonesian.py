@@ -1,6 +1,7 @@
-"""Indonesian sentences with a part of speech for each word, out of the PyPI package nlp-id (MIT), read by path.
+"""Indonesian sentences with a part of speech for each word, out of the PyPI package nlp-id (MIT).
 
-32,780 sentences, of which a text that comes again is kept once, and 16 tags. Seven lines have two tags: their sentences are left out.
+32,780 sentences and 16 tags. A text that occurs again is kept once. Seven lines have two tags; their sentences are
+left out.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.packages import inside
 from stages.tasks.readers.conll import sentences
-from stages.tasks.readers.packaged import inside, packaged_name
 from stages.tasks.text import folded
-from stages.tasks.types import Split, Task, TaskSource
+from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 TASKS = ("indonesian-tags",)
 LABELS = (
@@ -23,23 +24,17 @@ LABELS = (
 VERSION = 2
 
 
-def find(
-    name: str, data: str, text_columns: tuple[str, ...], label_column: str, metric: str
-) -> TaskSource | None:
+def find(request: TaskRequest) -> TaskSource | None:
     """Return the source of the task, None for other names.
 
     Raises:
-        UserError: the package is missing, or options that only fit the user's own files.
+        UserError: the package is missing, or the request has options that only fit the user's own files.
     """
-    task = packaged_name(TASKS, name, data, text_columns, label_column, metric)
+    task = request.packaged(TASKS)
     if not task:
         return None
-    tags = inside(
-        "nlp_id", "data/dataset_postag.txt", "run `make recipe NAME=which-student-tags`, which installs it"
-    )
-    files = {"tags": str(tags)}
-    identity = {"reader": "indonesian", "version": VERSION, "words": True, "metric": metric, "files": files}
-    return TaskSource(task, identity)
+    files = {"tags": str(inside("nlp_id", "data/dataset_postag.txt"))}
+    return TaskSource(task, "indonesian", VERSION, files, metric=request.metric, token_level=True)
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
@@ -52,37 +47,36 @@ def load(source: TaskSource, revision: str | None) -> Task:
         role: ([], []) for role in ("train", "dev", "test")
     }
     seen = set()
-    for words, tags in _sentences(Path(source.identity["files"]["tags"])):
+    for words, tags in _sentences(Path(source.files["tags"])):
         text = " ".join(words)
         key = folded(text)
         if None not in tags and key not in seen:
             seen.add(key)
-            texts, labels = columns[_side_of(key)]
+            texts, labels = columns[_split_of(key)]
             texts.append(text)
             labels.append(tags)
     splits = {role: Split(texts, None, labels) for role, (texts, labels) in columns.items()}
-    reported, selection = metrics.select(
-        source.identity["metric"], ("accuracy", "f1"), metrics.CLASSIFICATION
-    )
-    return Task(source.name, LABELS, splits, reported, selection, token_level=True)
+    return Task(source.name, LABELS, splits, *metrics.select(source.metric), token_level=True)
 
 
 def _sentences(path: Path) -> Iterator[tuple[list[str], list[int | None]]]:
-    """(words, tags) of each sentence; a tag is None where a word has two.
+    """Yield (words, tags) of each sentence; a tag is None where a word has two.
 
     Raises:
-        UserError: a tag that is not known.
+        UserError: a tag is unknown.
     """
     for line, words in sentences(path):
         tags = [tag.upper() for _, tag, *_ in words]
         if unknown := set(tags) - set(LABELS):
-            raise UserError(f"{path}, the sentence at line {line}: unknown tag {min(unknown)!r}")
+            raise UserError(
+                f"{path}, the sentence at line {line}: unknown tag {min(unknown)!r}; known are {', '.join(LABELS)}"
+            )
         yield (
             [word for word, *_ in words],
             [LABELS.index(tag) if len(of) == 2 else None for tag, of in zip(tags, words, strict=True)],
         )
 
 
-def _side_of(text: str) -> str:
+def _split_of(text: str) -> str:
     fortieth = int(hashlib.sha256(("tags" + text).encode()).hexdigest(), 16) % 40
     return ("dev", "test", "test")[fortieth] if fortieth < 3 else "train"

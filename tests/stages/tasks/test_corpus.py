@@ -23,7 +23,7 @@ def test_text_documents_end_at_blank_lines(tmp_path):
 
 
 def test_text_without_blank_lines_still_streams(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "LONGEST", 20)
+    monkeypatch.setattr(corpus, "MAX_CHARACTERS", 20)
     (tmp_path / "a.txt").write_text("ten chars\n" * 9)
     assert len(read(tmp_path / "a.txt")) == 3
 
@@ -45,7 +45,7 @@ def test_directory_and_glob_are_sorted(tmp_path):
     (tmp_path / "README.md").write_text("no corpus")
     assert read(tmp_path) == ["a.txt", "b.txt", "deep/c.txt"]
     assert read(tmp_path / "?.txt") == ["a.txt", "b.txt"]
-    assert list(find_corpus(str(tmp_path)).identity["files"]) == ["a.txt", "b.txt", "deep/c.txt"]
+    assert list(find_corpus(str(tmp_path)).files) == ["a.txt", "b.txt", "deep/c.txt"]
 
 
 def test_packaged():
@@ -57,8 +57,8 @@ def test_packaged():
 def test_hub_names(monkeypatch):
     datasets = pytest.importorskip("datasets")
     source = find_corpus("wikimedia/wikipedia:20231101.en")
-    assert source.identity["hub"] == "wikimedia/wikipedia"
-    assert source.identity["config"] == "20231101.en"
+    assert source.hub == "wikimedia/wikipedia"
+    assert source.config == "20231101.en"
 
     def load_dataset(name, config, **options):
         assert (name, config) == ("wikimedia/wikipedia", "20231101.en")
@@ -74,7 +74,7 @@ def test_hub_names(monkeypatch):
 
 @pytest.mark.parametrize("spec", ["", "nothing", "a/b.txt", "/no/such/place", "./owner/name", "tests/gone"])
 def test_nothing_there(spec):
-    with pytest.raises(UserError, match="no corpus at .*owner/name:config"):
+    with pytest.raises(UserError, match="corpus: no corpus at .*owner/name:config"):
         find_corpus(spec)
 
 
@@ -95,5 +95,5 @@ def test_bad_corpora(tmp_path):
     with pytest.raises(UserError, match="a.pdf: a corpus is read from .txt"):
         read(tmp_path / "a.pdf")
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="holds no corpus file"):
+    with pytest.raises(UserError, match="holds no file that ends in .txt"):
         read(tmp_path / "none")

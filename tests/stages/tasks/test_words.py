@@ -13,7 +13,7 @@ from stages.distillation.outputs import ModelOutputs
 from stages.tasks import task
 from stages.tasks.batches import collate, label_index, normalizers, shard_batch, write_task_rows
 from stages.tasks.readers import indonesian
-from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split, Task, TaskSource
+from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split, Task, TaskRequest, TaskSource
 from tests.conftest import make_tokenizer
 
 CLASSES = 3
@@ -115,7 +115,7 @@ def test_hidden_labels_are_gone_and_the_same_for_one_seed(monkeypatch, labels, h
     monkeypatch.setattr("stages.tasks.readers.files.load", lambda source, revision: whole)
 
     def load(seed):
-        return task.load_task(TaskSource("t", {"reader": "files", "unlabelled": [0.7, seed]})).splits
+        return task.load_task(TaskSource("t", "files", unlabelled=(0.7, seed))).splits
 
     first, again, other = load(1), load(1), load(2)
     assert first["train"] == again["train"] and first["unlabelled"].text_a == again["unlabelled"].text_a
@@ -132,8 +132,8 @@ def test_rows_take_a_part_of_train_before_labels_are_hidden(monkeypatch):
     whole = Task("t", ("a", "b"), splits, ("accuracy",), "accuracy")
     monkeypatch.setattr("stages.tasks.readers.files.load", lambda source, revision: whole)
 
-    def load(**identity):
-        return task.load_task(TaskSource("t", {"reader": "files"} | identity)).splits
+    def load(**options):
+        return task.load_task(TaskSource("t", "files", **options)).splits
 
     ten, other = load(rows=[10, 1]), load(rows=[10, 2])
     assert len(ten["train"]) == 10 and ten["dev"] == splits["dev"] and ten["train"] != other["train"]
@@ -150,8 +150,8 @@ def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, mo
     path = tmp_path / "tags.txt"
     path.write_text("\n".join(sentences))
     monkeypatch.setattr(indonesian, "inside", lambda *_: path)
-    source = indonesian.find("Indonesian_Tags", "", (), "", "")
-    assert source.identity["words"]
+    source = indonesian.find(TaskRequest("Indonesian_Tags"))
+    assert source.token_level
     found = indonesian.load(source, None)
     assert found.token_level and len(found.labels) == 16 and found.selection == "accuracy"
     rows = [pair for split in found.splits.values() for pair in zip(split.text_a, split.labels, strict=True)]
@@ -163,7 +163,7 @@ def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, mo
     tags = dict(rows)["Saya pergi"]
     assert [found.labels[tag] for tag in tags] == ["PR", "VB"]
     with pytest.raises(UserError, match="takes no data"):
-        indonesian.find("indonesian-tags", "x.csv", (), "", "")
+        indonesian.find(TaskRequest("indonesian-tags", "x.csv"))
     path.write_text("Saya\tPR\npergi\n")
     with pytest.raises(UserError, match="line 2"):
         indonesian.load(source, None)
@@ -176,7 +176,7 @@ def test_words_of_ones_own_are_read_from_conll_files(tmp_path):
     (tmp_path / "train.conll").write_text("\ufeff" + CONLL)
     (tmp_path / "dev.conll").write_text("it O\r\nis O\r\n\r\nIDA B-PER\n. O\n")
     source = task.find_task("My NER", str(tmp_path))
-    assert source.name == "my-ner" and source.identity["words"]
+    assert source.name == "my-ner" and source.token_level
     found = task.load_task(source)
     assert found.token_level and found.labels == ("B-PER", "O")
     assert (found.splits["train"].text_a, found.splits["train"].labels) == (
@@ -190,8 +190,8 @@ def test_words_of_ones_own_are_read_from_conll_files(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a O\nb\n", "line 2: 'b' is no word and label"),
-        ("a b\tO\nc\tX\n", "line 1: .* is no word and label"),
+        ("a O\nb\n", "line 2: 'b' is not a word and its label"),
+        ("a b\tO\nc\tX\n", "line 1: .* is not a word and its label"),
         ("a O\nb X\n\n# text = c\nc O\n", "line 4: 4 columns, the first sentence has 2"),
         ("\n\n", "no sentences"),
         ("a O\nb O\n", "every label is 'O'"),
@@ -208,7 +208,7 @@ def test_a_label_that_train_lacks_and_options_of_tables(tmp_path):
     (tmp_path / "train.conll").write_text("a O\nb X\n")
     (tmp_path / "dev.conll").write_text("c O\n\nd Y\n")
     with pytest.raises(
-        UserError, match="dev.conll, the sentence at line 3: label 'Y' is none of train's: O, X"
+        UserError, match="dev.conll, the sentence at line 3: label 'Y' is not one of train's: O, X"
     ):
         task.load_task(task.find_task("mine", str(tmp_path)))
     with pytest.raises(UserError, match="leave text_columns"):

@@ -1,4 +1,4 @@
-"""The user's tables, row by row: CSV, TSV and JSONL."""
+"""Tables row by row: CSV, TSV and JSONL."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """Yield (line number, {column: value}) of each row; blank lines are skipped.
 
-    .csv has quoted fields, which may hold commas and newlines. In .tsv quotes are literal, as in GLUE's
-    files. .jsonl has one JSON object on each line.
+    A .csv file has quoted fields, which may hold commas and newlines. In a .tsv file quotes are literal, as in GLUE's
+    files. A .jsonl file has one JSON object on each line.
 
     Raises:
-        UserError: the file or a row cannot be read, naming file and line.
+        UserError: the file or a row cannot be read; the error names file and line.
     """
     readers = {".csv": _csv_rows, ".tsv": _tsv_rows, ".jsonl": read_json}
     if path.suffix not in readers:
-        raise UserError(f"{path}: tables are read from {', '.join(SUFFIXES)}, not from {path.suffix!r}")
+        raise UserError(
+            f"{path}: a table's name ends in {', '.join(SUFFIXES)}, not in {path.suffix!r}; convert or rename it"
+        )
     return readers[path.suffix](path)
 
 
@@ -40,7 +42,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
                 yield start, _row(header, fields, f"{path}, line {start}")
             start = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}, line {start}: not CSV ({error}); mend its quotes") from error
+        raise UserError(f"{path}, line {start}: not CSV ({error}); fix its quotes") from error
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -57,7 +59,7 @@ def _tsv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 def _row(header: list[str], fields: list[str], where: str) -> dict[str, object]:
     if len(fields) != len(header):
-        raise UserError(f"{where}: {len(fields)} fields, the header has {len(header)}; mend the row")
+        raise UserError(f"{where}: {len(fields)} fields, the header has {len(header)}; fix the row")
     row = dict(zip(header, fields, strict=True))
     if len(row) < len(header):
         raise UserError(
@@ -67,14 +69,18 @@ def _row(header: list[str], fields: list[str], where: str) -> dict[str, object]:
 
 
 def read_json(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield (line number, object) of a file with one JSON object on each line, gzip or plain."""
+    """Yield (line number, object) of a file with one JSON object on each line, plain or gzip."""
     for number, line in text_lines(path):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); one object a line") from error
+            raise UserError(
+                f"{path}, line {number}: not JSON ({error}); write one object on each line"
+            ) from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: {line.strip():.60} is no JSON object; one object a line")
+            raise UserError(
+                f"{path}, line {number}: {line.strip():.60} is not a JSON object; write one on each line"
+            )
         yield number, row
