@@ -3,7 +3,6 @@
 import logging
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import onnx  # noqa: F401 (torch writes the file with it)
 import onnxruntime
@@ -11,6 +10,7 @@ import torch
 from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from stages.distillation.models import classifies
 from stages.distillation.outputs import inputs_of
@@ -30,12 +30,12 @@ class OnnxClassifier:
 
     def __call__(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> SimpleNamespace:
+    ) -> SequenceClassifierOutput:
         """The logits of a batch."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         given = {name: value.numpy() for name, value in inputs.items() if value is not None}
         (logits,) = self.session.run(None, given)
-        return SimpleNamespace(logits=torch.from_numpy(logits))
+        return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
 
 def write_onnx(model: PreTrainedModel, fp32: Path, int8: Path) -> None:
