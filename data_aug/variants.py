@@ -10,7 +10,6 @@ ranks and runs gives the same variants (up to how the model's arithmetic rounds 
 """
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -280,13 +279,13 @@ def augment_shards(
 
 
 def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
-    """Write a shard as an Arrow stream, atomically; `datasets.Dataset.from_file` reads it.
+    """Write a shard as an Arrow stream, which `datasets.Dataset.from_file` reads.
 
     Columns: text_a, text_b (null for single sentences), label, row (number of the source row), variant (0: the
     original). The counts lie in the schema's metadata: see `read_counts`.
 
     Args:
-        path: the file; its directory is made.
+        path: the file.
         shard: what `augment_shards` yielded.
         labels: one for each source row of the shard.
 
@@ -309,14 +308,8 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
             "variant": pa.array([i for length in lengths for i in range(length)], pa.int32()),
         }
     ).replace_schema_metadata({"counts": json.dumps(asdict(shard.counts))})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.staging")
-    with staging.open("wb") as file:
-        with pa.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(table)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staging, path)
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table)
 
 
 def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], list[int], list[int]]:
