@@ -15,7 +15,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto export predict serve doctor test torture bench docs lint clean
+.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto export predict serve doctor test test-all torture bench docs lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -81,8 +81,11 @@ serve: $(READY) ## a page on this machine: teacher and student of RUN= side by s
 doctor: $(READY) ## what the machine offers, what a run needs (TASK= ...), what is wrong with RUN=
 	@$(RUN_PIPELINE) doctor $(GIVEN)
 
-test: $(READY) ## run the tests
-	$(VENV)/bin/python -m pytest
+test: $(READY) ## run the tests that are not slow
+	$(VENV)/bin/python -m pytest -m 'not slow and not gpu'
+
+test-all: test ## run all tests that need no GPU
+	$(VENV)/bin/python -m pytest -m 'slow and not gpu'
 
 torture: $(READY) ## kill a small run at random moments in every stage (ARGS="--kills 50")
 	$(VENV)/bin/python -m tests.torture $(ARGS)

@@ -1,11 +1,7 @@
 """Tiny models, tokenizers, corpora and tasks, made on the spot; nothing is fetched."""
 
 import os
-
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +9,18 @@ import pytest
 
 WORDS = "the a film movie story actor good bad dull warm great poor plot scene laugh cry is was with and of it".split()
 GOOD, BAD = ("good", "warm", "great", "laugh"), ("bad", "dull", "poor", "cry")
+
+
+def pytest_configure(config):
+    """Before anything imports torch: no network, no GPU unless `-m gpu` asks for it, one thread a process.
+
+    A shell starts what it runs in the background with Ctrl-C ignored, and the commands under test would inherit that.
+    """
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if config.option.markexpr != "gpu":
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_tokenizer(directory: Path, kind: str = "bert"):

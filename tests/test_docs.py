@@ -140,6 +140,7 @@ def test_the_page_of_options_is_what_the_options_say():
     assert PAGE.read_text(encoding="utf-8") == page(), "`make docs` writes it anew"
 
 
+@pytest.mark.slow
 def test_the_tutorial_from_a_csv_to_a_shipped_model(tmp_path):
     """Its commands in order, with a tiny teacher; then the lines of Python of all documents on what it exports."""
     from transformers import BertConfig, BertModel

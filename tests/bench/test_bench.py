@@ -47,6 +47,7 @@ def test_memory_of_the_attention_loss():
     assert work.agrees()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "mean", "texts"), [("sst-2", 13.5, 1), ("mrpc", 53.3, 2)])
 def test_texts_have_the_stated_lengths(task, mean, texts, tmp_path):
     from tests.bench.place import Place

@@ -1,17 +1,19 @@
 """Runs the commands as a user does, on a tiny random teacher."""
 
+import copy
 import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import make_corpus, make_encoder, make_task
+from tests.forked_commands import ForkedPopen
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -30,10 +32,11 @@ class Workplace:
     Args:
         path: the directory.
         prefix: words before each command, that run it elsewhere.
+        popen: starts the commands: `ForkedPopen` spares them the seconds of imports.
     """
 
-    def __init__(self, path: Path, prefix: list[str] | None = None):
-        self.path, self.prefix = path, prefix or []
+    def __init__(self, path: Path, prefix: Sequence[str] = (), popen: type = subprocess.Popen):
+        self.path, self.prefix, self.popen = path, prefix, popen
         make_encoder(path / "teacher")
         make_corpus(path / "corpus.txt", 12)
         make_task(path / "data")
@@ -41,10 +44,10 @@ class Workplace:
 
     def start(self, command: str, *arguments: str, tiny: bool = True) -> subprocess.Popen:
         """Start a command in a process group of its own."""
-        return subprocess.Popen(
+        return self.popen(
             [*self.prefix, sys.executable, "-m", "pipeline", command, *(self.given if tiny else ()), *arguments],
             cwd=self.path, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
     def run(self, command: str, *arguments: str, tiny: bool = True, timeout: float = 300) -> tuple[int, str]:
@@ -102,4 +105,12 @@ def workers_of(run: Path) -> list[int]:
 @pytest.fixture(scope="session")
 def place(tmp_path_factory) -> Workplace:
     """One workplace for all integration tests; each uses runs of its own."""
-    return Workplace(tmp_path_factory.mktemp("a place with späces"))
+    return Workplace(tmp_path_factory.mktemp("a place with späces"), popen=ForkedPopen)
+
+
+@pytest.fixture
+def started_place(place) -> Workplace:
+    """The same workplace, whose commands are processes that start up as a user's do."""
+    started = copy.copy(place)
+    started.popen = subprocess.Popen
+    return started

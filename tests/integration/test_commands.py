@@ -262,5 +262,5 @@ def test_make_lists_its_targets():
     import subprocess
 
     output = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in "setup demo general-distill task-distill augment evaluate report compare export predict serve doctor test torture docs lint clean".split():
+    for target in "setup demo general-distill task-distill augment evaluate report compare export predict serve doctor test test-all torture docs lint clean".split():
         assert f"\n{target} " in "\n" + output

@@ -30,6 +30,7 @@ def hosts(place, monkeypatch):
     return ("job.hostfile=hostfile", "reuse=false")
 
 
+@pytest.mark.slow
 def test_two_hosts_make_what_two_ranks_make(place, hosts):
     status, output = place.run("general-distill", "run=two-hosts", *hosts)
     assert status == 0, output
@@ -38,6 +39,7 @@ def test_two_hosts_make_what_two_ranks_make(place, hosts):
     assert place.weights("two-hosts") == place.weights("two-ranks")
 
 
+@pytest.mark.slow
 def test_a_signal_reaches_all_hosts_and_a_lost_one_ends_the_run_with_its_reason(place, hosts):
     given = ("general-distill", "run=lost", *hosts, "general.epochs=200", "job.checkpoint_seconds=1")
     run = place.path / "runs" / "lost"

@@ -26,7 +26,10 @@ time.time_ns = lambda: now_ns() - ten_years * 10**9
 """
 
 
-def test_a_half_done_run_moved_elsewhere_goes_on_though_the_clock_was_set_back(place, tmp_path):
+@pytest.mark.slow
+def test_a_half_done_run_moved_elsewhere_goes_on_though_the_clock_was_set_back(
+    place, started_place, tmp_path
+):
     """And with the times of its files in 1970 or to come; the finished run, moved again, is finished."""
     status, output = place.run("task-distill", "run=stays", *GIVEN, "job.checkpoint_seconds=30")
     assert status == 0, output
@@ -38,7 +41,7 @@ def test_a_half_done_run_moved_elsewhere_goes_on_though_the_clock_was_set_back(p
         os.utime(path, (0, 0) if i % 2 else (4e9, 4e9))
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(CLOCK_SET_BACK)
-    moved = copy.copy(place)
+    moved = copy.copy(started_place)
     moved.path, moved.prefix = there, ["env", f"PYTHONPATH={tmp_path / 'clock'}{os.pathsep}{ROOT}"]
     data = [
         f"{name}={place.path / value}"

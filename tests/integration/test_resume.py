@@ -27,8 +27,11 @@ def metrics(place, run):
     return lines
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_in_every_stage_a_run_ends_in_the_same_weights(place, ranks):
+@pytest.mark.parametrize(
+    ("ranks", "own_processes"), [(2, False), pytest.param(1, True, marks=pytest.mark.slow)]
+)
+def test_killed_in_every_stage_a_run_ends_in_the_same_weights(place, started_place, ranks, own_processes):
+    place = started_place if own_processes else place
     same = (f"job.nproc={ranks}", "reuse=false")
     status, output = place.run("task-distill", f"run=whole{ranks}", *same)
     assert status == 0, output
@@ -45,6 +48,7 @@ def test_killed_in_every_stage_a_run_ends_in_the_same_weights(place, ranks):
         assert (place.path / "runs" / f"killed{ranks}" / name).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_workers_that_are_forks_compute_what_processes_of_their_own_do(place, ranks):
     same = ("reuse=false", "general.epochs=20", "job.precision=bf16", f"job.nproc={ranks}")
@@ -77,13 +81,14 @@ def test_a_signal_saves_says_so_and_leaves_the_run_resumable(place, number):
     assert steps == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "seconds"), [("check", 0.2), ("check", 1.5), ("general", 0), ("general", 0.2)]
 )
-def test_ctrl_c_while_a_stage_starts_up_ends_it_at_once(place, stage, seconds):
+def test_ctrl_c_while_a_stage_starts_up_ends_it_at_once(started_place, stage, seconds):
     """An exception raised then may be lost in an import, and the stage would go on to its end."""
-    run = place.path / "runs" / f"early-{stage}{seconds}"
-    process = place.start("general-distill", f"run={run.name}", "general.epochs=2000", "reuse=false")
+    run = started_place.path / "runs" / f"early-{stage}{seconds}"
+    process = started_place.start("general-distill", f"run={run.name}", "general.epochs=2000", "reuse=false")
     while process.poll() is None and not (run / stage / "stage.json").exists():
         time.sleep(0.02)
     time.sleep(seconds)
@@ -190,6 +195,7 @@ def test_ranks_accumulation_and_zero_give_the_same_losses(place):
         assert losses[name] == pytest.approx(losses["one"], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_half_done_stage_goes_on_with_other_ranks_and_zero_stages(place):
     """The losses are those of an undisturbed run within rounding, and no step is counted twice."""
     same = ("general.epochs=60", "architecture.dropout=0.0", "reuse=false", "job.checkpoint_seconds=1000")

@@ -188,7 +188,7 @@ def plain_reference(lengths: np.ndarray) -> tuple[nn.Module, torch.optim.AdamW, 
     return model, optimizer, skipped
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_bad_row_in_one_pass_of_one_rank_leaves_the_whole_batch_out_on_all(make, tmp_path, capfd, ranks):
     rows = make(Fragile(BROKEN)).rows  # and so they are in the cache
     if ranks == 1:
@@ -272,6 +272,7 @@ save_file(dict(model.state_dict()), path / "weights.safetensors")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_where_memory_really_runs_out_the_batch_is_named_and_auto_fits_and_learns_the_same(make, tmp_path):
     command = [sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path)]
