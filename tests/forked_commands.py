@@ -20,7 +20,9 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
+ROOT = Path(__file__).parents[1]
 PRELOADED = (
+    *(f"stages.{path.stem}" for path in (ROOT / "stages").glob("[a-z]*.py")),
     "deepspeed",
     "onnxruntime",
     "torch.onnx",
@@ -62,7 +64,7 @@ def _server() -> socket.socket:
 
     subprocess.Popen(
         [sys.executable, "-m", "tests.forked_commands", str(theirs.fileno()), " " * TITLE_LENGTH],
-        cwd=Path(__file__).parents[1], env=os.environ | KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT, env=os.environ | KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
     )  # fmt: skip
     theirs.close()
@@ -153,7 +155,6 @@ if __name__ == "__main__":
     worker.set_environment()
     for name in PRELOADED:
         __import__(name)
-    worker.stage_types()
     warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*prior to execution", category=RuntimeWarning)
     serve(socket.socket(fileno=int(sys.argv[1])))
