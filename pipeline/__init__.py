@@ -1,1 +1,105 @@
-"""What a person touches: commands, options, the plan of a run, and how it is launched."""
+"""Two-stage distillation from Python: `distill`. The same from a shell: `python -m pipeline`, or `make`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class Result:
+    """A finished run.
+
+    Attributes:
+        path: its directory, runs/<run>.
+    """
+
+    path: Path
+
+    @cached_property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """What was measured of each model, by its name, as in results.json: "teacher", "distilled", ..."""
+        from checkpoints.store import read_json
+
+        return read_json(self.path / "results.json")
+
+    def student(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        """The student and its tokenizer, as stock transformers loads them.
+
+        Raises:
+            UserError: its files are damaged.
+        """
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from pipeline.report.run_record import read_run_record
+
+        run = read_run_record(self.path)
+        directory = run.model(run.main)
+        model = AutoModelForSequenceClassification.from_pretrained(directory)
+        return model, AutoTokenizer.from_pretrained(directory)
+
+
+def distill(
+    task: str,
+    *,
+    data: str | PathLike[str] = "",
+    text_columns: str | Sequence[str] = (),
+    label_column: str = "",
+    run: str = "",
+    options: Mapping[str, Any] | None = None,
+) -> Result:
+    """Make a student of a task, as the command `task-distill` does, and return its run when it is finished.
+
+    Finished stages are skipped and half-done ones resumed, so a second call returns at once. Stages run in processes
+    of their own, and their progress goes to standard output. The run is in the directory `runs/` of the working
+    directory.
+
+    Args:
+        task: a GLUE task, a packaged task, a task file (.yaml), or any name together with `data`.
+        data: directory in GLUE's layout, or a CSV, TSV or JSONL file.
+        text_columns: names of the one or two text columns of a data file.
+        label_column: name of the label column of a data file.
+        run: name of the run; none: `<preset>-<task>`.
+        options: any option of the command by its name, such as {"preset": "tinybert4", "intermediate.epochs": 4}.
+
+    Returns:
+        The run: its metrics and its student.
+
+    Raises:
+        checkpoints.errors.UserError: a `ValueError`: an option, the data or a model is refused, with the text that the
+            command shows.
+        pipeline.run.StageFailed: a stage was interrupted or failed. The same call resumes it.
+
+    Example:
+        >>> result = distill(task="reviews", data="reviews.csv", text_columns="review", label_column="stars")
+        >>> result.metrics["distilled"]["metric"]
+        >>> model, tokenizer = result.student()
+    """
+    from checkpoints.errors import UserError
+    from pipeline.config.errors import explain
+    from pipeline.config.inputs import task_stages
+    from pipeline.run import make
+
+    columns = text_columns if isinstance(text_columns, str) else list(text_columns)
+    named = {
+        "task": task,
+        "data": str(data),
+        "text_columns": columns,
+        "label_column": label_column,
+        "run": run,
+    }
+    given = {name: value for name, value in named.items() if value} | dict(options or {})
+    if given.get("seeds"):
+        raise UserError(
+            f"seeds={given['seeds']!r}: a call makes one run; call it once for each options={{'seed': ...}}"
+        )
+    try:
+        (path,) = make(given, task_stages)
+    except UserError as error:
+        raise explain(error) from None
+    return Result(path)

@@ -1,89 +1,113 @@
-"""Makes a run, stage by stage: plans, locks its directory, launches what is to be done, says how it went."""
+"""Makes a run, stage by stage: plans it, locks its directory, starts its stages, shows the results."""
 
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
-from pipeline.config import options as options_module
-from pipeline.config.inputs import Named
-from pipeline.config.options import Options
-from pipeline.config.recipe import read_recipe, recipe_stages
+from pipeline.config.options import Options, load
+from pipeline.config.recipe import read_recipe
+from pipeline.config.recipe_stages import recipe_stages
+from pipeline.config.two_stage import RunSpec
 from pipeline.launch.launcher import Launcher
+from pipeline.launch.worker import REFUSAL
 from pipeline.plan import RUNS, Planned, plan, write_stage_spec
 from pipeline.report.run_record import read_run_record
 from pipeline.report.tables import results_table, spread_table
 from pipeline.run_lock import run_lock
 
 ONE_RANK = ("check", "select", "evaluate")
-"""Kinds of stages that train nothing, and are run by one process whatever the number of ranks."""
+"""Types of stages that train nothing: one process runs them, whatever the number of ranks."""
 
 
-def make(rest: list[str], declare: Callable[[Options, str, str], Named]) -> int:
-    """One run, or one for each of `seeds`."""
-    preset, overrides, seeds = split(rest)
-    o = options_module.load(preset, overrides)
-    if not seeds:
-        return _run(o, preset, "", declare, [])[0]
-    status, runs = make_seeds(o, preset, seeds, declare, [])
-    if not status:
+class StageFailed(RuntimeError):
+    """A stage was interrupted or failed. What it saved is intact: the same call resumes it.
+
+    Attributes:
+        status: exit status of its process; 128 + the signal that ended it.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or SIGTERM ended it, after a checkpoint."""
+        return self.status in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+class StageRefused(UserError):
+    """A stage refused its inputs or options. Its process has already shown the message."""
+
+
+def make(given: Mapping[str, Any], declare: Callable[[Options], RunSpec]) -> list[Path]:
+    """Make a run, or one for each of `seeds`: plan it, then run or resume each stage that is not finished.
+
+    Args:
+        given: options by name, over those of their preset.
+        declare: declares the run's stages.
+
+    Returns:
+        The directories of the runs.
+
+    Raises:
+        UserError: an option, an input or a stage is refused.
+        StageFailed: a stage was interrupted or failed.
+    """
+    o = load("small", given)
+    runs = _make_seeds(o, declare, {})
+    if o.seeds:
         print(f"\n{spread_table(runs)}")
-    return status
+    return runs
 
 
-def make_recipe(rest: list[str]) -> int:
-    """The runs of a recipe, one for each of its seeds, and what they come to together."""
-    name = next((text.partition("=")[2] for text in rest if text.startswith("name=")), "")
-    preset, overrides, seeds = split([text for text in rest if not text.startswith("name=")])
-    recipe, overrides = read_recipe(name, overrides)
-    preset = recipe.preset if not any(text.startswith("preset=") for text in rest) else preset
-    o = options_module.load(preset, overrides, recipe.options)
-    status, runs = make_seeds(o, preset, seeds or map(str, recipe.seeds), recipe_stages(recipe), rest)
-    if not status:
-        from pipeline.report.recipe_summary import write_summary  # matplotlib and scipy take seconds to start
+def make_recipe(given: Mapping[str, str]) -> list[Path]:
+    """Make the runs of the recipe `name`, one for each of its seeds, and show their summary.
 
-        print(f"\n{write_summary(recipe, runs, RUNS / (o.run or recipe.name))}")
-    return status
+    Raises:
+        UserError: the recipe, an option, an input or a stage is refused.
+        StageFailed: a stage was interrupted or failed.
+    """
+    recipe, o = read_recipe(given)
+    runs = _make_seeds(o, partial(recipe_stages, recipe), given)
+    from pipeline.report.recipe_summary import write_summary  # matplotlib and scipy take seconds to start
 
-
-def make_seeds(
-    o: Options, preset: str, seeds: Iterable[str], declare: Callable, recipe: list[str]
-) -> tuple[int, list[Path]]:
-    """(exit status, runs): one for each seed, up to the first that fails."""
-    runs = []
-    for seed in seeds:
-        status, run = _run(replace(o, seed=int(seed)), preset, f"-seed{seed}", declare, recipe)
-        if status:
-            return status, runs
-        runs.append(run)
-    return 0, runs
+    print(f"\n{write_summary(recipe, runs, RUNS / (o.run or recipe.name))}")
+    return runs
 
 
-def _run(o: Options, preset: str, suffix: str, declare: Callable, recipe: list[str]) -> tuple[int, Path]:
-    """Plan a run and do what is to be done, stage by stage. `recipe` are the arguments of the one it belongs to."""
+def _make_seeds(o: Options, declare: Callable[[Options], RunSpec], recipe: Mapping[str, str]) -> list[Path]:
+    seeds = [(replace(o, seed=seed, seeds=[]), f"-seed{seed}") for seed in o.seeds] or [(o, "")]
+    return [_run(options, declare(options), suffix, recipe) for options, suffix in seeds]
+
+
+def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> Path:
+    """Make one run. `recipe` holds the arguments of the recipe to which it belongs."""
     began = time.monotonic()
-    name, declared = declare(o, Path(preset).stem, suffix)
-    run = RUNS / name
+    run = RUNS / (spec.name + suffix)
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is not a directory, so it cannot be a run: give another run=NAME")
     there = {path.name for path in run.iterdir() if not path.name.startswith(".")} if run.exists() else set()
     if there and not there & {"options.json", "hub.json"}:
         raise UserError(f"{run} is not a run (it has no options.json): give another run=NAME")
-    stages = declared(run)
+    stages = spec.declare(run)
     run.mkdir(parents=True, exist_ok=True)
     with run_lock(run), Launcher(run) as launcher:
         planned = plan(stages, run, o)
+        arguments = [f"{name}={value}" for name, value in recipe.items()]
         store.write_json(run / "options.json", asdict(o) | {
-            "run": name, "preset": preset, "stages": [stage.name for stage in stages], "recipe": recipe,
+            "run": run.name, "stages": [stage.name for stage in stages], "recipe": arguments,
         })  # fmt: skip
-        _say_plan(name, planned)
+        _print_plan(run.name, planned)
         artefacts: dict[str, Path] = {}
         for step in planned:
             artefacts[step.stage.name] = step.artefact
@@ -91,55 +115,31 @@ def _run(o: Options, preset: str, suffix: str, declare: Callable, recipe: list[s
                 continue
             write_stage_spec(step, artefacts, o)
             if any(other.stage.name == "evaluate" for other in planned):
-                (run / "results.json").unlink(missing_ok=True)  # it spoke of other models
+                (run / "results.json").unlink(missing_ok=True)  # it describes other models
             if step.action == "reuse":
                 continue
-            print(f"[{step.stage.name}] {'goes on' if step.action == 'resume' else 'starts'}", flush=True)
+            print(f"[{step.stage.name}] {'resumes' if step.action == 'resume' else 'starts'}", flush=True)
             start = time.monotonic()
             job = replace(o.job, nproc=1, hostfile="") if step.stage.stage_type in ONE_RANK else o.job
-            status = launcher.launch(step.directory, job)
-            if status:
-                status = status if status > 0 else 128 - status
-                _say_failure(step, status)
-                return status, run
+            (step.directory / REFUSAL).unlink(missing_ok=True)
+            if status := launcher.launch(step.directory, job):
+                raise _failure(step, status if status > 0 else 128 - status)
             _note_seconds(step.directory, time.monotonic() - start)
     if "evaluate" in artefacts:
         shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
-        print(
-            f"\n{results_table(read_run_record(run))}\n\nmake report RUN={name} shows the same as a page, with curves"
-        )
+        table = results_table(read_run_record(run))
+        print(f"\n{table}\n\nmake report RUN={run.name} shows the same as a page, with curves")
     elif "augment" in artefacts:
         print(f"\n{(artefacts['augment'] / 'samples.txt').read_text(encoding='utf-8')}")
         print(f"the augmented rows are in {artefacts['augment']}: datasets.Dataset.from_file reads each file")
     else:
         print(f"the general student is in {artefacts['general']}")
-    print(f"run {name}: {_duration(time.monotonic() - began)}")
-    return 0, run
+    print(f"run {run.name}: {_duration(time.monotonic() - began)}")
+    return run
 
 
-def split(rest: list[str]) -> tuple[str, list[str], list[str]]:
-    """(preset, options, seeds) out of a command's arguments."""
-    preset, overrides, seeds = "small", [], []
-    for text in rest:
-        key, _, value = text.partition("=")
-        if key == "preset":
-            preset = value
-        elif key == "seeds":
-            seeds = value.replace(",", " ").split()
-            if not all(seed.isdecimal() for seed in seeds):
-                raise UserError(f"seeds={value!r} must be whole numbers, such as seeds='1 2 3'")
-        else:
-            overrides.append(text)
-    return preset, overrides, seeds
-
-
-def _say_plan(name: str, planned: list[Planned]) -> None:
-    words = {
-        "skip": "finished",
-        "reuse": "made by another run",
-        "resume": "half done: goes on",
-        "run": "to be made",
-    }
+def _print_plan(name: str, planned: list[Planned]) -> None:
+    words = {"skip": "finished", "reuse": "reused from another run", "resume": "resuming", "run": "pending"}
     print(f"run {name}")
     for step in planned:
         where = f" ({os.path.relpath(step.made)})" if step.action == "reuse" else ""
@@ -148,19 +148,18 @@ def _say_plan(name: str, planned: list[Planned]) -> None:
         print(f"  {step.stage.name:<34} {words[step.action]}{where}{cause}")
 
 
-def _say_failure(step: Planned, status: int) -> None:
+def _failure(step: Planned, status: int) -> StageFailed | StageRefused:
+    """The exception for a stage that ended with a status other than 0."""
+    refusal = step.directory / REFUSAL
+    if status == 2 and refusal.is_file():
+        return StageRefused(f"{step.stage.name}: {refusal.read_text(encoding='utf-8')}")
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        print("stopped; run the same command to go on")
-    elif status != 2:
-        killed = (
-            " (killed; where the memory ran out: job.micro_batch=auto)"
-            if status == 128 + signal.SIGKILL
-            else ""
-        )
-        print(
-            f"error: stage {step.stage.name} ended with status {status}{killed}; run the same command to go on",
-            file=sys.stderr,
-        )
+        return StageFailed("stopped; run the same command to resume", status)
+    killed = (
+        " (killed; if the memory ran out: job.micro_batch=auto)" if status == 128 + signal.SIGKILL else ""
+    )
+    message = f"stage {step.stage.name} ended with status {status}{killed}; run the same command to resume"
+    return StageFailed(message, status)
 
 
 def _note_seconds(directory: Path, seconds: float) -> None:

@@ -16,7 +16,7 @@ from pipeline.cli import commands as cli
 from pipeline.cli.options_page import PAGE, page
 from pipeline.config.options import load
 from pipeline.config.recipe import read_recipe
-from pipeline.run import split
+from pipeline.config.schema import arguments
 from stages.tasks.packages import packaged_teacher
 from tests.conftest import make_corpus
 
@@ -99,15 +99,14 @@ def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
             continue  # tests, lint, bench: not the pipeline's
         name, *options = rest
         if name in MAKING:
-            preset, overrides, _ = split(options)
-            load(preset, overrides)
+            load("small", options)
         elif name == "recipe":
-            _, overrides, _ = split(options)
-            found = next((text.partition("=")[2] for text in overrides if text.startswith("name=")), "")
-            own = not found or found.endswith(".yaml")  # the command as such, or the reader's: any will do
-            overrides = [text for text in overrides if not text.startswith("name=")]
-            recipe, overrides = read_recipe("continuation-kd" if own else found, overrides)
-            load(recipe.preset, overrides, recipe.options)
+            given = arguments(options)
+            if given.get("name", ".yaml").endswith(
+                ".yaml"
+            ):  # the command as such, or the reader's: any will do
+                given["name"] = "continuation-kd"
+            read_recipe(given)
         elif name == "recipes":
             assert cli.main(rest) == 0
         elif name != "--help":  # refused for want of the run alone
@@ -163,7 +162,7 @@ def test_the_tutorial_from_a_csv_to_a_shipped_model(tmp_path):
     for words in (
         "nothing is wrong",
         "student distilled",
-        "made by another run",
+        "reused from another run",
         "report.html",
         "student, ONNX int8",
     ):

@@ -3,66 +3,101 @@
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
 
 from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import read_json
-from pipeline.config import options as options_module
 from pipeline.config.errors import explain
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
-from pipeline.config.recipe import known_recipes
+from pipeline.config.options import Options, check_run, load
+from pipeline.config.recipe import RecipeFile, StudentSpec, known_recipes
+from pipeline.config.schema import CONFIG, arguments, closest, help_text, updated
 from pipeline.plan import RUNS
 from pipeline.report.run_record import RunRecord, read_run_record
 from pipeline.report.tables import results_table, runs_table
-from pipeline.run import make, make_recipe, split
+from pipeline.run import StageFailed, StageRefused, make, make_recipe
 from stages.tasks.text import check_text
+from stages.training.options import option
 
 USAGE = """\
-usage: python -m pipeline COMMAND [key=value ...]
+usage: python -m pipeline COMMAND [key=value | --key value | --key=value ...]
 
-  demo             a real teacher becomes a small student, end to end, on packaged weights and text
-  general-distill  stage 1: a general student from an un-tuned teacher and unlabelled text
-  task-distill     stage 2: a student of a task, making first whatever it lacks     (task=NAME)
-  augment          data augmentation alone: variants of a task's rows, with samples (task=NAME)
-  recipe           a published system and what it is compared with, over its seeds   (name=NAME, or name=FILE.yaml)
-  recipes          the recipes there are, a line each
-  evaluate         the tables of a finished run                                     (run=NAME)
-  report           the page of a finished run, runs/NAME/report.html                (run=NAME to=FILE)
-  compare          finished runs side by side, runs/compare.html                    (runs="A B" to=FILE)
-  pareto           all students of all finished runs, task by task: what each costs for what it reaches   (task=NAME)
-  export           the finished student for transformers and onnxruntime, with a model card
-                   (run=NAME to=DIR onnx=true|false license=ID push=OWNER/NAME)
-  predict          what the student answers to text="...", to file=IN.csv (to=OUT.csv), or to lines on standard
-                   input                                             (run=NAME, or model=DIR of an export)
-  serve            a page on this machine: teacher and student side by side         (run=NAME port=8000)
-  doctor           what the machine offers, what a run needs (options of task-distill), what is wrong with run=NAME
+{commands}
 
-Every command goes on where it was stopped, skips what is finished, and makes again what changed.
+`python -m pipeline COMMAND --help` explains a command and lists its options. `make COMMAND` is the same.
+Every command resumes where it was stopped, skips what is finished, and makes again what changed."""
 
-  preset=NAME      settings to start from: {presets}, or a .yaml file   [small]
-  seeds="1 2 3"    one run for each seed, then mean and spread
-
-Any option as key=value, after those of the preset (defaults in brackets):
-"""
+COMMANDS: dict[str, "Command"] = {}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 2 for a mistake the user can mend."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or {"-h", "--help", "help"} & set(arguments):
-        with contextlib.suppress(BrokenPipeError):  # as in `--help | head`
-            print(usage(), flush=True)
-        return 0 if arguments else 2
-    command, rest = arguments[0], arguments[1:]
+@dataclass
+class Command:
+    """A command, whose docstring is its help.
+
+    Attributes:
+        function: takes the command's settings; of commands that make a run, its arguments by name.
+        settings: the dataclass of its settings.
+    """
+
+    function: Callable[[Any], int | None]
+    settings: type
+
+    @property
+    def doc(self) -> str:
+        return cleandoc(self.function.__doc__)
+
+
+def command(settings: type) -> Callable[[Callable], Callable]:
+    """Register a function as the command of its name."""
+
+    def register(function: Callable[[Any], int | None]) -> Callable:
+        COMMANDS[function.__name__.replace("_", "-")] = Command(function, settings)
+        return function
+
+    return register
+
+
+def main(texts: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        texts: its name and arguments; None: those of the process.
+
+    Returns:
+        The exit status: 0 done, 2 for what the user can fix, 128 + a signal that ended it, 1 for anything else.
+    """
+    texts = sys.argv[1:] if texts is None else texts
     try:
-        for text in arguments:
+        for text in texts:
             check_text(text, f"the argument {text!r}")
-        if command not in COMMANDS:
-            raise UserError(
-                f"unknown command {command!r}: there are {', '.join(COMMANDS)} (--help explains them)"
-            )
-        return COMMANDS[command](rest)
+        asked = bool({"-h", "--help"} & set(texts) or texts[:1] == ["help"])
+        name, *rest = [text for text in texts[texts[:1] == ["help"] :] if text not in ("-h", "--help")] or [
+            ""
+        ]
+        if not name:
+            return _show(_usage()) or (0 if asked else 2)
+        if name not in COMMANDS:
+            hint = closest(name, COMMANDS)
+            raise UserError(f"unknown command {name!r}{hint} (--help explains them)")
+        if asked:
+            return _show(_help(name))
+        known, given = COMMANDS[name], arguments(rest)
+        settings = given if known.settings is Options else updated(known.settings(), given)
+        return known.function(settings) or 0
+    except StageRefused:
+        return 2
+    except StageFailed as failure:
+        if failure.interrupted:
+            print(failure)
+        elif failure.status != 2:  # where it is 2, the stage has said why
+            print(f"error: {failure}", file=sys.stderr)
+        return failure.status
     except (UserError, OSError) as error:
         error = to_user_error(error) if isinstance(error, OSError) else error
         print(f"error: {explain(error)}", file=sys.stderr)
@@ -71,183 +106,291 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def usage() -> str:
-    """The help text, with every option."""
-    presets = ", ".join(sorted(p.stem for p in options_module.PRESETS.glob("*.yaml")))
-    rows = [f"  {name}  [{default}]\n      {text}" for name, default, text in options_module.describe()]
-    return USAGE.format(presets=presets) + "\n".join(rows)
+def _show(text: str) -> int:
+    with contextlib.suppress(BrokenPipeError):  # as in `--help | head`
+        print(text, flush=True)
+    return 0
 
 
-def demo(rest: list[str]) -> int:
-    """The whole pipeline on the packaged teacher, text and task."""
-    return make(["task=rotten-tomatoes", "run=demo", "baselines=true", *rest], task_stages)
+def _usage() -> str:
+    lines = [f"  {name:<17}{known.doc.splitlines()[0]}" for name, known in COMMANDS.items()]
+    return USAGE.format(commands="\n".join(lines))
 
 
-def general_distill(rest: list[str]) -> int:
-    """The general stage alone."""
-    return make(rest, general_stages)
+def _help(name: str) -> str:
+    parts = [f"usage: python -m pipeline {name} [key=value ...]", COMMANDS[name].doc]
+    parts += [help_text(COMMANDS[name].settings).lstrip("\n")]
+    if name == "recipe":
+        parts.insert(2, f"Lines of a recipe\n{help_text(RecipeFile)}\n{help_text(StudentSpec)}\n")
+    return "\n\n".join(parts)
 
 
-def task_distill(rest: list[str]) -> int:
-    """The task stage, and before it whatever it lacks."""
-    return make(rest, task_stages)
+@dataclass
+class Nothing:
+    """A command without settings."""
 
 
-def augment(rest: list[str]) -> int:
-    """The augmented rows of a task, and before them the masked language model they need."""
-    return make(rest, augment_stages)
+@dataclass
+class OfRun:
+    """What a command of a finished run takes."""
+
+    __pydantic_config__ = CONFIG
+
+    run: str = option("demo", "name of the finished run, under runs/")
 
 
-def recipe(rest: list[str]) -> int:
-    """The runs of a recipe, one for each seed, and their table."""
-    return make_recipe(rest)
+@command(Options)
+def demo(given: dict[str, str]) -> None:
+    """Distil a real teacher end to end, on packaged weights and text.
+
+    Example: make demo
+    """
+    make({"task": "rotten-tomatoes", "run": "demo", "baselines": "true"} | given, task_stages)
 
 
-def recipes(rest: list[str]) -> int:
-    """What recipes there are."""
-    _given(rest)
+@command(Options)
+def general_distill(given: dict[str, str]) -> None:
+    """Stage 1: make a general student from an un-tuned teacher and unlabelled text.
+
+    Example: make general-distill CORPUS=text.txt ARGS="general.epochs=3"
+    """
+    make(given, general_stages)
+
+
+@command(Options)
+def task_distill(given: dict[str, str]) -> None:
+    """Stage 2: make a student of a task; creates missing prerequisites, such as the general student.
+
+    Example: make task-distill TASK=reviews DATA=reviews.csv ARGS="text_columns=review label_column=stars"
+
+    Needs task=. With a data file, text_columns= and label_column= say what is in it.
+    """
+    make(given, task_stages)
+
+
+@command(Options)
+def augment(given: dict[str, str]) -> None:
+    """Augment the training rows of a task, and show samples.
+
+    Example: make augment TASK=rotten-tomatoes ARGS="augmentation.variants=20"
+
+    Needs task=. The options under "augmentation." are about this.
+    """
+    make(given, augment_stages)
+
+
+@command(Options)
+def recipe(given: dict[str, str]) -> None:
+    """Make a published system and what it is compared with, over several seeds.
+
+    Example: make recipe NAME=continuation-kd ARGS="base.training.epochs=5"
+
+    Needs name=, of a recipe of this project (`make recipes` lists them) or a .yaml file. Any option can be
+    changed, and any line of the recipe by its path.
+    """
+    make_recipe(given)
+
+
+@command(Nothing)
+def recipes(given: Nothing) -> None:
+    """List the recipes.
+
+    Example: make recipes
+    """
     for name, about in known_recipes().items():
         print(f"{name:<22}{about}")
-    return 0
 
 
-def evaluate(rest: list[str]) -> int:
-    """Show the tables of a finished run."""
-    given = _given(rest, "run")
-    print(results_table(read_run_record(_finished(given.get("run") or "demo"))))
-    return 0
+@command(OfRun)
+def evaluate(given: OfRun) -> None:
+    """Show the tables of a finished run.
+
+    Example: make evaluate RUN=demo
+    """
+    print(results_table(read_run_record(_finished(given.run))))
 
 
-def report(rest: list[str]) -> int:
-    """Write the page of a finished run."""
+@dataclass
+class ReportSettings(OfRun):
+    to: str = option("", "the page to write; none: runs/RUN/report.html")
+
+
+@command(ReportSettings)
+def report(given: ReportSettings) -> None:
+    """Write the page of a finished run.
+
+    Example: make report RUN=demo
+    """
     from pipeline.report.page import write_report  # matplotlib takes a second to start
 
-    given = _given(rest, "run", "to")
-    run = read_run_record(_finished(given.get("run") or "demo"))
-    target = Path(given.get("to") or run.path / "report.html")
+    run = read_run_record(_finished(given.run))
+    target = Path(given.to or run.path / "report.html")
     write_report(run, [other for other in _evaluated() if other.name != run.name], target)
     print(f"the report of run {run.name} is in {target}: open it in any browser")
-    return 0
 
 
-def compare(rest: list[str]) -> int:
-    """Write a page with several finished runs side by side, and show their table."""
+@dataclass
+class CompareSettings:
+    __pydantic_config__ = CONFIG
+
+    runs: str = option("", "names of two runs or more, as in runs='demo demo-long'")
+    to: str = option("", "the page to write; none: runs/compare.html")
+
+
+@command(CompareSettings)
+def compare(given: CompareSettings) -> None:
+    """Show finished runs side by side, as a table and as a page.
+
+    Example: make compare RUNS="demo demo-long"
+    """
     from pipeline.report.page import write_comparison
 
-    given = _given(rest, "runs", "to")
-    names = given.get("runs", "").replace(",", " ").split()
+    names = given.runs.replace(",", " ").split()
     if len(set(names)) < 2:
-        raise UserError(
-            f"runs={given.get('runs', '')!r} must name two runs or more, such as runs='demo demo-long'"
-        )
+        raise UserError(f"runs={given.runs!r} must name two runs or more, such as runs='demo demo-long'")
     runs = [read_run_record(_finished(name)) for name in dict.fromkeys(names)]
-    target = Path(given.get("to") or RUNS / "compare.html")
+    target = Path(given.to or RUNS / "compare.html")
     write_comparison(runs, target)
     print(f"{runs_table(runs)}\nthe comparison is in {target}: open it in any browser")
-    return 0
 
 
-def pareto(rest: list[str]) -> int:
-    """One table, and picture, for each set of rows that finished runs report."""
+@dataclass
+class ParetoSettings:
+    __pydantic_config__ = CONFIG
+
+    task: str = option("", "name of a task; none: every task")
+
+
+@command(ParetoSettings)
+def pareto(given: ParetoSettings) -> None:
+    """Compare the cost and quality of all students of all finished runs, task by task.
+
+    Example: make pareto TASK=rotten-tomatoes
+    """
     from pipeline.report.pareto import write_pareto
 
-    task = _given(rest, "task").get("task")
     groups: list[list[RunRecord]] = []
     for run in _evaluated():
-        if task in (None, run.task["name"]):
+        if given.task in ("", run.task["name"]):
             like = next((group for group in groups if group[0].same_rows(run)), None)
             groups.append([run]) if like is None else like.append(run)
     if not groups:
-        raise UserError(f"no finished run {f'of task {task} ' if task else ''}under {RUNS}/: make one first")
+        of_task = f"of task {given.task} " if given.task else ""
+        raise UserError(f"no finished run {of_task}under {RUNS}/: make one first")
     for i, group in enumerate(groups, 1):
         name = re.sub(r"[^\w.-]+", "-", Path(group[0].task["name"]).stem)
         target = RUNS / f"pareto-{name}{f'-{i}' if len(groups) > 1 else ''}"
         print(f"{write_pareto(group, target)}\n\ndrawn in {target}.png\n")
-    return 0
 
 
-def export(rest: list[str]) -> int:
-    """Write a finished student as a directory that its users load: transformers, onnxruntime, a model card."""
+@dataclass
+class ExportSettings(OfRun):
+    to: str = option("", "directory to write, which must not exist; none: runs/RUN/export")
+    onnx: bool = option(True, "also write ONNX files, in fp32 and int8")
+    license: str = option("", "the licence that the model card states, such as apache-2.0")
+    push: str = option("", "also upload it to this private repository of the hub: OWNER/NAME")
+
+
+@command(ExportSettings)
+def export(given: ExportSettings) -> None:
+    """Write the finished student for transformers and onnxruntime, with a model card.
+
+    Example: make export RUN=demo ARGS="to=my-student"
+    """
     from pipeline.deploy import hub
 
-    given = _given(rest, "run", "to", "onnx", "license", "push")
-    run = read_run_record(_finished(given.get("run") or "demo"))
-    target = Path(given.get("to") or run.path / "export")
+    run = read_run_record(_finished(given.run))
+    target = Path(given.to or run.path / "export")
     if target.exists():
-        raise UserError(f"{target} is there already: give another to=DIR, or remove it")
-    if given.get("onnx", "true") not in ("true", "false"):
-        raise UserError(f"onnx={given['onnx']} must be true or false")
-    if given.get("push"):
-        hub.check_push(given["push"])
-    from pipeline.deploy import export
-    from pipeline.deploy import formats as forms
+        raise UserError(f"{target} exists: give another to=DIR, or remove it")
+    if given.push:
+        hub.check_push(given.push)
+    from pipeline.deploy import export, formats
 
-    made = export.export(run, target, given.get("onnx") != "false", given.get("license", ""))
+    made = export.export(run, target, given.onnx, given.license)
     if made:
-        print(f"{forms.forms_table(run, made)}\n")
+        print(f"{formats.forms_table(run, made)}\n")
     print(f"the student is in {target}: {export.how_to_load(target)}")
-    if given.get("push"):
-        print(f"it is on the hub, private: {hub.push(target, given['push'])}")
-    return 0
+    if given.push:
+        print(f"it is on the hub, private: {hub.push(target, given.push)}")
 
 
-def predict(rest: list[str]) -> int:
-    """What a finished or exported student answers to a text, a table, or the lines of standard input."""
-    given = _given(rest, "run", "model", "text", "text_b", "file", "to", "text_columns")
-    run = None if given.get("model") else read_run_record(_finished(given.get("run") or "demo"))
-    if given.get("to") and not given.get("file"):
-        raise UserError("to= is where the answers to file= go: give file=FILE")
+@dataclass
+class PredictSettings(OfRun):
+    model: str = option("", "directory of an export, instead of run=")
+    text: str = option("", "a text; none: file=, or the lines of standard input")
+    text_b: str = option("", "the second text, where the task takes pairs")
+    file: str = option("", "a CSV, TSV or JSONL file with a text in each row")
+    to: str = option("", "the CSV file to write; none: standard output")
+    text_columns: list[str] = option([], "text columns of the file; none: those of the run")
+
+
+@command(PredictSettings)
+def predict(given: PredictSettings) -> None:
+    """Show what the student predicts for a text, a file, or the lines of standard input.
+
+    Example: make predict RUN=demo TEXT="a fine film"
+    """
+    run = None if given.model else read_run_record(_finished(given.run))
+    if given.to and not given.file:
+        raise UserError(f"to={given.to} is for the predictions of a file: give file=FILE")
     from pipeline.deploy import predict
 
     student = (
         predict.Classifier.of_run(run, run.main)
         if run
-        else predict.Classifier.of_directory(Path(given["model"]))
+        else predict.Classifier.of_directory(Path(given.model))
     )
     with contextlib.suppress(BrokenPipeError):  # as in `predict ... | head`
-        if given.get("file"):
-            path, target = Path(given["file"]), Path(given["to"]) if given.get("to") else None
-            columns = tuple(given.get("text_columns", "").replace(",", " ").split())
-            rows = predict.predict_table(student, path, columns or predict.text_columns(run, path), target)
+        if given.file:
+            path, target = Path(given.file), Path(given.to) if given.to else None
+            columns = tuple(given.text_columns) or predict.text_columns(run, path)
+            rows = predict.predict_table(student, path, columns, target)
             if target:
-                print(f"the answers to {rows:,} rows are in {target}")
-        elif "text" in given:
-            row = [given[name] for name in ("text", "text_b") if name in given]
+                print(f"the predictions for {rows:,} rows are in {target}")
+        elif given.text:
+            row = [text for text in (given.text, given.text_b) if text]
             predict.print_answers(student, [student.check(row, "text=")])
         else:
             predict.predict_lines(student, sys.stdin)
         sys.stdout.flush()
-    return 0
 
 
-def serve(rest: list[str]) -> int:
-    """A page on this machine on which teacher and student answer side by side."""
-    given = _given(rest, "run", "port")
-    port = given.get("port") or "8000"
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"port={port} must be a number from 1 to 65535")
-    run = read_run_record(_finished(given.get("run") or "demo"))
+@dataclass
+class ServeSettings(OfRun):
+    port: Annotated[int, Ge(1), Le(65535)] = option(8000, "port of the page, on this machine alone")
+
+
+@command(ServeSettings)
+def serve(given: ServeSettings) -> None:
+    """Serve a page on this machine with teacher and student side by side.
+
+    Example: make serve RUN=demo ARGS="port=8000"
+    """
+    run = read_run_record(_finished(given.run))
     from pipeline.deploy.serve import serve_run
 
-    serve_run(run, int(port))
-    return 0
+    serve_run(run, given.port)
 
 
-def doctor(rest: list[str]) -> int:
-    """Look at the machine, at what a run needs of it, and at the run's directory; 1 if anything is wrong."""
-    from pipeline.cli import doctor
-    from pipeline.cli import resources as needs
+@command(Options)
+def doctor(given: dict[str, str]) -> int:
+    """Check the machine, what a run needs of it, and a run's directory; exits with 1 if anything is wrong.
 
-    preset, overrides, seeds = split(rest)
-    o = options_module.load(preset, overrides)
-    only_run = o.run and len(overrides) == 1
-    stages = task_stages(o, Path(preset).stem, "") if overrides and not only_run else None
+    Example: make doctor TASK=rotten-tomatoes
+
+    Takes the options of task-distill. run= alone checks the directory of that run.
+    """
+    from pipeline.cli import doctor, resources
+
+    o = load("small", given)
+    spec = task_stages(o) if given.keys() - {"run", "preset", "seeds"} else None
     report = doctor.Report()
     doctor.look_at_machine(report, RUNS)
-    for suffix in [f"-seed{seed}" for seed in seeds] or [""]:
-        run = RUNS / ((stages[0] if stages else o.run) + suffix)
-        if stages:
-            needs.look_at_needs(report, run, stages[1], o)
+    for suffix in [f"-seed{seed}" for seed in o.seeds] or [""]:
+        run = RUNS / ((spec.name if spec else o.run) + suffix)
+        if spec:
+            resources.look_at_needs(report, run, spec.declare, o)
         elif o.run and not run.is_dir():
             raise _no_such_run(run.name)
         if run != RUNS and run.is_dir():
@@ -256,46 +399,19 @@ def doctor(rest: list[str]) -> int:
     return 1 if report.wrong else 0
 
 
-COMMANDS = {
-    "demo": demo,
-    "general-distill": general_distill,
-    "task-distill": task_distill,
-    "augment": augment,
-    "recipe": recipe,
-    "recipes": recipes,
-    "evaluate": evaluate,
-    "report": report,
-    "compare": compare,
-    "pareto": pareto,
-    "export": export,
-    "predict": predict,
-    "serve": serve,
-    "doctor": doctor,
-}
-
-
-def _given(rest: list[str], *known: str) -> dict[str, str]:
-    """The options of a command that shows what is finished."""
-    given = dict(text.partition("=")[::2] for text in rest)
-    if unknown := given.keys() - set(known):
-        takes = " and ".join(f"{name}=" for name in known)
-        raise UserError(f"unknown option {', '.join(sorted(unknown))}: this command takes {takes or 'none'}")
-    return given
-
-
 def _finished(name: str) -> Path:
-    """The directory of a run that is finished."""
-    options_module.check_run(name)
+    """The directory of a finished run."""
+    check_run(name)
     run = RUNS / name
     if not (run / "options.json").is_file():
         raise _no_such_run(name)
     if not read_json(run / "results.json"):
-        raise UserError(f"run {name!r} is not finished: run its task-distill or demo command again to go on")
+        raise UserError(f"run {name!r} is not finished: run its command again to resume it")
     return run
 
 
 def _evaluated() -> Iterator[RunRecord]:
-    """All runs that this version evaluated."""
+    """All finished runs that this version evaluated."""
     for results in sorted(RUNS.glob("*/results.json")):
         with contextlib.suppress(UserError):
             yield read_run_record(results.parent)

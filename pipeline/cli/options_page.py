@@ -3,18 +3,21 @@
 import inspect
 from dataclasses import fields, is_dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
-from pipeline.config.options import Options, describe, load, show
+from pipeline.config.options import Options, load
+from pipeline.config.schema import describe, show
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 HEAD = """\
 # Every option
 
-Written by `make docs` from `pipeline/config/options.py`; `.venv/bin/python -m pipeline --help` shows the same, and what single commands take
-besides (`to=`, `file=`, `port=`). Options go into `ARGS="key=value ..."` or, as YAML, into a file for `PRESET=my.yaml`. The command line wins
-over the preset, the preset over the default. `small` is the preset where none is given: its column shows where it differs
-([what it sets for single tasks](../pipeline/presets/small.yaml)).
+`make docs` writes this page from the options themselves. `.venv/bin/python -m pipeline COMMAND --help` shows the options of each command.
+
+Options go into `ARGS="key=value ..."` or, as YAML, into a file for `PRESET=my.yaml`. The command line wins over the preset, the preset over
+the default. A preset may begin with `extends: other`. Where no preset is given it is `small`: its column shows where it differs
+([what it sets for single tasks](../pipeline/config/presets/small.yaml)).
 """
 
 
@@ -23,16 +26,16 @@ def page() -> str:
     small = load("small", [])
     groups = {entry.name: entry.type for entry in fields(Options) if is_dataclass(entry.type)}
     parts = [HEAD]
-    for group, rows in groupby(describe(), lambda row: row[0].rpartition(".")[0]):
+    for group, settings in groupby(describe(Options), lambda setting: setting.name.rpartition(".")[0]):
         title = f"`{group}`" if group else "The run"
         about = " ".join(inspect.getdoc(groups.get(group, Options)).split())
         parts.append(f"\n## {title}\n\n{about}\n\n| option | default | `small` | |\n|---|---|---|---|\n")
-        for name, default, text in rows:
-            value = small
-            for part in name.split("."):
-                value = getattr(value, part)
+        for setting in settings:
+            value = attrgetter(setting.name)(small)
+            default = show(setting.default)
             given = "" if show(value) == default else show(value)
-            parts.append(f"| `{name}` | {default} | {given} | {text.replace('<', '&lt;')} |\n")
+            text = setting.help.replace("<", "&lt;").replace("|", "\\|")
+            parts.append(f"| `{setting.name}` | {default} | {given} | {text} |\n")
     return "".join(parts)
 
 

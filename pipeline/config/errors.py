@@ -1,7 +1,8 @@
 """A library's error in the words of the command line."""
 
 from checkpoints.errors import UserError
-from pipeline.config.options import describe
+from pipeline.config.options import Options
+from pipeline.config.schema import describe
 
 SECTIONS = {"teacher": "tuning", "augment": "augmentation", "finetune": "finetuning"}
 """Type of stage -> section of its options, where that has another name."""
@@ -20,7 +21,7 @@ def explain(error: UserError, stage_type: str = "") -> UserError:
         error: what a library module raised.
         stage_type: of the stage in which it did, if in one.
     """
-    options = {name for name, *_ in describe()}
+    options = {setting.name for setting in describe(Options)}
     section = SECTIONS.get(stage_type, stage_type)
     names = [prefix + error.argument for prefix in (f"{section}.", "", "job.", "architecture.")]
     argument = next((name for name in names if name in options), error.argument)

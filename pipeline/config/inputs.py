@@ -1,17 +1,15 @@
 """What a run is given: the identities of teacher, student, task, corpus, masked LM and vectors.
 
-A function here takes the options, the preset's name and a suffix, and returns the run's name and what declares its
-stages once the run's directory is known.
+`task_stages`, `augment_stages` and `general_stages` declare the runs of the commands.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes
 from pipeline.config.options import Options
-from pipeline.config.two_stage import StageSpec, augmentation, check, general, two_stage
+from pipeline.config.two_stage import RunSpec, StageSpec, augmentation, check, general, two_stage
 from pipeline.deploy.hub import pin
 from pipeline.plan import RUNS, hashed
 from stages.tasks.corpus import find_corpus
@@ -23,14 +21,12 @@ PACKAGED = "give a local directory, or teacher=packaged for the one that comes w
 MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
 STUDENT = "give a local directory, or leave student= empty to make one"
 
-Named = tuple[str, Callable[[Path], list[StageSpec]]]
 
-
-def task_stages(o: Options, preset: str, suffix: str) -> Named:
+def task_stages(o: Options) -> RunSpec:
     """From the given teacher to the evaluated student."""
     task = _of_rows(given_task(o))
 
-    def declared(run: Path) -> list:
+    def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(o, task, run)
         if o.student and o.student != "teacher-layers":
             given["student"] = _model(o.student, "student", STUDENT, run)
@@ -42,32 +38,32 @@ def task_stages(o: Options, preset: str, suffix: str) -> Named:
             given["unlabelled"] = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
         return two_stage(o, given)
 
-    return (o.run or f"{preset}-{task['name']}") + suffix, declared
+    return RunSpec(o.run or f"{Path(o.preset).stem}-{task['name']}", declare)
 
 
-def augment_stages(o: Options, preset: str, suffix: str) -> Named:
+def augment_stages(o: Options) -> RunSpec:
     """The augmented rows."""
     task = _of_rows(given_task(o))
 
-    def declared(run: Path) -> list:
+    def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(o, task, run) | _for_augmentation(o, run)
         given |= {"corpus": given_corpus(o.corpus, run)} if o.corpus else {}
         return augmentation(o, given)
 
-    return (o.run or f"{preset}-{task['name']}") + suffix, declared
+    return RunSpec(o.run or f"{Path(o.preset).stem}-{task['name']}", declare)
 
 
-def general_stages(o: Options, preset: str, suffix: str) -> Named:
+def general_stages(o: Options) -> RunSpec:
     """The general student."""
 
-    def declared(run: Path) -> list:
+    def declare(run: Path) -> list[StageSpec]:
         given = {
             "teacher": _model(o.teacher, "teacher", PACKAGED, run),
             "corpus": given_corpus(o.corpus, run),
         }
         return [check(o, given, only_general=True), general(o, given)]
 
-    return (o.run or preset) + suffix, declared
+    return RunSpec(o.run or Path(o.preset).stem, declare)
 
 
 def given_teacher_and_task(o: Options, task: dict, run: Path) -> dict[str, dict]:

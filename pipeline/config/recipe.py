@@ -2,311 +2,246 @@
 
     # make recipe NAME=continuation-kd
     about: a line for `make recipes`
-    preset: small                    # any option of task-distill may stand beside: task, teacher, tuning ...
-    seeds: [1, 2, 3]                 # a run for each: runs/<name>-seed1 ...
-    base: {...}                      # what all students below share, setting by setting
-    stages: {name: {...}}            # students that others begin from, themselves not evaluated
+    extends: small                   # the preset; any option of task-distill may follow: task, teacher, seeds, tuning ...
+    base: {...}                      # settings that all students below share
+    stages: {name: {...}}            # students that others begin from; they are not evaluated
     students: {name: {...}}          # students that are evaluated
-    grid: {factor: {level: {...}}}   # or: one student for each combination of levels
-    rows: 5000                       # no more of its task's training rows are taken, drawn from the seed
-    unlabelled: 0.7                  # this share of the training rows, drawn from the seed, hides its labels
-    baseline: name                   # what the gains are over
-    main: name                       # the student that report, predict and export speak of
+    grid: {factor: {value: {...}}}   # or: one student for each combination of values
 
-A student's settings: `data` (task, its gold labels and tuned teacher; corpus, unlabelled text; or another corpus, as
-corpus= names it), `student` (layers, width, feed_forward, heads, dropout, and `init`: random, teacher-layers with
-`init_layers` a layer map, general, or the name of one that stands before it; `kind`, a module of
-stages/distillation/students, none for the teacher's own; `embeddings`: random, or vectors, those of
-augmentation.vectors), `with_unlabelled` (true: it learns from rows with hidden labels too), `losses` (lines `- name: {setting:
-value}`), `layer_map`, `training` (the options every training stage has; on a corpus also `mlm_probability` and `tokens`).
-A student of a corpus stands under `stages`. Its teacher is the given one; where pieces are masked, that one with a
-masked-LM head (stage masked_lm), fitted to the same corpus where it has none. A level of a grid may hold `without: [factor]`
-where another factor means nothing to it.
+`RecipeFile` has the other lines of a recipe, `StudentSpec` the settings of a student. A value of a grid may hold
+`without: [factor]`: the student is then the same for all values of that factor. A student that learns from a corpus stands
+under `stages`; its teacher is the given one, or for masked tokens that one with a masked-LM head (stage masked_lm).
 """
 
 import copy
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from checkpoints.errors import UserError
-from pipeline.config import options as options_module
-from pipeline.config.inputs import Named, given_corpus, given_task, given_teacher_and_task, given_vectors
-from pipeline.config.options import Options, Pretraining, Training
-from pipeline.config.two_stage import StageSpec, check, evaluation, general, masked_lm, teacher
+from pipeline.config.options import Options, as_preset, load
+from pipeline.config.schema import CONFIG, flattened, read_yaml, updated
 from stages.tasks.text import parse_yaml
+from stages.training.options import (
+    Architecture,
+    Fraction,
+    LayerMap,
+    NotNegative,
+    Pretraining,
+    Training,
+    option,
+)
 
 RECIPES = Path(__file__).parent / "recipes"
-PARTS = (
-    "about", "preset", "seeds", "rows", "unlabelled", "baseline", "main", "base", "stages", "students", "grid",
-)  # fmt: skip
-SETTINGS = ("data", "student", "losses", "layer_map", "training", "with_unlabelled")
 SIZES = ("layers", "width", "feed_forward", "heads")
-TAKEN = ("check", "teacher", "general", "evaluate", "task", "random", "teacher-layers")
+RESERVED = ("check", "teacher", "general", "evaluate", "task", "random", "teacher-layers")
+
+
+@dataclass
+class StudentModel(Architecture):
+    """The student's model: its sizes, those of the preset unless given, and what it begins as."""
+
+    init: str = option("random", "random, teacher-layers, general, or the name of an earlier student")
+    init_layers: LayerMap = option("uniform", "the teacher's layers that init=teacher-layers copies")
+    kind: str = option("", "a module of stages/distillation/students; none: the teacher's kind of model")
+    embeddings: Literal["random", "vectors"] = option(
+        "random", "random, or vectors: those of augmentation.vectors"
+    )
+
+    @property
+    def source(self) -> str:
+        """The stage whose model this one begins as; none where it is made."""
+        return "" if self.init in ("random", "teacher-layers") else self.init
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The sizes, as stages read them."""
+        sizes = {entry.name: getattr(self, entry.name) for entry in fields(Architecture)}
+        return sizes | ({"kind": self.kind} if self.kind else {})
+
+
+@dataclass
+class StudentSpec:
+    """The settings of a recipe's student."""
+
+    __pydantic_config__ = CONFIG
+
+    data: str = option("task", "what it learns from: task; corpus, that of corpus=; or another corpus")
+    losses: list[str | dict] = option([], "lines `- loss` or `- loss: {setting: value}`")
+    layer_map: LayerMap = option("uniform", "the teacher layer of each student layer")
+    with_unlabelled: bool = option(False, "also learn from the rows with hidden labels")
+    student: StudentModel = field(default_factory=StudentModel)
+    training: Training = field(default_factory=Training)
+
+    @property
+    def corpus(self) -> str:
+        """The name of its corpus among the run's inputs."""
+        return "corpus" if self.data == "corpus" else f"corpus {self.data}"
+
+
+@dataclass
+class CorpusStudentSpec(StudentSpec):
+    """The settings of a student that learns from a corpus."""
+
+    training: Pretraining = field(default_factory=Pretraining)
+
+
+@dataclass
+class RecipeFile:
+    """The lines of a recipe that are not options of task-distill."""
+
+    __pydantic_config__ = CONFIG
+
+    about: str = option("", "a line for `make recipes`")
+    extends: str = option("small", "the preset")
+    rows: NotNegative = option(0, "number of training rows of its task to use, drawn from the seed; 0: all")
+    unlabelled: Fraction = option(0.0, "fraction of these rows whose labels are hidden, drawn from the seed")
+    baseline: str = option("", "the student that gains are measured against")
+    main: str = option("", "the student that report, predict and export are about; none: the last")
+    base: dict[str, Any] = option({}, "settings that all students share")
+    stages: dict[str, dict[str, Any] | None] = option(
+        {}, "name -> settings of a student that is not evaluated"
+    )
+    students: dict[str, dict[str, Any] | None] = option({}, "name -> settings of a student that is evaluated")
+    grid: dict[str, dict[str, dict[str, Any] | None]] = option({}, "factor -> value -> settings")
+
+
+PARTS = tuple(entry.name for entry in fields(RecipeFile))
 
 
 @dataclass
 class Recipe:
-    """A recipe as read, its students written out.
+    """A recipe as read.
 
     Attributes:
-        options: those of task-distill, by name.
         students: name -> settings of every student, in the order in which they are made.
         shown: the names of those that are evaluated.
-        grid_values: factor -> level -> names, of a grid.
-        rows: the most training rows that are taken; 0: all.
-        unlabelled: share of them whose labels are hidden.
+        grid_values: of a grid, factor -> value -> the students that have it.
+        rows: maximum number of training rows; 0: all.
+        unlabelled: fraction of them whose labels are hidden.
     """
 
     name: str
-    about: str
-    preset: str
-    seeds: list[int]
     baseline: str
     main: str
-    options: dict[str, Any]
-    students: dict[str, dict[str, Any]]
+    rows: int
+    unlabelled: float
+    students: dict[str, StudentSpec]
     shown: list[str]
-    grid_values: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    rows: int = 0
-    unlabelled: float = 0.0
+    grid_values: dict[str, dict[str, list[str]]]
 
 
 def known_recipes() -> dict[str, str]:
     """Name -> its line, of the recipes that come with the project."""
-    return {path.stem: str(_read(path).get("about", "")) for path in sorted(RECIPES.glob("*.yaml"))}
+    return {path.stem: str(read_yaml(path).get("about", "")) for path in sorted(RECIPES.glob("*.yaml"))}
 
 
-def read_recipe(name: str, overrides: list[str]) -> tuple[Recipe, list[str]]:
-    """A recipe, and the overrides that are none of its parts (they are options).
+def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
+    """A recipe and the options of its runs.
 
     Args:
-        name: of one that comes with the project, or the path of a .yaml file.
-        overrides: `key=value`; `base.training.epochs=1` changes a part of the recipe.
+        given: `name`, of a recipe of the project or a .yaml file; options; parts of the recipe by their path, such as
+            `base.training.epochs`.
 
     Raises:
-        UserError: there is none of that name, or something in it is not as the docstring above says.
+        UserError: there is none of that name, or something in it or in the options is refused.
     """
+    given = dict(given)
+    name = given.pop("name", "")
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{Path(name).name}.yaml"
     if not name or not path.is_file():
+        known = ", ".join(known_recipes())
+        raise UserError(f"unknown recipe {name!r}: there are {known}, or give a .yaml file")
+    where, lines = f"recipe {path.stem}: ", read_yaml(path)
+    if not lines.keys() & {"students", "grid"}:
+        raise UserError(f"{path} is not a recipe: it must hold `students:` or `grid:`")
+    if given.keys() & {"task", "data"}:
+        lines.pop("rows", None)  # the recipe's number is for its own task
+    for key in [key for key in given if key.split(".")[0] in PARTS]:
+        text = given.pop(key)
+        _set_part(lines, key.split("."), parse_yaml(text, f"the value of {key}={text!r}"), key)
+    parts = updated(RecipeFile(), {name: lines.pop(name) for name in PARTS if name in lines}, where)
+    o = load(parts.extends, given, as_preset(where, lines))
+    points, grid_values = _grid_points(parts.grid)
+    shown = [*parts.students, *points]
+    for group in (parts.stages, parts.students, points):
+        bad = [name for name in group if not all(c.isalnum() or c in "._-" for c in name)]
+        if bad := [*bad, *(name for name in group if name in RESERVED or name.startswith("masked_lm"))]:
+            raise UserError(f"{where}a student cannot be named {', '.join(bad)}: choose another name")
+    main = parts.main or (shown or [""])[-1]
+    if main not in shown or parts.baseline not in (*shown, ""):
         raise UserError(
-            f"unknown recipe {name!r}: there are {', '.join(known_recipes())}, or give a .yaml file"
+            f"{where}main={main!r} and baseline={parts.baseline!r} must be among "
+            f"{', '.join(shown) or 'students or a grid, of which there are none'}"
         )
-    parts, rest = _read(path), []
-    for text in overrides:
-        keys = text.partition("=")[0].split(".")
-        if keys[0] in PARTS:
-            _override(parts, keys, parse_yaml(text.partition("=")[2], f"the value of {text!r}"), text)
-        else:
-            rest.append(text)
-    where = f"recipe {path.stem}"
-    base, stages = (
-        _settings(parts.get("base"), f"{where}: base"),
-        _named(parts.get("stages"), f"{where}: stages"),
-    )
-    students = _named(parts.get("students"), f"{where}: students")
-    points, values = _grid_points(parts.get("grid") or {}, where)
-    shown = [*students, *points]
-    for given in (stages, students, points):
-        bad = (n for n in given if not all(c.isalnum() or c in "._-" for c in n))
-        if taken := [*bad, *(n for n in given if n in TAKEN or n.startswith("masked_lm"))]:
-            raise UserError(f"{where}: a student cannot be named {', '.join(taken)}")
-    merged = {n: _merged(base, settings) for n, settings in (stages | students | points).items()}
-    main, baseline = str(parts.get("main") or (shown or [""])[-1]), str(parts.get("baseline") or "")
-    if main not in shown or baseline not in (*shown, ""):
+    students: dict[str, StudentSpec] = {}
+    for name, settings in (parts.stages | parts.students | points).items():
+        settings = _merged(parts.base, settings or {})
+        students[name] = _student(settings, students, o, f"{where}{name}: ")
+        if students[name].data != "task" and name in shown:
+            raise UserError(
+                f"{where}{name}: data={students[name].data!r}: a student of a corpus is not evaluated; "
+                "put it under stages"
+            )
+    if not parts.unlabelled and any(student.with_unlabelled for student in students.values()):
+        raise UserError(f"{where}with_unlabelled=true needs unlabelled=FRACTION: there are no such rows")
+    return Recipe(
+        path.stem, parts.baseline, main, parts.rows, parts.unlabelled, students, shown, grid_values
+    ), o
+
+
+def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: str) -> StudentSpec:
+    """A student with every setting: its own, then those of the preset."""
+    kind = StudentSpec if settings.get("data", "task") == "task" else CorpusStudentSpec
+    spec = updated(kind(student=StudentModel(**asdict(o.architecture))), settings, where)
+    model = spec.student
+    if not spec.losses:
+        raise UserError(f"{where}losses=[] must be a list of lines `- name: {{setting: value}}`")
+    if model.init not in ("random", "teacher-layers", "general", *before):
+        known = ", ".join(["random", "teacher-layers", "general", *before])
+        raise UserError(f"{where}init={model.init!r} must be one of {known}, or an earlier student")
+    if model.kind and model.init in ("general", "teacher-layers"):
         raise UserError(
-            f"{where}: main and baseline must be among {', '.join(shown) or 'students or a grid'}"
+            f"{where}init={model.init} makes a student of the teacher's own kind, not a {model.kind}"
         )
-    seeds = parts.get("seeds", [1])
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
-        raise UserError(f"{where}: seeds={seeds!r} must be a list of whole numbers, such as [1, 2, 3]")
-    rows, unlabelled = parts.get("rows", 0), parts.get("unlabelled", 0)
-    overridden = {text.partition("=")[0] for text in overrides}
-    if overridden & {"task", "data"} and "rows" not in overridden:
-        rows = 0  # the recipe's number is for its own task
-    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 0:
-        raise UserError(f"{where}: rows={rows!r} must be a whole number; 0 takes all")
-    if not isinstance(unlabelled, (int, float)) or not 0 <= unlabelled < 1:
-        raise UserError(f"{where}: unlabelled={unlabelled!r} must be a share, from 0 to below 1")
-    if not unlabelled and any(settings.get("with_unlabelled") for settings in merged.values()):
-        raise UserError(f"{where}: with_unlabelled needs unlabelled=SHARE: there are no such rows")
-    options = {key: value for key, value in parts.items() if key not in PARTS}
-    about, preset = str(parts.get("about", "")), str(parts.get("preset", "small"))
-    recipe = Recipe(
-        path.stem, about, preset, seeds, baseline, main, options, merged, shown, values, rows, unlabelled
-    )
-    return recipe, rest
-
-
-def recipe_stages(recipe: Recipe) -> Callable[[Options, str, str], Named]:
-    """What declares the recipe's stages, as those of `pipeline.config.inputs` do."""
-
-    def stages(o: Options, preset: str, suffix: str) -> Named:
-        task = given_task(o)
-        if recipe.rows:
-            task["identity"]["rows"] = [recipe.rows, o.seed]
-        if recipe.unlabelled:
-            task["identity"]["unlabelled"] = [recipe.unlabelled, o.seed]
-        students = _complete(recipe, o)
-
-        def declared(run: Path) -> list[StageSpec]:
-            given = given_teacher_and_task(o, task, run)
-            for s in students.values():
-                if s["from"] == "general":
-                    given["corpus"] = given_corpus(o.corpus, run)
-                if s["data"] != "task":
-                    given[_corpus(s)] = given_corpus(o.corpus if s["data"] == "corpus" else s["data"], run)
-            return _declared(recipe, students, o, given)
-
-        return (o.run or recipe.name) + suffix, declared
-
-    return stages
-
-
-def _declared(recipe: Recipe, students: dict, o: Options, given: dict) -> list[StageSpec]:
-    from_general = any(s["from"] == "general" for s in students.values())
-    made = [general(o, given)] if from_general else []
-    plans = {}
-    for name, s in students.items():
-        options = {key: s[key] for key in ("training", "losses", "layer_map")}
-        kind, data, training = "student", "task", s["training"]
-        inputs = {"teacher": "teacher", "task": given["task"]}
-        if s["data"] != "task":
-            kind, data = "pretrain", _corpus(s)
-            inputs = {"teacher": given["teacher"], "corpus": given[data]}
-            if training["mlm_probability"]:
-                inputs["teacher"] = fitted = f"masked_lm-{given[data]['name']}"
-                if fitted not in plans:
-                    made.append(masked_lm(o, given, fitted, data))
-                    plans[fitted] = _plan("teacher", data, asdict(o.masked_lm))
-        inputs |= {"student": s["from"]} if s["from"] else {}
-        if s["embeddings"] == "vectors":
-            inputs |= given_vectors(o)
-            if "vectors" not in inputs:
-                raise UserError(f"{name}: embeddings=vectors needs augmentation.vectors, which is none")
-        options |= {"with_unlabelled": True} if s["with_unlabelled"] else {}
-        plans[name] = _plan("both", data, training) | {"student": s["sizes"]}
-        plans[name] |= {key: s[key] for key in ("losses", "layer_map", "with_unlabelled")}
-        if not s["from"]:
-            options["student"] = s["sizes"] | {key: s[key] for key in ("init", "init_layers")}
-        made.append(StageSpec(name, kind, {"seed": o.seed, "allow_bin": o.allow_bin} | options, inputs))
-    models = {"teacher": "teacher"} | {name: name for name in recipe.shown}
-    lengths = {name: students[name]["training"]["max_length"] for name in recipe.shown}
-    lengths["teacher"] = o.tuning.max_length
-    first = check(o, given, plans=plans, from_general=from_general)
-    return [
-        first,
-        teacher(o, given),
-        *made,
-        evaluation(models, recipe.main, lengths, {"task": given["task"]}),
-    ]
-
-
-def _corpus(student: dict[str, Any]) -> str:
-    """What the corpus of a student is called among what is given."""
-    return "corpus" if student["data"] == "corpus" else f"corpus {student['data']}"
-
-
-def _plan(models: str, data: str, training: dict[str, Any]) -> dict[str, Any]:
-    """What the stage `check` looks at."""
-    plan = {"models": models, "data": data} | {key: training[key] for key in ("max_length", "epochs")}
-    return plan | {key: training[key] for key in ("mlm_probability", "tokens") if key in training}
-
-
-def _complete(recipe: Recipe, o: Options) -> dict[str, dict[str, Any]]:
-    """The students with every setting: sizes, where they begin, training."""
-    complete: dict[str, dict[str, Any]] = {}
-    for name, settings in recipe.students.items():
-        where = f"recipe {recipe.name}: {name}"
-        given = dict(settings.get("student", {}))
-        kind, embeddings = given.pop("kind", ""), given.pop("embeddings", "random")
-        student = (
-            {"init": "random", "init_layers": "uniform"}
-            | asdict(o.architecture)
-            | (dict.fromkeys(SIZES, 0) if kind else {})
-            | given
+    if model.embeddings == "vectors" and model.init != "random":
+        raise UserError(f"{where}embeddings=vectors needs init=random, not {model.init}")
+    unused = SIZES[1:] if model.init == "teacher-layers" else ()
+    if model.source:
+        source = (
+            before[model.source].student if model.source in before else StudentModel(**asdict(o.architecture))
         )
-        init, which = student.pop("init"), student.pop("init_layers")
-        if kind and init in ("general", "teacher-layers"):
-            raise UserError(f"{where}: init={init} makes a student of the teacher's own kind, not a {kind}")
-        if embeddings not in ("random", "vectors") or init != "random" and embeddings == "vectors":
-            raise UserError(f"{where}: embeddings={embeddings!r} must be random, or with init=random vectors")
-        source = init if init == "general" or init in complete else ""
-        if not source and init not in ("random", "teacher-layers"):
-            raise UserError(
-                f"{where}: init={init!r} must be random, teacher-layers, general, or one of "
-                f"{', '.join(complete) or 'the students before it (there is none)'}"
-            )
-        if init == "teacher-layers":
-            student |= {"width": 0, "feed_forward": 0, "heads": 0}  # the teacher's
-        elif source:
-            student = asdict(o.architecture) if source == "general" else dict(complete[source]["sizes"])
-            kind = student.pop("kind", "")
-        sizes = options_module.Architecture()
-        options_module.fill(sizes, student, f"{where}: student.")
-        if sizes.width and sizes.heads and sizes.width % sizes.heads:
-            raise UserError(f"{where}: width={sizes.width} must be a multiple of heads={sizes.heads}")
-        data = str(settings.get("data", "task"))
-        if data != "task" and name in recipe.shown:
-            raise UserError(
-                f"{where}: only students of the task are evaluated: one of a corpus stands under stages"
-            )
-        training = Training() if data == "task" else Pretraining()
-        options_module.fill(training, settings.get("training", {}), f"{where}: training.")
-        options_module.check_training(training, f"{where}: training")
-        losses = settings.get("losses")
-        if not isinstance(losses, list) or not losses:
-            raise UserError(f"{where}: losses must be a list of lines `- name: {{setting: value}}`")
-        complete[name] = {
-            "data": data, "sizes": asdict(sizes) | ({"kind": str(kind)} if kind else {}),
-            "from": source, "init": init, "init_layers": which, "embeddings": embeddings,
-            "with_unlabelled": settings.get("with_unlabelled") is True,
-            "losses": losses, "layer_map": settings.get("layer_map", "uniform"), "training": asdict(training),
-        }  # fmt: skip
-    return complete
+        spec.student = model = replace(source, init=model.init)
+    elif model.kind:
+        given = dict(flattened(kind, settings))
+        unused = [size for size in SIZES if f"student.{size}" not in given]
+    spec.student = model = replace(model, **dict.fromkeys(unused, 0))  # 0: the teacher's, or the kind's own
+    if model.width and model.heads and model.width % model.heads:
+        raise UserError(f"{where}width={model.width} must be a multiple of heads={model.heads}")
+    return spec
 
 
-def _grid_points(grid: Any, where: str) -> tuple[dict[str, dict], dict[str, dict[str, list[str]]]]:
-    """One student for each combination of levels, and which of them stand at each level."""
-    if not isinstance(grid, dict) or not all(isinstance(of, dict) and of for of in grid.values()):
-        raise UserError(f"{where}: grid must be `factor: {{level: {{settings}}}}`")
-    points, values = {}, {factor: {str(level): [] for level in of} for factor, of in grid.items()}
-    for chosen in product(*(of.items() for of in grid.values())):
-        pairs = dict(zip(grid, chosen, strict=True))
-        without = {f for _, settings in chosen for f in (settings or {}).get("without", ())}
-        counted = {factor: pair for factor, pair in pairs.items() if factor not in without}
-        name = "-".join(str(level) for level, _ in counted.values())
-        if not counted or name in points:
+def _grid_points(grid: dict[str, dict]) -> tuple[dict[str, dict], dict[str, dict[str, list[str]]]]:
+    """One student for each combination of values, and the students of each value."""
+    points, students = {}, {factor: {value: [] for value in values} for factor, values in grid.items()}
+    for chosen in product(*(values.items() for values in grid.values())) if grid else ():
+        without = {factor for _, settings in chosen for factor in (settings or {}).get("without", ())}
+        pairs = {factor: pair for factor, pair in zip(grid, chosen, strict=True) if factor not in without}
+        name = "-".join(value for value, _ in pairs.values())
+        if not pairs or name in points:
             continue
-        settings: dict[str, Any] = {}
-        for factor, (level, of) in counted.items():
-            of = {key: value for key, value in (of or {}).items() if key != "without"}
-            settings = _merged(settings, _settings(of, f"{where}: grid: {factor}: {level}"))
-            values[factor][str(level)].append(name)
-        points[name] = settings
-    return points, values
-
-
-def _settings(settings: Any, where: str) -> dict[str, Any]:
-    settings = settings or {}
-    if not isinstance(settings, dict) or settings.keys() - set(SETTINGS):
-        raise UserError(f"{where}: {settings!r} must hold {', '.join(SETTINGS)}")
-    for key in ("student", "training"):
-        if not isinstance(settings.get(key, {}), dict):
-            raise UserError(f"{where}: {key} must hold `setting: value` lines")
-    return settings
-
-
-def _named(students: Any, where: str) -> dict[str, dict[str, Any]]:
-    if not isinstance(students or {}, dict):
-        raise UserError(f"{where} must hold `name: {{settings}}` lines")
-    return {str(name): _settings(settings, f"{where}: {name}") for name, settings in (students or {}).items()}
+        points[name] = {}
+        for factor, (value, settings) in pairs.items():
+            points[name] = _merged(points[name], settings or {})
+            points[name].pop("without", None)
+            students[factor][value].append(name)
+    return points, students
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Settings of `above` over those of `below`, group by group; a list takes the place of a list."""
+    """Settings of `above` over those of `below`, group by group; a list replaces a list."""
     merged = copy.deepcopy(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -314,16 +249,9 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(parts: dict[str, Any], keys: list[str], value: Any, text: str) -> None:
+def _set_part(lines: dict[str, Any], keys: list[str], value: Any, name: str) -> None:
     for key in keys[:-1]:
-        parts = parts.setdefault(key, {}) if isinstance(parts, dict) else parts
-    if not isinstance(parts, dict):
-        raise UserError(f"{text}: the recipe has no such part")
-    parts[keys[-1]] = value
-
-
-def _read(path: Path) -> dict[str, Any]:
-    parts = options_module.read_yaml(path)
-    if not parts.keys() & {"students", "grid"}:
-        raise UserError(f"{path} is no recipe: it must hold `students:` or `grid:`")
-    return parts
+        lines = lines.setdefault(key, {}) if isinstance(lines, dict) else lines
+    if not isinstance(lines, dict):
+        raise UserError(f"{name}: the recipe has no such part")
+    lines[keys[-1]] = value

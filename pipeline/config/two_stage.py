@@ -1,7 +1,9 @@
 """The two-stage pipeline as a list of stages: general distillation, then task distillation."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.options import Options
@@ -22,6 +24,19 @@ class StageSpec:
     stage_type: str
     options: dict[str, Any]
     inputs: dict[str, str | dict] = field(default_factory=dict)
+
+
+@dataclass
+class RunSpec:
+    """A run before it is planned.
+
+    Attributes:
+        name: of its directory under runs/.
+        declare: declares the stages, given that directory.
+    """
+
+    name: str
+    declare: Callable[[Path], list[StageSpec]]
 
 
 def general(o: Options, given: dict[str, dict]) -> StageSpec:

@@ -3,6 +3,7 @@
 Exit status: 0 finished, 2 a mistake the user can mend, 128 + signal: stopped, having saved.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -15,6 +16,9 @@ from typing import NoReturn
 from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import Damaged
 from pipeline.config.errors import explain
+
+REFUSAL = "refused.txt"
+"""Why a stage refused to run, in its directory, for the process that started it."""
 
 
 def main(directory: Path) -> int:
@@ -37,6 +41,8 @@ def main(directory: Path) -> int:
         error = explain(error, stage.stage_type) if isinstance(error, UserError) else error
         _let_the_first_rank_speak()
         print(f"error: {stage.name}: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            (directory / REFUSAL).write_text(str(error), "utf-8", "backslashreplace")
         return 2  # the other ranks may wait in a collective: they are ended from outside
     except RuntimeError as error:
         if "gloo" not in str(error) and "NCCL" not in str(error):

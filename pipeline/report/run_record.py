@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
@@ -258,6 +256,4 @@ def written(value: Any) -> str:
     """A value as `key=value` reads it back."""
     if value is None:
         return ""
-    if isinstance(value, str) and (not value or yaml.safe_load(value) == value):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

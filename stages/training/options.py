@@ -1,147 +1,189 @@
-"""The options that stages read. Each is defined once: its name, default, unit and source."""
+"""The options that stages read. Each is defined once: its name, type with limits, default, unit and source.
 
+The limits are in the types, as `annotated_types` write them. `pipeline.config.schema` checks them.
+"""
+
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from typing_extensions import TypedDict
+
+Positive = Annotated[int, Gt(0)]
+NotNegative = Annotated[int, Ge(0)]
+Rate = Annotated[float, Gt(0), Lt(1)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+LayerMap = Literal["uniform", "last", "first"] | list[int]
+
+
+class Grid(TypedDict, total=False):
+    """The values to try of some training options."""
+
+    learning_rate: Annotated[list[Rate], MinLen(1)]
+    batch_size: Annotated[list[Positive], MinLen(1)]
+    epochs: Annotated[list[Positive], MinLen(1)]
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field with the line that `--help` shows. A list default is copied for each instance."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
+    """A dataclass field with the line that `--help` shows. Each instance has its own copy of a list or dict."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: copy(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class Architecture:
-    """The student made from random weights, of the teacher's own kind of model."""
+    """The sizes of a student made from random weights; it is of the teacher's kind of model."""
 
-    layers: int = option(4, "transformer layers (TinyBERT4: 4, paper section 4.1)")
-    width: int = option(312, "width of the hidden states d' (TinyBERT4: 312)")
-    feed_forward: int = option(1200, "width of the feed-forward layers d'_i (TinyBERT4: 1200)")
-    heads: int = option(12, "attention heads (TinyBERT4: 12)")
-    dropout: float = option(0.1, "dropout of the student while it trains (BERT: 0.1)")
+    layers: Positive = option(4, "transformer layers (TinyBERT4: 4, paper section 4.1)")
+    width: Positive = option(312, "width of the hidden states d' (TinyBERT4: 312)")
+    feed_forward: Positive = option(1200, "width of the feed-forward layers d'_i (TinyBERT4: 1200)")
+    heads: Positive = option(12, "attention heads (TinyBERT4: 12)")
+    dropout: Fraction = option(0.1, "dropout of the student in training (BERT: 0.1)")
 
 
 @dataclass
 class Training:
     """Options that every training stage has."""
 
-    epochs: int = option(3, "passes over the rows")
-    batch_size: int = option(32, "rows in a global batch, whatever the number of ranks")
-    learning_rate: float = option(5e-5, "peak learning rate of AdamW")
-    schedule: str = option("linear", "after warm-up: linear (down to 0) or constant")
-    warmup: float = option(0.1, "share of all steps over which the rate rises from 0")
-    weight_decay: float = option(0.01, "AdamW's decay; none on biases and LayerNorm (as the published code)")
-    clip: float = option(1.0, "limit of the gradient's global norm")
-    max_length: int = option(128, "tokens in a row; longer text is cut, and the share of it is said")
-    evaluate_every: int = option(0, "steps between evaluations on dev; 0: at the end of each epoch")
-    patience: int = option(0, "evaluations without a gain on dev after which the stage ends; 0: never")
+    epochs: Positive = option(3, "passes over the rows")
+    batch_size: Positive = option(32, "rows in a global batch, over all ranks")
+    learning_rate: Rate = option(5e-5, "peak learning rate of AdamW")
+    schedule: Literal["linear", "constant"] = option(
+        "linear", "after warm-up: linear (down to 0) or constant"
+    )
+    warmup: Fraction = option(0.1, "fraction of the steps in which the rate rises from 0")
+    weight_decay: Annotated[float, Ge(0)] = option(
+        0.01, "AdamW's decay; none on biases and LayerNorm (as the published code)"
+    )
+    clip: Annotated[float, Gt(0)] = option(1.0, "maximum global norm of the gradient")
+    max_length: Annotated[int, Ge(8)] = option(
+        128, "maximum sequence length in tokens; longer inputs are truncated and counted"
+    )
+    evaluate_every: NotNegative = option(0, "steps between evaluations on dev; 0: at the end of each epoch")
+    patience: NotNegative = option(0, "evaluations without a gain on dev before the stage ends; 0: no limit")
 
 
 @dataclass
 class Tuning(Training):
-    """Options of the teacher's own fine-tuning."""
+    """Fine-tuning of the teacher on the task."""
 
-    dropout: float = option(0.1, "dropout of the teacher while it is tuned (BERT: 0.1)")
+    dropout: Fraction = option(0.1, "dropout of the teacher while it is fine-tuned (BERT: 0.1)")
 
 
 @dataclass
 class Distilling(Training):
-    """Options of the stages that learn a teacher's layers."""
+    """A stage in which the student learns the teacher's layers."""
 
-    layer_map: Any = option(
-        "uniform", "uniform, last, first, or a list: the teacher layer of each student layer"
+    layer_map: LayerMap = option(
+        "uniform",
+        "the teacher layer of each student layer: uniform, last, first, or a list such as [2, 4, 6]",
     )
-    hidden_weight: float = option(1.0, "weight of the hidden-state loss, the embedding's included")
+    hidden_weight: float = option(1.0, "weight of the hidden-state and embedding losses")
     attention_weight: float = option(1.0, "weight of the attention-score loss")
-    projection: str = option("per_layer", "per_layer (paper, eq. 8 and 9) or shared (published code)")
+    projection: Literal["per_layer", "shared"] = option(
+        "per_layer", "of hidden states: per_layer (paper, eq. 8 and 9) or shared (published code)"
+    )
 
 
 @dataclass
 class General(Distilling):
-    """The general stage: layers of an un-tuned teacher, on unlabelled text."""
+    """General distillation: the student learns the layers of the un-tuned teacher on unlabelled text."""
 
-    tokens: int = option(0, "tokens of the corpus to use; 0: all")
+    tokens: NotNegative = option(0, "tokens of the corpus to use; 0: all")
 
 
 @dataclass
 class Pretraining(Training):
-    """A recipe's student of unlabelled text."""
+    """A recipe's student that learns from unlabelled text."""
 
-    mlm_probability: float = option(0.15, "share of the tokens that are masked (BERT: 0.15)")
-    tokens: int = option(20_000_000, "tokens of the corpus to use; 0: all")
+    mlm_probability: Fraction = option(0.15, "probability that a token is masked (BERT: 0.15)")
+    tokens: NotNegative = option(20_000_000, "tokens of the corpus to use; 0: all")
 
 
 @dataclass
 class MaskedLM(Pretraining):
-    """Fitting a masked-LM head for augmentation and recipes, where the encoder has none."""
+    """Training of a masked-LM head for augmentation and recipes, if the encoder has none."""
 
-    seed: int = option(1, "a seed of its own, so that runs of several seeds share the head")
+    mlm_probability: Rate = option(0.15, "probability that a token is masked (BERT: 0.15)")
+    seed: NotNegative = option(1, "seed of this stage alone, so that runs of several seeds share the head")
 
 
 @dataclass
 class Augmentation:
-    """Variants of the training rows in which words are replaced (paper, Algorithm 1)."""
+    """Variants of the training rows with words replaced (paper, Algorithm 1)."""
 
-    p: float = option(0.4, "probability that a content word is replaced (paper: 0.4)")
-    variants: int = option(20, "variants of each sentence, N (paper: 20)")
-    candidates: int = option(15, "candidates asked for a word, K (paper: 15)")
+    p: Annotated[float, Ge(0), Le(1)] = option(
+        0.4, "probability that a content word is replaced (paper: 0.4)"
+    )
+    variants: Positive = option(20, "variants of each sentence, N (paper: 20)")
+    candidates: Positive = option(15, "candidates for each word, K (paper: 15)")
     repredict: bool = option(
-        False, "true: candidates after each replacement (paper); false: of the original once (published code)"
+        False, "predict candidates again after each replacement (paper), not once (published code)"
     )
-    masked_lm: str = option("", "a masked language model: directory or hub name; none: the given teacher")
+    masked_lm: str = option("", "masked language model: directory or hub name; none: the given teacher")
     vectors: str = option(
-        "packaged", "word vectors for words of several pieces: packaged, a GloVe text file, or none"
+        "packaged", "word vectors for words of several tokens: packaged, a GloVe text file, or none"
     )
-    masks_per_pass: int = option(1, "words masked at once; 1 is exact, more is faster (docs/augmentation.md)")
-    min_distance: int = option(3, "tokens between two words masked at once, at least")
-    seed: int = option(1, "a seed of its own, so that runs of several seeds share the rows (as published)")
-    long_texts: str = option("keep", "texts too long for the masked LM: keep (as they are) or refuse")
+    masks_per_pass: Positive = option(
+        1, "words masked in one forward pass; 1 is exact, more is faster (docs/augmentation.md)"
+    )
+    min_distance: Positive = option(3, "minimum number of tokens between two words masked in one pass")
+    seed: NotNegative = option(
+        1, "seed of this stage alone, so that runs of several seeds share the rows (as published)"
+    )
+    long_texts: Literal["keep", "refuse"] = option(
+        "keep", "texts too long for the masked LM: keep (unchanged) or refuse"
+    )
 
 
 @dataclass
 class Prediction(Training):
-    """The prediction stage: the teacher's answers."""
+    """The prediction stage: the student learns the teacher's logits."""
 
-    temperature: float = option(1.0, "softmax temperature T of both sides (paper section 4.2: 1)")
-    targets: str = option(
-        "auto", "teacher, gold, or auto: teacher for classes, gold for scores (paper, STS-B)"
+    temperature: Annotated[float, Gt(0)] = option(
+        1.0, "softmax temperature T of student and teacher (paper section 4.2: 1)"
     )
-    grid: dict = option(None, "values to try, the best on dev kept: grid={learning_rate: [1e-5, 3e-5]}")
+    targets: Literal["auto", "teacher", "gold"] = option(
+        "auto", "teacher, gold, or auto: teacher for classes, gold for regression (paper, STS-B)"
+    )
+    grid: Grid | None = option(None, "values to try; the best on dev is kept: {learning_rate: [1e-5, 3e-5]}")
 
 
 @dataclass
 class Baseline(Training):
-    """The same student merely fine-tuned, for comparison."""
+    """Baseline: the same student, fine-tuned without a teacher."""
 
-    grid: dict = option(None, "values to try, the best on dev kept: grid={learning_rate: [1e-4, 3e-4]}")
+    grid: Grid | None = option(None, "values to try; the best on dev is kept: {learning_rate: [1e-4, 3e-4]}")
 
 
 @dataclass
 class Job:
-    """How a stage runs. Nothing here makes a stage again, nor changes what is learned beyond rounding (and
-    batches left out)."""
+    """How a stage runs. No option here invalidates a finished stage or changes what is learned, except for
+    rounding and skipped batches."""
 
-    nproc: int = option(1, "processes (ranks) on this host")
-    hostfile: str = option("", "hosts to run on, DeepSpeed's hostfile (`name slots=N` a line)")
-    zero: int = option(0, "DeepSpeed ZeRO stage, 0 to 3")
-    precision: str = option("auto", "bf16, fp16, fp32; auto: bf16 where the processor multiplies it natively")
-    micro_batch: Any = option(
-        0, "rows a rank takes at once; 0: its whole share of the batch; auto: as many as its memory holds"
+    nproc: Positive = option(1, "processes (ranks) on this host")
+    hostfile: str = option("", "hosts to run on, as a DeepSpeed hostfile (`name slots=N` a line)")
+    zero: Annotated[int, Ge(0), Le(3)] = option(0, "DeepSpeed ZeRO stage, 0 to 3")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
+        "auto", "bf16, fp16, fp32; auto: bf16 if the processor multiplies it natively"
     )
-    checkpoint_seconds: float = option(30.0, "most seconds of work an abrupt end may lose")
-    skip_bad_batches: bool = option(False, "leave batches whose loss is not finite out, and say so")
-    cache_gb: float = option(
-        4.0,
-        "disk on which a stage of several epochs keeps the teacher's layers, so that it runs once; 0: none",
+    micro_batch: Literal["auto"] | NotNegative = option(
+        0, "micro-batch size per rank in rows; 0: no accumulation; auto: the largest that fits"
     )
-    keep: int = option(2, "newest checkpoints kept while a stage runs")
-    log_every: int = option(10, "steps between lines of metrics.jsonl")
-    monitor: str = option(
-        "", "show these lines as curves too: tensorboard, wandb or csv, under the run's directory"
+    checkpoint_seconds: float = option(30.0, "seconds between checkpoints")
+    skip_bad_batches: bool = option(False, "skip batches with a non-finite loss, and report them")
+    cache_gb: Annotated[float, Ge(0)] = option(
+        4.0, "disk in GB for the teacher's outputs, so that the teacher runs once and not each epoch; 0: none"
+    )
+    keep: Positive = option(2, "number of newest checkpoints to keep while a stage runs")
+    log_every: Positive = option(10, "steps between lines of metrics.jsonl")
+    monitor: Literal["", "tensorboard", "wandb", "csv"] = option(
+        "", "also log to tensorboard, wandb or csv, under the run's directory"
     )
     profile: bool = option(
-        False, "wait for the GPU after each part of a step, to time them (the CPU always does)"
+        False, "synchronize the GPU after each part of a step, to time it (a CPU always does)"
     )
 
 

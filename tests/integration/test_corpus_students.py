@@ -75,7 +75,7 @@ def test_killed_in_a_stage_of_the_corpus_it_ends_in_the_same_weights(place, run)
     while workers_of(run):
         pass
     status, output = place.run(*COMMAND)
-    assert status == 0 and "[text-continued] goes on" in output and "resumed at step" in output, output
+    assert status == 0 and "[text-continued] resumes" in output and "resumed at step" in output, output
     assert place.weights(run.name) == weights and losses(run / "text-continued") == lines
 
 

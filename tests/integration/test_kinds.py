@@ -195,8 +195,8 @@ def test_the_two_stages_refuse_a_task_that_labels_words(place, tags):
 def test_each_shipped_recipe_is_read_and_its_grid_is_whole():
     from pipeline.config.recipe import read_recipe
 
-    rows, tags = (read_recipe(name, [])[0] for name in ("which-student", "which-student-tags"))
+    rows, tags = (read_recipe({"name": name})[0] for name in ("which-student", "which-student-tags"))
     assert len(rows.shown) == 2 * 5 + 5 + 5 + 1 and len(tags.shown) == 3 * 3
     for recipe in (rows, tags):
-        learns = {name for name in recipe.shown if recipe.students[name].get("with_unlabelled")}
+        learns = {name for name in recipe.shown if recipe.students[name].with_unlabelled}
         assert learns == {name for name in recipe.shown if name == "mini" or name.endswith("-all")}

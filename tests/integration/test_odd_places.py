@@ -54,7 +54,7 @@ def test_a_half_done_run_moved_elsewhere_goes_on_though_the_clock_was_set_back(
     shutil.move(there / "runs", tmp_path / "runs")
     moved.path = tmp_path
     status, output = moved.run("task-distill", "run=moves", *GIVEN, *data)
-    assert status == 0 and "starts" not in output and "goes on\n" not in output, output
+    assert status == 0 and "starts" not in output and "resumes\n" not in output, output
 
 
 @pytest.mark.parametrize("way", ["runs", "runs/.cache", "runs/odd", "runs/odd/.lock/x", "runs/odd/check"])

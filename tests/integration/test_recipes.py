@@ -67,7 +67,7 @@ def test_a_scheduled_student_killed_and_resumed_is_bitwise_the_same(place, recip
     while workers_of(place.path / "runs/killed-seed1"):
         pass
     status, output = place.run("recipe", recipe, "run=killed", "seeds=1", "reuse=false")
-    assert status == 0 and "[both] goes on" in output, output
+    assert status == 0 and "[both] resumes" in output, output
     assert place.weights("killed-seed1") == place.weights("whole-seed1")
 
 

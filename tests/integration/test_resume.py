@@ -112,7 +112,7 @@ def test_a_finished_run_is_skipped_in_about_a_second_and_a_changed_option_makes_
     assert started == ["check", "prediction", "evaluate"]
     assert "prediction.epochs was 2, is 1" in output
     status, output = place.run("task-distill", "run=another", "prediction.epochs=1")
-    assert "made by another run" in output and "[teacher] starts" not in output, output
+    assert "reused from another run" in output and "[teacher] starts" not in output, output
 
 
 def test_a_half_done_stage_with_other_options_is_refused_and_restart_begins_it_anew(place):

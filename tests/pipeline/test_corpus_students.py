@@ -3,21 +3,20 @@
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline.config import options
-from pipeline.config.recipe import _complete, _declared, read_recipe
+from pipeline.config.recipe import read_recipe
+from pipeline.config.recipe_stages import declared
 
 GIVEN = {name: {"name": name.split()[-1], "identity": {}} for name in ("teacher", "task", "corpus")}
 
 
-def declared(name, *overrides):
-    recipe, rest = read_recipe(name, list(overrides))
-    o = options.load(recipe.preset, rest, recipe.options)
+def stages_of(name):
+    recipe, o = read_recipe({"name": name})
     given = GIVEN | {"corpus packaged": {"name": "introductions", "identity": {}}}
-    return {stage.name: stage for stage in _declared(recipe, _complete(recipe, o), o, given)}
+    return {stage.name: stage for stage in declared(recipe, o, given)}
 
 
 def test_the_compact_biomedical_recipe_declares_its_stages():
-    stages = declared("compact-biomedical")
+    stages = stages_of("compact-biomedical")
     kinds = [stage.stage_type for stage in stages.values()]
     assert [kinds.count(kind) for kind in ("masked_lm", "pretrain", "student", "evaluate")] == [1, 9, 9, 1]
     assert len(stages["evaluate"].options["models"]) == 10
@@ -41,11 +40,11 @@ def test_the_compact_biomedical_recipe_declares_its_stages():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("students: {a: {data: corpus, losses: [masked_words]}}", "stands under stages"),
-        ("students: {a: {training: {mlm_probability: 0.15}}}", "unknown option 'mlm_probability'"),
+        ("students: {a: {data: corpus, losses: [masked_words]}}", "put it under stages"),
+        ("students: {a: {training: {mlm_probability: 0.15}}}", "unknown option 'training.mlm_probability'"),
         (
             "stages: {a: {data: corpus, losses: [x], training: {mlm_probability: 1}}}\nstudents: {b: {}}",
-            "mlm_probability=1.0 must be from 0 to below 1",
+            "mlm_probability=1 must be less than 1",
         ),
         ("stages: {masked_lm-x: {data: corpus}}\nstudents: {b: {}}", "cannot be named masked_lm-x"),
     ],
@@ -54,4 +53,4 @@ def test_what_does_not_go_is_told(tmp_path, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=words):
-        declared(str(path))
+        stages_of(str(path))

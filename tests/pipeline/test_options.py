@@ -1,7 +1,8 @@
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline.config.options import PRESETS, describe, load
+from pipeline.config.options import PRESETS, Options, load
+from pipeline.config.schema import arguments, describe
 
 
 def test_presets_load_and_the_papers_settings_are_in_them():
@@ -38,16 +39,23 @@ def test_overrides_of_every_kind():
         ("epochs=2", "did you mean"),
         ("architecture=3", "unknown option"),
         ("general.epochs=two", "general.epochs='two'"),
-        ("general.epochs=0", "above 0"),
-        ("general.epochs=1.5", "int"),
+        ("general.epochs=0", "general.epochs=0 must be greater than 0"),
+        ("general.epochs=1.5", "valid integer"),
+        ("general.epochs=true", "valid integer"),
+        ("general.learning_rate=.inf", "finite"),
+        ("general.learning_rate=2", "less than 1"),
         ("baselines=maybe", "true or false"),
         ("architecture.width=50", "multiple of architecture.heads"),
         ("run=../elsewhere", "stays under runs/"),
         ("job.zero=5", "job.zero=5"),
         ("prediction.grid={warmth: [1]}", "warmth"),
         ("noequals", "key=value"),
-        ("general.layer_map=sideways", "uniform, last, first"),
-        ("a=[", "not readable"),
+        ("general.layer_map=sideways", "must be 'uniform', 'last' or 'first' or a valid list"),
+        ("job.micro_batch=-1", "must be 'auto' or greater than or equal to 0"),
+        ("prediction.grid={learning_rate: []}", "must have at least 1 item"),
+        ("--task", "--task VALUE"),
+        ("seeds=one", "seeds.0='one' must be a valid integer"),
+        ("text_columns=[", "not readable"),
     ],
 )
 def test_a_wrong_option_is_one_line_that_names_it(override, words):
@@ -79,6 +87,49 @@ def test_an_unknown_preset_lists_the_known(tmp_path):
 
 
 def test_every_option_explains_itself():
-    rows = describe()
-    assert len(rows) > 40 and all(text and len(text) < 100 for _, _, text in rows)
-    assert len({name for name, _, _ in rows}) == len(rows)
+    rows = describe(Options)
+    assert len(rows) > 40 and all(row.help and len(row.help) < 100 for row in rows)
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    with pytest.raises(UserError) as caught:
+        load("small", ["general.epochs=0", "job.zero=5", "augment=maybe", "tuning.schedule=cosine"])
+    for words in (
+        "general.epochs=0 must be greater than 0", "job.zero=5 must be less than or equal to 3",
+        "augment='maybe' must be true or false", "tuning.schedule='cosine' must be 'linear' or 'constant'",
+    ):  # fmt: skip
+        assert words in str(caught.value)
+
+
+def test_a_preset_may_extend_another(tmp_path):
+    four, six = load("tinybert4", ["task=cola"]), load("tinybert6", ["task=cola"])
+    assert six.architecture.layers == 6 and six.intermediate == four.intermediate
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: tinybert6\ngeneral.epochs: 1\ntasks: {cola: {intermediate: {epochs: 2}}}\n")
+    o = load(str(mine), ["task=cola", "general.batch_size=8"])
+    assert (o.general.epochs, o.general.batch_size, o.intermediate.epochs, o.architecture.layers) == (
+        1,
+        8,
+        2,
+        6,
+    )
+    mine.write_text(f"extends: {mine}\n")
+    with pytest.raises(UserError, match="extends itself"):
+        load(str(mine), [])
+
+
+def test_texts_values_and_the_three_ways_to_write_an_option_are_the_same():
+    given = arguments(
+        ["general.epochs=2", "--seeds=1 2 3", "--run", "2024-01-01", "text_columns=a,b c", "--seed", "-1"]
+    )
+    assert given == {
+        "general.epochs": "2", "seeds": "1 2 3", "run": "2024-01-01", "text_columns": "a,b c", "seed": "-1",
+    }  # fmt: skip
+    from_python = {
+        "general": {"epochs": 2},
+        "seeds": [1, 2, 3],
+        "run": "2024-01-01",
+        "text_columns": ["a", "b c"],
+    }
+    assert load("small", given | {"seed": "1"}) == load("small", from_python)

@@ -3,8 +3,8 @@
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline.config import options
-from pipeline.config.recipe import RECIPES, _complete, known_recipes, read_recipe
+from pipeline.config.recipe import RECIPES, known_recipes, read_recipe
+from pipeline.config.schema import arguments
 from pipeline.report.pareto import points_of
 from pipeline.report.recipe_summary import _verdict as verdict
 from pipeline.report.recipe_summary import level_means, scores
@@ -23,10 +23,9 @@ def write(tmp_path):
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_open_with_their_command_and_are_complete(path):
     assert path.read_text().startswith(("# make recipe NAME=", "# make sweep NAME="))
-    recipe, _ = read_recipe(path.stem, [])
-    o = options.load(recipe.preset, [], recipe.options)
-    assert set(_complete(recipe, o)) >= set(recipe.shown) and recipe.main in recipe.shown
-    assert known_recipes()[path.stem] and len(recipe.seeds) == 3
+    recipe, o = read_recipe({"name": path.stem})
+    assert set(recipe.students) >= set(recipe.shown) and recipe.main in recipe.shown
+    assert known_recipes()[path.stem] and len(o.seeds) == 3
 
 
 def test_base_is_under_every_student_and_an_override_over_all(write):
@@ -35,17 +34,14 @@ def test_base_is_under_every_student_and_an_override_over_all(write):
         "stages: {first: {}}\n"
         "students: {second: {student: {init: first}, training: {epochs: 5}, losses: [soft_labels]}}\n"
     )
-    recipe, rest = read_recipe(
-        name, ["base.training.batch_size=16", "task=x", "students.second.training.warmup=0.5"]
-    )
-    assert rest == ["task=x"] and recipe.shown == ["second"] and recipe.main == "second"
-    students = _complete(recipe, options.load("small", []))
-    assert students["first"]["training"]["epochs"] == 2 and students["second"]["training"]["epochs"] == 5
-    assert (
-        students["second"]["training"]["batch_size"] == 16 and students["second"]["training"]["warmup"] == 0.5
-    )
-    assert students["second"]["from"] == "first" and students["second"]["sizes"] == students["first"]["sizes"]
-    assert students["first"]["losses"] == ["gold_labels"] and students["second"]["losses"] == ["soft_labels"]
+    given = ["base.training.batch_size=16", "task=x", "students.second.training.warmup=0.5"]
+    recipe, o = read_recipe({"name": name} | arguments(given))
+    assert o.task == "x" and recipe.shown == ["second"] and recipe.main == "second"
+    first, second = recipe.students["first"], recipe.students["second"]
+    assert first.training.epochs == 2 and second.training.epochs == 5
+    assert second.training.batch_size == 16 and second.training.warmup == 0.5
+    assert second.student.source == "first" and second.student.sizes == first.student.sizes
+    assert first.losses == ["gold_labels"] and second.losses == ["soft_labels"]
 
 
 def test_rows_are_those_of_the_recipes_own_task(write):
@@ -53,10 +49,10 @@ def test_rows_are_those_of_the_recipes_own_task(write):
     for overrides, rows in (
         ([], 40), (["task=b"], 0), (["task=b", "data=x.csv"], 0), (["task=b", "rows=7"], 7), (["rows=0"], 0),
     ):  # fmt: skip
-        assert read_recipe(name, overrides)[0].rows == rows
+        assert read_recipe({"name": name} | arguments(overrides))[0].rows == rows
     for wrong in ("true", "-1", "2.5"):
-        with pytest.raises(UserError, match="rows=.* must be a whole number"):
-            read_recipe(name, [f"rows={wrong}"])
+        with pytest.raises(UserError, match="rows=.* must be (a valid integer|greater than or equal to 0)"):
+            read_recipe({"name": name, "rows": wrong})
 
 
 def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
@@ -67,7 +63,7 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
         "  map: {first: {layer_map: first}, last: {layer_map: last}}\n"
         "  init: {random: {}, layers: {student: {init: teacher-layers}}}\n"
     )
-    recipe, _ = read_recipe(name, [])
+    recipe, _ = read_recipe({"name": name})
     assert recipe.shown == [
         "a-random", "a-layers", "b-first-random", "b-first-layers", "b-last-random", "b-last-layers",
     ]  # fmt: skip
@@ -75,9 +71,9 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
         "first": ["b-first-random", "b-first-layers"],
         "last": ["b-last-random", "b-last-layers"],
     }
-    assert recipe.students["b-last-layers"] == {
-        "student": {"layers": 2, "init": "teacher-layers"}, "losses": ["hidden_states"], "layer_map": "last",
-    }  # fmt: skip
+    last = recipe.students["b-last-layers"]
+    assert (last.student.layers, last.student.init) == (2, "teacher-layers")
+    assert (last.losses, last.layer_map) == (["hidden_states"], "last")
 
 
 @pytest.mark.parametrize(
@@ -85,39 +81,44 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
     [
         (
             "students: {a: {losses: [gold_labels], rate: 1}}",
-            "students: a: .* must hold data, student, losses",
+            "recipe mine: a: unknown option 'rate'",
         ),
-        ("students: {a: {}}", "a: losses must be a list"),
+        ("students: {a: {}}", r"a: losses=\[\] must be a list"),
         (
             "students: {a: {losses: [x], student: {init: b}}}",
-            "init='b' must be random, teacher-layers, general",
+            "init='b' must be one of random, teacher-layers, general",
         ),
         (
             "students: {a: {losses: [x], student: {width: 10, heads: 3}}}",
             "width=10 must be a multiple of heads=3",
         ),
-        ("students: {a: {losses: [x], training: {epochs: 0}}}", "a: training.epochs=0 must be above 0"),
-        ("students: {a: {losses: [x], training: {epoch: 1}}}", "training.unknown option 'epoch'"),
+        (
+            "students: {a: {losses: [x], training: {epochs: 0}}}",
+            "a: training.epochs=0 must be greater than 0",
+        ),
+        (
+            "students: {a: {losses: [x], training: {epoch: 1}}}",
+            "unknown option 'training.epoch'; did you mean training.epochs",
+        ),
         ("students: {teacher: {}}", "cannot be named teacher"),
         ("students: {../a: {}}", "cannot be named ../a"),
         ("students: {a: {losses: [x]}}\nbaseline: b", "must be among a"),
-        ("students: {a: {losses: [x]}}\nseeds: [one]", "seeds=.*whole numbers"),
+        ("students: {a: {losses: [x]}}\nseeds: [one]", "seeds.0='one' must be a valid integer"),
         ("students: {a: {losses: [x]}}\ntsak: mrpc", "unknown option 'tsak'"),
-        ("students: [a]", "students must hold"),
-        ("grid: {a: 1}", "grid must be"),
-        ("epochs: 2", "is no recipe"),
+        ("students: [a]", r"students=\['a'\] must be a valid dictionary"),
+        ("grid: {a: 1}", "grid.a=1 must be a valid dictionary"),
+        ("epochs: 2", "is not a recipe"),
     ],
 )
 def test_what_is_wrong_in_a_recipe_is_told_in_a_line(write, text, words):
     with pytest.raises(UserError, match=words) as error:
-        recipe, _ = read_recipe(write(text), [])
-        _complete(recipe, options.load("small", [], recipe.options))
+        read_recipe({"name": write(text)})
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_recipe_is_told_with_those_there_are():
     with pytest.raises(UserError, match="unknown recipe 'tinybert': there are .*continuation-kd"):
-        read_recipe("tinybert", [])
+        read_recipe({"name": "tinybert"})
 
 
 class Run:
@@ -130,7 +131,7 @@ class Run:
 
 def test_gains_are_of_the_same_seed_and_levels_over_all_their_students(write):
     name = write("baseline: a\ngrid: {what: {a: {losses: [x]}, b: {losses: [y]}}}\nmain: b")
-    recipe, _ = read_recipe(name, [])
+    recipe, _ = read_recipe({"name": name})
     runs = [Run("r", a=0.5, b=0.6), Run("r", a=0.7, b=0.8), Run("r", a=0.2, b=0.299)]
     assert scores(runs, "b") == [0.6, 0.8, 0.299]
     assert level_means(recipe, runs)["what"] == pytest.approx({"a": 1.4 / 3, "b": 1.699 / 3})

@@ -189,7 +189,7 @@ def test_the_command_of_a_run_reads_back_as_its_options(tmp_path):
     run = read_run_record(make_run(tmp_path / "again", given=given))
     words = shlex.split(run.command())
     assert words[:4] == ["python", "-m", "pipeline", "task-distill"] and words[4] == "preset=small"
-    assert asdict(load("small", words[5:])) == run.options | {"run": "again"}
+    assert asdict(load("small", words[5:])) == run.options | {"run": "again", "preset": "small"}
 
 
 def test_tables_fit_a_terminal(tmp_path):

@@ -1,0 +1,82 @@
+"""The stages of a recipe's run."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from checkpoints.errors import UserError
+from pipeline.config.inputs import given_corpus, given_task, given_teacher_and_task, given_vectors
+from pipeline.config.options import Options
+from pipeline.config.recipe import Recipe
+from pipeline.config.two_stage import RunSpec, StageSpec, check, evaluation, general, masked_lm, teacher
+from stages.training.options import Pretraining, Training
+
+
+def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
+    """One run of a recipe."""
+    task = given_task(o)
+    if recipe.rows:
+        task["identity"]["rows"] = [recipe.rows, o.seed]
+    if recipe.unlabelled:
+        task["identity"]["unlabelled"] = [recipe.unlabelled, o.seed]
+
+    def declare(run: Path) -> list[StageSpec]:
+        given = given_teacher_and_task(o, task, run)
+        for student in recipe.students.values():
+            if student.student.source == "general":
+                given["corpus"] = given_corpus(o.corpus, run)
+            if student.data != "task":
+                corpus = o.corpus if student.data == "corpus" else student.data
+                given[student.corpus] = given_corpus(corpus, run)
+        return declared(recipe, o, given)
+
+    return RunSpec(o.run or recipe.name, declare)
+
+
+def declared(recipe: Recipe, o: Options, given: dict[str, dict]) -> list[StageSpec]:
+    """The stages of one run, from the identities of what is given."""
+    from_general = any(student.student.source == "general" for student in recipe.students.values())
+    made = [general(o, given)] if from_general else []
+    plans = {}
+    for name, spec in recipe.students.items():
+        options = {
+            "training": asdict(spec.training),
+            "losses": spec.losses,
+            "layer_map": spec.layer_map,
+        }
+        stage_type, data, inputs = "student", "task", {"teacher": "teacher", "task": given["task"]}
+        if isinstance(spec.training, Pretraining):
+            stage_type, data = "pretrain", spec.corpus
+            inputs = {"teacher": given["teacher"], "corpus": given[data]}
+            if spec.training.mlm_probability:
+                inputs["teacher"] = fitted = f"masked_lm-{given[data]['name']}"
+                if fitted not in plans:
+                    made.append(masked_lm(o, given, fitted, data))
+                    plans[fitted] = _plan("teacher", data, o.masked_lm)
+        inputs |= {"student": spec.student.source} if spec.student.source else {}
+        if spec.student.embeddings == "vectors":
+            inputs |= given_vectors(o)
+            if "vectors" not in inputs:
+                raise UserError(f"{name}: embeddings=vectors needs augmentation.vectors, which is none")
+        options |= {"with_unlabelled": True} if spec.with_unlabelled else {}
+        plans[name] = _plan("both", data, spec.training) | {"student": spec.student.sizes}
+        plans[name] |= {key: getattr(spec, key) for key in ("losses", "layer_map", "with_unlabelled")}
+        if not spec.student.source:
+            begin = {"init": spec.student.init, "init_layers": spec.student.init_layers}
+            options["student"] = spec.student.sizes | begin
+        made.append(StageSpec(name, stage_type, {"seed": o.seed, "allow_bin": o.allow_bin} | options, inputs))
+    models = {"teacher": "teacher"} | {name: name for name in recipe.shown}
+    lengths = {name: recipe.students[name].training.max_length for name in recipe.shown}
+    lengths["teacher"] = o.tuning.max_length
+    return [
+        check(o, given, plans=plans, from_general=from_general),
+        teacher(o, given),
+        *made,
+        evaluation(models, recipe.main, lengths, {"task": given["task"]}),
+    ]
+
+
+def _plan(models: str, data: str, training: Training) -> dict[str, Any]:
+    """What the stage `check` looks at."""
+    known = ("max_length", "epochs", "mlm_probability", "tokens")
+    return {"models": models, "data": data} | {k: v for k, v in asdict(training).items() if k in known}

@@ -1,0 +1,195 @@
+"""Settings by name, checked and read into dataclasses: commands, presets, recipes and `distill` all go through here.
+
+A dataclass declares each setting once with `stages.training.options.option`: its type with its limits, its default and
+a line of help. A field that is itself a dataclass is a group: `general: {epochs: 2}` and `general.epochs=2` are the same.
+"""
+
+import dataclasses
+import difflib
+import re
+import textwrap
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
+from inspect import getdoc
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from checkpoints.errors import UserError
+from stages.tasks.text import parse_yaml
+
+CONFIG = {"allow_inf_nan": False, "coerce_numbers_to_str": True, "extra": "forbid"}
+"""How pydantic reads values, as the `__pydantic_config__` of each outermost dataclass."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Setting:
+    """One setting of a dataclass, by its full name."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def describe(schema: type, prefix: str = "") -> list[Setting]:
+    """Every setting of a dataclass and its groups, in the order of definition."""
+    found = []
+    for entry in fields(schema):
+        if is_dataclass(entry.type):
+            found += describe(entry.type, f"{prefix}{entry.name}.")
+        else:
+            default = entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()
+            found.append(Setting(prefix + entry.name, entry.type, default, entry.metadata["help"]))
+    return found
+
+
+def help_text(schema: type) -> str:
+    """Every setting of a dataclass with its default and help, group by group."""
+    lines = []
+    groups = {entry.name: entry.type for entry in fields(schema) if is_dataclass(entry.type)}
+    for group, settings in groupby(describe(schema), lambda setting: setting.name.rpartition(".")[0]):
+        title = " ".join(getdoc(groups[group]).split()) if group else "Options"
+        lines += ["", textwrap.fill(title, 110), ""]
+        for setting in settings:
+            text = f"{setting.help}  [{show(setting.default)}]"
+            lines.append(f"  {setting.name:<29} {textwrap.fill(text, 78, subsequent_indent=' ' * 32)}")
+    return "\n".join(lines)
+
+
+def show(value: Any) -> str:
+    """A default as help and docs show it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value in ("", None, []) else str(value)
+
+
+def arguments(texts: Iterable[str]) -> dict[str, str]:
+    """The settings on a command line, by name: `name=value`, `--name=value` or `--name value`. A later one wins.
+
+    Raises:
+        UserError: an argument is none of these.
+    """
+    given, rest = {}, list(texts)
+    while rest:
+        text = rest.pop(0)
+        name, equals, value = text.removeprefix("--").partition("=")
+        if not equals and text.startswith("--") and rest and not rest[0].startswith("--"):
+            equals, value = "=", rest.pop(0)
+        if not equals:
+            advice = f"{text} VALUE" if text.startswith("--") else "key=value or --key value"
+            raise UserError(f"{text!r} has no value: write {advice}, for example general.epochs=2")
+        given[name.strip()] = value
+    return given
+
+
+def updated(settings: T, given: Mapping[str, Any], where: str = "") -> T:
+    """A copy of a dataclass with the given values, which may be texts as on a command line.
+
+    Args:
+        settings: an instance, which stays as it is.
+        given: name -> value; a group is a mapping or part of the name ("general.epochs").
+        where: what messages begin with.
+
+    Raises:
+        UserError: names that do not exist, or all values that are not of their type or out of their limits.
+    """
+    known = {setting.name: setting for setting in describe(type(settings))}
+    flat = dict(flattened(type(settings), given))
+    if unknown := [_unknown(name, known) for name in flat if name not in known]:
+        raise UserError(where + "; ".join(unknown))
+    values = asdict(settings)
+    for name, value in flat.items():
+        *groups, last = name.split(".")
+        target = values
+        for group in groups:
+            target = target[group]
+        target[last] = _parsed(value, known[name].type, where + name)
+    from pydantic import ValidationError  # takes a tenth of a second, and --help has no use for it
+
+    try:
+        return _validator(type(settings)).validate_python(values)
+    except ValidationError as error:
+        raise UserError(where + "; ".join(_messages(error.errors(include_url=False)))) from None
+
+
+def flattened(schema: type, given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(full name, value) of settings that may be nested as the groups of a dataclass are."""
+    groups = {entry.name: entry.type for entry in fields(schema) if is_dataclass(entry.type)}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and name in groups:
+            yield from flattened(groups[name], value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The `name: value` lines of a file.
+
+    Raises:
+        UserError: it holds something else, or is not readable.
+    """
+    try:
+        settings = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable: {error}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} must hold `option: value` lines")
+    return {str(name): value for name, value in settings.items()}
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known names that are like one that is not known, as the end of a message."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 3, 0.5)
+    close += [n for n in known if n.split(".")[-1] == name.split(".")[-1] and n not in close][:3]
+    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(known)}"
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    hint = closest(name, known)
+    return f"unknown option {name!r}{hint if len(hint) < 200 else '; --help lists all'}"
+
+
+def _parsed(value: Any, kind: Any, name: str) -> Any:
+    """A value that is a text, as on a command line, as what its type reads. Texts stay texts."""
+    is_text, is_list = kind is str or typing.get_origin(kind) is Literal, typing.get_origin(kind) is list
+    if value is None or value == "":
+        return "" if is_text else [] if is_list else None
+    if isinstance(value, str) and not is_text:
+        value = parse_yaml(value, f"the value of {name}={value!r}")
+    if isinstance(value, str) and is_list:
+        value = value.split("," if kind == list[str] or "," in value else None)
+    elif is_list and not isinstance(value, list):
+        value = [value]
+    return str(value).lower() if isinstance(value, bool) and kind is not bool and not is_text else value
+
+
+@cache
+def _validator(schema: type) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)
+
+
+def _messages(errors: list) -> list[str]:
+    """A text for each value that is wrong: the value, and what it must be."""
+    told: dict[str, list[str]] = {}
+    for error in errors:  # a union's own parts of the path, such as "list[int]", are left out
+        name = ".".join(
+            str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int)
+        )
+        text = re.sub(r"^(Input|List|String|Dictionary) should ", "must ", error["msg"])
+        text = re.sub(r", (unable to|got a) .*", "", text).replace("a valid boolean", "true or false")
+        text = text.replace("Extra inputs are not permitted", "is not an option").partition(
+            " after validation"
+        )[0]
+        told.setdefault(f"{name}={error['input']!r:.80}", []).append(text)
+    return [
+        f"{value} {' or '.join(dict.fromkeys(texts)).replace(' or must be ', ' or ')}"
+        for value, texts in told.items()
+    ]
