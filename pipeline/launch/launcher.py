@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from stages.training.options import Job
@@ -21,6 +22,7 @@ KEEP_FREED_MEMORY = {
 }
 """For glibc: large buffers that a step frees stay with the process, so that the next step's need not be zeroed."""
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -61,7 +63,9 @@ class Launcher:
             signalled.append(number)
             process.send_signal(number)
 
-        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        # Python delivers signals to its main thread alone: in another there are none to pass on.
+        numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, forward) for number in numbers}
         try:
             code = wait()
             # A stage that was finishing when the signal came ends well; what follows it must not start.
