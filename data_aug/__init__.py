@@ -71,7 +71,7 @@ def augment(
     import torch
     from tqdm import tqdm
 
-    from checkpoints.errors import UserError
+    from checkpoints.errors import UserError, about
     from data_aug.variants import SHARD_ROWS, Candidates, Settings, augment_shards
     from data_aug.word_prediction import MaskedLM
     from data_aug.word_vectors import WordVectors
@@ -79,8 +79,8 @@ def augment(
     from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
     from stages.tasks.text import check_text
 
-    if isinstance(texts, str) or isinstance(model, tuple) and len(model) != 2:
-        raise UserError("give a list of texts (or of pairs), and a path, a hub name or (model, tokenizer)")
+    if isinstance(texts, str):
+        raise UserError("a single text; give a list of texts, or of pairs of texts", argument="texts")
     rows = [tuple(text) if isinstance(text, tuple | list) else (text, None) for text in texts]
     for i, row in enumerate(rows):
         if len(row) != 2:
@@ -88,19 +88,20 @@ def augment(
         for text in row[: 2 if isinstance(texts[i], tuple | list) else 1]:
             check_text(text, f"texts: row {i}")
     settings = Settings(p, variants, repredict, long_texts)
-    if isinstance(model, tuple):
-        network, tokenizer = model
-    else:
-        source = ModelSource(str(model))
-        network, has_head = load_masked_lm(source)
-        if not has_head:
-            raise UserError(f"{model} has no masked-LM head; give a masked language model", argument="model")
-        tokenizer = load_tokenizer(source)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device) if device else network
-    dtype = torch.bfloat16 if bf16_pays(network.device) else torch.float32
     words = WordVectors.read(Path(vectors)) if vectors else None
-    proposals = Candidates(MaskedLM(network, tokenizer, dtype=dtype), words, candidates)
-    shards = augment_shards(rows, proposals, settings, seed)
+    with about("model"):
+        if isinstance(model, tuple):
+            network, tokenizer = model
+        else:
+            source = ModelSource(str(model))
+            network, has_head = load_masked_lm(source)
+            if not has_head:
+                raise UserError(f"{model} has no masked-LM head; give a masked language model")
+            tokenizer = load_tokenizer(source)
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        network = network.to(device) if device else network
+        dtype = torch.bfloat16 if bf16_pays(network.device) else torch.float32
+        masked_lm = MaskedLM(network, tokenizer, dtype=dtype)
+    shards = augment_shards(rows, Candidates(masked_lm, words, candidates), settings, seed)
     shown = tqdm(shards, "augment", -(-len(rows) // SHARD_ROWS), unit="shard", disable=not progress)
     return [[a if b is None else (a, b) for a, b in row] for shard in shown for row in shard.rows]

@@ -79,17 +79,12 @@ class MaskedLM:
         batch_tokens: int = 4096,
     ):
         if not tokenizer.is_fast:
-            raise UserError(
-                f"{type(tokenizer).__name__} gives no offsets; load the model's fast tokenizer", "masked_lm"
-            )
+            raise UserError(f"{type(tokenizer).__name__} gives no offsets; load the model's fast tokenizer")
         if tokenizer.mask_token_id is None:
-            raise UserError(
-                f"{type(tokenizer).__name__} has no mask token; give a masked language model", "masked_lm"
-            )
+            raise UserError(f"{type(tokenizer).__name__} has no mask token; give a masked language model")
         if model.get_output_embeddings() is None or model.base_model is model:
             raise UserError(
-                f"{type(model).__name__} has no masked-LM head; give a masked LM, or fit a head first",
-                "masked_lm",
+                f"{type(model).__name__} has no masked-LM head; give a masked LM, or fit a head first"
             )
         for name, value in (("masks_per_pass", masks_per_pass), ("min_distance", min_distance)):
             if value < 1:
@@ -153,9 +148,7 @@ class MaskedLM:
         encoded = self.tokenizer(
             texts, originals, return_offsets_mapping=True, return_token_type_ids=True, verbose=False
         )
-        pairs: dict[
-            tuple[int, ...], _Pair
-        ] = {}  # by tokens: texts that differ in casing alone may share them
+        pairs: dict[tuple[int, ...], _Pair] = {}  # by tokens, which texts of another casing may share
         for i, members in enumerate(by_texts.values()):
             ids = encoded["input_ids"][i]
             if len(ids) > self.limit:

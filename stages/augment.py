@@ -17,6 +17,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from checkpoints import store
+from checkpoints.errors import about
 from data_aug.variants import (
     SHARD_ROWS,
     Candidates,
@@ -104,10 +105,11 @@ def _key(row: Row) -> tuple[str, ...]:
 def _candidates(stage: Stage, options: Augmentation) -> Candidates:
     source = stage.model("masked_lm")
     model, _ = load_masked_lm(source)
-    masked_lm = MaskedLM(
-        model.to(stage.device), load_tokenizer(source), dtype=stage.precision,
-        masks_per_pass=options.masks_per_pass, min_distance=options.min_distance,
-    )  # fmt: skip
+    with about("masked_lm"):
+        masked_lm = MaskedLM(
+            model.to(stage.device), load_tokenizer(source), dtype=stage.precision,
+            masks_per_pass=options.masks_per_pass, min_distance=options.min_distance,
+        )  # fmt: skip
     vectors = None
     if given := stage.inputs.get("vectors"):
         cache = stage.cache / f"neighbours-{given['content'][:20]}.npz"

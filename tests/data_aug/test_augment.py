@@ -55,7 +55,7 @@ def test_refusals(bert, directory, tmp_path) -> None:
     model.base_model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     for texts, how, message in (
-        ("a film", {}, "give a list of texts"),
+        ("a film", {}, "texts: a single text; give a list"),
         ([("a", "b", "c")], {}, "texts: row 0 has 3 texts; give one or a pair"),
         (["a film", 7], {}, "texts: row 1 is not a string"),
         (["a film", " "], {}, "row 1, text_a is empty"),
@@ -63,7 +63,7 @@ def test_refusals(bert, directory, tmp_path) -> None:
         (["a film"], {"candidates": 0}, "candidates: 0 is below 1"),
         (["film " * 40], {"long_texts": "refuse"}, "long_texts: row 0, text_a takes 83 tokens"),
         (["a film"], {"model": tmp_path}, "model: .* has no masked-LM head; give a masked language model"),
-        (["a film"], {"model": "./none"}, "none cannot be loaded"),
+        (["a film"], {"model": "./none"}, "model: ./none cannot be loaded"),
         (["a film"], {"vectors": "none.txt"}, "vectors: none.txt: no such file"),
     ):
         with pytest.raises(ValueError, match=message):
