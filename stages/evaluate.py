@@ -17,9 +17,9 @@ from stages.evaluation.costs import measure
 from stages.evaluation.measures import add_intervals, calibration, classes_of, decide, differ_most, loyalty
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import constant_score, score
-from stages.tasks.batches import TokenRows
 from stages.tasks.readers import glue
 from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
 from stages.training.cached_rows import task_rows
 from stages.training.stage import Stage
 

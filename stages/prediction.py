@@ -13,8 +13,8 @@ from stages.distillation.distillation import Distillation
 from stages.distillation.losses import GoldLabels, SoftLabels
 from stages.distillation.models import load_classifier, load_tokenizer
 from stages.evaluation.scores import warn_if_constant
-from stages.tasks.batches import TokenRows
 from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
 from stages.teaching.recorded_logits import (
     TEACHER_LOGITS_FILE,
     compute_logits,

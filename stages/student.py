@@ -27,8 +27,9 @@ from stages.distillation.students.architecture import (
     student_from_teacher_layers,
 )
 from stages.evaluation.scores import warn_if_constant
-from stages.tasks.batches import Batch, TokenRows
+from stages.tasks.batches import Batch
 from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher, teacher_outputs
 from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
 from stages.teaching.student import distillation_score, save_student, task_score

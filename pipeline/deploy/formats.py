@@ -14,9 +14,9 @@ from stages.distillation.models import ModelSource, load_classifier, load_tokeni
 from stages.distillation.teachers import class_order
 from stages.evaluation.costs import speed
 from stages.evaluation.predict import predict
-from stages.tasks.batches import write_task_rows
 from stages.tasks.metrics import compute
 from stages.tasks.tables import read_rows
+from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import Split
 
 LARGEST_DIFFERENCE = 1e-3

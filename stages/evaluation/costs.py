@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.distillation.outputs import inputs_of
-from stages.tasks.batches import Batch, TokenRows, collate
+from stages.tasks.batches import Batch
+from stages.tasks.token_rows import TokenRows
 
 SINGLE_ROWS, BATCHES, BATCH = 100, 12, 32
 WARM = 3
@@ -89,7 +90,7 @@ def _times(models: dict[str, tuple[Callable, TokenRows]], sets: list[np.ndarray]
 
 
 def _batch(rows: TokenRows, indices: np.ndarray) -> Batch:
-    return collate(rows, indices, np.ones(len(indices), np.float32))
+    return rows.collate(indices, np.ones(len(indices), np.float32))
 
 
 def _percentiles(times: list[float]) -> dict[str, float]:

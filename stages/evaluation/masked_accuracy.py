@@ -4,8 +4,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distillation.outputs import CaptureSpec, read
-from stages.tasks.batches import TokenRows, batches_by_length
+from stages.tasks.batches import batches_by_length
 from stages.tasks.masking import Masking
+from stages.tasks.token_rows import TokenRows
 from stages.training.cached_rows import corpus_rows, has_held_out
 from stages.training.stage import Stage
 

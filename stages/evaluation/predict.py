@@ -5,7 +5,8 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.distillation.outputs import inputs_of
-from stages.tasks.batches import TokenRows, batches_by_length, label_index
+from stages.tasks.batches import batches_by_length, label_index
+from stages.tasks.token_rows import TokenRows
 
 
 def predict(

@@ -1,4 +1,4 @@
-"""From rows on disk to batches: the order of an epoch, its division over ranks, and the tensors.
+"""Batches: their tensors, the order of an epoch, and how a batch is divided over ranks.
 
 B is the rows of a batch, L its longest row (padded). The order depends on (seed, epoch) alone, not on ranks.
 """
@@ -12,24 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.types import IGNORE_INDEX
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "Batch",
-    "TokenRows",
-    "batches_by_length",
-    "collate",
-    "normalizers",
-    "epoch_batches",
-    "label_index",
-    "shard_batch",
-    "write_corpus_rows",
-    "write_task_rows",
-]
+    from stages.tasks.token_rows import TokenRows
 
 EVALUATION_BATCH = 64
 POOL = 50  # batches whose rows are sorted by length together
@@ -172,7 +160,7 @@ def normalizers(
 def label_index(rows: TokenRows, batch: Batch) -> torch.Tensor:
     """Return which of all answers to `rows` those of a batch are: (B,), or (B, L) where words have labels.
 
-    What stands at pieces that no answer is asked of means nothing.
+    Values at unlabelled positions are undefined.
     """
     import torch
 
@@ -180,43 +168,6 @@ def label_index(rows: TokenRows, batch: Batch) -> torch.Tensor:
         return batch.rows
     begins = torch.from_numpy(np.cumsum(rows.targets) - rows.targets).to(batch.rows.device)
     return (begins[batch.rows][:, None] + batch.label_mask.cumsum(1) - 1).clamp(min=0)
-
-
-def collate(rows: TokenRows, indices: np.ndarray, weights: np.ndarray) -> Batch:
-    """Return the rows `indices` as tensors, padded on the right to the longest of them.
-
-    Args:
-        rows: the data.
-        indices: (B,) row numbers.
-        weights: (B,) 1, or 0 for a row that only fills the batch.
-    """
-    import torch
-
-    indices = np.asarray(indices, np.int64)
-    begins = rows.offsets[indices]
-    lengths = rows.offsets[indices + 1] - begins
-    places_L = np.arange(lengths.max())
-    mask_BL = places_L < lengths[:, None]
-    ids_BL = np.full(mask_BL.shape, rows.counts["pad"], np.int64)
-    ids_BL[mask_BL] = rows.tokens[(begins[:, None] + places_L)[mask_BL]]
-    second = rows.second[indices][:, None]
-    types_BL = mask_BL & (second > 0) & (places_L >= second)
-    labels = None
-    if rows.labels is not None:
-        kind = torch.float32 if rows.labels.dtype.kind == "f" else torch.int64
-        if rows.counts.get("words"):
-            found = np.full(mask_BL.shape, IGNORE_INDEX)
-            found[mask_BL] = rows.labels[(begins[:, None] + places_L)[mask_BL]]
-        else:
-            found = rows.labels[indices]
-        labels = torch.tensor(found, dtype=kind)
-    inputs = {"input_ids": ids_BL, "attention_mask": mask_BL, "token_type_ids": types_BL}
-    return Batch(
-        {name: torch.from_numpy(values.astype(np.int64)) for name, values in inputs.items()},
-        labels,
-        torch.tensor(weights, dtype=torch.float32),
-        torch.from_numpy(indices),
-    )
 
 
 def batches_by_length(
@@ -229,4 +180,4 @@ def batches_by_length(
         else of[np.argsort(rows.lengths[of], kind="stable")]
     )
     for chunk in np.array_split(order, math.ceil(len(order) / size)):
-        yield collate(rows, chunk, np.ones(len(chunk), np.float32))
+        yield rows.collate(chunk, np.ones(len(chunk), np.float32))

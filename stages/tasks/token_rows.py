@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.errors import UserError
+from stages.tasks.batches import Batch, normalizers
 from stages.tasks.types import IGNORE_INDEX, Split
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
-    from stages.tasks.batches import Batch
 
 CHUNK_ROWS = 1000  # rows of a task tokenized at once
 CHUNK_CHARACTERS = 1_000_000  # characters of a corpus tokenized at once
@@ -100,16 +100,43 @@ class TokenRows:
         )
 
     def normalizers(self, indices: np.ndarray) -> dict[str, int]:
-        """What the losses of a global batch of these rows are divided by (`stages.tasks.batches.normalizers`)."""
-        from stages.tasks.batches import normalizers
-
+        """Return what the losses of a global batch of these rows are divided by."""
         return normalizers(self.lengths[indices], self.targets[indices], self.labelled[indices])
 
     def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
-        """The rows as tensors, padded on the right to the longest of them (`stages.tasks.batches.collate`)."""
-        from stages.tasks.batches import collate
+        """Return rows as tensors, padded on the right to the longest of them.
 
-        return collate(self, indices, weights)
+        Args:
+            indices: (B,) row numbers.
+            weights: (B,) 1, or 0 for a row that only fills the batch.
+        """
+        import torch
+
+        indices = np.asarray(indices, np.int64)
+        begins = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - begins
+        places_L = np.arange(lengths.max())
+        mask_BL = places_L < lengths[:, None]
+        ids_BL = np.full(mask_BL.shape, self.counts["pad"], np.int64)
+        ids_BL[mask_BL] = self.tokens[(begins[:, None] + places_L)[mask_BL]]
+        second = self.second[indices][:, None]
+        types_BL = mask_BL & (second > 0) & (places_L >= second)
+        labels = None
+        if self.labels is not None:
+            kind = torch.float32 if self.labels.dtype.kind == "f" else torch.int64
+            if self.counts.get("words"):
+                found = np.full(mask_BL.shape, IGNORE_INDEX)
+                found[mask_BL] = self.labels[(begins[:, None] + places_L)[mask_BL]]
+            else:
+                found = self.labels[indices]
+            labels = torch.tensor(found, dtype=kind)
+        inputs = {"input_ids": ids_BL, "attention_mask": mask_BL, "token_type_ids": types_BL}
+        return Batch(
+            {name: torch.from_numpy(values.astype(np.int64)) for name, values in inputs.items()},
+            labels,
+            torch.tensor(weights, dtype=torch.float32),
+            torch.from_numpy(indices),
+        )
 
     @property
     def truncated(self) -> int:

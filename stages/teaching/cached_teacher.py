@@ -15,7 +15,8 @@ from tqdm import tqdm
 from checkpoints import store
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.teachers import FrozenTeacher
-from stages.tasks.batches import Batch, TokenRows, batches_by_length, collate
+from stages.tasks.batches import Batch, batches_by_length
+from stages.tasks.token_rows import TokenRows
 from stages.training.stage import Stage, barrier, is_first_rank, wait_for
 
 SHARD_ROWS = 1000
@@ -39,7 +40,7 @@ class TeacherCache:
     def __init__(self, stage: Stage, name: str, rows: TokenRows, teacher: FrozenTeacher):
         self.stage, self.rows, self.teacher = stage, rows, teacher
         self.directory = stage.directory / "teacher" / f"{name}-{stage.job.precision}"
-        outputs = teacher(collate(rows, np.arange(1), np.ones(1, np.float32)).to(teacher.device))
+        outputs = teacher(rows.collate(np.arange(1), np.ones(1, np.float32)).to(teacher.device))
         self.heads = teacher.model.config.num_attention_heads
         # Logits of words lie with the layers.
         self.words = outputs.logits_BC is not None and outputs.logits_BC.ndim == 3

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.teachers import FrozenTeacher, class_order
-from stages.tasks.batches import Batch, TokenRows
+from stages.tasks.batches import Batch
 from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
 from stages.teaching.cached_teacher import TeacherCache
 from stages.training.stage import Stage
 

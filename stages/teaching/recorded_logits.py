@@ -13,8 +13,9 @@ import torch.distributed as dist
 from checkpoints import store
 from checkpoints.fingerprint import sha256_file
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.tasks.batches import Batch, TokenRows, batches_by_length, label_index
+from stages.tasks.batches import Batch, batches_by_length, label_index
 from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher
 from stages.training.stage import Stage, is_first_rank, wait_for
 

@@ -12,8 +12,9 @@ from stages.distillation.losses import AttentionScores, HiddenStates, Loss
 from stages.distillation.outputs import ModelOutputs
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import score
-from stages.tasks.batches import Batch, TokenRows, batches_by_length, normalizers
+from stages.tasks.batches import Batch, batches_by_length, normalizers
 from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
 from stages.training.job import Job
 from stages.training.options import Distilling
 from stages.training.stage import Stage

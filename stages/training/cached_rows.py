@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerBase
 from checkpoints import store
 from checkpoints.fingerprint import fingerprint, sha256_file
 from data_aug.variants import read_shard
-from stages.tasks.batches import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.corpus import documents
 from stages.tasks.task import Split, Task
+from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.types import Source
 from stages.training.stage import Stage, barrier, is_first_rank, wait_for
 

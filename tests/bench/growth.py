@@ -65,7 +65,8 @@ def speed(place, length: int, batch: int, architecture: dict) -> float:
 
 def megabytes(directory: Path, rows: int, length: int = 128) -> float:
     """What this process grows by while it orders and reads rows: memory of its own, not the files' pages."""
-    from stages.tasks.batches import TokenRows, collate, epoch_batches
+    from stages.tasks.batches import epoch_batches
+    from stages.tasks.token_rows import TokenRows
 
     directory.mkdir()
     types = {"tokens": "uint16", "offsets": "int64", "second": "int32"}
@@ -86,7 +87,7 @@ def megabytes(directory: Path, rows: int, length: int = 128) -> float:
     opened = TokenRows.open(directory)
     batches = epoch_batches(opened.lengths, 32, 1, 0)
     for batch in batches[:100]:
-        collate(opened, batch, np.ones(len(batch), np.float32))
+        opened.collate(batch, np.ones(len(batch), np.float32))
     grown = _own_memory() - before
     print(f"{rows:,} rows: {grown:.1f} MB", flush=True)
     return grown

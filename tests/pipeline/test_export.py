@@ -15,7 +15,7 @@ from checkpoints import store
 from pipeline.cli import commands as cli
 from pipeline.deploy import hub
 from stages.evaluation.predict import predict
-from stages.tasks.batches import write_task_rows
+from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import Split
 from tests.conftest import make_tokenizer, sentences, tiny_config
 from tests.pipeline.test_report import EVIL, make_run

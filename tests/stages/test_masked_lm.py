@@ -13,7 +13,7 @@ from stages.distillation.losses import build
 from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.evaluation.masked_accuracy import accuracy
-from stages.tasks.batches import Batch, collate
+from stages.tasks.batches import Batch
 from stages.tasks.masking import Masking
 from stages.training.cached_rows import corpus_rows
 from stages.training.options import Job
@@ -47,7 +47,7 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
     model, has_head = load_masked_lm(source)
     assert not has_head
     rows = corpus_rows(stage, tokenizer, 32, 0)
-    batch = collate(rows, [0, 1, 2, 3], np.array([1.0, 1, 1, 0]))
+    batch = rows.collate([0, 1, 2, 3], np.array([1.0, 1, 1, 0]))
     masking = Masking(tokenizer, 0.3)
     words = build("masked_words", None, None, mlm_probability=0.3)
     torch.manual_seed(5)

@@ -7,7 +7,6 @@ import torch
 from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.teachers import FrozenTeacher
-from stages.tasks.batches import collate
 from stages.teaching import cached_teacher as teacher_cache
 from stages.teaching.cached_teacher import TeacherCache
 from stages.training.cached_rows import corpus_rows
@@ -39,7 +38,7 @@ def test_a_cached_view_is_the_models(parts):
     stage, rows, teacher = parts
     cache = TeacherCache(stage, "train", rows, teacher).fill()
     assert len(cache.shards) == -(-len(rows) // 20) > 1
-    batch = collate(rows, np.array([41, 0, 19, 20, 21]), np.array([1, 1, 1, 1, 0], np.float32))
+    batch = rows.collate(np.array([41, 0, 19, 20, 21]), np.array([1, 1, 1, 1, 0], np.float32))
     kept, live = cache(batch), teacher(batch)
     real_BL1 = batch.attention_mask[..., None].bool()
     torch.testing.assert_close(kept.logits_BC, live.logits_BC, rtol=1e-5, atol=1e-5)

@@ -22,7 +22,7 @@ from stages.distillation.students.architecture import (
     student_from_teacher_layers,
 )
 from stages.distillation.teachers import FrozenTeacher, class_order
-from stages.tasks.batches import collate, write_task_rows
+from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import Split
 from tests.conftest import make_encoder, sentences
 
@@ -33,7 +33,7 @@ def a_batch(tmp_path, source):
     texts = [text for text, _ in sentences(6)]
     split = Split(texts, list(reversed(texts)), [0] * 6)
     rows = write_task_rows([split], load_tokenizer(source), 40, tmp_path / "rows")
-    return collate(rows, np.arange(6), np.ones(6))
+    return rows.collate(np.arange(6), np.ones(6))
 
 
 @pytest.mark.parametrize("kind", KINDS)

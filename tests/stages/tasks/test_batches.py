@@ -6,15 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoints.errors import UserError
-from stages.tasks.batches import (
-    TokenRows,
-    collate,
-    epoch_batches,
-    normalizers,
-    shard_batch,
-    write_corpus_rows,
-    write_task_rows,
-)
+from stages.tasks.batches import epoch_batches, normalizers, shard_batch
+from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.types import Split
 
 WORDS = [chr(97 + n // 26) + chr(97 + n % 26) for n in range(200)]
@@ -56,7 +49,7 @@ def test_task_rows_equal_the_tokenizers_own_batch(tmp_path, tokenizer):
     assert (len(rows), rows.truncated) == (5, 3)
     assert rows.lengths.max() == 16
     types = tokenizer.cls_token == "[CLS]"
-    batch = collate(rows, np.arange(5), np.ones(5))
+    batch = rows.collate(np.arange(5), np.ones(5))
     expected = tokenizer(
         split.text_a,
         split.text_b,
@@ -76,7 +69,7 @@ def test_task_rows_equal_the_tokenizers_own_batch(tmp_path, tokenizer):
 def test_single_sentences_and_scores(tmp_path, tokenizer):
     split = Split([text(1, 2), text(3)], None, [0.5, 4.0])
     rows = write_task_rows([split], tokenizer, 16, tmp_path)
-    batch = collate(rows, [1, 0], [1, 0])
+    batch = rows.collate([1, 0], [1, 0])
     assert batch.input_ids.shape == (2, 4)
     assert batch.inputs["token_type_ids"].sum() == 0
     assert batch.labels.tolist() == [4.0, 0.5]

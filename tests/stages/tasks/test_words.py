@@ -11,8 +11,9 @@ from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.outputs import ModelOutputs
 from stages.tasks import task
-from stages.tasks.batches import collate, label_index, normalizers, shard_batch, write_task_rows
+from stages.tasks.batches import label_index, normalizers, shard_batch
 from stages.tasks.readers import indonesian
+from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split, Task, TaskRequest, TaskSource
 from tests.conftest import make_tokenizer
 
@@ -35,7 +36,7 @@ def rows(tmp_path):
 
 
 def test_a_label_stands_at_the_first_piece_of_its_word(rows):
-    batch = collate(rows, np.arange(4), np.ones(4, np.float32))
+    batch = rows.collate(np.arange(4), np.ones(4, np.float32))
     n = IGNORE_INDEX
     assert batch.labels.tolist() == [
         [n, 0, 1, n, 2, 0, n, n],
@@ -44,7 +45,7 @@ def test_a_label_stands_at_the_first_piece_of_its_word(rows):
         [n, 2, n, n, n, n, n, n],
     ]
     assert rows.targets.tolist() == [4, 3, 5, 1] and rows.labelled.tolist() == [4, 2, 0, 1]
-    order = collate(rows, np.array([3, 1]), np.ones(2, np.float32))
+    order = rows.collate(np.array([3, 1]), np.ones(2, np.float32))
     assert label_index(rows, order)[order.label_mask].tolist() == [12, 4, 5, 6]
 
 
@@ -78,7 +79,7 @@ def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro
     found = {}
     for rank in range(ranks):
         for indices, weights in shard_batch(np.arange(4), ranks, rank, micro_batches):
-            batch = collate(rows, indices, weights)
+            batch = rows.collate(indices, weights)
             width = batch.input_ids.shape[1]
             mine, theirs = (ModelOutputs(z[indices, :width]) for z in (student, teacher))
             for loss in losses:
@@ -88,7 +89,7 @@ def test_losses_of_words_equal_a_plain_reference_on_any_ranks(rows, ranks, micro
 
 
 def test_a_batch_without_any_known_label_has_a_gold_loss_of_nothing(rows):
-    batch = collate(rows, np.array([2]), np.ones(1, np.float32))
+    batch = rows.collate(np.array([2]), np.ones(1, np.float32))
     total = normalizers(rows.lengths[[2]], rows.targets[[2]], rows.labelled[[2]])
     (term,) = GoldLabels().terms(ModelOutputs(torch.randn(1, 8, 3)), None, batch).values()
     assert (term.sum / total[term.normalizer]).item() == 0.0
