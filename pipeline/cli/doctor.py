@@ -11,6 +11,7 @@ from pathlib import Path
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
+from pipeline.config.errors import explain
 from pipeline.plan import made_in, native_precision, read_finished
 from pipeline.run_lock import lock_state
 from stages.tasks import packages
@@ -54,7 +55,7 @@ def look_at_machine(report: Report, runs: Path) -> None:
         try:
             report.say("ok", f"packaged {what}", getattr(packages, f"packaged_{what}")().name)
         except UserError as error:
-            report.say("note", f"packaged {what}", str(error))
+            report.say("note", f"packaged {what}", str(explain(error)))
     report.say(*_hub())
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from pipeline.cli.doctor import WRONG, Report, free_disk, shown
+from pipeline.config.errors import explain
 from pipeline.config.options import Options
 from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan
@@ -22,8 +23,8 @@ def look_at_needs(report: Report, run: Path, declared: Callable[[Path], list[Sta
     try:
         planned = plan(declared(run), run, o)
         sizes = _sizes(planned[0].stage)
-    except (UserError, ValueError) as error:  # transformers' own words for sizes that do not go together
-        report.say(WRONG, "plan", str(error))
+    except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
+        report.say(WRONG, "plan", str(explain(error) if isinstance(error, UserError) else error))
         return
     most, disk, kept = PROCESS * o.job.nproc, 0.0, 0.0
     for step in planned:
