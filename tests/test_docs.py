@@ -239,10 +239,7 @@ def test_python_snippets_run(snippet, names, monkeypatch):
         monkeypatch.setattr(
             pipeline, "distill", lambda options, **rest: whole(options=given | options, **rest)
         )
-    try:
-        exec(snippet, defined := dict(names))
-    except (ImportError, TypeError, AttributeError) as error:  # until losses and augment are merged
-        pytest.skip(f"not merged yet: {error}")
+    exec(snippet, defined := dict(names))
     if "capture(" in snippet:
         assert defined["value"].ndim == 0 and defined["value"] > 0
     if "augment(" in snippet:
