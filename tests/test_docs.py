@@ -232,8 +232,6 @@ def test_python_snippets_run(snippet, names, monkeypatch):
     """On tiny models; `distill` also gets tiny options, which the snippet's own go over."""
     monkeypatch.chdir(names["place"])
     if "distill(" in snippet:
-        if not hasattr(pipeline, "distill"):
-            pytest.skip("pipeline.distill is not merged yet")
         whole = pipeline.distill
         given = dict(option.split("=") for option in TINY)
         monkeypatch.setattr(
