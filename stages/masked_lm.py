@@ -29,7 +29,7 @@ def run(stage: Stage) -> None:
     """
     source, options = stage.model("model"), stage.training
     tokenizer = load_tokenizer(source)
-    masking = Masking(tokenizer, options.mlm_probability)
+    masking = Masking(tokenizer, options.mlm_probability, stage.seed)
     check_length(load_config(source), options.max_length, stage.name)
     torch.manual_seed(stage.seed)
     model, has_head = load_masked_lm(source)
@@ -45,9 +45,7 @@ def run(stage: Stage) -> None:
         job = Job(stage, Distillation(model, [words]), rows, batch_transform=masking)
         scores["steps"] = job.run().step
     if "corpus" in stage.inputs:
-        scores |= held_out_accuracy(
-            stage, model, tokenizer, masking, "its own head" if has_head else "head fitted"
-        )
+        scores |= held_out_accuracy(stage, model, tokenizer, "its own head" if has_head else "head fitted")
 
     def write_given(directory) -> None:
         model.save_pretrained(directory)

@@ -31,11 +31,12 @@ def run(stage: Stage) -> None:
     """Train the student on the corpus under the recipe's losses."""
     source, options = stage.model("teacher"), stage.training
     tokenizer = load_tokenizer(source)
-    masking = Masking(tokenizer, options.mlm_probability) if options.mlm_probability else None
+    p = options.mlm_probability
+    masking = Masking(tokenizer, p, stage.seed) if p else None
     student = begin(stage)
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
 
-    configs = (student.config, load_config(source), stage.options["layer_map"], options.mlm_probability)
+    configs = (student.config, load_config(source), stage.options["layer_map"], p)
     model = Distillation(student, [build(line, *configs) for line in stage.options["losses"]])
     targets = None
     if model.teacher_capture != CaptureSpec():
@@ -45,7 +46,7 @@ def run(stage: Stage) -> None:
     job = Job(stage, model, rows, targets, set_progress=model.set_progress, batch_transform=masking)
     scores = {"steps": job.run().step, "tokens": int(rows.lengths.sum())}
     if model.student_capture.vocabulary:
-        scores |= held_out_accuracy(stage, student, tokenizer, masking, "the student")
+        scores |= held_out_accuracy(stage, student, tokenizer, "the student")
     stage.publish(save_student(job, tokenizer), scores)
 
 

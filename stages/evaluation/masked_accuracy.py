@@ -14,27 +14,26 @@ HELD_OUT_TOKENS = 100_000
 
 
 def held_out_accuracy(
-    stage: Stage, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, masking: Masking, whose: str
+    stage: Stage, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, whose: str
 ) -> dict[str, float]:
-    """{"accuracy": of masked pieces of documents held out from the stage's corpus}; empty where none are."""
+    """{"accuracy": at masked tokens of documents held out from the stage's corpus}; empty where none are held out."""
     if not has_held_out(stage):
         return {}
     rows = corpus_rows(stage, tokenizer, stage.training.max_length, HELD_OUT_TOKENS, held_out=True)
-    share = accuracy(stage, model, masking, rows)
-    stage.log(f"{share:.1%} of the masked tokens of held-out documents are guessed right ({whose})")
-    return {"accuracy": share}
+    found = accuracy(stage, model, Masking(tokenizer, stage.training.mlm_probability, seed=0), rows)
+    stage.log(f"{found:.1%} of the masked tokens of held-out documents are predicted right ({whose})")
+    return {"accuracy": found}
 
 
 def accuracy(stage: Stage, model: PreTrainedModel, masking: Masking, rows: TokenRows) -> float:
-    """The share of masked pieces whose likeliest guess is right; the masks are the same in every call."""
-    right = asked = 0
+    """The fraction of masked tokens that the model predicts right; the masks are the same in every call."""
+    right = masked = 0
     model.to(stage.device).eval()
-    torch.manual_seed(0)
     with torch.no_grad():
         for batch in batches_by_length(rows):
-            batch = masking(batch.to(stage.device))
+            batch = masking(batch.to(stage.device), epoch=0)
             guesses_N = read(model, batch, CaptureSpec(vocabulary=True)).vocabulary_NV.argmax(-1)
-            pieces_N = batch.labels[batch.labels >= 0]
-            right += int((guesses_N == pieces_N).sum())
-            asked += len(pieces_N)
-    return right / max(asked, 1)
+            tokens_N = batch.labels[batch.labels >= 0]
+            right += int((guesses_N == tokens_N).sum())
+            masked += len(tokens_N)
+    return right / max(masked, 1)

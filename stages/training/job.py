@@ -55,7 +55,7 @@ class Job:
         collector: saved with every checkpoint.
         set_progress: called before each step with the fraction of steps completed. Must be stateless: it is not
             checkpointed. With it the loss may grow.
-        batch_transform: called with a batch before teacher and student read it.
+        batch_transform: called with (batch, epoch) before teacher and student read the batch.
         step: what the stage declares of an optimiser step. None: one loss, one backward pass, one AdamW.
 
     Raises:
@@ -71,7 +71,7 @@ class Job:
         evaluate: Callable[[], float] | None = None,
         collector: Collector | None = None,
         set_progress: Callable[[float], None] | None = None,
-        batch_transform: Callable[[Any], Any] | None = None,
+        batch_transform: Callable[[Any, int], Any] | None = None,
         step: Step | None = None,
     ):
         self.stage, self.model, self.rows = stage, model, rows
@@ -81,18 +81,18 @@ class Job:
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
         step = step or Step()
         refuse_ranks(rows, self.world)
-        self.model.to(stage.device)
-        micro_batch = self._micro_batch(whole=needs_whole_batch(model, step))
-        self.micro_batches = math.ceil(self.options.batch_size / (self.world * micro_batch))
-        refuse_unsupported(step, model, self.settings, self.world, self.micro_batches)
+        self.state = State()
         self.batches_per_epoch = math.ceil(len(rows) / self.options.batch_size)
         self.steps = self.batches_per_epoch * self.options.epochs
         self.batches_of = lru_cache(1)(
             partial(epoch_batches, rows.lengths, self.options.batch_size, stage.seed)
         )
+        self.model.to(stage.device)
+        micro_batch = self._micro_batch(whole=needs_whole_batch(model, step))
+        self.micro_batches = math.ceil(self.options.batch_size / (self.world * micro_batch))
+        refuse_unsupported(step, model, self.settings, self.world, self.micro_batches)
         self.engine = Engine(stage, model, step, micro_batch, self.micro_batches, self.steps)
         self.checkpoints = JobCheckpoints(stage, model, self.engine, collector)
-        self.state = State()
         may_grow = set_progress is not None or step.has_own_passes
         self.log = Log(stage.directory / "metrics.jsonl", self.state.log, skip_divergence_check=may_grow)
         gpu = stage.device.type == "cuda"
@@ -179,7 +179,8 @@ class Job:
 
     def _batch(self, indices: np.ndarray, weights: np.ndarray) -> RowBatch:
         batch = self.rows.collate(indices, weights).to(self.stage.device)
-        return self.batch_transform(batch) if self.batch_transform else batch
+        epoch = self.state.step // self.batches_per_epoch
+        return self.batch_transform(batch, epoch) if self.batch_transform else batch
 
     def _is_bad(self, loss: Tensor, global_rows: np.ndarray) -> bool:
         """Whether a batch's loss is not finite on any rank. Logs it.

@@ -13,8 +13,8 @@ from stages.distillation.losses import build
 from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.evaluation.masked_accuracy import accuracy
-from stages.tasks.batches import Batch
-from stages.tasks.masking import Masking
+from stages.tasks.batches import Batch, epoch_batches, shard_batch
+from stages.tasks.masking import Masking, uniform
 from stages.training.cached_rows import corpus_rows
 from stages.training.options import Job
 from stages.training.stage import Stage
@@ -48,13 +48,11 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
     assert not has_head
     rows = corpus_rows(stage, tokenizer, 32, 0)
     batch = rows.collate([0, 1, 2, 3], np.array([1.0, 1, 1, 0]))
-    masking = Masking(tokenizer, 0.3)
+    masking = Masking(tokenizer, 0.3, seed=5)
     words = build("masked_words", None, None, mlm_probability=0.3)
-    torch.manual_seed(5)
-    term = Distillation(model.eval(), [words])(masking(batch), None)["masked_words"]
+    term = Distillation(model.eval(), [words])(masking(batch, epoch=2), None)["masked_words"]
 
-    torch.manual_seed(5)
-    drawn = torch.rand(batch.input_ids.shape)
+    drawn = uniform(5, 2, batch.rows, batch.input_ids.shape[1])
     ids, loss, masks = batch.input_ids.clone(), 0.0, []
     for row in range(3):
         for place in range(int(batch.attention_mask[row].sum())):
@@ -74,6 +72,55 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
     assert term.normalizer == "tokens" and term.weight == 1
     before = accuracy(stage, model, masking, rows)
     assert accuracy(stage, model, masking, rows) == before
+
+
+def splitmix64(counter: int, key: int) -> int:
+    """The counter-th number of the generator whose state begins as `key`."""
+    z = (key + counter * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def test_random_numbers_are_splitmix64_over_rows_and_then_over_positions():
+    key = int(np.random.SeedSequence((3, 7)).generate_state(1, np.uint64)[0])
+    rows = [0, 5, 2**33]
+    expected = [[(splitmix64(i, splitmix64(row, key)) >> 11) / 2**53 for i in range(9)] for row in rows]
+    assert uniform(3, 7, torch.tensor(rows), 9).tolist() == expected
+    many = uniform(3, 7, torch.arange(2000), 100)
+    assert 0 <= many.min() and many.max() < 1
+    for p in (0.01, 0.15, 0.5):
+        drawn = (many < p).double()
+        assert drawn.mean() == pytest.approx(p, abs=4 * (p * (1 - p) / many.numel()) ** 0.5)
+        assert drawn.mean(0).std() < 1.5 * (p * (1 - p) / 2000) ** 0.5  # no position is preferred
+    assert abs(torch.corrcoef(many[:, :2].T)[0, 1]) < 0.1  # neighbours are independent
+
+
+def test_masks_depend_on_seed_epoch_and_row_not_on_ranks_or_micro_batches(tmp_path, stage):
+    tokenizer = load_tokenizer(ModelSource(str(make_encoder(tmp_path / "bert"))))
+    rows = corpus_rows(stage, tokenizer, 32, 0)
+
+    def masks(world: int, micro_batches: int, seed: int = 1, epoch: int = 0) -> dict[int, list[bool]]:
+        """Of each row, as the ranks of a job see them."""
+        masking, found = Masking(tokenizer, 0.15, seed), {}
+        for global_rows in epoch_batches(rows.lengths, 20, 1, epoch):
+            for rank in range(world):
+                for indices, weights in shard_batch(global_rows, world, rank, micro_batches):
+                    batch = masking(rows.collate(indices, weights), epoch)
+                    assert not (batch.labels[batch.mask_BL == 0] >= 0).any()
+                    for row, weight, labels in zip(batch.rows.tolist(), weights, batch.labels, strict=True):
+                        if weight:
+                            found[row] = (labels[: rows.lengths[row]] >= 0).tolist()
+        return found
+
+    one = masks(1, 1)
+    assert len(one) == len(rows) and one == masks(2, 1) == masks(1, 3) == masks(2, 7)
+    chosen = sum(map(sum, one.values())) / (
+        rows.lengths.sum() - 2 * len(rows)
+    )  # [CLS] and [SEP] are not masked
+    assert chosen == pytest.approx(0.15, abs=0.01)
+    for other in (masks(1, 1, epoch=1), masks(1, 1, seed=2)):
+        assert sum(one[row] != other[row] for row in one) > 0.9 * len(one)
 
 
 @pytest.mark.parametrize("t_squared", [False, True])
