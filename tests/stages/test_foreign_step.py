@@ -1,15 +1,21 @@
 """Steps that are not one loss, one backward pass and one AdamW. All that they need is in this file."""
 
+import os
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BatchEncoding
 
 from checkpoints.errors import UserError
+from pipeline.launch.worker import start_ranks
+from stages.distillation.gather import gather_rows
 from stages.distillation.losses.base import LossTerm
 from stages.training.job import Job
 from stages.training.step import Pass, Step
@@ -250,24 +256,69 @@ def test_what_does_not_combine_is_refused_when_the_job_is_made(tmp_path, world, 
         Job(make_stage(tmp_path, **job), model, table(), step=adversaries_step(model))
 
 
-class InBatch(nn.Module):
-    """Each row's number must be told from those of all other rows of the batch."""
+QUEUE = 20
+
+
+class Contrastive(nn.Module):
+    """Each row's student vector is to be told from those of all other rows, and from teacher vectors of the past."""
 
     whole_batch = True
 
     def __init__(self):
         super().__init__()
         self.student = nn.Linear(6, 4)
+        self.register_buffer("queue_QW", torch.zeros(QUEUE, 4))
 
-    def forward(self, batch: BatchEncoding, targets: None) -> dict[str, LossTerm]:
-        z_BW = self.student(batch["x"])
-        losses = functional.cross_entropy(z_BW @ z_BW.T, torch.arange(len(z_BW)), reduction="none")
-        return {"in_batch": row_sum(losses, batch)}
+    def forward(self, batch: BatchEncoding, targets: Tensor) -> dict[str, LossTerm]:
+        theirs_NW, own_B = gather_rows(targets, batch["weight"])
+        mine_BW = self.student(batch["x"])[batch["weight"] > 0]
+        mine_NW, _ = gather_rows(mine_BW, torch.ones(len(mine_BW)))
+        among_teachers = mine_BW @ torch.cat([theirs_NW, self.queue_QW]).T
+        among_students = mine_BW @ mine_NW.T
+        losses = functional.cross_entropy(among_teachers, own_B, reduction="sum")
+        losses = losses + functional.cross_entropy(among_students, own_B, reduction="sum")
+        self.queue_QW.copy_(torch.cat([self.queue_QW, theirs_NW])[-QUEUE:])
+        return {"contrastive": LossTerm(losses, "rows")}
+
+
+def contrastive_job(directory: Path) -> Job:
+    """Batches of 15 rows: two ranks have unequal parts."""
+    torch.manual_seed(0)
+    teacher_FW = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    stage = make_stage(directory, {"batch_size": 15})
+    return Job(stage, Contrastive(), table(91), lambda batch: batch["x"] @ teacher_FW)
+
+
+def train_on_rank(rank: int, world: int, port: int, path: Path) -> None:
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in place.items()})
+    start_ranks()
+    job = contrastive_job(path / "two")
+    job.run()
+    save_file(job.model.state_dict(), path / f"rank-{rank}.safetensors")
+
+
+def test_a_loss_over_the_whole_batch_with_a_queue_is_the_same_on_one_rank_and_two(tmp_path, world):
+    job = assert_resumes(tmp_path, contrastive_job)
+    assert job.model.queue_QW.abs().sum() > 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(train_on_rank, (2, port, tmp_path), nprocs=2)
+    for rank in range(2):
+        found = load_file(tmp_path / f"rank-{rank}.safetensors")
+        torch.testing.assert_close(found, dict(job.model.state_dict()), rtol=1e-4, atol=1e-6)
 
 
 def test_a_loss_over_the_whole_batch_refuses_accumulation(tmp_path, world):
     with pytest.raises(
         UserError, match="^micro_batch: 8 rows at once split the batch into 2 parts.* set it to 0$"
     ):
-        Job(make_stage(tmp_path, micro_batch=8), InBatch(), table())
-    assert Job(make_stage(tmp_path, micro_batch="auto"), InBatch(), table()).micro_batches == 1
+        Job(make_stage(tmp_path, micro_batch=8), Contrastive(), table())
+    assert Job(make_stage(tmp_path, micro_batch="auto"), Contrastive(), table()).micro_batches == 1
