@@ -1,4 +1,4 @@
-"""Tokenized rows of a task or a corpus: made once, kept in the cache that runs share, memory-mapped."""
+"""Tokenized rows of a task or a corpus: made once, memory-mapped, in a cache that all runs share."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def task_rows(
     max_length: int,
     given: str = "task",
 ) -> TokenRows:
-    """The rows of one split of the task, which the stage's input `given` decides."""
+    """The rows of one split of the task that is the stage's input `given`."""
 
     def write(directory: Path) -> None:
         write_task_rows([task.splits[split]], tokenizer, max_length, directory)
@@ -44,9 +44,10 @@ def train_rows(
     max_length: int,
     with_unlabelled: bool = False,
 ) -> TokenRows:
-    """The rows a stage trains on: the augmented ones where they were made, else the task's own.
+    """The rows a stage trains on: the augmented ones, if they were made, otherwise the task's own.
 
-    After them, if they are wanted, those whose labels are hidden.
+    Args:
+        with_unlabelled: append the task's rows without labels.
     """
     if with_unlabelled:
 
@@ -103,7 +104,7 @@ def corpus_rows(
 
 
 def has_held_out(stage: Stage) -> bool:
-    """Whether the corpus has documents enough that some are held out."""
+    """Whether the corpus has enough documents to hold some out."""
     source = stage.inputs["corpus"]
     texts = documents(Source.of(source), source.get("revision"))
     return any(True for _ in islice(texts, HELD_OUT_EVERY - 1, None))
@@ -127,7 +128,7 @@ def _cached(
             store.verify(target)
         except store.Damaged as damage:
             if target.exists():
-                stage.log(f"tokenized data is damaged ({damage}) and is made again")
+                stage.log(f"tokenized data is damaged ({damage}) and made again")
                 store.remove(target)
     barrier()
     if is_first_rank() and not target.exists():

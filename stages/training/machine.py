@@ -1,4 +1,4 @@
-"""What a stage ran on: kept with what it made, for the report."""
+"""The machine that a stage ran on, for the report."""
 
 import platform
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""The cores and the memory this process may use: the machine's, or less where its control group says so.
+"""The cores and the memory this process may use: the machine's, or what its control group grants.
 
 In a container the machine's own numbers are those of the host. Source: Linux, admin-guide/cgroup-v1 and cgroup-v2.
 """
@@ -11,7 +11,7 @@ GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def cores() -> int:
-    """Cores this process may use: the share of time that its control group grants, in whole cores, at least one."""
+    """Whole cores this process may use, at least one; a control group may grant a part of the machine's time."""
     # A cpuset is in the affinity already.
     most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for group in _groups("cpu"):
@@ -41,20 +41,20 @@ def memory() -> tuple[int, int]:
 
 
 def _cache_bytes(group: Path) -> int:
-    """What a group holds of files and can drop at once; version 1 counts that of the groups in it as total_*."""
+    """Bytes of cached files, which can be dropped at once; version 1 counts those of nested groups as total_*."""
     lines = dict(line.split() for line in _read(group / "memory.stat").splitlines())
     return int(lines.get("total_inactive_file", lines.get("inactive_file", 0)))
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """The directories of this process's control group and of all it lies in, whose limits hold too."""
+    """The directories of this process's control group and of its parents, whose limits hold too."""
     for line in _read(OWN).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
         root = GROUPS / controller if controllers else GROUPS
         group = root / path.lstrip("/")
-        # In a container the path may be the host's, which is not there: the root then is the container's group.
+        # In a container the path may be the host's and absent: the root then is the container's group.
         yield from (there for there in (group, *group.parents) if there.is_relative_to(root))
 
 

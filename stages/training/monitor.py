@@ -16,20 +16,20 @@ NO_CURVES = ("step", "epoch", "seconds", "best")
 
 
 class Monitor:
-    """What a stage logs, shown elsewhere. On rank 0.
+    """Shows what a stage logs. On rank 0.
 
-    A resumed stage tells again what its log holds: the lines of steps that are taken again are not in it any more.
+    A resumed stage sends its whole log again, from which the lines of steps that are taken again are gone.
 
     Args:
-        stage: its `job.monitor` names the kind; files go under its directory.
+        stage: its `job.monitor` names the service; files go under its directory.
         log: its metrics.jsonl.
 
     Raises:
-        UserError: it cannot start, as where Weights & Biases knows no key.
+        UserError: the service cannot start (Weights & Biases has no key).
     """
 
     def __init__(self, stage: Stage, log: Path):
-        self.kind, run = stage.job.monitor, stage.directory.parent.name
+        self.service, run = stage.job.monitor, stage.directory.parent.name
         directory, first = stage.directory / "monitor", 0
         files = {"output_path": str(stage.directory), "job_name": directory.name}
         settings = {
@@ -37,8 +37,8 @@ class Monitor:
             "tensorboard": files,
             "csv_monitor": files,
         }
-        section = "csv_monitor" if self.kind == "csv" else self.kind
-        if self.kind == "wandb":  # it finds the id of a run that was broken off in its directory
+        section = "csv_monitor" if self.service == "csv" else self.service
+        if self.service == "wandb":  # it finds the id of an interrupted run in its directory
             directory.mkdir(exist_ok=True)
             names = {"WANDB_DIR": str(directory), "WANDB_RESUME": "auto", "WANDB_NAME": f"{run}/{stage.name}"}
             os.environ.update(names | {name: os.environ[name] for name in names if name in os.environ})
@@ -47,23 +47,23 @@ class Monitor:
         try:
             self.master = MonitorMaster(get_monitor_config({section: settings[section] | {"enabled": True}}))
         except Exception as error:  # a library's own, whatever it is
-            raise UserError(f"job.monitor={self.kind} cannot start: {error}") from error
-        if self.kind == "wandb":
+            raise UserError(f"{self.service} cannot start: {error}", argument="monitor") from error
+        if self.service == "wandb":
             import wandb
 
             first = wandb.run.starting_step
         for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
-            if (told := json.loads(line))["step"] >= first:
-                self.write(told)
+            if (logged := json.loads(line))["step"] >= first:
+                self.write(logged)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Show the numbers of a line at its step."""
+        """Show the numbers of a line of the log at its step."""
         curves = [(name, value, line["step"]) for name, value in line.items() if name not in NO_CURVES]
         self.master.write_events(curves)
 
     def close(self) -> None:
-        """Weights & Biases writes behind the job's back: wait for it."""
-        if self.kind == "wandb":
+        """Wait for Weights & Biases, which writes in the background."""
+        if self.service == "wandb":
             import wandb
 
             wandb.finish()

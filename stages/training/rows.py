@@ -18,9 +18,6 @@ class Rows(Protocol):
 
     Rows that only so many ranks can train on say so in an int `max_ranks` (a graph that is one row: 1).
 
-    Attributes:
-        lengths: (N,) int, the cost of each row; rows of similar cost share a batch.
-
     Example:
         >>> class Images:
         ...     def __init__(self, pixels: torch.Tensor):
@@ -36,7 +33,10 @@ class Rows(Protocol):
         ...         return BatchEncoding({"pixels": self.pixels[indices], "weight": torch.from_numpy(weights)})
     """
 
-    lengths: np.ndarray
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int, the cost of each row (tokens); rows of similar cost share a batch."""
+        ...
 
     def __len__(self) -> int:
         """How many rows there are."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 
 
 class StopSignal:
@@ -15,9 +16,10 @@ class StopSignal:
         self.number = 0
 
     def listen(self) -> None:
-        """Take over both signals, until the process ends."""
-        signal.signal(signal.SIGINT, self._note)
-        signal.signal(signal.SIGTERM, self._note)
+        """Take over both signals, until the process ends. Python lets the main thread alone do so."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._note)
+            signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, number: int, frame: object) -> None:
         if self.number:

@@ -1,4 +1,4 @@
-"""A stage as its worker sees it: what it is to make, from what, where, and how it says so."""
+"""A stage as its worker sees it: options, inputs, directory, and how it logs and publishes."""
 
 import json
 import sys
@@ -29,11 +29,11 @@ class Stage:
 
     Attributes:
         name: its name in the run, which is also its directory's.
-        stage_type: the module under `stages` that runs it.
+        stage_type: which of the stage types runs it (`pipeline.launch.worker`).
         directory: runs/<run>/<name>.
-        options: what decides its result; those of training under "training".
+        options: that decide its result; those of training under "training".
         inputs: name -> a model ({"path": ...} or {"hub": ..., "revision": ...}) or a data source.
-        fingerprint: of kind, options and inputs.
+        fingerprint: of type, options and inputs.
         job: how it runs: the `job` options.
         device: of this rank.
     """
@@ -68,7 +68,7 @@ class Stage:
 
     @property
     def precision(self) -> torch.dtype:
-        """Of matrix products; parameters stay in fp32."""
+        """The precision of matrix products; parameters stay in fp32."""
         return PRECISIONS[self.job.precision]
 
     def warn_if_precision_is_emulated(self) -> None:
@@ -81,11 +81,11 @@ class Stage:
 
     @property
     def cache(self) -> Path:
-        """Where tokenized data lies that runs share."""
+        """The directory of tokenized data that all runs share."""
         return self.directory.parent.parent / ".cache"
 
     def model(self, name: str) -> ModelSource:
-        """An input that is a model. One that a stage made is checked against its manifest first.
+        """The source of a model among the inputs; one that a stage made is checked against its manifest first.
 
         Raises:
             UserError: it is damaged.
@@ -106,7 +106,7 @@ class Stage:
             store.verify(path)
         except store.Damaged as damage:
             raise UserError(
-                f"what stage {entry['stage']} made is damaged ({damage}): "
+                f"the output of stage {entry['stage']} is damaged ({damage}); "
                 f"remove {path.parent} and run the same command again"
             ) from damage
         return path
@@ -123,11 +123,11 @@ class Stage:
             sys.stdout.flush()
 
     def publish(self, write: Callable[[Path], None], scores: dict[str, Any]) -> None:
-        """Seal what the stage made in `model/` and mark the stage finished. Rank 0 writes.
+        """Seal the stage's output in `model/` and mark the stage finished. Rank 0 writes.
 
         Args:
-            write: puts the artefact's files into the directory it is given.
-            scores: goes into `finished.json`, for the reader and for later stages.
+            write: writes the output's files into the directory it is given.
+            scores: for `finished.json`, which people and later stages read.
         """
         if is_first_rank():
             with store.sealed(self.directory / "model") as directory:
