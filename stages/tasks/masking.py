@@ -65,7 +65,7 @@ def uniform(seed: int, epoch: int, rows_B: Tensor, length: int) -> Tensor:
     positions_L = torch.arange(length, device=rows_B.device)
     of_rows_B = _mix(key + rows_B * _GOLDEN)
     bits_BL = _mix(of_rows_B[:, None] + positions_L * _GOLDEN)
-    return _shift_right(bits_BL, 11) * 2.0**-53
+    return _shift_right(bits_BL, 11).double() * 2.0**-53
 
 
 _GOLDEN, _FIRST, _SECOND = (

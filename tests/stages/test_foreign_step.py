@@ -304,6 +304,7 @@ def train_on_rank(rank: int, world: int, port: int, path: Path) -> None:
     save_file(job.model.state_dict(), path / f"rank-{rank}.safetensors")
 
 
+@pytest.mark.slow
 def test_a_loss_over_the_whole_batch_with_a_queue_is_the_same_on_one_rank_and_two(tmp_path, world):
     job = assert_resumes(tmp_path, contrastive_job)
     assert job.model.queue_QW.abs().sum() > 0
