@@ -318,8 +318,8 @@ def export(given: ExportSettings) -> None:
 @dataclass
 class PredictSettings(OfRun):
     model: str = option("", "directory of an export, instead of run=")
-    text: str = option("", "a text; none: file=, or the lines of standard input")
-    text_b: str = option("", "the second text, where the task takes pairs")
+    text: str | None = option(None, "a text; none: file=, or the lines of standard input")
+    text_b: str | None = option(None, "the second text, where the task takes pairs")
     file: str = option("", "a CSV, TSV or JSONL file with a text in each row")
     to: str = option("", "the CSV file to write; none: standard output")
     text_columns: list[str] = option([], "text columns of the file; none: those of the run")
@@ -348,8 +348,8 @@ def predict(given: PredictSettings) -> None:
             rows = predict.predict_table(student, path, columns, target)
             if target:
                 print(f"the predictions for {rows:,} rows are in {target}")
-        elif given.text:
-            row = [text for text in (given.text, given.text_b) if text]
+        elif given.text is not None:
+            row = [text for text in (given.text, given.text_b) if text is not None]
             predict.print_answers(student, [student.check(row, "text=")])
         else:
             predict.predict_lines(student, sys.stdin)

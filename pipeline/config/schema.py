@@ -157,7 +157,8 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 def _parsed(value: Any, kind: Any, name: str) -> Any:
     """A value that is a text, as on a command line, as what its type reads. Texts stay texts."""
-    is_text, is_list = kind is str or typing.get_origin(kind) is Literal, typing.get_origin(kind) is list
+    is_text = kind in (str, str | None) or typing.get_origin(kind) is Literal
+    is_list = typing.get_origin(kind) is list
     if value is None or value == "":
         return "" if is_text else [] if is_list else None
     if isinstance(value, str) and not is_text:

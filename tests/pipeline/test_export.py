@@ -142,7 +142,7 @@ def refused(capsys, words: str, *arguments: str) -> None:
 
 def test_what_cannot_be_exported_leaves_nothing_behind(place, capsys, monkeypatch):
     refused(capsys, "true or false", "to=out", "onnx=maybe")
-    refused(capsys, "is there already", "to=runs")
+    refused(capsys, "exists: give another", "to=runs")
     refused(capsys, "OWNER/NAME", "to=out", "push=mine")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     refused(capsys, "hf auth login", "to=out", "push=me/mine")

@@ -106,7 +106,7 @@ def test_lines(place, capsys, monkeypatch):
         (["run=one", "file=other.csv"], "other.csv, line 2: no column 'text'"),
         (["run=one", "file=hole.csv", "to=x.csv"], "hole.csv, line 3 is empty"),
         (["run=one"], "there is no text"),
-        (["run=one", "colour=red"], "unknown option colour"),
+        (["run=one", "colour=red"], "unknown option 'colour'"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

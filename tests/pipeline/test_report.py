@@ -211,7 +211,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
     for arguments, words in (
         (["compare", "runs=one"], "two runs or more"),
         (["compare", "runs=one three"], "no run 'three'"),
-        (["report", "runs=one"], "unknown option runs"),
+        (["report", "runs=one"], "unknown option 'runs'"),
     ):
         assert cli.main(arguments) == 2 and words in capsys.readouterr().err
     record = Path("runs/two/evaluate/finished.json")
