@@ -30,13 +30,13 @@ def run(stage: Stage) -> None:
     source, options = stage.model("model"), stage.training
     tokenizer = load_tokenizer(source)
     masking = Masking(tokenizer, options.mlm_probability, stage.seed)
-    check_length(load_config(source), options.max_length, stage.name)
+    check_length(load_config(source), options.max_length)
     torch.manual_seed(stage.seed)
     model, has_head = load_masked_lm(source)
     if "corpus" not in stage.inputs and not has_head:
         raise UserError(
-            f"{source.name} has no masked-LM head, and there is no corpus to fit one: give corpus=FILES, "
-            "augmentation.masked_lm=MODEL (one with a head), or augment=false"
+            f"{source.name} has no masked-LM head, and there is no text to fit one; give text, or a masked language model",
+            argument="corpus",
         )
     scores = {}
     if not has_head:

@@ -41,7 +41,7 @@ def check(stage: Stage, task: Task) -> None:
     """Evaluate a given classifier on dev and keep it, its classes named.
 
     Raises:
-        UserError: it does no better than a constant answer, or its classes are not the task's.
+        ValueError: it does no better than a constant answer, or its classes are not the task's.
     """
     source = stage.model("model")
     tokenizer = load_tokenizer(source)
@@ -56,9 +56,10 @@ def check(stage: Stage, task: Task) -> None:
     )
     if reached <= constant and not stage.options["accept_teacher"]:
         raise UserError(
-            f"teacher {source.name} does not know the task: {task.selection} {reached:.4f} on dev, no better than a "
-            f"constant answer ({constant:.4f}); give a teacher tuned on it, one without classifier weights "
-            "(it is tuned here), or accept_teacher=true"
+            f"the teacher {source.name} does not know the task: {task.selection} {reached:.4f} on dev, no better than a "
+            f"constant answer ({constant:.4f}); give a teacher tuned on it, or one without classifier weights (it is "
+            "tuned here), or set this to true",
+            argument="accept_teacher",
         )
     if task.labels:
         names = dict(zip(order, task.labels, strict=True))

@@ -6,10 +6,10 @@ from checkpoints.errors import UserError
 
 
 def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, tokens: int) -> None:
-    """Teacher, student and tokenizer must agree on the tokens.
+    """Teacher, student and tokenizer must have the same vocabulary.
 
     Raises:
-        UserError: they do not.
+        ValueError: they do not.
     """
     if teacher.vocab_size != student.vocab_size:
         raise UserError(
@@ -18,28 +18,30 @@ def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, tok
         )
     if tokens > teacher.vocab_size:
         raise UserError(
-            f"the tokenizer knows {tokens} tokens, the models {teacher.vocab_size}: "
-            "the directory holds a tokenizer of another model"
+            f"the tokenizer has {tokens} tokens, the models {teacher.vocab_size}: it is the tokenizer of another model; "
+            "give the teacher its own"
         )
 
 
-def check_length(config: PretrainedConfig, max_length: int, name: str) -> None:
-    """Rows must fit the model's positions (RoBERTa's kind keeps those up to its padding token for itself).
+def check_length(config: PretrainedConfig, max_length: int) -> None:
+    """Rows must fit the model's positions (RoBERTa and its kind keep those up to the padding token for themselves).
 
     Raises:
-        UserError: they do not.
+        ValueError: they do not.
     """
     if not hasattr(config, "max_position_embeddings"):
-        return  # it counts no positions
+        return  # it has no position embeddings
     kept = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
     limit = config.max_position_embeddings - kept
     if max_length > limit:
-        raise UserError(f"{name}.max_length={max_length} is above the model's limit of {limit} tokens")
+        raise UserError(
+            f"{max_length} tokens are above the model's limit of {limit}; lower it", argument="max_length"
+        )
 
 
 def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> float:
     """Floating-point operations of a forward pass over `tokens` tokens in rows of about `length`."""
-    if hasattr(config, "forward_flops"):  # a kind of student that is no transformer
+    if hasattr(config, "forward_flops"):  # a student that is not a transformer
         return config.forward_flops(tokens)
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * width))

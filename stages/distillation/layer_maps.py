@@ -1,38 +1,49 @@
-"""Layer maps: which teacher layer each student layer learns from (paper section 3.1, the function g)."""
+"""Layer maps: which teacher layer each student layer learns from (TinyBERT, section 3.1, the function g)."""
 
 from collections.abc import Sequence
 
 from checkpoints.errors import UserError
 
 
-def layer_map(kind: str | Sequence[int], student_layers: int, teacher_layers: int) -> dict[int, int]:
-    """{student index: teacher index} of hidden states; 0, the embedding, always maps to 0.
+def layer_map(which: str | Sequence[int], student_layers: int, teacher_layers: int) -> dict[int, int]:
+    """The teacher layer of each student layer.
 
-    `uniform` takes every k-th layer (paper: g(m) = m N / M), `last` the top ones, `first` the bottom ones;
-    a list names the teacher layer, from 1, of each student layer.
+    Args:
+        which: `uniform`, every k-th layer (g(m) = m N / M); `last`, the top ones; `first`, the bottom ones; or a list
+            of the teacher layer, from 1, of each student layer.
+        student_layers: M.
+        teacher_layers: N.
+
+    Returns:
+        {student layer: teacher layer}. 0 is the embedding, which maps to the embedding.
 
     Raises:
-        UserError: the layer counts do not fit the map.
+        ValueError: the layer counts do not fit the map.
+
+    Example:
+        >>> layer_map("uniform", 2, 6)
+        {0: 0, 1: 3, 2: 6}
     """
     m, n = student_layers, teacher_layers
     if m > n:
         raise UserError(
-            f"a student of {m} layers cannot be mapped onto a teacher of {n}: set architecture.layers"
+            f"the student has {m} layers, the teacher {n}; give it at most {n}", argument="layers"
         )
-    if kind == "uniform":
+    if which == "uniform":
         if n % m:
             fits = ", ".join(str(k) for k in range(1, n + 1) if n % k == 0)
             raise UserError(
-                f"layer_map=uniform: {m} student layers do not divide the teacher's {n}: "
-                f"set architecture.layers to one of {fits}, or layer_map to last, first or a list"
+                f"uniform needs a student whose layers divide the teacher's {n}, not {m}; give the student {fits} "
+                "layers, or take last, first or a list of layers",
+                argument="layer_map",
             )
         targets = [i * n // m for i in range(1, m + 1)]
-    elif kind == "last":
+    elif which == "last":
         targets = [i + n - m for i in range(1, m + 1)]
-    elif kind == "first":
+    elif which == "first":
         targets = list(range(1, m + 1))
     else:
-        targets = list(kind)
+        targets = list(which)
         if len(targets) != m or not all(isinstance(t, int) and 1 <= t <= n for t in targets):
-            raise UserError(f"layer_map={targets} must name {m} teacher layers, each from 1 to {n}")
+            raise UserError(f"{targets} must be {m} teacher layers, each from 1 to {n}", argument="layer_map")
     return {0: 0} | {i: t for i, t in enumerate(targets, start=1)}

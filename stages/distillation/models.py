@@ -62,7 +62,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
             source.name, revision=source.revision or "main", trust_remote_code=False, use_fast=True
         )
     if not tokenizer.is_fast:
-        raise UserError(f"{source.name}: no fast tokenizer (tokenizer.json) is to be had for it")
+        raise UserError(f"{source.name}: has no fast tokenizer; give a model with a tokenizer.json")
     tokenizer.backend_tokenizer.no_truncation()  # some ship a length of their own
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
@@ -160,7 +160,7 @@ def _load(kind: Any, source: ModelSource, config: PretrainedConfig, tapped: bool
 
 @contextmanager
 def _told(source: ModelSource) -> Iterator[None]:
-    """What goes wrong while a model is loaded, as one line for the user."""
+    """Re-raise model-loading errors as UserError."""
     try:
         yield
     except (
@@ -168,5 +168,8 @@ def _told(source: ModelSource) -> Iterator[None]:
     ) as error:  # of files that anyone may have written: safetensors' own, type errors of a config
         reason = " ".join(str(error).split())[:300]
         if not source.allow_bin and "safetensors" in reason:
-            reason = "it has no model.safetensors; allow_bin=true loads its .bin weights (tensors only)"
+            raise UserError(
+                f"{source.name} has no model.safetensors; set it to true to load .bin weights (tensors only)",
+                argument="allow_bin",
+            ) from error
         raise UserError(f"{source.name} cannot be loaded: {reason}") from error

@@ -46,8 +46,9 @@ def schedule(value: Any, name: str) -> Schedule:
             if places and places == sorted(places) and 0 <= places[0] and places[-1] <= 1:
                 return _line(numbers)
     raise UserError(
-        f"{name}={value!r} must be a number, or linear: [from, to], stairs: [from, to, n] with n above 1, or "
-        "points: [[at, value], ...] with `at` rising from 0 to 1"
+        f"{value!r} must be a number, or linear: [from, to], stairs: [from, to, n] with n above 1, or points: "
+        "[[at, value], ...] with `at` rising from 0 to 1",
+        argument=name,
     )
 
 

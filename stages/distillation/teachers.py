@@ -61,7 +61,7 @@ def class_order(
         teacher_labels: the teacher's class names in its own order, where its config lacks them.
 
     Raises:
-        UserError: the teacher's classes are unnamed, or not those of the task.
+        ValueError: the teacher's classes are unnamed, or not those of the task.
     """
     if labels is None:
         if config.num_labels != 1:
@@ -70,14 +70,16 @@ def class_order(
     names = teacher_labels or [config.id2label[i] for i in range(config.num_labels)]
     if not teacher_labels and all(name == f"LABEL_{i}" for i, name in enumerate(names)):
         raise UserError(
-            f"the teacher's classes are unnamed ({', '.join(names)}): "
-            f"give their names in its own order, for example teacher_labels={','.join(labels)}"
+            f"the teacher's classes are unnamed ({', '.join(names)}); give their names in the teacher's order, for "
+            f"example {','.join(labels)}",
+            argument="teacher_labels",
         )
     index = {_plain(name): i for i, name in enumerate(names)}
     if len(names) != config.num_labels or sorted(index) != sorted(_plain(label) for label in labels):
         raise UserError(
             f"the teacher's classes ({', '.join(names)}; {config.num_labels} outputs) are not the task's "
-            f"({', '.join(labels)}): give a teacher of this task, or teacher_labels="
+            f"({', '.join(labels)}); give a teacher of this task, or the names of its classes in its own order",
+            argument="teacher_labels",
         )
     return [index[_plain(label)] for label in labels]
 

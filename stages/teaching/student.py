@@ -32,7 +32,9 @@ def layer_losses(options: Distilling, student: PretrainedConfig, teacher: Pretra
     if options.attention_weight:
         losses.append(AttentionScores(student, teacher, options.layer_map, options.attention_weight))
     if not losses:
-        raise UserError("hidden_weight and attention_weight are both 0: there is nothing to learn")
+        raise UserError(
+            "0, as is attention_weight: there is nothing to learn; set one above 0", argument="hidden_weight"
+        )
     return losses
 
 

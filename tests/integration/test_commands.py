@@ -34,10 +34,10 @@ def refused(place, command, *arguments, words, tiny=True):
         (["run=notarun"], ["is not a run"]),
         (["text_columns=review"], ["review", "text"]),
         (["corpus=strange.txt", "run=strange"], ["[UNK]"]),
-        (["architecture.layers=3", "run=odd"], ["do not divide", "1, 2, 4"]),
-        (["prediction.max_length=500", "run=long"], ["prediction.max_length=500", "64"]),
+        (["architecture.layers=3", "run=odd"], ["architecture.layers", "1, 2, 4"]),
+        (["prediction.max_length=500", "run=long"], ["prediction.max_length: 500", "64"]),
         (["teacher=foreign", "run=foreign"], ["classes", "cat"]),
-        (["teacher=unnamed", "run=unnamed"], ["LABEL_0", "teacher_labels="]),
+        (["teacher=unnamed", "run=unnamed"], ["LABEL_0", "teacher_labels:"]),
         (
             ["teacher=ignorant", "run=ignorant", "teacher_labels=fresh,rotten"],
             ["does not know the task", "accept_teacher"],

@@ -105,8 +105,8 @@ def test_other_vectors_make_their_student_again_and_no_other(place, recipe):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ("students.bilstm.losses=[attention_scores]", "bilstm: loss attention_scores: a bilstm has no"),
-        ("students.bilstm.student.kind=gru", "bilstm: student: kind='gru' is unknown: there are bilstm, textcnn"),
+        ("students.bilstm.losses=[attention_scores]", "bilstm.losses.attention_scores: a bilstm has no"),
+        ("students.bilstm.student.kind=gru", "bilstm.kind: 'gru' is unknown; there are bilstm, textcnn"),
         ("students.bilstm.student.init=general", "init=general makes a student of the teacher's own kind"),
         ("students.bilstm.student.embeddings=glove", "embeddings='glove' must be random"),
         ("unlabelled=0", "with_unlabelled needs unlabelled=SHARE"),
@@ -189,7 +189,7 @@ def test_the_two_stages_refuse_a_task_that_labels_words(place, tags):
     status, output = place.run("task-distill", *tags[1:], "task=indonesian-tags", "run=refused", tiny=False)
     assert status == 2 and "labels words" in output and "which-student-tags" in output, output
     status, output = place.run("recipe", *tags, "run=short", "base.training.max_length=8", tiny=False)
-    assert status == 2 and "max_length=8 cuts" in output and "raise it" in output, output
+    assert status == 2 and "max_length: 8 tokens truncate" in output and "raise it" in output, output
 
 
 def test_each_shipped_recipe_is_read_and_its_grid_is_whole():

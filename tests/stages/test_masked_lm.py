@@ -153,7 +153,7 @@ def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
 
 def test_what_is_read_at_masks_needs_masks():
     for name in ("masked_words", "masked_soft_labels"):
-        with pytest.raises(UserError, match=f"{name}: nothing is masked: .*mlm_probability"):
+        with pytest.raises(UserError, match=f"losses.{name}.mlm_probability: 0 masks nothing"):
             build(name, None, None)
 
 
@@ -164,10 +164,10 @@ def test_a_single_layer_is_learned_without_a_projection():
     loss = build({"hidden_states": line}, *pair)
     assert loss.student_capture == CaptureSpec(hidden=frozenset({3}))
     assert loss.teacher_capture == CaptureSpec(hidden=frozenset({6})) and not list(loss.parameters())
-    with pytest.raises(UserError, match=r"only=\[4\] must be a list of student layers from 0 to 3"):
+    with pytest.raises(UserError, match=r"only: \[4\] must be a list of student layers from 0 to 3"):
         build({"hidden_states": line | {"only": [4]}}, *pair)
     wide = (pair[0], SimpleNamespace(**sizes | {"hidden_size": 12}))
-    with pytest.raises(UserError, match="the student's width 8 must be the teacher's 12"):
+    with pytest.raises(UserError, match="losses.hidden_states.projection: none needs equal widths.* 8, the teacher's 12"):
         build({"hidden_states": line}, *wide)
 
 

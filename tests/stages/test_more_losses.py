@@ -182,12 +182,12 @@ def test_a_new_loss_is_one_class_and_one_line(monkeypatch):
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("soft_label", "unknown loss 'soft_label': there are .*soft_labels"),
-        (["soft_labels"], "a loss is a line"),
+        ("soft_label", "losses: 'soft_label' is unknown; there are .*soft_labels"),
+        (["soft_labels"], r"losses: \['soft_labels'\] is not `- name`"),
         ({"soft_labels": {"T": 2}}, "among its settings: temperature, weight"),
-        ({"soft_labels": {"temperature": "hot"}}, "soft_labels: temperature='hot' must be a number"),
-        ({"relations": {"of": "heads"}}, "relations: of='heads' must be queries or keys or values"),
-        ({"hidden_states": {"layer_map": [1, 9, 2]}}, "hidden_states: layer_map=.*from 1 to 3"),
+        ({"soft_labels": {"temperature": "hot"}}, "losses.soft_labels.temperature: 'hot' must be a number"),
+        ({"relations": {"of": "heads"}}, "losses.relations.of: 'heads' must be queries or keys or values"),
+        ({"hidden_states": {"layer_map": [1, 9, 2]}}, "losses.hidden_states.layer_map: .*from 1 to 3"),
     ],
 )
 def test_a_wrong_line_is_told(line, words):

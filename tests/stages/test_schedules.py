@@ -42,5 +42,5 @@ def test_stairs_are_equally_long():
     ],
 )
 def test_what_is_no_schedule_is_told_with_its_setting(value):
-    with pytest.raises(UserError, match="phi=.*must be a number, or linear"):
+    with pytest.raises(UserError, match="phi: .*must be a number, or linear"):
         schedule(value, "phi")

@@ -92,11 +92,11 @@ def test_operations_are_those_of_the_products():
 
 def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
     for wrong, words in (
-        ({"kind": "gru", "layers": 1}, "kind='gru' is unknown: there are bilstm, textcnn"),
-        ({"kind": "bilstm", "layers": 1, "width": 8, "heads": 2}, "layers, width; heads=2 is nothing it has"),
-        ({"kind": "bilstm", "layers": 1}, "width=0 must be above 0"),
-        ({"kind": "bilstm", "layers": 1, "width": 7}, "width=7 of a bilstm must be even"),
-        ({"kind": "textcnn", "layers": 1, "width": 8, "feed_forward": 6}, "layers=1 is nothing it has"),
+        ({"kind": "gru", "layers": 1}, "kind: 'gru' is unknown; there are bilstm, textcnn"),
+        ({"kind": "bilstm", "layers": 1, "width": 8, "heads": 2}, "heads: 2 for a bilstm, whose sizes are layers, width; leave it out"),
+        ({"kind": "bilstm", "layers": 1}, "width: 0 for a bilstm.*give one above 0"),
+        ({"kind": "bilstm", "layers": 1, "width": 7}, "width: 7 must be even"),
+        ({"kind": "textcnn", "layers": 1, "width": 8, "feed_forward": 6}, "layers: 1 for a textcnn"),
     ):
         with pytest.raises(UserError, match=words):
             student_config(tiny_config(), **wrong)
@@ -115,7 +115,7 @@ def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
 )
 def test_losses_that_need_what_a_kind_lacks_are_refused(kind, loss, words):
     student = student_config(tiny_config(), kind=kind, **SIZES[kind])
-    with pytest.raises(UserError, match=f"loss {loss}: {words}"):
+    with pytest.raises(UserError, match=f"losses.{loss}: {words}"):
         build(loss, student, tiny_config())
 
 

@@ -149,7 +149,7 @@ def test_class_names_decide_and_unnamed_or_foreign_classes_are_refused(tmp_path)
     assert class_order(config, ("entailment", "not_entailment"), []) == [0, 1]
     assert class_order(config, ("not_entailment", "entailment"), []) == [1, 0]
     unnamed = AutoModelForSequenceClassification.from_pretrained(source.name, num_labels=2).config
-    with pytest.raises(UserError, match="teacher_labels=no,yes"):
+    with pytest.raises(UserError, match="teacher_labels: .*no,yes"):
         class_order(unnamed, ("no", "yes"), [])
     assert class_order(unnamed, ("no", "yes"), ["yes", "no"]) == [1, 0]
     for labels in (("a", "b"), ("entailment", "not_entailment", "neutral")):
@@ -170,7 +170,7 @@ def test_weights_without_a_model_type_are_bert_and_bin_weights_need_leave(tmp_pa
     assert type(model).__name__ == "BertModel"
     (directory / "model.safetensors").unlink()
     torch.save(model.state_dict(), directory / "pytorch_model.bin")
-    with pytest.raises(UserError, match="allow_bin=true"):
+    with pytest.raises(UserError, match="allow_bin: .*set it to true"):
         load_encoder(ModelSource(str(directory)))
     loaded = load_encoder(ModelSource(str(directory), allow_bin=True))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, about
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.continuation import Continuation
@@ -72,18 +72,18 @@ def build(
     if isinstance(line, str):
         line = {line: {}}
     if not isinstance(line, dict) or len(line) != 1:
-        raise UserError(f"a loss is a line `- name` or `- name: {{setting: value}}`, not {line!r}")
+        raise UserError(f"{line!r} is not `- name` or `- name: {{setting: value}}`", argument="losses")
     ((name, settings),) = line.items()
     if name not in LOSSES:
-        raise UserError(f"unknown loss {name!r}: there are {', '.join(sorted(LOSSES))}")
+        raise UserError(f"{name!r} is unknown; there are {', '.join(sorted(LOSSES))}", argument="losses")
     settings = settings or {}
     given = {"student": student, "teacher": teacher, "mlm_probability": mlm_probability}
     takes = list(inspect.signature(LOSSES[name]).parameters)
     known = [setting for setting in takes if setting not in given]
     if not isinstance(settings, dict) or settings.keys() - set(known):
-        raise UserError(f"loss {name}: {settings!r} must be among its settings: {', '.join(known)}")
+        raise UserError(
+            f"{settings!r} must be among its settings: {', '.join(known)}", argument=f"losses.{name}"
+        )
     defaults = {key: value for key, value in (given | {"layer_map": layer_map}).items() if key in takes}
-    try:
+    with about(f"losses.{name}"):
         return LOSSES[name](**defaults | settings)
-    except UserError as error:
-        raise UserError(f"loss {name}: {error}") from error

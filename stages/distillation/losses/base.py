@@ -158,5 +158,5 @@ def choose(value: str, choices: tuple[str, ...], setting: str) -> str:
         ValueError: it is another.
     """
     if value not in choices:
-        raise UserError(f"{setting}={value!r} must be {' or '.join(choices)}")
+        raise UserError(f"{value!r} must be {' or '.join(choices)}", argument=setting)
     return value

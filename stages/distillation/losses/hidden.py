@@ -155,7 +155,9 @@ def unprojected(student: PretrainedConfig, teacher: PretrainedConfig) -> nn.Modu
     """
     if student.hidden_size != teacher.hidden_size:
         raise UserError(
-            f"projection=none: the student's width {student.hidden_size} must be the teacher's {teacher.hidden_size}"
+            f"none needs equal widths, and the student's is {student.hidden_size}, the teacher's {teacher.hidden_size}; "
+            "take per_layer or shared",
+            argument="projection",
         )
     return nn.Identity()
 
@@ -169,5 +171,5 @@ def chosen_of(layers: dict[int, int], only: list[int] | None) -> dict[int, int]:
     if only is None:
         return layers
     if not isinstance(only, list) or not only or any(layer not in layers for layer in only):
-        raise UserError(f"only={only!r} must be a list of student layers from 0 to {max(layers)}")
+        raise UserError(f"{only!r} must be a list of student layers from 0 to {max(layers)}", argument="only")
     return {layer: layers[layer] for layer in only}

@@ -92,5 +92,8 @@ def above_zero(mlm_probability: float) -> float:
         ValueError: it is 0.
     """
     if not mlm_probability:
-        raise UserError("nothing is masked: this loss needs a corpus as data, and mlm_probability above 0")
+        raise UserError(
+            f"{mlm_probability:g} masks nothing; this loss needs a corpus as data, and a probability above 0",
+            argument="mlm_probability",
+        )
     return mlm_probability

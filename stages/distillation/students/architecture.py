@@ -42,7 +42,7 @@ def student_config(
     A size of 0 is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own.
 
     Raises:
-        UserError: an unknown kind, or sizes that it does not have.
+        ValueError: an unknown kind, or sizes that it does not have.
     """
     if kind:
         sizes = {"layers": layers, "width": width, "feed_forward": feed_forward, "heads": heads}
@@ -68,15 +68,15 @@ def _config_of(
     kind: str, sizes: dict[str, int], teacher: PretrainedConfig, dropout: float
 ) -> PretrainedConfig:
     if kind not in KINDS:
-        raise UserError(f"student: kind={kind!r} is unknown: there are {', '.join(KINDS)}")
+        raise UserError(f"{kind!r} is unknown; there are {', '.join(KINDS)}", argument="kind")
     config = KINDS[kind](
         vocab_size=teacher.vocab_size, pad_token_id=teacher.pad_token_id, hidden_dropout_prob=dropout
     )
     for name, size in sizes.items():
         if (name in config.sizes) != (size > 0):
-            wanted = "must be above 0" if name in config.sizes else "is nothing it has: leave it out"
+            wanted = "give one above 0" if name in config.sizes else "leave it out"
             raise UserError(
-                f"student: kind={kind} has the sizes {', '.join(config.sizes)}; {name}={size} {wanted}"
+                f"{size} for a {kind}, whose sizes are {', '.join(config.sizes)}; {wanted}", argument=name
             )
         if size:
             setattr(config, config.sizes[name], size)
@@ -143,7 +143,7 @@ def student_from_teacher_layers(
         kind: AutoModel, an encoder; AutoModelForMaskedLM, one with a masked-LM head.
 
     Raises:
-        UserError: the layer counts do not fit the map, or the layers are not found by name.
+        ValueError: the layer counts do not fit the map, or the layers are not found by name.
     """
     chosen = layer_map(which, layers, teacher.config.num_hidden_layers)
     config = student_config(teacher.config, layers, dropout=dropout)
@@ -157,7 +157,7 @@ def student_from_teacher_layers(
     names = list(student.state_dict())
     if not any(layer.fullmatch(name) for name in names):
         raise UserError(
-            f"student=teacher-layers: the layers of a {config.model_type} model are not found by name"
+            f"the layers of a {config.model_type} model are not found by name; begin from random weights"
         )
     student.load_state_dict({name: weights[source(name)] for name in names})
     return student

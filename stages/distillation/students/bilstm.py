@@ -28,7 +28,9 @@ class BiLSTMConfig(PretrainedConfig):
     def check(self) -> None:
         """Raises UserError for sizes that cannot be."""
         if self.hidden_size % 2:
-            raise UserError(f"student: width={self.hidden_size} of a bilstm must be even: half a direction")
+            raise UserError(
+                f"{self.hidden_size} must be even for a bilstm: half for each direction", argument="width"
+            )
 
     def forward_flops(self, tokens: float) -> float:
         """Two directions of four gates, each from a whole and a half width to a half."""
