@@ -196,7 +196,7 @@ def test_layer_maps():
 
     for kind, m, n, words in (
         ("uniform", 4, 6, "1, 2, 3, 6"),
-        ("last", 7, 6, "architecture.layers"),
+        ("last", 7, 6, "layers: the student has 7"),
         ([3, 9], 2, 6, "from 1 to 6"),
         ([3], 2, 6, "2 teacher layers"),
     ):
