@@ -73,9 +73,9 @@ def test_a_scheduled_student_killed_and_resumed_is_bitwise_the_same(place, recip
 
 def test_what_does_not_fit_is_told_before_anything_is_trained(place, recipe):
     status, output = place.run("recipe", recipe, "run=wrong", "students.both.losses=[soft_label]")
-    assert status == 2 and "error: check: both.losses: 'soft_label' is unknown" in output.replace("\n", " "), (
-        output
-    )
+    assert status == 2 and "error: check: both.losses: 'soft_label' is unknown" in output.replace(
+        "\n", " "
+    ), output
     status, output = place.run("recipe", recipe, "run=wrong", "base.layer_map=[1, 19]")
     assert status == 2 and "from 1 to 4" in output and "[teacher]" not in output, output
     status, output = place.run("recipe", "name=nothing", tiny=False)

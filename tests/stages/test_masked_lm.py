@@ -167,7 +167,9 @@ def test_a_single_layer_is_learned_without_a_projection():
     with pytest.raises(UserError, match=r"only: \[4\] must be a list of student layers from 0 to 3"):
         build({"hidden_states": line | {"only": [4]}}, *pair)
     wide = (pair[0], SimpleNamespace(**sizes | {"hidden_size": 12}))
-    with pytest.raises(UserError, match="losses.hidden_states.projection: none needs equal widths.* 8, the teacher's 12"):
+    with pytest.raises(
+        UserError, match="losses.hidden_states.projection: none needs equal widths.* 8, the teacher's 12"
+    ):
         build({"hidden_states": line}, *wide)
 
 

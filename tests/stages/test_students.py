@@ -93,7 +93,10 @@ def test_operations_are_those_of_the_products():
 def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
     for wrong, words in (
         ({"kind": "gru", "layers": 1}, "kind: 'gru' is unknown; there are bilstm, textcnn"),
-        ({"kind": "bilstm", "layers": 1, "width": 8, "heads": 2}, "heads: 2 for a bilstm, whose sizes are layers, width; leave it out"),
+        (
+            {"kind": "bilstm", "layers": 1, "width": 8, "heads": 2},
+            "heads: 2 for a bilstm, whose sizes are layers, width; leave it out",
+        ),
         ({"kind": "bilstm", "layers": 1}, "width: 0 for a bilstm.*give one above 0"),
         ({"kind": "bilstm", "layers": 1, "width": 7}, "width: 7 must be even"),
         ({"kind": "textcnn", "layers": 1, "width": 8, "feed_forward": 6}, "layers: 1 for a textcnn"),
