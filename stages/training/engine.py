@@ -45,7 +45,7 @@ class Engine:
         config = {
             "train_micro_batch_size_per_gpu": rows,
             "gradient_accumulation_steps": micro_batches,
-            "gradient_clipping": self.options.clip,
+            "gradient_clipping": 0.0 if step.optimizers else self.options.clip,
             "zero_optimization": {"stage": stage.job.zero},
             "zero_allow_untested_optimizer": True,
             "steps_per_print": sys.maxsize,
@@ -126,6 +126,8 @@ class Engine:
             if skip or fill and parameter.grad is None:
                 like = parameter if parameter.grad is None else parameter.grad  # sparse, where it is
                 parameter.grad = torch.zeros_like(like, requires_grad=False)
+        if self.declared.optimizers and self.options.clip:
+            self._clip()
         self.deepspeed.step()
         if self.declared.after_step:
             self.declared.after_step()
@@ -133,6 +135,14 @@ class Engine:
             for buffer in self.buffers.values():
                 dist.broadcast(buffer, 0)
         return 0.0 if skip else scheduled(self.options.learning_rate, self.options, number, self.steps)
+
+    def _clip(self) -> None:
+        """Limit the global norm of the gradients. DeepSpeed does it in place, which sparse gradients do not notice."""
+        trained = [p for p in self.parameters.values() if p.grad is not None]
+        norm = torch.stack([p.grad.float().norm(2.0) for p in trained]).norm(2.0)
+        factor = (self.options.clip / (norm + 1e-6)).clamp(max=1.0)
+        for parameter in trained:
+            parameter.grad = parameter.grad * factor
 
 
 def trained_by_pass(

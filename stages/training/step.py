@@ -110,8 +110,8 @@ def refuse_unsupported(
         raise UserError(
             f"a step of several backward passes runs on 1 rank, not on {ranks}; set it to 1", argument="nproc"
         )
-    if step.has_own_passes and settings.precision == "fp16":
+    if (step.has_own_passes or step.optimizers) and settings.precision == "fp16":
         raise UserError(
-            "fp16 scales the loss of one backward pass, and the step has passes of its own; take bf16 or fp32",
+            "fp16 scales the loss of one backward pass for one AdamW, and the step is the stage's own; take bf16 or fp32",
             argument="precision",
         )

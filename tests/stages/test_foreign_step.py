@@ -204,6 +204,22 @@ def test_adamw_and_sparse_adam_by_parameter_group(tmp_path, world):
         make(tmp_path / "left", lambda parameters: by_group(parameters)[:1])
 
 
+def test_sparse_gradients_are_clipped_together_with_the_others(tmp_path, world):
+    rows, found = table(), []
+
+    def descent(parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(list(parameters.values()), lr=0.5)]
+
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        model = Sparse()
+        model.student["table"].sparse = sparse
+        stage = make_stage(tmp_path / str(sparse), PLAIN | {"clip": 0.05})
+        Job(stage, model, rows, step=Step(optimizers=descent)).run()
+        found.append(model.state_dict())
+    torch.testing.assert_close(*found)
+
+
 class Together(nn.Module):
     """A teacher that learns the labels while the student learns the teacher; the student alone is kept."""
 
@@ -289,6 +305,11 @@ def contrastive_job(directory: Path) -> Job:
     return Job(stage, Contrastive(), table(91), lambda batch: batch["x"] @ teacher_FW)
 
 
+def sparse_job(directory: Path) -> Job:
+    torch.manual_seed(0)
+    return Job(make_stage(directory, {"batch_size": 15}), Sparse(), table(91), step=Step(optimizers=by_group))
+
+
 def train_on_rank(rank: int, world: int, port: int, path: Path) -> None:
     place = {
         "RANK": rank,
@@ -299,22 +320,24 @@ def train_on_rank(rank: int, world: int, port: int, path: Path) -> None:
     }
     os.environ.update({name: str(value) for name, value in place.items()})
     start_ranks()
-    job = contrastive_job(path / "two")
-    job.run()
-    save_file(job.model.state_dict(), path / f"rank-{rank}.safetensors")
+    for make in (contrastive_job, sparse_job):
+        job = make(path / "two" / make.__name__)
+        job.run()
+        save_file(job.model.state_dict(), path / f"{make.__name__}-{rank}.safetensors")
 
 
 @pytest.mark.slow
-def test_a_loss_over_the_whole_batch_with_a_queue_is_the_same_on_one_rank_and_two(tmp_path, world):
-    job = assert_resumes(tmp_path, contrastive_job)
-    assert job.model.queue_QW.abs().sum() > 0
+def test_a_loss_over_the_whole_batch_and_sparse_gradients_are_the_same_on_one_rank_and_two(tmp_path, world):
+    jobs = [assert_resumes(tmp_path / make.__name__, make) for make in (contrastive_job, sparse_job)]
+    assert jobs[0].model.queue_QW.abs().sum() > 0
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     torch.multiprocessing.spawn(train_on_rank, (2, port, tmp_path), nprocs=2)
-    for rank in range(2):
-        found = load_file(tmp_path / f"rank-{rank}.safetensors")
-        torch.testing.assert_close(found, dict(job.model.state_dict()), rtol=1e-4, atol=1e-6)
+    for job, name in zip(jobs, ("contrastive_job", "sparse_job"), strict=True):
+        for rank in range(2):
+            found = load_file(tmp_path / f"{name}-{rank}.safetensors")
+            torch.testing.assert_close(found, dict(job.model.state_dict()), rtol=1e-4, atol=1e-5)
 
 
 def test_a_loss_over_the_whole_batch_refuses_accumulation(tmp_path, world):
