@@ -1,6 +1,6 @@
-"""Batches: their tensors, the order of an epoch, and how a batch is divided over ranks.
+"""Batches of token rows: their tensors, and what losses on them are divided by.
 
-B is the rows of a batch, L its longest row (padded). The order depends on (seed, epoch) alone, not on ranks.
+B is the rows of a batch, L its longest row (padded).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from stages.tasks.token_rows import TokenRows
 
 EVALUATION_BATCH = 64
-POOL = 50  # batches whose rows are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -102,38 +101,6 @@ class Batch:
         labels = None if self.labels is None else moved(self.labels)
         inputs = {name: moved(tensor) for name, tensor in self.inputs.items()}
         return Batch(inputs, labels, moved(self.weight), moved(self.rows))
-
-
-def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Return the global batches of an epoch, row numbers of similar length together, each row exactly once.
-
-    Rows are permuted, sorted by length within pools of 50 batches, cut into batches, and these
-    shuffled. The last batch of the last pool may be short.
-    """
-    random = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
-    order = random.permutation(len(lengths))
-    batches = []
-    for start in range(0, len(order), POOL * batch_size):
-        pool = order[start : start + POOL * batch_size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
-    return [batches[place] for place in random.permutation(len(batches))]
-
-
-def shard_batch(
-    rows: np.ndarray, world: int, rank: int, micro_batches: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return this rank's micro-batches of a global batch, as (row numbers, weights).
-
-    The batch is dealt out like cards over world x micro_batches parts, which differ by one row at most.
-    A part that gets none is one row with weight zero, so that every rank makes the same number of passes.
-    """
-    parts = world * micro_batches
-    mine = [rows[part::parts] for part in range(rank * micro_batches, (rank + 1) * micro_batches)]
-    return [
-        (part, np.ones(len(part), np.float32)) if len(part) else (rows[:1], np.zeros(1, np.float32))
-        for part in mine
-    ]
 
 
 def normalizers(

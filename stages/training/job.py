@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from checkpoints.errors import UserError
 from stages.distillation.losses.base import LossTerm
-from stages.tasks.batches import epoch_batches, shard_batch
+from stages.training.data_order import epoch_batches, shard_batch
 from stages.training.engine import Engine
 from stages.training.job_checkpoint import Collector, JobCheckpoints, State
 from stages.training.log import Clock, Log, name_rows

@@ -65,8 +65,8 @@ def speed(place, length: int, batch: int, architecture: dict) -> float:
 
 def megabytes(directory: Path, rows: int, length: int = 128) -> float:
     """What this process grows by while it orders and reads rows: memory of its own, not the files' pages."""
-    from stages.tasks.batches import epoch_batches
     from stages.tasks.token_rows import TokenRows
+    from stages.training.data_order import epoch_batches
 
     directory.mkdir()
     types = {"tokens": "uint16", "offsets": "int64", "second": "int32"}

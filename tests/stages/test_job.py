@@ -27,8 +27,8 @@ from pipeline.launch.launcher import RANK_VARIABLES
 from pipeline.launch.worker import start_ranks
 from stages.distillation.losses.base import LossTerm
 from stages.distillation.models import ModelSource, load_tokenizer
-from stages.tasks.batches import epoch_batches
 from stages.training.cached_rows import corpus_rows
+from stages.training.data_order import epoch_batches
 from stages.training.job import Interrupted, Job
 from stages.training.options import Job as JobOptions
 from stages.training.options import Training

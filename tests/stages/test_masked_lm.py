@@ -13,9 +13,10 @@ from stages.distillation.losses import build
 from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.evaluation.masked_accuracy import accuracy
-from stages.tasks.batches import Batch, epoch_batches, shard_batch
+from stages.tasks.batches import Batch
 from stages.tasks.masking import Masking, uniform
 from stages.training.cached_rows import corpus_rows
+from stages.training.data_order import epoch_batches, shard_batch
 from stages.training.options import Job
 from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder

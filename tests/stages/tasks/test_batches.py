@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoints.errors import UserError
-from stages.tasks.batches import epoch_batches, normalizers, shard_batch
+from stages.tasks.batches import normalizers
 from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.types import Split
+from stages.training.data_order import epoch_batches, shard_batch
 
 WORDS = [chr(97 + n // 26) + chr(97 + n % 26) for n in range(200)]
 SPECIALS = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], "roberta": ["<pad>", "<unk>", "<s>", "</s>"]}

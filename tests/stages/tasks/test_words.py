@@ -11,10 +11,11 @@ from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.outputs import ModelOutputs
 from stages.tasks import task
-from stages.tasks.batches import label_index, normalizers, shard_batch
+from stages.tasks.batches import label_index, normalizers
 from stages.tasks.readers import indonesian
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split, Task, TaskRequest, TaskSource
+from stages.training.data_order import shard_batch
 from tests.conftest import make_tokenizer
 
 CLASSES = 3
