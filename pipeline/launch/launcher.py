@@ -1,7 +1,6 @@
-"""How the ranks of a stage are started: one process, several on this host, or several hosts."""
+"""Chooses how a stage's ranks start: as forks of one process, as processes of this host, or on several hosts."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -9,11 +8,10 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 
+from pipeline.launch.child_process import SIGNALS, signals_blocked, start_module
 from stages.training.options import Job
-
-GRACE = 120
-"""Seconds the ranks have to save after a signal."""
 
 KEEP_FREED_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -22,79 +20,105 @@ KEEP_FREED_MEMORY = {
 }
 """For glibc: large buffers that a step frees stay with the process, so that the next step's need not be zeroed."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Launcher:
-    """Runs the workers of a run's stages; on one host, where that is possible, as forks of one process."""
+    """Runs the stages of a run, one after the other, each on all its ranks.
+
+    Used as a context. While a stage runs, Ctrl-C and SIGTERM are passed on to its ranks, which save
+    and end; between stages Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit. After either signal no stage starts.
+    If this process dies in any other way, the ranks die with it.
+
+    Args:
+        run: the run's directory; it stands in the ranks' command line, for those who look for the run's processes.
+
+    Example:
+        with Launcher(run) as launcher:
+            status = launcher.launch(run / "general", Job(nproc=2))
+    """
 
     def __init__(self, run: Path):
         self._run = run
-        self._forks: _Forks | None = None
+        self._fork_server: _ForkServer | None = None
+        self._running: subprocess.Popen[bytes] | None = None  # the process that a signal is passed on to
+        self._signal = 0  # the first that came
 
     def __enter__(self) -> "Launcher":
+        # Python delivers signals to its main thread alone: in another there are none to pass on.
+        numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self._handlers = {number: signal.signal(number, self._pass_on) for number in numbers}
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._forks:
-            self._forks.end()
-            self._forks = None
+        self._end_fork_server()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def launch(self, stage: Path, job: Job) -> int:
-        """Run a stage's worker on all ranks; returns its exit status.
+        """Run a stage.
 
-        Ctrl-C and SIGTERM are passed on and waited for: the ranks save first. If this process dies in any
-        other way, the workers die with it.
+        Args:
+            stage: its directory, which holds `stage.json`.
+            job: how many ranks, and where.
+
+        Returns:
+            0 where it finished, 128 + a signal's number where that stopped it; else the status of the rank that failed
+            first, which is negative where a signal killed it.
         """
-        if job.hostfile:
-            self.__exit__()  # it would keep its memory
-            process = _start("remote_hosts", job.hostfile, stage)
-            wait = process.wait
-        elif can_fork():
-            self._forks = self._forks or _Forks(self._run)
-            process, wait = self._forks.process, lambda: self._forks.work(stage, job.nproc)
-        else:
-            process = _start("local_ranks", stage, job.nproc)
-            wait = process.wait
-        signalled = []
-
-        def forward(number: int, frame: object) -> None:
-            signalled.append(number)
-            process.send_signal(number)
-
-        # Python delivers signals to its main thread alone: in another there are none to pass on.
-        numbers = SIGNALS if threading.current_thread() is threading.main_thread() else ()
-        before = {number: signal.signal(number, forward) for number in numbers}
+        if self._signal:  # something swallowed the exception that it raised
+            return 128 + self._signal
+        if job.hostfile or not can_fork():
+            self._end_fork_server()  # it would keep its memory
+        with signals_blocked():  # until there is a process to pass them on to
+            if job.hostfile:
+                process = _start("remote_hosts", job.hostfile, stage)
+            elif can_fork():
+                self._fork_server = self._fork_server or _ForkServer(self._run)
+                process = self._fork_server.process
+            else:
+                process = _start("local_ranks", stage, job.nproc)
+            self._running = process
         try:
-            code = wait()
-            # A stage that was finishing when the signal came ends well; what follows it must not start.
-            return code if code or not signalled else 128 + signalled[0]
+            forks = self._fork_server
+            code = forks.run_stage(stage, job.nproc) if forks else process.wait()
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._running = None
+        # A stage that was finishing when the signal came ends well; what follows it must not start.
+        return code if code or not self._signal else 128 + self._signal
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._signal = self._signal or number
+        if self._running:
+            self._running.send_signal(number)
+        else:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    def _end_fork_server(self) -> None:
+        if self._fork_server:
+            self._fork_server.close()
+            self._fork_server = None
 
 
-class _Forks:
-    """The process that forks workers (pipeline/launch/forked_ranks.py), as its launcher sees it."""
+class _ForkServer:
+    """The process that forks the ranks (pipeline/launch/forked_ranks.py), as the launcher sees it."""
 
     def __init__(self, run: Path):
         self._socket, theirs = socket.socketpair()
-        # The run is told for those who look for its processes.
-        self.process = _start("forked_ranks", f"{run}/", stdin=theirs)
-        theirs.close()
+        with theirs:
+            self.process = _start("forked_ranks", f"{run}/", stdin=theirs.fileno())
         self._answers = self._socket.makefile()
 
-    def work(self, stage: Path, ranks: int) -> int:
-        """Have a stage run; returns its exit status, or this process's own where that ended first."""
+    def run_stage(self, stage: Path, ranks: int) -> int:
+        """Have a stage run; returns its exit status, or the process's own where that ended first."""
         answer = ""
         with contextlib.suppress(OSError):
             self._socket.sendall(b"%d %s\n" % (ranks, os.fsencode(stage)))
             answer = self._answers.readline()
         return int(answer) if answer else self.process.wait() or 1
 
-    def end(self) -> None:
-        """Let the process go."""
+    def close(self) -> None:
+        """End the process."""
         self._answers.close()
         self._socket.close()
         self.process.wait()
@@ -105,20 +129,12 @@ def can_fork() -> bool:
     return sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
 
 
-def _start(module: str, *arguments: object, stdin: socket.socket | None = None) -> subprocess.Popen:
+def _start(module: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:
     # Whatever started this process may have ranks of its own (torchrun, Slurm): ours are set where workers start.
     environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     for name, value in KEEP_FREED_MEMORY.items():
         environment.setdefault(name, value)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     # In a session of its own, so that a terminal's Ctrl-C comes once, from here.
-    return subprocess.Popen(
-        [sys.executable, "-m", f"pipeline.launch.{module}", *map(str, arguments)],
-        env=environment, stdin=stdin, preexec_fn=die_with_parent, start_new_session=True,
-    )  # fmt: skip
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux; elsewhere nothing is done)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    module = f"pipeline.launch.{module}"
+    return start_module(module, *arguments, environment=environment, stdin=stdin, new_session=True)

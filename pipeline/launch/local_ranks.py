@@ -4,121 +4,144 @@ torch's launcher starts each worker in a process group of its own and, on a sign
 a worker that fails ends the others at once, signals are passed on, and all die with this process.
 """
 
+import argparse
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.launch.launcher import GRACE, die_with_parent
+from pipeline.launch.child_process import (
+    GRACE,
+    SIGNALS,
+    Child,
+    collect_signals,
+    die_at_signals,
+    start_module,
+)
 from stages.training.machine_limits import cores
 
-BEAT, LOST = 5, 20
+HEARTBEAT, LOST_AFTER = 5, 20
 """Seconds between two heartbeats of the process that started several hosts, and until it counts as lost."""
 
 
-def threads_of(ranks: int) -> str:
-    """Threads of each of so many ranks on this host."""
+@dataclass(frozen=True)
+class HostRanks:
+    """Which ranks this host runs.
+
+    Attributes:
+        count: how many.
+        first: number of the first of them.
+        world_size: ranks on all hosts; 0: these are all.
+        master: host:port where the ranks meet, where there are several hosts. Standard input then brings a line with
+            their environment as JSON, followed by heartbeats and signals (pipeline/launch/remote_hosts.py); the ranks
+            end when it falls silent.
+    """
+
+    count: int
+    first: int = 0
+    world_size: int = 0
+    master: str = ""
+
+
+def threads_per_rank(ranks: int) -> str:
+    """Threads that each rank may use where `ranks` of them are on this host."""
     return str(max(1, cores() // ranks))
 
 
-def start_worker(stage: str, environment: dict[str, str]) -> subprocess.Popen:
-    """A worker that is a process of its own."""
-    command = [sys.executable, "-m", "pipeline.launch.worker", stage]
-    return subprocess.Popen(command, env=environment, preexec_fn=die_with_parent, stdin=subprocess.DEVNULL)
+def start_worker(stage: Path, environment: dict[str, str]) -> Child:
+    """Start a rank as a process of its own."""
+    return start_module("pipeline.launch.worker", stage, environment=environment, stdin=subprocess.DEVNULL)
 
 
-def main(
-    stage: str, count: int, first: int = 0, world: int = 0, master: str = "", start: Callable = start_worker
+def run_ranks(
+    stage: Path, ranks: HostRanks, start: Callable[[Path, dict[str, str]], Child] = start_worker
 ) -> int:
-    """Run workers of a stage on this host; returns the first failure's status, or 0.
+    """Run a stage's ranks on this host. SIGINT and SIGTERM are passed on to them, and stay collected afterwards.
 
     Args:
         stage: its directory.
-        count: ranks on this host.
-        first: number of the first of them.
-        world: ranks on all hosts; 0: these are all.
-        master: host:port where the ranks meet, where there are several hosts. Standard input then brings a line
-            with their environment as JSON, then heartbeats and signals (pipeline/launch/remote_hosts.py); the ranks end when it
-            falls silent.
-        start: starts a worker, given the stage and its environment.
+        ranks: which.
+        start: starts one, given the stage and its environment.
+
+    Returns:
+        0, or the status of the first that failed; 128 + a signal's number where a signal ended it.
     """
-    environment = os.environ | (json.loads(sys.stdin.readline()) if master else {})
-    environment["WORLD_SIZE"] = str(world or count)
-    environment.setdefault("OMP_NUM_THREADS", threads_of(count))
+    received = collect_signals()  # before there is a rank; _watch passes on what comes while they start
+    environment = os.environ | (json.loads(sys.stdin.readline()) if ranks.master else {})
+    environment["WORLD_SIZE"] = str(ranks.world_size or ranks.count)
+    environment.setdefault("OMP_NUM_THREADS", threads_per_rank(ranks.count))
+    silent = threading.Event()
     with _free_port() as held:
-        address, port = master.rsplit(":", 1) if master else ("127.0.0.1", str(held.getsockname()[1]))
-        if master:
-            if not (Path(stage) / "stage.json").is_file():
-                where = f"{socket.gethostname()} does not see {Path(stage).absolute()}"
+        address, port = "127.0.0.1", str(held.getsockname()[1])
+        if ranks.master:
+            address, port = ranks.master.rsplit(":", 1)
+            if not (stage / "stage.json").is_file():
+                where = f"{socket.gethostname()} does not see {stage.absolute()}"
                 print(f"error: host {where}: the hosts need a shared disk, at the same path", file=sys.stderr)
                 return 2
-            environment = _on_the_way_to(address) | environment
+            environment = _interface_to(address) | environment
+            threading.Thread(target=_listen, args=(received, silent), daemon=True).start()
         environment |= {"MASTER_ADDR": address, "MASTER_PORT": port}
         workers = [
-            start(stage, environment | {"RANK": str(first + rank), "LOCAL_RANK": str(rank)})
-            for rank in range(count)
+            start(stage, environment | {"RANK": str(ranks.first + i), "LOCAL_RANK": str(i)})
+            for i in range(ranks.count)
         ]
-        return _watch(workers, first, bool(master))
+        return _watch(workers, ranks.first, received, silent)
 
 
-def _watch(workers: list, first: int, several_hosts: bool) -> int:
+def _watch(workers: Sequence[Child], first: int, received: deque[int], silent: threading.Event) -> int:
     """Wait until all workers have ended; one that fails ends the others."""
-    signalled = []
-
-    def forward(number: int, frame: object = None) -> None:
-        signalled.append((number, time.monotonic()))
-        for worker in workers:
-            worker.send_signal(number)
-
-    signal.signal(signal.SIGINT, forward)
-    signal.signal(signal.SIGTERM, forward)
-    lost = threading.Event()
-    if several_hosts:
-        threading.Thread(target=_listen, args=(forward, lost), daemon=True).start()
+    stopped = 0  # by the first signal
+    deadline = float("inf")
     while True:
+        while received:
+            number = received.popleft()
+            if not stopped:
+                stopped, deadline = number, time.monotonic() + GRACE
+            for worker in workers:
+                worker.send_signal(number)
         codes = [worker.poll() for worker in workers]
-        failed = next((code for code in codes if code), None)
-        late = signalled and time.monotonic() - signalled[0][1] > GRACE
-        if failed or late or lost.is_set():
+        failed = next((code for code in codes if code), 0)
+        if failed or time.monotonic() > deadline or silent.is_set():
             if None in codes:  # the others may have failed for a reason of their own in the same moment
-                time.sleep(1 if failed and failed > 0 else 0.2)
+                time.sleep(1 if failed > 0 else 0.2)
             for rank, worker in enumerate(workers, first):
                 if worker.poll() is None:
                     worker.kill()
                     worker.wait()
-                elif worker.returncode < 0 and not signalled:
+                elif worker.returncode and worker.returncode < 0 and -worker.returncode not in SIGNALS:
                     print(f"error: rank {rank} was killed by signal {-worker.returncode}", file=sys.stderr)
-            if failed and failed > 0:
+            if failed > 0:
                 return failed
-            if signalled:
-                return 128 + signalled[0][0]
-            return 128 - failed if failed else 1
+            return 128 + (stopped or -failed) if stopped or failed else 1
         if all(code == 0 for code in codes):
             return 0
         time.sleep(0.05)
 
 
-def _listen(forward, lost: threading.Event) -> None:
-    """Pass on the signals that standard input brings; it is lost when it ends or falls silent."""
-    heard = [time.monotonic()]
+def _listen(received: deque[int], silent: threading.Event) -> None:
+    """Collect the signals that standard input brings; it is silent when it ends, or brings no heartbeat."""
+    heard = time.monotonic()
 
     def read() -> None:
+        nonlocal heard
         for line in sys.stdin:
-            heard[0] = time.monotonic()
+            heard = time.monotonic()
             if line.startswith("signal "):
-                forward(int(line.split()[1]))
-        lost.set()
+                received.append(int(line.split()[1]))
+        silent.set()
 
     threading.Thread(target=read, daemon=True).start()
-    while not lost.wait(1):
-        if time.monotonic() - heard[0] > LOST:
-            lost.set()
+    while not silent.wait(1):
+        if time.monotonic() - heard > LOST_AFTER:
+            silent.set()
 
 
 def _free_port() -> socket.socket:
@@ -132,8 +155,8 @@ def _free_port() -> socket.socket:
     return held
 
 
-def _on_the_way_to(master: str) -> dict[str, str]:
-    """gloo and NCCL are told the network interface that leads to the master: a host's own name may not."""
+def _interface_to(master: str) -> dict[str, str]:
+    """Variables that tell gloo and NCCL the network interface that leads to the master: a host's own name may not."""
     import psutil
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -143,9 +166,20 @@ def _on_the_way_to(master: str) -> dict[str, str]:
     return {"GLOO_SOCKET_IFNAME": names[0], "NCCL_SOCKET_IFNAME": names[0]} if names else {}
 
 
+def main() -> int:
+    """Run the ranks that the command line names."""
+    parser = argparse.ArgumentParser(
+        "pipeline.launch.local_ranks", description="Run a stage's ranks on this host."
+    )
+    parser.add_argument("stage", type=Path, help="the stage's directory")
+    parser.add_argument("count", type=int, help="ranks on this host")
+    parser.add_argument("--first", type=int, default=0, help="number of the first of them")
+    parser.add_argument("--world-size", type=int, default=0, help="ranks on all hosts; 0: these are all")
+    parser.add_argument("--master", default="", help="HOST:PORT where the ranks of several hosts meet")
+    given = vars(parser.parse_args())
+    return run_ranks(given.pop("stage"), HostRanks(**given))
+
+
 if __name__ == "__main__":
-    stage, *numbers = sys.argv[1:]
-    try:
-        sys.exit(main(stage, *map(int, numbers[:3]), *numbers[3:]))
-    except KeyboardInterrupt:  # before it passes signals on: what it started dies with it
-        sys.exit(128 + signal.SIGINT)
+    die_at_signals()
+    sys.exit(main())

@@ -4,48 +4,54 @@ DeepSpeed's own launcher needs pdsh, ends ranks on a signal where ours save firs
 cut link waiting for minutes. Here each host's ranks are fed a heartbeat: where it stops, they end.
 """
 
+import contextlib
 import json
 import os
 import random
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 from checkpoints.errors import UserError
-from pipeline.launch.launcher import GRACE, die_with_parent
-from pipeline.launch.local_ranks import BEAT, LOST
+from pipeline.launch.child_process import GRACE, collect_signals, die_at_signals, die_with_parent
+from pipeline.launch.local_ranks import HEARTBEAT, LOST_AFTER
 
 PASSED_ON = ("OMP_", "HF_", "NCCL_", "GLOO_", "CUDA_", "DS_", "TORCH_")
 """Prefixes of the environment variables that every host gets, through standard input: HF_TOKEN is a secret, and `ps`
 shows command lines to everybody."""
 
-ALIVE = 3
-"""Questions to a silent host, one every `BEAT` seconds, after which ssh gives it up."""
+UNANSWERED = 3
+"""Questions to a silent host, one every `HEARTBEAT` seconds, after which ssh gives it up."""
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
-    """{host: ranks} of DeepSpeed's hostfile: a line `name slots=N` for each host; `#` begins a comment.
+    """Read DeepSpeed's hostfile: a line `name slots=N` for each host; `#` begins a comment.
+
+    Returns:
+        The number of ranks of each host.
 
     Raises:
-        UserError: it is not there, or a line is no such line.
+        UserError: it cannot be read, names no host, or has a line of another form.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"hostfile {path} cannot be read: it holds a line `name slots=N` for each host"
+            f"hostfile {path} cannot be read: give a text file with a line `name slots=N` for each host"
         ) from error
     hosts: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         line = line.partition("#")[0].strip()
         found = re.fullmatch(r"([\w.:-]+)\s+slots=([1-9]\d*)", line)
         if line and (not found or line.startswith("-") or found[1] in hosts):
-            raise UserError(f"{path}, line {number}: {line!r} is not `name slots=N` of one more host")
+            raise UserError(
+                f"{path}, line {number}: {line!r} is not `name slots=N` of one more host: correct it"
+            )
         if found:
             hosts[found[1]] = int(found[2])
     if not hosts:
@@ -53,66 +59,87 @@ def read_hostfile(path: Path) -> dict[str, int]:
     return hosts
 
 
-def main(hostfile: Path, stage: str) -> int:
-    """Run a stage's ranks on the hosts of a hostfile; returns the first failure's status, or 0."""
+class _Host:
+    """The process that runs a host's ranks, here or through ssh, and hears of us through its standard input."""
+
+    def __init__(self, command: list[str]):
+        parent = os.getpid()
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, preexec_fn=lambda: die_with_parent(parent)
+        )
+        self.poll, self.kill = self._process.poll, self._process.kill
+
+    def tell(self, line: str) -> None:
+        """Send it a line, unless it has ended: then its status tells."""
+        if stdin := self._process.stdin:
+            with contextlib.suppress(OSError, ValueError):
+                stdin.write(line.encode() + b"\n")
+                stdin.flush()
+
+    def leave(self) -> None:
+        """Close the connection: its ranks end when nobody speaks to them."""
+        if stdin := self._process.stdin:
+            with contextlib.suppress(OSError):
+                stdin.close()
+
+
+def run_on_hosts(hostfile: Path, stage: str) -> int:
+    """Run a stage's ranks on the hosts of a hostfile. SIGINT and SIGTERM are passed on to them.
+
+    Returns:
+        0, or the status of the host that failed first; 128 + a signal's number where a signal ended it.
+
+    Raises:
+        UserError: the hostfile cannot be read, or the other hosts cannot reach its first host by that name.
+    """
+    received = collect_signals()  # before there is a host; _watch passes on what comes while they start
     hosts = read_hostfile(hostfile)
-    here = _names_of_this_host()
-    if len(hosts) > 1 and next(iter(hosts)) in ("localhost", "127.0.0.1"):
-        raise UserError(f"{hostfile}: the first host needs a name that the others can reach, not localhost")
-    first, world, supervisors = 0, sum(hosts.values()), {}
-    master = f"{next(iter(hosts))}:{random.randint(20_000, 29_999)}"
+    master = next(iter(hosts))
+    if len(hosts) > 1 and master in ("localhost", "127.0.0.1"):
+        raise UserError(
+            f"{hostfile}: the first host is {master}, which the others cannot reach: give its name or address"
+        )
+    meeting_point = f"{master}:{random.randint(20_000, 29_999)}"
+    names_of_this_host = _names_of_this_host()
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    first, running = 0, {}
     for host, count in hosts.items():
         command = [
-            sys.executable,
-            "-m",
-            "pipeline.launch.local_ranks",
-            stage,
-            str(count),
-            str(first),
-            str(world),
-            master,
-        ]
+            sys.executable, "-m", "pipeline.launch.local_ranks", stage, str(count),
+            f"--first={first}", f"--world-size={sum(hosts.values())}", f"--master={meeting_point}",
+        ]  # fmt: skip
         first += count
-        supervisors[host] = subprocess.Popen(
-            command if host in here else _through_ssh(host, command),
-            stdin=subprocess.PIPE, preexec_fn=die_with_parent,
-        )  # fmt: skip
-        _tell(supervisors[host], json.dumps(environment))
-    return _watch(supervisors)
+        running[host] = _Host(command if host in names_of_this_host else _through_ssh(host, command))
+        running[host].tell(json.dumps(environment))
+    return _watch(running, received)
 
 
-def _watch(supervisors: dict[str, subprocess.Popen]) -> int:
-    """Feed the hosts' heartbeats until all have ended; one that fails ends the others."""
-    signalled: list[tuple[int, float]] = []
-
-    def forward(number: int, frame: object) -> None:
-        signalled.append((number, time.monotonic()))
-        for supervisor in supervisors.values():
-            _tell(supervisor, f"signal {number}")
-
-    signal.signal(signal.SIGINT, forward)
-    signal.signal(signal.SIGTERM, forward)
-    beaten = 0.0
+def _watch(hosts: dict[str, _Host], received: deque[int]) -> int:
+    """Send heartbeats to the hosts until all have ended; one that fails ends the others."""
+    stopped = 0  # by the first signal
+    deadline, next_heartbeat = float("inf"), 0.0
     while True:
-        if time.monotonic() - beaten > BEAT:
-            beaten = time.monotonic()
-            for supervisor in supervisors.values():
-                _tell(supervisor, "beat")
-        codes = {host: supervisor.poll() for host, supervisor in supervisors.items()}
-        failed = next(((host, code) for host, code in codes.items() if code), None)
-        late = signalled and time.monotonic() - signalled[0][1] > GRACE
-        if failed or late:
-            for supervisor in supervisors.values():  # they end their ranks when nobody speaks to them
-                _close(supervisor)
+        while received:
+            number = received.popleft()
+            if not stopped:
+                stopped, deadline = number, time.monotonic() + GRACE
+            for host in hosts.values():
+                host.tell(f"signal {number}")
+        if time.monotonic() > next_heartbeat:
+            next_heartbeat = time.monotonic() + HEARTBEAT
+            for host in hosts.values():
+                host.tell("heartbeat")
+        codes = {name: host.poll() for name, host in hosts.items()}
+        failed, code = next(((name, code) for name, code in codes.items() if code), ("", 0))
+        if failed or time.monotonic() > deadline:
+            for host in hosts.values():
+                host.leave()
             time.sleep(1)
-            for supervisor in supervisors.values():
-                supervisor.kill()
-            if failed and (failed[1] < 0 or failed[1] in (255, 127)):
-                print(f"error: {_reason(*failed)}", file=sys.stderr)
-            if signalled:
-                return 128 + signalled[0][0]
-            return max(failed[1], 1)
+            for host in hosts.values():
+                host.kill()
+            if code < 0 or code in (255, 127):
+                print(f"error: {_reason(failed, code)}", file=sys.stderr)
+            return 128 + stopped if stopped else max(code, 1)
         if all(code == 0 for code in codes.values()):
             return 0
         time.sleep(0.05)
@@ -124,8 +151,8 @@ def _through_ssh(host: str, command: list[str]) -> list[str]:
     settings = (
         "BatchMode=yes",
         "ConnectTimeout=10",
-        f"ServerAliveInterval={BEAT}",
-        f"ServerAliveCountMax={ALIVE}",
+        f"ServerAliveInterval={HEARTBEAT}",
+        f"ServerAliveCountMax={UNANSWERED}",
     )
     return ["ssh", *(part for setting in settings for part in ("-o", setting)), host, there]
 
@@ -134,7 +161,7 @@ def _reason(host: str, code: int) -> str:
     if code == 127:
         return f"host {host} has no {sys.executable}: install the project there, at the same path"
     return (
-        f"host {host} is not in reach by ssh, or the connection to it was lost (noticed within {LOST} seconds): "
+        f"host {host} is not in reach by ssh, or the connection to it was lost (noticed within {LOST_AFTER} seconds): "
         f"see that `ssh {host} true` works without a password"
     )
 
@@ -146,24 +173,10 @@ def _names_of_this_host() -> set[str]:
     return {"localhost", socket.gethostname(), socket.getfqdn(), *addresses}
 
 
-def _tell(supervisor: subprocess.Popen, line: str) -> None:
-    try:
-        supervisor.stdin.write(line.encode() + b"\n")
-        supervisor.stdin.flush()
-    except (OSError, ValueError):
-        pass  # it has ended: its status tells
-
-
-def _close(supervisor: subprocess.Popen) -> None:
-    try:
-        supervisor.stdin.close()
-    except OSError:
-        pass
-
-
 if __name__ == "__main__":
+    die_at_signals()
     try:
-        sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+        sys.exit(run_on_hosts(Path(sys.argv[1]), sys.argv[2]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

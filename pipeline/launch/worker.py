@@ -1,55 +1,61 @@
 """What each rank runs: one stage, from the `stage.json` in its directory.
 
-Exit status: 0 finished, 2 a mistake the user can mend, 128 + signal: stopped, having saved.
+Exit status: 0 finished; 1 failed; 2 a mistake that the user can fix; 128 + a signal's number: stopped, having saved.
 """
 
 import contextlib
 import os
-import signal
+import re
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import Damaged
 from pipeline.config.errors import explain
+from pipeline.launch.child_process import die_at_signals
+
+if TYPE_CHECKING:
+    import torch
 
 REFUSAL = "refused.txt"
 """Why a stage refused to run, in its directory, for the process that started it."""
 
 
 def main(directory: Path) -> int:
-    """Run the stage in `directory` on this rank."""
+    """Run the stage in `directory` on this rank; returns the exit status."""
     device = start_ranks()
     import torch.distributed as dist
 
+    from pipeline.launch.stage_types import STAGE_TYPES
     from stages.training.job import Interrupted
     from stages.training.stage import Stage
 
     stage = Stage.open(directory, device)
     stage.warn_if_precision_is_emulated()
     try:
-        stage_types()[stage.stage_type](stage)
+        STAGE_TYPES[stage.stage_type](stage)
     except Interrupted as interrupted:
-        stage.log(f"saved at step {interrupted.step}; the same command goes on from here")
+        stage.log(f"saved at step {interrupted.step}: the same command resumes from there")
         status = interrupted.code
     except (UserError, Damaged, OSError) as error:
         error = to_user_error(error) if isinstance(error, OSError) else error
         error = explain(error, stage.stage_type) if isinstance(error, UserError) else error
-        _let_the_first_rank_speak()
+        _let_rank_0_report_first()
         print(f"error: {stage.name}: {error}", file=sys.stderr)
         with contextlib.suppress(OSError):
             (directory / REFUSAL).write_text(str(error), "utf-8", "backslashreplace")
         return 2  # the other ranks may wait in a collective: they are ended from outside
     except RuntimeError as error:
-        if "gloo" not in str(error) and "NCCL" not in str(error):
+        # gloo's errors are RuntimeErrors that begin with the place in its source; all others have a type.
+        if not isinstance(error, dist.DistError) and not re.match(r"\[\S*/gloo/", str(error)):
             raise
-        _let_the_first_rank_speak(always=True)
+        time.sleep(3)  # where another rank failed and said why, this one is ended meanwhile
         reason = str(error).splitlines()[0][:200]
-        print(f"error: {stage.name}: the connection to another rank is lost ({reason})", file=sys.stderr)
+        text = "communication with the other ranks failed: one may have ended, or lost its network"
+        print(f"error: {stage.name}: {text} ({reason})", file=sys.stderr)
         return 1
     else:
         status = 0
@@ -57,47 +63,14 @@ def main(directory: Path) -> int:
     return status
 
 
-def stage_types() -> dict[str, Callable[["Stage"], None]]:  # noqa: F821
-    """What runs each type of stage."""
-    from stages import (
-        augment,
-        check,
-        evaluate,
-        finetune,
-        general,
-        intermediate,
-        masked_lm,
-        prediction,
-        pretrain,
-        select,
-        student,
-        teacher,
-    )
-
-    return {
-        "check": check.run,
-        "teacher": teacher.run,
-        "general": general.run,
-        "masked_lm": masked_lm.run,
-        "augment": augment.run,
-        "intermediate": intermediate.run,
-        "prediction": prediction.run,
-        "student": student.run,
-        "pretrain": pretrain.run,
-        "finetune": finetune.run,
-        "select": select.run,
-        "evaluate": evaluate.run,
-    }
-
-
-def _let_the_first_rank_speak(always: bool = False) -> None:
-    """Wait before telling a failure: if another rank told its own, this one is ended meanwhile."""
-    if always or os.environ["RANK"] != "0":
+def _let_rank_0_report_first() -> None:
+    """Delay the other ranks, which end when rank 0 does: an error that all have is then printed once."""
+    if os.environ["RANK"] != "0":
         time.sleep(3)
 
 
-def start_ranks() -> "torch.device":  # noqa: F821
-    """Join the world of ranks (a world of one, where no launcher says otherwise); returns this rank's device."""
+def start_ranks() -> "torch.device":
+    """Join the ranks of this stage (one rank, where nothing set RANK); returns this rank's device."""
     set_environment()
     import deepspeed
     import torch
@@ -116,8 +89,8 @@ def start_ranks() -> "torch.device":  # noqa: F821
 
 
 def set_environment() -> None:
-    """A single process is a world of one rank; quiet libraries."""
-    if "RANK" not in os.environ:  # port 0: whichever is free in the moment it is needed
+    """Set the variables that torch and DeepSpeed read: one rank where nothing set RANK, and less noise."""
+    if "RANK" not in os.environ:  # port 0: any that is free when it is needed
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     if not Path("/dev/nvidiactl").exists():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -137,6 +110,5 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    # Until the loop listens there is nothing to save. Raised as an exception it may be lost in an import.
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    die_at_signals()
     leave(main(Path(sys.argv[1])))

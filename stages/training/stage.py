@@ -29,7 +29,7 @@ class Stage:
 
     Attributes:
         name: its name in the run, which is also its directory's.
-        stage_type: which of the stage types runs it (`pipeline.launch.worker`).
+        stage_type: which of the stage types runs it (`pipeline.launch.stage_types`).
         directory: runs/<run>/<name>.
         options: that decide its result; those of training under "training".
         inputs: name -> a model ({"path": ...} or {"hub": ..., "revision": ...}) or a data source.

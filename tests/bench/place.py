@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from pipeline.launch.worker import stage_types
+from pipeline.launch.stage_types import STAGE_TYPES
 from pipeline.plan import native_precision
 from stages.distillation.students.architecture import set_dropout, student_config
 from stages.tasks.corpus import find_corpus
@@ -152,7 +152,7 @@ class Place:
         opened = Stage.open(stage, self.device)
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                stage_types()[opened.stage_type](opened)
+                STAGE_TYPES[opened.stage_type](opened)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline.launch.local_ranks import LOST
+from pipeline.launch.local_ranks import LOST_AFTER
 from pipeline.launch.remote_hosts import read_hostfile
 from tests.integration.conftest import workers_of
 
@@ -58,9 +58,9 @@ def test_a_signal_reaches_all_hosts_and_a_lost_one_ends_the_run_with_its_reason(
     os.system("pkill -9 -f 'ssh -o BatchMode.*127.0.0.3'")
     output = process.communicate(timeout=60)[0]
     errors = [line for line in output.splitlines() if line.startswith("error:")]
-    assert process.returncode == 1 and time.monotonic() - began < LOST, output
+    assert process.returncode == 1 and time.monotonic() - began < LOST_AFTER, output
     assert "127.0.0.3" in output and "same command" in output and len(errors) <= 2, output
-    while workers_of(run) and time.monotonic() - began < LOST + 10:
+    while workers_of(run) and time.monotonic() - began < LOST_AFTER + 10:
         time.sleep(0.1)
     assert not workers_of(run)
 

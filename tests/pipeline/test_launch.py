@@ -1,11 +1,14 @@
-"""How the process that forks workers is used; what it does to runs is watched in tests/integration/test_resume.py."""
+"""How ranks are started and stopped; what that does to runs is watched in tests/integration/test_resume.py."""
 
+import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from pipeline.launch import launcher as launch
+from pipeline.launch import child_process, launcher
 from pipeline.launch.launcher import Launcher
 from stages.training.options import Job
 
@@ -17,7 +20,7 @@ def forks(monkeypatch, tmp_path):
     def stand_in(program: str) -> Launcher:
         start = subprocess.Popen
         monkeypatch.setattr(
-            launch.subprocess,
+            child_process.subprocess,
             "Popen",
             lambda command, **given: start([command[0], "-c", program, *command[1:]], **given),
         )
@@ -33,23 +36,23 @@ launcher = socket.socket(fileno=0)
 for line in launcher.makefile():
     launcher.sendall(line.rstrip()[-1:].encode() + b"\\n")
 """
-    with forks(answers) as launcher:
-        assert [launcher.launch(tmp_path / name, Job()) for name in ("0", "2", "0")] == [0, 2, 0]
+    with forks(answers) as started:
+        assert [started.launch(tmp_path / name, Job()) for name in ("0", "2", "0")] == [0, 2, 0]
 
 
 @pytest.mark.parametrize(
     ("end", "status"), [("raise SystemExit(0)", 1), ("import os; os.kill(os.getpid(), 9)", -9)]
 )
 def test_where_the_process_ends_without_an_answer_the_stage_has_failed(forks, tmp_path, end, status):
-    with forks(end) as launcher:
-        assert launcher.launch(tmp_path, Job()) == status
+    with forks(end) as started:
+        assert started.launch(tmp_path, Job()) == status
 
 
 def test_where_forks_are_not_possible_each_stage_has_processes_of_its_own(forks, monkeypatch, tmp_path):
-    monkeypatch.setattr(launch, "can_fork", lambda: False)
+    monkeypatch.setattr(launcher, "can_fork", lambda: False)
     ranks = "import sys; assert sys.argv[2] == 'pipeline.launch.local_ranks'; raise SystemExit(10 + int(sys.argv[4]))"
-    with forks(ranks) as launcher:
-        assert [launcher.launch(tmp_path, Job(nproc=count)) for count in (1, 2)] == [11, 12]
+    with forks(ranks) as started:
+        assert [started.launch(tmp_path, Job(nproc=count)) for count in (1, 2)] == [11, 12]
 
 
 def test_a_signal_is_passed_on_and_nothing_starts_after_it(forks, tmp_path):
@@ -57,8 +60,30 @@ def test_a_signal_is_passed_on_and_nothing_starts_after_it(forks, tmp_path):
 import os, signal, socket
 launcher = socket.socket(fileno=0)
 signal.signal(signal.SIGTERM, lambda number, frame: launcher.sendall(b"0\\n"))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 for line in launcher.makefile():
     os.kill(os.getppid(), signal.SIGTERM)
 """
-    with forks(finishes) as launcher:
-        assert launcher.launch(tmp_path, Job()) == 128 + signal.SIGTERM
+    with forks(finishes) as started:
+        assert started.launch(tmp_path, Job()) == 128 + signal.SIGTERM
+
+
+def test_a_signal_between_stages_ends_the_command_and_no_stage_starts_after_it(forks, tmp_path):
+    with forks("raise SystemExit(0)") as started:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(SystemExit, match="143"):
+            signal.raise_signal(signal.SIGTERM)
+        # Had something swallowed the exceptions:
+        assert started.launch(tmp_path, Job()) == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("where", [
+    "rank", *(pytest.param(name, marks=pytest.mark.slow) for name in ("launcher", "fork-server")),
+])  # fmt: skip
+def test_a_signal_at_any_line_of_start_up_ends_the_stage(where, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.pipeline.signal_at_each_line", where, tmp_path],
+        cwd=Path(__file__).parents[2], env=os.environ, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert not done.returncode and not done.stderr, done.stdout + done.stderr

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from pipeline.cli import doctor
-from pipeline.launch.local_ranks import threads_of
+from pipeline.launch.local_ranks import threads_per_rank
 from stages.training import machine
 from stages.training import machine_limits as limits
 
@@ -54,7 +54,11 @@ def host(tmp_path, monkeypatch):
 def test_what_a_container_was_granted_is_what_is_used_and_said(host, capsys, tmp_path, version, own, group):
     host(version, own, "pod/container", FREE)
     host(version, own, group, GRANTED)
-    assert limits.cores() == 2 and threads_of(1) == "2" and threads_of(2) == threads_of(4) == "1"
+    assert (
+        limits.cores() == 2
+        and threads_per_rank(1) == "2"
+        and threads_per_rank(2) == threads_per_rank(4) == "1"
+    )
     assert limits.memory() == (3 * GB, 2 * GB)
     about = machine.describe()
     assert (about["cores"], about["memory"]) == (2, 3 * GB)

@@ -1,7 +1,7 @@
 """A run over two hosts with addresses of their own, whose link is cut in the middle (part of `make torture`).
 
 Two network namespaces with an ssh daemon each, joined by a virtual cable, on one machine: needs root, `ip` and
-`sshd`. The run must end by itself within `LOST` seconds and a little, with its reason, leave no worker on either
+`sshd`. The run must end by itself within `LOST_AFTER` seconds and a little, with its reason, leave no worker on either
 host, and go on to bitwise the same weights when the link is back.
 """
 
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.launch.local_ranks import LOST
+from pipeline.launch.local_ranks import LOST_AFTER
 from tests.integration.conftest import Workplace, workers_of
 from tests.torture.outcome import Outcome
 
@@ -53,14 +53,14 @@ def _cut(path: Path, on_first: list[str]) -> Outcome:
     outcome.times["general"] += 1
     began = time.monotonic()
     output = process.communicate(timeout=120)[0]
-    while workers_of(run) and time.monotonic() - began < 2 * LOST:
+    while workers_of(run) and time.monotonic() - began < 2 * LOST_AFTER:
         time.sleep(0.1)
     outcome.seconds, outcome.statuses[process.returncode] = time.monotonic() - began, 1
     outcome.survivors = len(workers_of(run))
     _ip("-n", "tiny-a", "link", "set", "cable-a", "up")
     time.sleep(2)
     status, again = place.run("general-distill", "run=cut", *same)
-    if "connection to it was lost" not in output or outcome.seconds > LOST + 5:
+    if "connection to it was lost" not in output or outcome.seconds > LOST_AFTER + 5:
         outcome.lost = f"NOT TOLD: {output}"
     elif status or "resumed at" not in again or place.weights("cut") != place.weights("whole"):
         outcome.lost = f"DIFFERENT: {again}"

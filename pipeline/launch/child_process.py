@@ -1,0 +1,89 @@
+"""Child processes that die with their parent, and to which no signal is lost while they start.
+
+A child starts with SIGINT and SIGTERM blocked, so one that comes early waits. The child's first statement,
+`die_at_signals`, lets it in and makes it fatal: no Python handler runs, so no import can swallow it, and nothing is to
+be saved yet. A process that watches others replaces that by `collect_signals`, and a training loop by its own handlers.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from typing import IO, Protocol
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+GRACE = 120
+"""Seconds that ranks have to save after a signal, before they are killed."""
+
+
+class Child(Protocol):
+    """What is used of a `subprocess.Popen`; a forked child offers the same."""
+
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int | None: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def start_module(
+    module: str,
+    *arguments: object,
+    environment: dict[str, str],
+    stdin: int | IO[bytes] | None = None,
+    new_session: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start `python -m module arguments`; the module must call `die_at_signals` first."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    parent = os.getpid()
+    with signals_blocked():
+        return subprocess.Popen(
+            command, env=environment, stdin=stdin, start_new_session=new_session,
+            preexec_fn=lambda: die_with_parent(parent),
+        )  # fmt: skip
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux; elsewhere nothing is done).
+
+    Args:
+        parent: process id of the parent; if that has died already, this process ends here.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block ends. A child that the block starts has them blocked, too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def die_at_signals() -> None:
+    """From now on SIGINT and SIGTERM, those that wait included, end this process at once."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def collect_signals() -> deque[int]:
+    """From now on SIGINT and SIGTERM only add their number to the queue that is returned."""
+    received: deque[int] = deque()
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: received.append(number))
+    return received

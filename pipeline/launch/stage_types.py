@@ -1,0 +1,35 @@
+"""The stages there are. Imports all of them, and so torch: only processes that run stages import this."""
+
+from collections.abc import Callable
+
+from stages import (
+    augment,
+    check,
+    evaluate,
+    finetune,
+    general,
+    intermediate,
+    masked_lm,
+    prediction,
+    pretrain,
+    select,
+    student,
+    teacher,
+)
+from stages.training.stage import Stage
+
+STAGE_TYPES: dict[str, Callable[[Stage], None]] = {
+    "check": check.run,
+    "teacher": teacher.run,
+    "general": general.run,
+    "masked_lm": masked_lm.run,
+    "augment": augment.run,
+    "intermediate": intermediate.run,
+    "prediction": prediction.run,
+    "student": student.run,
+    "pretrain": pretrain.run,
+    "finetune": finetune.run,
+    "select": select.run,
+    "evaluate": evaluate.run,
+}
+"""What runs a stage, by its `stage_type`."""
