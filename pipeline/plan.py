@@ -25,6 +25,15 @@ FORMATS = {"evaluate": 2, "masked_lm": 2, "pretrain": 2}
 """The same for one kind of stage alone, where it is ahead of FORMAT."""
 
 
+ACTION_LABELS = {
+    "skip": "finished",
+    "reuse": "reused from another run",
+    "resume": "resuming",
+    "run": "pending",
+}
+"""What a command says of a stage, by the action that is planned for it."""
+
+
 @dataclass
 class Planned:
     """A stage and what is to be done about it.

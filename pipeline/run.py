@@ -19,7 +19,7 @@ from pipeline.config.recipe_stages import recipe_stages
 from pipeline.config.two_stage import RunSpec
 from pipeline.launch.launcher import Launcher
 from pipeline.launch.worker import REFUSAL
-from pipeline.plan import RUNS, Planned, plan, write_stage_spec
+from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan, write_stage_spec
 from pipeline.report.run_record import read_run_record
 from pipeline.report.tables import results_table, spread_table
 from pipeline.run_lock import run_lock
@@ -139,13 +139,12 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
 
 
 def _print_plan(name: str, planned: list[Planned]) -> None:
-    words = {"skip": "finished", "reuse": "reused from another run", "resume": "resuming", "run": "pending"}
     print(f"run {name}")
     for step in planned:
         where = f" ({os.path.relpath(step.made)})" if step.action == "reuse" else ""
         again = "; changed here: " if step.action == "reuse" else " again: "
         cause = again + step.cause if step.cause else ""
-        print(f"  {step.stage.name:<34} {words[step.action]}{where}{cause}")
+        print(f"  {step.stage.name:<34} {ACTION_LABELS[step.action]}{where}{cause}")
 
 
 def _failure(step: Planned, status: int) -> StageFailed | StageRefused:

@@ -386,15 +386,15 @@ def doctor(given: dict[str, str]) -> int:
     o = load("small", given)
     spec = task_stages(o) if given.keys() - {"run", "preset", "seeds"} else None
     report = doctor.Report()
-    doctor.look_at_machine(report, RUNS)
+    doctor.check_machine(report, RUNS)
     for suffix in [f"-seed{seed}" for seed in o.seeds] or [""]:
         run = RUNS / ((spec.name if spec else o.run) + suffix)
         if spec:
-            resources.look_at_needs(report, run, spec.declare, o)
+            resources.check_needs(report, run, spec.declare, o)
         elif o.run and not run.is_dir():
             raise _no_such_run(run.name)
         if run != RUNS and run.is_dir():
-            doctor.look_at_run(report, run)
+            doctor.check_run(report, run)
     print(f"\n{report.wrong} wrong" if report.wrong else "\nnothing is wrong")
     return 1 if report.wrong else 0
 

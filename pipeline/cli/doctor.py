@@ -1,4 +1,4 @@
-"""What the machine offers, and what is wrong with a run's directory. Nothing is mended here."""
+"""Checks the machine and a run's directory, and says how to fix what is wrong. Changes nothing."""
 
 import importlib.metadata
 import re
@@ -6,6 +6,8 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from checkpoints import store
@@ -18,108 +20,162 @@ from stages.tasks import packages
 from stages.training.machine_limits import cores, memory
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
-NAMED = ("torch", "transformers", "deepspeed", "datasets")
-HUB_SECONDS = 3
-WRONG = "WRONG"
+SHOWN_PACKAGES = ("torch", "transformers", "deepspeed", "datasets")
+HUB_TIMEOUT = 3  # seconds
+
+
+class Status(StrEnum):
+    """What a check found."""
+
+    OK = "ok"
+    NOTE = "note"
+    WRONG = "WRONG"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        subject: what was checked.
+        text: what was found, and how to fix it where it is wrong.
+    """
+
+    status: Status
+    subject: str
+    text: str
 
 
 class Report:
-    """Aligned lines, each marked ok, note or WRONG."""
+    """Prints findings as they come, in sections of aligned lines."""
 
-    def __init__(self):
-        self.wrong = 0
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
 
-    def head(self, title: str) -> None:
-        """Open a section."""
+    @property
+    def wrong(self) -> int:
+        """How many findings are wrong."""
+        return sum(finding.status == Status.WRONG for finding in self.findings)
+
+    def section(self, title: str) -> None:
+        """Begin a section."""
         print(f"\n{title}")
 
-    def say(self, mark: str, what: str, text: str) -> None:
-        """One line."""
-        self.wrong += mark == WRONG
-        print(f"  {mark:<6} {what:<40} {text}", flush=True)
+    def ok(self, subject: str, text: str) -> None:
+        """Report what is as it should be."""
+        self._add(Finding(Status.OK, subject, text))
+
+    def note(self, subject: str, text: str) -> None:
+        """Report what is worth knowing and stops nothing."""
+        self._add(Finding(Status.NOTE, subject, text))
+
+    def fix(self, subject: str, text: str) -> None:
+        """Report what is wrong, and how to fix it."""
+        self._add(Finding(Status.WRONG, subject, text))
+
+    def _add(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        print(f"  {finding.status:<6} {finding.subject:<40} {finding.text}", flush=True)
 
 
-def look_at_machine(report: Report, runs: Path) -> None:
-    """Cores, precision, GPUs, memory, disk, versions, ssh, packaged files, hub."""
-    report.head("machine")
-    report.say("ok", "cores", f"{cores()} that this process may use")
-    report.say("ok", "precision", f"{native_precision()} by job.precision=auto")
-    _gpus(report)
+def check_machine(report: Report, runs: Path) -> None:
+    """Report cores, precision, GPUs, memory, disk, versions, ssh, packaged files, and whether the hub answers."""
+    report.section("machine")
+    report.ok("cores", f"{cores()} available to this process")
+    report.ok("precision", f"{native_precision()} (job.precision=auto)")
+    _check_gpus(report)
     total, free = memory()
-    report.say("ok", "memory", f"{shown(free)} free of {shown(total)}")
-    report.say("ok", "disk", f"{shown(free_disk(runs))} free under {runs}/")
-    _versions(report)
-    ssh = shutil.which("ssh")
-    report.say("ok" if ssh else "note", "ssh", ssh or "none: HOSTFILE= with other hosts needs it")
-    for what in ("teacher", "corpus", "reviews", "vectors"):
+    report.ok("memory", f"{format_bytes(free)} free of {format_bytes(total)}")
+    report.ok("disk", f"{format_bytes(free_disk(runs))} free under {runs}/")
+    _check_versions(report)
+    if ssh := shutil.which("ssh"):
+        report.ok("ssh", ssh)
+    else:
+        report.note("ssh", "not installed: only runs on several hosts (HOSTFILE=) need it")
+    found = {
+        "teacher": packages.packaged_teacher,
+        "corpus": packages.packaged_corpus,
+        "reviews": packages.packaged_reviews,
+        "vectors": packages.packaged_vectors,
+    }
+    for name, find in found.items():
         try:
-            report.say("ok", f"packaged {what}", getattr(packages, f"packaged_{what}")().name)
+            report.ok(f"packaged {name}", find().name)
         except UserError as error:
-            report.say("note", f"packaged {what}", str(explain(error)))
-    report.say(*_hub())
+            report.note(f"packaged {name}", str(explain(error)))
+    _check_hub(report)
 
 
-def look_at_run(report: Report, run: Path) -> None:
-    """Every stage of a run: finished, half done or damaged, and the mend."""
-    report.head(f"run {run.name}")
-    _lock(report, run)
+def check_run(report: Report, run: Path) -> None:
+    """Report the lock, every stage (finished, half done or damaged), and what interrupted writes left."""
+    report.section(f"run {run.name}")
+    _check_lock(report, run)
     for name in ("options.json", "results.json"):
         if (run / name).exists() and not read_json(run / name):
-            report.say(WRONG, name, "torn: the same command writes it again")
+            report.fix(name, "incomplete: run the same command again, which writes it")
     marks = ("stage.json", "finished.json", "checkpoints", "model")
     for directory in sorted(path for path in run.iterdir() if any((path / mark).exists() for mark in marks)):
-        _stage(report, directory)
+        _check_stage(report, directory)
     for path in sorted(run.rglob(".*")):
         if path.name.startswith((".writing-", ".old-")) or re.fullmatch(r"\..+\.\d+", path.name):
-            text = f"{path} was left by an interrupted write: the next save removes it, or you may"
-            report.say("note", "left over", text)
+            report.note("left over", f"{path}, from an interrupted write: the next save removes it")
 
 
-def _stage(report: Report, directory: Path) -> None:
-    name, again = directory.name, "the same command makes the stage again"
-    finished, whole = read_finished(directory), {}
+def _check_stage(report: Report, directory: Path) -> None:
+    stage, finished = directory.name, read_finished(directory)
     if (directory / "finished.json").exists() and not finished:
-        report.say(WRONG, name, f"finished.json is torn: {again}")
+        report.fix(stage, "finished.json is incomplete: run the same command, which runs the stage again")
     if finished:
         made = made_in(directory, finished)
-        damage = _damage(made / "model")
-        mend = f"remove {made} and run the same command again, which makes it anew"
-        where = "" if made == directory else f", made by run {made.parent.name}"
-        report.say(WRONG if damage else "ok", name, f"{damage}: {mend}" if damage else f"finished{where}")
-    for kind in ("checkpoints", "best"):
-        found = {path.name: _damage(path) for path in sorted((directory / kind).glob("step-*"))}
-        whole[kind] = [step for step, damage in found.items() if not damage]
-        for damage in found.values():
-            if damage and kind == "best":
-                report.say(WRONG, name, f"{damage}: if it stays the best, restart=true begins the stage anew")
-            elif damage:
-                instead = f"goes on from {whole[kind][-1]}" if whole[kind] else "begins the stage anew"
-                report.say(WRONG, name, f"{damage}: the same command names it and {instead}")
-    spec = read_json(directory / "stage.json")
-    if (directory / "stage.json").exists() and not spec.get("fingerprint"):
-        mend = "restart=true begins the stage anew" if whole["checkpoints"] and not finished else again
-        report.say(WRONG, name, "stage.json is torn: " + ("remove the stage's directory, or leave it: "
-                   "only the cause of a later change is lost" if finished else mend))  # fmt: skip
-    elif not finished:
-        at = (
-            f"half done at {whole['checkpoints'][-1]}" if whole["checkpoints"] else "begun, nothing saved yet"
+        if damage := _damage(made / "model"):
+            report.fix(stage, f"{damage}: remove {made} and run the same command, which runs the stage again")
+        else:
+            report.ok(stage, "finished" if made == directory else f"reused from run {made.parent.name}")
+    whole = _check_saved(report, directory)
+    spec_is_torn = (directory / "stage.json").exists() and not read_json(directory / "stage.json").get(
+        "fingerprint"
+    )
+    if spec_is_torn and finished:
+        text = "remove the stage's directory, or leave it: it only tells why a stage runs again"
+        report.fix(stage, f"stage.json is incomplete: {text}")
+    elif spec_is_torn:
+        how = "with restart=true" if whole else "again"
+        report.fix(
+            stage, f"stage.json is incomplete: run the same command {how}, which starts the stage over"
         )
-        report.say("note", name, f"{at}: the same command goes on")
+    elif not finished:
+        at = f"half done at {whole[-1]}" if whole else "started, nothing saved yet"
+        report.note(stage, f"{at}: the same command resumes it")
 
 
-def _lock(report: Report, run: Path) -> None:
+def _check_saved(report: Report, directory: Path) -> list[str]:
+    """Report damaged checkpoints and best weights; returns the names of the undamaged checkpoints, oldest first."""
+    whole = []
+    for path in sorted(directory.glob("checkpoints/step-*")):
+        if damage := _damage(path):
+            then = f"resumes from {whole[-1]}" if whole else "starts the stage over"
+            report.fix(directory.name, f"{damage}: run the same command, which reports it and {then}")
+        else:
+            whole.append(path.name)
+    for path in sorted(directory.glob("best/step-*")):
+        if damage := _damage(path):
+            text = "if no later step is better, restart=true starts the stage over"
+            report.fix(directory.name, f"{damage}: {text}")
+    return whole
+
+
+def _check_lock(report: Report, run: Path) -> None:
     try:
         lock = lock_state(run)
     except OSError as error:
-        report.say(WRONG, "lock", f"{error.filename}: {error.strerror}")
+        report.fix("lock", f"{error.filename}: {error.strerror}; remove it if no command works on the run")
         return
     if lock.held:
-        owner = lock.owner or "another process"
-        report.say("note", "lock", f"{owner} is working on it now: what follows may change")
+        report.note("lock", f"held by {lock.owner or 'another process'}, which is working on the run now")
     elif lock.owner:
-        report.say("note", "lock", f"left by {lock.owner}, which is gone: the next command takes it over")
+        report.note("lock", f"free; {lock.owner} did not end in an orderly way")
     else:
-        report.say("ok", "lock", "free")
+        report.ok("lock", "free")
 
 
 def _damage(directory: Path) -> str:
@@ -130,61 +186,63 @@ def _damage(directory: Path) -> str:
     return ""
 
 
-def _gpus(report: Report) -> None:
+def _check_gpus(report: Report) -> None:
     if not Path("/dev/nvidiactl").exists():
-        report.say("note", "GPU", "none: stages run on the CPU")
+        report.note("GPU", "none: stages run on the CPU")
         return
     import torch
 
     for i in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(i)
-        report.say("ok", f"GPU {i}", f"{about.name}, {shown(about.total_memory)}")
+        properties = torch.cuda.get_device_properties(i)
+        report.ok(f"GPU {i}", f"{properties.name}, {format_bytes(properties.total_memory)}")
     if not torch.cuda.is_available():
-        report.say("note", "GPU", "there is a driver, but this torch sees no GPU: stages run on the CPU")
+        report.note("GPU", "there is a driver, but the installed torch sees no GPU: stages run on the CPU")
 
 
-def _versions(report: Report) -> None:
-    python = ".".join(map(str, sys.version_info[:3]))
-    report.say("ok" if sys.version_info >= (3, 11) else WRONG, "python", f"{python}, needed is 3.11 or newer")
+def _check_versions(report: Report) -> None:
+    report.ok("python", ".".join(map(str, sys.version_info[:3])))
     lines = CONSTRAINTS.read_text(encoding="utf-8").split() if CONSTRAINTS.is_file() else []
-    drift = []
+    others = []
     for name, _, pinned in (line.partition("==") for line in lines):
         try:
-            there = importlib.metadata.version(name).partition("+")[0]  # torch's +cpu is no other version
+            installed = importlib.metadata.version(name).partition("+")[
+                0
+            ]  # +cpu of torch is the same version
         except importlib.metadata.PackageNotFoundError:
-            if name in NAMED:
-                report.say(WRONG, name, f"is not installed, pinned is {pinned}: run `make setup`")
+            if name in SHOWN_PACKAGES:
+                report.fix(name, f"not installed (pinned {pinned}): run `make setup`")
             continue
-        if name in NAMED and there == pinned:
-            report.say("ok", name, there)
-        elif there != pinned:
-            drift.append(f"{name} {there} (pinned {pinned})")
-    if drift:
-        report.say(
-            "note",
-            "versions",
-            f"other than constraints.txt: {', '.join(drift)}; `make setup` brings them back",
-        )
+        if installed != pinned:
+            others.append(f"{name} {installed} (pinned {pinned})")
+        elif name in SHOWN_PACKAGES:
+            report.ok(name, installed)
+    if others:
+        text = f"not those of constraints.txt: {', '.join(others)}; `make setup` installs the pinned ones"
+        report.note("versions", text)
 
 
-def _hub() -> tuple[str, str, str]:
+def _check_hub(report: Report) -> None:
     from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 
     if HF_HUB_OFFLINE:
-        return "note", "hub", "not asked, for HF_HUB_OFFLINE is set: names on the hub need its cache"
+        report.note("hub", "not tried, HF_HUB_OFFLINE is set: models and data come from its cache")
+        return
     try:
-        urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=HUB_SECONDS).close()
+        urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT).close()
     except urllib.error.HTTPError:
         pass  # it answers
     except (OSError, ValueError) as error:
-        return "note", "hub", f"out of reach ({error}): local and packaged models and data work"
-    return "ok", "hub", "in reach"
+        report.note("hub", f"cannot be reached ({error}): local and packaged models and data still work")
+        return
+    report.ok("hub", "can be reached")
 
 
-def free_disk(directory: Path) -> float:
+def free_disk(directory: Path) -> int:
+    """Free bytes on the disk on which `directory` lies, or would lie."""
     there = next(path for path in (directory.resolve(), *directory.resolve().parents) if path.exists())
     return shutil.disk_usage(there).free
 
 
-def shown(size: float) -> str:
+def format_bytes(size: float) -> str:
+    """A number of bytes in MB or GB."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

@@ -1,75 +1,81 @@
-"""What a run needs of the machine: its plan, memory and disk, from configs and sizes of files alone."""
+"""Estimates the memory and disk that a run needs, from configs and file sizes: no weights are read."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from checkpoints.errors import UserError
-from pipeline.cli.doctor import WRONG, Report, free_disk, shown
+from pipeline.cli.doctor import Report, format_bytes, free_disk
 from pipeline.config.errors import explain
 from pipeline.config.options import Options
 from pipeline.config.two_stage import StageSpec
-from pipeline.plan import plan
+from pipeline.plan import ACTION_LABELS, plan
 from stages.training.machine_limits import memory
 
-PROCESS = 500e6  # bytes of a rank before it holds a model: Python, torch, transformers, deepspeed (measured)
-TRAINS = {"teacher": "teacher", "masked_lm": "teacher", "general": "student", "intermediate": "student",
-          "prediction": "student", "finetune": "student"}  # fmt: skip
+PROCESS_BYTES = 500e6
+"""Memory of a rank before it holds a model: Python, torch, transformers, deepspeed (measured)."""
+
+TRAINED_MODEL = {"teacher": "teacher", "masked_lm": "teacher", "general": "student", "intermediate": "student",
+                 "prediction": "student", "finetune": "student"}  # fmt: skip
 HOLDS_TEACHER = ("general", "intermediate", "prediction")
 
 
-def look_at_needs(report: Report, run: Path, declared: Callable[[Path], list[StageSpec]], o: Options) -> None:
-    """The plan of a run, and whether memory and disk are there for it. Reads configs and sizes, no weights."""
-    report.head(f"what run {run.name} needs")
+def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageSpec]], o: Options) -> None:
+    """Report a run's plan, and whether there is memory and disk enough for it."""
+    report.section(f"what run {run.name} needs")
     try:
-        planned = plan(declared(run), run, o)
-        sizes = _sizes(planned[0].stage)
+        planned = plan(declare(run), run, o)
+        sizes = _parameters(planned[0].stage)
     except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
-        report.say(WRONG, "plan", str(explain(error) if isinstance(error, UserError) else error))
+        report.fix("plan", str(explain(error) if isinstance(error, UserError) else error))
         return
-    most, disk, kept = PROCESS * o.job.nproc, 0.0, 0.0
+    most_memory, most_disk, kept = PROCESS_BYTES * o.job.nproc, 0.0, 0.0
     for step in planned:
-        if step.action in ("skip", "reuse"):
-            report.say("ok", step.stage.name, "finished" if step.action == "skip" else "made by another run")
-            continue
-        numbers = sizes.get(TRAINS.get(step.stage.stage_type, ""), 0)
-        needed = _training_bytes(numbers, o) + PROCESS * o.job.nproc
-        if step.stage.stage_type in HOLDS_TEACHER:
-            needed += 4 * sizes["teacher"] * o.job.nproc
-        # As the job reckons: three numbers a parameter in each checkpoint, one in each of the best weights.
-        saved = 4 * numbers * (3 * (o.job.keep + 1) + o.job.keep + 2)
-        artefact = 4 * (sizes["student"] if step.stage.stage_type == "select" else numbers)
-        most, disk, kept = max(most, needed), max(disk, kept + saved + artefact), kept + artefact
-        text = "half done: goes on" if step.action == "resume" else "to be made"
-        if numbers:
-            text += f"; {numbers / 1e6:.1f} M parameters, {shown(needed)} of memory, {shown(saved)} of checkpoints"
-        report.say("ok", step.stage.name, text)
-    cache, unknown = _cache_bytes(planned[0].stage)
-    report.say(
-        "ok",
+        text = ACTION_LABELS[step.action]
+        if step.action in ("run", "resume"):
+            parameters = sizes.get(TRAINED_MODEL.get(step.stage.stage_type, ""), 0)
+            needed = _training_bytes(parameters, o) + PROCESS_BYTES * o.job.nproc
+            if step.stage.stage_type in HOLDS_TEACHER:
+                needed += 4 * sizes["teacher"] * o.job.nproc
+            # As the job counts: three numbers a parameter in each checkpoint, one in each of the best weights.
+            saved = 4 * parameters * (3 * (o.job.keep + 1) + o.job.keep + 2)
+            artefact = 4 * (sizes["student"] if step.stage.stage_type == "select" else parameters)
+            most_memory, most_disk = max(most_memory, needed), max(most_disk, kept + saved + artefact)
+            kept += artefact
+            if parameters:
+                text += (
+                    f"; {parameters / 1e6:.1f} M parameters, {format_bytes(needed)} of memory, "
+                    f"{format_bytes(saved)} of checkpoints"
+                )
+        report.ok(step.stage.name, text)
+    cache, not_counted = _cache_bytes(planned[0].stage)
+    report.ok(
         "cache",
-        f"at most about {shown(cache)} of tokenized rows{unknown}; while a stage "
-        f"runs, up to {shown(1e9 * o.job.cache_gb)} of the teacher's layers (job.cache_gb)",
+        f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs, up to "
+        f"{format_bytes(1e9 * o.job.cache_gb)} of the teacher's layers (job.cache_gb)",
     )
     about = "weights, gradients, moments and teacher; activations come on top"
-    _compare(report, "memory", most, memory()[1], about)
-    _compare(report, "disk", disk + cache, free_disk(run), f"at the most; {shown(kept + cache)} stay")
+    _compare(report, "memory", most_memory, memory()[1], about)
+    _compare(
+        report, "disk", most_disk + cache, free_disk(run), f"at the most; {format_bytes(kept + cache)} stay"
+    )
 
 
-def _compare(report: Report, what: str, needed: float, free: float, about: str) -> None:
-    short = needed > free
-    text = f"{shown(needed)} needed ({about}), {shown(free)} free"
-    text += f": {shown(needed - free)} more must be freed" if short else ""
-    report.say(WRONG if short else "ok", what, text)
+def _compare(report: Report, subject: str, needed: float, free: float, about: str) -> None:
+    text = f"{format_bytes(needed)} needed ({about}), {format_bytes(free)} free"
+    if needed > free:
+        report.fix(subject, f"{text}: free {format_bytes(needed - free)} more")
+    else:
+        report.ok(subject, text)
 
 
-def _training_bytes(numbers: int, o: Options) -> float:
-    """Weights and gradients (4 bytes each) and AdamW's moments (8) on this host; ZeRO shares some over ranks."""
-    shared = {0: 0, 1: 8, 2: 12, 3: 16}[o.job.zero]
-    return numbers * (shared + (16 - shared) * o.job.nproc)
+def _training_bytes(parameters: int, o: Options) -> int:
+    """Weights and gradients (4 bytes each) and AdamW's moments (8) on this host; ZeRO divides some among the ranks."""
+    divided = {0: 0, 1: 8, 2: 12, 3: 16}[o.job.zero]
+    return parameters * (divided + (16 - divided) * o.job.nproc)
 
 
-def _sizes(check: StageSpec) -> dict[str, int]:
-    """Parameters of teacher and student, from their configs: models of no memory are made of them."""
+def _parameters(check: StageSpec) -> dict[str, int]:
+    """The number of parameters of teacher and student, counted on torch's meta device, which allocates nothing."""
     import torch
     from transformers import AutoModel
 

@@ -151,7 +151,7 @@ def test_one_process_killed_ends_the_others_with_the_reason_and_the_run_goes_on(
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 137 and time.monotonic() - began < 10 and not workers_of(run), output
     assert ("error: rank 1 was killed by signal 9" in output) == (victim == -1), output
-    assert "where the memory ran out" in output, output
+    assert "if the memory ran out" in output, output
     assert "Traceback" not in output and "same command" in output, output
     status, output = place.run(*given)
     assert status == 0 and "resumed at step" in output, output

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from checkpoints import store
-from pipeline.cli import doctor
-from pipeline.cli import resources as needs
+from pipeline.cli import doctor, resources
 from pipeline.cli.commands import main
 from pipeline.config import two_stage
 from pipeline.config.options import load
@@ -62,10 +61,10 @@ def test_a_healthy_run_and_the_machine(run, capsys):
         "hub",
     ):
         assert any(line.split()[1:2] == what.split()[:1] for line in lines), what
-    assert "not asked, for HF_HUB_OFFLINE is set" in text
+    assert "not tried, HF_HUB_OFFLINE is set" in text
     assert any(line.split() == ["ok", "teacher", "finished"] for line in lines)
-    assert "half done at step-00000010: the same command goes on" in text
-    assert "finished, made by run mine" in text
+    assert "half done at step-00000010: the same command resumes it" in text
+    assert "reused from run mine" in text
 
 
 @pytest.mark.parametrize(
@@ -73,15 +72,15 @@ def test_a_healthy_run_and_the_machine(run, capsys):
     [
         (lambda run: (run / "teacher/model/weights").write_text("Weights"), "remove .*teacher and run the same"),
         (lambda run: (run / "teacher/model/weights").unlink(), "weights is missing"),
-        (lambda run: (run / "teacher/finished.json").write_text("{"), "finished.json is torn.*makes the stage again"),
-        (lambda run: (run / "teacher/stage.json").write_text('{"na'), "stage.json is torn: .*leave it"),
-        (lambda run: (run / "general/stage.json").write_text(""), "stage.json is torn: restart=true"),
-        (lambda run: (run / "general/checkpoints/step-00000010/state").write_text("1"), "goes on from step-00000005"),
-        (lambda run: (run / "options.json").write_text("\0"), "options.json .*torn"),
+        (lambda run: (run / "teacher/finished.json").write_text("{"), "finished.json is incomplete.*runs the stage again"),
+        (lambda run: (run / "teacher/stage.json").write_text('{"na'), "stage.json is incomplete: .*leave it"),
+        (lambda run: (run / "general/stage.json").write_text(""), "stage.json is incomplete: .*restart=true"),
+        (lambda run: (run / "general/checkpoints/step-00000010/state").write_text("1"), "resumes from step-00000005"),
+        (lambda run: (run / "options.json").write_text("\0"), "options.json .*incomplete"),
         (lambda run: shutil.rmtree(run / "teacher"), "taken .*missing"),
     ],
 )  # fmt: skip
-def test_each_damage_is_named_with_its_mend(run, capsys, damage, words):
+def test_each_damage_is_named_with_its_fix(run, capsys, damage, words):
     damage(run)
     status, lines = doctor_says(capsys, "run=mine")
     wrong = [line for line in lines if line.startswith("  WRONG")]
@@ -94,7 +93,10 @@ def test_what_an_interrupted_write_left(run, capsys):
     status, lines = doctor_says(capsys, "run=mine")
     text = "\n".join(lines)
     assert status == 0
-    assert ".writing-step-00000015 was left" in text and ".stage.json.4711 was left" in text
+    assert (
+        ".writing-step-00000015, from an interrupted" in text
+        and ".stage.json.4711, from an interrupted" in text
+    )
 
 
 def test_the_lock(run, capsys):
@@ -103,10 +105,13 @@ def test_the_lock(run, capsys):
 
     assert said_of_lock().endswith("free")
     with run_lock(run):
-        assert f"process {os.getpid()} on {socket.gethostname()} is working on it now" in said_of_lock()
+        assert (
+            f"held by process {os.getpid()} on {socket.gethostname()}, which is working on the run now"
+            in said_of_lock()
+        )
     assert said_of_lock().endswith("free")
     (run / ".owner").write_text("process 7 on elsewhere")  # as after kill -9
-    assert "left by process 7 on elsewhere, which is gone" in said_of_lock()
+    assert "free; process 7 on elsewhere did not end" in said_of_lock()
     (run / ".lock").unlink()
     (run / ".lock").mkdir()
     assert "WRONG" in said_of_lock() and ".lock: Is a directory" in said_of_lock()
@@ -129,10 +134,10 @@ def test_what_a_run_needs_and_too_little_disk_and_memory(tmp_path, monkeypatch, 
     assert named == ["teacher", "general", "intermediate", "prediction"]
     assert not list((tmp_path / "runs").glob("[!.]*"))  # looking makes no run
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=9, used=9, free=1000))
-    monkeypatch.setattr(needs, "memory", lambda: (2e6, 1e6))
+    monkeypatch.setattr(resources, "memory", lambda: (2e6, 1e6))
     status, lines = doctor_says(capsys, *GIVEN)
     wrong = [line for line in lines if line.startswith("  WRONG")]
-    assert status == 1 and len(wrong) == 2 and all("more must be freed" in line for line in wrong)
+    assert status == 1 and len(wrong) == 2 and all(": free " in line for line in wrong)
     assert [line.split()[1] for line in wrong] == ["memory", "disk"]
     status, lines = doctor_says(capsys, *GIVEN, "architecture.layers=2", "teacher=./nosuch")
     assert status == 1 and any("WRONG" in line and "no such directory" in line for line in lines)
@@ -147,7 +152,7 @@ def test_parameters_are_counted_from_configs_alone(tmp_path):
     o = load("small", ["architecture.layers=4", "architecture.width=16", "architecture.feed_forward=32",
                        "architecture.heads=4"])  # fmt: skip
     check = two_stage.check(o, {"teacher": {"path": str(teacher)}})
-    assert needs._sizes(check) == {"teacher": numbers, "student": numbers}
+    assert resources._parameters(check) == {"teacher": numbers, "student": numbers}
 
 
 def test_drift_from_the_pinned_versions_is_named(tmp_path, monkeypatch, capsys):
@@ -155,6 +160,6 @@ def test_drift_from_the_pinned_versions_is_named(tmp_path, monkeypatch, capsys):
     pins.write_text("torch==0.0.1\npyyaml==0.0.2\nnosuchpackage==1\n")
     monkeypatch.setattr(doctor, "CONSTRAINTS", pins)
     report = doctor.Report()
-    doctor.look_at_machine(report, tmp_path)
+    doctor.check_machine(report, tmp_path)
     text = capsys.readouterr().out
     assert "(pinned 0.0.1), pyyaml" in text and "(pinned 0.0.2)" in text and not report.wrong

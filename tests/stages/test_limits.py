@@ -62,9 +62,9 @@ def test_what_a_container_was_granted_is_what_is_used_and_said(host, capsys, tmp
     assert limits.memory() == (3 * GB, 2 * GB)
     about = machine.describe()
     assert (about["cores"], about["memory"]) == (2, 3 * GB)
-    doctor.look_at_machine(doctor.Report(), tmp_path)
+    doctor.check_machine(doctor.Report(), tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert any("2 that this process may use" in line for line in lines), lines
+    assert any("2 available to this process" in line for line in lines), lines
     assert any("2.0 GB free of 3.0 GB" in line for line in lines), lines
 
 
