@@ -160,6 +160,13 @@ def test_the_page_of_options_is_what_the_options_say():
     assert PAGE.read_text(encoding="utf-8") == page(), "`make docs` writes it anew"
 
 
+def test_the_recipe_that_is_shown_can_be_read(tmp_path):
+    (shown,) = (text for _, text in blocks(ROOT / "docs" / "recipes.md") if text.startswith("# make recipe"))
+    (tmp_path / "mine.yaml").write_text(shown)
+    recipe, _ = read_recipe({"name": str(tmp_path / "mine.yaml")})
+    assert recipe.shown == ["kd", "kd-hidden"]
+
+
 @pytest.mark.slow
 def test_the_tutorial_from_a_csv_to_a_shipped_model(tmp_path):
     """Its commands in order, with a tiny teacher; then the lines of Python of all documents on what it exports."""
