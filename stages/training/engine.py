@@ -31,7 +31,7 @@ class Engine:
     """
 
     def __init__(self, stage: Stage, model: nn.Module, step: Step, rows: int, micro_batches: int, steps: int):
-        self.model, self.declared, self.options, self.steps = model, step, stage.training, steps
+        self.declared, self.options, self.steps = step, stage.training, steps
         self.world = dist.get_world_size()
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.buffers = persistent_buffers(model)
@@ -39,7 +39,7 @@ class Engine:
         if step.optimizers:
             optimizer = combined(step.optimizers(self.parameters), self.parameters)
         else:
-            optimizer = default_optimizer(model, self.options)
+            optimizer = default_optimizer(self.parameters, self.options)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         config = {
@@ -122,7 +122,7 @@ class Engine:
             group["lr"] = 0.0 if skip else scheduled(group["initial_lr"], self.options, number, self.steps)
         # As the reduction over ranks does, so that a parameter without gradient decays on one rank, too.
         fill = self.single_process and not self.declared.optimizers
-        for parameter in self.model.parameters():
+        for parameter in self.parameters.values():
             if skip or fill and parameter.grad is None:
                 like = parameter if parameter.grad is None else parameter.grad  # sparse, where it is
                 parameter.grad = torch.zeros_like(like, requires_grad=False)

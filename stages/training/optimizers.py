@@ -54,11 +54,13 @@ def combined(
     return optimizer
 
 
-def default_optimizer(model: nn.Module, options: Training) -> torch.optim.AdamW:
+def default_optimizer(parameters: dict[str, nn.Parameter], options: Training) -> torch.optim.AdamW:
     """AdamW; biases and LayerNorm do not decay."""
+    decayed = [p for p in parameters.values() if p.ndim > 1]
+    others = [p for p in parameters.values() if p.ndim <= 1]
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
 
