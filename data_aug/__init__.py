@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ def augment(
 
     if isinstance(texts, str):
         raise UserError("a single text; give a list of texts, or of pairs of texts", argument="texts")
-    rows = [tuple(text) if isinstance(text, tuple | list) else (text, None) for text in texts]
+    rows: list[Any] = [tuple(text) if isinstance(text, tuple | list) else (text, None) for text in texts]
     for i, row in enumerate(rows):
         if len(row) != 2:
             raise UserError(f"row {i} has {len(row)} texts; give one or a pair", argument="texts")
@@ -104,4 +104,5 @@ def augment(
         masked_lm = MaskedLM(network, tokenizer, dtype=dtype)
     shards = augment_shards(rows, Candidates(masked_lm, words, candidates), settings, seed)
     shown = tqdm(shards, "augment", -(-len(rows) // SHARD_ROWS), unit="shard", disable=not progress)
-    return [[a if b is None else (a, b) for a, b in row] for shard in shown for row in shard.rows]
+    made: list[Any] = [[a if b is None else (a, b) for a, b in row] for shard in shown for row in shard.rows]
+    return made

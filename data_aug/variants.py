@@ -297,13 +297,12 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
             f"shard {shard.index}: {len(labels)} labels for {len(shard.rows)} rows; give one a row"
         )
     lengths = [len(row) for row in shard.rows]
-    labels = pa.array(labels)
     source = np.repeat(np.arange(len(lengths)), lengths)
     table = pa.table(
         {
             "text_a": pa.array([text_a for row in shard.rows for text_a, _ in row], pa.string()),
             "text_b": pa.array([text_b for row in shard.rows for _, text_b in row], pa.string()),
-            "label": labels.take(pa.array(source)),
+            "label": pa.array(labels).take(pa.array(source)),
             "row": pa.array(shard.first_row_id + source, pa.int64()),
             "variant": pa.array([i for length in lengths for i in range(length)], pa.int32()),
         }

@@ -36,7 +36,7 @@ class WordVectors:
             self._ids.setdefault(word, i)
         self._known: dict[int, dict[int, np.ndarray]] = {}  # k -> word id -> ids of its neighbours
         if cache is not None:
-            self._read_cache()
+            self._read_cache(cache)
 
     @classmethod
     def from_text(cls, path: Path, rows: int = PUBLISHED_ROWS, cache: Path | None = None) -> "WordVectors":
@@ -115,7 +115,7 @@ class WordVectors:
             block = new[first : first + BLOCK]
             known.update(zip(block, self._nearest(np.array(block), k), strict=True))
         if new and self.cache is not None:
-            self._write_cache()
+            self._write_cache(self.cache)
         return {
             word: [] if i is None else [self.words[neighbour] for neighbour in known[i]]
             for word, i in ids.items()
@@ -142,12 +142,12 @@ class WordVectors:
 
     def _fingerprint(self) -> str:
         digest = hashlib.sha256("\n".join(self.words).encode())
-        digest.update(np.ascontiguousarray(self.vectors))
+        digest.update(np.ascontiguousarray(self.vectors).data)
         return digest.hexdigest()
 
-    def _read_cache(self) -> None:
+    def _read_cache(self, cache: Path) -> None:
         try:
-            with np.load(self.cache) as stored:
+            with np.load(cache) as stored:
                 if str(stored["fingerprint"]) != self._fingerprint():
                     return
                 for k in stored["ks"].tolist():
@@ -156,15 +156,15 @@ class WordVectors:
         except Exception:  # missing or damaged: its neighbours are computed again
             self._known.clear()
 
-    def _write_cache(self) -> None:
+    def _write_cache(self, cache: Path) -> None:
         arrays: dict[str, np.ndarray] = {"ks": np.array(list(self._known), dtype=np.int64)}
         for k, known in self._known.items():
             arrays[f"ids_{k}"] = np.array(list(known), dtype=np.int32)
             arrays[f"neighbours_{k}"] = np.array(list(known.values()), dtype=np.int32)
-        staging = self.cache.with_name(f".{self.cache.name}.{os.getpid()}.npz")  # ranks may write at once
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
+        staging = cache.with_name(f".{cache.name}.{os.getpid()}.npz")  # ranks may write at once
+        cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(staging, fingerprint=np.array(self._fingerprint()), **arrays)
-        os.replace(staging, self.cache)
+        os.replace(staging, cache)
 
 
 def _is_number(text: str) -> bool:

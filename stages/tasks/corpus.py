@@ -121,7 +121,8 @@ def _all_documents(source: Source, revision: str | None) -> Iterator[str]:
 
 def _text_documents(path: Path) -> Iterator[str]:
     """Yield the documents of a text file: one sentence a line, a blank line after each document."""
-    lines, size = [], 0
+    lines: list[str] = []
+    size = 0
     for number, line in text_lines(path):
         check_text(line, f"{path}, line {number}")
         if lines and (not line.strip() or size > MAX_CHARACTERS):

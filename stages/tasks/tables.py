@@ -60,7 +60,7 @@ def _tsv_rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 def _row(header: list[str], fields: list[str], where: str) -> dict[str, object]:
     if len(fields) != len(header):
         raise UserError(f"{where}: {len(fields)} fields, the header has {len(header)}; fix the row")
-    row = dict(zip(header, fields, strict=True))
+    row: dict[str, object] = dict(zip(header, fields, strict=True))
     if len(row) < len(header):
         raise UserError(
             f"{where}: the header names a column twice: {', '.join(map(repr, header))}; rename one"

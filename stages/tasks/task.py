@@ -84,16 +84,15 @@ def _some_rows(task: Task, count: int, seed: int) -> Task:
 def _hide_labels(task: Task, ratio: float, seed: int) -> Task:
     """Move a ratio of the training rows, drawn from the seed, to the split "unlabelled", without their labels."""
     train = task.splits["train"]
-    hidden = set(random.Random(seed).sample(range(len(train)), round(ratio * len(train))))
+    hidden = sorted(random.Random(seed).sample(range(len(train)), round(ratio * len(train))))
     if len(hidden) == len(train):
         raise UserError(
             f"{ratio} of {len(train)} training rows hides all labels; lower it", argument="unlabelled"
         )
-    shown, hidden = [i for i in range(len(train)) if i not in hidden], sorted(hidden)
+    shown = sorted(set(range(len(train))) - set(hidden))
+    unknown: list = [UNLABELLED if task.labels else math.nan] * len(hidden)
     if task.token_level:
         unknown = [[UNLABELLED] * len(train.labels[i]) for i in hidden]
-    else:
-        unknown = [UNLABELLED if task.labels else math.nan] * len(hidden)
     parts = {"train": _part(train, shown), "unlabelled": replace(_part(train, hidden), labels=unknown)}
     return replace(task, splits=task.splits | parts)
 

@@ -244,14 +244,17 @@ def write_task_rows(
         UserError: there are no rows, too many tokens are unknown, or the length has no room for text.
     """
     frame = _frame(tokenizer, max_length)
-    labels, words = [np.empty(0, np.int64)], False
+    labels: list[np.ndarray] = [np.empty(0, np.int64)]
+    words = False
     with _Writer(directory, tokenizer) as writer:
         for split in parts:
             words = split.token_level
             labels += [] if words else [np.array(split.labels)]
             for start in range(0, len(split), CHUNK_ROWS):
                 part = slice(start, start + CHUNK_ROWS)
-                texts = [column[part] for column in (split.text_a, split.text_b) if column is not None]
+                texts: list[list] = [
+                    column[part] for column in (split.text_a, split.text_b) if column is not None
+                ]
                 if words:
                     texts = [[text.split(" ") for text in texts[0]]]
                 encodings = tokenizer(

@@ -121,7 +121,7 @@ class Split:
 
     text_a: list[str]
     text_b: list[str] | None
-    labels: list[int] | list[float] | list[list[int]]
+    labels: list[Any]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -132,7 +132,7 @@ class Split:
         return bool(self.labels) and isinstance(self.labels[0], list)
 
     @property
-    def gold(self) -> list[int] | list[float]:
+    def gold(self) -> list[Any]:
         """All labels in one list: of the rows, or of all words of all rows."""
         return list(chain.from_iterable(self.labels)) if self.token_level else self.labels
 

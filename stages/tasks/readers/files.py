@@ -217,8 +217,8 @@ def _number(label: str) -> float | None:
 
 
 def _looks_like_regression(rows: list[Row]) -> bool:
-    numbers = [_number(row.label) for row in rows]
-    return None not in numbers and any(not number.is_integer() for number in numbers)
+    numbers = [number for row in rows if (number := _number(row.label)) is not None]
+    return len(numbers) == len(rows) and any(not number.is_integer() for number in numbers)
 
 
 def _sorted_classes(rows: list[Row]) -> list[str]:
@@ -240,7 +240,7 @@ def _values(rows: list[Row], labels: list[str] | None, path: Path) -> list[int] 
 
 def _check_spread(values: list[int] | list[float], labels: list[str] | None, path: Path) -> None:
     if len(set(values)) < 2:
-        only = labels[values[0]] if labels else values[0]
+        only = labels[int(values[0])] if labels else values[0]
         raise UserError(
             f"{path}: every label is {only!r} (without dev and test); give rows with two labels or more"
         )
@@ -262,7 +262,8 @@ def hold_out(pairs: dict[str, list], path: Path) -> dict[str, list]:
 
 def drop_repeats(pairs: dict[str, list]) -> dict[str, list]:
     """Drop rows of train that are also in dev or test, and rows of dev that are also in test."""
-    kept, seen = {}, set()
+    kept: dict[str, list] = {}
+    seen: set[str] = set()
     for role in ("test", "dev", "train"):
         if role not in pairs:
             continue

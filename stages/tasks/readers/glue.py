@@ -97,8 +97,8 @@ def find(request: TaskRequest) -> TaskSource | None:
     Raises:
         UserError: a TSV file is missing, or the request has options that only fit the user's own files.
     """
-    task = re.sub("[-_]", "", request.task.lower())
-    task = next((known for known in TASKS if known.replace("-", "") == task), None)
+    plain = re.sub("[-_]", "", request.task.lower())
+    task = next((known for known in TASKS if known.replace("-", "") == plain), None)
     if task is None:
         return None
     if request.text_columns or request.label_column:
@@ -146,7 +146,8 @@ def read_unlabelled(name: str, path: Path) -> tuple[list[str], Split]:
     Raises:
         UserError: a row cannot be used (a submission answers every row); the error names file and line.
     """
-    glue, header, rows = TASKS[name], [], []
+    glue, rows = TASKS[name], []
+    header: list[str] = []
     for number, line in text_lines(path):
         where = f"{path}, line {number}"
         fields = check_text(line, where).rstrip("\r\n").split("\t")
@@ -190,7 +191,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
 def _read_tsv(name: str, path: Path) -> Split:
     glue = TASKS[name]
     wanted = (*glue.text, glue.label)
-    header, indices = glue.header, [glue.header.index(column) for column in wanted if glue.header]
+    header, indices = list(glue.header), [glue.header.index(column) for column in wanted if glue.header]
     rows, short, unlabelled = [], 0, 0
     for number, line in text_lines(path):
         where = f"{path}, line {number}"

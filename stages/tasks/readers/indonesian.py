@@ -43,7 +43,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     Raises:
         UserError: a line that cannot be used, naming it.
     """
-    columns: dict[str, tuple[list[str], list[list[int]]]] = {
+    columns: dict[str, tuple[list[str], list[list[int | None]]]] = {
         role: ([], []) for role in ("train", "dev", "test")
     }
     seen = set()
