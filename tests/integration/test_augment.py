@@ -72,7 +72,7 @@ def test_one_rank_two_ranks_and_a_killed_run_make_the_same_rows(place, given):
     assert kept.stat().st_ino == inode and kept.stat().st_mtime_ns == times[made[0]]
 
 
-@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("zero", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_while_it_is_fitted_a_masked_lm_ends_in_the_same_weights(place, given, zero):
     same = ("augment", *given, "reuse=false", f"job.zero={zero}", "job.nproc=2", "augmentation.variants=1")
     status, output = place.run(*same, f"run=fit{zero}")

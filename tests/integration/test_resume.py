@@ -66,14 +66,14 @@ def test_workers_that_are_forks_compute_what_processes_of_their_own_do(place, ra
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_a_signal_saves_says_so_and_leaves_the_run_resumable(place, number):
+def test_a_signal_saves_says_so_and_leaves_the_run_resumable(place, started_place, number):
     run, same = f"stopped-{number.value}", ("job.checkpoint_seconds=1000", "general.epochs=6", "reuse=false")
     lines = place.path / "runs" / run / "general" / "metrics.jsonl"
 
     def going() -> bool:
         return lines.exists() and '"step": 2,' in lines.read_text()
 
-    status, output = place.interrupt(going, number, "general-distill", f"run={run}", *same)
+    status, output = started_place.interrupt(going, number, "general-distill", f"run={run}", *same)
     assert status == 128 + number and "saved at step" in output and "same command" in output, output
     status, output = place.run("general-distill", f"run={run}", *same)
     assert status == 0 and "resumed at step" in output, output
@@ -99,12 +99,12 @@ def test_ctrl_c_while_a_stage_starts_up_ends_it_at_once(started_place, stage, se
 
 
 def test_a_finished_run_is_skipped_in_about_a_second_and_a_changed_option_makes_only_what_depends_on_it(
-    place,
+    place, started_place
 ):
     status, output = place.run("task-distill", "run=again")
     assert status == 0, output
     began = time.monotonic()
-    status, output = place.run("task-distill", "run=again")
+    status, output = started_place.run("task-distill", "run=again")
     assert status == 0 and "starts" not in output and time.monotonic() - began < 5, output
     status, output = place.run("task-distill", "run=again", "prediction.epochs=1")
     assert status == 0, output
