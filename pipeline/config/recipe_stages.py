@@ -2,14 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from checkpoints.errors import UserError
 from pipeline.config.inputs import given_corpus, given_task, given_teacher_and_task, given_vectors
 from pipeline.config.options import Options
 from pipeline.config.recipe import Recipe
 from pipeline.config.two_stage import RunSpec, StageSpec, check, evaluation, general, masked_lm, teacher
-from stages.training.options import Pretraining, Training
+from stages.training.options import Pretraining, StageToCheck, Training
 
 
 def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
@@ -59,8 +59,8 @@ def declared(recipe: Recipe, o: Options, given: dict[str, dict]) -> list[StageSp
             if "vectors" not in inputs:
                 raise UserError(f"{name}: embeddings=vectors needs augmentation.vectors, which is none")
         options |= {"with_unlabelled": True} if spec.with_unlabelled else {}
-        plans[name] = _plan("both", data, spec.training) | {"student": spec.student.sizes}
-        plans[name] |= {key: getattr(spec, key) for key in ("losses", "layer_map", "with_unlabelled")}
+        own = {"student": spec.student.sizes, "losses": spec.losses, "layer_map": spec.layer_map}
+        plans[name] = _plan("student", data, spec.training, with_unlabelled=spec.with_unlabelled, **own)
         if not spec.student.source:
             begin = {"init": spec.student.init, "init_layers": spec.student.init_layers}
             options["student"] = spec.student.sizes | begin
@@ -76,7 +76,7 @@ def declared(recipe: Recipe, o: Options, given: dict[str, dict]) -> list[StageSp
     ]
 
 
-def _plan(models: str, data: str, training: Training) -> dict[str, Any]:
+def _plan(trains: Literal["teacher", "student"], data: str, training: Training, **own: Any) -> StageToCheck:
     """What the stage `check` looks at."""
     known = ("max_length", "epochs", "mlm_probability", "tokens")
-    return {"models": models, "data": data} | {k: v for k, v in asdict(training).items() if k in known}
+    return StageToCheck(trains, data, **{k: v for k, v in asdict(training).items() if k in known}, **own)

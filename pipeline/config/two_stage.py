@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.options import Options
+from stages.training.options import StageToCheck
 
 
 @dataclass
@@ -93,7 +94,7 @@ def check(
     o: Options,
     given: dict[str, dict],
     only_general: bool = False,
-    plans: dict[str, dict] | None = None,
+    plans: dict[str, StageToCheck] | None = None,
     from_general: bool = True,
 ) -> StageSpec:
     """What is looked at before any work: of each training stage its models, data and length.
@@ -111,24 +112,28 @@ def check(
     elif not only_general:
         groups |= {"tuning": o.tuning, "intermediate": o.intermediate, "prediction": o.prediction}
         groups |= {"finetuning": o.finetuning} if o.baselines else {}
-    models = {"tuning": "teacher", "general": "both", "intermediate": "both"}
     stages = {}
     for name, group in groups.items():
-        stages[name] = {
-            "models": models.get(name, "student"),
-            "data": "corpus" if name == "general" else "task",
-            "max_length": group.max_length,
-            "epochs": group.epochs,
-        }
-        if o.augment and name in ("intermediate", "prediction"):
-            stages[name]["variants"] = o.augmentation.variants
-            stages[name]["targets"] = getattr(group, "targets", "teacher")
-        stages[name] |= {key: getattr(group, key) for key in ("layer_map", "tokens") if hasattr(group, key)}
+        stages[name] = StageToCheck(
+            trains="teacher" if name == "tuning" else "student",
+            data="corpus" if name == "general" else "task",
+            max_length=group.max_length,
+            epochs=group.epochs,
+            reads_teacher=name in ("general", "intermediate"),
+            tokens=getattr(group, "tokens", 0),
+            layer_map=getattr(group, "layer_map", None),
+            variants=o.augmentation.variants if o.augment and name in ("intermediate", "prediction") else 0,
+            targets=getattr(group, "targets", "teacher"),
+        )
     stages |= plans or {}
     architecture = asdict(o.architecture)
     if o.student == "teacher-layers":
         architecture = {"layers": o.architecture.layers}
-    options = {"stages": stages, "architecture": architecture, "teacher_labels": o.teacher_labels}
+    options = {
+        "stages": {name: asdict(stage) for name, stage in stages.items()},
+        "architecture": architecture,
+        "teacher_labels": o.teacher_labels,
+    }
     read = {name: of for name, of in given.items() if name not in ("masked_lm", "vectors", "unlabelled")}
     return StageSpec("check", "check", options, read)
 

@@ -197,3 +197,34 @@ TRAINING: dict[str, type[Training]] = {
     "finetune": Baseline,
 }
 """Stage type -> the type of its training options, where they are more than those that every stage has."""
+
+
+@dataclass
+class StageToCheck:
+    """What the stage `check` looks at of a training stage, before any work.
+
+    Attributes:
+        trains: teacher or student.
+        reads_teacher: whether the student's losses read the teacher; of a recipe's student its losses tell.
+        data: "task", or the name of a corpus among the inputs.
+        max_length, epochs, tokens: of its training options.
+        layer_map: of its losses on layers; None where it has none.
+        mlm_probability: None where it trains no masked language model.
+        variants: of each row, where it reads augmented ones.
+        targets: whose predictions it learns: teacher, gold or auto.
+        student, losses, with_unlabelled: of a recipe's student.
+    """
+
+    trains: Literal["teacher", "student"]
+    data: str
+    max_length: int
+    epochs: int
+    reads_teacher: bool = False
+    tokens: int = 0
+    layer_map: Any = None
+    mlm_probability: float | None = None
+    variants: int = 0
+    targets: str = "teacher"
+    student: dict[str, Any] | None = None
+    losses: list[Any] | None = None
+    with_unlabelled: bool = False
