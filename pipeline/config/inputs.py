@@ -1,4 +1,4 @@
-"""What a run is given: the identities of teacher, student, task, corpus, masked LM and vectors.
+"""What a run is given: teacher, student, task, corpus, masked LM and vectors are found and identified here.
 
 `task_stages`, `augment_stages` and `general_stages` declare the runs of the commands.
 """
@@ -9,7 +9,16 @@ from pathlib import Path
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes
 from pipeline.config.options import Options
-from pipeline.config.two_stage import RunSpec, StageSpec, augmentation, check, general, two_stage
+from pipeline.config.two_stage import (
+    Entry,
+    Given,
+    RunSpec,
+    StageSpec,
+    augmentation,
+    check,
+    general,
+    two_stage,
+)
 from pipeline.deploy.hub import pin
 from pipeline.plan import RUNS, hashed
 from stages.tasks.corpus import find_corpus
@@ -29,13 +38,13 @@ def task_stages(o: Options) -> RunSpec:
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(o, task, run)
         if o.student and o.student != "teacher-layers":
-            given["student"] = _model(o.student, "student", STUDENT, run)
+            given.student = _model(o.student, "student", STUDENT, run)
         if not o.student or o.augment and o.corpus:
-            given["corpus"] = given_corpus(o.corpus, run)
+            given.corpora["corpus"] = given_corpus(o.corpus, run)
         if o.augment:
-            given |= _for_augmentation(o, run)
+            _add_augmentation(given, o, run)
         if unlabelled := unlabelled_files(TaskSource.of(task)):
-            given["unlabelled"] = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
+            given.unlabelled = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
         return two_stage(o, given)
 
     return RunSpec(o.run or f"{Path(o.preset).stem}-{task['name']}", declare)
@@ -46,8 +55,10 @@ def augment_stages(o: Options) -> RunSpec:
     task = _of_rows(given_task(o))
 
     def declare(run: Path) -> list[StageSpec]:
-        given = given_teacher_and_task(o, task, run) | _for_augmentation(o, run)
-        given |= {"corpus": given_corpus(o.corpus, run)} if o.corpus else {}
+        given = given_teacher_and_task(o, task, run)
+        _add_augmentation(given, o, run)
+        if o.corpus:
+            given.corpora["corpus"] = given_corpus(o.corpus, run)
         return augmentation(o, given)
 
     return RunSpec(o.run or f"{Path(o.preset).stem}-{task['name']}", declare)
@@ -57,26 +68,24 @@ def general_stages(o: Options) -> RunSpec:
     """The general student."""
 
     def declare(run: Path) -> list[StageSpec]:
-        given = {
-            "teacher": _model(o.teacher, "teacher", PACKAGED, run),
-            "corpus": given_corpus(o.corpus, run),
-        }
+        corpora = {"corpus": given_corpus(o.corpus, run)}
+        given = Given(_model(o.teacher, "teacher", PACKAGED, run), corpora=corpora)
         return [check(o, given, only_general=True), general(o, given)]
 
     return RunSpec(o.run or Path(o.preset).stem, declare)
 
 
-def given_teacher_and_task(o: Options, task: dict, run: Path) -> dict[str, dict]:
-    """The identities of the teacher and the task."""
-    return {"teacher": _model(o.teacher, "teacher", PACKAGED, run), "task": _data(task, run)}
+def given_teacher_and_task(o: Options, task: Entry, run: Path) -> Given:
+    """The teacher and the task."""
+    return Given(_model(o.teacher, "teacher", PACKAGED, run), _data(task, run))
 
 
-def given_corpus(name: str, run: Path) -> dict:
-    """The identity of a corpus."""
+def given_corpus(name: str, run: Path) -> Entry:
+    """A corpus."""
     return _data(find_corpus(name).entry, run)
 
 
-def given_task(o: Options) -> dict:
+def given_task(o: Options) -> Entry:
     """Where the task's rows come from."""
     if not o.task:
         raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "
@@ -84,8 +93,8 @@ def given_task(o: Options) -> dict:
     return find_task(o.task, o.data, tuple(o.text_columns), o.label_column, o.metric).entry
 
 
-def _of_rows(task: dict) -> dict:
-    """A task whose rows have the labels. Raises UserError where words have them."""
+def _of_rows(task: Entry) -> Entry:
+    """Check that a task labels rows. Raises UserError if it labels words."""
     if task["identity"].get("token_level"):
         raise UserError(
             f"task {task['name']!r} labels words: augmentation and the two stages serve tasks that label rows; "
@@ -94,29 +103,28 @@ def _of_rows(task: dict) -> dict:
     return task
 
 
-def _for_augmentation(o: Options, run: Path) -> dict[str, dict]:
-    """The identities of the masked language model and the word vectors, where they are given."""
-    given = {}
+def _add_augmentation(given: Given, o: Options, run: Path) -> None:
+    """Add the masked language model and the word vectors, if there are any."""
     if o.augmentation.masked_lm:
-        given["masked_lm"] = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
-    return given | given_vectors(o)
+        given.masked_lm = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
+    given.vectors = given_vectors(o)
 
 
-def given_vectors(o: Options) -> dict[str, dict]:
-    """The identity of the word vectors, as "vectors"; nothing where there are none."""
+def given_vectors(o: Options) -> Entry | None:
+    """The word vectors, or None."""
     vectors = o.augmentation.vectors
     if vectors in ("", "none"):
-        return {}
+        return None
     path = packaged_vectors() if vectors == "packaged" else Path(os.path.expanduser(vectors))
     if vectors != "packaged" and not path.is_file():
         raise UserError(
             f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
         )
-    return {"vectors": _hashed({"path": str(path.resolve())})}
+    return _hashed({"path": str(path.resolve())})
 
 
-def _model(name: str, what: str, instead: str, run: Path) -> dict:
-    """The identity of a given model."""
+def _model(name: str, what: str, instead: str, run: Path) -> Entry:
+    """A model: a local directory by its contents, one of the hub by its revision."""
     path = packaged_teacher() if name == "packaged" else Path(os.path.expanduser(name))
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -127,13 +135,13 @@ def _model(name: str, what: str, instead: str, run: Path) -> dict:
     return pin(name, "model", instead, run)
 
 
-def _data(source: dict, run: Path) -> dict:
-    """The identity of a data source: a hub set is pinned, files are hashed."""
+def _data(source: Entry, run: Path) -> Entry:
+    """A data source: files by their contents, a hub data set by its revision."""
     if "hub" in source["identity"]:
         instead = "give data=DIRECTORY (tasks) or corpus=FILES, or the packaged ones"
         return source | {"revision": pin(source["identity"]["hub"], "dataset", instead, run)["revision"]}
     return _hashed(source)
 
 
-def _hashed(source: dict) -> dict:
+def _hashed(source: Entry) -> Entry:
     return hashed(source, FileHashes(RUNS / ".cache" / "hashes.json"))

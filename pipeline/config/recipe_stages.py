@@ -8,7 +8,16 @@ from checkpoints.errors import UserError
 from pipeline.config.inputs import given_corpus, given_task, given_teacher_and_task, given_vectors
 from pipeline.config.options import Options
 from pipeline.config.recipe import Recipe
-from pipeline.config.two_stage import RunSpec, StageSpec, check, evaluation, general, masked_lm, teacher
+from pipeline.config.two_stage import (
+    Given,
+    RunSpec,
+    StageSpec,
+    check,
+    evaluation,
+    general,
+    masked_lm,
+    teacher,
+)
 from stages.training.options import Pretraining, StageToCheck, Training
 
 
@@ -24,17 +33,17 @@ def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
         given = given_teacher_and_task(o, task, run)
         for student in recipe.students.values():
             if student.student.source == "general":
-                given["corpus"] = given_corpus(o.corpus, run)
+                given.corpora["corpus"] = given_corpus(o.corpus, run)
             if student.data != "task":
                 corpus = o.corpus if student.data == "corpus" else student.data
-                given[student.corpus] = given_corpus(corpus, run)
+                given.corpora[student.corpus] = given_corpus(corpus, run)
         return declared(recipe, o, given)
 
     return RunSpec(o.run or recipe.name, declare)
 
 
-def declared(recipe: Recipe, o: Options, given: dict[str, dict]) -> list[StageSpec]:
-    """The stages of one run, from the identities of what is given."""
+def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
+    """The stages of one run."""
     from_general = any(student.student.source == "general" for student in recipe.students.values())
     made = [general(o, given)] if from_general else []
     plans = {}
@@ -44,20 +53,21 @@ def declared(recipe: Recipe, o: Options, given: dict[str, dict]) -> list[StageSp
             "losses": spec.losses,
             "layer_map": spec.layer_map,
         }
-        stage_type, data, inputs = "student", "task", {"teacher": "teacher", "task": given["task"]}
+        stage_type, data, inputs = "student", "task", {"teacher": "teacher", "task": given.task}
         if isinstance(spec.training, Pretraining):
             stage_type, data = "pretrain", spec.corpus
-            inputs = {"teacher": given["teacher"], "corpus": given[data]}
+            inputs = {"teacher": given.teacher, "corpus": given.corpora[data]}
             if spec.training.mlm_probability:
-                inputs["teacher"] = fitted = f"masked_lm-{given[data]['name']}"
+                inputs["teacher"] = fitted = f"masked_lm-{given.corpora[data]['name']}"
                 if fitted not in plans:
                     made.append(masked_lm(o, given, fitted, data))
                     plans[fitted] = _plan("teacher", data, o.masked_lm)
         inputs |= {"student": spec.student.source} if spec.student.source else {}
         if spec.student.embeddings == "vectors":
-            inputs |= given_vectors(o)
-            if "vectors" not in inputs:
+            vectors = given_vectors(o)
+            if not vectors:
                 raise UserError(f"{name}: embeddings=vectors needs augmentation.vectors, which is none")
+            inputs["vectors"] = vectors
         options |= {"with_unlabelled": True} if spec.with_unlabelled else {}
         own = {"student": spec.student.sizes, "losses": spec.losses, "layer_map": spec.layer_map}
         plans[name] = _plan("student", data, spec.training, with_unlabelled=spec.with_unlabelled, **own)
@@ -72,7 +82,7 @@ def declared(recipe: Recipe, o: Options, given: dict[str, dict]) -> list[StageSp
         check(o, given, plans=plans, from_general=from_general),
         teacher(o, given),
         *made,
-        evaluation(models, recipe.main, lengths, {"task": given["task"]}),
+        evaluation(models, recipe.main, lengths, {"task": given.task}),
     ]
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from pipeline.config.options import Options
 from stages.training.options import StageToCheck
 
+Entry = dict[str, Any]
+"""Something given, as `stage.json` holds it: where it is, and what identifies its contents."""
+
 
 @dataclass
 class StageSpec:
@@ -18,13 +21,31 @@ class StageSpec:
         name: in the run; the name of its directory.
         stage_type: the module under `stages`.
         options: what decides its result.
-        inputs: name -> the name of an earlier stage, or the identity of something given.
+        inputs: name -> the name of an earlier stage, or an entry of what is given.
     """
 
     name: str
     stage_type: str
     options: dict[str, Any]
-    inputs: dict[str, str | dict] = field(default_factory=dict)
+    inputs: dict[str, str | Entry] = field(default_factory=dict)
+
+
+@dataclass
+class Given:
+    """What a run is given, as entries for its stages.
+
+    Attributes:
+        corpora: by name: "corpus" is that of the options; recipes have others.
+        unlabelled: test rows of GLUE.
+    """
+
+    teacher: Entry
+    task: Entry | None = None
+    corpora: dict[str, Entry] = field(default_factory=dict)
+    student: Entry | None = None
+    masked_lm: Entry | None = None
+    vectors: Entry | None = None
+    unlabelled: Entry | None = None
 
 
 @dataclass
@@ -40,71 +61,63 @@ class RunSpec:
     declare: Callable[[Path], list[StageSpec]]
 
 
-def general(o: Options, given: dict[str, dict]) -> StageSpec:
+def general(o: Options, given: Given) -> StageSpec:
     """The general student."""
     options = {"training": asdict(o.general), "architecture": asdict(o.architecture)}
-    return StageSpec(
-        "general", "general", _common(o) | options, {"teacher": given["teacher"], "corpus": given["corpus"]}
-    )
+    inputs = {"teacher": given.teacher, "corpus": given.corpora["corpus"]}
+    return StageSpec("general", "general", _common(o) | options, inputs)
 
 
-def masked_lm(
-    o: Options, given: dict[str, dict], name: str = "masked_lm", corpus: str = "corpus"
-) -> StageSpec:
-    """The masked language model, fitted to the given `corpus` if it has no head."""
+def masked_lm(o: Options, given: Given, name: str = "masked_lm", corpus: str = "corpus") -> StageSpec:
+    """The masked language model; its head is trained on `corpus` if it has none."""
     training = asdict(o.masked_lm)
     options = _common(o) | {"seed": training.pop("seed")} | {"training": training}
-    inputs = {"model": given.get("masked_lm") or given["teacher"]}
-    inputs |= {"corpus": given[corpus]} if corpus in given else {}
+    inputs = _present(model=given.masked_lm or given.teacher, corpus=given.corpora.get(corpus))
     return StageSpec(name, "masked_lm", options, inputs)
 
 
-def augmentation(o: Options, given: dict[str, dict]) -> list[StageSpec]:
+def augmentation(o: Options, given: Given) -> list[StageSpec]:
     """The masked language model, and the augmented rows."""
     settings = asdict(o.augmentation)
     varied = _common(o) | {"seed": settings.pop("seed")}
     del settings["masked_lm"], settings["vectors"]  # inputs, known by their contents
-    inputs = {"masked_lm": "masked_lm", "task": given["task"]}
-    inputs |= {"vectors": given["vectors"]} if "vectors" in given else {}
-    return [
-        masked_lm(o, given),
-        StageSpec("augment", "augment", varied | {"augmentation": settings}, inputs),
-    ]
+    inputs = _present(masked_lm="masked_lm", task=given.task, vectors=given.vectors)
+    augment = StageSpec("augment", "augment", varied | {"augmentation": settings}, inputs)
+    return [masked_lm(o, given), augment]
 
 
-def teacher(o: Options, given: dict[str, dict]) -> StageSpec:
+def teacher(o: Options, given: Given) -> StageSpec:
     """The teacher, tuned on the task."""
     options = {
         "training": asdict(o.tuning),
         "teacher_labels": o.teacher_labels,
         "accept_teacher": o.accept_teacher,
     }
-    return StageSpec(
-        "teacher", "teacher", _common(o) | options, {"model": given["teacher"], "task": given["task"]}
-    )
+    inputs = _present(model=given.teacher, task=given.task)
+    return StageSpec("teacher", "teacher", _common(o) | options, inputs)
 
 
 def evaluation(models: dict[str, str], student: str, lengths: dict[str, int], inputs: dict) -> StageSpec:
-    """The evaluation of some models, of which `student` is the one that the run is about."""
+    """The evaluation of some models; `student` is the one that the run is about."""
     options = {"models": list(models), "max_length": lengths, "student": student}
     return StageSpec("evaluate", "evaluate", options, models | inputs)
 
 
 def check(
     o: Options,
-    given: dict[str, dict],
+    given: Given,
     only_general: bool = False,
     plans: dict[str, StageToCheck] | None = None,
     from_general: bool = True,
 ) -> StageSpec:
-    """What is looked at before any work: of each training stage its models, data and length.
+    """The check before any work: of each training stage its models, data and length.
 
     Args:
         o: the options.
-        given: identities.
+        given: what the run is given.
         only_general: there is no task.
-        plans: of a recipe: stage -> what is looked at, for those that are its own.
-        from_general: whether a student begins as the general one.
+        plans: of a recipe: stage -> what is checked, of its own stages.
+        from_general: whether a student begins as the general student.
     """
     groups = {"general": o.general} if from_general and not o.student else {}
     if plans:
@@ -134,27 +147,26 @@ def check(
         "architecture": architecture,
         "teacher_labels": o.teacher_labels,
     }
-    read = {name: of for name, of in given.items() if name not in ("masked_lm", "vectors", "unlabelled")}
-    return StageSpec("check", "check", options, read)
+    inputs = _present(teacher=given.teacher, task=given.task, student=given.student) | given.corpora
+    return StageSpec("check", "check", options, inputs)
 
 
-def two_stage(o: Options, given: dict[str, dict]) -> list[StageSpec]:
+def two_stage(o: Options, given: Given) -> list[StageSpec]:
     """Every stage from the given teacher to the evaluated student, in order.
 
     Args:
         o: the options.
-        given: identities of `teacher`, `task`, and as far as there are any `corpus`, `student`, `masked_lm`,
-            `vectors` and `unlabelled` (test rows of GLUE).
+        given: teacher, task, and whatever else the options need.
     """
-    common, architecture, task = _common(o), asdict(o.architecture), given["task"]
+    common, architecture, task = _common(o), asdict(o.architecture), given.task
     stages = [
         check(o, given),
         *(augmentation(o, given) if o.augment else ()),  # first: it needs the text only, and may find it bad
         teacher(o, given),
     ]
     inputs = {"teacher": "teacher", "task": task}
-    if "student" in given:
-        inputs["student"] = given["student"]
+    if given.student:
+        inputs["student"] = given.student
     elif o.student != "teacher-layers":
         stages.append(general(o, given))
         inputs["student"] = "general"
@@ -183,9 +195,9 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[StageSpec]:
     models = {"teacher": "teacher", "distilled": "prediction"}
     if o.baselines:
         options = common | {"training": asdict(o.finetuning)}
-        random = {"teacher": given["teacher"], "task": task}
-        if "student" in given:
-            random["shape"] = given["student"]
+        random = {"teacher": given.teacher, "task": task}
+        if given.student:
+            random["shape"] = given.student
         elif o.student == "teacher-layers":
             architecture = {"layers": o.architecture.layers, "dropout": o.architecture.dropout}
         stages += _grid(StageSpec("finetuned", "finetune", options | {"architecture": architecture}, random))
@@ -196,9 +208,13 @@ def two_stage(o: Options, given: dict[str, dict]) -> list[StageSpec]:
             models["finetuned_general"] = "finetuned_general"
     groups = {"teacher": o.tuning, "distilled": o.prediction}
     lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
-    read = {"task": task} | ({"unlabelled": given["unlabelled"]} if "unlabelled" in given else {})
-    stages.append(evaluation(models, "distilled", lengths, read))
+    stages.append(evaluation(models, "distilled", lengths, _present(task=task, unlabelled=given.unlabelled)))
     return stages
+
+
+def _present(**inputs: str | Entry | None) -> dict[str, str | Entry]:
+    """The inputs that there are."""
+    return {name: entry for name, entry in inputs.items() if entry is not None}
 
 
 def _common(o: Options) -> dict[str, Any]:
@@ -211,14 +227,14 @@ def _grid(stage: StageSpec) -> list[StageSpec]:
     grid = training.pop("grid", None)
     if not grid:
         return [StageSpec(stage.name, stage.stage_type, stage.options | {"training": training}, stage.inputs)]
-    cells = []
+    points = []
     for values in product(*grid.values()):
-        cell = dict(zip(grid, values, strict=True))
-        name = stage.name + "".join(f"-{key}={value:g}" for key, value in cell.items())
-        cells.append(
-            StageSpec(name, stage.stage_type, stage.options | {"training": training | cell}, stage.inputs)
+        point = dict(zip(grid, values, strict=True))
+        name = stage.name + "".join(f"-{key}={value:g}" for key, value in point.items())
+        points.append(
+            StageSpec(name, stage.stage_type, stage.options | {"training": training | point}, stage.inputs)
         )
     chosen = StageSpec(
-        stage.name, "select", {"candidates": [c.name for c in cells]}, {c.name: c.name for c in cells}
+        stage.name, "select", {"candidates": [p.name for p in points]}, {p.name: p.name for p in points}
     )
-    return [*cells, chosen]
+    return [*points, chosen]

@@ -5,14 +5,20 @@ import pytest
 from checkpoints.errors import UserError
 from pipeline.config.recipe import read_recipe
 from pipeline.config.recipe_stages import declared
+from pipeline.config.two_stage import Given
 
-GIVEN = {name: {"name": name.split()[-1], "identity": {}} for name in ("teacher", "task", "corpus")}
+GIVEN = Given(
+    *({"name": name, "identity": {}} for name in ("teacher", "task")),
+    {
+        "corpus": {"name": "corpus", "identity": {}},
+        "corpus packaged": {"name": "introductions", "identity": {}},
+    },
+)
 
 
 def stages_of(name):
     recipe, o = read_recipe({"name": name})
-    given = GIVEN | {"corpus packaged": {"name": "introductions", "identity": {}}}
-    return {stage.name: stage for stage in declared(recipe, o, given)}
+    return {stage.name: stage for stage in declared(recipe, o, GIVEN)}
 
 
 def test_the_compact_biomedical_recipe_declares_its_stages():
@@ -21,13 +27,15 @@ def test_the_compact_biomedical_recipe_declares_its_stages():
     assert [kinds.count(kind) for kind in ("masked_lm", "pretrain", "student", "evaluate")] == [1, 9, 9, 1]
     assert len(stages["evaluate"].options["models"]) == 10
     bundle, general = stages["text-compact-bundle"], stages["text-general-tiny"]
-    assert bundle.inputs["teacher"] == "masked_lm-corpus" and bundle.inputs["corpus"] == GIVEN["corpus"]
+    assert (
+        bundle.inputs["teacher"] == "masked_lm-corpus" and bundle.inputs["corpus"] == GIVEN.corpora["corpus"]
+    )
     assert bundle.options["student"]["init_layers"] == [2, 4, 6]
-    assert general.inputs["teacher"] == GIVEN["teacher"]  # the un-tuned one: nothing of the domain is in it
+    assert general.inputs["teacher"] == GIVEN.teacher  # the un-tuned one: nothing of the domain is in it
     assert general.inputs["corpus"]["name"] == "introductions"
     assert stages["text-continued-tiny"].inputs["student"] == "text-general-tiny"
     assert stages["continued-tiny"].inputs == {
-        "teacher": "teacher", "task": GIVEN["task"], "student": "text-continued-tiny",
+        "teacher": "teacher", "task": GIVEN.task, "student": "text-continued-tiny",
     }  # fmt: skip
     plans = stages["check"].options["stages"]
     assert (

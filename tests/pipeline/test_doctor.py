@@ -151,7 +151,7 @@ def test_parameters_are_counted_from_configs_alone(tmp_path):
     (teacher / "model.safetensors").unlink()
     o = load("small", ["architecture.layers=4", "architecture.width=16", "architecture.feed_forward=32",
                        "architecture.heads=4"])  # fmt: skip
-    check = two_stage.check(o, {"teacher": {"path": str(teacher)}})
+    check = two_stage.check(o, two_stage.Given({"path": str(teacher)}))
     assert resources._parameters(check) == {"teacher": numbers, "student": numbers}
 
 
