@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -40,6 +41,8 @@ RANKS = "pipeline.launch.forked_ranks"
 TITLE_LENGTH = 1 << 14
 """Bytes kept in the server's command line, for those of its forks."""
 
+_ONE_AT_A_TIME = threading.Lock()
+
 
 class ForkedPopen(subprocess.Popen):
     """A command `[sys.executable, "-m", module, ...]` in a session of its own, as a fork of the server.
@@ -50,8 +53,9 @@ class ForkedPopen(subprocess.Popen):
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, flags,
                        shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *rest) -> None:  # fmt: skip
         request = json.dumps({"command": args, "cwd": os.fspath(cwd), "environment": env})
-        socket.send_fds(_server(), [request.encode()], [p2cread, c2pwrite, errwrite])
-        self.pid, self._child_created = int(_server().recv(20)), True
+        with _ONE_AT_A_TIME:
+            socket.send_fds(_server(), [request.encode()], [p2cread, c2pwrite, errwrite])
+            self.pid, self._child_created = int(_server().recv(20)), True
         self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
 
 
