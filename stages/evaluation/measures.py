@@ -41,9 +41,17 @@ def add_intervals(task: Task, split: str, logits: dict[str, np.ndarray], results
 
 def classes_of(task: Task, split: str, logits: np.ndarray) -> dict[str, Any]:
     """The confusion of a model's answers, and what they reach on each class, in the order of the task's labels."""
-    gold = np.asarray(task.splits[split].gold)
-    counts = comparison.confusion(logits.argmax(-1), gold, len(task.labels))
-    return {"confusion": counts.tolist(), "classes": comparison.per_class(counts)}
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    pair, classes = (np.asarray(task.splits[split].gold), logits.argmax(-1)), range(len(task.labels))
+    scores = precision_recall_fscore_support(*pair, labels=classes, zero_division=0)
+    names = ("precision", "recall", "f1", "rows")
+    return {
+        "confusion": confusion_matrix(*pair, labels=classes).tolist(),
+        "classes": [
+            dict(zip(names, row, strict=True)) for row in zip(*(of.tolist() for of in scores), strict=True)
+        ],
+    }
 
 
 def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> dict[str, Any]:

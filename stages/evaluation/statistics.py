@@ -134,26 +134,6 @@ def fit_temperature(logits_NC: np.ndarray, gold: np.ndarray) -> float:
     return float(np.exp(found.x))
 
 
-def confusion(answers: np.ndarray, gold: np.ndarray, classes: int) -> np.ndarray:
-    """(C, C) counts: gold classes down, answers across."""
-    return _confusions(answers[None], gold[None], classes)[0]
-
-
-def per_class(confusion_CC: np.ndarray) -> list[dict[str, float]]:
-    """Precision, recall, F1 and rows of each class; a ratio with nothing below it is 0."""
-    right, answered, rows = confusion_CC.diagonal(), confusion_CC.sum(0), confusion_CC.sum(1)
-    table = zip(
-        _ratio(right, answered),
-        _ratio(right, rows),
-        _ratio(2 * right, answered + rows),
-        rows,
-        strict=True,
-    )
-    return [
-        {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)} for p, r, f, n in table
-    ]
-
-
 def _resamples(rows: int, classes: int | None, seed: int) -> Iterator[np.ndarray]:
     """Blocks (R, N) of row numbers drawn with replacement, RESAMPLES in all."""
     random = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stages.evaluation import statistics as comparison
-from stages.evaluation.measures import add_intervals, calibration, differ_most, loyalty
+from stages.evaluation.measures import add_intervals, calibration, classes_of, differ_most, loyalty
 from stages.tasks.types import Split, Task
 
 RANDOM = np.random.default_rng(1)
@@ -54,3 +54,13 @@ def test_loyalty_and_disagreement():
     scores = task(labels=None, metrics=("pearson",))
     assert loyalty(scores, 3 * TEACHER[:, :1], TEACHER[:, :1])["pearson_to_teacher"] == pytest.approx(1)
     assert differ_most(scores, "test", student[:, :1], TEACHER[:, :1])[0]["row"] == 7
+
+
+def test_confusion_and_class_scores_of_a_class_without_rows():
+    found = classes_of(
+        task(("bad", "good", "neither")), "test", np.pad(TEACHER, ((0, 0), (0, 1)), constant_values=-9)
+    )
+    counts = np.array(found["confusion"])
+    assert counts.sum() == 60 and counts.trace() == (TEACHER.argmax(1) == GOLD).sum() and not counts[2].any()
+    assert found["classes"][2] == {"precision": 0, "recall": 0, "f1": 0, "rows": 0}
+    assert found["classes"][1]["recall"] == counts[1, 1] / counts[1].sum()
