@@ -21,7 +21,7 @@ RUNS = Path("runs")
 FORMAT = 1
 """Raised when a stage of unchanged options would learn something else: finished stages are then made again."""
 
-FORMATS = {"evaluate": 2, "masked_lm": 2, "pretrain": 2}
+FORMATS = {"evaluate": 3, "masked_lm": 2, "pretrain": 2}
 """The same for one kind of stage alone, where it is ahead of FORMAT."""
 
 

@@ -21,7 +21,7 @@ from pipeline.launch.launcher import Launcher
 from pipeline.launch.worker import REFUSAL
 from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan, write_stage_spec
 from pipeline.report.run_record import read_run_record
-from pipeline.report.tables import results_table, spread_table
+from pipeline.report.tables import results_table, seeds_table
 from pipeline.run_lock import run_lock
 
 ONE_RANK = ("check", "select", "evaluate")
@@ -66,7 +66,7 @@ def make(given: Mapping[str, Any], declare: Callable[[Options], RunSpec]) -> lis
     o = load("small", given)
     runs = _make_seeds(o, declare, {})
     if o.seeds:
-        print(f"\n{spread_table(runs)}")
+        print(f"\n{seeds_table(runs)}")
     return runs
 
 

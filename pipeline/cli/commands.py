@@ -271,14 +271,14 @@ def pareto(given: ParetoSettings) -> None:
 
     groups: list[list[RunRecord]] = []
     for run in _evaluated():
-        if given.task in ("", run.task["name"]):
+        if given.task in ("", run.task.name):
             like = next((group for group in groups if group[0].same_rows(run)), None)
             groups.append([run]) if like is None else like.append(run)
     if not groups:
         of_task = f"of task {given.task} " if given.task else ""
         raise UserError(f"no finished run {of_task}under {RUNS}/: make one first")
     for i, group in enumerate(groups, 1):
-        name = re.sub(r"[^\w.-]+", "-", Path(group[0].task["name"]).stem)
+        name = re.sub(r"[^\w.-]+", "-", Path(group[0].task.name).stem)
         target = RUNS / f"pareto-{name}{f'-{i}' if len(groups) > 1 else ''}"
         print(f"{write_pareto(group, target)}\n\ndrawn in {target}.png\n")
 
@@ -307,9 +307,9 @@ def export(given: ExportSettings) -> None:
         hub.check_push(given.push)
     from pipeline.deploy import export, formats
 
-    made = export.export(run, target, given.onnx, given.license)
-    if made:
-        print(f"{formats.forms_table(run, made)}\n")
+    measured = export.export(run, target, given.onnx, given.license)
+    if measured:
+        print(f"{formats.formats_table(run, measured)}\n")
     print(f"the student is in {target}: {export.how_to_load(target)}")
     if given.push:
         print(f"it is on the hub, private: {hub.push(target, given.push)}")
@@ -337,7 +337,7 @@ def predict(given: PredictSettings) -> None:
     from pipeline.deploy import predict
 
     student = (
-        predict.Classifier.of_run(run, run.main)
+        predict.Classifier.of_run(run, run.about.student)
         if run
         else predict.Classifier.of_directory(Path(given.model))
     )

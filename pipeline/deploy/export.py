@@ -1,11 +1,11 @@
-"""The finished student as its users deploy it: a Hugging Face directory with a model card, and ONNX."""
+"""Export a finished student: a Hugging Face directory with a model card and, by choice, ONNX files."""
 
 import json
 import shutil
 from pathlib import Path
 
 from checkpoints import store
-from pipeline.deploy.formats import Form, compared_forms
+from pipeline.deploy.formats import FormatResult, compare_formats
 from pipeline.deploy.model_card import write_card
 from pipeline.report.run_record import RunRecord
 from stages.distillation.models import ModelSource, classifies, load_config
@@ -13,40 +13,52 @@ from stages.distillation.students.architecture import KINDS
 from stages.distillation.students.architecture import __name__ as KINDS_MODULE
 
 
-def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[Form]:
-    """Write the student to `target`, which is not there yet; what was measured of its forms, where ONNX is one.
+def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[FormatResult]:
+    """Write the student that a run is about to a new directory, which appears whole or not at all.
+
+    Args:
+        run: the finished run.
+        target: a path that does not exist yet.
+        with_onnx: whether to write ONNX files, and to measure each format.
+        license: for the model card; an identifier of the hub, or empty.
+
+    Returns:
+        What was measured of each format; empty without ONNX.
 
     Raises:
-        UserError: the student is damaged, ONNX does not answer as it does, the disk is full.
+        UserError: the student is damaged, the ONNX model's logits differ from PyTorch's, or the disk is full.
     """
-    source, staging = run.model(run.main), store.fresh_staging(target)
+    student = run.about.student
+    source, staging = run.model(student), store.fresh_staging(target)
     try:
         for path in source.iterdir():
             if path.name != store.MANIFEST:
                 shutil.copyfile(path, staging / path.name)
-        _fit_tokenizer(staging, run.max_length(run.main))
-        forms = compared_forms(run, staging) if with_onnx else []
-        write_card(run, forms, license, staging / "README.md")
+        _fit_tokenizer(staging, run.max_length(student))
+        formats = compare_formats(run, staging) if with_onnx else []
+        write_card(run, formats, license, staging / "README.md")
         staging.rename(target)
     except Exception as error:
         raise store.disk_error(error, target) from error
     finally:
         store.remove(staging)
-    return forms
+    return formats
 
 
 def how_to_load(directory: Path) -> str:
-    """What loads an exported model, in a line."""
+    """One line on how to load an exported model."""
     config = load_config(ModelSource(str(directory)))
     auto = f"AutoModelFor{'Token' if classifies(config) else 'Sequence'}Classification"
     line = f"{auto}.from_pretrained({str(directory)!r}) loads it"
     if config.model_type in KINDS:
-        return f"after `import {KINDS_MODULE}` of this project {line}; the ONNX files need nothing of it"
+        return (
+            f"after `import {KINDS_MODULE}` of this project, {line}; the ONNX files do not need this project"
+        )
     return line
 
 
 def _fit_tokenizer(directory: Path, length: int) -> None:
-    """Let the tokenizer give what the student reads, and cut (`truncation=True`) where its rows were cut."""
+    """Make the tokenizer return the student's inputs, and truncate where the student's rows were truncated."""
     path = directory / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     segments = getattr(load_config(ModelSource(str(directory))), "type_vocab_size", 0) > 1

@@ -1,4 +1,4 @@
-"""The model card of an exported student: what was measured of it, and nothing that is not known."""
+"""Write the model card of an exported student: what was measured of it, and nothing that is not known."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from pipeline.deploy.formats import ROWS, Form
+from pipeline.deploy.formats import ROWS, FormatResult
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, classifies, load_config
@@ -15,20 +15,27 @@ from stages.distillation.students.architecture import KINDS
 from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
-"""The hub's names of metrics, where they are others."""
+"""The hub's names of metrics, where they differ from ours."""
 
 LANGUAGES = {"glue": "en", "rotten_tomatoes": "en", "newsgroups": "en", "indonesian": "id"}
-"""Of readers, the language of their tasks."""
+"""Reader -> the language of its tasks."""
 
-UNTOLD = re.compile(
+OMITTED = re.compile(
     "task|data|corpus|teacher|student|augmentation.(masked_lm|vectors)|job.*|baselines|finetuning.*"
 )
-"""Options of which a card says nothing: those that name files, and those that the student does not depend on."""
+"""Options that a card leaves out: those that name files, and those that the student does not depend on."""
 
 
-def write_card(run: RunRecord, forms: list[Form], license: str, path: Path) -> None:
-    """Write the card beside the exported model; `forms` is what was measured of the deployed forms, empty without ONNX."""
-    base, data = _base_model(run), run.task["identity"]
+def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: Path) -> None:
+    """Write the card beside the exported model.
+
+    Args:
+        run: that made the model.
+        formats: what was measured of each exported format; empty without ONNX.
+        license: an identifier of the hub, or empty.
+        path: of the card, in the directory of the model.
+    """
+    base, data = _base_model(run), run.task.identity
     config = load_config(ModelSource(str(path.parent)))
     token_level, kind = bool(classifies(config)), config.model_type if config.model_type in KINDS else ""
     about = {
@@ -39,7 +46,7 @@ def write_card(run: RunRecord, forms: list[Form], license: str, path: Path) -> N
         "metrics": [HUB_METRICS.get(metric, metric) for metric in run.metrics],
         "pipeline_tag": "token-classification" if token_level else "text-classification",
         "library_name": "" if kind else "transformers",
-        "tags": ["knowledge-distillation", *(["onnx"] if forms else [])],
+        "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
     }
     known = {key: value for key, value in about.items() if value}
     given = run.differing(run.preset_options())
@@ -55,34 +62,34 @@ def write_card(run: RunRecord, forms: list[Form], license: str, path: Path) -> N
         rows=data.get("rows", [0])[0],
         unlabelled=data.get("unlabelled", [0])[0],
         corpus=_given(run, "general", "corpus").get("name", ""),
-        pairs=len(run.texts) == 2,
+        pairs=len(run.text_columns) == 2,
         token_level=token_level,
         kind=kind,
         stages=", ".join(
-            stage.name for stage in run.taken if stage.lines and not stage.name.startswith("finetuned")
+            stage.name
+            for stage in run.stages_in_use
+            if stage.lines and not stage.name.startswith("finetuned")
         ),
-        options={k: here for k, (here, _) in given.items() if not UNTOLD.fullmatch(k)},
-        forms=forms,
-        compared=min(ROWS, run.about["rows"]),
-        max_length=run.max_length(run.main),
-        machine=run.stages[-1].finished.get("machine"),
+        options={k: here for k, (here, _) in given.items() if not OMITTED.fullmatch(k)},
+        formats=formats,
+        compared=min(ROWS, run.about.rows),
+        max_length=run.max_length(run.about.student),
+        machine=run.stages[-1].machine,
     )
     path.write_text(text, encoding="utf-8")
 
 
 def _base_model(run: RunRecord) -> str:
-    """What the hub calls the given teacher; empty where that is not known."""
+    """The hub's name of the given teacher; empty where it is not known."""
     packaged = TEACHER_NAME if run.options["teacher"] == "packaged" else ""
     return packaged or _given(run, "teacher", "model").get("hub", "")
 
 
-def _given(run: RunRecord, kind: str, name: str) -> dict[str, Any]:
-    """What the first stage of a kind was given; empty where there is no such stage."""
-    return next(
-        (stage.spec["inputs"].get(name, {}) for stage in run.stages if stage.spec["stage_type"] == kind), {}
-    )
+def _given(run: RunRecord, stage_type: str, name: str) -> dict[str, Any]:
+    """An input of the first stage of a type; empty where there is none."""
+    return next((stage.inputs.get(name, {}) for stage in run.of_type(stage_type)), {})
 
 
 def _digest(run: RunRecord, role: str) -> str:
-    content = run.task.get("content", {})
-    return content.get(role, "")[:12] if isinstance(content, dict) else str(content)[:12]
+    content = run.task.content
+    return (content.get(role, "") if isinstance(content, dict) else content)[:12]

@@ -47,7 +47,7 @@ class Classifier:
     @classmethod
     def of_run(cls, run: RunRecord, name: str) -> "Classifier":
         """One of a run's models, as it was measured."""
-        return cls._load(run.model(name), run.max_length(name), len(run.texts) == 2)
+        return cls._load(run.model(name), run.max_length(name), len(run.text_columns) == 2)
 
     @classmethod
     def of_directory(cls, directory: Path) -> "Classifier":
@@ -216,13 +216,13 @@ def predict_table(classifier: Classifier, path: Path, columns: tuple[str, ...], 
 def text_columns(run: RunRecord | None, path: Path) -> tuple[str, ...]:
     """The text columns of a table: those of the run's task, or as `evaluate` names them."""
     _, first = next(read_rows(path), (0, {}))
-    identity = run.task["identity"] if run else {}
+    identity = run.task.identity if run else {}
     known = [tuple(identity.get("text", ()))]
     if identity.get("reader") == "glue":
         known += [TASKS[identity["task"]].text, TASKS[identity["task"]].hub_text]
     found = [columns for columns in known if columns and first.keys() >= set(columns)]
     if found or run:
-        return (*found, run.texts)[0]
+        return (*found, run.text_columns)[0]
     return ("text", "text_b") if "text_b" in first else ("text",)
 
 

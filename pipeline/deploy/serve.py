@@ -31,13 +31,13 @@ class Answers:
     """The teacher and the student of a run, asked one text at a time."""
 
     def __init__(self, run: RunRecord):
-        if "words" in run.about:
+        if run.about.words:
             raise UserError(
                 f"run {run.name} labels words, and the page shows answers to whole texts: use predict"
             )
         self.models = {
             "teacher": Classifier.of_run(run, "teacher"),
-            "student": Classifier.of_run(run, run.main),
+            "student": Classifier.of_run(run, run.about.student),
         }
         self.labels = self.models["student"].labels
         self.order = {
@@ -89,8 +89,8 @@ def make_server(run: RunRecord, port: int) -> ThreadingHTTPServer:
         "serve.html.j2",
         run=run,
         nonce=nonce,
-        pairs=len(run.texts) == 2,
-        examples=[row["texts"] for row in run.student.get("differ_most", [])[:EXAMPLES]],
+        pairs=len(run.text_columns) == 2,
+        examples=[row.texts for row in run.student.differ_most[:EXAMPLES]],
     ).encode()
 
     class Handler(BaseHTTPRequestHandler):

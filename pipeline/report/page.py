@@ -1,6 +1,6 @@
 """The page of a run, and of several runs side by side: one HTML file that loads nothing and runs no script.
 
-docs/report.md says what each number means. All text from data goes through the templates, which escape it.
+docs/report.md explains each number. All text from data goes through the templates, which escape it.
 """
 
 import os
@@ -15,32 +15,31 @@ from pipeline.config.options import Options
 from pipeline.report import svg_plots as plots
 from pipeline.report.run_record import RunRecord, StageRecord, title
 from pipeline.report.templates import metric_name, page
+from stages.evaluation.results import ModelResult
 
-SHORT = {"finetuned": "fine-tuned, random", "finetuned_general": "fine-tuned, general"}
-QUALITY_AGAINST = {"size in MB": lambda e: e["bytes"] / 1e6, "latency in ms": lambda e: e["latency_ms"]}
+COSTS = {"size in MB": lambda r: r.bytes / 1e6, "latency in ms": lambda r: r.costs.latency.p50}
+"""Axis label -> the cost that quality is drawn against."""
 
 
 def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
-    """Write the page of a run; earlier runs on the same task stand beside it as points."""
+    """Write the page of a run; the students of `others` on the same rows appear in its plots as grey points."""
     others = [o for o in others if o.same_rows(run)]
-    colours = dict.fromkeys(run.models, "baseline") | {"teacher": "teacher", run.main: "student"}
-    models = [(SHORT.get(name, name), colours[name], run.results[name]) for name in run.models]
+    colours = dict.fromkeys(run.models, "baseline") | {"teacher": "teacher", run.about.student: "student"}
+    models = [(title(name), colours[name], run.results[name]) for name in run.models]
     students = [other.student for other in others]
-    student, teacher = run.student, run.results["teacher"]
     baselines = [run.results[name] for name in run.models if name.startswith("finetuned")]
     calibration = {}
-    for name in ("teacher", run.main) if run.about["labels"] else ():
-        c = run.results[name]["calibration"]
-        calibration[name] = plots.reliability(c["bins"], c.get("bins_scaled"), colours[name], title(name))
+    for name in ("teacher", run.about.student) if run.about.labels else ():
+        calibration[name] = plots.reliability(run.results[name].calibration, colours[name], title(name))
     _write(
         "report.html.j2",
         target,
         run=run,
-        student=student,
-        teacher=teacher,
-        best_baseline=max((b["metric"] for b in baselines), default=None),
+        student=run.student,
+        teacher=run.teacher,
+        best_baseline=max((b.metric for b in baselines), default=None),
         curves=_curves(run),
-        against=[_against(models, students, run.metrics[0], x) for x in QUALITY_AGAINST],
+        against=[_against(models, students, run.metrics[0], x) for x in COSTS],
         others=len(others),
         calibration=calibration,
         samples=_samples(run),
@@ -69,7 +68,7 @@ def write_comparison(runs: list[RunRecord], target: Path) -> None:
         runs=runs,
         metrics=list(dict.fromkeys(metric for run in runs for metric in run.metrics)),
         same_rows=same_rows,
-        against=[_against(students, [], metric, x) for x in QUALITY_AGAINST] if same_rows else [],
+        against=[_against(students, [], metric, x) for x in COSTS] if same_rows else [],
         curves=_compared_curves(runs, colours),
         options={key: [_option(run, key) for run in runs] for key in sorted(options)},
     )
@@ -83,23 +82,20 @@ def _write(template: str, target: Path, **values: Any) -> None:
 
 
 def _against(
-    models: list[tuple[str, str, dict[str, Any]]], others: list[dict[str, Any]], metric: str, label: str
+    models: list[tuple[str, str, ModelResult]], others: list[ModelResult], metric: str, label: str
 ) -> Markup:
-    """Quality against a cost: models as (name, colour, results), and the results of others in grey."""
-    x = QUALITY_AGAINST[label]
-    points = [
-        {"label": name, "colour": colour, "x": x(e), "y": e["metric"], "interval": e["intervals"][metric]}
-        for name, colour, e in models
-    ]
-    return plots.scatter(points, [(x(e), e["metric"]) for e in others], label, metric_name(metric))
+    """Plot quality against a cost: models as (name, colour, results), and the results of others in grey."""
+    x = COSTS[label]
+    points = [plots.Point(name, colour, x(r), r.metric, r.intervals[metric]) for name, colour, r in models]
+    return plots.scatter(points, [(x(r), r.metric) for r in others], label, metric_name(metric))
 
 
 def _curves(run: RunRecord) -> list[tuple[str, Markup]]:
-    """(stage, picture of its terms); the cells of a grid are drawn together, under the stage they belong to."""
+    """(stage, plot of its loss terms); the candidates of a grid share the plot of their stage."""
     losses, dev = {}, {}
     for stage in run.stages:
-        base, cell = _cell(stage)
-        terms = {cell: _sum(stage.losses)} if cell and stage.lines else stage.losses
+        base, candidate = _candidate(stage)
+        terms = {candidate: _sum(stage.losses)} if candidate and stage.lines else stage.losses
         losses.setdefault(base, {}).update(terms)
         if stage.dev:
             dev.setdefault(base, {})[next(iter(terms)) if len(terms) == 1 else "dev"] = stage.dev
@@ -112,11 +108,11 @@ def _curves(run: RunRecord) -> list[tuple[str, Markup]]:
 
 
 def _compared_curves(runs: list[RunRecord], colours: dict[str, str]) -> list[tuple[str, Markup]]:
-    """(stage, picture): the sum of the terms by run; of a grid only what was chosen."""
+    """(stage, plot): the sum of the loss terms by run; of a grid the chosen candidate alone."""
     losses, dev = {}, {}
     for run in runs:
-        for stage in run.taken:
-            base, _ = _cell(stage)
+        for stage in run.stages_in_use:
+            base, _ = _candidate(stage)
             if stage.lines:
                 losses.setdefault(base, {})[run.name] = _sum(stage.losses)
             if stage.dev:
@@ -124,13 +120,9 @@ def _compared_curves(runs: list[RunRecord], colours: dict[str, str]) -> list[tup
     return [(base, plots.curves(lines, dev.get(base, {}), colours, base)) for base, lines in losses.items()]
 
 
-def _cell(stage: StageRecord) -> tuple[str, str]:
-    """(what a stage is drawn as, its values where it is one of a grid of training options)."""
-    return (
-        (stage.name, "")
-        if stage.spec["stage_type"] in ("student", "pretrain")
-        else stage.name.partition("-")[::2]
-    )
+def _candidate(stage: StageRecord) -> tuple[str, str]:
+    """(title of a stage's plot, its values if it is a candidate of a grid of training options)."""
+    return (stage.name, "") if stage.stage_type in ("student", "pretrain") else stage.name.partition("-")[::2]
 
 
 def _sum(losses: dict[str, plots.Points]) -> plots.Points:
@@ -140,8 +132,8 @@ def _sum(losses: dict[str, plots.Points]) -> plots.Points:
 
 
 def _samples(run: RunRecord) -> tuple[str, str]:
-    """(sentences and their variants, counts in a line), empty where the run was not augmented."""
-    found = [s.directory / "model" / "samples.txt" for s in run.stages if s.spec["stage_type"] == "augment"]
+    """(sentences and their variants, counts in a line); empty without augmentation."""
+    found = [stage.directory / "model" / "samples.txt" for stage in run.of_type("augment")]
     if not found or not found[0].is_file():
         return "", ""
     lines, _, counts = found[0].read_text(encoding="utf-8").rstrip().rpartition("\n")
@@ -149,18 +141,18 @@ def _samples(run: RunRecord) -> tuple[str, str]:
 
 
 def _operations(run: RunRecord) -> float:
-    """What `check` foresaw, in floating-point operations."""
-    return next((s.finished["scores"]["flops"] for s in run.stages if s.spec["stage_type"] == "check"), 0.0)
+    """The training cost that `check` estimated, in floating-point operations."""
+    return next((stage.scores["flops"] for stage in run.of_type("check")), 0.0)
 
 
 def _sources(run: RunRecord) -> list[tuple[str, str, str]]:
-    """(what, where it lies, what its contents are known by) of everything that was given."""
+    """(what, its path or name, the start of its sha256 or its revision) of each input of the run."""
     found = {}
     for stage in run.stages:
-        for name, entry in stage.spec["inputs"].items():
+        for name, entry in stage.inputs.items():
             if "stage" in entry:
                 continue
-            what = stage.spec["stage_type"] if name == "model" else name
+            what = stage.stage_type if name == "model" else name
             files = entry.get("identity", {}).get("files", {}).values()
             where = entry.get("path") or ", ".join(files) or entry.get("hub") or entry.get("name", "")
             content = entry.get("content") or entry.get("revision") or ""
@@ -170,11 +162,10 @@ def _sources(run: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def _machines(run: RunRecord) -> list[tuple[str, str]]:
-    """(machine and versions, the stages it made), the one that made most first."""
+    """(machine and versions, the stages that ran on it), the machine with most stages first."""
     made = {}
     for stage in run.stages:
-        m = stage.finished.get("machine")
-        if m:
+        if m := stage.machine:
             where = f"{m['processor']}, {m['cores']} cores, {m['memory'] / 1e9:.0f} GB"
             where += f", {m['accelerator']}" if "accelerator" in m else ""
             rest = [
@@ -188,4 +179,4 @@ def _machines(run: RunRecord) -> list[tuple[str, str]]:
 
 def _option(run: RunRecord, key: str) -> Any:
     group, _, name = key.rpartition(".")
-    return (run.options.get(group, {}) if group else run.options).get(name, "not there")
+    return (run.options.get(group, {}) if group else run.options).get(name, "not set")

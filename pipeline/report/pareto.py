@@ -1,84 +1,92 @@
-"""All students of all finished runs that answer the same rows, in one table: what each costs for what it reaches."""
+"""All models of all finished runs on the same rows in one table: quality against cost, and the Pareto front."""
 
 import re
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.report.png_plots import write_front
 from pipeline.report.run_record import RunRecord
-from pipeline.report.tables import markdown_table
+from pipeline.report.tables import markdown_table, percent
 from pipeline.report.templates import metric_name
+from stages.evaluation.results import ModelResult
 
 SEED = re.compile(r"-seed\d+$")
 
 
 @dataclass
 class Point:
-    """One model, the mean over its seeds.
+    """A model, over its seeds.
 
     Attributes:
         name: run (without its seed) and model.
-        measured: what `evaluate` measured, one entry a seed.
-        best: no other reaches as much for as few operations.
+        results: what `evaluate` measured, one entry a seed.
+        on_front: no model with as few operations is as good.
     """
 
     name: str
-    measured: list[dict[str, Any]]
-    best: bool = False
+    results: list[ModelResult]
+    on_front: bool = False
 
-    def mean(self, key: str) -> float | None:
+    def mean(self, of: Callable[[ModelResult], float | None]) -> float | None:
         """The mean of a number over the seeds; None where it was not measured."""
-        values = [entry.get(key) for entry in self.measured]
+        values = [of(result) for result in self.results]
         return None if None in values else statistics.mean(values)
+
+    @property
+    def metric(self) -> float:
+        return statistics.mean(result.metric for result in self.results)
+
+    @property
+    def flops(self) -> float:
+        return statistics.mean(result.flops for result in self.results)
 
 
 def write_pareto(runs: list[RunRecord], target: Path) -> str:
-    """The table of runs on the same rows; it is also written to `<target>.md`, and drawn in `<target>.png`."""
+    """Make the table of runs on the same rows; write it to `<target>.md`, and draw it in `<target>.png`."""
     points = points_of(runs)
     text = _table(points, runs[0])
     target.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    places = [(p.name, p.mean("flops") / 1e6, p.mean("metric"), p.best) for p in points]
-    x, y = "operations for a row of mean length, MFLOP", metric_name(runs[0].metrics[0])
+    places = [(p.name, p.flops / 1e6, p.metric, p.on_front) for p in points]
+    x, y = "MFLOP for a row of mean length", metric_name(runs[0].metrics[0])
     write_front(places, x, y, target.with_suffix(".png"))
     return text
 
 
 def points_of(runs: list[RunRecord]) -> list[Point]:
-    """The models, fewest operations first. A teacher or student that several runs share stands there once."""
+    """The models, fewest operations first. The teachers of all runs are one point; so are the seeds of one run."""
     found: dict[str, Point] = {}
     for run in runs:
         for model in run.models:
             name = "teacher" if model == "teacher" else f"{SEED.sub('', run.name)}: {model}"
-            found.setdefault(name, Point(name, [])).measured.append(run.results[model])
-    points = sorted(found.values(), key=lambda p: (p.mean("flops"), -p.mean("metric")))
-    reached = float("-inf")
+            found.setdefault(name, Point(name, [])).results.append(run.results[model])
+    points = sorted(found.values(), key=lambda p: (p.flops, -p.metric))
+    best = float("-inf")
     for point in points:
-        point.best = point.mean("metric") > reached
-        reached = max(reached, point.mean("metric"))
+        point.on_front = point.metric > best
+        best = max(best, point.metric)
     return points
 
 
 def _table(points: list[Point], run: RunRecord) -> str:
-    loyal = {"label_loyalty": "same label", "probability_loyalty": "probability"}
-    if not run.about["labels"]:
-        loyal = {"pearson_to_teacher": "Pearson to the teacher"}
-    head = ["", "model", run.metrics[0], "seeds", "retained", *loyal.values()]
+    agreement = {
+        "same label": lambda r: r.label_loyalty,
+        "probability loyalty": lambda r: r.probability_loyalty,
+    }
+    if not run.about.labels:
+        agreement = {"Pearson with teacher": lambda r: r.pearson_to_teacher}
+    head = ["", "model", run.metrics[0], "seeds", "retained of teacher", *agreement]
     head += ["parameters", "size", "MFLOP", "latency", "memory"]
     rows = []
     for p in points:
-        cells = ["*" if p.best else "", p.name, f"{p.mean('metric'):.4f}", str(len(p.measured))]
-        cells += [_share(p.mean(key)) for key in ("retained", *loyal)]
-        memory = p.mean("peak_bytes")
-        cells += [f"{p.mean('parameters') / 1e6:.1f} M", f"{p.mean('bytes') / 1e6:,.0f} MB"]
-        cells += [f"{p.mean('flops') / 1e6:,.0f}", f"{p.mean('latency_ms'):.2f} ms"]
+        cells = ["*" if p.on_front else "", p.name, f"{p.metric:.4f}", str(len(p.results))]
+        cells += [percent(p.mean(of)) for of in (lambda r: r.retained, *agreement.values())]
+        memory = p.mean(lambda r: r.costs.peak_bytes)
+        cells += [f"{p.results[0].parameters / 1e6:.1f} M", f"{p.results[0].bytes / 1e6:,.0f} MB"]
+        cells += [f"{p.flops / 1e6:,.0f}", f"{p.mean(lambda r: r.costs.latency.p50):.2f} ms"]
         rows.append([*cells, f"{memory / 1e6:,.0f} MB" if memory else "-"])
     return (
-        f"{run.task['name']}, {run.about['split']}, {run.about['rows']:,} rows; fewest operations first, * marks what "
-        f"nothing of as few operations surpasses\n\n{markdown_table(head, rows)}"
+        f"{run.task.name}, {run.about.split}, {run.about.rows:,} rows; fewest operations first. * marks the Pareto "
+        f"front: no model with as few operations is as good.\n\n{markdown_table(head, rows)}"
     )
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

@@ -26,7 +26,7 @@ def write_students(recipe: Recipe, runs: list[RunRecord], target: Path) -> None:
     )
     for axes, (factor, levels) in zip(panels[0], groups.items(), strict=True):
         for place, names in enumerate(levels.values()):
-            values = [run.results[name]["metric"] for run in runs for name in names]
+            values = [run.results[name].metric for run in runs for name in names]
             shift = [0.24 * ((i + 0.5) / max(len(values), 1) - 0.5) for i in range(len(values))]
             axes.scatter([place + x for x in shift], values, s=22, color=DOT, alpha=0.55, linewidth=0)
             if values:
@@ -35,7 +35,7 @@ def write_students(recipe: Recipe, runs: list[RunRecord], target: Path) -> None:
         axes.set_title(factor, fontsize=11)
         _plain(axes, "y")
         if recipe.baseline:
-            mean = statistics.mean(run.results[recipe.baseline]["metric"] for run in runs)
+            mean = statistics.mean(run.results[recipe.baseline].metric for run in runs)
             axes.axhline(mean, color=BASE, linestyle="--", linewidth=1, zorder=0)
     panels[0][0].set_ylabel(metric_name(runs[0].metrics[0]))
     dashed = f"; dashed: {recipe.baseline}" if recipe.baseline else ""

@@ -1,10 +1,10 @@
-"""A finished run as it lies on disk: what the table, the report and the comparison of runs show."""
+"""Read what a finished run left on disk, for the tables, the report and the comparison of runs."""
 
 import contextlib
 import csv
 import json
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,34 @@ from checkpoints.store import read_json
 from pipeline.config import options as options_module
 from pipeline.config.options import Options
 from pipeline.plan import made_in, read_finished
+from stages.evaluation.results import EvaluationInfo, ModelResult, parse, read_results
 
 TITLES = {
-    "teacher": "teacher",
-    "finetuned": "student fine-tuned, random weights",
-    "finetuned_general": "student fine-tuned, general student",
-    "distilled": "student distilled",
+    "finetuned": "fine-tuned, random init",
+    "finetuned_general": "fine-tuned, general student",
+    "distilled": "distilled student",
 }
-"""The models of the two-stage pipeline. Those of a recipe have their own names."""
+"""Display names of the models of the two-stage pipeline. Other models are shown under their own names."""
 
-ABOUT_THE_RUN = ("run", "preset", "stages", "recipe")
+RUN_KEYS = ("run", "preset", "stages", "recipe")
 """What options.json holds beside the options."""
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """The task that a run was evaluated on.
+
+    Attributes:
+        name: of the task.
+        identity: what decides its rows: reader, files, hub name.
+        content: sha256 of its files, by role.
+        revision: of a task from the hub.
+    """
+
+    name: str
+    identity: dict[str, Any]
+    content: dict[str, str] | str = field(default_factory=dict)
+    revision: str = ""
 
 
 @dataclass
@@ -33,34 +50,44 @@ class StageRecord:
 
     Attributes:
         name: in the run.
-        spec: its stage.json.
-        finished: its finished.json.
+        stage_type: the kind of stage.
+        options: what decided its result.
+        inputs: name -> {"stage": an earlier stage}, or what identifies something given.
+        scores: what the stage reported; the keys depend on the type.
+        time: when it finished.
+        machine: processor, cores, memory and versions; empty where it was not recorded.
+        seconds_of_last_start: wall time since it was last started or resumed.
         lines: of its metrics.jsonl.
-        directory: where it was made.
-        reused: the run that made it, where that is another.
+        directory: where its artefact is.
+        reused: the other run that made it; empty for a stage of this run's own.
     """
 
     name: str
-    spec: dict[str, Any]
-    finished: dict[str, Any]
+    stage_type: str
+    options: dict[str, Any]
+    inputs: dict[str, dict[str, Any]]
+    scores: dict[str, Any]
+    time: str
+    machine: dict[str, Any]
+    seconds_of_last_start: float
     lines: list[dict[str, Any]]
     directory: Path
     reused: str
 
     @property
     def seconds(self) -> float:
-        """What it took. Where it was resumed, training counts in whole, and start-up once."""
+        """Wall time. For a resumed stage: all of its training, and one start-up."""
         trained = max((line.get("seconds", 0.0) for line in self.lines), default=0.0)
-        return max(self.finished.get("seconds_of_last_start", 0.0), trained)
+        return max(self.seconds_of_last_start, trained)
 
     @property
-    def speed(self) -> int:
-        """Tokens a second while it trained."""
+    def tokens_per_second(self) -> int:
+        """Training throughput at the last log line."""
         return next((line["tokens_per_second"] for line in reversed(self.lines) if "seconds" in line), 0)
 
     @property
     def losses(self) -> dict[str, list[tuple[int, float]]]:
-        """LossTerm of the loss -> its (step, value) points."""
+        """Loss term -> its (step, value) points."""
         known = ("step", "epoch", "learning_rate", "tokens_per_second", "seconds")
         points = {}
         for line in self.lines:
@@ -79,72 +106,73 @@ class RunRecord:
     """A run that `evaluate` finished.
 
     Attributes:
+        path: its directory.
+        preset: its preset.
         options: of the run, by group.
         results: model -> what was measured.
-        about: what they were measured on: split, rows, selection, constant, labels; and the student the run is about.
+        about: what the models were evaluated on, and which student the run is about.
         stages: in the order in which they were made.
-        recipe: the arguments of the recipe that made it; none for the two-stage pipeline.
+        recipe: the arguments of the recipe that made it; empty for the two-stage pipeline.
+        task: the task of the evaluation.
     """
 
     path: Path
     preset: str
     options: dict[str, Any]
-    results: dict[str, dict[str, Any]]
-    about: dict[str, Any]
+    results: dict[str, ModelResult]
+    about: EvaluationInfo
     stages: list[StageRecord]
     recipe: list[str]
+    task: TaskRecord
 
     @property
     def name(self) -> str:
         return self.path.name
 
     @property
-    def task(self) -> dict[str, Any]:
-        """The task as evaluate knew it: its name and what decides its rows."""
-        return self.stages[-1].spec["inputs"]["task"]
-
-    @property
     def metrics(self) -> list[str]:
-        """The task's metrics, the one of selection first."""
-        selection = self.about["selection"]
-        return sorted(self.results["teacher"]["intervals"], key=lambda name: name != selection)
+        """The task's metrics, the selection metric first."""
+        return sorted(self.teacher.intervals, key=lambda name: name != self.about.selection)
 
     @property
     def models(self) -> list[str]:
-        """The models there are, as they are shown: the teacher, others, the student that the run is about."""
-        names = self.stages[-1].spec["options"]["models"]
-        return sorted(names, key=lambda name: (name != "teacher", name == self.main))
+        """The models in display order: the teacher, the others, the student that the run is about."""
+        names = self.stages[-1].options["models"]
+        return sorted(names, key=lambda name: (name != "teacher", name == self.about.student))
 
     @property
-    def main(self) -> str:
-        """The name of the student that the run is about."""
-        return self.about["student"]
+    def teacher(self) -> ModelResult:
+        return self.results["teacher"]
 
     @property
-    def student(self) -> dict[str, Any]:
-        """What was measured of the student that the run is about."""
-        return self.results[self.main]
+    def student(self) -> ModelResult:
+        """The results of the student that the run is about."""
+        return self.results[self.about.student]
 
     @property
-    def taken(self) -> list[StageRecord]:
-        """Stages in use, without unselected grid candidates."""
-        chosen = [s.finished["scores"] for s in self.stages if s.spec["stage_type"] == "select"]
+    def stages_in_use(self) -> list[StageRecord]:
+        """The stages without unselected grid candidates."""
+        chosen = [stage.scores for stage in self.stages if stage.stage_type == "select"]
         unselected = {name for scores in chosen for name in scores["candidates"] if name != scores["chosen"]}
         return [stage for stage in self.stages if stage.name not in unselected]
 
+    def of_type(self, stage_type: str) -> list[StageRecord]:
+        """The stages of one type."""
+        return [stage for stage in self.stages if stage.stage_type == stage_type]
+
     def model(self, name: str) -> Path:
-        """The directory of one of its models, checked against its manifest.
+        """The directory of one of its models, verified against its manifest.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the directory is damaged.
         """
-        stage = self.path / self.stages[-1].spec["inputs"][name]["stage"]
+        stage = self.path / self.stages[-1].inputs[name]["stage"]
         directory = made_in(stage, read_finished(stage)) / "model"
         try:
             store.verify(directory)
         except store.Damaged as damage:
             raise UserError(
-                f"the {title(name)} is damaged ({damage}): run the command of {self.name} again"
+                f"the model {title(name)!r} is damaged ({damage}): run the command of {self.name} again"
             ) from damage
         return directory
 
@@ -152,31 +180,30 @@ class RunRecord:
         """Whether another run reports the same metric on the same rows."""
 
         def rows(run: RunRecord) -> tuple:
-            source = run.task
-            known = (source["name"], source.get("content"), source.get("revision"))
-            return (*known, run.about["split"], run.about["selection"])
+            task = run.task
+            return task.name, task.content, task.revision, run.about.split, run.about.selection
 
         return rows(self) == rows(other)
 
     def max_length(self, name: str) -> int:
         """Tokens that one of its models reads of a row."""
-        return self.stages[-1].spec["options"]["max_length"][name]
+        return self.stages[-1].options["max_length"][name]
 
     @property
     def predictions(self) -> Path:
-        """The rows that `evaluate` reported, with their labels and answers."""
-        return self.path / f"{self.about['split']}_predictions.csv"
+        """The file with the rows that `evaluate` reported, their labels and predictions."""
+        return self.path / f"{self.about.split}_predictions.csv"
 
     @property
-    def texts(self) -> tuple[str, ...]:
-        """The columns of `predictions` that are text: one, or two where the task takes pairs."""
+    def text_columns(self) -> tuple[str, ...]:
+        """The text columns of `predictions`: one, or two where the task takes pairs."""
         with contextlib.suppress(OSError), open(self.predictions, newline="", encoding="utf-8") as file:
             if "text_b" in next(csv.reader(file), []):
                 return ("text", "text_b")
         return ("text",)
 
     def differing(self, others: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Option -> (its value here, its value in `others`), where both have it and not the same."""
+        """Option -> (its value here, its value in `others`), of the options that differ."""
         here, there = _by_name(self.options), _by_name(others)
         return {
             key: (value, there[key])
@@ -185,14 +212,14 @@ class RunRecord:
         }
 
     def preset_options(self) -> dict[str, Any]:
-        """What the preset alone would set; the defaults where it is there no more."""
+        """The options of the preset alone; the defaults where the preset no longer exists."""
         try:
             return asdict(options_module.load(self.preset, [f"task={self.options['task']}"]))
         except UserError:
             return asdict(Options())
 
     def command(self) -> str:
-        """The command that makes this run, in whatever way it was made."""
+        """The command that reproduces this run."""
         if self.recipe:
             return f"python -m pipeline recipe {shlex.join(self.recipe)}"
         given = {"preset": self.preset, "task": self.options["task"], "run": self.name}
@@ -205,47 +232,54 @@ def read_run_record(path: Path) -> RunRecord:
     """Read a run that `evaluate` finished.
 
     Raises:
-        UserError: a stage's record is torn, or it was evaluated by a version that measured less.
+        UserError: a file of the run is incomplete, or another version evaluated it.
     """
-    options, results = read_json(path / "options.json"), read_json(path / "results.json")
+    options = read_json(path / "options.json")
     stages = [_read_stage(path / name) for name in options.get("stages", [])]
-    if torn := [stage.name for stage in stages if not stage.finished]:
-        raise UserError(
-            f"run {path.name!r}: finished.json of {', '.join(torn)} is torn: run its own command again"
+    try:
+        return RunRecord(
+            path,
+            options["preset"],
+            {k: v for k, v in options.items() if k not in RUN_KEYS},
+            read_results(path / "results.json"),
+            parse(EvaluationInfo, stages[-1].scores),
+            stages,
+            options.get("recipe", []),
+            parse(TaskRecord, stages[-1].inputs["task"]),
         )
-    if not stages or "student" not in stages[-1].finished["scores"]:
+    except (ValueError, LookupError) as error:
         raise UserError(
-            f"run {path.name!r} was evaluated by an earlier version, which measured less: run its own "
-            "command again; its models are kept, only the evaluation is made anew"
-        )
-    return RunRecord(
-        path,
-        options["preset"],
-        {k: v for k, v in options.items() if k not in ABOUT_THE_RUN},
-        results,
-        stages[-1].finished["scores"],
-        stages,
-        options.get("recipe", []),
-    )
+            f"run {path.name!r} was evaluated by another version, whose results have another form: run its own "
+            "command again; its models are kept, and only the evaluation is repeated"
+        ) from error
 
 
 def title(model: str) -> str:
-    """How a model is called where it is shown."""
+    """The display name of a model."""
     return TITLES.get(model, model)
 
 
 def _read_stage(directory: Path) -> StageRecord:
     spec, finished = read_json(directory / "stage.json"), read_finished(directory)
     made = made_in(directory, finished)
-    lines = []
-    if (made / "metrics.jsonl").is_file():
-        lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text("utf-8").splitlines()]
-    reused = made.parent.name if finished.get("from") else ""
-    return StageRecord(directory.name, spec, finished, lines, made, reused)
+    try:
+        lines = []
+        if (made / "metrics.jsonl").is_file():
+            lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text("utf-8").splitlines()]
+        return StageRecord(
+            directory.name, spec["stage_type"], spec["options"], spec["inputs"], finished["scores"], finished["time"],
+            finished.get("machine", {}), finished.get("seconds_of_last_start", 0.0), lines, made,
+            made.parent.name if finished.get("from") else "",
+        )  # fmt: skip
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"run {directory.parent.name!r}: a file of stage {directory.name} is incomplete ({error}): run the "
+            "run's own command again"
+        ) from error
 
 
 def _by_name(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of groups as "group.option"."""
+    """Flatten option groups: "group.option" -> value."""
     named = {}
     for key, value in options.items():
         named |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
@@ -253,7 +287,7 @@ def _by_name(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def written(value: Any) -> str:
-    """A value as `key=value` reads it back."""
+    """Format a value so that `key=value` reads it back."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -6,13 +6,15 @@ its place. A unit of a picture is about a pixel.
 
 import io
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from stages.evaluation.results import Calibration, Interval
 
 Points = list[tuple[float, float]]
 
@@ -84,23 +86,29 @@ def curves(losses: dict[str, Points], dev: dict[str, Points], colours: dict[str,
         return _svg(figure, f"Loss curves of {title}")
 
 
-def scatter(points: list[dict], others: Points, x_label: str, y_label: str, labels: bool = True) -> Markup:
-    """Quality against cost.
+@dataclass(frozen=True)
+class Point:
+    """A model in a plot of quality against cost; `colour` is one of NAMES, `interval` that of y."""
 
-    Args:
-        points: {"label", "colour" (a name of NAMES), "x", "y", "interval" ([low, high])} each.
-        others: of other runs, in grey.
-    """
+    label: str
+    colour: str
+    x: float
+    y: float
+    interval: Interval
+
+
+def scatter(points: list[Point], others: Points, x_label: str, y_label: str) -> Markup:
+    """Quality against cost; `others` are points of other runs, in grey."""
     with rc_context(STYLE):
         figure = _figure(380, 270)
         axes = figure.subplots()
         if others:
             axes.scatter(*zip(*others, strict=True), s=30, color=COLOURS["muted"], alpha=0.45, linewidth=0)
         for point in points:
-            colour, (low, high) = COLOURS[point["colour"]], point["interval"]
-            axes.plot([point["x"]] * 2, [low, high], color=colour, linewidth=1.4, alpha=0.6)
-            axes.scatter(point["x"], point["y"], s=60, color=colour, linewidth=0, zorder=3)
-        seen = [p["x"] for p in points] + [x for x, _ in others]
+            colour = COLOURS[point.colour]
+            axes.plot([point.x] * 2, point.interval, color=colour, linewidth=1.4, alpha=0.6)
+            axes.scatter(point.x, point.y, s=60, color=colour, linewidth=0, zorder=3)
+        seen = [p.x for p in points] + [x for x, _ in others]
         axes.set_xlim(0, 1.15 * max(seen))
         axes.margins(y=0.12)
         _label(axes, points)
@@ -111,23 +119,24 @@ def scatter(points: list[dict], others: Points, x_label: str, y_label: str, labe
         return _svg(figure, f"{y_label} against {x_label}")
 
 
-def reliability(bins: list[dict], scaled: list[dict] | None, colour: str, title: str) -> Markup:
+def reliability(calibration: Calibration, colour: str, title: str) -> Markup:
     """Accuracy of the rows of each bin of confidence; on the diagonal a model is as right as it says."""
     with rc_context(STYLE):
         figure = _figure(380, 270)
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linewidth=1, linestyle=(0, (3, 3)))
-        rows = max(b["rows"] for b in bins)
+        bins, scaled = calibration.bins, calibration.bins_scaled
+        rows = max(b.rows for b in bins)
         shown = [(bins, "as it is", "full")] + ([(scaled, "scaled", "none")] if scaled else [])
         for some, name, fill in shown:
-            x, y = [b["confidence"] for b in some], [b["accuracy"] for b in some]
+            x, y = [b.confidence for b in some], [b.accuracy for b in some]
             style = {"facecolor": COLOURS[colour] if fill == "full" else COLOURS["card"]}
             axes.plot(x, y, color=COLOURS[colour], linewidth=1, alpha=0.5)
             axes.scatter(
-                x, y, s=[20 + 120 * b["rows"] / rows for b in some], edgecolor=COLOURS[colour], zorder=3,
+                x, y, s=[20 + 120 * b.rows / rows for b in some], edgecolor=COLOURS[colour], zorder=3,
                 label=name, linewidth=1.3, **style,
             )  # fmt: skip
-        least = min(b["confidence"] for b in bins)
+        least = min(b.confidence for b in bins)
         axes.set_xlim(max(0, least - 0.05), 1.03)
         axes.set_ylim(0, 1.05)
         axes.set_xlabel("confidence")
@@ -159,23 +168,23 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _label(axes: Axes, points: Sequence[dict]) -> None:
+def _label(axes: Axes, points: list[Point]) -> None:
     """Names beside the points, those of points at one height and place moved apart."""
     taken: list[float] = []
     low, high = axes.get_ylim()
     right = axes.get_xlim()[1]
     apart = (high - low) / 15
-    for point in sorted(points, key=lambda p: -p["y"]):
-        y = point["y"]
+    for point in sorted(points, key=lambda p: -p.y):
+        y = point.y
         while any(abs(y - other) < apart for other in taken):
             y -= apart / 4
         taken.append(y)
-        inner = point["x"] > 0.6 * right
-        near = [p["x"] for p in points if abs(p["y"] - y) < apart and abs(p["x"] - point["x"]) < 0.08 * right]
-        x = min(near, default=point["x"]) if inner else max(near, default=point["x"])
+        inner = point.x > 0.6 * right
+        near = [p.x for p in points if abs(p.y - y) < apart and abs(p.x - point.x) < 0.08 * right]
+        x = min(near, default=point.x) if inner else max(near, default=point.x)
         axes.annotate(
-            _plain(point["label"]), (x, y), (-9 if inner else 9, 0), textcoords="offset points",
-            ha="right" if inner else "left", va="center", color=COLOURS[point["colour"]],
+            _plain(point.label), (x, y), (-9 if inner else 9, 0), textcoords="offset points",
+            ha="right" if inner else "left", va="center", color=COLOURS[point.colour],
         )  # fmt: skip
 
 

@@ -1,168 +1,198 @@
-"""The tables that commands print, within 110 columns. docs/report.md says what each number means."""
+"""The tables that commands print and summaries contain. docs/report.md explains each number."""
 
+import shutil
 import statistics
 from pathlib import Path
 
-from checkpoints.store import read_json
-from pipeline.report.run_record import RunRecord, title
+from tabulate import tabulate
 
-CLASSES = 12
-"""A confusion of more classes is left to the report."""
+from pipeline.report.run_record import RunRecord, title
+from stages.evaluation.results import Interval, ModelResult, read_results
+
+WIDTH = 120
+"""Columns of a table that is not printed to a terminal."""
+
+MAX_CONFUSION_CLASSES = 12
+"""Confusion matrices of more classes are shown in the report alone."""
+
+
+def terminal_table(head: list[str], rows: list[list[str]]) -> str:
+    """Format a plain-text table: the first column aligned left, the others right.
+
+    Columns that do not fit the terminal follow in further blocks, each of which repeats the first column.
+    """
+
+    def text(columns: list[int]) -> str:
+        cells = [[row[i] for i in columns] for row in rows]
+        align = ("left", *["right"] * (len(columns) - 1))
+        return tabulate(cells, [head[i] for i in columns], disable_numparse=True, colalign=align)
+
+    blocks, shown = [], [0]
+    for column in range(1, len(head)):
+        if (
+            len(shown) > 1
+            and text([*shown, column]).index("\n") > shutil.get_terminal_size((WIDTH, 24)).columns
+        ):
+            blocks.append(text(shown))
+            shown = [0]
+        shown.append(column)
+    return "\n\n".join([*blocks, text(shown)])
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """Format a table as Markdown."""
+    return tabulate(rows, head, "github", disable_numparse=True)
 
 
 def results_table(run: RunRecord) -> str:
-    """Everything that `evaluate` measured of a run."""
-    blocks = [_quality(run), _nearness(run), _costs(run)]
-    blocks += [_classes(run)] if run.about["labels"] else []
+    """All that `evaluate` measured of a run."""
+    blocks = [_quality(run), _agreement(run), _costs(run)]
+    blocks += _classes(run) if run.about.labels else []
     return "\n\n".join([*blocks, _examples(run)])
 
 
 def runs_table(runs: list[RunRecord]) -> str:
-    """The distilled students of several runs, a line each."""
-    width = max(len(name) for name in ("student distilled of", *(run.name for run in runs))) + 2
-    lines = [
-        f"{'student distilled of':<{width}}{'metric':<10}{'':>8}{'95% interval':>18}{'kept':>8}"
-        f"{'params':>9}{'size':>9}{'latency':>11}"
-    ]
+    """The students that several runs are about, a row each."""
+    head = ["student of run", "metric", "value (95% CI)", "retained of teacher", "params", "size", "latency"]
+    rows = []
     for run in runs:
-        e = run.student
-        low, high = e["intervals"][run.metrics[0]]
-        lines.append(
-            f"{run.name:<{width}}{run.metrics[0]:<10}{e['metric']:>8.4f}{f'[{low:.4f}, {high:.4f}]':>18}"
-            f"{share(e):>8}{e['parameters'] / 1e6:>8.1f}M{e['bytes'] / 1e6:>7.0f}MB{e['latency_ms']:>9.2f}ms"
+        r, metric = run.student, run.metrics[0]
+        rows.append(
+            [run.name, metric, with_interval(r.metric, r.intervals[metric]), percent(r.retained), *_size(r)]
         )
-    return "\n".join(lines)
+        rows[-1].append(f"{r.costs.latency.p50:.2f} ms")
+    return terminal_table(head, rows)
 
 
-def spread_table(runs: list[Path]) -> str:
-    """Mean and standard deviation over the runs of several seeds; nothing where one is not evaluated."""
-    found = [read_json(run / "results.json") for run in runs]
-    if not all(found):
+def seeds_table(runs: list[Path]) -> str:
+    """Mean and standard deviation of each model over the runs of several seeds; empty if a run was not evaluated."""
+    files = [run / "results.json" for run in runs]
+    if not all(file.is_file() for file in files):
         return ""
-    lines = [f"over {len(runs)} seeds: {', '.join(run.name for run in runs)}"]
+    found, rows = [read_results(file) for file in files], []
     for name in found[0]:
-        values = [results[name]["metric"] for results in found]
-        kept = [r[name]["retained"] for r in found if "retained" in r[name]]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        share = f"retained {statistics.mean(kept):.1%} (lowest {min(kept):.1%})" if kept else ""
-        lines.append(f"  {name:<20} {statistics.mean(values):.4f} +- {spread:.4f}   {share}")
-    return "\n".join(lines)
+        values = [results[name].metric for results in found]
+        retained = [results[name].retained for results in found if results[name].retained is not None]
+        spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
+        mean = percent(statistics.mean(retained)) if retained else "-"
+        lowest = percent(min(retained)) if retained else "-"
+        rows.append([title(name), f"{statistics.mean(values):.4f}", spread, mean, lowest])
+    head = ["model", "mean", "std", "retained of teacher", "lowest"]
+    return f"{len(runs)} seeds: {', '.join(run.name for run in runs)}\n\n{terminal_table(head, rows)}"
 
 
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table as Markdown."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
-    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
+def percent(value: float | None) -> str:
+    """A ratio in percent, "-" for None."""
+    return "-" if value is None else f"{value:.1%}"
 
 
-def share(entry: dict) -> str:
-    """The share of the teacher's metric, where there is one."""
-    return f"{entry['retained']:.1%}" if "retained" in entry else "-"
+def with_interval(value: float, interval: Interval) -> str:
+    """A metric and its confidence interval."""
+    return f"{value:.4f} ({interval[0]:.4f}–{interval[1]:.4f})"
+
+
+def _size(result: ModelResult) -> list[str]:
+    return [f"{result.parameters / 1e6:.1f} M", f"{result.bytes / 1e6:,.0f} MB"]
 
 
 def _quality(run: RunRecord) -> str:
     about, shown = run.about, run.metrics[:2]
-    words = f"{about['words']:,} words of " if "words" in about else ""
-    lines = [
-        f"{about['selection']} on {about['split']}: {words}{about['rows']:,} rows, a constant answer reaches "
-        f"{about['constant']:.4f}",
-        f"{'in brackets 95% of 1,000 resamples':<36}" + "".join(f"{m:<24}" for m in shown) + "retained",
-    ]
+    words = f"{about.words:,} words of " if about.words else ""
+    rows = []
     for name in run.models:
-        e = run.results[name]
-        cells = [f"{e['scores'][m]:.4f} {_interval(e['intervals'][m], '.4f')}" for m in shown]
-        kept = f"{share(e)} {_interval(e['retained_interval'], '.1%')}" if "retained" in e else "-"
-        lines.append(f"{title(name):<36}" + "".join(f"{cell:<24}" for cell in cells) + kept)
-    return "\n".join(lines)
+        r = run.results[name]
+        cells = [with_interval(r.scores[metric], r.intervals[metric]) for metric in shown]
+        retained = "-"
+        if r.retained is not None and r.retained_interval and name != "teacher":
+            low, high = r.retained_interval
+            retained = f"{r.retained:.1%} ({low:.1%}–{high:.1%})"
+        rows.append([title(name), *cells, retained])
+    head = ["model", *(f"{metric} (95% CI)" for metric in shown), "retained of teacher (95% CI)"]
+    return (
+        f"quality on {about.split}: {words}{about.rows:,} rows; the best constant prediction has "
+        f"{about.selection} {about.constant:.4f}\n\n{terminal_table(head, rows)}"
+    )
 
 
-def _nearness(run: RunRecord) -> str:
-    """Loyalty to the teacher, and calibration."""
-    if run.about["labels"] is None:
-        lines = [f"{'answers beside the teacher':<36}{'Pearson to the teacher':>24}"]
-        for name in run.models[1:]:
-            lines.append(f"{title(name):<36}{run.results[name]['pearson_to_teacher']:>24.4f}")
-        return "\n".join(lines)
-    lines = [
-        f"{'loyalty to the teacher; calibration':<36}{'same label':>12}{'probability':>13}{'ECE':>9}"
-        f"{'scaled':>9}{'temperature':>13}"
-    ]
-    for name in run.models:
-        e = run.results[name]
-        c = e["calibration"]
-        loyal = (
-            f"{e['label_loyalty']:>12.1%}{e['probability_loyalty']:>13.1%}"
-            if "label_loyalty" in e
-            else f"{'-':>12}{'-':>13}"
+def _agreement(run: RunRecord) -> str:
+    """How close each model is to the teacher, and its calibration."""
+    models = [(title(name), run.results[name]) for name in run.models]
+    if run.about.labels is None:
+        rows = [[name, f"{r.pearson_to_teacher:.4f}"] for name, r in models[1:]]
+        return f"agreement with teacher\n\n{terminal_table(['model', 'Pearson correlation'], rows)}"
+    head = ["model", "same label", "probability loyalty", "ECE", "ECE, scaled", "temperature"]
+    rows = []
+    for name, r in models:
+        c = r.calibration
+        scaled = ["-", "-"]
+        if c.temperature is not None:
+            scaled = [f"{c.error_scaled:.4f}", f"{c.temperature:.2f}"]
+        rows.append(
+            [name, percent(r.label_loyalty), percent(r.probability_loyalty), f"{c.error:.4f}", *scaled]
         )
-        scaled = (
-            f"{c['error_scaled']:>9.4f}{c['temperature']:>13.2f}"
-            if "temperature" in c
-            else f"{'-':>9}{'-':>13}"
-        )
-        lines.append(f"{title(name):<36}{loyal}{c['error']:>9.4f}{scaled}")
-    return "\n".join(lines)
+    return f"agreement with teacher, and calibration\n\n{terminal_table(head, rows)}"
 
 
 def _costs(run: RunRecord) -> str:
-    lines = [
-        f"{'cost':<36}{'params':>8}{'size':>7}{'MFLOP':>8}{'memory':>8}{'p50':>9}{'p90':>8}{'p99':>8}"
-        f"{'speed':>7}{'rows/s':>8}"
-    ]
-    teacher = run.results["teacher"]
+    head = ["model", "params", "size", "MFLOP", "memory", "p50 ms", "p90 ms", "p99 ms", "speed-up", "rows/s"]
+    teacher, rows = run.teacher.costs, []
     for name in run.models:
-        e = run.results[name]
-        memory = f"{e['peak_bytes'] / 1e6:.0f}MB" if e["peak_bytes"] else "-"
-        times = "".join(f"{e['latency'][p]:>8.2f}" for p in ("p90", "p99"))
-        lines.append(
-            f"{title(name):<36}{e['parameters'] / 1e6:>7.1f}M{e['bytes'] / 1e6:>5.0f}MB{e['flops'] / 1e6:>8,.0f}{memory:>8}"
-            f"{e['latency']['p50']:>9.2f}{times}{teacher['latency_ms'] / e['latency_ms']:>6.1f}x{e['rows_per_second']:>8,.0f}"
-        )
-    lengths = teacher["lengths"]
-    lines.append(
-        f"(fp32 on this machine's CPU, {teacher['threads']} threads; p50, p90, p99: milliseconds for one row of "
-        f"{lengths['least']} to {lengths['most']}\nword pieces, mean {lengths['mean']:.0f}; rows/s and memory: 32 rows at once)"
+        r, c = run.results[name], run.results[name].costs
+        memory = f"{c.peak_bytes / 1e6:,.0f} MB" if c.peak_bytes else "-"
+        times = [f"{value:.2f}" for value in (c.latency.p50, c.latency.p90, c.latency.p99)]
+        faster = f"{teacher.latency.p50 / c.latency.p50:.1f}x"
+        cells = [f"{r.flops / 1e6:,.0f}", memory, *times, faster, f"{c.rows_per_second:,.0f}"]
+        rows.append([title(name), *_size(r), *cells])
+    lengths = teacher.lengths
+    return (
+        f"cost of inference: fp32 on the CPU, {teacher.threads} threads\n"
+        f"latency (p50, p90, p99) and speed-up: one row of {lengths.least} to {lengths.most} tokens, mean "
+        f"{lengths.mean:.0f}\nrows/s and memory: 32 rows at once\n\n{terminal_table(head, rows)}"
     )
-    return "\n".join(lines)
 
 
-def _classes(run: RunRecord) -> str:
-    labels, student, teacher = run.about["labels"], run.student, run.results["teacher"]
-    lines = [f"{'class':<36.36}{'rows':>8}{'precision':>11}{'recall':>8}{'F1':>8}{'F1 of the teacher':>19}"]
-    for label, s, t in zip(labels, student["classes"], teacher["classes"], strict=True):
-        lines.append(
-            f"{_short(label, 35):<36}{s['rows']:>8,}{s['precision']:>11.3f}{s['recall']:>8.3f}{s['f1']:>8.3f}{t['f1']:>19.3f}"
-        )
-    if len(labels) <= CLASSES:
-        wide = max(8, min(14, 72 // len(labels)))
-        head = "".join(f"{_short(label, wide - 2):>{wide}}" for label in labels)
-        lines += ["", f"{'student: label down, answer across':<36}{head}"]
-        for label, counts in zip(labels, student["confusion"], strict=True):
-            lines.append(f"{_short(label, 35):<36}" + "".join(f"{count:>{wide},}" for count in counts))
-    return "\n".join(lines)
+def _classes(run: RunRecord) -> list[str]:
+    labels, student, teacher = run.about.labels, run.student, run.teacher
+    rows = [
+        [
+            _short(label, 35),
+            f"{s.rows:,}",
+            f"{s.precision:.3f}",
+            f"{s.recall:.3f}",
+            f"{s.f1:.3f}",
+            f"{t.f1:.3f}",
+        ]
+        for label, s, t in zip(labels, student.classes, teacher.classes, strict=True)
+    ]
+    head = ["class", "rows", "precision", "recall", "F1", "teacher's F1"]
+    blocks = [f"classes: scores of the student\n\n{terminal_table(head, rows)}"]
+    if len(labels) <= MAX_CONFUSION_CLASSES:
+        rows = [
+            [_short(label, 35), *(f"{count:,}" for count in counts)]
+            for label, counts in zip(labels, student.confusion, strict=True)
+        ]
+        matrix = terminal_table(["gold", *(_short(label, 12) for label in labels)], rows)
+        blocks.append(f"confusion of the student: gold labels down, predicted labels across\n\n{matrix}")
+    return blocks
 
 
 def _examples(run: RunRecord) -> str:
-    labels, lines = run.about["labels"], ["where student and teacher differ most"]
-    for row in run.student["differ_most"][:3]:
-        answers = {
-            name: _answer(row[name], labels) for name in ("student", "teacher")
-        }  # what each says, and how sure it is
-        truth = _short(labels[row["label"]], 20) if labels else f"{row['label']:.2f}"
-        lines.append(f"  {_short(' / '.join(row['texts']), 106)}")
-        lines.append(f"    student {answers['student']}; teacher {answers['teacher']}; label {truth}")
+    labels, lines = run.about.labels, ["rows on which student and teacher differ most", ""]
+    for row in run.student.differ_most[:3]:
+        gold = _short(labels[int(row.label)], 16) if labels else f"{row.label:.2f}"
+        lines.append(f"  {_short(' / '.join(row.texts), 78)}")
+        lines.append(
+            f"    student {_prediction(row.student, labels)}; teacher {_prediction(row.teacher, labels)}; gold {gold}"
+        )
     return "\n".join(lines)
 
 
-def _answer(values: list[float], labels: list[str] | None) -> str:
+def _prediction(values: list[float], labels: list[str] | None) -> str:
+    """The predicted label and its probability, or the score."""
     if labels is None:
         return f"{values[0]:.2f}"
     best = max(range(len(values)), key=values.__getitem__)
-    return f"{_short(labels[best], 20)} {values[best]:.0%}"
-
-
-def _interval(values: list[float], form: str) -> str:
-    return f"[{values[0]:{form}}, {values[1]:{form}}]"
+    return f"{_short(labels[best], 16)} {values[best]:.0%}"
 
 
 def _short(text: str, width: int) -> str:

@@ -1,78 +1,70 @@
-"""What a model costs where it answers: milliseconds a row, rows a second, memory. On the CPU, in fp32."""
+"""What inference costs on the CPU in fp32: latency, throughput and memory."""
 
 import ctypes
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from stages.distillation.outputs import inputs_of
+from stages.evaluation.results import Costs, Lengths, Percentiles
 from stages.tasks.batches import Batch
 from stages.tasks.token_rows import TokenRows
 
 SINGLE_ROWS, BATCHES, BATCH = 100, 12, 32
 WARM = 3
-"""Passes before any is timed."""
+"""Warm-up passes, which are not timed."""
 
 
-def measure(models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Time every model on the same rows of a split, the models in turn, and see how much memory a batch takes.
-
-    Returns:
-        name -> what `speed` gives, and "peak_bytes" (None where it cannot be told).
-    """
-    found = speed(models, seed)
+def measure(models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0) -> dict[str, Costs]:
+    """Measure latency, throughput and peak memory of each model; the arguments are those of `speed`."""
+    costs = speed(models, seed)
     with torch.inference_mode():
         for name, (model, rows) in models.items():
-            found[name]["peak_bytes"] = _peak_bytes(model, _batch(rows, _drawn(len(rows), seed)[1][0]))
-    return found
+            costs[name].peak_bytes = _peak_bytes(model, _batch(rows, _drawn(len(rows), seed)[1][0]))
+    return costs
 
 
-def speed(models: dict[str, tuple[Callable, TokenRows]], seed: int = 0) -> dict[str, dict[str, Any]]:
-    """Time every model on the same rows of a split, the models in turn.
+def speed(models: dict[str, tuple[Callable, TokenRows]], seed: int = 0) -> dict[str, Costs]:
+    """Measure latency and throughput of each model on the same rows of a split.
 
-    Batches are drawn from the split at random, as requests would come, and padded to their longest row.
+    The models take turns, so that other load on the machine affects all of them alike. Batches are drawn at random, as
+    requests would arrive, and padded to their longest row.
 
     Args:
-        models: name -> (model in eval mode on the CPU, the rows in its own tokens).
-        seed: of the rows drawn.
+        models: name -> (model in eval mode on the CPU, the split in the model's own tokens).
+        seed: of the rows that are drawn.
 
     Returns:
-        name -> {"latency_ms" (of one row, the median), "latency" and "batch" ({"p50", "p90", "p99"} in
-        milliseconds, of one row and of 32), "rows_per_second" (of 32 at once, the median), "lengths" (mean,
-        least and most tokens of the single rows), "threads"}.
+        name -> costs, `peak_bytes` left None.
     """
     single, batches = _drawn(len(next(iter(models.values()))[1]), seed)
     with torch.inference_mode():
         alone = _times(models, [np.array([row]) for row in single])
         together = _times(models, list(batches))
-    return {
-        name: {
-            "latency_ms": round(float(np.median(alone[name])), 3),
-            "latency": _percentiles(alone[name]),
-            "batch": _percentiles(together[name]),
-            "rows_per_second": round(BATCH * 1000 / float(np.median(together[name])), 1),
-            "lengths": {
-                "mean": round(float(rows.lengths[single].mean()), 1),
-                "least": int(rows.lengths[single].min()),
-                "most": int(rows.lengths[single].max()),
-            },
-            "threads": torch.get_num_threads(),
-        }
-        for name, (_, rows) in models.items()
-    }
+    costs = {}
+    for name, (_, rows) in models.items():
+        latency, batch = _percentiles(alone[name]), _percentiles(together[name])
+        lengths = rows.lengths[single]
+        costs[name] = Costs(
+            latency,
+            batch,
+            round(BATCH * 1000 / float(np.median(together[name])), 1),
+            Lengths(round(float(lengths.mean()), 1), int(lengths.min()), int(lengths.max())),
+            torch.get_num_threads(),
+        )
+    return costs
 
 
 def _drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows to be timed one at a time, rows of each batch) of a split of `count` rows."""
+    """(rows to time one at a time, rows of each batch) of a split of `count` rows."""
     single = np.linspace(0, count - 1, min(SINGLE_ROWS, count), dtype=int)
     drawn = np.random.default_rng(seed).permutation(count)
-    return single, np.resize(drawn, (BATCHES, BATCH))  # a small split is gone over again
+    return single, np.resize(drawn, (BATCHES, BATCH))  # repeats the rows of a small split
 
 
 def _times(models: dict[str, tuple[Callable, TokenRows]], sets: list[np.ndarray]) -> dict[str, list[float]]:
@@ -93,19 +85,21 @@ def _batch(rows: TokenRows, indices: np.ndarray) -> Batch:
     return rows.collate(indices, np.ones(len(indices), np.float32))
 
 
-def _percentiles(times: list[float]) -> dict[str, float]:
-    values = np.percentile(times, [50, 90, 99])
-    return {name: round(float(value), 3) for name, value in zip(("p50", "p90", "p99"), values, strict=True)}
+def _percentiles(times: list[float]) -> Percentiles:
+    return Percentiles(*(round(float(value), 3) for value in np.percentile(times, [50, 90, 99])))
 
 
 def _peak_bytes(model: PreTrainedModel, batch: Batch) -> int | None:
-    """The weights, and what one pass over a batch takes beside them at its highest, as Linux counts pages."""
+    """Bytes of the weights, and of the peak memory of one pass over a batch; None where Linux does not tell.
+
+    The peak is that of the resident set (VmHWM), which is reset before the pass (man 5 proc).
+    """
     inputs = inputs_of(model, batch.inputs)
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     with suppress(OSError, AttributeError):
-        # What the allocator keeps of earlier passes would be taken again, and not be seen.
+        # Memory that the allocator keeps from earlier passes would be used again without being counted.
         ctypes.CDLL(None).malloc_trim(0)
-        clear.write_text("5")  # the highest so far is forgotten (man 5 proc)
+        clear.write_text("5")
         before = _kilobytes(status, "VmHWM")
         model(**inputs)
         working = _kilobytes(status, "VmHWM") - before

@@ -1,118 +1,130 @@
-"""What `evaluate` says of logits, (rows, classes) in the order of the task: of one model, and of two side by side."""
-
-from typing import Any
+"""What `evaluate` derives from logits, which are (rows, classes) in the order of the task's labels."""
 
 import numpy as np
 
-from stages.evaluation import statistics as comparison
+from stages.evaluation import statistics
+from stages.evaluation.results import Calibration, CalibrationBin, ClassScores, Disagreement, Interval
 from stages.tasks.metrics import compute
 from stages.tasks.task import Split, Task
 
 EXAMPLES = 10
-"""Rows kept of those where student and teacher differ most."""
+"""Rows reported of those on which student and teacher differ most."""
 
 
 def decide(logits: np.ndarray, task: Task) -> np.ndarray:
-    """Class indices, or scores for a regression."""
+    """Predicted class ids, or scores for a regression."""
     return logits[:, 0] if task.labels is None else logits.argmax(-1)
 
 
-def add_intervals(task: Task, split: str, logits: dict[str, np.ndarray], results: dict[str, dict]) -> None:
-    """Give each model's entry 95% intervals of its metrics, and the share of the teacher's that it kept.
+def confidence_intervals(
+    task: Task, split: str, logits: dict[str, np.ndarray]
+) -> tuple[dict[str, dict[str, Interval]], dict[str, Interval]]:
+    """95% confidence intervals of each model's metrics, and of the ratio of its selection metric to the teacher's.
 
-    The rows are resampled for all models at once: the interval of a share is that of the ratio, row for row.
+    Every resample draws the same rows for all models, so the ratio compares models on equal rows.
+
+    Args:
+        task: the task.
+        split: the split that the logits belong to.
+        logits: model -> its logits; one model is the "teacher".
+
+    Returns:
+        (model -> metric -> interval, model -> interval of the ratio).
     """
-    answers = {name: decide(values, task) for name, values in logits.items()}
+    predictions = {name: decide(values, task) for name, values in logits.items()}
     gold, classes = np.asarray(task.splits[split].gold), len(task.labels) if task.labels else None
     words = [len(labels) for labels in task.splits[split].labels] if task.token_level else None
-    drawn = comparison.bootstrap(task.metrics, answers, gold, classes, words=words)
-    of_teacher, whole = drawn["teacher"][task.selection], results["teacher"]["metric"]
+    drawn = statistics.bootstrap(task.metrics, predictions, gold, classes, words=words)
+    of_teacher = drawn["teacher"][task.selection]
+    intervals, retained = {}, {}
     for name, values in drawn.items():
-        entry = results[name]
-        entry["intervals"] = {metric: comparison.interval(v) for metric, v in values.items()}
-        if whole > 0:  # a share of nothing is none
-            shares = np.full_like(of_teacher, np.nan)
-            np.divide(values[task.selection], of_teacher, out=shares, where=of_teacher > 0)
-            entry["retained"], entry["retained_interval"] = (
-                entry["metric"] / whole,
-                comparison.interval(shares),
-            )
+        intervals[name] = {metric: statistics.interval(v) for metric, v in values.items()}
+        ratios = np.full_like(of_teacher, np.nan)
+        np.divide(values[task.selection], of_teacher, out=ratios, where=of_teacher > 0)
+        if not np.isnan(ratios).all():
+            retained[name] = statistics.interval(ratios)
+    return intervals, retained
 
 
-def classes_of(task: Task, split: str, logits: np.ndarray) -> dict[str, Any]:
-    """The confusion of a model's answers, and what they reach on each class, in the order of the task's labels."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+def confusion(task: Task, split: str, logits: np.ndarray) -> list[list[int]]:
+    """Counts of rows: gold classes down, predicted classes across."""
+    from sklearn.metrics import confusion_matrix
 
-    pair, classes = (np.asarray(task.splits[split].gold), logits.argmax(-1)), range(len(task.labels))
-    scores = precision_recall_fscore_support(*pair, labels=classes, zero_division=0)
-    names = ("precision", "recall", "f1", "rows")
-    return {
-        "confusion": confusion_matrix(*pair, labels=classes).tolist(),
-        "classes": [
-            dict(zip(names, row, strict=True)) for row in zip(*(of.tolist() for of in scores), strict=True)
-        ],
-    }
+    gold = np.asarray(task.splits[split].gold)
+    return confusion_matrix(gold, logits.argmax(-1), labels=range(len(task.labels))).tolist()
 
 
-def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> dict[str, Any]:
-    """How far a model's confidence is from its accuracy on a split; after temperature scaling, too.
+def class_scores(task: Task, split: str, logits: np.ndarray) -> list[ClassScores]:
+    """Precision, recall and F1 of each class; 0 where one is not defined."""
+    from sklearn.metrics import precision_recall_fscore_support
 
-    The temperature is fitted on dev. Where dev itself is what is reported, there is none.
+    gold, classes = np.asarray(task.splits[split].gold), range(len(task.labels))
+    scores = precision_recall_fscore_support(gold, logits.argmax(-1), labels=classes, zero_division=0)
+    return [ClassScores(*row) for row in zip(*(column.tolist() for column in scores), strict=True)]
+
+
+def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> Calibration:
+    """Compare a model's confidence with its accuracy on a split, before and after temperature scaling.
+
+    The temperature is fitted on dev. Where dev is the split that is reported, nothing is fitted.
+
+    Args:
+        task: a classification task.
+        split: the split that is reported.
+        logits: split -> logits.
     """
 
-    def bins(temperature: float = 1.0) -> list[dict[str, float]]:
-        probabilities = comparison.softmax(logits[split], temperature)
-        return comparison.calibration_bins(probabilities, np.asarray(task.splits[split].gold))
+    def bins(temperature: float = 1.0) -> list[CalibrationBin]:
+        probabilities = statistics.softmax(logits[split], temperature)
+        return statistics.calibration_bins(probabilities, np.asarray(task.splits[split].gold))
 
-    found = {"bins": bins()}
-    found["error"] = comparison.calibration_error(found["bins"])
-    if split != "dev":
-        temperature = comparison.fit_temperature(logits["dev"], np.asarray(task.splits["dev"].gold))
-        scaled = bins(temperature)
-        found |= {"temperature": temperature, "bins_scaled": scaled}
-        found["error_scaled"] = comparison.calibration_error(scaled)
-    return found
+    plain = bins()
+    error = statistics.calibration_error(plain)
+    if split == "dev":
+        return Calibration(plain, error)
+    temperature = statistics.fit_temperature(logits["dev"], np.asarray(task.splits["dev"].gold))
+    scaled = bins(temperature)
+    return Calibration(plain, error, temperature, scaled, statistics.calibration_error(scaled))
 
 
-def loyalty(task: Task, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-    """How near a student's answers are to its teacher's, right or wrong."""
+def agreement(task: Task, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+    """Measure how close a student's predictions are to its teacher's, right or wrong.
+
+    Returns:
+        The fields of `ModelResult` that hold for the task: "label_loyalty" and "probability_loyalty" of a
+        classification, "pearson_to_teacher" of a regression.
+    """
     if task.labels is None:
         return {"pearson_to_teacher": compute(("pearson",), student[:, 0], teacher[:, 0])["pearson"]}
-    student, teacher = comparison.softmax(student), comparison.softmax(teacher)
+    student, teacher = statistics.softmax(student), statistics.softmax(teacher)
     return {
-        "label_loyalty": comparison.label_loyalty(student, teacher),
-        "probability_loyalty": comparison.probability_loyalty(student, teacher),
+        "label_loyalty": statistics.label_loyalty(student, teacher),
+        "probability_loyalty": statistics.probability_loyalty(student, teacher),
     }
 
 
-def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray) -> list[dict[str, Any]]:
-    """The rows (or words, shown with their row) on which student and teacher are furthest apart, the furthest first.
+def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray) -> list[Disagreement]:
+    """The rows (of a token-level task: words) on which student and teacher differ most, the largest distance first.
 
-    Classes: what each gives every class; a regression: its scores.
+    The distance is that of `statistics.distances` between class distributions, or between the scores of a regression.
     """
     rows, gold = task.splits[split], task.splits[split].gold
     if task.labels:
-        student, teacher = comparison.softmax(student), comparison.softmax(teacher)
-        apart = comparison.distances(student, teacher)
+        student, teacher = statistics.softmax(student), statistics.softmax(teacher)
+        distances = statistics.distances(student, teacher)
     else:
-        apart = np.abs(student - teacher)[:, 0]
+        distances = np.abs(student - teacher)[:, 0]
     return [
-        {
-            "row": int(i),
-            "texts": _texts(rows, i),
-            "label": gold[i],
-            "student": student[i].tolist(),
-            "teacher": teacher[i].tolist(),
-        }
-        for i in np.argsort(-apart, kind="stable")[:EXAMPLES]
+        Disagreement(int(i), _texts(rows, i), gold[i], student[i].tolist(), teacher[i].tolist())
+        for i in np.argsort(-distances, kind="stable")[:EXAMPLES]
     ]
 
 
-def _texts(rows: Split, answer: int) -> list[str]:
-    """What an answer is about: a row's one or two texts, or a word and the text it stands in."""
+def _texts(rows: Split, index: int) -> list[str]:
+    """What a prediction is about: a row's one or two texts, or a word and its text."""
     if not rows.token_level:
-        return [rows.text_a[answer], *([rows.text_b[answer]] if rows.text_b else [])]
+        return [rows.text_a[index], *([rows.text_b[index]] if rows.text_b else [])]
     ends = np.cumsum([len(labels) for labels in rows.labels])
-    row = int(np.searchsorted(ends, answer, side="right"))
+    row = int(np.searchsorted(ends, index, side="right"))
     text = rows.text_a[row]
-    return [text.split(" ")[answer - ends[row]], text]
+    return [text.split(" ")[index - ends[row]], text]

@@ -144,9 +144,9 @@ def ask(address: str, body: bytes) -> tuple[int, dict]:
 
 def test_the_page_asks_and_is_answered(served, tmp_path):
     run, address = served
-    texts = ["a good film", "a dull plot"][: len(run.texts)]
+    texts = ["a good film", "a dull plot"][: len(run.text_columns)]
     status, found = ask(address, json.dumps({"texts": texts}).encode())
-    assert status == 200 and found["labels"] == run.about["labels"]
+    assert status == 200 and found["labels"] == run.about.labels
     for name, of in (("teacher", "teacher"), ("student", "distilled")):
         assert found[name]["values"] == pytest.approx(
             Classifier.of_run(run, of)([texts])[0].tolist(), abs=1e-5
@@ -171,7 +171,7 @@ def test_the_page_asks_and_is_answered(served, tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed to open the page with")
 def test_a_browser_shows_the_answers_and_its_console_is_empty(served, tmp_path):
     run, address = served
-    asked = urllib.parse.quote("\t".join(["<b>good</b> film", "dull"][: len(run.texts)]))
+    asked = urllib.parse.quote("\t".join(["<b>good</b> film", "dull"][: len(run.text_columns)]))
     for flags in ((), ("--force-dark-mode", "--window-size=390,800")):
         done = subprocess.run(
             [
@@ -183,7 +183,7 @@ def test_a_browser_shows_the_answers_and_its_console_is_empty(served, tmp_path):
         )  # fmt: skip
         assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         assert "× as fast." in done.stdout and '<div id="answers">' in done.stdout
-        assert done.stdout.count('class="probability"') == 2 * len(run.about["labels"] or ())
+        assert done.stdout.count('class="probability"') == 2 * len(run.about.labels or ())
         assert "<script>alert" not in done.stdout
 
 

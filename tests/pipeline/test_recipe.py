@@ -1,5 +1,7 @@
 """Recipes as they are read, and what their runs come to. What they make is tested in integration/test_recipes.py."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from checkpoints.errors import UserError
@@ -7,7 +9,7 @@ from pipeline.config.recipe import RECIPES, known_recipes, read_recipe
 from pipeline.config.schema import arguments
 from pipeline.report.pareto import points_of
 from pipeline.report.recipe_summary import _verdict as verdict
-from pipeline.report.recipe_summary import level_means, scores
+from pipeline.report.recipe_summary import grid_means, scores
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ class Run:
 
     def __init__(self, name: str, **metrics: float):
         self.name, self.models = name, list(metrics)
-        self.results = {m: {"metric": v, "flops": len(m)} for m, v in metrics.items()}
+        self.results = {m: SimpleNamespace(metric=v, flops=len(m)) for m, v in metrics.items()}
 
 
 def test_gains_are_of_the_same_seed_and_levels_over_all_their_students(write):
@@ -134,7 +136,7 @@ def test_gains_are_of_the_same_seed_and_levels_over_all_their_students(write):
     recipe, _ = read_recipe({"name": name})
     runs = [Run("r", a=0.5, b=0.6), Run("r", a=0.7, b=0.8), Run("r", a=0.2, b=0.299)]
     assert scores(runs, "b") == [0.6, 0.8, 0.299]
-    assert level_means(recipe, runs)["what"] == pytest.approx({"a": 1.4 / 3, "b": 1.699 / 3})
+    assert grid_means(recipe, runs)["what"] == pytest.approx({"a": 1.4 / 3, "b": 1.699 / 3})
     assert "b: +10.0 points over a, a significant gain" in verdict(recipe, runs)
     worse = [Run("r", a=0.5, b=0.6), Run("r", a=0.7, b=0.65), Run("r", a=0.2, b=0.3)]
     assert "no significant gain" in verdict(recipe, worse)

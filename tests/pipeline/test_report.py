@@ -32,8 +32,10 @@ def make_run(path: Path, labels: list[str] | None = LABELS, given=(), augmented:
     entry = {
         "metric": 0.75, "scores": dict.fromkeys(metrics, 0.75), "intervals": dict.fromkeys(metrics, [0.7, 0.8]),
         "retained": 0.9, "retained_interval": [0.8, 1.0], "parameters": 7_000_000, "bytes": 28_000_000, "flops": 5e7,
-        "latency_ms": 2.0, "latency": percentiles, "batch": percentiles, "rows_per_second": 500.0, "threads": 2,
-        "lengths": {"mean": 9.0, "least": 3, "most": 20}, "peak_bytes": None,
+        "costs": {
+            "latency": percentiles, "batch": percentiles, "rows_per_second": 500.0, "threads": 2,
+            "lengths": {"mean": 9.0, "least": 3, "most": 20},
+        },
     }  # fmt: skip
     if labels:
         entry["calibration"] = {
@@ -192,13 +194,15 @@ def test_the_command_of_a_run_reads_back_as_its_options(tmp_path):
     assert asdict(load("small", words[5:])) == run.options | {"run": "again", "preset": "small"}
 
 
-def test_tables_fit_a_terminal(tmp_path):
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_fit_a_terminal(tmp_path, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     runs = [
         read_run_record(make_run(tmp_path / name, labels)) for name, labels in (("a", LABELS), ("b", None))
     ]
     for text in (results_table(runs[0]), results_table(runs[1]), runs_table(runs)):
-        assert max(map(len, text.splitlines())) <= 110, text
-    assert "ECE" in results_table(runs[0]) and "Pearson to the teacher" in results_table(runs[1])
+        assert max(map(len, text.splitlines())) <= columns, text
+    assert "ECE" in results_table(runs[0]) and "Pearson correlation" in results_table(runs[1])
 
 
 def test_commands(tmp_path, monkeypatch, capsys):
@@ -219,7 +223,7 @@ def test_commands(tmp_path, monkeypatch, capsys):
     del old["scores"]["student"]
     record.write_text(json.dumps(old))
     assert cli.main(["report", "run=two"]) == 2
-    assert "earlier version" in capsys.readouterr().err
+    assert "another version" in capsys.readouterr().err
     with pytest.raises(UserError):
         read_run_record(Path("runs/two"))
     assert cli.main(["report", "run=one"]) == 0  # and is passed over as a point

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from stages.evaluation import statistics as comparison
-from stages.evaluation.measures import add_intervals, calibration, classes_of, differ_most, loyalty
+from stages.evaluation import statistics
+from stages.evaluation.measures import (
+    agreement,
+    calibration,
+    class_scores,
+    confidence_intervals,
+    confusion,
+    differ_most,
+)
+from stages.evaluation.results import ClassScores
 from stages.tasks.types import Split, Task
 
 RANDOM = np.random.default_rng(1)
@@ -18,49 +26,47 @@ def task(labels=("bad", "good"), metrics=("accuracy", "f1")) -> Task:
     return Task("tiny", labels, {"dev": rows, "test": rows}, metrics, metrics[0])
 
 
-def test_the_share_kept_is_that_of_the_same_rows():
+def test_the_ratio_to_the_teacher_is_taken_on_the_same_rows():
     logits = {"teacher": TEACHER, "distilled": TEACHER.copy(), "finetuned": -TEACHER}
-    results = {name: {"metric": np.mean(v.argmax(1) == GOLD)} for name, v in logits.items()}
-    add_intervals(task(), "test", logits, results)
-    assert results["distilled"]["retained_interval"] == [1, 1]  # equal answers, whatever rows are drawn
-    low, high = results["finetuned"]["retained_interval"]
-    assert low < results["finetuned"]["retained"] < high < 1
-    low, high = results["teacher"]["intervals"]["accuracy"]
-    assert low < results["teacher"]["metric"] < high
+    metric = {name: np.mean(v.argmax(1) == GOLD) for name, v in logits.items()}
+    intervals, retained = confidence_intervals(task(), "test", logits)
+    assert retained["distilled"] == (1, 1)  # equal predictions, whatever rows are drawn
+    low, high = retained["finetuned"]
+    assert low < metric["finetuned"] / metric["teacher"] < high < 1
+    low, high = intervals["teacher"]["accuracy"]
+    assert low < metric["teacher"] < high
 
 
-def test_a_teacher_that_knows_nothing_is_no_measure():
+def test_no_ratio_to_a_teacher_that_scores_zero():
     logits = {"teacher": np.ones((60, 2)), "distilled": STUDENT}
-    results = {"teacher": {"metric": 0.0}, "distilled": {"metric": 0.5}}
-    add_intervals(task(metrics=("matthews",)), "test", logits, results)
-    assert "retained" not in results["distilled"] and "intervals" in results["distilled"]
+    intervals, retained = confidence_intervals(task(metrics=("matthews",)), "test", logits)
+    assert not retained and set(intervals) == {"teacher", "distilled"}
 
 
 def test_the_temperature_is_fitted_on_dev_and_never_on_what_is_reported():
     sharp = {"dev": 5 * TEACHER, "test": 5 * STUDENT}
     found = calibration(task(), "test", sharp)
-    assert found["temperature"] == comparison.fit_temperature(sharp["dev"], GOLD)
-    assert found["error_scaled"] < found["error"]
-    assert "temperature" not in calibration(task(), "dev", sharp)
+    assert found.temperature == statistics.fit_temperature(sharp["dev"], GOLD)
+    assert found.error_scaled < found.error
+    assert calibration(task(), "dev", sharp).temperature is None
 
 
-def test_loyalty_and_disagreement():
-    assert loyalty(task(), TEACHER, TEACHER) == {"label_loyalty": 1, "probability_loyalty": 1}
+def test_agreement_and_disagreement():
+    assert agreement(task(), TEACHER, TEACHER) == {"label_loyalty": 1, "probability_loyalty": 1}
     student = TEACHER.copy()
     student[7] = -20 * TEACHER[7]
     first, *rest = differ_most(task(), "test", student, TEACHER)
-    assert (first["row"], first["texts"], first["label"], len(rest)) == (7, ["row 7"], GOLD[7], 9)
-    assert sum(first["student"]) == pytest.approx(1)
+    assert (first.row, first.texts, first.label, len(rest)) == (7, ["row 7"], GOLD[7], 9)
+    assert sum(first.student) == pytest.approx(1)
     scores = task(labels=None, metrics=("pearson",))
-    assert loyalty(scores, 3 * TEACHER[:, :1], TEACHER[:, :1])["pearson_to_teacher"] == pytest.approx(1)
-    assert differ_most(scores, "test", student[:, :1], TEACHER[:, :1])[0]["row"] == 7
+    assert agreement(scores, 3 * TEACHER[:, :1], TEACHER[:, :1])["pearson_to_teacher"] == pytest.approx(1)
+    assert differ_most(scores, "test", student[:, :1], TEACHER[:, :1])[0].row == 7
 
 
-def test_confusion_and_class_scores_of_a_class_without_rows():
-    found = classes_of(
-        task(("bad", "good", "neither")), "test", np.pad(TEACHER, ((0, 0), (0, 1)), constant_values=-9)
-    )
-    counts = np.array(found["confusion"])
+def test_confusion_and_scores_of_a_class_without_rows():
+    logits = np.pad(TEACHER, ((0, 0), (0, 1)), constant_values=-9)
+    three = task(("bad", "good", "neither"))
+    counts, scores = np.array(confusion(three, "test", logits)), class_scores(three, "test", logits)
     assert counts.sum() == 60 and counts.trace() == (TEACHER.argmax(1) == GOLD).sum() and not counts[2].any()
-    assert found["classes"][2] == {"precision": 0, "recall": 0, "f1": 0, "rows": 0}
-    assert found["classes"][1]["recall"] == counts[1, 1] / counts[1].sum()
+    assert scores[2] == ClassScores(0, 0, 0, 0)
+    assert scores[1].recall == counts[1, 1] / counts[1].sum() and scores[1].rows == sum(GOLD)

@@ -1,4 +1,4 @@
-"""What lies between two models, against plain references."""
+"""Statistics of predictions, against plain references."""
 
 import numpy as np
 import pytest
