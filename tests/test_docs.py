@@ -189,7 +189,7 @@ def test_the_tutorial_from_a_csv_to_a_shipped_model(tmp_path):
     told = "\n".join(said.values())
     for words in (
         "nothing is wrong",
-        "student distilled",
+        "distilled student",
         "reused from another run",
         "report.html",
         "student, ONNX int8",

@@ -72,13 +72,13 @@ def seeds_table(runs: list[Path]) -> str:
     found, rows = [read_results(file) for file in files], []
     for name in found[0]:
         values = [results[name].metric for results in found]
-        retained = [results[name].retained for results in found if results[name].retained is not None]
+        retained = [r[name].retained for r in found if name != "teacher" and r[name].retained is not None]
         spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
         mean = percent(statistics.mean(retained)) if retained else "-"
         lowest = percent(min(retained)) if retained else "-"
         rows.append([title(name), f"{statistics.mean(values):.4f}", spread, mean, lowest])
     head = ["model", "mean", "std", "retained of teacher", "lowest"]
-    return f"{len(runs)} seeds: {', '.join(run.name for run in runs)}\n\n{terminal_table(head, rows)}"
+    return f"over {len(runs)} seeds: {', '.join(run.name for run in runs)}\n\n{terminal_table(head, rows)}"
 
 
 def percent(value: float | None) -> str:
@@ -109,8 +109,8 @@ def _quality(run: RunRecord) -> str:
         rows.append([title(name), *cells, retained])
     head = ["model", *(f"{metric} (95% CI)" for metric in shown), "retained of teacher (95% CI)"]
     return (
-        f"quality on {about.split}: {words}{about.rows:,} rows; the best constant prediction has "
-        f"{about.selection} {about.constant:.4f}\n\n{terminal_table(head, rows)}"
+        f"{about.selection} on {about.split}: {words}{about.rows:,} rows; the best constant prediction reaches "
+        f"{about.constant:.4f}\n\n{terminal_table(head, rows)}"
     )
 
 
