@@ -5,14 +5,13 @@ docs/report.md explains each number. All text from data goes through the templat
 
 import os
 from dataclasses import asdict
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from pipeline.config.options import Options
-from pipeline.report import svg_plots as plots
+from pipeline.report import plots
 from pipeline.report.run_record import RunRecord, StageRecord, title
 from pipeline.report.templates import metric_name, page
 from stages.evaluation.results import ModelResult
@@ -55,7 +54,7 @@ def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
 
 def write_comparison(runs: list[RunRecord], target: Path) -> None:
     """Write a page with runs side by side."""
-    colours = {run.name: name for run, name in zip(runs, cycle(plots.SERIES), strict=False)}
+    colours = plots.series_colours([run.name for run in runs])
     options = {}
     for run in runs[1:]:
         options |= runs[0].differing(run.options) | run.differing(runs[0].options)
@@ -87,7 +86,7 @@ def _against(
     """Plot quality against a cost: models as (name, colour, results), and the results of others in grey."""
     x = COSTS[label]
     points = [plots.Point(name, colour, x(r), r.metric, r.intervals[metric]) for name, colour, r in models]
-    return plots.scatter(points, [(x(r), r.metric) for r in others], label, metric_name(metric))
+    return plots.quality_against_cost(points, [(x(r), r.metric) for r in others], label, metric_name(metric))
 
 
 def _curves(run: RunRecord) -> list[tuple[str, Markup]]:
@@ -102,8 +101,8 @@ def _curves(run: RunRecord) -> list[tuple[str, Markup]]:
     pictures = []
     for base, terms in losses.items():
         if terms:
-            colours = dict(zip(terms, cycle(plots.SERIES), strict=False)) | {"dev": "ink"}
-            pictures.append((base, plots.curves(terms, dev.get(base, {}), colours, base)))
+            colours = plots.series_colours(list(terms)) | {"dev": "ink"}
+            pictures.append((base, plots.loss_curves(terms, dev.get(base, {}), colours, base)))
     return pictures
 
 
@@ -117,7 +116,9 @@ def _compared_curves(runs: list[RunRecord], colours: dict[str, str]) -> list[tup
                 losses.setdefault(base, {})[run.name] = _sum(stage.losses)
             if stage.dev:
                 dev.setdefault(base, {})[run.name] = stage.dev
-    return [(base, plots.curves(lines, dev.get(base, {}), colours, base)) for base, lines in losses.items()]
+    return [
+        (base, plots.loss_curves(lines, dev.get(base, {}), colours, base)) for base, lines in losses.items()
+    ]
 
 
 def _candidate(stage: StageRecord) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.report.png_plots import write_front
+from pipeline.report.plots import write_front
 from pipeline.report.run_record import RunRecord
 from pipeline.report.tables import markdown_table, percent
 from pipeline.report.templates import metric_name

@@ -6,9 +6,10 @@ from pathlib import Path
 from scipy import stats
 
 from pipeline.config.recipe import Recipe
-from pipeline.report.png_plots import write_students
+from pipeline.report.plots import write_students
 from pipeline.report.run_record import RunRecord, read_run_record
 from pipeline.report.tables import markdown_table, percent
+from pipeline.report.templates import metric_name
 from stages.evaluation.results import ModelResult
 
 SIGNIFICANT = 0.05
@@ -32,7 +33,12 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
     blocks += [_masked_lm(runs), _verdict(recipe, runs)]
     text = "\n\n".join(block for block in blocks if block)
     target.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    write_students(recipe, runs, target.with_suffix(".png"))
+    groups = {
+        option: {value: _scores_of(runs, names) for value, names in values.items()}
+        for option, values in recipe.grid_values.items()
+    } or {"": {name: scores(runs, name) for name in recipe.shown}}
+    baseline = (recipe.baseline, statistics.mean(scores(runs, recipe.baseline))) if recipe.baseline else None
+    write_students(groups, baseline, metric_name(runs[0].metrics[0]), recipe.name, target.with_suffix(".png"))
     return f"{text}\n\nthis summary is in {target.with_suffix('.md')}, its picture in {target.with_suffix('.png')}"
 
 
@@ -44,13 +50,13 @@ def scores(runs: list[RunRecord], student: str) -> list[float]:
 def grid_means(recipe: Recipe, runs: list[RunRecord]) -> dict[str, dict[str, float]]:
     """Option of the grid -> value -> the mean metric of the students with that value, over all seeds."""
     return {
-        option: {
-            value: statistics.mean(score for name in names for score in scores(runs, name))
-            for value, names in values.items()
-            if names
-        }
+        option: {value: statistics.mean(_scores_of(runs, names)) for value, names in values.items() if names}
         for option, values in recipe.grid_values.items()
     }
+
+
+def _scores_of(runs: list[RunRecord], students: list[str]) -> list[float]:
+    return [score for name in students for score in scores(runs, name)]
 
 
 def _table(recipe: Recipe, runs: list[RunRecord]) -> str:

@@ -9,6 +9,13 @@ from markupsafe import Markup
 
 from pipeline.report.run_record import title, written
 
+COLOURS = {
+    "paper": "#faf9f7", "card": "#ffffff", "ink": "#1c1f24", "muted": "#666c75", "line": "#e4e1db",
+    "student": "#0f766e", "teacher": "#b4540a", "baseline": "#7a7f88", "third": "#5b54c9", "fourth": "#b8336a",
+    "fifth": "#2f6fc4", "sixth": "#6f7d1c", "good": "#2f7d32", "bad": "#b3261e",
+}  # fmt: skip
+"""The colours of plots, and of pages in light mode."""
+
 METRICS = {
     "f1": "F1",
     "matthews": "Matthews correlation",
@@ -47,7 +54,7 @@ def _render(template: str, values: dict[str, Any], **escaping: Any) -> str:
         "metric": metric_name,
         "option": lambda value: written(value) or "none",
     }
-    return environment.get_template(template).render(title=title, **values)
+    return environment.get_template(template).render(title=title, colours=COLOURS, **values)
 
 
 def _plain(value: Any) -> Any:
