@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
+from tabulate import tabulate
 
 from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import read_json
@@ -197,8 +198,7 @@ def recipes(given: Nothing) -> None:
 
     Example: make recipes
     """
-    for name, about in known_recipes().items():
-        print(f"{name:<22}{about}")
+    print(tabulate(known_recipes().items(), tablefmt="plain", maxcolwidths=[None, 80]))
 
 
 @command(OfRun)
@@ -350,7 +350,7 @@ def predict(given: PredictSettings) -> None:
                 print(f"the predictions for {rows:,} rows are in {target}")
         elif given.text is not None:
             row = [text for text in (given.text, given.text_b) if text is not None]
-            predict.print_answers(student, [student.check(row, "text=")])
+            predict.print_predictions(student, [student.check(row, "text=")])
         else:
             predict.predict_lines(student, sys.stdin)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: names pinned to a revision, with a short patience, and what is given to it."""
+"""The Hugging Face hub: pin names to a revision, and upload exported models."""
 
 import re
 from pathlib import Path
@@ -8,19 +8,20 @@ from checkpoints.errors import UserError
 from checkpoints.store import read_json
 
 SECONDS = 5
+"""Timeout of a request."""
 
 
 def pin(name: str, kind: str, instead: str, run: Path) -> dict[str, str]:
-    """{"hub": name, "revision": sha}. The first answer is kept with the run, so that it never moves.
+    """Resolve a hub name to {"hub": name, "revision": sha}. The run keeps the first result, so it never changes.
 
     Args:
-        name: "owner/name", "name", or with "@revision".
-        kind: model or dataset.
-        instead: what could be given where no hub is in reach.
+        name: "owner/name" or "name", optionally with "@revision".
+        kind: "model" or "dataset".
+        instead: ends the error message: what to give if the hub cannot be reached.
         run: directory of the run.
 
     Raises:
-        UserError: no hub in reach, or no such name on it.
+        UserError: the hub cannot be reached, or has no such name.
     """
     name, _, revision = name.partition("@")
     if re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -47,7 +48,7 @@ def _ask(name: str, kind: str, revision: str, instead: str) -> str:
         raise UserError(
             f"there is no {kind} {name!r} (revision {revision}) on the hub and no such directory here; {instead}"
         ) from error
-    except Exception as error:  # the many ways in which a network is not there
+    except Exception as error:  # a network fails in many ways
         cached = huggingface_hub.scan_cache_dir() if _has_cache() else None
         for repository in cached.repos if cached else ():
             if repository.repo_id == name and repository.repo_type == kind and repository.refs.get(revision):
@@ -64,10 +65,10 @@ def _has_cache() -> bool:
 
 
 def check_push(name: str) -> None:
-    """Look before a long export.
+    """Check the target of `push` before a long export.
 
     Raises:
-        UserError: the name is none, or the user is not logged in.
+        UserError: the name is malformed, or the user is not logged in.
     """
     import huggingface_hub
 
@@ -78,10 +79,10 @@ def check_push(name: str) -> None:
 
 
 def push(directory: Path, name: str) -> str:
-    """Upload a directory to the model `name`, which is made private where it is not there yet; its address.
+    """Upload a directory as the model `name`; a new model is private. Return its address.
 
     Raises:
-        UserError: the hub is out of reach or refuses; the directory stays as it is.
+        UserError: the hub cannot be reached, or refuses; the directory stays as it is.
     """
     import huggingface_hub
 
@@ -89,8 +90,8 @@ def push(directory: Path, name: str) -> str:
     try:
         address = api.create_repo(name, private=True, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=directory, commit_message="Export of tinydistil")
-    except Exception as error:  # the many ways in which a network is not there
+    except Exception as error:  # a network fails in many ways
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} could not be uploaded ({type(error).__name__}: {reason}); {directory} is whole: "
-                        f"`hf upload {name} {directory}` tries again") from error  # fmt: skip
+        raise UserError(f"{name} could not be uploaded ({type(error).__name__}: {reason}); {directory} is complete: "
+                        f"try again with `hf upload {name} {directory}`") from error  # fmt: skip
     return str(address)

@@ -1,4 +1,4 @@
-"""A classifier as ONNX: written, made int8, and run by onnxruntime in the way of the model it came from."""
+"""Write a classifier as ONNX in fp32 and int8, and run it in onnxruntime with the interface of the torch model."""
 
 import logging
 import warnings
@@ -17,9 +17,9 @@ from stages.distillation.outputs import inputs_of
 
 
 class OnnxClassifier:
-    """An ONNX file in onnxruntime on the CPU, with as many threads as torch has.
+    """An ONNX file in onnxruntime on the CPU, with as many threads as torch.
 
-    It is called with the tensors that the model it came from takes, and answers with its logits.
+    It is called with the same tensors as the torch model, and returns an object with `logits`.
     """
 
     def __init__(self, path: Path, config: PretrainedConfig):
@@ -39,11 +39,12 @@ class OnnxClassifier:
 
 
 def write_onnx(model: PreTrainedModel, fp32: Path, int8: Path) -> None:
-    """Write a model in fp32, and with weights in int8 (activations are quantized on the way), of any batch and length.
+    """Write a model as ONNX, for any batch size and length: in fp32, and with int8 weights.
 
-    A scale for each output, and weights of 7 bits: processors without VNNI add products of 8 bits up in 16, which overflow.
+    The int8 model quantizes activations dynamically and has one scale per output channel. Its weights have 7 bits, because
+    processors without VNNI add up 8-bit products in 16 bits, which overflow.
 
-    The legacy exporter needs no package but onnx, and takes a tenth of the time of the newer one.
+    Torch's legacy exporter is used: it needs no further package, and takes a tenth of the time of the newer one.
     """
     ids, mask = torch.tensor([[5, 6, 7], [5, 6, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
     example = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
@@ -53,12 +54,12 @@ def write_onnx(model: PreTrainedModel, fp32: Path, int8: Path) -> None:
         "logits": both if classifies(model.config) else {0: "batch_size"}
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing; the logits are compared afterwards
+        warnings.simplefilter("ignore")  # about tracing; the logits are compared afterwards
         torch.onnx.export(
             model.eval(), (), fp32, kwargs=inputs, input_names=list(inputs), output_names=["logits"],
             dynamic_axes=axes, dynamo=False,
         )  # fmt: skip
-    logging.disable(logging.WARNING)  # it recommends another pass before; the answers are compared afterwards
+    logging.disable(logging.WARNING)  # it recommends pre-processing; the predictions are compared afterwards
     try:
         quantize_dynamic(fp32, int8, per_channel=True, reduce_range=True)
     finally:

@@ -1,4 +1,4 @@
-"""What a finished or exported classifier answers to texts: lines, and tables."""
+"""Predict with a finished or exported classifier: single texts, lines and tables."""
 
 import contextlib
 import csv
@@ -23,10 +23,10 @@ from stages.tasks.tables import read_rows
 from stages.tasks.text import check_text
 
 BATCH, POOL = 32, 2048
-"""Rows of a pass, and rows that are tokenized and sorted by length together."""
+"""Rows of a forward pass, and rows that are tokenized and sorted by length together."""
 
 Row = Sequence[str]
-"""One text, or the two of a pair."""
+"""The one text of a row, or its two."""
 
 
 @dataclass
@@ -34,9 +34,10 @@ class Classifier:
     """A classifier with its tokenizer, in fp32 on the CPU.
 
     Attributes:
-        model: with stock attention.
-        max_length: tokens it reads of a row; what is longer is cut.
-        pairs: whether it takes two texts; None where that is not known.
+        model: in eval mode, with stock attention.
+        tokenizer: of the model.
+        max_length: tokens of a row; longer rows are truncated.
+        pairs: whether a row has two texts; None if unknown.
     """
 
     model: PreTrainedModel
@@ -46,14 +47,18 @@ class Classifier:
 
     @classmethod
     def of_run(cls, run: RunRecord, name: str) -> "Classifier":
-        """One of a run's models, as it was measured."""
+        """Load one of a run's models, as it was evaluated."""
         return cls._load(run.model(name), run.max_length(name), len(run.text_columns) == 2)
 
     @classmethod
     def of_directory(cls, directory: Path) -> "Classifier":
-        """A model as `export` writes it."""
+        """Load a model that `export` wrote.
+
+        Raises:
+            UserError: the directory has no config.json.
+        """
         if not (directory / "config.json").is_file():
-            raise UserError(f"model={directory} holds no config.json: give a directory that `export` wrote")
+            raise UserError(f"model={directory} has no config.json: give a directory that `export` wrote")
         return cls._load(directory)
 
     @classmethod
@@ -67,18 +72,18 @@ class Classifier:
         return cls(model.eval(), tokenizer, max_length or min(longest, tokenizer.model_max_length), pairs)
 
     @property
-    def words(self) -> bool:
-        """Whether it answers for each word, and not for the row."""
+    def token_level(self) -> bool:
+        """Whether it labels each word instead of the row."""
         return bool(classifies(self.model.config))
 
     @property
     def labels(self) -> list[str] | None:
-        """Class names in the order of its outputs; None for a regression."""
+        """Class names in the order of the logits; None for a regression."""
         config = self.model.config
         return None if config.num_labels == 1 else [config.id2label[i] for i in range(config.num_labels)]
 
     def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
-        """(rows, classes) probabilities, or (rows, 1) scores, in the order of the rows."""
+        """Probabilities (rows, classes), or scores (rows, 1) of a regression, in the order of the rows."""
         found = np.empty((len(rows), self.model.config.num_labels), np.float32)
         with (
             torch.inference_mode(),
@@ -98,21 +103,21 @@ class Classifier:
                     bar.update(len(chunk))
         return found
 
-    def answers(self, rows: Sequence[Row], progress: bool = False) -> list[tuple[str, str]]:
+    def predict(self, rows: Sequence[Row], progress: bool = False) -> list[tuple[str, str]]:
         """(label, its probability) of each row; ("", score) for a regression.
 
-        Where words have labels: the tags with spaces between, and the least of their probabilities.
+        A token-level model gives the labels of all words, separated by spaces, and the lowest of their probabilities.
         """
-        if self.words:
-            tagged = [list(zip(*self.tags(row[0]), strict=True)) for row in rows]
-            return [(" ".join(tags), min(shares)) for _, tags, shares in tagged]
+        if self.token_level:
+            labelled = [list(zip(*self.label_words(row[0]), strict=True)) for row in rows]
+            return [(" ".join(labels), min(probabilities)) for _, labels, probabilities in labelled]
         best = [(int(values.argmax()), values.max()) for values in self(rows, progress)]
         return [(self.labels[i] if self.labels else "", f"{value:.4f}") for i, value in best]
 
-    def tags(self, text: str) -> list[tuple[str, str, str]]:
-        """(word, its tag, the tag's probability) of each word; spaces part them, of punctuation too.
+    def label_words(self, text: str) -> list[tuple[str, str, str]]:
+        """(word, its label, the label's probability) of each word; words and punctuation marks are separated by spaces.
 
-        A word beyond what the model reads has the tag "?".
+        Words beyond `max_length` tokens get the label "?".
         """
         words = text.split()
         encoded = self.tokenizer(
@@ -120,33 +125,37 @@ class Classifier:
             return_token_type_ids=True, return_tensors="pt",
         )  # fmt: skip
         with torch.inference_mode():
-            shares_LC = self.model(**inputs_of(self.model, encoded)).logits[0].softmax(-1)
+            probabilities_LC = self.model(**inputs_of(self.model, encoded)).logits[0].softmax(-1)
         first = {}
         for place, word in enumerate(encoded.word_ids(0)):
             first.setdefault(word, place)
-        best = [shares_LC[first[i]].max(-1) if i in first else None for i in range(len(words))]
+        best = [probabilities_LC[first[i]].max(-1) if i in first else None for i in range(len(words))]
         return [
             (word, self.labels[int(b.indices)], f"{float(b.values):.4f}") if b else (word, "?", "0.0000")
             for word, b in zip(words, best, strict=True)
         ]
 
     def check(self, row: Row, where: str) -> Row:
-        """Return a row that it can read.
+        """Return the row if the model can read it.
+
+        Args:
+            row: the texts.
+            where: opens the error message.
 
         Raises:
-            UserError: a text is empty or no text, or there are not as many as it takes; `where` opens the message.
+            UserError: a text is empty or is not text, or the number of texts is wrong.
         """
         for text in row:
             if not check_text(text, where).strip():
                 raise UserError(f"{where} is empty: give a text")
         if self.pairs is not None and len(row) != 1 + self.pairs:
             takes = "two texts (text= and text_b=, or a tab between them)" if self.pairs else "one text"
-            raise UserError(f"{where}: the task takes {takes}, not {len(row)}")
+            raise UserError(f"{where}: the task takes {takes}, not {len(row)} texts")
         return row
 
 
 def predict_lines(classifier: Classifier, lines: Iterable[str]) -> None:
-    """Print label, score and text for each line; a tab parts the two texts of a pair."""
+    """Print label, score and text of each line; a tab separates the two texts of a pair."""
     rows = []
     for number, line in enumerate(_decoded(lines), start=1):
         if line.strip():
@@ -155,12 +164,12 @@ def predict_lines(classifier: Classifier, lines: Iterable[str]) -> None:
             )
             if len(texts) > 2 or rows and len(texts) != len(rows[0]):
                 raise UserError(
-                    f"line {number} has {len(texts)} texts: one, or two with a tab between, as the others"
+                    f"line {number} has {len(texts)} texts: give one, or two separated by a tab, on every line"
                 )
             rows.append(classifier.check(texts, f"line {number}"))
     if not rows:
         raise UserError("there is no text: give text='...', file=FILE, or lines on standard input")
-    print_answers(classifier, rows)
+    print_predictions(classifier, rows)
 
 
 def _decoded(lines: Iterable[str]) -> Iterator[str]:
@@ -170,51 +179,56 @@ def _decoded(lines: Iterable[str]) -> Iterator[str]:
         raise UserError(f"standard input is not UTF-8 ({error.reason}): save it as UTF-8") from error
 
 
-def print_answers(classifier: Classifier, rows: Sequence[Row]) -> None:
-    """Print label, score and text of each row; where words have labels a line for each word, with its tag."""
-    if classifier.words:
+def print_predictions(classifier: Classifier, rows: Sequence[Row]) -> None:
+    """Print label, score and text of each row; for a token-level model a line for each word."""
+    if classifier.token_level:
         for row in rows:
-            print("\n".join(map("\t".join, classifier.tags(row[0]))), end="\n\n")
+            print("\n".join(map("\t".join, classifier.label_words(row[0]))), end="\n\n")
         return
-    for row, answer in zip(rows, classifier.answers(rows, progress=len(rows) > POOL), strict=True):
-        print("\t".join([*filter(None, answer), *row]))
+    for row, prediction in zip(rows, classifier.predict(rows, progress=len(rows) > POOL), strict=True):
+        print("\t".join([*filter(None, prediction), *row]))
 
 
 def predict_table(classifier: Classifier, path: Path, columns: tuple[str, ...], target: Path | None) -> int:
-    """Write a table as CSV with the answers as two more columns, to `target` or standard output; how many rows.
+    """Write a table as CSV with two more columns: label and score.
 
     Args:
+        classifier: the model.
         path: CSV, TSV or JSONL.
         columns: its one or two text columns.
+        target: the file to write; None for standard output.
+
+    Returns:
+        The number of rows.
 
     Raises:
-        UserError: a row that cannot be used, naming file and line.
+        UserError: a row cannot be used; the message names file and line.
     """
     table, rows = [], []
     for line, row in read_rows(path):
         for column in columns:
             if column not in row:
                 there = ", ".join(map(repr, row))
-                raise UserError(f"{path}, line {line}: no column {column!r}: name the text with text_columns=, "
-                                f"the columns there are {there}")  # fmt: skip
+                raise UserError(f"{path}, line {line}: no column {column!r} (there are {there}): name the text columns "
+                                "with text_columns=")  # fmt: skip
         table.append(row)
         rows.append(classifier.check([row[column] for column in columns], f"{path}, line {line}"))
     if not rows:
         raise UserError(f"{path}: no rows; give a file with a header and rows")
-    answers = classifier.answers(rows, progress=True)
+    predictions = classifier.predict(rows, progress=True)
     head = list(dict.fromkeys(column for row in table for column in row))
     prefix = "predicted_" if {"label", "score"} & set(head) else ""
     added = [prefix + name for name in (("label", "score") if classifier.labels else ("score",))]
     with _written(target) as file:
         writer = csv.DictWriter(file, [*head, *added], lineterminator="\n")
         writer.writeheader()
-        for row, answer in zip(table, answers, strict=True):
-            writer.writerow(row | dict(zip(added, filter(None, answer), strict=True)))
+        for row, prediction in zip(table, predictions, strict=True):
+            writer.writerow(row | dict(zip(added, filter(None, prediction), strict=True)))
     return len(rows)
 
 
 def text_columns(run: RunRecord | None, path: Path) -> tuple[str, ...]:
-    """The text columns of a table: those of the run's task, or as `evaluate` names them."""
+    """The text columns of a table: those of the run's task, or the names that `evaluate` writes."""
     _, first = next(read_rows(path), (0, {}))
     identity = run.task.identity if run else {}
     known = [tuple(identity.get("text", ()))]
@@ -228,7 +242,7 @@ def text_columns(run: RunRecord | None, path: Path) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _written(target: Path | None):
-    """A file that takes its name when it is whole, or standard output."""
+    """Open a file that appears under its name when it is complete, or standard output."""
     if target is None:
         yield sys.stdout
         return

@@ -1,4 +1,4 @@
-"""A page on this machine on which teacher and student answer the same text side by side."""
+"""Serve a local page on which teacher and student predict the same text side by side."""
 
 import json
 import secrets
@@ -16,24 +16,23 @@ from pipeline.report.templates import page
 from stages.distillation.teachers import class_order
 
 HOST = "127.0.0.1"
-"""Nobody but this machine's users is answered."""
+"""Only users of this machine can connect."""
 
-LONGEST = 100_000
-"""Bytes of a request."""
+MAX_REQUEST_BYTES = 100_000
 
 PASSES = 5
-"""Of which the median is shown."""
+"""Forward passes of a prediction; the page shows their median latency."""
 
 EXAMPLES = 4
 
 
-class Answers:
-    """The teacher and the student of a run, asked one text at a time."""
+class Predictor:
+    """The teacher and the student of a run, which predict one text at a time."""
 
     def __init__(self, run: RunRecord):
         if run.about.words:
             raise UserError(
-                f"run {run.name} labels words, and the page shows answers to whole texts: use predict"
+                f"run {run.name} labels words, but the page shows labels of whole texts: use `predict`"
             )
         self.models = {
             "teacher": Classifier.of_run(run, "teacher"),
@@ -44,29 +43,29 @@ class Answers:
             name: class_order(model.model.config, self.labels, []) for name, model in self.models.items()
         }
         self.lock = threading.Lock()
-        self.ask([["warm"] * (1 + bool(self.models["student"].pairs))])
+        self.predict([["warm"] * (1 + bool(self.models["student"].pairs))])
 
     def answer(self, body: bytes) -> dict[str, Any]:
-        """Answer a request {"texts": [one, or the two of a pair]}.
+        """Answer a request: the JSON {"texts": [one text, or two]}.
 
         Returns:
-            {"labels": class names or None, "teacher" and "student": {"values": probabilities in the order of
-            labels (or [score]), "milliseconds": the median of some passes}}.
+            {"labels": class names or None, "teacher" and "student": {"values": probabilities in the order of the
+            labels, or [score], "milliseconds": the median latency}}.
 
         Raises:
-            UserError: what was asked cannot be answered.
+            UserError: the request is malformed, or its texts do not fit the task.
         """
         try:
             texts = json.loads(body)["texts"]
             rows = [self.models["student"].check(list(texts), "the text")]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError('ask with {"texts": ["..."]}, two texts for a pair') from error
-        return {"labels": self.labels} | self.ask(rows)
+            raise UserError('send {"texts": ["..."]}, with two texts for a pair') from error
+        return {"labels": self.labels} | self.predict(rows)
 
-    def ask(self, rows: list[list[str]]) -> dict[str, dict[str, Any]]:
-        """What each model answers, and how long it takes, tokenizing included."""
+    def predict(self, rows: list[list[str]]) -> dict[str, dict[str, Any]]:
+        """The prediction of each model, and its latency, tokenization included."""
         found = {}
-        with self.lock:  # passes at once would slow each other down
+        with self.lock:  # concurrent passes would slow each other down
             for name, model in self.models.items():
                 times = []
                 for _ in range(PASSES):
@@ -79,7 +78,7 @@ class Answers:
 
 
 def make_server(run: RunRecord, port: int) -> ThreadingHTTPServer:
-    """The server of a run's page; port 0 takes any that is free.
+    """Make the server of a run's page; port 0 takes any free port.
 
     Raises:
         UserError: the port is in use.
@@ -98,20 +97,21 @@ def make_server(run: RunRecord, port: int) -> ThreadingHTTPServer:
             if self.path == "/":
                 self.reply(HTTPStatus.OK, shown, "text/html")
             else:
-                self.tell(HTTPStatus.NOT_FOUND, {"error": "there is only one page: /"})
+                self.tell(HTTPStatus.NOT_FOUND, {"error": "not found: the only page is /"})
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
             if self.path != "/answer":
-                self.tell(HTTPStatus.NOT_FOUND, {"error": "ask /answer"})
-            elif not length.isdecimal() or int(length) > LONGEST:
+                self.tell(HTTPStatus.NOT_FOUND, {"error": "not found: post to /answer"})
+            elif not length.isdecimal() or int(length) > MAX_REQUEST_BYTES:
                 self.close_connection = True
                 self.tell(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": f"at most {LONGEST:,} bytes are read"}
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                    {"error": f"a request has at most {MAX_REQUEST_BYTES:,} bytes"},
                 )
             else:
                 try:
-                    self.tell(HTTPStatus.OK, answers.answer(self.rfile.read(int(length))))
+                    self.tell(HTTPStatus.OK, predictor.answer(self.rfile.read(int(length))))
                 except UserError as error:
                     self.tell(HTTPStatus.BAD_REQUEST, {"error": str(error)})
 
@@ -126,20 +126,20 @@ def make_server(run: RunRecord, port: int) -> ThreadingHTTPServer:
             self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
-            """Requests are not worth a line."""
+            """Log no requests."""
 
     try:
         server = ThreadingHTTPServer((HOST, port), Handler)
     except OSError as error:
         raise UserError(f"port {port} cannot be used ({error.strerror}): give another port=") from error
-    answers = Answers(run)  # after the port, for it takes seconds
+    predictor = Predictor(run)  # after the port is known to be free: loading takes seconds
     return server
 
 
 def serve_run(run: RunRecord, port: int) -> None:
     """Serve the page until Ctrl-C."""
     with make_server(run, port) as server:
-        print(f"run {run.name} answers on http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        print(f"run {run.name} is served on http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The templates of `pages/`, in which all text from data is escaped."""
+"""Render the templates of `pages/`. All text from data is escaped."""
 
 import re
 from pathlib import Path
@@ -25,17 +25,17 @@ METRICS = {
 
 
 def page(template: str, **values: Any) -> str:
-    """An HTML page."""
+    """Render an HTML page."""
     return _render(template, values, autoescape=True)
 
 
 def markdown(template: str, **values: Any) -> str:
-    """A Markdown text; a value that is Markup stands as it is."""
+    """Render Markdown text. Only values of type Markup are not escaped."""
     return _render(template, values, finalize=_plain)
 
 
 def metric_name(metric: str) -> str:
-    """A metric as people write it."""
+    """The display name of a metric."""
     return METRICS.get(metric, metric)
 
 
@@ -58,7 +58,7 @@ def _render(template: str, values: dict[str, Any], **escaping: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Text that Markdown and HTML take for nothing else, on one line."""
+    """Escape text for Markdown and HTML, on one line."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return re.sub(r"([\\`*_{}\[\]<>&#|~])", r"\\\1", " ".join(value.split()))

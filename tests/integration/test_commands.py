@@ -126,7 +126,7 @@ def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
     status, output = place.run("report", "run=final", tiny=False)
     assert status == 0, output
     page = (run / "report.html").read_text()
-    assert all(stage in page for stage in ("intermediate", "finetuned_general", "is too sure"))
+    assert all(stage in page for stage in ("intermediate", "finetuned_general", "is overconfident"))
     status, output = place.run("evaluate", "run=final", tiny=False)
     assert status == 0 and max(map(len, output.splitlines())) <= 120, output
     status, output = place.run("export", "run=final", "to=exported", tiny=False)

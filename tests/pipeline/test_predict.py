@@ -156,7 +156,7 @@ def test_the_page_asks_and_is_answered(served, tmp_path):
                  b'{"texts": []}', b'{"texts": ["a", "b", "c"]}', b'{"texts": ["\\u0000"]}'):  # fmt: skip
         status, found = ask(address, body)
         assert status == 400 and found["error"], body
-    assert ask(address, b" " * (serve.LONGEST + 1))[0] == 413
+    assert ask(address, b" " * (serve.MAX_REQUEST_BYTES + 1))[0] == 413
     with urllib.request.urlopen(address, timeout=20) as reply:
         shown = reply.read().decode()
     assert "<script>alert" not in shown and "http" not in shown.replace("http-equiv", "").replace(
