@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.report.plots import write_front
 from pipeline.report.run_record import RunRecord
-from pipeline.report.tables import markdown_table, percent
+from pipeline.report.tables import TableFormat, markdown_table, percent, terminal_table
 from pipeline.report.templates import metric_name
 from stages.evaluation.results import ModelResult
 
@@ -44,14 +44,14 @@ class Point:
 
 
 def write_pareto(runs: list[RunRecord], target: Path) -> str:
-    """Make the table of runs on the same rows; write it to `<target>.md`, and draw it in `<target>.png`."""
+    """Make the table of runs on the same rows, for the terminal; write it to `<target>.md`, and draw it in `<target>.png`."""
     points = points_of(runs)
-    text = _table(points, runs[0])
-    target.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+    markdown = _table(points, runs[0], markdown_table)
+    target.with_suffix(".md").write_text(markdown + "\n", encoding="utf-8")
     places = [(p.name, p.flops / 1e6, p.metric, p.on_front) for p in points]
     x, y = "MFLOP for a row of mean length", metric_name(runs[0].metrics[0])
     write_front(places, x, y, target.with_suffix(".png"))
-    return text
+    return _table(points, runs[0], terminal_table)
 
 
 def points_of(runs: list[RunRecord]) -> list[Point]:
@@ -69,18 +69,18 @@ def points_of(runs: list[RunRecord]) -> list[Point]:
     return points
 
 
-def _table(points: list[Point], run: RunRecord) -> str:
+def _table(points: list[Point], run: RunRecord, form: TableFormat) -> str:
     agreement = {
         "same label": lambda r: r.label_loyalty,
         "probability loyalty": lambda r: r.probability_loyalty,
     }
     if not run.about.labels:
         agreement = {"Pearson with teacher": lambda r: r.pearson_to_teacher}
-    head = ["", "model", run.metrics[0], "seeds", "retained of teacher", *agreement]
+    head = ["model", run.metrics[0], "seeds", "retained of teacher", *agreement]
     head += ["parameters", "size", "MFLOP", "latency", "memory"]
     rows = []
     for p in points:
-        cells = ["*" if p.on_front else "", p.name, f"{p.metric:.4f}", str(len(p.results))]
+        cells = [f"{p.name} *" if p.on_front else p.name, f"{p.metric:.4f}", str(len(p.results))]
         cells += [percent(p.mean(of)) for of in (lambda r: r.retained, *agreement.values())]
         memory = p.mean(lambda r: r.costs.peak_bytes)
         cells += [f"{p.results[0].parameters / 1e6:.1f} M", f"{p.results[0].bytes / 1e6:,.0f} MB"]
@@ -88,5 +88,5 @@ def _table(points: list[Point], run: RunRecord) -> str:
         rows.append([*cells, f"{memory / 1e6:,.0f} MB" if memory else "-"])
     return (
         f"{run.task.name}, {run.about.split}, {run.about.rows:,} rows; fewest operations first. * marks the Pareto "
-        f"front: no model with as few operations is as good.\n\n{markdown_table(head, rows)}"
+        f"front: no model with as few operations is as good.\n\n{form(head, rows)}"
     )

@@ -8,7 +8,7 @@ from scipy import stats
 from pipeline.config.recipe import Recipe
 from pipeline.report.plots import write_students
 from pipeline.report.run_record import RunRecord, read_run_record
-from pipeline.report.tables import markdown_table, percent
+from pipeline.report.tables import TableFormat, markdown_table, percent, terminal_table
 from pipeline.report.templates import metric_name
 from stages.evaluation.results import ModelResult
 
@@ -16,7 +16,7 @@ SIGNIFICANT = 0.05
 
 
 def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
-    """Summarize a recipe's runs; write the text to `<target>.md`, and a picture to `<target>.png`.
+    """Summarize a recipe's runs for the terminal; write the same to `<target>.md`, and a picture to `<target>.png`.
 
     Args:
         recipe: whose students they are.
@@ -27,19 +27,20 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
         The text, and where it was written.
     """
     runs = [read_run_record(path) for path in paths]
-    blocks = [_table(recipe, runs)]
-    if recipe.grid_values:
-        blocks.append(_effects(recipe, runs))
-    blocks += [_masked_lm(runs), _verdict(recipe, runs)]
-    text = "\n\n".join(block for block in blocks if block)
-    target.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+
+    def text(form: TableFormat) -> str:
+        effects = _effects(recipe, runs) if recipe.grid_values else ""
+        blocks = [_table(recipe, runs, form), effects, _masked_lm(runs, form), _verdict(recipe, runs)]
+        return "\n\n".join(block for block in blocks if block)
+
+    target.with_suffix(".md").write_text(text(markdown_table) + "\n", encoding="utf-8")
     groups = {
         option: {value: _scores_of(runs, names) for value, names in values.items()}
         for option, values in recipe.grid_values.items()
     } or {"": {name: scores(runs, name) for name in recipe.shown}}
     baseline = (recipe.baseline, statistics.mean(scores(runs, recipe.baseline))) if recipe.baseline else None
     write_students(groups, baseline, metric_name(runs[0].metrics[0]), recipe.name, target.with_suffix(".png"))
-    return f"{text}\n\nthis summary is in {target.with_suffix('.md')}, its picture in {target.with_suffix('.png')}"
+    return f"{text(terminal_table)}\n\nthis summary is in {target.with_suffix('.md')}, its picture in {target.with_suffix('.png')}"
 
 
 def scores(runs: list[RunRecord], student: str) -> list[float]:
@@ -59,8 +60,8 @@ def _scores_of(runs: list[RunRecord], students: list[str]) -> list[float]:
     return [score for name in students for score in scores(runs, name)]
 
 
-def _table(recipe: Recipe, runs: list[RunRecord]) -> str:
-    """A Markdown table with a row for each model."""
+def _table(recipe: Recipe, runs: list[RunRecord], form: TableFormat) -> str:
+    """A table with a row for each model."""
     about, seeds = runs[0].about, len(runs)
     head = ["student", runs[0].metrics[0], *([f"gain over {recipe.baseline}"] if recipe.baseline else [])]
     head += ["same label", "probability loyalty"] if about.labels else ["Pearson with teacher"]
@@ -83,7 +84,7 @@ def _table(recipe: Recipe, runs: list[RunRecord]) -> str:
     return (
         f"{recipe.name} on {runs[0].task.name}: {runs[0].metrics[0]} on {about.split} ({about.rows:,} rows), "
         f"{seeds} seed{'s' if seeds > 1 else ''}, mean ± standard deviation; the best constant prediction reaches "
-        f"{about.constant:.4f}\n\n{markdown_table(head, rows)}"
+        f"{about.constant:.4f}\n\n{form(head, rows)}"
     )
 
 
@@ -96,14 +97,14 @@ def _agreement(results: list[ModelResult]) -> list[str]:
     return ["" if None in values else percent(statistics.mean(values)) for values in columns]
 
 
-def _masked_lm(runs: list[RunRecord]) -> str:
+def _masked_lm(runs: list[RunRecord], form: TableFormat) -> str:
     """The accuracy of the runs' masked language models on held-out text, over the seeds."""
     found: dict[str, list[float]] = {}
     for stage in (stage for run in runs for stage in run.stages):
         if stage.stage_type in ("masked_lm", "pretrain") and "accuracy" in stage.scores:
             found.setdefault(stage.name, []).append(stage.scores["accuracy"])
     rows = [[name, _spread(values, 4)] for name, values in found.items()]
-    return markdown_table(["stage", "masked-LM accuracy on held-out text"], rows) if rows else ""
+    return form(["stage", "masked-LM accuracy on held-out text"], rows) if rows else ""
 
 
 def _effects(recipe: Recipe, runs: list[RunRecord]) -> str:

@@ -2,6 +2,7 @@
 
 import shutil
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from tabulate import tabulate
@@ -16,6 +17,10 @@ MAX_CONFUSION_CLASSES = 12
 """Confusion matrices of more classes are shown in the report alone."""
 
 
+TableFormat = Callable[[list[str], list[list[str]]], str]
+"""`terminal_table` or `markdown_table`."""
+
+
 def terminal_table(head: list[str], rows: list[list[str]]) -> str:
     """Format a plain-text table: the first column aligned left, the others right.
 
@@ -23,16 +28,15 @@ def terminal_table(head: list[str], rows: list[list[str]]) -> str:
     """
 
     def text(columns: list[int]) -> str:
-        cells = [[row[i] for i in columns] for row in rows]
+        # The head is a row like any other: tabulate would make each column two wider than its heading.
+        cells = [[row[i] for i in columns] for row in (head, *rows)]
         align = ("left", *["right"] * (len(columns) - 1))
-        return tabulate(cells, [head[i] for i in columns], disable_numparse=True, colalign=align)
+        lines = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=align).splitlines()
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
-    blocks, shown = [], [0]
+    width, blocks, shown = shutil.get_terminal_size((WIDTH, 24)).columns, [], [0]
     for column in range(1, len(head)):
-        if (
-            len(shown) > 1
-            and text([*shown, column]).index("\n") > shutil.get_terminal_size((WIDTH, 24)).columns
-        ):
+        if len(shown) > 1 and len(text([*shown, column]).splitlines()[1]) > width:
             blocks.append(text(shown))
             shown = [0]
         shown.append(column)

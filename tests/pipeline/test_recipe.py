@@ -146,7 +146,7 @@ def test_gains_are_of_the_same_seed_and_levels_over_all_their_students(write):
 def test_pareto_takes_seeds_together_and_marks_what_nothing_cheaper_surpasses():
     runs = [Run("x-seed1", teacher=0.9, aa=0.5, bbb=0.5), Run("x-seed2", teacher=0.9, aa=0.7, bbb=0.6)]
     points = points_of(runs)
-    assert [(p.name, len(p.measured), p.best) for p in points] == [
+    assert [(p.name, len(p.results), p.on_front) for p in points] == [
         ("x: aa", 2, True),
         ("x: bbb", 2, False),
         ("teacher", 2, True),
