@@ -44,7 +44,8 @@ def write_onnx(model: PreTrainedModel, fp32: Path, int8: Path) -> None:
     The int8 model quantizes activations dynamically and has one scale per output channel. Its weights have 7 bits, because
     processors without VNNI add up 8-bit products in 16 bits, which overflow.
 
-    Torch's legacy exporter is used: it needs no further package, and takes a tenth of the time of the newer one.
+    Torch's legacy exporter is used. The newer one (dynamo=True) gives the same logits, but takes 10 s instead of 1 s for a
+    tiny encoder, writes 0.4 MB more, and needs onnxscript.
     """
     ids, mask = torch.tensor([[5, 6, 7], [5, 6, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
     example = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
