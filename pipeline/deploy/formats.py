@@ -117,16 +117,18 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
 
 def formats_table(run: RunRecord, formats: list[FormatResult]) -> str:
     """What was measured of the formats."""
-    costs, rows = formats[0].costs, []
-    for f in formats:
-        difference = "-" if f.difference is None else f"{f.difference:.1e}"
-        cells = [f"{f.bytes / 1e6:.1f} MB", f"{f.metric:.4f}", percent(f.agreement), difference]
-        rows.append([f.title, *cells, f"{f.costs.latency.p50:.2f} ms", f"{f.costs.rows_per_second:,.0f}"])
-    head = ["format", "size", run.metrics[0], "same label", "logits differ by", "latency", "rows/s"]
+    costs = formats[0].costs
+    rows = [
+        {"format": f.title, "size": f"{f.bytes / 1e6:.1f} MB", run.metrics[0]: f"{f.metric:.4f}",
+         "same label": percent(f.agreement),
+         "logits differ by": "-" if f.difference is None else f"{f.difference:.1e}",
+         "latency": f"{f.costs.latency.p50:.2f} ms", "rows/s": f"{f.costs.rows_per_second:,.0f}"}
+        for f in formats
+    ]  # fmt: skip
     return (
         f"formats on {min(ROWS, run.about.rows):,} {run.about.split} rows; same label and difference of logits: "
         f"compared with the student in PyTorch\nlatency: median, one row of {costs.lengths.mean:.0f} tokens on "
-        f"average; rows/s: 32 rows at once; {costs.threads} CPU threads\n\n{terminal_table(head, rows)}"
+        f"average; rows/s: 32 rows at once; {costs.threads} CPU threads\n\n{terminal_table(rows)}"
     )
 
 

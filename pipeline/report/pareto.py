@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.report.plots import write_front
 from pipeline.report.run_record import RunRecord
-from pipeline.report.tables import TableFormat, markdown_table, percent, terminal_table
+from pipeline.report.tables import Rows, agreement_cells, cost_cells, markdown_table, percent, terminal_table
 from pipeline.report.templates import metric_name
 from stages.evaluation.results import ModelResult
 
@@ -28,11 +28,6 @@ class Point:
     name: str
     results: list[ModelResult]
     on_front: bool = False
-
-    def mean(self, of: Callable[[ModelResult], float | None]) -> float | None:
-        """The mean of a number over the seeds; None where it was not measured."""
-        values = [of(result) for result in self.results]
-        return None if None in values else statistics.mean(values)
 
     @property
     def metric(self) -> float:
@@ -69,24 +64,17 @@ def points_of(runs: list[RunRecord]) -> list[Point]:
     return points
 
 
-def _table(points: list[Point], run: RunRecord, form: TableFormat) -> str:
-    agreement = {
-        "same label": lambda r: r.label_loyalty,
-        "probability loyalty": lambda r: r.probability_loyalty,
-    }
-    if not run.about.labels:
-        agreement = {"Pearson with teacher": lambda r: r.pearson_to_teacher}
-    head = ["model", run.metrics[0], "seeds", "retained of teacher", *agreement]
-    head += ["parameters", "size", "MFLOP", "latency", "memory"]
+def _table(points: list[Point], run: RunRecord, form: Callable[[Rows], str]) -> str:
     rows = []
     for p in points:
-        cells = [f"{p.name} *" if p.on_front else p.name, f"{p.metric:.4f}", str(len(p.results))]
-        cells += [percent(p.mean(of)) for of in (lambda r: r.retained, *agreement.values())]
-        memory = p.mean(lambda r: r.costs.peak_bytes)
-        cells += [f"{p.results[0].parameters / 1e6:.1f} M", f"{p.results[0].bytes / 1e6:,.0f} MB"]
-        cells += [f"{p.flops / 1e6:,.0f}", f"{p.mean(lambda r: r.costs.latency.p50):.2f} ms"]
-        rows.append([*cells, f"{memory / 1e6:,.0f} MB" if memory else "-"])
+        retained = [result.retained for result in p.results]
+        rows.append({
+            "model": f"{p.name} *" if p.on_front else p.name,
+            run.metrics[0]: f"{p.metric:.4f}",
+            "seeds": str(len(p.results)),
+            "retained of teacher": percent(None if None in retained else statistics.mean(retained)),
+        } | agreement_cells(p.results) | cost_cells(p.results))  # fmt: skip
     return (
         f"{run.task.name}, {run.about.split}, {run.about.rows:,} rows; fewest operations first. * marks the Pareto "
-        f"front: no model with as few operations is as good.\n\n{form(head, rows)}"
+        f"front: no model with as few operations is as good.\n\n{form(rows)}"
     )

@@ -1,6 +1,7 @@
 """The summary of a recipe's runs: each student over the seeds, its gain over the baseline, the effect of grid values."""
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from scipy import stats
@@ -8,9 +9,8 @@ from scipy import stats
 from pipeline.config.recipe import Recipe
 from pipeline.report.plots import write_students
 from pipeline.report.run_record import RunRecord, read_run_record
-from pipeline.report.tables import TableFormat, markdown_table, percent, terminal_table
+from pipeline.report.tables import Rows, agreement_cells, cost_cells, markdown_table, terminal_table
 from pipeline.report.templates import metric_name
-from stages.evaluation.results import ModelResult
 
 SIGNIFICANT = 0.05
 
@@ -28,7 +28,7 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
     """
     runs = [read_run_record(path) for path in paths]
 
-    def text(form: TableFormat) -> str:
+    def text(form: Callable[[Rows], str]) -> str:
         effects = _effects(recipe, runs) if recipe.grid_values else ""
         blocks = [_table(recipe, runs, form), effects, _masked_lm(runs, form), _verdict(recipe, runs)]
         return "\n\n".join(block for block in blocks if block)
@@ -60,51 +60,36 @@ def _scores_of(runs: list[RunRecord], students: list[str]) -> list[float]:
     return [score for name in students for score in scores(runs, name)]
 
 
-def _table(recipe: Recipe, runs: list[RunRecord], form: TableFormat) -> str:
+def _table(recipe: Recipe, runs: list[RunRecord], form: Callable[[Rows], str]) -> str:
     """A table with a row for each model."""
-    about, seeds = runs[0].about, len(runs)
-    head = ["student", runs[0].metrics[0], *([f"gain over {recipe.baseline}"] if recipe.baseline else [])]
-    head += ["same label", "probability loyalty"] if about.labels else ["Pearson with teacher"]
-    head += ["parameters", "MFLOP", "latency", "memory"]
-    rows = []
+    about, metric, seeds, rows = runs[0].about, runs[0].metrics[0], len(runs), []
     for name in ["teacher", *recipe.shown]:
         results = [run.results[name] for run in runs]
-        cells = [f"**{name}**" if name == recipe.main else name, _spread(scores(runs, name), 4)]
+        row = {
+            "student": f"**{name}**" if name == recipe.main else name,
+            metric: _spread(scores(runs, name), 4),
+        }
         if recipe.baseline:
             same = name in ("teacher", recipe.baseline)
-            cells.append("" if same else _spread(_gains(runs, name, recipe.baseline), 4, signed=True))
-        cells += _agreement(results)
-        memory = results[0].costs.peak_bytes
-        cells += [
-            f"{results[0].parameters / 1e6:.1f} M",
-            f"{results[0].flops / 1e6:,.0f}",
-            f"{statistics.median(r.costs.latency.p50 for r in results):.2f} ms",
-        ]
-        rows.append([*cells, f"{memory / 1e6:.0f} MB" if memory else "-"])
+            gain = "" if same else _spread(_gains(runs, name, recipe.baseline), 4, signed=True)
+            row[f"gain over {recipe.baseline}"] = gain
+        rows.append(row | agreement_cells(results) | cost_cells(results))
     return (
-        f"{recipe.name} on {runs[0].task.name}: {runs[0].metrics[0]} on {about.split} ({about.rows:,} rows), "
+        f"{recipe.name} on {runs[0].task.name}: {metric} on {about.split} ({about.rows:,} rows), "
         f"{seeds} seed{'s' if seeds > 1 else ''}, mean ± standard deviation; the best constant prediction reaches "
-        f"{about.constant:.4f}\n\n{form(head, rows)}"
+        f"{about.constant:.4f}\n\n{form(rows)}"
     )
 
 
-def _agreement(results: list[ModelResult]) -> list[str]:
-    """Agreement with the teacher, mean over the seeds; blank for the teacher itself."""
-    if results[0].calibration is None:
-        values = [r.pearson_to_teacher for r in results]
-        return ["" if None in values else f"{statistics.mean(values):.3f}"]
-    columns = zip(*((r.label_loyalty, r.probability_loyalty) for r in results), strict=True)
-    return ["" if None in values else percent(statistics.mean(values)) for values in columns]
-
-
-def _masked_lm(runs: list[RunRecord], form: TableFormat) -> str:
+def _masked_lm(runs: list[RunRecord], form: Callable[[Rows], str]) -> str:
     """The accuracy of the runs' masked language models on held-out text, over the seeds."""
     found: dict[str, list[float]] = {}
     for stage in (stage for run in runs for stage in run.stages):
         if stage.stage_type in ("masked_lm", "pretrain") and "accuracy" in stage.scores:
             found.setdefault(stage.name, []).append(stage.scores["accuracy"])
-    rows = [[name, _spread(values, 4)] for name, values in found.items()]
-    return form(["stage", "masked-LM accuracy on held-out text"], rows) if rows else ""
+    accuracy = "masked-LM accuracy on held-out text"
+    rows = [{"stage": name, accuracy: _spread(values, 4)} for name, values in found.items()]
+    return form(rows) if rows else ""
 
 
 def _effects(recipe: Recipe, runs: list[RunRecord]) -> str:

@@ -2,7 +2,6 @@
 
 import shutil
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 from tabulate import tabulate
@@ -17,35 +16,36 @@ MAX_CONFUSION_CLASSES = 12
 """Confusion matrices of more classes are shown in the report alone."""
 
 
-TableFormat = Callable[[list[str], list[list[str]]], str]
-"""`terminal_table` or `markdown_table`."""
+Rows = list[dict[str, str]]
+"""Of a table: heading -> cell."""
 
 
-def terminal_table(head: list[str], rows: list[list[str]]) -> str:
+def terminal_table(rows: Rows) -> str:
     """Format a plain-text table: the first column aligned left, the others right.
 
     Columns that do not fit the terminal follow in further blocks, each of which repeats the first column.
     """
 
-    def text(columns: list[int]) -> str:
+    def text(columns: list[str]) -> str:
         # The head is a row like any other: tabulate would make each column two wider than its heading.
-        cells = [[row[i] for i in columns] for row in (head, *rows)]
+        cells = [columns, *([row[column] for column in columns] for row in rows)]
         align = ("left", *["right"] * (len(columns) - 1))
         lines = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=align).splitlines()
         return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
-    width, blocks, shown = shutil.get_terminal_size((WIDTH, 24)).columns, [], [0]
-    for column in range(1, len(head)):
+    first, *others = rows[0]
+    width, blocks, shown = shutil.get_terminal_size((WIDTH, 24)).columns, [], [first]
+    for column in others:
         if len(shown) > 1 and len(text([*shown, column]).splitlines()[1]) > width:
             blocks.append(text(shown))
-            shown = [0]
+            shown = [first]
         shown.append(column)
     return "\n\n".join([*blocks, text(shown)])
 
 
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(rows: Rows) -> str:
     """Format a table as Markdown."""
-    return tabulate(rows, head, "github", disable_numparse=True)
+    return tabulate(rows, "keys", "github", disable_numparse=True)
 
 
 def results_table(run: RunRecord) -> str:
@@ -57,15 +57,15 @@ def results_table(run: RunRecord) -> str:
 
 def runs_table(runs: list[RunRecord]) -> str:
     """The students that several runs are about, a row each."""
-    head = ["student of run", "metric", "value (95% CI)", "retained of teacher", "params", "size", "latency"]
     rows = []
     for run in runs:
         r, metric = run.student, run.metrics[0]
-        rows.append(
-            [run.name, metric, with_interval(r.metric, r.intervals[metric]), percent(r.retained), *_size(r)]
-        )
-        rows[-1].append(f"{r.costs.latency.p50:.2f} ms")
-    return terminal_table(head, rows)
+        value = with_interval(r.metric, r.intervals[metric])
+        row = {"student of run": run.name, "metric": metric, "value (95% CI)": value}
+        costs = cost_cells([r])
+        row |= {"retained of teacher": percent(r.retained)}
+        rows.append(row | {column: costs[column] for column in ("params", "size", "latency")})
+    return terminal_table(rows)
 
 
 def seeds_table(runs: list[Path]) -> str:
@@ -77,12 +77,40 @@ def seeds_table(runs: list[Path]) -> str:
     for name in found[0]:
         values = [results[name].metric for results in found]
         retained = [r[name].retained for r in found if name != "teacher" and r[name].retained is not None]
-        spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
-        mean = percent(statistics.mean(retained)) if retained else "-"
-        lowest = percent(min(retained)) if retained else "-"
-        rows.append([title(name), f"{statistics.mean(values):.4f}", spread, mean, lowest])
-    head = ["model", "mean", "std", "retained of teacher", "lowest"]
-    return f"over {len(runs)} seeds: {', '.join(run.name for run in runs)}\n\n{terminal_table(head, rows)}"
+        rows.append({
+            "model": title(name),
+            "mean": f"{statistics.mean(values):.4f}",
+            "std": f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-",
+            "retained of teacher": percent(statistics.mean(retained) if retained else None),
+            "lowest": percent(min(retained, default=None)),
+        })  # fmt: skip
+    return f"over {len(runs)} seeds: {', '.join(run.name for run in runs)}\n\n{terminal_table(rows)}"
+
+
+def agreement_cells(results: list[ModelResult]) -> dict[str, str]:
+    """A model's agreement with the teacher, the mean over its seeds."""
+
+    def mean(values: list[float | None], form: str) -> str:
+        return "-" if None in values else format(statistics.mean(values), form)
+
+    if results[0].calibration is None:
+        return {"Pearson with teacher": mean([r.pearson_to_teacher for r in results], ".4f")}
+    return {
+        "same label": mean([r.label_loyalty for r in results], ".1%"),
+        "probability loyalty": mean([r.probability_loyalty for r in results], ".1%"),
+    }
+
+
+def cost_cells(results: list[ModelResult]) -> dict[str, str]:
+    """What a model costs, the median over its seeds."""
+    r, peaks = results[0], [r.costs.peak_bytes for r in results]
+    return {
+        "params": f"{r.parameters / 1e6:.1f} M",
+        "size": f"{r.bytes / 1e6:,.0f} MB",
+        "MFLOP": f"{r.flops / 1e6:,.0f}",
+        "memory": "-" if None in peaks else f"{statistics.median(peaks) / 1e6:,.0f} MB",
+        "latency": f"{statistics.median(r.costs.latency.p50 for r in results):.2f} ms",
+    }
 
 
 def percent(value: float | None) -> str:
@@ -95,88 +123,73 @@ def with_interval(value: float, interval: Interval) -> str:
     return f"{value:.4f} ({interval[0]:.4f}–{interval[1]:.4f})"
 
 
-def _size(result: ModelResult) -> list[str]:
-    return [f"{result.parameters / 1e6:.1f} M", f"{result.bytes / 1e6:,.0f} MB"]
-
-
 def _quality(run: RunRecord) -> str:
-    about, shown = run.about, run.metrics[:2]
+    about, rows = run.about, []
     words = f"{about.words:,} words of " if about.words else ""
-    rows = []
     for name in run.models:
         r = run.results[name]
-        cells = [with_interval(r.scores[metric], r.intervals[metric]) for metric in shown]
-        retained = "-"
-        if r.retained is not None and r.retained_interval and name != "teacher":
+        row = {"model": title(name)}
+        row |= {f"{m} (95% CI)": with_interval(r.scores[m], r.intervals[m]) for m in run.metrics[:2]}
+        row["retained of teacher (95% CI)"] = "-"
+        if r.retained_interval and name != "teacher":
             low, high = r.retained_interval
-            retained = f"{r.retained:.1%} ({low:.1%}–{high:.1%})"
-        rows.append([title(name), *cells, retained])
-    head = ["model", *(f"{metric} (95% CI)" for metric in shown), "retained of teacher (95% CI)"]
+            row["retained of teacher (95% CI)"] = f"{r.retained:.1%} ({low:.1%}–{high:.1%})"
+        rows.append(row)
     return (
         f"{about.selection} on {about.split}: {words}{about.rows:,} rows; the best constant prediction reaches "
-        f"{about.constant:.4f}\n\n{terminal_table(head, rows)}"
+        f"{about.constant:.4f}\n\n{terminal_table(rows)}"
     )
 
 
 def _agreement(run: RunRecord) -> str:
-    """How close each model is to the teacher, and its calibration."""
-    models = [(title(name), run.results[name]) for name in run.models]
-    if run.about.labels is None:
-        rows = [[name, f"{r.pearson_to_teacher:.4f}"] for name, r in models[1:]]
-        return f"agreement with teacher\n\n{terminal_table(['model', 'Pearson correlation'], rows)}"
-    head = ["model", "same label", "probability loyalty", "ECE", "ECE, scaled", "temperature"]
     rows = []
-    for name, r in models:
-        c = r.calibration
-        scaled = ["-", "-"]
-        if c.temperature is not None:
-            scaled = [f"{c.error_scaled:.4f}", f"{c.temperature:.2f}"]
-        rows.append(
-            [name, percent(r.label_loyalty), percent(r.probability_loyalty), f"{c.error:.4f}", *scaled]
-        )
-    return f"agreement with teacher, and calibration\n\n{terminal_table(head, rows)}"
+    for name in run.models:
+        r = run.results[name]
+        row = {"model": title(name)} | agreement_cells([r])
+        if c := r.calibration:
+            scaled = c.temperature is not None
+            row["ECE"] = f"{c.error:.4f}"
+            row["ECE, scaled"] = f"{c.error_scaled:.4f}" if scaled else "-"
+            row["temperature"] = f"{c.temperature:.2f}" if scaled else "-"
+        rows.append(row)
+    caption = "agreement with teacher, and calibration" if run.about.labels else "agreement with teacher"
+    return f"{caption}\n\n{terminal_table(rows)}"
 
 
 def _costs(run: RunRecord) -> str:
-    head = ["model", "params", "size", "MFLOP", "memory", "p50 ms", "p90 ms", "p99 ms", "speed-up", "rows/s"]
     teacher, rows = run.teacher.costs, []
     for name in run.models:
         r, c = run.results[name], run.results[name].costs
-        memory = f"{c.peak_bytes / 1e6:,.0f} MB" if c.peak_bytes else "-"
-        times = [f"{value:.2f}" for value in (c.latency.p50, c.latency.p90, c.latency.p99)]
-        faster = f"{teacher.latency.p50 / c.latency.p50:.1f}x"
-        cells = [f"{r.flops / 1e6:,.0f}", memory, *times, faster, f"{c.rows_per_second:,.0f}"]
-        rows.append([title(name), *_size(r), *cells])
+        rows.append({"model": title(name)} | cost_cells([r]) | {
+            "p90": f"{c.latency.p90:.2f} ms",
+            "p99": f"{c.latency.p99:.2f} ms",
+            "speed-up": f"{teacher.latency.p50 / c.latency.p50:.1f}x",
+            "rows/s": f"{c.rows_per_second:,.0f}",
+        })  # fmt: skip
     lengths = teacher.lengths
     return (
         f"cost of inference: fp32 on the CPU, {teacher.threads} threads\n"
-        f"latency (p50, p90, p99) and speed-up: one row of {lengths.least} to {lengths.most} tokens, mean "
-        f"{lengths.mean:.0f}\nrows/s and memory: 32 rows at once\n\n{terminal_table(head, rows)}"
+        f"latency (median, p90, p99) and speed-up: one row of {lengths.least} to {lengths.most} tokens, mean "
+        f"{lengths.mean:.0f}\nrows/s and memory: 32 rows at once\n\n{terminal_table(rows)}"
     )
 
 
 def _classes(run: RunRecord) -> list[str]:
     labels, student, teacher = run.about.labels, run.student, run.teacher
     rows = [
-        [
-            _short(label, 35),
-            f"{s.rows:,}",
-            f"{s.precision:.3f}",
-            f"{s.recall:.3f}",
-            f"{s.f1:.3f}",
-            f"{t.f1:.3f}",
-        ]
+        {"class": _short(label, 35), "rows": f"{s.rows:,}", "precision": f"{s.precision:.3f}",
+         "recall": f"{s.recall:.3f}", "F1": f"{s.f1:.3f}", "teacher's F1": f"{t.f1:.3f}"}
         for label, s, t in zip(labels, student.classes, teacher.classes, strict=True)
-    ]
-    head = ["class", "rows", "precision", "recall", "F1", "teacher's F1"]
-    blocks = [f"classes: scores of the student\n\n{terminal_table(head, rows)}"]
+    ]  # fmt: skip
+    blocks = [f"classes: scores of the student\n\n{terminal_table(rows)}"]
     if len(labels) <= MAX_CONFUSION_CLASSES:
+        heads = [f"{i} {_short(label, 10)}" for i, label in enumerate(labels)]
         rows = [
-            [_short(label, 35), *(f"{count:,}" for count in counts)]
-            for label, counts in zip(labels, student.confusion, strict=True)
+            {"gold": f"{i} {_short(labels[i], 35)}"} | dict(zip(heads, map(str, counts), strict=True))
+            for i, counts in enumerate(student.confusion)
         ]
-        matrix = terminal_table(["gold", *(_short(label, 12) for label in labels)], rows)
-        blocks.append(f"confusion of the student: gold labels down, predicted labels across\n\n{matrix}")
+        caption = "confusion of the student: gold labels down, predicted labels across"
+        blocks.append(f"{caption}\n\n{terminal_table(rows)}")
     return blocks
 
 
