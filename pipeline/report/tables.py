@@ -163,13 +163,13 @@ def _costs(run: RunRecord) -> str:
         rows.append({"model": title(name)} | cost_cells([r]) | {
             "p90": f"{c.latency.p90:.2f} ms",
             "p99": f"{c.latency.p99:.2f} ms",
-            "speed-up": f"{teacher.latency.p50 / c.latency.p50:.1f}x",
+            "speedup": f"{teacher.latency.p50 / c.latency.p50:.1f}x",
             "rows/s": f"{c.rows_per_second:,.0f}",
         })  # fmt: skip
     lengths = teacher.lengths
     return (
         f"cost of inference: fp32 on the CPU, {teacher.threads} threads\n"
-        f"latency (median, p90, p99) and speed-up: one row of {lengths.least} to {lengths.most} tokens, mean "
+        f"latency (median, p90, p99) and speedup: one row of {lengths.least} to {lengths.most} tokens, mean "
         f"{lengths.mean:.0f}\nrows/s and memory: 32 rows at once\n\n{terminal_table(rows)}"
     )
 
