@@ -202,7 +202,7 @@ def test_tables_fit_a_terminal(tmp_path, monkeypatch, columns):
     ]
     for text in (results_table(runs[0]), results_table(runs[1]), runs_table(runs)):
         assert max(map(len, text.splitlines())) <= columns, text
-    assert "ECE" in results_table(runs[0]) and "Pearson correlation" in results_table(runs[1])
+    assert "ECE" in results_table(runs[0]) and "Pearson with teacher" in results_table(runs[1])
 
 
 def test_commands(tmp_path, monkeypatch, capsys):
