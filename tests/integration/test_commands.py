@@ -155,7 +155,7 @@ def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
     assert status == 0, output
     with open(place.path / "answered.csv", newline="") as file:
         assert all(row["predicted_label"] == row["distilled"] for row in csv.DictReader(file))
-    refused(place, "export", "run=final", "to=exported", words=["is there already"], tiny=False)
+    refused(place, "export", "run=final", "to=exported", words=["exported exists"], tiny=False)
     refused(place, "evaluate", "run=nosuch", words=["there is no run 'nosuch'"], tiny=False)
 
 
