@@ -39,7 +39,7 @@ class Result:
         from pipeline.report.run_record import read_run_record
 
         run = read_run_record(self.path)
-        directory = run.model(run.main)
+        directory = run.model(run.about.student)
         model = AutoModelForSequenceClassification.from_pretrained(directory)
         return model, AutoTokenizer.from_pretrained(directory)
 
