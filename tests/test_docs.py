@@ -234,7 +234,13 @@ SNIPPETS = {
 }
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=SNIPPETS.get)
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        pytest.param(text, marks=pytest.mark.slow if "distill(" in text else (), id=stem)
+        for text, stem in SNIPPETS.items()
+    ],
+)
 def test_python_snippets_run(snippet, names, monkeypatch):
     """On tiny models; `distill` also gets tiny options, which the snippet's own go over."""
     monkeypatch.chdir(names["place"])
