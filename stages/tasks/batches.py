@@ -104,28 +104,28 @@ class Batch:
 
 
 def normalizers(
-    lengths: np.ndarray, answers: np.ndarray | None = None, labelled: np.ndarray | None = None
+    lengths: np.ndarray, targets: np.ndarray | None = None, labelled: np.ndarray | None = None
 ) -> dict[str, int]:
     """Return what the losses of a global batch are divided by, each at least 1.
 
     Args:
-        lengths: tokens of its rows.
-        answers: that each row asks for; one, where none are given.
-        labelled: answers of each row whose gold label is known; all, where none are given.
+        lengths: tokens of each row.
+        targets: targets of each row; one by default.
+        labelled: targets of each row whose gold label is known; all by default.
 
     Returns:
-        "rows", "tokens", "pairs" (of tokens), "targets", "labels" (answers whose gold label is known).
+        "rows", "tokens", "pairs" (of tokens), "targets" and "labels" (targets whose gold label is known).
     """
     lengths = np.asarray(lengths, np.int64)
-    answers = np.ones_like(lengths) if answers is None else answers
-    labelled = answers if labelled is None else labelled
+    targets = np.ones_like(lengths) if targets is None else targets
+    labelled = targets if labelled is None else labelled
     found = {"rows": len(lengths), "tokens": lengths.sum(), "pairs": (lengths**2).sum()}
-    found |= {"targets": answers.sum(), "labels": labelled.sum()}
+    found |= {"targets": targets.sum(), "labels": labelled.sum()}
     return {unit: max(1, int(count)) for unit, count in found.items()}
 
 
 def label_index(rows: TokenRows, batch: Batch) -> torch.Tensor:
-    """Return which of all answers to `rows` those of a batch are: (B,), or (B, L) where words have labels.
+    """Return the index of a batch's targets among all targets of `rows`: (B,), or (B, L) at token level.
 
     Values at unlabelled positions are undefined.
     """
@@ -140,11 +140,8 @@ def label_index(rows: TokenRows, batch: Batch) -> torch.Tensor:
 def batches_by_length(
     rows: TokenRows, size: int = EVALUATION_BATCH, of: np.ndarray | None = None
 ) -> Iterable[Batch]:
-    """Batches in order of length, each row (or each of the rows `of`) once."""
-    order = (
-        np.argsort(rows.lengths, kind="stable")
-        if of is None
-        else of[np.argsort(rows.lengths[of], kind="stable")]
-    )
+    """Yield batches in order of length: each row once, or each of the rows `of`."""
+    order = np.arange(len(rows)) if of is None else of
+    order = order[np.argsort(rows.lengths[order], kind="stable")]
     for chunk in np.array_split(order, math.ceil(len(order) / size)):
         yield rows.collate(chunk, np.ones(len(chunk), np.float32))
