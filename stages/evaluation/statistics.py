@@ -46,11 +46,9 @@ def bootstrap(
         >>> low, high = interval(values["student"]["accuracy"])
     """
     gold = np.asarray(gold)
-    values: dict[str, dict[str, list[np.ndarray]]] = {
-        n: {metric: [] for metric in metrics} for n in predictions
-    }
+    values = {name: {metric: [] for metric in metrics} for name in predictions}
     of_rows = {}
-    if words is not None and classes:
+    if words is not None:
         of_rows = {name: _row_confusions(given, gold, classes, words) for name, given in predictions.items()}
     for rows_RN in _resamples(len(gold) if words is None else len(words), classes, seed):
         for name, given in predictions.items():
