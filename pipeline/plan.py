@@ -1,4 +1,4 @@
-"""Planning, like make: skip what is finished, go on with what is half done, make again what changed.
+"""Planning, as make does it: skip what is finished, resume what is half done, run again what changed.
 
 Nothing here imports torch: a plan is made in well under a second.
 """
@@ -7,7 +7,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from checkpoints import store
 from checkpoints.errors import UserError
@@ -19,10 +19,10 @@ from pipeline.config.two_stage import StageSpec
 RUNS = Path("runs")
 
 FORMAT = 1
-"""Raised when a stage of unchanged options would learn something else: finished stages are then made again."""
+"""Cache version. Raise it when the same options would produce a different result: finished stages then run again."""
 
 FORMATS = {"evaluate": 3, "masked_lm": 2, "pretrain": 2}
-"""The same for one kind of stage alone, where it is ahead of FORMAT."""
+"""Stage type -> its own version, where that is ahead of FORMAT."""
 
 
 ACTION_LABELS = {
@@ -36,32 +36,37 @@ ACTION_LABELS = {
 
 @dataclass
 class Planned:
-    """A stage and what is to be done about it.
+    """A stage, and what to do about it.
 
     Attributes:
-        action: skip (finished), reuse (another run made it), resume (half done), run.
-        cause: why a finished stage is made again.
-        made: the directory of the stage whose artefact serves: its own, or another run's.
+        action: skip (finished), reuse (another run's), resume (half done) or run.
+        cause: why a finished stage runs again.
+        made: the directory of the finished stage: its own, or another run's.
     """
 
     stage: StageSpec
     directory: Path
     fingerprint: str
-    action: str
+    action: Literal["skip", "reuse", "resume", "run"]
     cause: str = ""
     made: Path | None = None
 
     @property
     def artefact(self) -> Path:
-        """Where what the stage made lies."""
+        """The directory of what the stage made."""
         return (self.made or self.directory) / "model"
 
 
 def plan(stages: list[StageSpec], run: Path, o: Options) -> list[Planned]:
-    """Decide for each stage, in order, what is to be done.
+    """Decide for each stage, in order, whether it is skipped, reused, resumed or run.
+
+    Args:
+        stages: in order; each reads earlier ones by name.
+        run: directory of the run.
+        o: `reuse`, `restart`.
 
     Raises:
-        UserError: a half-done stage has other options now, and `restart` is not set.
+        UserError: the options of a half-done stage changed, and `restart` is not set.
     """
     planned: dict[str, Planned] = {}
     others = _finished_elsewhere(run) if o.reuse else {}
@@ -99,7 +104,7 @@ def _decide(
     if half_done and not o.restart:
         raise UserError(
             f"{directory} is half done with other options ({_difference(spec, stage, inputs)}): "
-            "give the former ones, restart=true to begin it anew, or another run name (run=NAME)"
+            "give the former ones, restart=true to start it again, or another run=NAME"
         )
     if key in others and stage.stage_type != "evaluate":
         return Planned(stage, directory, key, "reuse", cause, made=others[key])
@@ -107,7 +112,7 @@ def _decide(
 
 
 def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -> None:
-    """Write the `stage.json` from which the worker runs; clear what a former stage of that name left."""
+    """Write the `stage.json` that the worker reads, and remove what an earlier stage of that name left."""
     directory = planned.directory
     if planned.action in ("run", "reuse"):
         shutil.rmtree(directory, ignore_errors=True)
@@ -133,7 +138,7 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -
 
 
 def native_precision() -> str:
-    """bf16 where the processor multiplies it natively, else fp32. Asked without importing torch."""
+    """bf16 if the processor multiplies it natively, else fp32. Does not import torch."""
     if shutil.which("nvidia-smi") and Path("/dev/nvidiactl").exists():
         return "bf16"
     try:
@@ -144,10 +149,10 @@ def native_precision() -> str:
 
 
 def hashed(source: dict[str, Any], hashes: FileHashes) -> dict[str, Any]:
-    """A given input with the hash of its files' contents, which stands for them in fingerprints.
+    """Add to an input the hash of its files' contents, which represents them in fingerprints.
 
     Raises:
-        UserError: a file is not there or not readable.
+        UserError: a file is missing or not readable.
     """
     try:
         if "path" in source:
@@ -161,7 +166,7 @@ def hashed(source: dict[str, Any], hashes: FileHashes) -> dict[str, Any]:
 
 
 def _identity(source: dict[str, Any]) -> dict[str, Any]:
-    """What of a given input decides a result: contents, not places."""
+    """What identifies an input: its contents, not where it is."""
     identity = {k: v for k, v in source.items() if k not in ("path", "name")}
     if "identity" in identity:
         identity["identity"] = {k: v for k, v in identity["identity"].items() if k != "files"}
@@ -169,7 +174,7 @@ def _identity(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finished_elsewhere(run: Path) -> dict[str, Path]:
-    """Fingerprint -> directory of every stage that another run finished itself."""
+    """Fingerprint -> directory, of every stage that another run finished itself."""
     found = {}
     for path in sorted(run.parent.glob("*/*/finished.json")):
         finished = read_finished(path.parent)
@@ -184,7 +189,7 @@ def _finished_elsewhere(run: Path) -> dict[str, Path]:
 
 
 def _is_there(artefact: Path) -> bool:
-    """Whether an artefact's files are there in their sizes. Contents are checked where they are used."""
+    """Whether an artefact's files exist in their sizes. Their contents are checked when they are read."""
     files = read_json(artefact / store.MANIFEST).get("files")
     try:
         return bool(files) and all((artefact / n).stat().st_size == f["size"] for n, f in files.items())
@@ -193,7 +198,7 @@ def _is_there(artefact: Path) -> bool:
 
 
 def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
-    """What differs between the options and inputs a stage was begun with, and those it has now."""
+    """What differs between the options and inputs with which a stage started, and those it has now."""
     before = _flat(spec.get("options", {}), stage.name) | _flat(
         spec.get("identities", {}), f"{stage.name}'s "
     )
@@ -204,9 +209,9 @@ def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
     if not changed:
         names = [value for value in stage.inputs.values() if isinstance(value, str)]
         return (
-            f"what it is made from changed: {' or '.join(names)}"
+            f"its inputs changed: {' or '.join(names)}"
             if names
-            else "it is damaged or of another version"
+            else "it is damaged, or another version made it"
         )
     told = []
     for key in changed[:2]:
@@ -231,7 +236,7 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
 
 
 def read_finished(directory: Path) -> dict:
-    """A stage's `finished.json`; an empty object where it is absent, torn, or leads elsewhere than to a run's stage."""
+    """A stage's `finished.json`; {} if it is missing, torn, or points to something other than a stage of a run."""
     finished = read_json(directory / "finished.json")
     other = finished.get("from", "")
     if not isinstance(finished.get("fingerprint"), str) or not isinstance(other, str):
@@ -242,5 +247,5 @@ def read_finished(directory: Path) -> dict:
 
 
 def made_in(directory: Path, finished: dict) -> Path:
-    """Where a finished stage was made: in its own directory, or in the other run's that `read_finished` found."""
+    """The directory in which a finished stage ran: its own, or that of the run it was reused from."""
     return (directory / finished["from"]).resolve() if finished.get("from") else directory

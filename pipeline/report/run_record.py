@@ -89,7 +89,7 @@ class StageRecord:
     def losses(self) -> dict[str, list[tuple[int, float]]]:
         """Loss term -> its (step, value) points."""
         known = ("step", "epoch", "learning_rate", "tokens_per_second", "seconds")
-        points = {}
+        points: dict[str, list[tuple[int, float]]] = {}
         for line in self.lines:
             for name in line.keys() - {*known, "dev", "best"}:
                 points.setdefault(name, []).append((line["step"], line[name]))
@@ -280,7 +280,7 @@ def _read_stage(directory: Path) -> StageRecord:
 
 def _by_name(options: dict[str, Any]) -> dict[str, Any]:
     """Flatten option groups: "group.option" -> value."""
-    named = {}
+    named: dict[str, Any] = {}
     for key, value in options.items():
         named |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
     return named

@@ -2,7 +2,7 @@
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def measure(models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0)
     return costs
 
 
-def speed(models: dict[str, tuple[Callable, TokenRows]], seed: int = 0) -> dict[str, Costs]:
+def speed(models: Mapping[str, tuple[Callable, TokenRows]], seed: int = 0) -> dict[str, Costs]:
     """Measure latency and throughput of each model on the same rows of a split.
 
     The models take turns, so that other load on the machine affects all of them alike. Batches are drawn at random, as
@@ -67,9 +67,11 @@ def _drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return single, np.resize(drawn, (BATCHES, BATCH))  # repeats the rows of a small split
 
 
-def _times(models: dict[str, tuple[Callable, TokenRows]], sets: list[np.ndarray]) -> dict[str, list[float]]:
+def _times(
+    models: Mapping[str, tuple[Callable, TokenRows]], sets: list[np.ndarray]
+) -> dict[str, list[float]]:
     """Milliseconds of a forward pass over each set of rows, by model."""
-    times = {name: [] for name in models}
+    times: dict[str, list[float]] = {name: [] for name in models}
     for warm in (True, False):
         for indices in sets[:WARM] if warm else sets:
             for name, (model, rows) in models.items():

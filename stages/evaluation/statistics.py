@@ -46,9 +46,11 @@ def bootstrap(
         >>> low, high = interval(values["student"]["accuracy"])
     """
     gold = np.asarray(gold)
-    values = {name: {metric: [] for metric in metrics} for name in predictions}
+    values: dict[str, dict[str, list[np.ndarray]]] = {
+        n: {metric: [] for metric in metrics} for n in predictions
+    }
     of_rows = {}
-    if words is not None:
+    if words is not None and classes:
         of_rows = {name: _row_confusions(given, gold, classes, words) for name, given in predictions.items()}
     for rows_RN in _resamples(len(gold) if words is None else len(words), classes, seed):
         for name, given in predictions.items():

@@ -96,9 +96,11 @@ def corpus_rows(
                 text for i, text in enumerate(texts) if (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out
             )
         with tqdm(desc="tokenizing", unit=" tokens", unit_scale=True, disable=None) as bar:
-            write_corpus_rows(
-                texts, tokenizer, max_length, directory, tokens or None, lambda done: bar.update(done - bar.n)
-            )
+
+            def show(done: int) -> None:
+                bar.update(done - bar.n)
+
+            write_corpus_rows(texts, tokenizer, max_length, directory, tokens or None, show)
 
     return _cached(stage, {"corpus": source, "tokens": tokens} | part, tokenizer, max_length, write)
 

@@ -36,6 +36,7 @@ class Engine:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.buffers = persistent_buffers(model)
         self.trained_by = trained_by_pass(step.passes, self.parameters)
+        optimizer: torch.optim.Optimizer
         if step.optimizers:
             optimizer = combined(step.optimizers(self.parameters), self.parameters)
         else:
@@ -138,11 +139,11 @@ class Engine:
 
     def _clip(self) -> None:
         """Limit the global norm of the gradients. DeepSpeed does it in place, which sparse gradients do not notice."""
-        trained = [p for p in self.parameters.values() if p.grad is not None]
-        norm = torch.stack([p.grad.float().norm(2.0) for p in trained]).norm(2.0)
+        found = [(p, p.grad) for p in self.parameters.values() if p.grad is not None]
+        norm = torch.stack([gradient.float().norm(2.0) for _, gradient in found]).norm(2.0)
         factor = (self.options.clip / (norm + 1e-6)).clamp(max=1.0)
-        for parameter in trained:
-            parameter.grad = parameter.grad * factor
+        for parameter, gradient in found:
+            parameter.grad = gradient * factor
 
 
 def trained_by_pass(

@@ -118,7 +118,7 @@ class Job:
                 progress.advance(int(self.rows.lengths[global_rows].sum()))
                 if state.step % self.settings.log_every == 0 or state.step == self.steps:
                     progress.write_line(epoch, learning_rate)
-                improved = self._evaluation_is_due() and self._evaluate(epoch)
+                improved = self._evaluate_if_due(epoch)
                 due = improved or time.monotonic() - saved_at >= self.settings.checkpoint_seconds
                 due, stop = self._sync_decision(due, self.stop.number)
                 if due or stop:
@@ -175,7 +175,7 @@ class Job:
                 losses[term.tag] = losses.get(term.tag, 0) + term.weight * term.sum / total[term.normalizer]
         with self.clock("backward"):
             self.engine.backward(losses)
-        return terms, sum(loss.detach() for loss in losses.values())
+        return terms, torch.stack([loss.detach() for loss in losses.values()]).sum()
 
     def _batch(self, indices: np.ndarray, weights: np.ndarray) -> RowBatch:
         batch = self.rows.collate(indices, weights).to(self.stage.device)
@@ -221,20 +221,19 @@ class Job:
 
     # Evaluation and the best weights.
 
-    def _evaluation_is_due(self) -> bool:
-        every = self.options.evaluate_every or self.batches_per_epoch
-        return self.evaluate is not None and (self.state.step % every == 0 or self.state.step == self.steps)
-
     def _patience_is_out(self) -> bool:
         return 0 < self.options.patience <= self.state.evaluations_without_gain
 
-    def _evaluate(self, epoch: int) -> bool:
-        """Score the student on dev and keep it if it is the best. Returns whether it is."""
+    def _evaluate_if_due(self, epoch: int) -> bool:
+        """Score the student on dev, every so many steps, and keep it if it is the best. Returns whether it is."""
+        every, state = self.options.evaluate_every or self.batches_per_epoch, self.state
+        if self.evaluate is None or (state.step % every and state.step < self.steps):
+            return False
         self.engine.deepspeed.eval()
         with self.clock("evaluation"):
             of_rank_0 = [float(self.evaluate())]
         dist.broadcast_object_list(of_rank_0)  # ranks on unlike hosts may differ in the last digit
-        score, state = of_rank_0[0], self.state
+        score = of_rank_0[0]
         better = not math.isnan(score) and (state.best_score is None or score > state.best_score)
         state.evaluations_without_gain = 0 if better else state.evaluations_without_gain + 1
         if better:
@@ -245,7 +244,7 @@ class Job:
 
     def student_weights(self) -> dict[str, Tensor]:
         """The student's weights on the CPU, whole, tied ones once. Called on every rank."""
-        return whole_weights(self.model.student)
+        return whole_weights(self.model.get_submodule("student"))
 
     # Checkpoints, and what ranks agree on.
 
@@ -268,8 +267,8 @@ class Job:
 
     def _sync_decision(self, due: bool, stop: int) -> tuple[bool, int]:
         """All ranks save, or stop, at the same step: when rank 0's clock says so, or any was signalled."""
-        due, stop = self._all_reduce_max(int(due and self.rank == 0), stop)
-        return bool(due), stop
+        save, number = self._all_reduce_max(int(due and self.rank == 0), stop)
+        return bool(save), number
 
     def _all_reduce_max(self, *values: int) -> list[int]:
         """Of each value the highest that any rank has."""

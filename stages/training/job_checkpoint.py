@@ -144,7 +144,7 @@ class JobCheckpoints:
 
     def save_best(self, step: int) -> None:
         """Keep the student's weights of a step, the best so far. Called on every rank."""
-        weights = optimizer_state.whole_weights(self.model.student)
+        weights = optimizer_state.whole_weights(self.model.get_submodule("student"))
         if is_first_rank():
             with store.sealed(self.bests / store.step_name(step)) as directory:
                 save_file(weights, directory / "student.safetensors")
@@ -163,7 +163,9 @@ class JobCheckpoints:
             raise UserError(
                 f"the best weights are damaged ({damage}); remove {self.stage.directory} to start the stage again"
             ) from damage
-        optimizer_state.set_whole_weights(self.model.student, load_file(directory / "student.safetensors"))
+        optimizer_state.set_whole_weights(
+            self.model.get_submodule("student"), load_file(directory / "student.safetensors")
+        )
 
     def need_space(self, steps: int, with_best: bool) -> None:
         """Raises UserError where the disk does not hold what a stage of so many steps keeps."""

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,7 +125,7 @@ class Log:
         self.sums.running, self.sums.counted = {}, 0
         return means
 
-    def write(self, line: dict[str, object]) -> None:
+    def write(self, line: Mapping[str, object]) -> None:
         """Add a line to the file, on rank 0."""
         if dist.get_rank() == 0:
             with open(self.path, "a", encoding="utf-8") as file:

@@ -13,7 +13,7 @@ LIBRARIES = ("torch", "transformers", "deepspeed")
 
 def describe() -> dict[str, str | int]:
     """Processor, accelerator, cores and bytes of memory this process may use, system and versions."""
-    found = {
+    found: dict[str, str | int] = {
         "processor": _processor(),
         "cores": limits.cores(),
         "memory": limits.memory()[0],

@@ -13,7 +13,7 @@ GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 def cores() -> int:
     """Whole cores this process may use, at least one; a control group may grant a part of the machine's time."""
     # A cpuset is in the affinity already.
-    most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for group in _groups("cpu"):
         quota, _, period = _read(group / "cpu.max").partition(" ")
         quota, period = (

@@ -46,10 +46,11 @@ def find_micro_batch(
         rows = torch.tensor(rows_that_fit(most, lambda rows: attempt(heaviest[-rows:])))
     rows = rows.to(stage.device)
     dist.all_reduce(rows, dist.ReduceOp.MIN)
+    fitting = int(rows)
     if is_first_rank():
-        store.write_json(path, {"rows": rows.item()})
-    stage.log(f"micro_batch=auto: {rows.item()} rows at once, of {most}")
-    return rows.item()
+        store.write_json(path, {"rows": fitting})
+    stage.log(f"micro_batch=auto: {fitting} rows at once, of {most}")
+    return fitting
 
 
 @contextlib.contextmanager

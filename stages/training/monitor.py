@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class Monitor:
             if (logged := json.loads(line))["step"] >= first:
                 self.write(logged)
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, line: Mapping[str, Any]) -> None:
         """Show the numbers of a line of the log at its step."""
         curves = [(name, value, line["step"]) for name, value in line.items() if name not in NO_CURVES]
         self.master.write_events(curves)

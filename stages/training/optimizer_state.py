@@ -50,11 +50,13 @@ def save(engine: DeepSpeedEngine, directory: Path) -> dict[str, Any]:
         _write(buffers.items(), BUFFERS, directory)
     if not own:
         return {"optimizer_steps": _steps(engine)}
-    tensors, numbers = {}, {}
-    for name, parameter in _parameters(engine):
-        for key, value in engine.optimizer.state.get(parameter, {}).items():
-            (tensors if isinstance(value, Tensor) else numbers)[f"{name}/{key}"] = value
-    _write(tensors.items(), OPTIMIZERS, directory)
+    state = {
+        f"{name}/{key}": value
+        for name, parameter in _parameters(engine)
+        for key, value in engine.optimizer.state.get(parameter, {}).items()
+    }
+    numbers = {place: value for place, value in state.items() if not isinstance(value, Tensor)}
+    _write(((place, value) for place, value in state.items() if place not in numbers), OPTIMIZERS, directory)
     return {"optimizer_numbers": numbers}
 
 
@@ -217,7 +219,7 @@ def _link_moments(engine: DeepSpeedEngine) -> None:
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _part(parameter: nn.Parameter, whole: Tensor) -> Tensor:
+def _part(parameter: Any, whole: Tensor) -> Tensor:
     """This rank's part at ZeRO 3: equal parts of the flat tensor, the last one padded."""
     size, rank = parameter.ds_tensor.numel(), dist.get_rank()
     flat = whole.flatten()[rank * size : (rank + 1) * size]

@@ -1,6 +1,7 @@
 """Optimisers and learning rates: AdamW in two groups, or what a stage declares, as one optimiser."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
         for optimizer in optimizers:
             optimizer.state = self.state
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Take a step of each optimiser."""
         for optimizer in self.optimizers:
             optimizer.step()

@@ -83,7 +83,7 @@ def test_a_signal_between_stages_ends_the_command_and_no_stage_starts_after_it(f
 ])  # fmt: skip
 def test_a_signal_at_any_line_of_start_up_ends_the_stage(where, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.pipeline.signal_at_each_line", where, tmp_path],
-        cwd=Path(__file__).parents[2], env=os.environ, capture_output=True, text=True, timeout=100,
+        [sys.executable, "-m", "tests.pipeline.launch.signal_at_each_line", where, tmp_path],
+        cwd=Path(__file__).parents[3], env=os.environ, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert not done.returncode and not done.stderr, done.stdout + done.stderr

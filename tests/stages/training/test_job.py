@@ -256,7 +256,7 @@ import psutil
 from checkpoints.errors import UserError
 from pipeline.launch.worker import start_ranks
 from safetensors.torch import save_file
-from tests.stages.test_job import Wide, make_job
+from tests.stages.training.test_job import Wide, make_job
 path = Path(sys.argv[1])
 start_ranks()
 most = psutil.Process().memory_info().data + 500 * 10**6
@@ -277,7 +277,7 @@ save_file(dict(model.state_dict()), path / "weights.safetensors")
 def test_where_memory_really_runs_out_the_batch_is_named_and_auto_fits_and_learns_the_same(make, tmp_path):
     command = [sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path)]
     alone = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=alone)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], env=alone)
     assert done.returncode == 0 and done.stdout.count("error:") == 1, done.stdout + done.stderr
     assert re.search(
         r"error: micro_batch: out of memory at step 1, in 24 rows .*a number below 24", done.stdout

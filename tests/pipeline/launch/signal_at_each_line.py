@@ -1,6 +1,6 @@
 """Starts a stage again and again, each time with a SIGINT at the next line of pipeline/launch: none may be lost.
 
-Run as `python -m tests.pipeline.signal_at_each_line WHERE DIRECTORY`, where WHERE names the process whose lines are
+Run as `python -m tests.pipeline.launch.signal_at_each_line WHERE DIRECTORY`, where WHERE names the process whose lines are
 counted: launcher, fork-server or rank. What ranks import is replaced, so that a start takes milliseconds.
 """
 

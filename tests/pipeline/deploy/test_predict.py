@@ -16,8 +16,8 @@ from pipeline.cli import commands as cli
 from pipeline.deploy import serve
 from pipeline.deploy.predict import Classifier
 from pipeline.report.run_record import read_run_record
-from tests.pipeline.test_export import make_finished
-from tests.pipeline.test_report import CHROMIUM, EVIL
+from tests.pipeline.deploy.test_export import make_finished
+from tests.pipeline.report.test_report import CHROMIUM, EVIL
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_a_batch_without_any_known_label_has_a_gold_loss_of_nothing(rows):
 
 
 def test_gold_of_rows_whose_labels_are_hidden():
-    from tests.stages.test_losses import batch_of
+    from tests.stages.distillation.losses.test_layer_losses import batch_of
 
     z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     classes = batch_of([2, 2], 2, labels=torch.tensor([0, UNLABELLED]))

@@ -9,7 +9,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses import LOSSES, build
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from tests.stages.test_losses import LENGTHS, batch_of, pair, value, views
+from tests.stages.distillation.losses.test_layer_losses import LENGTHS, batch_of, pair, value, views
 
 
 def probabilities(scores):

@@ -18,7 +18,7 @@ from stages.evaluation.predict import predict
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import Split
 from tests.conftest import make_tokenizer, sentences, tiny_config
-from tests.pipeline.test_report import EVIL, make_run
+from tests.pipeline.report.test_report import EVIL, make_run
 
 
 def make_finished(

@@ -231,6 +231,6 @@ def test_commands(tmp_path, monkeypatch, capsys):
 
 def test_start_up_needs_no_plots():
     code = "import sys, pipeline.cli.commands; print({'matplotlib', 'jinja2', 'torch'} & set(sys.modules))"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "set()"
