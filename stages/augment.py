@@ -7,13 +7,13 @@ ranks makes the same rows. `data_aug` holds the algorithm; this is the job aroun
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from functools import reduce
 from operator import add
 from pathlib import Path
 
 import torch.distributed as dist
+from tabulate import tabulate
 from tqdm import tqdm
 
 from checkpoints import store
@@ -134,15 +134,11 @@ def describe(counts: Counts) -> str:
 def samples(artefact: Path) -> str:
     """Show sentences of the first shard and some of their variants, side by side."""
     texts_a, texts_b, _, rows, variants = read_shard(sorted(artefact.glob("rows-*.arrow"))[0])
-    lines = [f"{'original':<{COLUMN}}  variant"]
+    shown = []
     originals = [i for i, variant in enumerate(variants) if variant == 0 and variants[i + 1 : i + 2] == [1]]
     for i in originals[:: max(1, len(originals) // SAMPLES)][:SAMPLES]:
         for j in range(i + 1, min(i + 3, len(rows))):
             if rows[j] == rows[i]:
                 side = texts_a if texts_a[j] != texts_a[i] else texts_b
-                left, right = (textwrap.wrap(side[k], COLUMN) for k in (i, j))
-                height = max(len(left), len(right))
-                columns = (column + [""] * (height - len(column)) for column in (left, right))
-                lines += [f"{a:<{COLUMN}}  {b}" for a, b in zip(*columns, strict=True)]
-        lines.append("")
-    return "\n".join(lines)
+                shown.append((side[i], side[j]))
+    return tabulate(shown, ["original", "variant"], maxcolwidths=COLUMN, disable_numparse=True)
