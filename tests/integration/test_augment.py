@@ -34,7 +34,7 @@ def rows_of(place, run: str) -> list[list]:
 
 def test_one_rank_two_ranks_and_a_killed_run_make_the_same_rows(place, given):
     status, output = place.run("augment", "run=aug", *given)
-    assert status == 0 and "guessed right (head fitted)" in output and "variants of" in output, output
+    assert status == 0 and "predicted right (head fitted)" in output and "variants of" in output, output
     assert "original" in output and "datasets.Dataset.from_file" in output
     whole = rows_of(place, "aug")
     assert len(whole) == 3 and all(len(set(map(len, shard[2:]))) == 1 for shard in whole)

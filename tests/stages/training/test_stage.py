@@ -12,7 +12,7 @@ from stages.training.stage import Stage
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 @pytest.mark.parametrize("native", [True, False])
-def test_a_precision_that_the_processor_imitates_is_warned_of(precision, native, monkeypatch, capsys):
+def test_a_precision_that_the_device_emulates_is_warned_of(precision, native, monkeypatch, capsys):
     monkeypatch.setattr(module, "bf16_pays", lambda device: native)
     job = Job(precision=precision)
     Stage("general", "general", Path(), {}, {}, "", job, torch.device("cpu")).warn_if_precision_is_emulated()
