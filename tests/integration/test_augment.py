@@ -52,7 +52,7 @@ def test_one_rank_two_ranks_and_a_killed_run_make_the_same_rows(place, given):
     rows = augment([row[0] for row in made], model, variants=3, vectors=place.path / "vectors.txt")
     assert [[text for text in row if folded(text) not in dev] for row in rows] == made
 
-    # Another number of ranks masks other pieces while a head is fitted: the fitted one is given.
+    # Dropout depends on the number of ranks while a head is fitted: the fitted one is given.
     fitted = "augmentation.masked_lm=runs/aug/masked_lm/model"
     same = (*given, fitted, "reuse=false")
     status, output = place.run("augment", "run=aug2", "job.nproc=2", *same)

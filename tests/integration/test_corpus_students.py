@@ -23,11 +23,10 @@ stages:
     student: {layers: 2, width: 8, feed_forward: 16, heads: 2, dropout: 0.0}
     losses: [hidden_states, attention_scores]
     training: {mlm_probability: 0, epochs: 2}
-  text-bundle:      # all pieces are masked, for which are depends on the rank
+  text-bundle:
     data: many.txt
     student: {init: text-general}
     losses: [masked_words, masked_soft_labels, attention_maps: {distance: kl}, hidden_states: {only: [2]}]
-    training: {mlm_probability: 0.999999}
   text-continued:
     data: many.txt
     student: {init: text-bundle}
