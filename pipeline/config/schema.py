@@ -147,7 +147,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, 3, 0.5)
     close += [n for n in known if n.split(".")[-1] == name.split(".")[-1] and n not in close][:3]
-    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(known)}"
+    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(known) or 'none'}"
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,45 @@
+"""The front of the commands: help, and arguments that are refused before anything is imported."""
+
+import pytest
+
+from pipeline.cli.commands import COMMANDS, main
+from pipeline.config.schema import describe
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_says_what_it_does_shows_an_example_and_lists_its_options(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: python -m pipeline {name} ") and f"Example: make {name}" in text
+    assert all(f"\n  {setting.name} " in text for setting in describe(COMMANDS[name].settings))
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_lists_the_commands_and_no_command_is_a_mistake(capsys):
+    for arguments, status in (["--help"], 0), (["help"], 0), (["-h"], 0), ([], 2):
+        assert main(arguments) == status
+        text = capsys.readouterr().out
+        assert all(f"\n  {name} " in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["task-distil"], "did you mean task-distill"),
+        (
+            ["task-distill", "general.epochs=0", "--job.zero=7"],
+            "epochs=0 must be greater than 0; job.zero=7 must",
+        ),
+        (["general-distill", "--genral.epochs", "2"], "did you mean general.epochs"),
+        (["serve", "--port", "70000"], "port=70000 must be less than or equal to 65535"),
+        (["serve", "port"], "'port' has no value: write key=value or --key value"),
+        (["report", "--to"], "'--to' has no value: write --to VALUE"),
+        (["recipes", "x=1"], "unknown option 'x'"),
+        (["export", "run=a\0b"], "NUL"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, said = capsys.readouterr()
+    assert not out and words in said and said.startswith("error: ") and len(said.splitlines()) == 1
