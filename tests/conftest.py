@@ -7,19 +7,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+GPU = ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR")
+GIVEN = {name: os.environ[name] for name in GPU if name in os.environ}
+# Read when torch and others are imported. One thread a process, for several processes run at once.
+os.environ |= {
+    "CUDA_VISIBLE_DEVICES": "",
+    "DS_ACCELERATOR": "cpu",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 WORDS = "the a film movie story actor good bad dull warm great poor plot scene laugh cry is was with and of it".split()
 GOOD, BAD = ("good", "warm", "great", "laugh"), ("bad", "dull", "poor", "cry")
 
 
 def pytest_configure(config):
-    """Before anything imports torch: no network, no GPU unless `-m gpu` asks for it, one thread a process.
+    """Tests see no GPU unless `-m gpu` asks for it, and Ctrl-C works in the commands that they start.
 
-    A shell starts what it runs in the background with Ctrl-C ignored, and the commands under test would inherit that.
+    A shell starts what it runs in the background with Ctrl-C ignored, and commands would inherit that.
     """
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if config.option.markexpr != "gpu":
-        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    if config.option.markexpr == "gpu":
+        for name in GPU:
+            del os.environ[name]
+        os.environ |= GIVEN
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
