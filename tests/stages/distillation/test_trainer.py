@@ -10,11 +10,19 @@ from transformers import (
     default_data_collator,
 )
 
+from pipeline.launch.launcher import RANK_VARIABLES
 from stages.distillation.losses import AttentionScores, GoldLabels, HiddenStates, SoftLabels
 from stages.distillation.outputs import read
 from stages.distillation.trainer import DistillationTrainer
 from stages.tasks.batches import Batch, normalizers
 from tests.conftest import tiny_config
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch):
+    """Without the ranks of the fixture `world`, for which the Trainer would wrap the student in DistributedDataParallel."""
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
