@@ -117,7 +117,7 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -
     if planned.action in ("run", "reuse"):
         shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
-    if planned.action == "reuse":
+    if planned.action == "reuse" and planned.made:
         other = os.path.relpath(planned.made, directory)
         finished = read_finished(planned.made)
         store.write_json(directory / "finished.json", finished | {"from": other})
@@ -190,7 +190,7 @@ def _finished_elsewhere(run: Path) -> dict[str, Path]:
 
 def _is_there(artefact: Path) -> bool:
     """Whether an artefact's files exist in their sizes. Their contents are checked when they are read."""
-    files = read_json(artefact / store.MANIFEST).get("files")
+    files = read_json(artefact / store.MANIFEST).get("files", {})
     try:
         return bool(files) and all((artefact / n).stat().st_size == f["size"] for n, f in files.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -141,7 +141,7 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
 def _print_plan(name: str, planned: list[Planned]) -> None:
     print(f"run {name}")
     for step in planned:
-        where = f" ({os.path.relpath(step.made)})" if step.action == "reuse" else ""
+        where = f" ({os.path.relpath(step.made)})" if step.action == "reuse" and step.made else ""
         again = "; changed here: " if step.action == "reuse" else " again: "
         cause = again + step.cause if step.cause else ""
         print(f"  {step.stage.name:<34} {ACTION_LABELS[step.action]}{where}{cause}")

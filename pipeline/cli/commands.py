@@ -51,7 +51,7 @@ class Command:
 
     @property
     def doc(self) -> str:
-        return cleandoc(self.function.__doc__)
+        return cleandoc(self.function.__doc__ or "")
 
 
 def command(settings: type) -> Callable[[Callable], Callable]:

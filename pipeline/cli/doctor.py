@@ -150,7 +150,7 @@ def _check_stage(report: Report, directory: Path) -> None:
 
 def _check_saved(report: Report, directory: Path) -> list[str]:
     """Report damaged checkpoints and best weights; returns the names of the undamaged checkpoints, oldest first."""
-    whole = []
+    whole: list[str] = []
     for path in sorted(directory.glob("checkpoints/step-*")):
         if damage := _damage(path):
             then = f"resumes from {whole[-1]}" if whole else "starts the stage over"

@@ -28,7 +28,7 @@ def page() -> str:
     parts = [HEAD]
     for group, settings in groupby(describe(Options), lambda setting: setting.name.rpartition(".")[0]):
         title = f"`{group}`" if group else "The run"
-        about = " ".join(inspect.getdoc(groups.get(group, Options)).split())
+        about = " ".join((inspect.getdoc(groups.get(group, Options)) or "").split())
         parts.append(f"\n## {title}\n\n{about}\n\n| option | default | `small` | |\n|---|---|---|---|\n")
         for setting in settings:
             value = attrgetter(setting.name)(small)

@@ -7,7 +7,7 @@ from checkpoints.errors import UserError
 from pipeline.cli.doctor import Report, format_bytes, free_disk
 from pipeline.config.errors import explain
 from pipeline.config.options import Options
-from pipeline.config.two_stage import StageSpec
+from pipeline.config.two_stage import Entry, StageSpec
 from pipeline.plan import ACTION_LABELS, plan
 from stages.training.machine_limits import memory
 
@@ -82,9 +82,10 @@ def _parameters(check: StageSpec) -> dict[str, int]:
     from stages.distillation.models import ModelSource, load_config
     from stages.distillation.students.architecture import student_config
 
-    teacher = load_config(ModelSource.of(check.inputs["teacher"]))
-    if "student" in check.inputs:
-        student = load_config(ModelSource.of(check.inputs["student"]))
+    given = _given(check)
+    teacher = load_config(ModelSource.of(given["teacher"]))
+    if "student" in given:
+        student = load_config(ModelSource.of(given["student"]))
     else:
         student = student_config(teacher, **check.options["architecture"])
     with torch.device("meta"):
@@ -92,11 +93,17 @@ def _parameters(check: StageSpec) -> dict[str, int]:
     return {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
 
 
+def _given(check: StageSpec) -> dict[str, Entry]:
+    """The inputs that no stage makes; a check has no others."""
+    return {name: entry for name, entry in check.inputs.items() if not isinstance(entry, str)}
+
+
 def _cache_bytes(check: StageSpec) -> tuple[float, str]:
     """Tokenized rows take less than their text; once for each length at which stages read it."""
     size, unknown = 0.0, ""
+    given = _given(check)
     for name, data in (("corpus", "corpus"), ("task", "task")):
-        identity = check.inputs.get(name, {}).get("identity", {})
+        identity = given.get(name, {}).get("identity", {})
         lengths = {stage["max_length"] for stage in check.options["stages"].values() if stage["data"] == data}
         for path in map(Path, identity.get("files", {}).values()):
             size += (

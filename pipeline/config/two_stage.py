@@ -1,13 +1,13 @@
 """The two-stage pipeline as a list of stages: general distillation, then task distillation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.options import Options
-from stages.training.options import StageToCheck
+from stages.training.options import StageToCheck, Training
 
 Entry = dict[str, Any]
 """Something given, as `stage.json` holds it: where it is, and what identifies its contents."""
@@ -27,7 +27,7 @@ class StageSpec:
     name: str
     stage_type: str
     options: dict[str, Any]
-    inputs: dict[str, str | Entry] = field(default_factory=dict)
+    inputs: Mapping[str, str | Entry] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,7 +119,7 @@ def check(
         plans: of a recipe: stage -> what is checked, of its own stages.
         from_general: whether a student begins as the general student.
     """
-    groups = {"general": o.general} if from_general and not o.student else {}
+    groups: dict[str, Training] = {"general": o.general} if from_general and not o.student else {}
     if plans:
         groups |= {"tuning": o.tuning}
     elif not only_general:

@@ -1,7 +1,7 @@
 """Loading encoders and classifiers, from a directory or the hub, without ever running their code."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +75,7 @@ def load_encoder(source: ModelSource) -> PreTrainedModel:
 
 def load_classifier(
     source: ModelSource,
-    labels: tuple[str, ...] | None,
+    labels: Sequence[str] | None,
     own_labels: bool = False,
     tapped: bool = True,
     config: PretrainedConfig | None = None,
@@ -100,7 +100,7 @@ def load_classifier(
 
 
 def new_classifier(
-    config: PretrainedConfig, labels: tuple[str, ...] | None, token_level: bool = False
+    config: PretrainedConfig, labels: Sequence[str] | None, token_level: bool = False
 ) -> PreTrainedModel:
     """A classifier with random weights, drawn from torch's generator; `labels` and `token_level` as above."""
     set_labels(config, labels)
@@ -138,7 +138,7 @@ def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:
     return model, has_head
 
 
-def set_labels(config: PretrainedConfig, labels: tuple[str, ...] | None) -> None:
+def set_labels(config: PretrainedConfig, labels: Sequence[str] | None) -> None:
     """Name the classes of a task in a config; None is a regression of one score."""
     names = labels or ("score",)
     config.num_labels = len(names)

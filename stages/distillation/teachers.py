@@ -1,5 +1,6 @@
 """Teachers: anything that gives targets for a batch."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,7 +52,7 @@ class FrozenTeacher:
 
 
 def class_order(
-    config: PretrainedConfig, labels: tuple[str, ...] | None, teacher_labels: list[str]
+    config: PretrainedConfig, labels: Sequence[str] | None, teacher_labels: list[str]
 ) -> list[int]:
     """For each class of the task, the index under which the teacher knows it. By name, never by position.
 

@@ -85,8 +85,8 @@ class Loss(nn.Module):
         """Of the terms in the sum of losses, at this point of the training."""
         return self.weight_schedule(self.progress)
 
-    def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
-        """The sums of a batch, by name."""
+    def terms(self, student: ModelOutputs, teacher: Any, batch: Batch) -> dict[str, LossTerm]:
+        """The sums of a batch, by name. `teacher` is a `ModelOutputs`, or None for a loss that reads no teacher."""
         raise NotImplementedError
 
     def forward(
