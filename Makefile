@@ -96,10 +96,11 @@ bench: $(READY) ## time it beside a plain reference (DATA=path/to/glue, ARGS="--
 docs: $(READY) ## write docs/options.md from the options themselves
 	$(VENV)/bin/python -m pipeline.cli.options_page
 
-lint: $(READY) ## check style and format
+lint: $(READY) ## check style, format and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 clean: ## remove caches and .venv; never touches runs/
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +

@@ -126,7 +126,7 @@ class Classifier:
         )  # fmt: skip
         with torch.inference_mode():
             probabilities_LC = self.model(**inputs_of(self.model, encoded)).logits[0].softmax(-1)
-        first = {}
+        first: dict[int | None, int] = {}
         for place, word in enumerate(encoded.word_ids(0)):
             first.setdefault(word, place)
         best = [probabilities_LC[first[i]].max(-1) if i in first else None for i in range(len(words))]
@@ -156,7 +156,7 @@ class Classifier:
 
 def predict_lines(classifier: Classifier, lines: Iterable[str]) -> None:
     """Print label, score and text of each line; a tab separates the two texts of a pair."""
-    rows = []
+    rows: list[Row] = []
     for number, line in enumerate(_decoded(lines), start=1):
         if line.strip():
             texts = (

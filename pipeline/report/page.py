@@ -55,7 +55,7 @@ def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
 def write_comparison(runs: list[RunRecord], target: Path) -> None:
     """Write a page with runs side by side."""
     colours = plots.series_colours([run.name for run in runs])
-    options = {}
+    options: dict[str, Any] = {}
     for run in runs[1:]:
         options |= runs[0].differing(run.options) | run.differing(runs[0].options)
     same_rows = all(run.same_rows(runs[0]) for run in runs)
@@ -91,7 +91,8 @@ def _against(
 
 def _curves(run: RunRecord) -> list[tuple[str, Markup]]:
     """(stage, plot of its loss terms); the candidates of a grid share the plot of their stage."""
-    losses, dev = {}, {}
+    losses: dict[str, dict[str, plots.Points]] = {}
+    dev: dict[str, dict[str, plots.Points]] = {}
     for stage in run.stages:
         base, candidate = _candidate(stage)
         terms = {candidate: _sum(stage.losses)} if candidate and stage.lines else stage.losses
@@ -108,7 +109,8 @@ def _curves(run: RunRecord) -> list[tuple[str, Markup]]:
 
 def _compared_curves(runs: list[RunRecord], colours: dict[str, str]) -> list[tuple[str, Markup]]:
     """(stage, plot): the sum of the loss terms by run; of a grid the chosen candidate alone."""
-    losses, dev = {}, {}
+    losses: dict[str, dict[str, plots.Points]] = {}
+    dev: dict[str, dict[str, plots.Points]] = {}
     for run in runs:
         for stage in run.stages_in_use:
             base, _ = _candidate(stage)
@@ -148,7 +150,7 @@ def _operations(run: RunRecord) -> float:
 
 def _sources(run: RunRecord) -> list[tuple[str, str, str]]:
     """(what, its path or name, the start of its sha256 or its revision) of each input of the run."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for stage in run.stages:
         for name, entry in stage.inputs.items():
             if "stage" in entry:
@@ -164,7 +166,7 @@ def _sources(run: RunRecord) -> list[tuple[str, str, str]]:
 
 def _machines(run: RunRecord) -> list[tuple[str, str]]:
     """(machine and versions, the stages that ran on it), the machine with most stages first."""
-    made = {}
+    made: dict[str, list[str]] = {}
     for stage in run.stages:
         if m := stage.machine:
             where = f"{m['processor']}, {m['cores']} cores, {m['memory'] / 1e9:.0f} GB"

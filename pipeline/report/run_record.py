@@ -86,17 +86,17 @@ class StageRecord:
         return next((line["tokens_per_second"] for line in reversed(self.lines) if "seconds" in line), 0)
 
     @property
-    def losses(self) -> dict[str, list[tuple[int, float]]]:
+    def losses(self) -> dict[str, list[tuple[float, float]]]:
         """Loss term -> its (step, value) points."""
         known = ("step", "epoch", "learning_rate", "tokens_per_second", "seconds")
-        points: dict[str, list[tuple[int, float]]] = {}
+        points: dict[str, list[tuple[float, float]]] = {}
         for line in self.lines:
             for name in line.keys() - {*known, "dev", "best"}:
                 points.setdefault(name, []).append((line["step"], line[name]))
         return dict(sorted(points.items()))
 
     @property
-    def dev(self) -> list[tuple[int, float]]:
+    def dev(self) -> list[tuple[float, float]]:
         """The (step, score) points on dev."""
         return [(line["step"], line["dev"]) for line in self.lines if "dev" in line]
 
