@@ -390,7 +390,8 @@ def _vary_stepwise(
         queries = []
         for sentence, _, words, i in active:
             text, spans = _splice(sentence, words)
-            queries.append(Query(text, *spans[i], sentence.text))
+            start, end = spans[i]
+            queries.append(Query(text, start, end, sentence.text))
         for (_, draws, words, i), found in zip(active, candidates(queries), strict=True):
             words[i] = _replacement(words[i], found, draws[i, 1], totals)
     texts = (_splice(sentence, words)[0] for sentence, _, words, _ in drafts)

@@ -43,7 +43,7 @@ def _ask(name: str, kind: str, revision: str, instead: str) -> str:
     api = huggingface_hub.HfApi()
     try:
         ask = api.model_info if kind == "model" else api.dataset_info
-        return ask(name, revision=revision, timeout=SECONDS).sha
+        return ask(name, revision=revision, timeout=SECONDS).sha or revision
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise UserError(
             f"there is no {kind} {name!r} (revision {revision}) on the hub and no such directory here; {instead}"

@@ -40,7 +40,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
     token_level, kind = bool(classifies(config)), config.model_type if config.model_type in KINDS else ""
     about = {
         "license": license,
-        "language": LANGUAGES.get(data.get("reader"), ""),
+        "language": LANGUAGES.get(data.get("reader", ""), ""),
         "base_model": base,
         "datasets": [data["hub"]] if "hub" in data else [],
         "metrics": [HUB_METRICS.get(metric, metric) for metric in run.metrics],

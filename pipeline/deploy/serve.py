@@ -5,6 +5,7 @@ import secrets
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -62,7 +63,7 @@ class Predictor:
             raise UserError('send {"texts": ["..."]}, with two texts for a pair') from error
         return {"labels": self.labels} | self.predict(rows)
 
-    def predict(self, rows: list[list[str]]) -> dict[str, dict[str, Any]]:
+    def predict(self, rows: Sequence[Sequence[str]]) -> dict[str, dict[str, Any]]:
         """The prediction of each model, and its latency, tokenization included."""
         found = {}
         with self.lock:  # concurrent passes would slow each other down

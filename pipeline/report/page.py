@@ -29,7 +29,8 @@ def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
     baselines = [run.results[name] for name in run.models if name.startswith("finetuned")]
     calibration = {}
     for name in ("teacher", run.about.student) if run.about.labels else ():
-        calibration[name] = plots.reliability(run.results[name].calibration, colours[name], title(name))
+        if measured := run.results[name].calibration:
+            calibration[name] = plots.reliability(measured, colours[name], title(name))
     _write(
         "report.html.j2",
         target,

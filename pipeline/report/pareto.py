@@ -67,12 +67,12 @@ def points_of(runs: list[RunRecord]) -> list[Point]:
 def _table(points: list[Point], run: RunRecord, form: Callable[[Rows], str]) -> str:
     rows = []
     for p in points:
-        retained = [result.retained for result in p.results]
+        retained = [result.retained for result in p.results if result.retained is not None]
         rows.append({
             "model": f"{p.name} *" if p.on_front else p.name,
             run.metrics[0]: f"{p.metric:.4f}",
             "seeds": str(len(p.results)),
-            "retained of teacher": percent(None if None in retained else statistics.mean(retained)),
+            "retained of teacher": percent(statistics.mean(retained) if len(retained) == len(p.results) else None),
         } | agreement_cells(p.results) | cost_cells(p.results))  # fmt: skip
     return (
         f"{run.task.name}, {run.about.split}, {run.about.rows:,} rows; fewest operations first. * marks the Pareto "

@@ -122,7 +122,7 @@ class Stage:
             tqdm.write(f"  {self.name}: {text}", file=sys.stdout)
             sys.stdout.flush()
 
-    def publish(self, write: Callable[[Path], None], scores: dict[str, Any]) -> None:
+    def publish(self, write: Callable[[Path], object], scores: dict[str, Any]) -> None:
         """Seal the stage's output in `model/` and mark the stage finished. Rank 0 writes.
 
         Args:
