@@ -40,21 +40,21 @@ class Planned:
 
     Attributes:
         action: skip (finished), reuse (another run's), resume (half done) or run.
+        made: the directory in which it runs or ran: its own, or another run's.
         cause: why a finished stage runs again.
-        made: the directory of the finished stage: its own, or another run's.
     """
 
     stage: StageSpec
     directory: Path
     fingerprint: str
     action: Literal["skip", "reuse", "resume", "run"]
+    made: Path
     cause: str = ""
-    made: Path | None = None
 
     @property
     def artefact(self) -> Path:
         """The directory of what the stage made."""
-        return (self.made or self.directory) / "model"
+        return self.made / "model"
 
 
 def plan(stages: list[StageSpec], run: Path, o: Options) -> list[Planned]:
@@ -95,20 +95,20 @@ def _decide(
     if finished.get("fingerprint") == key and (o.reuse or not finished.get("from")):
         made = made_in(directory, finished)
         if _is_there(made / "model"):
-            return Planned(stage, directory, key, "skip", made=made)
+            return Planned(stage, directory, key, "skip", made)
     cause = _difference(spec, stage, inputs) if finished else ""
     begun = any(directory.glob("checkpoints/step-*")) or any(directory.glob("teacher/*/*/manifest.json"))
     half_done = begun and not finished
     if half_done and spec.get("fingerprint") == key and not o.restart:
-        return Planned(stage, directory, key, "resume")
+        return Planned(stage, directory, key, "resume", directory)
     if half_done and not o.restart:
         raise UserError(
             f"{directory} is half done with other options ({_difference(spec, stage, inputs)}): "
             "give the former ones, restart=true to start it again, or another run=NAME"
         )
     if key in others and stage.stage_type != "evaluate":
-        return Planned(stage, directory, key, "reuse", cause, made=others[key])
-    return Planned(stage, directory, key, "run", cause)
+        return Planned(stage, directory, key, "reuse", others[key], cause)
+    return Planned(stage, directory, key, "run", directory, cause)
 
 
 def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -> None:

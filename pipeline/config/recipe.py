@@ -208,7 +208,7 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
         )
     if model.embeddings == "vectors" and model.init != "random":
         raise UserError(f"{where}embeddings=vectors needs init=random, not {model.init}")
-    unused = SIZES[1:] if model.init == "teacher-layers" else ()
+    unused = list(SIZES[1:]) if model.init == "teacher-layers" else []
     if model.source:
         source = (
             before[model.source].student if model.source in before else StudentModel(**asdict(o.architecture))
@@ -217,7 +217,8 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
     elif model.kind:
         given = dict(flattened(kind, settings))
         unused = [size for size in SIZES if f"student.{size}" not in given]
-    spec.student = model = replace(model, **dict.fromkeys(unused, 0))  # 0: the teacher's, or the kind's own
+    zeros: dict[str, Any] = dict.fromkeys(unused, 0)  # 0: the teacher's, or the kind's own
+    spec.student = model = replace(model, **zeros)
     if model.width and model.heads and model.width % model.heads:
         raise UserError(f"{where}width={model.width} must be a multiple of heads={model.heads}")
     return spec
@@ -225,7 +226,10 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
 
 def _grid_points(grid: dict[str, dict]) -> tuple[dict[str, dict], dict[str, dict[str, list[str]]]]:
     """One student for each combination of values, and the students of each value."""
-    points, students = {}, {factor: {value: [] for value in values} for factor, values in grid.items()}
+    points: dict[str, dict] = {}
+    students: dict[str, dict[str, list[str]]] = {
+        factor: {value: [] for value in values} for factor, values in grid.items()
+    }
     for chosen in product(*(values.items() for values in grid.values())) if grid else ():
         without = {factor for _, settings in chosen for factor in (settings or {}).get("without", ())}
         pairs = {factor: pair for factor, pair in zip(grid, chosen, strict=True) if factor not in without}

@@ -48,12 +48,13 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
     made = [general(o, given)] if from_general else []
     plans = {}
     for name, spec in recipe.students.items():
-        options = {
+        options: dict[str, Any] = {
             "training": asdict(spec.training),
             "losses": spec.losses,
             "layer_map": spec.layer_map,
         }
-        stage_type, data, inputs = "student", "task", {"teacher": "teacher", "task": given.task}
+        stage_type, data = "student", "task"
+        inputs: dict[str, Any] = {"teacher": "teacher", "task": given.task}
         if isinstance(spec.training, Pretraining):
             stage_type, data = "pretrain", spec.corpus
             inputs = {"teacher": given.teacher, "corpus": given.corpora[data]}

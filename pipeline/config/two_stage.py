@@ -64,7 +64,7 @@ class RunSpec:
 def general(o: Options, given: Given) -> StageSpec:
     """The general student."""
     options = {"training": asdict(o.general), "architecture": asdict(o.architecture)}
-    inputs = {"teacher": given.teacher, "corpus": given.corpora["corpus"]}
+    inputs = _present(teacher=given.teacher, corpus=given.corpora["corpus"])
     return StageSpec("general", "general", _common(o) | options, inputs)
 
 
@@ -164,7 +164,7 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
         *(augmentation(o, given) if o.augment else ()),  # first: it needs the text only, and may find it bad
         teacher(o, given),
     ]
-    inputs = {"teacher": "teacher", "task": task}
+    inputs = _present(teacher="teacher", task=task)
     if given.student:
         inputs["student"] = given.student
     elif o.student != "teacher-layers":
@@ -183,7 +183,7 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
     )
 
     differs = o.intermediate.max_length != o.prediction.max_length
-    predicting = {"teacher": "teacher", "student": "intermediate", "task": task}
+    predicting = _present(teacher="teacher", student="intermediate", task=task)
     prediction = StageSpec(
         "prediction",
         "prediction",
@@ -195,7 +195,7 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
     models = {"teacher": "teacher", "distilled": "prediction"}
     if o.baselines:
         options = common | {"training": asdict(o.finetuning)}
-        random = {"teacher": given.teacher, "task": task}
+        random = _present(teacher=given.teacher, task=task)
         if given.student:
             random["shape"] = given.student
         elif o.student == "teacher-layers":
@@ -203,7 +203,7 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
         stages += _grid(StageSpec("finetuned", "finetune", options | {"architecture": architecture}, random))
         models["finetuned"] = "finetuned"
         if "student" in inputs:
-            own = {"student": inputs["student"], "task": task}
+            own = _present(student=inputs["student"], task=task)
             stages += _grid(StageSpec("finetuned_general", "finetune", options, own))
             models["finetuned_general"] = "finetuned_general"
     groups = {"teacher": o.tuning, "distilled": o.prediction}

@@ -78,7 +78,7 @@ def test_what_is_refused_before_any_work_is_a_value_error(tmp_path, monkeypatch)
 
 
 def test_how_a_stage_ended_is_an_exception(tmp_path):
-    step = Planned(StageSpec("general", "general", {}), tmp_path, "", "run")
+    step = Planned(StageSpec("general", "general", {}), tmp_path, "", "run", tmp_path)
     assert _failure(step, 130).interrupted and "to resume" in str(_failure(step, 130))
     killed = _failure(step, 137)
     assert isinstance(killed, StageFailed) and "job.micro_batch=auto" in str(killed)
