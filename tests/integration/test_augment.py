@@ -136,7 +136,7 @@ def test_pairs_with_scores_and_a_given_masked_lm_without_vectors(place, given):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["corpus="], ["no masked-LM head", "corpus=FILES"]),
+        (["corpus="], ["corpus: ", "no masked-LM head"]),
         (["augmentation.vectors=nosuch.txt"], ["nosuch.txt"]),
         (["augmentation.vectors=ragged.txt"], ["ragged.txt, line 2: 1 values, line 1 has 3"]),
         (["augmentation.masked_lm=./nosuch"], ["augmentation.masked_lm", "nosuch"]),
