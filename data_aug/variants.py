@@ -208,7 +208,7 @@ def augment_rows(
     masked_lm = candidates.masked_lm if isinstance(candidates, Candidates) else None
     if settings.repredict and masked_lm and not masked_lm.exact:
         raise UserError(
-            "several words at once do not go with re-prediction, which predicts one at a time; give 1",
+            "must be 1 with re-prediction, which predicts one word at a time",
             argument="masks_per_pass",
         )
     texts = [

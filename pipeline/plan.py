@@ -22,7 +22,7 @@ FORMAT = 1
 """Cache version. Raise it when the same options would produce a different result: finished stages then run again."""
 
 FORMATS = {"evaluate": 3, "masked_lm": 2, "pretrain": 2}
-"""Stage type -> its own version, where that is ahead of FORMAT."""
+"""Stage type -> its own version; the higher of the two counts."""
 
 
 ACTION_LABELS = {
@@ -104,7 +104,7 @@ def _decide(
     if half_done and not o.restart:
         raise UserError(
             f"{directory} is half done with other options ({_difference(spec, stage, inputs)}): "
-            "give the former ones, restart=true to start it again, or another run=NAME"
+            "use the previous options, restart=true to discard it, or another run=NAME"
         )
     if key in others and stage.stage_type != "evaluate":
         return Planned(stage, directory, key, "reuse", others[key], cause)
@@ -209,7 +209,7 @@ def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
     if not changed:
         names = [value for value in stage.inputs.values() if isinstance(value, str)]
         return (
-            f"its inputs changed: {' or '.join(names)}"
+            f"its output is damaged, or an input changed: {' or '.join(names)}"
             if names
             else "it is damaged, or another version made it"
         )
@@ -225,7 +225,7 @@ def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
 
 
 def _format(stage: StageSpec) -> int:
-    return FORMATS.get(stage.stage_type, FORMAT)
+    return max(FORMAT, FORMATS.get(stage.stage_type, FORMAT))
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _rows(split: Split) -> Iterator[Row]:
 
 
 def _key(row: Row) -> tuple[str, ...]:
-    """Return what two rows have in common that differ in case and white space alone."""
+    """Return a key that ignores case and white space."""
     return tuple(folded(text) for text in row if text is not None)
 
 

@@ -92,7 +92,7 @@ def examine(stage: Stage, task: Task, split: str, name: str) -> Examined:
     """Run one model on the reported split, on dev and, where there is one, on the mismatched dev split."""
     source, max_length = stage.model(name), stage.options["max_length"][name]
     tokenizer, config = load_tokenizer(source), load_config(source)
-    model = load_classifier(source, task.labels, own_labels=True, tapped=False).eval().to(stage.device)
+    model = load_classifier(source, task.labels, own_labels=True, capturing=False).eval().to(stage.device)
     order = class_order(config, task.labels, [])
     rows, logits = {}, {}
     for part in {split, "dev", "dev_mismatched"} & task.splits.keys():

@@ -1,9 +1,8 @@
-"""The masked language model that augmentation asks and recipes learn from: a given one, or the encoder with a head fitted to it.
+"""The masked language model of augmentation and recipes: the given one, or the encoder with a newly trained head.
 
-A model that has its masked-LM head is taken as it is. An encoder without one is trained on the unlabelled
-corpus by BERT's own loss (arXiv 1810.04805, section 3.1; every chosen piece is masked, since only masks
-are asked later), its vocabulary read through the tied input embeddings. Either way the accuracy on documents
-held out from the corpus is said.
+A model that has its masked-LM head is used as it is. An encoder without one is trained on the unlabelled corpus by
+BERT's own loss (arXiv 1810.04805, section 3.1), its vocabulary read through the tied input embeddings. Every chosen
+token becomes [MASK], because predictions are only ever wanted at masks. The accuracy on held-out documents is logged.
 """
 
 import torch

@@ -1,8 +1,8 @@
-"""A student of unlabelled text under any losses, from which students of a task begin.
+"""A student of unlabelled text under any losses, from which students of a task start.
 
-It begins from random weights, from some of the teacher's layers, or from what an earlier stage made. With
-`mlm_probability` above 0 it is a masked language model, teacher and student read the same masked text, and the share of
-held-out words that it guesses is said; with 0 it is an encoder that reads the text as it is. The last weights are kept.
+It starts from random weights, from some of the teacher's layers, or from an earlier stage's student. With
+`mlm_probability` above 0 it is a masked language model: teacher and student read the same masked text, and the accuracy
+on held-out tokens is logged. With 0 it is an encoder that reads the text as it is. The last weights are kept.
 """
 
 import torch
@@ -51,7 +51,7 @@ def run(stage: Stage) -> None:
 
 
 def begin(stage: Stage) -> PreTrainedModel:
-    """The student as it begins; a masked-LM head is the teacher's, or the identity where it begins without one."""
+    """The initial student. A new masked-LM head starts as the identity, the head of teacher layers as the teacher's."""
     if "student" in stage.inputs:
         return load(stage, "student")
     kind = AutoModelForMaskedLM if stage.training.mlm_probability else AutoModel

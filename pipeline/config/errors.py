@@ -23,9 +23,8 @@ def explain(error: UserError, stage_type: str = "") -> UserError:
     """
     options = {setting.name for setting in describe(Options)}
     section = SECTIONS.get(stage_type, stage_type)
-    tail = error.argument.rpartition(".")[
-        2
-    ]  # what checks a stage may name the stage before an option of the run
+    # An argument may follow the name of a stage ("intermediate.layers"): the part after the dot is tried too.
+    tail = error.argument.rpartition(".")[2]
     prefixes = (f"{section}.", "", "job.", "architecture.")
     names = [prefix + name for name in (error.argument, tail) for prefix in prefixes]
     argument = next((name for name in names if name in options), error.argument)

@@ -110,7 +110,7 @@ def check(
     plans: dict[str, StageToCheck] | None = None,
     from_general: bool = True,
 ) -> StageSpec:
-    """The check before any work: of each training stage its models, data and length.
+    """The stage that checks the models, data and lengths of each training stage before any work.
 
     Args:
         o: the options.

@@ -133,7 +133,7 @@ def formats_table(run: RunRecord, formats: list[FormatResult]) -> str:
 
 
 def _load(directory: Path, labels: list[str] | None) -> Any:
-    return load_classifier(ModelSource(str(directory)), labels, own_labels=True, tapped=False).eval()
+    return load_classifier(ModelSource(str(directory)), labels, own_labels=True, capturing=False).eval()
 
 
 def _reported(run: RunRecord) -> Split:

@@ -65,7 +65,7 @@ class Classifier:
     def _load(cls, directory: Path, max_length: int = 0, pairs: bool | None = None) -> "Classifier":
         source = ModelSource(str(directory))
         model, tokenizer = (
-            load_classifier(source, None, own_labels=True, tapped=False),
+            load_classifier(source, None, own_labels=True, capturing=False),
             load_tokenizer(source),
         )
         longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)

@@ -1,8 +1,8 @@
 """Child processes that die with their parent, and to which no signal is lost while they start.
 
-A child starts with SIGINT and SIGTERM blocked, so one that comes early waits. The child's first statement,
-`die_at_signals`, lets it in and makes it fatal: no Python handler runs, so no import can swallow it, and nothing is to
-be saved yet. A process that watches others replaces that by `collect_signals`, and a training loop by its own handlers.
+A child starts with SIGINT and SIGTERM blocked, so an early signal waits. The child's first statement,
+`die_at_signals`, unblocks them with the default action: a signal during imports ends the process at once, and nothing
+needs saving yet. A process that watches others replaces that by `collect_signals`, and a training loop by its own handlers.
 """
 
 import contextlib

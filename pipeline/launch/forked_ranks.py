@@ -2,7 +2,7 @@
 
 The launcher writes a line to the socket that is this process's stdin: the number of ranks and the directory of a stage;
 the answer is the exit status. Linux without GPUs only, for CUDA does not outlive a fork. Nothing is computed before a
-fork, so a rank begins in the state in which a process of its own would.
+fork, so a forked rank starts in the same state as a fresh process.
 """
 
 import contextlib

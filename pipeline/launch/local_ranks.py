@@ -39,9 +39,9 @@ class HostRanks:
         count: how many.
         first: number of the first of them.
         world_size: ranks on all hosts; 0: these are all.
-        master: host:port where the ranks meet, where there are several hosts. Standard input then brings a line with
-            their environment as JSON, followed by heartbeats and signals (pipeline/launch/remote_hosts.py); the ranks
-            end when it falls silent.
+        master: host:port where the ranks meet, with several hosts. Standard input then carries one line of JSON (the
+            environment), then heartbeats and signals (pipeline/launch/remote_hosts.py). Without heartbeats the ranks
+            are ended.
     """
 
     count: int
@@ -145,10 +145,7 @@ def _listen(received: deque[int], silent: threading.Event) -> None:
 
 
 def _free_port() -> socket.socket:
-    """A port that is this host's alone while the socket is open; rank 0, which reuses addresses, may listen there.
-
-    Between now and then lie the seconds in which the ranks start, and other jobs look for ports too.
-    """
+    """Hold a free port until rank 0, which reuses addresses, listens on it, so that no other job takes it."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind(("127.0.0.1", 0))
@@ -156,7 +153,7 @@ def _free_port() -> socket.socket:
 
 
 def _interface_to(master: str) -> dict[str, str]:
-    """Variables that tell gloo and NCCL the network interface that leads to the master: a host's own name may not."""
+    """Tell gloo and NCCL the network interface that routes to the master; this host's own name may resolve to another."""
     import psutil
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

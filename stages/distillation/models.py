@@ -69,15 +69,15 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load_encoder(source: ModelSource) -> PreTrainedModel:
-    """The encoder without a task head, in fp32, read through the attention tap."""
-    return _load(AutoModel, source, load_config(source), tapped=True)
+    """The encoder without a task head, in fp32, with the capturing attention function."""
+    return _load(AutoModel, source, load_config(source), capturing=True)
 
 
 def load_classifier(
     source: ModelSource,
     labels: Sequence[str] | None,
     own_labels: bool = False,
-    tapped: bool = True,
+    capturing: bool = True,
     config: PretrainedConfig | None = None,
     token_level: bool = False,
 ) -> PreTrainedModel:
@@ -86,17 +86,17 @@ def load_classifier(
     Args:
         source: where the weights are.
         labels: class names of the task, in order; None for regression (one output).
-        own_labels: keep the labels that the model's config names instead, and answer for rows or token_level as it says.
-        tapped: read through the attention tap; False for stock attention.
+        own_labels: keep the checkpoint's own labels and head; `labels` and `token_level` are ignored.
+        capturing: with the capturing attention function; False for stock attention.
         config: other than the weights' own.
-        token_level: an answer for each token.
+        token_level: a prediction for each token.
     """
     config = config or load_config(source)
     if own_labels:
         token_level = bool(classifies(config))
     else:
         set_labels(config, labels)
-    return _load(_classifier(token_level), source, config, tapped)
+    return _load(_classifier(token_level), source, config, capturing)
 
 
 def new_classifier(
@@ -123,11 +123,10 @@ def _classifier(token_level: bool) -> type:
 def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:
     """A masked language model in fp32, and whether its head was among the weights.
 
-    A head that was not begins as the identity on the encoder's states, so that its guesses begin at the tied
-    embeddings.
+    A missing head's dense layer starts as the identity, so that initial logits come from the tied embeddings.
     """
     model, report = _load(
-        AutoModelForMaskedLM, source, load_config(source), tapped=True, output_loading_info=True
+        AutoModelForMaskedLM, source, load_config(source), capturing=True, output_loading_info=True
     )
     has_head = not report["missing_keys"]
     if not has_head:
@@ -147,8 +146,8 @@ def set_labels(config: PretrainedConfig, labels: Sequence[str] | None) -> None:
     config.problem_type = "single_label_classification" if labels else "regression"
 
 
-def _load(kind: Any, source: ModelSource, config: PretrainedConfig, tapped: bool, **arguments: Any) -> Any:
-    arguments |= {"attn_implementation": ATTENTION} if tapped else {}
+def _load(kind: Any, source: ModelSource, config: PretrainedConfig, capturing: bool, **arguments: Any) -> Any:
+    arguments |= {"attn_implementation": ATTENTION} if capturing else {}
     if source.revision:
         arguments["revision"] = source.revision
     with _told(source):

@@ -55,6 +55,8 @@ class DistillationTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Tensor | tuple[Tensor, Any]:
         """The sum of the losses of a batch."""
+        for loss in self.losses:
+            loss.progress = self.state.global_step / max(1, self.state.max_steps)
         outputs_of_teacher = None
         if self.teacher is not None:
             with torch.no_grad(), capture(self.teacher, self.losses, side="teacher") as outputs_of_teacher:

@@ -22,7 +22,7 @@ def write_submission(stage: Stage, task: Task) -> None:
     student = stage.options["student"]
     source, max_length = stage.model(student), stage.options["max_length"][student]
     tokenizer = load_tokenizer(source)
-    model = load_classifier(source, task.labels, tapped=False).eval().to(stage.device)
+    model = load_classifier(source, task.labels, capturing=False).eval().to(stage.device)
     path = stage.directory.parent / "glue_submission.zip"
     staging = path.with_name(f".{path.name}")
     with zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -8,20 +8,11 @@ import random
 from dataclasses import replace
 
 from checkpoints.errors import UserError
-from stages.tasks.readers import conll, files, glue, indonesian, newsgroups, rotten_tomatoes
+from stages.tasks.readers import READERS, glue, indonesian, newsgroups, rotten_tomatoes
 from stages.tasks.types import UNLABELLED, Split, Task, TaskRequest, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
 
-READERS = {
-    "glue": glue,
-    "rotten_tomatoes": rotten_tomatoes,
-    "newsgroups": newsgroups,
-    "indonesian": indonesian,
-    "conll": conll,
-    "files": files,
-}
-"""Every reader. They are asked in this order whether a task is theirs."""
 KNOWN = (*glue.TASKS, *rotten_tomatoes.TASKS, *newsgroups.TASKS, *indonesian.TASKS)
 
 

@@ -26,9 +26,9 @@ SHARD_ROWS = 1000
 class TeacherCache:
     """The outputs of a teacher, from disk.
 
-    A token is one vector: its hidden states, then queries, keys and values of the layers that are asked for, in the
-    precision of the teacher's products (so hidden states are rounded to it). Shards are sealed: what is there
-    when a stage goes on is not computed again, unless it goes on in another precision.
+    Each token is stored as one vector: its hidden states, then queries, keys and values of the requested layers, in
+    the teacher's compute precision. Shards are sealed: a resumed stage computes only missing ones, unless it resumes
+    in another precision.
 
     Args:
         stage: in whose directory the shards lie until it is finished.
@@ -129,7 +129,7 @@ class TeacherCache:
 
 
 def _parts(outputs: ModelOutputs, spec: CaptureSpec) -> list[Tensor]:
-    """(B, L, ...) of a outputs, in the order in which they are kept."""
+    """(B, L, ...) of outputs, in the order in which they are kept."""
     hidden = [outputs.hidden_BLW[i] for i in sorted(spec.hidden)]
     per_head = [
         of[layer].transpose(1, 2).flatten(2)
@@ -141,7 +141,7 @@ def _parts(outputs: ModelOutputs, spec: CaptureSpec) -> list[Tensor]:
 
 
 def _per_head(outputs: ModelOutputs, spec: CaptureSpec) -> list[tuple[frozenset[int], dict[int, Tensor]]]:
-    """The layers that are asked for, and where the outputs has them: queries, keys, values."""
+    """The layers that are asked for, and where the outputs have them: queries, keys, values."""
     return [
         (spec.queries_keys, outputs.queries_BHLD),
         (spec.queries_keys, outputs.keys_BHLD),

@@ -23,7 +23,7 @@ TEACHER_LOGITS_FILE = "teacher_logits.npy"
 
 
 def teacher_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
-    """(N, C) logits of the teacher, of all answers to the rows: asked once, and kept beside the rows in the cache that runs share."""
+    """The teacher's logits for every target of `rows`, (N, C). Computed once, then read from the cache of all runs."""
     kept = Path(rows.tokens.filename).parent
     teacher = sha256_file(stage.artifact_dir("teacher") / store.MANIFEST)
     kept = kept.with_name(f"{kept.name}-answers-{teacher[:12]}-{stage.job.precision}")
@@ -36,12 +36,12 @@ def teacher_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
     return np.load(kept / TEACHER_LOGITS_FILE)
 
 
-def compute_logits(stage: Stage, task: Task, rows: TokenRows, of: np.ndarray) -> np.ndarray:
-    """(N, C) logits of the teacher, of all answers to the rows; those to the rows `of` are filled in."""
-    stage.log(f"one teacher pass over {len(of):,} rows without recorded logits")
+def compute_logits(stage: Stage, task: Task, rows: TokenRows, indices: np.ndarray) -> np.ndarray:
+    """The teacher's logits for the targets of some rows, in a table for the targets of all of them, (N, C)."""
+    stage.log(f"one teacher pass over {len(indices):,} rows without recorded logits")
     teacher = task_teacher(stage, task, CaptureSpec(logits=True))
     table_NC = np.empty((rows.targets.sum(), len(task.labels or ("score",))), np.float32)
-    for batch in batches_by_length(rows, of=of):
+    for batch in batches_by_length(rows, of=indices):
         logits = teacher(batch.to(stage.device)).logits_BC.float().cpu()
         table_NC[label_index(rows, batch)[batch.label_mask].numpy()] = logits[batch.label_mask]
     return table_NC
@@ -50,7 +50,7 @@ def compute_logits(stage: Stage, task: Task, rows: TokenRows, of: np.ndarray) ->
 def logits_as_outputs(
     table_NC: np.ndarray, rows: TokenRows, device: torch.device
 ) -> Callable[[Batch], ModelOutputs]:
-    """Outputs that hold the teacher's logits of the rows' answers, and nothing else."""
+    """Outputs that hold the teacher's logits of the rows' targets, and nothing else."""
     table = torch.from_numpy(table_NC).to(device)
     return lambda batch: ModelOutputs(logits_BC=table[label_index(rows, batch)])
 
@@ -72,7 +72,7 @@ class TeacherLogits:
         self.table_NC[batch.rows] = torch.where(new_B1, outputs.logits_BC.float(), known_BC)
 
     def gather(self) -> None:
-        """Put together what all ranks have seen; the first pass over a row has one rank see it."""
+        """Merge the tables of all ranks; in its first epoch each row is seen by exactly one rank."""
         table_NC = self.table_NC.nan_to_num(-torch.inf)
         dist.all_reduce(table_NC, dist.ReduceOp.MAX)
         self.table_NC = torch.where(table_NC == -torch.inf, torch.nan, table_NC)

@@ -33,7 +33,8 @@ def layer_losses(options: Distilling, student: PretrainedConfig, teacher: Pretra
         losses.append(AttentionScores(student, teacher, options.layer_map, options.attention_weight))
     if not losses:
         raise UserError(
-            "0, as is attention_weight: there is nothing to learn; set one above 0", argument="hidden_weight"
+            "0, and attention_weight is 0 too, so nothing is learned; set one of them above 0",
+            argument="hidden_weight",
         )
     return losses
 

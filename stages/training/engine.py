@@ -121,7 +121,7 @@ class Engine:
             self.buffers[name].copy_(buffer)
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = 0.0 if skip else scheduled(group["initial_lr"], self.options, number, self.steps)
-        # As the reduction over ranks does, so that a parameter without gradient decays on one rank, too.
+        # All-reduce turns missing gradients into zeros. So does this on one rank: weight decay then applies equally.
         fill = self.single_process and not self.declared.optimizers
         for parameter in self.parameters.values():
             if skip or fill and parameter.grad is None:

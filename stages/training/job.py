@@ -32,7 +32,7 @@ from stages.training.stage import Stage
 from stages.training.step import Step, needs_whole_batch, refuse_ranks, refuse_unsupported
 
 MAX_CONSECUTIVE_SKIPS = 10
-"""Abort after this many consecutive batches with a non-finite loss."""
+"""Abort after more consecutive batches than this with a non-finite loss."""
 
 
 class Interrupted(Exception):
@@ -193,8 +193,8 @@ class Job:
         self.state.skipped = self.state.skipped + 1 if bad else 0
         if self.state.skipped > MAX_CONSECUTIVE_SKIPS:
             raise UserError(
-                f"the loss of {MAX_CONSECUTIVE_SKIPS} consecutive batches is not finite: the model is broken since step "
-                f"{step - 1 - MAX_CONSECUTIVE_SKIPS}; lower it",
+                f"more than {MAX_CONSECUTIVE_SKIPS} consecutive batches had a non-finite loss: the model is broken since "
+                f"step {step - 1 - MAX_CONSECUTIVE_SKIPS}; lower the rate",
                 argument="learning_rate",
             )
         if bad:

@@ -91,7 +91,9 @@ class JobCheckpoints:
         found = [store.newest(self.directory, self.stage.log) if is_first_rank() else None]
         dist.broadcast_object_list(found)
         path = found[0]
-        if is_first_rank():  # what is newer is damaged, or was best in a future that is run again
+        if (
+            is_first_rank()
+        ):  # newer checkpoints are damaged; newer best weights belong to steps that are redone
             for newer in (*self.directory.glob("step-*"), *self.bests.glob("step-*")):
                 if path is None or newer.name > path.name:
                     store.remove(newer)
@@ -169,7 +171,7 @@ class JobCheckpoints:
 
     def need_space(self, steps: int, with_best: bool) -> None:
         """Raises UserError where the disk does not hold what a stage of so many steps keeps."""
-        # One checkpoint and one best more than are kept stand while the next is written.
+        # During a save there is one more checkpoint, and one more set of best weights, than `keep`.
         kept = min(self.stage.job.keep, steps) + 1
         size = kept * self.bytes + (self._bytes(kept + 1) if with_best else 0)
         store.need_space(self.stage.directory, size, f"{self.stage.name} keeps checkpoints; it")

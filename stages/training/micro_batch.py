@@ -55,7 +55,7 @@ def find_micro_batch(
 
 @contextlib.contextmanager
 def trial(model: nn.Module) -> Iterator[None]:
-    """A block in which a pass may be tried: beside what the optimiser will hold, and without a trace in the model."""
+    """Try a forward and backward pass with AdamW's moments allocated; gradients and buffers are restored afterwards."""
     size = sum(parameter.numel() for parameter in model.parameters())
     moments = torch.ones(2, size, device=next(model.parameters()).device)
     buffers = persistent_buffers(model)

@@ -68,8 +68,8 @@ def _write(tensors: Iterable[tuple[str, Tensor]], kind: str, directory: Path) ->
             copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
             if not copies[name].isfinite().all():
                 raise UserError(
-                    f"{kind} of {name} is no longer finite, though the losses were: a gradient was not; lower it. "
-                    "The checkpoint before is intact",
+                    f"{kind} of {name} is no longer finite, though the losses are: a gradient was not; lower the rate. "
+                    "The previous checkpoint is intact",
                     argument="learning_rate",
                 )
     if dist.get_rank() == 0:

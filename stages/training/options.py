@@ -170,7 +170,7 @@ class Job:
         "auto", "bf16, fp16, fp32; auto: bf16 if the processor multiplies it natively"
     )
     micro_batch: Literal["auto"] | NotNegative = option(
-        0, "micro-batch size per rank in rows; 0: no accumulation; auto: the largest that fits"
+        0, "micro-batch size per rank in rows; 0: no accumulation; auto: halved until it fits"
     )
     checkpoint_seconds: Annotated[float, Ge(0)] = option(30.0, "seconds between checkpoints")
     skip_bad_batches: bool = option(False, "skip batches with a non-finite loss, and report them")
@@ -183,7 +183,7 @@ class Job:
         "", "also log to tensorboard, wandb or csv, under the run's directory"
     )
     profile: bool = option(
-        False, "synchronize the GPU after each part of a step, to time it (a CPU always does)"
+        False, "time each part of a step on a GPU, which adds synchronization; on a CPU it is always timed"
     )
 
 

@@ -14,7 +14,7 @@ class RowBatch(Protocol):
 
 
 class Rows(Protocol):
-    """The rows of a job: all that the order of an epoch, its division over ranks, accumulation and resume know of them.
+    """The data-set interface: the order of an epoch, sharding, accumulation and resume use only these members.
 
     Rows that only so many ranks can train on say so in an int `max_ranks` (a graph that is one row: 1).
 

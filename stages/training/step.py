@@ -59,7 +59,7 @@ class Step:
 
     @property
     def has_own_passes(self) -> bool:
-        """Whether gradients go other ways than from one backward pass to the optimiser."""
+        """Whether the step has several passes, a gradient hook or parameters of a pass's own."""
         return len(self.passes) > 1 or self.passes[0].hook is not None or self.passes[0].trains is not None
 
 
@@ -102,7 +102,7 @@ def refuse_unsupported(
         )
     if settings.zero and (step.has_own_passes or step.after_step or step.optimizers):
         raise UserError(
-            f"ZeRO stage {settings.zero} splits weights and gradients, which a step of the stage's own takes whole; "
+            f"a step of the stage's own needs whole weights and gradients, and ZeRO stage {settings.zero} shards them; "
             "set it to 0",
             argument="zero",
         )

@@ -23,8 +23,7 @@ class AttentionScores(Loss):
 
     sum_m ||A_m - A^T_g(m)||^2 / (H * sum of squared lengths), over pairs of real tokens, added over the mapped
     layers m. Where the head counts differ, the concatenated queries and keys are split into gcd(student, teacher)
-    heads. `AttentionMaps` compares probabilities instead; `Relations` needs no equal layer counts and works on the
-    last layer alone.
+    heads. `AttentionMaps` compares probabilities instead; `Relations` compares tokens of one side with each other.
 
     Args:
         student, teacher: the models' configs.

@@ -30,6 +30,7 @@ class LossTerm:
         normalizer: rows; tokens (sum of lengths); pairs of tokens (sum of squared lengths); targets (one a row, or
             one a word at token level); labels (targets whose gold label is known).
         weight: of the term in the loss.
+        tag: of the backward pass it belongs to (`stages.training.step`).
     """
 
     sum: Tensor

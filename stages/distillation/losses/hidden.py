@@ -155,8 +155,8 @@ def unprojected(student: PretrainedConfig, teacher: PretrainedConfig) -> nn.Modu
     """
     if student.hidden_size != teacher.hidden_size:
         raise UserError(
-            f"none needs equal widths, and the student's is {student.hidden_size}, the teacher's {teacher.hidden_size}; "
-            "take per_layer or shared",
+            f"'none' needs equal widths, not {student.hidden_size} (student) and {teacher.hidden_size} (teacher); take "
+            "per_layer or shared",
             argument="projection",
         )
     return nn.Identity()

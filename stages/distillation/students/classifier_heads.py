@@ -33,7 +33,7 @@ class _Classifier(PreTrainedModel):
     """
 
     encoder_class: type[nn.Module]
-    _supports_sdpa = True  # it has no attention; all models are asked for the tapped kind
+    _supports_sdpa = True  # it has no attention; all models are made with the capturing attention function
 
     def __init__(self, config):
         super().__init__(config)

@@ -1,6 +1,6 @@
-"""Readers: one module for each format or collection that tasks are read from.
+"""Readers: one module for each collection or layout of files that tasks are read from.
 
-To add one, write a module here with two functions, and add it to `READERS` in `stages.tasks.task`:
+To add one, write a module here with two functions, and add it to `READERS` below:
 
     def find(request: TaskRequest) -> TaskSource | None:
         '''Say where the task is, without reading its rows; None if the name or the data are not this reader's.'''
@@ -9,5 +9,18 @@ To add one, write a module here with two functions, and add it to `READERS` in `
         '''Read the rows. `revision` pins a hub data set.'''
 
 `find` runs while a run is planned: it imports nothing heavy, and refuses what cannot be used with a `UserError`. All
-that decides the rows stands in the `TaskSource` (`stages.tasks.types`). `rotten_tomatoes` is the shortest example.
+that decides the rows stands in the `TaskSource` (`stages.tasks.types`). `rotten_tomatoes` is the shortest example. A new
+format of tables (such as parquet) is a function in `stages.tasks.tables`, which `files` reads through.
 """
+
+from stages.tasks.readers import conll, files, glue, indonesian, newsgroups, rotten_tomatoes
+
+READERS = {
+    "glue": glue,
+    "rotten_tomatoes": rotten_tomatoes,
+    "newsgroups": newsgroups,
+    "indonesian": indonesian,
+    "conll": conll,
+    "files": files,
+}
+"""Every reader. They are asked in this order whether a task is theirs."""
