@@ -169,7 +169,7 @@ def test_a_single_layer_is_learned_without_a_projection():
         build({"hidden_states": line | {"only": [4]}}, *pair)
     wide = (pair[0], SimpleNamespace(**sizes | {"hidden_size": 12}))
     with pytest.raises(
-        UserError, match="losses.hidden_states.projection: none needs equal widths.* 8, the teacher's 12"
+        UserError, match="losses.hidden_states.projection: 'none' needs equal widths, not 8 .* 12"
     ):
         build({"hidden_states": line}, *wide)
 

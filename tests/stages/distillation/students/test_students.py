@@ -59,7 +59,7 @@ def test_what_is_saved_loads_and_onnx_answers_the_same(kind, words, tmp_path):
     student, batch = a_student(kind, words), inputs()
     student.save_pretrained(tmp_path / "m")
     make_tokenizer(tmp_path / "m")
-    loaded = load_classifier(ModelSource(str(tmp_path / "m")), None, own_labels=True, tapped=False).eval()
+    loaded = load_classifier(ModelSource(str(tmp_path / "m")), None, own_labels=True, capturing=False).eval()
     assert type(loaded) is type(student) and loaded.config.id2label == {0: "a", 1: "b", 2: "c"}
     with torch.no_grad():
         expected = student(**batch).logits
