@@ -6,6 +6,7 @@ signals, exit statuses and command lines are those of real processes, and so is 
 process starts up and imports is not: tests of that run `subprocess.Popen` itself. Linux without a GPU only.
 """
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -135,14 +136,18 @@ def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
     except SystemExit as end:
         code = end.code
     except BaseException as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         code = 1
         if isinstance(error, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    status = code if isinstance(code, int) else int(code is not None)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # where nobody reads any more, too: the frames below are those of the process that forked
+        os._exit(status)
 
 
 def _show(command: list[str]) -> None:
