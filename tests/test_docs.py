@@ -97,6 +97,8 @@ def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.config.options._is_installed", lambda package: True)
     monkeypatch.chdir(recorder)
     for command in commands(path):
+        if command.startswith("make lint"):
+            continue  # runs ruff and mypy, not Python
         (recorder / "arguments").unlink(missing_ok=True)
         shell(command, recorder)
         if not (recorder / "arguments").exists():

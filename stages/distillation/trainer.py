@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
+from checkpoints.errors import UserError
 from stages.distillation.losses import Loss
 from stages.distillation.outputs import capture, inputs_of
 
@@ -24,6 +25,9 @@ class DistillationTrainer(Trainer):
         losses: summed, each by its own weight.
         **arguments: the Trainer's: args, train_dataset, data_collator, eval_dataset ...
 
+    Raises:
+        ValueError: there is more than one device.
+
     Example:
         >>> losses = [HiddenStates(student.config, teacher.config), AttentionScores(student.config, teacher.config)]
         >>> trainer = DistillationTrainer(
@@ -40,6 +44,11 @@ class DistillationTrainer(Trainer):
         **arguments: Any,
     ):
         super().__init__(model=student, **arguments)
+        if self.args.world_size > 1 or self.args.n_gpu > 1:
+            raise UserError(
+                "DistillationTrainer trains on one device, for the losses' own parameters are not shared among ranks; "
+                "start one process with one visible GPU, or use the stages, which take any number of ranks"
+            )
         self.losses = nn.ModuleList(losses).to(self.args.device)
         self.teacher = teacher.eval().requires_grad_(False).to(self.args.device) if teacher else None
         self.model_accepts_loss_kwargs = False  # the losses are means of their own batch

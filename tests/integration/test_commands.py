@@ -34,7 +34,7 @@ def refused(place, command, *arguments, words, tiny=True):
         (["run=notarun"], ["is not a run"]),
         (["text_columns=review"], ["review", "text"]),
         (["corpus=strange.txt", "run=strange"], ["[UNK]"]),
-        (["architecture.layers=3", "run=odd"], ["architecture.layers", "1, 2, 4"]),
+        (["architecture.layers=3", "run=odd"], ["general.layer_map", "1, 2, 4"]),
         (["prediction.max_length=500", "run=long"], ["prediction.max_length: 500", "64"]),
         (["teacher=foreign", "run=foreign"], ["classes", "cat"]),
         (["teacher=unnamed", "run=unnamed"], ["LABEL_0", "teacher_labels:"]),

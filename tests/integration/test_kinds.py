@@ -65,7 +65,7 @@ def tags(place):
 def test_killed_in_each_student_a_recipe_ends_in_the_same_weights(place, recipe):
     status, output = place.run("recipe", *recipe, "run=kinds", "reuse=false")
     assert status == 0 and "tokens begin as word vectors" in output, output
-    assert "| **textcnn** |" in output
+    assert "**textcnn**" in output
     for stage in ("bilstm", "textcnn"):
         place.kill_during(
             "killed-kinds-seed1", stage, *recipe, "run=killed-kinds", "reuse=false", command="recipe"
@@ -108,9 +108,9 @@ def test_other_vectors_make_their_student_again_and_no_other(place, recipe):
         ("students.bilstm.losses=[attention_scores]", "bilstm.losses.attention_scores: a bilstm has no"),
         ("students.bilstm.student.kind=gru", "bilstm.kind: 'gru' is unknown; there are bilstm, textcnn"),
         ("students.bilstm.student.init=general", "init=general makes a student of the teacher's own kind"),
-        ("students.bilstm.student.embeddings=glove", "embeddings='glove' must be random"),
-        ("unlabelled=0", "with_unlabelled needs unlabelled=SHARE"),
-        ("unlabelled=1.5", "unlabelled=1.5 must be a share"),
+        ("students.bilstm.student.embeddings=glove", "embeddings='glove' must be 'random' or 'vectors'"),
+        ("unlabelled=0", "with_unlabelled=true needs unlabelled=FRACTION"),
+        ("unlabelled=1.5", "unlabelled=1.5 must be less than 1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_a_line(place, recipe, change, words):
@@ -124,7 +124,7 @@ def test_an_exported_student_of_another_kind_says_what_loads_it(place, recipe):
     status, output = place.run("export", "run=kinds-seed1", "to=exported-kind", tiny=False)
     assert status == 0 and "import stages.distillation.students" in output and "ONNX int8" in output, output
     card = (place.path / "exported-kind" / "README.md").read_text()
-    assert "transformers does not know a textcnn" in card and "library_name" not in card
+    assert "transformers does not include the model type textcnn" in card and "library_name" not in card
     status, output = place.run("predict", "model=exported-kind", "text=a good film", tiny=False)
     assert status == 0 and output.split("\t")[0] in ("fresh", "rotten"), output
     for command in ("report", "evaluate"):

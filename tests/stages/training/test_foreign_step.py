@@ -258,7 +258,7 @@ def test_a_teacher_that_trains_along_is_resumed_and_left_behind(tmp_path, world)
 @pytest.mark.parametrize(
     "job, words",
     [
-        ({"zero": 1}, "^zero: ZeRO stage 1 .* set it to 0$"),
+        ({"zero": 1}, "^zero: a step .* ZeRO stage 1 .* set it to 0$"),
         ({"micro_batch": 4}, "^micro_batch: 4 rows at once split the batch into 4 parts.* set it to 0$"),
         ({"precision": "fp16"}, "^precision: fp16 .* take bf16 or fp32$"),
         ({"nproc": 2}, "^nproc: .* runs on 1 rank, not on 2; set it to 1$"),
