@@ -99,7 +99,8 @@ def augment(
                 raise UserError(f"{model} has no masked-LM head; give a masked language model")
             tokenizer = load_tokenizer(source)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        network = network.to(device) if device else network
+        if device:
+            torch.nn.Module.to(network, device)
         dtype = torch.bfloat16 if bf16_pays(network.device) else torch.float32
         masked_lm = MaskedLM(network, tokenizer, dtype=dtype)
     shards = augment_shards(rows, Candidates(masked_lm, words, candidates), settings, seed)

@@ -27,22 +27,18 @@ class Distillation(nn.Module):
         self.student, self.teacher = student, teacher
         replace_dropout(student)
         self.losses = nn.ModuleList(losses)
+        self._losses = list(losses)  # the same, known to be losses
         self.student_capture = reduce(or_, (loss.student_capture for loss in losses), CaptureSpec())
         self.teacher_capture = reduce(or_, (loss.teacher_capture for loss in losses), CaptureSpec())
 
     @property
     def set_progress(self) -> Callable[[float], None] | None:
         """Tells the losses what fraction of the steps is done; None where no schedule changes them."""
-        return self._set_progress if any(loss.is_scheduled for loss in self.losses) else None
+        return self._set_progress if any(loss.is_scheduled for loss in self._losses) else None
 
     def _set_progress(self, progress: float) -> None:
-        for loss in self.losses:
+        for loss in self._losses:
             loss.progress = progress
-
-    @property
-    def whole_batch(self) -> bool:
-        """Whether a loss needs each rank's part of the global batch in one piece."""
-        return any(loss.whole_batch for loss in self.losses)
 
     def forward(self, batch: Batch, teacher_outputs: ModelOutputs | None) -> dict[str, LossTerm]:
         """The terms of all losses on a batch."""
@@ -50,6 +46,6 @@ class Distillation(nn.Module):
             teacher_outputs = read(self.teacher, batch, self.teacher_capture, "teacher")
         outputs = read(self.student, batch, self.student_capture)
         terms: dict[str, LossTerm] = {}
-        for loss in self.losses:
+        for loss in self._losses:
             terms |= loss.terms(outputs, teacher_outputs, batch)
         return terms

@@ -43,7 +43,7 @@ def layer_map(which: str | Sequence[int], student_layers: int, teacher_layers: i
     elif which == "first":
         targets = list(range(1, m + 1))
     else:
-        targets = list(which)
+        targets = [] if isinstance(which, str) else list(which)
         if len(targets) != m or not all(isinstance(t, int) and 1 <= t <= n for t in targets):
-            raise UserError(f"{targets} must be {m} teacher layers, each from 1 to {n}", argument="layer_map")
+            raise UserError(f"{which} must be {m} teacher layers, each from 1 to {n}", argument="layer_map")
     return {0: 0} | {i: t for i, t in enumerate(targets, start=1)}

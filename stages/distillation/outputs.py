@@ -11,7 +11,7 @@ tokens of a batch, V vocabulary.
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache, reduce
@@ -180,10 +180,10 @@ class _AttentionCapture:
 def _attention_captured(model: nn.Module, state: _AttentionCapture) -> Iterator[None]:
     """Let the model's attention modules hand over queries, keys and values."""
     model = getattr(model, "_orig_mod", model)  # of a compiled one
-    former = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    switched = isinstance(model, PreTrainedModel) and former != ATTENTION
-    if switched:
-        model.set_attn_implementation(ATTENTION)
+    former = getattr(getattr(model, "config", None), "_attn_implementation", "")
+    switched = model if isinstance(model, PreTrainedModel) and former != ATTENTION else None
+    if switched is not None:
+        switched.set_attn_implementation(ATTENTION)
     of_type: dict[type, list[nn.Module]] = defaultdict(list)
     for module in model.modules():
         of_type[type(module)].append(module)
@@ -203,8 +203,8 @@ def _attention_captured(model: nn.Module, state: _AttentionCapture) -> Iterator[
                 module.__dict__.pop("_capture", None)
             else:
                 module.__dict__["_capture"] = before
-        if switched:
-            model.set_attn_implementation(former)
+        if switched is not None:
+            switched.set_attn_implementation(former)
 
 
 def _captured_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask, **kwargs):
@@ -230,25 +230,26 @@ AttentionInterface.register(ATTENTION, _captured_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def inputs_of(model: Callable, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def inputs_of(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of inputs by name those that a model's forward takes."""
-    names = _argument_names(type(model))
+    kind: Any = type(model)
+    names = _argument_names(kind)
     if getattr(getattr(model, "config", None), "type_vocab_size", 0) <= 1:
         names = names - {"token_type_ids"}
     return {name: tensor for name, tensor in inputs.items() if name in names}
 
 
 @cache
-def _argument_names(model: type) -> frozenset[str]:
+def _argument_names(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(getattr(model, "forward", model.__call__)).parameters)
 
 
-def read(model: nn.Module, batch: "Batch", spec: CaptureSpec, side: Side = "student") -> ModelOutputs:
+def read(model: Any, batch: "Batch", spec: CaptureSpec, side: Side = "student") -> ModelOutputs:
     """Run `model` on a batch and return what is asked for."""
     reader = model.base_model if spec.vocabulary else model
     with capture(reader, spec) as outputs:
         output = reader(**inputs_of(model, batch.inputs_of(side)))
-    if spec.vocabulary:  # the vocabulary is read at the masked tokens only
+    if spec.vocabulary and batch.labels is not None:  # the vocabulary is read at the masked tokens only
         states_NW = output[0][batch.labels >= 0]
         outputs.vocabulary_NV = head_alone(model)(inputs_embeds=states_NW[None]).logits[0]
     return outputs

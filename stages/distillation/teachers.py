@@ -1,7 +1,7 @@
 """Teachers: anything that gives targets for a batch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -68,7 +68,8 @@ def class_order(
         if config.num_labels != 1:
             raise UserError(f"the task is a regression, but the teacher has {config.num_labels} classes")
         return [0]
-    names = teacher_labels or [config.id2label[i] for i in range(config.num_labels)]
+    id2label: Any = config.id2label
+    names = teacher_labels or [id2label[i] for i in range(len(id2label))]
     if not teacher_labels and all(name == f"LABEL_{i}" for i, name in enumerate(names)):
         raise UserError(
             f"the teacher's classes are unnamed ({', '.join(names)}); give their names in the teacher's order, for "

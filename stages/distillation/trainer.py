@@ -49,19 +49,24 @@ class DistillationTrainer(Trainer):
                 "DistillationTrainer trains on one device, for the losses' own parameters are not shared among ranks; "
                 "start one process with one visible GPU, or use the stages, which take any number of ranks"
             )
-        self.losses = nn.ModuleList(losses).to(self.args.device)
+        self.losses = list(losses)
+        self.loss_parameters = list(nn.ModuleList(losses).to(self.args.device).parameters())
         self.teacher = teacher.eval().requires_grad_(False).to(self.args.device) if teacher else None
         self.model_accepts_loss_kwargs = False  # the losses are means of their own batch
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimiser, and with it the losses' own parameters."""
         optimizer = super().create_optimizer(model)
-        if parameters := list(self.losses.parameters()):
-            optimizer.add_param_group({"params": parameters})
+        if self.loss_parameters:
+            optimizer.add_param_group({"params": self.loss_parameters})
         return optimizer
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """The sum of the losses of a batch."""
         for loss in self.losses:

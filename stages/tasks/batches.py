@@ -70,7 +70,9 @@ class Batch:
 
     @property
     def labelled(self) -> torch.Tensor:
-        """Positions whose gold label is known, of `labels`' shape."""
+        """Positions whose gold label is known, in the shape of `labels`; none where there are no labels."""
+        if self.labels is None:
+            return self.weight < 0
         return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels >= 0
 
     def count(self, normalizer: str) -> int:
