@@ -213,15 +213,15 @@ def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
             if names
             else "it is damaged, or another version made it"
         )
-    told = []
+    changes = []
     for key in changed[:2]:
         if "content" in key:
-            told.append(f"{key.replace('.content', '')} changed")
+            changes.append(f"{key.replace('.content', '')} changed")
         elif key not in before or key not in now:
-            told.append(f"{key} is {'new' if key in now else 'gone'}")
+            changes.append(f"{key} is {'new' if key in now else 'gone'}")
         else:
-            told.append(f"{key} was {before[key]}, is {now[key]}")
-    return "; ".join(told).replace(".training.", ".") + (" ..." if changed[2:] else "")
+            changes.append(f"{key} was {before[key]}, is {now[key]}")
+    return "; ".join(changes).replace(".training.", ".") + (" ..." if changed[2:] else "")
 
 
 def _format(stage: StageSpec) -> int:

@@ -1,6 +1,6 @@
 """Data augmentation of the task's training rows (TinyBERT, Algorithm 1), in shards.
 
-A shard is a pure function of the seed and its rows. So a killed run goes on at the next shard, and any number of
+A shard is a pure function of the seed and its rows. So a killed run resumes at the next shard, and any number of
 ranks makes the same rows. `data_aug` holds the algorithm; this is the job around it.
 """
 

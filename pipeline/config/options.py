@@ -135,7 +135,7 @@ def _presets(name: str, extended: tuple[Path, ...] = ()) -> list[Preset]:
 
 
 def _check_together(o: Options) -> None:
-    """Limits that several options have together; all that are broken are told at once."""
+    """Check limits that involve several options, and report all violations at once."""
     a, g, j = o.architecture, o.augmentation, o.job
     limits = [
         (

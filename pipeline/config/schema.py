@@ -179,7 +179,7 @@ def _validator(schema: type) -> Any:
 
 def _messages(errors: list) -> list[str]:
     """A text for each value that is wrong: the value, and what it must be."""
-    told: dict[str, list[str]] = {}
+    messages: dict[str, list[str]] = {}
     for error in errors:  # a union's own parts of the path, such as "list[int]", are left out
         name = ".".join(
             str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int)
@@ -189,8 +189,8 @@ def _messages(errors: list) -> list[str]:
         text = text.replace("Extra inputs are not permitted", "is not an option").partition(
             " after validation"
         )[0]
-        told.setdefault(f"{name}={error['input']!r:.80}", []).append(text)
+        messages.setdefault(f"{name}={error['input']!r:.80}", []).append(text)
     return [
         f"{value} {' or '.join(dict.fromkeys(texts)).replace(' or must be ', ' or ')}"
-        for value, texts in told.items()
+        for value, texts in messages.items()
     ]

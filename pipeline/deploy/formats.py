@@ -25,7 +25,7 @@ LARGEST_DIFFERENCE = 1e-3
 """Allowed between the fp32 logits of ONNX and of PyTorch. Rounding alone makes a thousandth of it."""
 
 ROWS = 2500
-"""At most so many rows are compared, spread evenly over those that `evaluate` reported."""
+"""Maximum number of rows to compare, spread evenly over those that `evaluate` reported."""
 
 FORMATS = {
     "teacher": ("teacher, PyTorch fp32", ""),

@@ -225,7 +225,7 @@ class Job:
         return 0 < self.options.patience <= self.state.evaluations_without_gain
 
     def _evaluate_if_due(self, epoch: int) -> bool:
-        """Score the student on dev, every so many steps, and keep it if it is the best. Returns whether it is."""
+        """Score the student on dev and keep it if it is the best so far. Returns whether it is."""
         every, state = self.options.evaluate_every or self.batches_per_epoch, self.state
         if self.evaluate is None or (state.step % every and state.step < self.steps):
             return False

@@ -136,7 +136,7 @@ def mapped_layers(
         ValueError: the layer counts do not fit the map, or the student has no layers.
     """
     if not hasattr(student, "num_hidden_layers"):
-        raise UserError(f"a {student.model_type} has no layers that could learn from the teacher's")
+        raise UserError(f"a {student.model_type} has no layers to distil; use a loss on logits")
     layers = layer_map(which, student.num_hidden_layers, teacher.num_hidden_layers)
     return layers if embedding else {s: t for s, t in layers.items() if s > 0}
 
@@ -148,7 +148,7 @@ def attention_heads(student: PretrainedConfig, teacher: PretrainedConfig) -> tup
         ValueError: the student has none.
     """
     if not hasattr(student, "num_attention_heads"):
-        raise UserError(f"a {student.model_type} has no attention that could learn from the teacher's")
+        raise UserError(f"a {student.model_type} has no attention to distil; use a loss on logits")
     return student.num_attention_heads, teacher.num_attention_heads
 
 
