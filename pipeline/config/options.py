@@ -58,7 +58,7 @@ class Options:
     augment: bool = option(False, "train the task stages on augmented rows")
     baselines: bool = option(False, "also fine-tune the same student without a teacher")
     reuse: bool = option(True, "reuse stages of other runs with equal inputs and options")
-    restart: bool = option(False, "discard half-done stages whose options changed, and start them again")
+    restart: bool = option(False, "discard half-done stages and start them again")
     architecture: Architecture = field(default_factory=Architecture)
     tuning: Tuning = field(default_factory=Tuning)
     general: General = field(default_factory=General)
