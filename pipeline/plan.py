@@ -125,7 +125,9 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -
     job = asdict(o.job)
     if job["precision"] == "auto":
         former = former.get("precision") if isinstance(former, dict) else None
-        job["precision"] = former if former in ("bf16", "fp16", "fp32") else native_precision()
+        job["precision"] = (
+            former if former in ("bf16", "fp16", "fp32") else "auto"
+        )  # the stage's ranks decide
     inputs = {
         name: {"stage": value, "path": str(artefacts[value].resolve())} if isinstance(value, str) else value
         for name, value in planned.stage.inputs.items()
@@ -135,17 +137,6 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -
         "identities": {k: v if isinstance(v, str) else _identity(v) for k, v in planned.stage.inputs.items()},
         "fingerprint": planned.fingerprint, "format": _format(planned.stage), "job": job,
     })  # fmt: skip
-
-
-def native_precision() -> str:
-    """bf16 if the processor multiplies it natively, else fp32. Does not import torch."""
-    if shutil.which("nvidia-smi") and Path("/dev/nvidiactl").exists():
-        return "bf16"
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return "fp32"
-    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
 def hashed(source: dict[str, Any], hashes: FileHashes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from pipeline.config.errors import explain
-from pipeline.plan import made_in, native_precision, read_finished
+from pipeline.plan import made_in, read_finished
 from pipeline.run_lock import lock_state
 from stages.tasks import packages
 from stages.training.machine_limits import cores, memory
@@ -82,7 +82,6 @@ def check_machine(report: Report, runs: Path) -> None:
     """Report cores, precision, GPUs, memory, disk, versions, ssh, packaged files, and whether the hub answers."""
     report.section("machine")
     report.ok("cores", f"{cores()} available to this process")
-    report.ok("precision", f"{native_precision()} (job.precision=auto)")
     _check_gpus(report)
     total, free = memory()
     report.ok("memory", f"{format_bytes(free)} free of {format_bytes(total)}")
@@ -187,16 +186,27 @@ def _damage(directory: Path) -> str:
 
 
 def _check_gpus(report: Report) -> None:
-    if not Path("/dev/nvidiactl").exists():
-        report.note("GPU", "none: stages run on the CPU")
-        return
     import torch
 
+    from stages.distillation.device import accelerator, native_precision
+
+    kind = accelerator()
+    report.ok("precision", f"{native_precision(kind)} (job.precision=auto)")
+    if kind == "cpu":
+        built = torch.version.cuda or torch.version.hip
+        why = "DS_ACCELERATOR and torch see none" if built else "the installed torch is a build for CPUs"
+        report.note("GPU", f"none ({why}): stages run on the CPU")
+        return
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
-        report.ok(f"GPU {i}", f"{properties.name}, {format_bytes(properties.total_memory)}")
-    if not torch.cuda.is_available():
-        report.note("GPU", "there is a driver, but the installed torch sees no GPU: stages run on the CPU")
+        free, total = torch.cuda.mem_get_info(i)
+        text = f"{properties.name}, {format_bytes(free)} free of {format_bytes(total)}"
+        report.ok(f"GPU {i}", f"{text}, compute capability {properties.major}.{properties.minor}")
+    nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else "none"
+    report.ok(
+        "GPU libraries",
+        f"CUDA {torch.version.cuda}, NCCL {nccl}" if not torch.version.hip else f"ROCm {torch.version.hip}",
+    )
 
 
 def _check_versions(report: Report) -> None:

@@ -1,8 +1,8 @@
 """Runs stages one after the other, each rank in a fork of this process: what they import is imported once.
 
 The launcher writes a line to the socket that is this process's stdin: the number of ranks and the directory of a stage;
-the answer is the exit status. Linux without GPUs only, for CUDA does not outlive a fork. Nothing is computed before a
-fork, so a forked rank starts in the same state as a fresh process.
+the answer is the exit status. Linux only. Nothing is computed before a fork, so a forked rank starts in the same state as
+a fresh process. CUDA does not outlive a fork: where something imported here has started it, each rank begins anew.
 """
 
 import contextlib
@@ -77,6 +77,7 @@ def main() -> None:
     launcher = socket.socket(fileno=sys.stdin.fileno())
     worker.set_environment()
     import deepspeed  # noqa: F401
+    import sklearn.metrics  # noqa: F401
 
     from pipeline.launch import stage_types  # noqa: F401
 

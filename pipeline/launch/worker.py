@@ -26,7 +26,11 @@ REFUSAL = "refused.txt"
 
 def main(directory: Path) -> int:
     """Run the stage in `directory` on this rank; returns the exit status."""
-    device = start_ranks()
+    _start_anew_after_a_bad_fork(directory)
+    try:
+        device = start_ranks()
+    except UserError as error:
+        return _refuse(directory, explain(error, ""))
     import torch.distributed as dist
 
     from pipeline.launch.stage_types import STAGE_TYPES
@@ -34,7 +38,7 @@ def main(directory: Path) -> int:
     from stages.training.stage import Stage
 
     stage = Stage.open(directory, device)
-    stage.warn_if_precision_is_emulated()
+    stage.warn_of_slow_precision()
     try:
         STAGE_TYPES[stage.stage_type](stage)
     except Interrupted as interrupted:
@@ -42,12 +46,7 @@ def main(directory: Path) -> int:
         status = interrupted.code
     except (UserError, Damaged, OSError) as error:
         error = to_user_error(error) if isinstance(error, OSError) else error
-        error = explain(error, stage.stage_type) if isinstance(error, UserError) else error
-        _let_rank_0_report_first()
-        print(f"error: {stage.name}: {error}", file=sys.stderr)
-        with contextlib.suppress(OSError):
-            (directory / REFUSAL).write_text(str(error), "utf-8", "backslashreplace")
-        return 2  # the other ranks may wait in a collective: they are ended from outside
+        return _refuse(directory, explain(error, stage.stage_type) if isinstance(error, UserError) else error)
     except RuntimeError as error:
         # gloo's errors are RuntimeErrors that begin with the place in its source; all others have a type.
         if not isinstance(error, dist.DistError) and not re.match(r"\[\S*/gloo/", str(error)):
@@ -63,10 +62,24 @@ def main(directory: Path) -> int:
     return status
 
 
-def _let_rank_0_report_first() -> None:
-    """Delay the other ranks, which end when rank 0 does: an error that all have is then printed once."""
+def _start_anew_after_a_bad_fork(directory: Path) -> None:
+    """CUDA does not outlive a fork: where the process that was forked had started it, replace this one by a new one."""
+    import torch
+
+    if torch.cuda._is_in_bad_fork():
+        os.execve(
+            sys.executable, [sys.executable, "-m", "pipeline.launch.worker", str(directory)], os.environ
+        )
+
+
+def _refuse(directory: Path, error: Exception) -> int:
+    """Report an error; returns the exit status. Other ranks may wait in a collective: they are ended from outside."""
     if os.environ["RANK"] != "0":
-        time.sleep(3)
+        time.sleep(3)  # they end when rank 0 does: an error that all have is printed once
+    print(f"error: {directory.name}: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        (directory / REFUSAL).write_text(str(error), "utf-8", "backslashreplace")
+    return 2
 
 
 def start_ranks() -> "torch.device":
@@ -75,16 +88,15 @@ def start_ranks() -> "torch.device":
     import deepspeed
     import torch
 
+    from stages.distillation.device import BACKENDS, device_of_rank
+
     deepspeed.utils.logger.setLevel("ERROR")
     # Its shared-memory reduction would be compiled for half a minute at the first start; gloo serves.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    elif "OMP_NUM_THREADS" in os.environ:
+    device = device_of_rank(int(os.environ["LOCAL_RANK"]))
+    if device.type == "cpu" and "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    deepspeed.init_distributed("nccl" if device.type == "cuda" else "gloo", verbose=False)
+    deepspeed.init_distributed(BACKENDS[device.type], verbose=False)
     return device
 
 
@@ -92,12 +104,13 @@ def set_environment() -> None:
     """Set the variables that torch and DeepSpeed read: one rank where nothing set RANK, and less noise."""
     if "RANK" not in os.environ:  # port 0: any that is free when it is needed
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    if not Path("/dev/nvidiactl").exists():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from stages.distillation.device import accelerator
+
+    os.environ.setdefault("DS_ACCELERATOR", accelerator())
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|deepspeed")
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from stages.distillation.device import has_bf16
+
 
 class PackedLinear(nn.Module):
     """`nn.Linear` without gradients, on CPU: the same numbers, bit for bit, 5 to 12% sooner.
@@ -34,14 +36,7 @@ def pack(model: nn.Module) -> None:
 def packs(weight: Tensor) -> bool:
     """Whether a weight can be laid out so."""
     there = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return there and weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and bf16_pays("cpu")
-
-
-def bf16_pays(device: torch.device | str) -> bool:
-    """Whether bfloat16 matrix products are faster than float32's: measured 2.5 times with AVX512-BF16."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return there and weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and has_bf16("cpu")
 
 
 class _GivenStates(nn.Module):

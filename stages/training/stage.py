@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from stages.distillation.model_surgery import bf16_pays
+from stages.distillation.device import is_native, native_precision
 from stages.distillation.models import ModelSource
 from stages.tasks.task import Task, TaskSource, load_task
 from stages.training.machine import describe
@@ -49,11 +49,16 @@ class Stage:
 
     @staticmethod
     def open(directory: Path, device: torch.device) -> "Stage":
-        """Read a stage from the `stage.json` that planning left in its directory."""
+        """Read a stage from the `stage.json` that planning left in its directory, where its precision is then kept."""
         spec = json.loads((directory / "stage.json").read_text(encoding="utf-8"))
+        job = Job(**spec["job"])
+        if job.precision == "auto":
+            job = replace(job, precision=native_precision(device, job.zero))
+            if is_first_rank():
+                store.write_json(directory / "stage.json", spec | {"job": asdict(job)})
         return Stage(
             spec["name"], spec["stage_type"], directory, spec["options"], spec["inputs"], spec["fingerprint"],
-            Job(**spec["job"]), device,
+            job, device,
         )  # fmt: skip
 
     @property
@@ -71,13 +76,16 @@ class Stage:
         """The precision of matrix products; parameters stay in fp32."""
         return PRECISIONS[self.job.precision]
 
-    def warn_if_precision_is_emulated(self) -> None:
-        """Warn where the device emulates the requested precision (set by hand, or by the machine that began the stage)."""
-        if self.precision != torch.float32 and not bf16_pays(self.device):
-            self.log(
-                f"this processor has no {self.job.precision} products and emulates them: fp32 is many times faster here; "
-                "a half-done stage may resume in it, equal within rounding"
-            )
+    def warn_of_slow_precision(self) -> None:
+        """Warn of a precision that is slow on the device (set by hand, or by the machine that began the stage)."""
+        fast = native_precision(self.device, self.job.zero)
+        if not is_native(self.precision, self.device):
+            text = f"this device has no {self.job.precision} products and emulates them: {fast} is many times faster here"
+        elif self.precision == torch.float32 and self.device.type == "cuda" and fast != "fp32":
+            text = f"fp32 on a GPU: {fast} (job.precision=auto) is several times faster here"
+        else:
+            return
+        self.log(f"{text}; a half-done stage may resume in it, equal within rounding")
 
     @property
     def cache(self) -> Path:

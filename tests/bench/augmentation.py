@@ -11,7 +11,7 @@ from data_aug.variants import Candidates, Settings, augment_rows, content_words
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 from stages.distillation.compatibility import forward_flops
-from stages.distillation.model_surgery import bf16_pays
+from stages.distillation.device import has_bf16
 from stages.tasks.packages import packaged_vectors
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import Place
@@ -45,7 +45,7 @@ class _Models:
 def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Work:
     """Variants a second; a shard of the pipeline has 100 rows, the reference gets a part of the same."""
     models, needed = _Models(place), []
-    dtype = torch.bfloat16 if bf16_pays("cpu") else torch.float32
+    dtype = torch.bfloat16 if has_bf16("cpu") else torch.float32
 
     def variants(find: Callable[[], Callable], count: int) -> Callable[[int], float]:
         def measured(repeat: int) -> float:

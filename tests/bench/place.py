@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from pipeline.launch.stage_types import STAGE_TYPES
-from pipeline.plan import native_precision
+from stages.distillation.device import native_precision
 from stages.distillation.students.architecture import set_dropout, student_config
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packages import packaged_teacher
@@ -49,7 +49,7 @@ class Place:
 
     def __init__(self, path: Path, data: Path | None, device: torch.device, positions: int = 512):
         self.path, self.data, self.device, self.positions = path, data, device, positions
-        self.precision = native_precision()
+        self.precision = native_precision(device)
         self.tokenizer = AutoTokenizer.from_pretrained(packaged_teacher())
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.backend_tokenizer.no_padding()

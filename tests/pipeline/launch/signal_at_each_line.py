@@ -74,7 +74,8 @@ def fork_server(line: int, in_forks: bool, sent: mmap.mmap) -> int:
 def _run_fork_server() -> None:
     worker = types.ModuleType("pipeline.launch.worker")
     worker.main, worker.leave, worker.set_environment = lambda stage: time.sleep(20), os._exit, lambda: None
-    fakes = (worker, types.ModuleType("deepspeed"), types.ModuleType("pipeline.launch.stage_types"))
+    names = ("deepspeed", "sklearn", "sklearn.metrics", "pipeline.launch.stage_types")
+    fakes = (worker, *map(types.ModuleType, names))
     sys.modules.update({fake.__name__: fake for fake in fakes})
     pipeline.launch.worker = worker
     child_process.die_at_signals()

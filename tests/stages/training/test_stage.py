@@ -1,21 +1,38 @@
 """What a stage says of itself before it works."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from stages.training import stage as module
+from stages.distillation import device as module
 from stages.training.options import Job
 from stages.training.stage import Stage
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-@pytest.mark.parametrize("native", [True, False])
-def test_a_precision_that_the_device_emulates_is_warned_of(precision, native, monkeypatch, capsys):
-    monkeypatch.setattr(module, "bf16_pays", lambda device: native)
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_precision_that_is_slow_on_the_device_is_warned_of(precision, bf16, device, monkeypatch, capsys):
+    monkeypatch.setattr(module, "has_bf16", lambda device: bf16)
     job = Job(precision=precision)
-    Stage("general", "general", Path(), {}, {}, "", job, torch.device("cpu")).warn_if_precision_is_emulated()
+    Stage("general", "general", Path(), {}, {}, "", job, torch.device(device)).warn_of_slow_precision()
     said = capsys.readouterr().out
-    assert bool(said) == (precision != "fp32" and not native)
-    assert not said or f"no {precision} products" in said and "fp32" in said
+    emulated = {"bf16": not bf16, "fp16": device == "cpu", "fp32": False}[precision]
+    assert ("emulates" in said) == emulated
+    assert ("fp32 on a GPU" in said) == (precision == "fp32" and device == "cuda")
+    fast = "bf16" if bf16 else "fp16" if device == "cuda" else "fp32"
+    assert not said or f"{fast} " in said
+
+
+@pytest.mark.parametrize(
+    ("bf16", "zero", "decided"), [(True, 0, "bf16"), (False, 0, "fp32"), (False, 1, "fp32")]
+)
+def test_the_precision_is_decided_by_the_device_and_kept(bf16, zero, decided, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "has_bf16", lambda device: bf16)
+    spec = {"name": "g", "stage_type": "general", "options": {}, "inputs": {}, "fingerprint": ""}
+    (tmp_path / "stage.json").write_text(json.dumps(spec | {"job": asdict(Job(zero=zero))}))
+    assert Stage.open(tmp_path, torch.device("cpu")).job.precision == decided
+    assert json.loads((tmp_path / "stage.json").read_text())["job"]["precision"] == decided

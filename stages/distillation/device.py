@@ -1,0 +1,75 @@
+"""What a rank computes on: which device, how its ranks talk, and which precision pays there. torch is asked, nothing else.
+
+DS_ACCELERATOR=cpu keeps everything on the CPU; CUDA_VISIBLE_DEVICES, or ROCm's HIP_VISIBLE_DEVICES, says which GPUs
+there are.
+"""
+
+import os
+from typing import Literal
+
+# Counting GPUs by NVML, not by CUDA, leaves a process able to fork ranks that use them.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+import torch
+
+from checkpoints.errors import UserError
+
+BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
+"""How ranks talk, by the type of their device."""
+
+WIDTH_MULTIPLE = {"cuda": 8}
+"""Batches are padded to multiples of this: tensor cores want it, and fewer shapes mean fewer kernels to load."""
+
+
+def accelerator() -> str:
+    """The type of the device that ranks get: "cuda" (ROCm's, too) or "cpu". Does not start a GPU."""
+    if os.environ.get("DS_ACCELERATOR", "cuda") != "cuda":
+        return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_of_rank(local_rank: int) -> torch.device:
+    """The device of a rank of this host.
+
+    Args:
+        local_rank: its number on this host, from 0.
+
+    Raises:
+        UserError: there are fewer GPUs.
+    """
+    if accelerator() == "cpu":
+        return torch.device("cpu")
+    gpus = torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise UserError(
+            f"rank {local_rank} of this host has no GPU: it sees {gpus}; start at most {gpus} ranks a host, or set "
+            "DS_ACCELERATOR=cpu",
+            argument="nproc",
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def has_bf16(device: torch.device | str) -> bool:
+    """Whether bfloat16 matrix products are faster than float32's: measured 2.5 times with AVX512-BF16.
+
+    On NVIDIA from compute capability 8.0 on (A100); earlier GPUs emulate it.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def native_precision(device: torch.device | str, zero: int = 0) -> Literal["bf16", "fp16", "fp32"]:
+    """What `precision=auto` means: bf16 where it is native; else fp16 on a GPU, where ZeRO shards nothing; else fp32."""
+    if has_bf16(device):
+        return "bf16"
+    return "fp16" if torch.device(device).type == "cuda" and not zero else "fp32"
+
+
+def is_native(precision: torch.dtype, device: torch.device | str) -> bool:
+    """Whether the device multiplies in the precision, and does not emulate it."""
+    if precision == torch.float16:
+        return torch.device(device).type == "cuda"
+    return precision == torch.float32 or has_bf16(device)
