@@ -48,6 +48,8 @@ def device_of_rank(local_rank: int) -> torch.device:
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
+    # cuDNN's attention makes a plan for each new shape: 30 ms for a layer and a length on an H100, every length anew.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 

@@ -19,6 +19,7 @@ from operator import or_
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -223,11 +224,29 @@ def _captured_attention(module: nn.Module, query: Tensor, key: Tensor, value: Te
         # The CPU's flash backward is slow: forward and backward take 2.5 to 4 times those of the plain form.
         with sdpa_kernel(SDPBackend.MATH):
             return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    if query.device.type == "cuda" and query.shape[-1] % 8:
+        return _padded_to_8(module, query, key, value, mask, **kwargs)
     return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
 
+def _padded_to_8(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask, **kwargs):
+    """SDPA with heads of a width that the GPU's fast kernels take; else it falls back to the plain form."""
+    width, missing = query.shape[-1], -query.shape[-1] % 8
+    kwargs["scaling"] = kwargs.get("scaling") or width**-0.5
+    query, key, value = (functional.pad(x, (0, missing)) for x in (query, key, value))
+    output, weights = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    return output[..., :width].contiguous(), weights
+
+
+def _mask(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """transformers' mask for SDPA. On a GPU it does not look whether all is read: that would wait for the GPU."""
+    if attention_mask is not None and attention_mask.device.type == "cuda":
+        kwargs["allow_is_bidirectional_skip"] = False
+    return sdpa_mask(attention_mask=attention_mask, **kwargs)
+
+
 AttentionInterface.register(ATTENTION, _captured_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+AttentionMaskInterface.register(ATTENTION, _mask)
 
 
 def inputs_of(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -247,9 +266,12 @@ def _argument_names(model: Any) -> frozenset[str]:
 def read(model: Any, batch: "Batch", spec: CaptureSpec, side: Side = "student") -> ModelOutputs:
     """Run `model` on a batch and return what is asked for."""
     reader = model.base_model if spec.vocabulary else model
+    inputs = inputs_of(model, batch.inputs_of(side))
+    if not batch.padded and batch.weight.device.type == "cuda" and isinstance(model, PreTrainedModel):
+        inputs.pop("attention_mask", None)  # transformers would look at it, and so wait for the GPU
     with capture(reader, spec) as outputs:
-        output = reader(**inputs_of(model, batch.inputs_of(side)))
+        output = reader(**inputs)
     if spec.vocabulary and batch.labels is not None:  # the vocabulary is read at the masked tokens only
-        states_NW = output[0][batch.labels >= 0]
+        states_NW = batch.at_masked(output[0])
         outputs.vocabulary_NV = head_alone(model)(inputs_embeds=states_NW[None]).logits[0]
     return outputs

@@ -18,5 +18,5 @@ def predict(
         for batch in batches_by_length(rows):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 found = model(**inputs_of(model, batch.to(device).inputs)).logits.float().cpu()
-            logits[label_index(rows, batch)[batch.label_mask].numpy()] = found[batch.label_mask]
+            logits[label_index(rows.first_targets, batch)[batch.label_mask].numpy()] = found[batch.label_mask]
     return logits

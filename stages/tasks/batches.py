@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,12 +34,16 @@ class Batch:
             at each masked token, and IGNORE_INDEX elsewhere.
         weight: (B,) float32, 0 for a row that only fills the batch.
         rows: (B,) int64, the rows' numbers in the data.
+        padded: whether `mask_BL` may have zeros: known before the batch is on a device, where asking costs a wait.
+        masked: (N,) int64, the places of the masked tokens in the flat (B x L), for the same reason; or None.
     """
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor | None
     weight: torch.Tensor
     rows: torch.Tensor
+    padded: bool = True
+    masked: torch.Tensor | None = None
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -75,6 +79,13 @@ class Batch:
             return self.weight < 0
         return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels >= 0
 
+    def at_masked(self, x_BL: torch.Tensor) -> torch.Tensor:
+        """What (B, L, ...) holds at the masked tokens, (N, ...), row by row."""
+        if self.masked is not None:
+            return x_BL.flatten(0, 1)[self.masked]
+        labels_BL: Any = self.labels
+        return x_BL[labels_BL >= 0]
+
     def count(self, normalizer: str) -> int:
         """What a mean over this batch alone is divided by: rows, tokens, pairs, targets or labels, at least 1."""
         if normalizer == "rows":
@@ -95,14 +106,19 @@ class Batch:
         return own or {k: v for k, v in self.inputs.items() if not k.startswith(("student_", "teacher_"))}
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on `device`."""
+        """The batch on `device`. From the memory of a CPU to that of a GPU without waiting for either."""
+        gpu = not str(device).startswith("cpu")
 
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
+        def moved(tensor: torch.Tensor | None) -> Any:
+            if tensor is not None and gpu and tensor.device.type == "cpu":
+                tensor = tensor.pin_memory()
+            return None if tensor is None else tensor.to(device, non_blocking=True)
 
-        labels = None if self.labels is None else moved(self.labels)
-        inputs = {name: moved(tensor) for name, tensor in self.inputs.items()}
-        return Batch(inputs, labels, moved(self.weight), moved(self.rows))
+        return replace(
+            self,
+            inputs={name: moved(tensor) for name, tensor in self.inputs.items()},
+            **{name: moved(getattr(self, name)) for name in ("labels", "weight", "rows", "masked")},
+        )
 
 
 def normalizers(
@@ -126,17 +142,17 @@ def normalizers(
     return {unit: max(1, int(count)) for unit, count in found.items()}
 
 
-def label_index(rows: TokenRows, batch: Batch) -> torch.Tensor:
-    """Return the index of a batch's targets among all targets of `rows`: (B,), or (B, L) at token level.
+def label_index(first_targets: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the index of a batch's targets among all targets of its rows: (B,), or (B, L) at token level.
 
     Values at unlabelled positions are undefined.
-    """
-    import torch
 
+    Args:
+        first_targets: (N,) `TokenRows.first_targets`, on the batch's device.
+    """
     if batch.label_mask.ndim == 1:
         return batch.rows
-    begins = torch.from_numpy(np.cumsum(rows.targets) - rows.targets).to(batch.rows.device)
-    return (begins[batch.rows][:, None] + batch.label_mask.cumsum(1) - 1).clamp(min=0)
+    return (first_targets[batch.rows][:, None] + batch.label_mask.cumsum(1) - 1).clamp(min=0)
 
 
 def batches_by_length(

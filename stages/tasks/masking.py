@@ -44,6 +44,7 @@ class Masking:
             batch,
             inputs=batch.inputs | {"input_ids": ids_BL.masked_fill(chosen_BL, self.mask)},
             labels=ids_BL.masked_fill(~chosen_BL, IGNORE_INDEX),
+            masked=chosen_BL.flatten().nonzero()[:, 0],
         )
 
 

@@ -27,6 +27,7 @@ from stages.tasks.batches import Batch, normalizers
 from stages.tasks.types import IGNORE_INDEX, Split
 
 if TYPE_CHECKING:
+    import torch
     from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
@@ -50,6 +51,7 @@ class TokenRows:
             tokens, a word's label at its first token.
         counts: "rows", "tokens", "truncated" (rows), "unknown" (tokens), "vocabulary", "pad" (the tokenizer's padding
             token), "words" (whether words have the labels).
+        width_multiple: of the width of batches, where no row is longer (`stages.distillation.device`).
     """
 
     tokens: np.ndarray
@@ -57,9 +59,10 @@ class TokenRows:
     second: np.ndarray
     labels: np.ndarray | None
     counts: dict
+    width_multiple: int = 1
 
     @classmethod
-    def open(cls, directory: Path) -> TokenRows:
+    def open(cls, directory: Path, width_multiple: int = 1) -> TokenRows:
         """Map the rows that `write_task_rows` or `write_corpus_rows` wrote to `directory`."""
         counts = json.loads((directory / "rows.json").read_text())
         types = counts.pop("types")
@@ -72,7 +75,9 @@ class TokenRows:
         if "labels" in types:
             labels = mapped("labels", counts["tokens"] if counts.get("words") else rows)
         tokens = mapped("tokens", counts["tokens"])
-        return cls(tokens, mapped("offsets", rows + 1), mapped("second", rows), labels, counts)
+        return cls(
+            tokens, mapped("offsets", rows + 1), mapped("second", rows), labels, counts, width_multiple
+        )
 
     def __len__(self) -> int:
         return self.counts["rows"]
@@ -90,6 +95,13 @@ class TokenRows:
         return np.add.reduceat(self.labels != IGNORE_INDEX, self.offsets[:-1], dtype=np.int64)
 
     @cached_property
+    def first_targets(self) -> torch.Tensor:
+        """(N,) int64, the number of each row's first target among those of all rows."""
+        import torch
+
+        return torch.from_numpy(np.cumsum(self.targets) - self.targets)
+
+    @cached_property
     def labelled(self) -> np.ndarray:
         """Targets of each row whose gold label is known, int64."""
         if self.labels is None:
@@ -104,7 +116,7 @@ class TokenRows:
         return normalizers(self.lengths[indices], self.targets[indices], self.labelled[indices])
 
     def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
-        """Return rows as tensors, padded on the right to the longest of them.
+        """Return rows as tensors, padded on the right to the longest of them, and up to a multiple of `width_multiple`.
 
         Args:
             indices: (B,) row numbers.
@@ -115,7 +127,9 @@ class TokenRows:
         indices = np.asarray(indices, np.int64)
         begins = self.offsets[indices]
         lengths = self.offsets[indices + 1] - begins
-        places_L = np.arange(lengths.max())
+        multiple = self.width_multiple
+        width = min(-(-int(lengths.max()) // multiple) * multiple, int(self.lengths.max()))
+        places_L = np.arange(width)
         mask_BL = places_L < lengths[:, None]
         ids_BL = np.full(mask_BL.shape, self.counts["pad"], np.int64)
         ids_BL[mask_BL] = self.tokens[(begins[:, None] + places_L)[mask_BL]]
@@ -136,6 +150,7 @@ class TokenRows:
             labels,
             torch.tensor(weights, dtype=torch.float32),
             torch.from_numpy(indices),
+            padded=bool(lengths.min() < width or not weights.all()),
         )
 
     @property

@@ -25,8 +25,8 @@ def teacher_outputs(
 ) -> dict[str, Callable[[Batch], ModelOutputs]]:
     """For each of the named rows what gives the teacher's outputs: the disk where that pays and fits, else the model."""
     live = dict.fromkeys(rows, teacher)
-    if stage.training.epochs < 2 or not stage.job.cache_gb:
-        return live
+    if stage.training.epochs < 2 or not stage.job.cache_gb or stage.device.type != "cpu":
+        return live  # a GPU runs the teacher sooner than it reads its layers from disk
     caches = {name: TeacherCache(stage, name, of, teacher) for name, of in rows.items()}
     size = sum(cache.bytes for cache in caches.values()) / 1e9
     if size > stage.job.cache_gb:

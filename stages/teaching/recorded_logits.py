@@ -43,7 +43,7 @@ def compute_logits(stage: Stage, task: Task, rows: TokenRows, indices: np.ndarra
     table_NC = np.empty((rows.targets.sum(), len(task.labels or ("score",))), np.float32)
     for batch in batches_by_length(rows, of=indices):
         logits = teacher(batch.to(stage.device)).logits_BC.float().cpu()
-        table_NC[label_index(rows, batch)[batch.label_mask].numpy()] = logits[batch.label_mask]
+        table_NC[label_index(rows.first_targets, batch)[batch.label_mask].numpy()] = logits[batch.label_mask]
     return table_NC
 
 
@@ -51,8 +51,8 @@ def logits_as_outputs(
     table_NC: np.ndarray, rows: TokenRows, device: torch.device
 ) -> Callable[[Batch], ModelOutputs]:
     """Outputs that hold the teacher's logits of the rows' targets, and nothing else."""
-    table = torch.from_numpy(table_NC).to(device)
-    return lambda batch: ModelOutputs(logits_BC=table[label_index(rows, batch)])
+    table, first_targets = torch.from_numpy(table_NC).to(device), rows.first_targets.to(device)
+    return lambda batch: ModelOutputs(logits_BC=table[label_index(first_targets, batch)])
 
 
 class TeacherLogits:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from checkpoints import store
 from checkpoints.fingerprint import fingerprint, sha256_file
 from data_aug.variants import read_shard
+from stages.distillation.device import WIDTH_MULTIPLE
 from stages.tasks.corpus import documents
 from stages.tasks.task import Split, Task
 from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
@@ -137,4 +138,4 @@ def _cached(
         with store.sealed(target) as directory:
             write(directory)
     wait_for([target / store.MANIFEST])
-    return TokenRows.open(target)
+    return TokenRows.open(target, WIDTH_MULTIPLE.get(stage.device.type, 1))

@@ -55,7 +55,7 @@ class Job:
         collector: saved with every checkpoint.
         set_progress: called before each step with the fraction of steps completed. Must be stateless: it is not
             checkpointed. With it the loss may grow.
-        batch_transform: called with (batch, epoch) before teacher and student read the batch.
+        batch_transform: called with (batch, epoch) while the batch is still in the CPU's memory.
         step: what the stage declares of an optimiser step. None: one loss, one backward pass, one AdamW.
 
     Raises:
@@ -178,9 +178,10 @@ class Job:
         return terms, torch.stack([loss.detach() for loss in losses.values()]).sum()
 
     def _batch(self, indices: np.ndarray, weights: np.ndarray) -> RowBatch:
-        batch = self.rows.collate(indices, weights).to(self.stage.device)
-        epoch = self.state.step // self.batches_per_epoch
-        return self.batch_transform(batch, epoch) if self.batch_transform else batch
+        batch = self.rows.collate(indices, weights)
+        if self.batch_transform:
+            batch = self.batch_transform(batch, self.state.step // self.batches_per_epoch)
+        return batch.to(self.stage.device)
 
     def _is_bad(self, loss: Tensor, global_rows: np.ndarray) -> bool:
         """Whether a batch's loss is not finite on any rank. Logs it.

@@ -41,8 +41,7 @@ def find_micro_batch(
     if found[0]:
         return found[0]
     heaviest = np.argsort(lengths, kind="stable")[-most:]
-    on_this_host = world if stage.device.type == "cpu" else 1
-    with errors_when_full(on_this_host):
+    with errors_when_full(stage.device, world):
         rows = torch.tensor(rows_that_fit(most, lambda rows: attempt(heaviest[-rows:])))
     rows = rows.to(stage.device)
     dist.all_reduce(rows, dist.ReduceOp.MIN)
@@ -53,11 +52,18 @@ def find_micro_batch(
     return fitting
 
 
+GPU_TRIAL_FRACTION = 0.9
+"""The same on a GPU, whose allocator keeps what was freed."""
+
+
 @contextlib.contextmanager
 def trial(model: nn.Module) -> Iterator[None]:
-    """Try a forward and backward pass with AdamW's moments allocated; gradients and buffers are restored afterwards."""
+    """Try a forward and backward pass beside AdamW's moments and a flat copy of the gradients, which ranks reduce.
+
+    Gradients and buffers are restored afterwards.
+    """
     size = sum(parameter.numel() for parameter in model.parameters())
-    moments = torch.ones(2, size, device=next(model.parameters()).device)
+    others = torch.ones(3 if dist.get_world_size() > 1 else 2, size, device=next(model.parameters()).device)
     buffers = persistent_buffers(model)
     before = {name: buffer.clone() for name, buffer in buffers.items()}
     model.train()
@@ -67,7 +73,7 @@ def trial(model: nn.Module) -> Iterator[None]:
         model.zero_grad(set_to_none=True)
         for name, buffer in buffers.items():
             buffer.copy_(before[name])
-        del moments
+        del others
 
 
 @contextlib.contextmanager
@@ -123,14 +129,24 @@ def rows_that_fit(most: int, attempt: Callable[[int], None]) -> int:
 
 
 @contextlib.contextmanager
-def errors_when_full(ranks: int) -> Iterator[None]:
-    """Within the block, allocating more than `TRIAL_FRACTION` of this process's part of the free memory is an error.
+def errors_when_full(device: torch.device, ranks: int) -> Iterator[None]:
+    """Within the block, allocating more than a part of the device's free memory is an error.
 
-    Otherwise Linux grants what is asked for, and kills a process that uses it.
+    On a CPU `TRIAL_FRACTION` of this process's part: Linux grants what is asked for, and kills a process that uses it.
 
     Args:
-        ranks: processes on this host that do the same.
+        device: of this rank.
+        ranks: processes that do the same; on a CPU they share its memory.
     """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        torch.cuda.set_per_process_memory_fraction(GPU_TRIAL_FRACTION * free / total, device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+            torch.cuda.empty_cache()
+        return
     import psutil
 
     before, most = resource.getrlimit(resource.RLIMIT_DATA)

@@ -14,8 +14,8 @@ from stages.distillation.losses.base import Loss, LossTerm, attention_heads, cho
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.tasks.batches import Batch
 
-MAPS_UP_TO = 128
-"""Length up to which the L x L maps of heads 26 and 64 wide are faster than D x D products (measured on CPU)."""
+MAPS_UP_TO = {"cpu": 128, "cuda": 512}
+"""Length up to which the L x L maps of heads 26 and 64 wide are faster than D x D products (measured)."""
 
 
 class AttentionScores(Loss):
@@ -58,21 +58,19 @@ class AttentionScores(Loss):
         self.teacher_capture = CaptureSpec(queries_keys=frozenset(self.layers.values()))
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
-        total, mask_BL = 0.0, batch.mask_BL
-        with torch.autocast(mask_BL.device.type, enabled=False):
+        total, device = 0.0, batch.weight.device.type
+        with torch.autocast(device, enabled=False):
             for s, t in self.layers.items():
-                mine = self._mask_and_scale(student.queries_BHLD[s], student.keys_BHLD[s], mask_BL)
-                theirs = self._mask_and_scale(teacher.queries_BHLD[t], teacher.keys_BHLD[t], mask_BL)
-                maps = self.form == "maps" or self.form == "auto" and mine[0].shape[-2] <= MAPS_UP_TO
+                mine = self._masked(student.queries_BHLD[s], student.keys_BHLD[s], batch)
+                theirs = self._masked(teacher.queries_BHLD[t], teacher.keys_BHLD[t], batch)
+                maps = self.form == "maps" or self.form == "auto" and mine[0].shape[-2] <= MAPS_UP_TO[device]
                 total = total + (score_distance_by_maps if maps else score_distance_by_traces)(*mine, *theirs)
         return {"attention": LossTerm(total / self.heads, "pairs", self.weight)}
 
-    def _mask_and_scale(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (scaled) and keys in fp32, in relation heads, with masked positions set to zero."""
-        q_BHLD, k_BHLD = (
-            split_heads(x, self.heads).float() * mask_BL[:, None, :, None] for x in (q_BHLD, k_BHLD)
-        )
-        return q_BHLD / q_BHLD.shape[-1] ** 0.5, k_BHLD
+    def _masked(self, q_BHLD: Tensor, k_BHLD: Tensor, batch: Batch) -> list[Tensor]:
+        """Queries and keys in fp32, in relation heads, with masked positions set to zero."""
+        wide = [split_heads(x, self.heads).float() for x in (q_BHLD, k_BHLD)]
+        return [x * batch.mask_BL[:, None, :, None] for x in wide] if batch.padded else wide
 
 
 class AttentionMaps(Loss):
@@ -150,16 +148,40 @@ def softmax_of(a_BHLD: Tensor, b_BHLD: Tensor, mask_BL: Tensor) -> Tensor:
     return scores.masked_fill(mask_BL[:, None, None, :] == 0, torch.finfo(torch.float32).min).log_softmax(-1)
 
 
+class _ScoreDistance(torch.autograd.Function):
+    """The gradient is found along with the value, so that the (B, H, L, L) map is gone when the forward pass ends."""
+
+    @staticmethod
+    def forward(ctx: Any, qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:
+        shape, (qs, ks, qt, kt) = qs.shape, (x.flatten(0, 1) for x in (qs, ks, qt, kt))
+        scale, their_scale = qs.shape[-1] ** -0.5, qt.shape[-1] ** -0.5
+        map_NLL = torch.bmm(qt, kt.transpose(1, 2))
+        map_NLL.baddbmm_(qs, ks.transpose(1, 2), beta=-their_scale, alpha=scale)
+        if any(ctx.needs_input_grad):
+            gradients = torch.bmm(map_NLL, ks), torch.bmm(map_NLL.transpose(1, 2), qs)
+            ctx.save_for_backward(*(x.mul_(2 * scale).view(shape) for x in gradients))
+        return torch.linalg.vector_norm(map_NLL, dim=-1).square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return *(x * upstream[0] for x in ctx.saved_tensors), None, None
+
+
 def score_distance_by_maps(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:
-    """sum_ij (qs_i.ks_j - qt_i.kt_j)^2, the two (B, H, L, L) maps materialised. Masked positions are zeros."""
-    return (qs @ ks.transpose(-1, -2) - qt @ kt.transpose(-1, -2)).square().sum()
+    """sum_ij (qs_i.ks_j / sqrt(Ds) - qt_i.kt_j / sqrt(Dt))^2 of (B, H, L, D) in fp32. Masked positions are zeros.
+
+    The teacher's get no gradient.
+    """
+    return _ScoreDistance.apply(qs, ks, qt, kt)
 
 
 def score_distance_by_traces(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:
     """The same number from D x D products, in memory linear in L.
 
+    With Qs and Qt divided by the square roots of their widths:
     sum_ij (qs_i.ks_j - qt_i.kt_j)^2 = <Qs'Qs, Ks'Ks> - 2 <Qs'Qt, Ks'Kt> + <Qt'Qt, Kt'Kt>
     """
+    qs, qt = (q / q.shape[-1] ** 0.5 for q in (qs, qt))
 
     def product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         return ((a.transpose(-1, -2) @ b) * (c.transpose(-1, -2) @ d)).sum()

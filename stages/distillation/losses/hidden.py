@@ -69,21 +69,42 @@ class HiddenStates(Loss):
         self.teacher_capture = CaptureSpec(hidden=frozenset(self.layers.values()))
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
-        total, mask_BL = 0.0, batch.mask_BL
+        total = 0.0
         for i, (s, t) in enumerate(self.layers.items()):
             projected = self.projections[i % len(self.projections)](student.hidden_BLW[s])
             with torch.autocast(projected.device.type, enabled=False):
-                distance_BL = self._distance(projected.float(), teacher.hidden_BLW[t].float())
-                total = total + (distance_BL * mask_BL).sum()
+                total = total + self._distance(projected, teacher.hidden_BLW[t], batch)
         return {"hidden": LossTerm(total, "tokens", self.weight)}
 
-    def _distance(self, mine_BLW: Tensor, theirs_BLW: Tensor) -> Tensor:
+    def _distance(self, mine_BLW: Tensor, theirs_BLW: Tensor, batch: Batch) -> Tensor:
+        if self.distance == "mse":
+            mask_BL = batch.mask_BL if batch.padded else None
+            return _SquaredDistance.apply(mine_BLW, theirs_BLW, mask_BL) / self.teacher_width
+        mine_BLW, theirs_BLW = mine_BLW.float(), theirs_BLW.float()
         if self.distance == "cosine":
-            return 1 - functional.cosine_similarity(mine_BLW, theirs_BLW, dim=-1)
-        if self.distance == "normalised":
+            distance_BL = 1 - functional.cosine_similarity(mine_BLW, theirs_BLW, dim=-1)
+        else:
             mine_BLW, theirs_BLW = (functional.normalize(x, dim=-1) for x in (mine_BLW, theirs_BLW))
-            return (mine_BLW - theirs_BLW).square().sum(-1)
-        return (mine_BLW - theirs_BLW).square().sum(-1) / self.teacher_width
+            distance_BL = (mine_BLW - theirs_BLW).square().sum(-1)
+        return (distance_BL * batch.mask_BL).sum()
+
+
+class _SquaredDistance(torch.autograd.Function):
+    """sum of squared differences over real tokens, in fp32; theirs get no gradient. The difference alone is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, mine_BLW: Tensor, theirs_BLW: Tensor, mask_BL: Tensor | None) -> Tensor:
+        difference_BLW = mine_BLW.float() - theirs_BLW
+        if mask_BL is not None:
+            difference_BLW *= mask_BL[..., None]
+        ctx.save_for_backward(difference_BLW)
+        ctx.dtype = mine_BLW.dtype
+        return torch.linalg.vector_norm(difference_BLW, dim=-1).square().sum()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (difference_BLW,) = ctx.saved_tensors
+        return (difference_BLW * (2 * upstream[0])).to(ctx.dtype), None, None
 
 
 class Gram(Loss):

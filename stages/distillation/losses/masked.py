@@ -40,7 +40,7 @@ class MaskedWords(Loss):
         self.mlm_probability = above_zero(mlm_probability)
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
-        tokens_N = batch.labels[batch.labels >= 0]
+        tokens_N = batch.at_masked(batch.labels)
         loss = functional.cross_entropy(student.vocabulary_NV.float(), tokens_N, reduction="sum")
         return {"masked_words": LossTerm(loss / self.mlm_probability, "tokens", self.weight)}
 

@@ -41,6 +41,20 @@ def text(*numbers):
     return " ".join(WORDS[n % len(WORDS)] for n in numbers)
 
 
+def test_batches_are_as_wide_as_a_multiple_but_no_wider_than_the_longest_row(tmp_path):
+    split = Split([text(*range(n)) for n in (3, 6, 9, 17)], None, [0, 1, 0, 1])
+    write_task_rows([split], build("bert"), 32, tmp_path)
+    plain, rows = TokenRows.open(tmp_path), TokenRows.open(tmp_path, width_multiple=8)
+    assert rows.lengths.tolist() == [5, 8, 11, 19]
+    for indices, width, padded in (([0, 1], 8, True), ([1], 8, False), ([2], 16, True), ([3], 19, False)):
+        ours, expected = (kind.collate(indices, np.ones(len(indices))) for kind in (rows, plain))
+        assert ours.input_ids.shape[1] == width and ours.padded == padded
+        length = expected.input_ids.shape[1]
+        for name, values in expected.inputs.items():
+            assert ours.inputs[name][:, :length].equal(values) and not ours.inputs[name][:, length:].any()
+    assert rows.collate([1, 1], np.array([1.0, 0.0])).padded  # a row of weight zero counts as padding
+
+
 def test_task_rows_equal_the_tokenizers_own_batch(tmp_path, tokenizer):
     lengths = [(3, 4), (1, 30), (30, 2), (20, 20), (5, 5)]
     split = Split(

@@ -39,14 +39,14 @@ def test_more_than_the_free_memory_is_an_error_and_not_a_kill():
 import psutil, torch
 from stages.training import machine_limits as limits
 from stages.training.micro_batch import errors_when_full, ran_out
-with errors_when_full(1):
+with errors_when_full(torch.device("cpu"), 1):
     try:
         torch.ones(psutil.virtual_memory().total // 4)
     except RuntimeError as error:
         assert ran_out(error), error
         print("told")
 limits.memory = lambda: (10**9, 2 * 10**8)  # as in a container
-with errors_when_full(1):
+with errors_when_full(torch.device("cpu"), 1):
     try:
         torch.ones(75 * 10**6)
     except RuntimeError as error:

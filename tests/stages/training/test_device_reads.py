@@ -1,0 +1,73 @@
+"""A step reads nothing back from the device, which on a GPU would be a wait in each step: counted on a CPU."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stages.distillation import outputs
+from stages.distillation.distillation import Distillation
+from stages.distillation.losses import AttentionScores, HiddenStates, MaskedSoftLabels, MaskedWords
+from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
+from stages.distillation.teachers import FrozenTeacher
+from stages.tasks.masking import Masking
+from tests.conftest import make_corpus, make_encoder
+from tests.stages.training.test_job import make_job
+
+READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero")
+
+
+class Reads(TorchDispatchMode):
+    """Notes the operations that wait for a GPU: a number for Python, or a result whose shape depends on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        name = function.overloadpacket.__name__
+        by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in arguments[1])
+        if name in READS or by_mask:
+            self.found.append(name)
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.fixture
+def job(tmp_path, world, monkeypatch):
+    """A job that learns layers and masked words, its masks drawn as on a GPU."""
+    make_corpus(tmp_path / "corpus.txt")
+    make_encoder(tmp_path / "bert")
+    source = ModelSource(str(tmp_path / "bert"))
+    (student, _), (teacher, _) = load_masked_lm(source), load_masked_lm(source)
+    for module in student.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # on a CPU its draws are read, on a GPU not
+    configs = student.config, teacher.config
+    losses = [HiddenStates(*configs), AttentionScores(*configs), MaskedWords(0.2), MaskedSoftLabels(0.2)]
+    model = Distillation(student, losses)
+    frozen = FrozenTeacher(teacher, model.teacher_capture, torch.device("cpu"))
+    made = make_job(tmp_path, model)
+    made.targets, made.batch_transform = frozen, Masking(load_tokenizer(source), 0.2, seed=1)
+    plain = outputs.sdpa_mask
+    monkeypatch.setattr(
+        outputs, "sdpa_mask", lambda **given: plain(**given | {"allow_is_bidirectional_skip": False})
+    )
+    return made
+
+
+def test_a_step_reads_nothing_back(job):
+    ready = job._batch(np.arange(8), np.ones(8, np.float32))
+    job._batch = lambda indices, weights: ready
+    with Reads() as reads:
+        job.step(np.arange(8))
+    assert reads.found == []
+
+
+def test_the_count_sees_a_read(job):
+    ready = job._batch(np.arange(8), np.ones(8, np.float32))
+    job._batch = lambda indices, weights: dataclasses.replace(ready, masked=None)
+    with Reads() as reads:
+        job.step(np.arange(8))
+    assert len(reads.found) == 3  # two models and a loss
