@@ -15,7 +15,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto export predict serve doctor test test-all torture bench docs lint clean
+.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto export predict serve doctor test test-all test-gpu torture bench docs lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -86,6 +86,9 @@ test: $(READY) ## run the tests that are not slow
 
 test-all: test ## run all tests that need no GPU
 	$(VENV)/bin/python -m pytest -m 'slow and not gpu'
+
+test-gpu: $(READY) ## run the tests that need a GPU
+	$(VENV)/bin/python -m pytest -n 0 -m gpu tests/gpu
 
 torture: $(READY) ## kill a small run at random moments in every stage (ARGS="--kills 50")
 	$(VENV)/bin/python -m tests.torture $(ARGS)

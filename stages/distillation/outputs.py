@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache, reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -185,27 +186,43 @@ def _attention_captured(model: nn.Module, state: _AttentionCapture) -> Iterator[
     switched = model if isinstance(model, PreTrainedModel) and former != ATTENTION else None
     if switched is not None:
         switched.set_attn_implementation(ATTENTION)
+    if model not in _NUMBERED:
+        _NUMBERED[model] = _numbered_modules(model)
+    touched = []
+    for module, number in _NUMBERED[model]:
+        touched.append((module.__dict__, module.__dict__.get("_capture")))
+        module.__dict__["_capture"] = (state, number)
+    try:
+        yield
+    finally:
+        for attributes, before in touched:
+            if before is None:
+                del attributes["_capture"]
+            else:
+                attributes["_capture"] = before
+        if switched is not None:
+            switched.set_attn_implementation(former)
+
+
+_NUMBERED: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, int | None]]] = WeakKeyDictionary()
+"""Of a model its modules, found once: going through them takes as long as a layer's kernels take to start."""
+
+
+def _numbered_modules(model: nn.Module) -> list[tuple[nn.Module, int | None]]:
+    """The modules below a model, with the number of the layer that they may be the attention of, from 1."""
     of_type: dict[type, list[nn.Module]] = defaultdict(list)
     for module in model.modules():
         of_type[type(module)].append(module)
-    touched = []
     layers = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
+    numbered = []
     for modules in of_type.values():
         for place, module in enumerate(modules, start=1):
             index = getattr(module, "layer_idx", None)
             number = index + 1 if isinstance(index, int) else place if len(modules) == layers else None
-            touched.append((module, module.__dict__.get("_capture")))
-            module.__dict__["_capture"] = (state, number)
-    try:
-        yield
-    finally:
-        for module, before in touched:
-            if before is None:
-                module.__dict__.pop("_capture", None)
-            else:
-                module.__dict__["_capture"] = before
-        if switched is not None:
-            switched.set_attn_implementation(former)
+            # An attention module has linear layers; the model itself, held here, would be held forever.
+            if module is not model and any(module.children()):
+                numbered.append((module, number))
+    return numbered
 
 
 def _captured_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask, **kwargs):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime import torch_autocast
 from torch import Tensor, nn
 
 from checkpoints.errors import UserError
@@ -57,6 +58,7 @@ class Engine:
             name = str(stage.precision).removeprefix("torch.")
             # No module may be reduced over ranks in low precision: one rank and two must agree.
             config["torch_autocast"] = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # by a job of another precision in this process
         self.deepspeed = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
         self.single_process = self.world == 1 and stage.job.zero == 0
         if self.single_process:

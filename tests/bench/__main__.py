@@ -30,6 +30,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="WORK", help="these works [all]")
     parser.add_argument("--repeats", type=int, default=3, help="of each side, in turn [3]")
     parser.add_argument("--data", type=Path, help="holds SST-2/train.tsv and MRPC/train.tsv, as GLUE's")
+    parser.add_argument("--tokenizer", type=Path, help="a directory [the packaged one]")
+    parser.add_argument("--text", type=Path, help="a corpus for the general stage [packaged reviews]")
     o = parser.parse_args()
     for folder in ("SST-2", "MRPC") if o.data else ():
         if not (o.data / folder / "train.tsv").is_file():
@@ -44,7 +46,7 @@ def main() -> int:
     from tests.bench.place import Place
 
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        works = works_of(Place(Path(directory), o.data, device))
+        works = works_of(Place(Path(directory), o.data, device, tokenizer=o.tokenizer, text=o.text))
         names = [work.name for work in works]
         unknown = sorted(set(o.only or ()) - set(names))
         if unknown or o.repeats < 1:
@@ -71,6 +73,18 @@ def works_of(place) -> list:
     from tests.bench.inference import student_inference
     from tests.bench.training import ranks, training
 
+    if place.device.type == "cuda":
+        return [
+            training(place, "general-128", "general", "", 128, 3, plain_steps=30, our_steps=45, batch=256),
+            training(
+                place, "intermediate-sst2", "intermediate", "sst-2", 64, 3, plain_steps=90, our_steps=180
+            ),
+            training(
+                place, "intermediate-mrpc", "intermediate", "mrpc", 128, 3, plain_steps=60, our_steps=110
+            ),
+            training(place, "prediction-sst2", "prediction", "sst-2", 64, 3, plain_steps=90, our_steps=180),
+            student_inference(place),
+        ]
     return [
         training(place, "general-128", "general", "", 128, goal=2.3, plain_steps=2, our_steps=5),
         training(

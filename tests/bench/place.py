@@ -19,13 +19,13 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from pipeline.launch.stage_types import STAGE_TYPES
 from stages.distillation.device import native_precision
 from stages.distillation.students.architecture import set_dropout, student_config
-from stages.tasks.corpus import find_corpus
+from stages.tasks.corpus import documents, find_corpus
 from stages.tasks.packages import packaged_teacher
 from stages.tasks.task import find_task
 from stages.teaching.recorded_logits import TEACHER_LOGITS_FILE
 from stages.training.options import Architecture, Job, Training
 from stages.training.stage import Stage
-from tests.bench.texts import task_texts
+from tests.bench.texts import long_text, task_texts
 
 CLASSES = ("0", "1")
 ARCHITECTURE = asdict(Architecture())  # TinyBERT4
@@ -45,12 +45,22 @@ class Place:
         data: holds SST-2/train.tsv and MRPC/train.tsv; None makes texts to their lengths.
         device: of this process.
         positions: that the models know.
+        tokenizer: a directory; None takes the packaged one.
+        text: a corpus; None takes the packaged reviews.
     """
 
-    def __init__(self, path: Path, data: Path | None, device: torch.device, positions: int = 512):
-        self.path, self.data, self.device, self.positions = path, data, device, positions
+    def __init__(
+        self,
+        path: Path,
+        data: Path | None,
+        device: torch.device,
+        positions: int = 512,
+        tokenizer: Path | None = None,
+        text: Path | None = None,
+    ):
+        self.path, self.data, self.device, self.positions, self.text = path, data, device, positions, text
         self.precision = native_precision(device)
-        self.tokenizer = AutoTokenizer.from_pretrained(packaged_teacher())
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer or packaged_teacher())
         self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.backend_tokenizer.no_padding()
         self.stages = 0
@@ -87,6 +97,23 @@ class Place:
     def plain_teacher(self) -> BertForSequenceClassification:
         """The teacher of the references."""
         return self.stock(self.teacher, "eager")
+
+    @cached_property
+    def gpu_teacher(self) -> BertForSequenceClassification:
+        """The teacher of the references on a GPU."""
+        return self.stock(self.teacher, "sdpa").to(torch.bfloat16)
+
+    def long_text(self, tokens: int) -> str:
+        """One text of at least so many tokens."""
+        if self.text is None:
+            return long_text(tokens, self.tokenizer)
+        found, size = [], 0
+        for document in documents(find_corpus(str(self.text))):
+            found.append(document)
+            size += len(document)
+            if size > 6 * tokens:
+                break
+        return "\n\n".join(found)
 
     def texts(self, task: str, count: int, repeat: int) -> Texts:
         """Rows of a task, others in each repeat."""

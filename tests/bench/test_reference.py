@@ -9,7 +9,7 @@ from stages.distillation.losses.hidden import HiddenStates
 from stages.distillation.losses.prediction import SoftLabels
 from stages.distillation.outputs import ATTENTION, CaptureSpec, read
 from stages.tasks.batches import Batch, normalizers
-from tests.bench.reference import PUBLISHED, STOCK, Reference, run_classifier
+from tests.bench.reference import PUBLISHED, STOCK, GPUReference, Reference, run_classifier
 
 ROWS, LENGTH, CLASSES = 3, 11, 3
 
@@ -105,3 +105,18 @@ def test_a_step_lowers_the_loss():
     )
     steps = [plain.step(rows.input_ids, rows.attention_mask, rows.inputs["token_type_ids"]) for _ in range(8)]
     assert steps[-1] < steps[0]
+
+
+@pytest.mark.parametrize("predicts", [True, False])
+def test_the_reference_on_gpus_computes_the_same_in_bf16(predicts):
+    plain = Reference(model(4, 16, "eager"), model(2, 8, "eager"), predicts, mended=True)
+    good = GPUReference(model(4, 16, "sdpa"), model(2, 8, "sdpa"), predicts)
+    good.projections.load_state_dict(plain.projections.state_dict())
+    plain.student.eval(), good.student.eval()
+    rows = batch()
+    given = rows.input_ids, rows.attention_mask, rows.inputs["token_type_ids"]
+    expected = plain.loss(*given).item()
+    assert good.loss(*given).item() == pytest.approx(expected, rel=0.02)
+    padded = [torch.nn.functional.pad(x, (0, 3)) for x in given]
+    assert good.loss(*padded).item() == pytest.approx(expected, rel=0.02)
+    good.step(*given)

@@ -3,15 +3,20 @@
 Ours is the pipeline's own stage, run from a `stage.json` as a worker runs it, in the first epoch of a new run with a
 cache of its own; its speed is what it writes into `metrics.jsonl`: all its steps, with reading, batching, recording of
 the teacher's logits and logging, without loading models before and saving the student after. The reference reads
-tensors that lie ready, padded.
+tensors that lie ready, padded. On a GPU the reference is `GPUReference`, and of both sides the first third of the steps,
+in which kernels are loaded, does not count.
 """
 
+import json
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -23,11 +28,11 @@ from stages.distillation.models import ModelSource, load_classifier
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, normalizers
 from stages.teaching.student import layer_losses
+from stages.training.job import Job
 from stages.training.options import Distilling, General, Prediction
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import CLASSES, STUDENT, TEACHER, Place, Texts, metrics
-from tests.bench.reference import Reference
-from tests.bench.texts import long_text
+from tests.bench.reference import GPUReference, Reference
 from tests.bench.work import Work, close
 
 BATCH = 32
@@ -37,7 +42,15 @@ OPTIMIZER_BYTES = 32
 
 
 def training(
-    place: Place, name: str, kind: str, task: str, length: int, goal: float, plain_steps: int, our_steps: int
+    place: Place,
+    name: str,
+    kind: str,
+    task: str,
+    length: int,
+    goal: float,
+    plain_steps: int,
+    our_steps: int,
+    batch: int = BATCH,
 ) -> Work:
     """A training stage, in rows a second.
 
@@ -49,38 +62,50 @@ def training(
         length: that the reference pads to, and the longest row of ours.
         goal: of the ratio.
         plain_steps, our_steps: of a repeat.
+        batch: rows of a step.
     """
+    gpu = place.device.type == "cuda"
 
     def texts(count: int, repeat: int) -> Texts:
         if task:
             return place.texts(task, count, repeat)
-        return [(long_text(2 * count * length, place.tokenizer),)]
+        return [(place.long_text(3 * count * length // 2),)]
 
     speeds: list[float] = []
 
     def reference(repeat: int, mended: bool = False) -> float:
-        count = BATCH * (plain_steps if repeat >= 0 else 1)
+        count = batch * (plain_steps if repeat >= 0 else 1)
         if task:
             tensors = place.padded(texts(count, repeat), length)
         else:
             ids = torch.randint(1000, 30000, (count, length), device=place.device)
             tensors = (ids, torch.ones_like(ids), torch.zeros_like(ids))
-        student = place.stock(place.student, "eager")
-        plain = Reference(place.plain_teacher, student, kind == "prediction", kind == "general", mended)
+        plain: Reference
+        if gpu:
+            plain = GPUReference(place.gpu_teacher, place.stock(place.student, "sdpa"), kind == "prediction")
+        else:
+            student = place.stock(place.student, "eager")
+            plain = Reference(place.plain_teacher, student, kind == "prediction", kind == "general", mended)
+        batches = list(zip(*(tensor.split(batch) for tensor in tensors), strict=True))
+        first = len(batches) // 3 if gpu else 0
 
-        def steps() -> None:
-            for batch in zip(*(tensor.split(BATCH) for tensor in tensors), strict=True):
-                plain.step(*batch)
+        def steps(part: list) -> None:
+            for one in part:
+                plain.step(*one)
 
-        return count / seconds(steps, place.device)
+        steps(batches[:first])
+        return batch * (len(batches) - first) / seconds(lambda: steps(batches[first:]), place.device)
 
     def ours(repeat: int) -> float:
-        count = BATCH * (our_steps if repeat >= 0 else 2)
-        options = OPTIONS[kind](epochs=1, batch_size=BATCH, max_length=length)
+        count = batch * (our_steps if repeat >= 0 else 2)
+        options = OPTIONS[kind](epochs=1, batch_size=batch, max_length=length)
         if not task:
             options.tokens = count * length
         rows = texts(count, repeat)
         with place.stage(kind, options, rows) as stage:
+            if gpu:
+                speeds.append(rows_per_second(place, stage))
+                return speeds[-1]
             tokens_per_second = place.run(stage)[-1]["tokens_per_second"]
         speeds.append(
             tokens_per_second / (place.padded(rows, length)[1].sum().item() / count if task else length)
@@ -88,19 +113,40 @@ def training(
         return speeds[-1]
 
     def more() -> list[tuple[str, str, float, float]]:
+        if gpu:
+            return []
         return [("optimised reference", "rows/s", reference(0, mended=True), statistics.median(speeds[1:]))]
 
     def limit(machine: Machine) -> float:
-        lengths = np.full(BATCH, length)
+        lengths = np.full(batch, length)
         if task:
-            lengths = place.padded(texts(50 * BATCH, 0), length)[1].sum(1).cpu().numpy()
-        share = BATCH / len(lengths)
+            lengths = place.padded(texts(50 * batch, 0), length)[1].sum(1).cpu().numpy()
+        share = batch / len(lengths)
         total = {key: value * share for key, value in normalizers(lengths).items()}
         flops, bytes = step_cost(total, kind != "prediction", 4 if place.precision == "fp32" else 2)
-        return BATCH / machine.seconds(flops, bytes, place.precision)
+        return batch / machine.seconds(flops, bytes, place.precision)
 
     agrees = partial(same_loss, place, kind == "prediction")
     return Work(name, "rows/s", goal, reference, ours, limit, agrees, more=more)
+
+
+def rows_per_second(place: Place, stage: Path) -> float:
+    """The speed of a stage's last two thirds of steps, which a GPU has finished when the clock is read."""
+    stamps: list[tuple[int, float]] = []
+    plain = Job.step
+
+    def step(job: Job, rows: np.ndarray) -> float:
+        first = job.steps // 3
+        if job.state.step in (first, job.steps - 1):
+            torch.cuda.synchronize()
+            stamps.append((job.state.step, time.perf_counter()))
+        return plain(job, rows)
+
+    with mock.patch.object(Job, "step", step):
+        place.run(stage)
+    batch = json.loads((stage / "stage.json").read_text())["options"]["training"]["batch_size"]
+    (first, began), (last, ended) = stamps
+    return batch * (last - first) / (ended - began)
 
 
 def step_cost(total: dict[str, float], learns_layers: bool, weight_bytes: int) -> tuple[float, float]:
@@ -136,6 +182,7 @@ def _parameters(config) -> int:
     )
 
 
+@cache
 def same_loss(place: Place, predicts: bool) -> bool:
     """Whether both sides find the same loss for rows of one length, in fp32 and without dropout."""
     student = place.stock(place.student, "eager")
