@@ -111,7 +111,7 @@ class Batch:
 
         def moved(tensor: torch.Tensor | None) -> Any:
             if tensor is not None and gpu and tensor.device.type == "cpu":
-                tensor = tensor.pin_memory()
+                tensor = tensor.contiguous().pin_memory()
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
         return replace(

@@ -45,7 +45,7 @@ def make(tmp_path, world):
     make_encoder(tmp_path / "bert", width=32)
     make_encoder(tmp_path / "student", layers=2, width=24, seed=1)  # heads 6 wide: no multiple of 8
 
-    def job(name: str, device: str = "cuda", batch_size: int = 16, epochs: int = 2, **settings) -> Job:
+    def job(name: str, batch_size: int = 16, epochs: int = 2, **settings) -> Job:
         training = asdict(replace(Training(), epochs=epochs, batch_size=batch_size, learning_rate=1e-3))
         options = {"training": training, "seed": 1}
         directory = tmp_path / "runs" / name / "general"
@@ -53,7 +53,7 @@ def make(tmp_path, world):
         files = CORPUS | {"files": {"corpus.txt": str(tmp_path / "corpus.txt")}}
         stage = Stage(
             "general", "general", directory, options, {"corpus": {"name": "corpus", "identity": files}}, "",
-            JobOptions(**{"precision": "bf16"} | settings), torch.device(device),
+            JobOptions(**{"precision": "bf16"} | settings), world,
         )  # fmt: skip
         torch.manual_seed(1)
         source = ModelSource(str(tmp_path / "bert"))
@@ -76,21 +76,22 @@ def weights(job: Job) -> dict[str, torch.Tensor]:
     return {name: p.detach().float().cpu().clone() for name, p in job.model.named_parameters()}
 
 
-def losses(job: Job) -> list[float]:
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-3), ("bf16", 3e-2), ("fp16", 3e-2)])
+def test_each_precision_computes_the_losses_of_the_cpu_and_learns(make, precision, near):
+    job = make("gpu", precision=precision, log_every=1)
+    job.model.eval()
+    batch = job._batch(np.arange(16), np.ones(16, np.float32))
+    with torch.no_grad(), torch.autocast("cuda", job.stage.precision, enabled=precision != "fp32"):
+        found = job.model(batch, job.targets(batch))
+    student, teacher = (copy.deepcopy(model).cpu().float() for model in (job.model, job.targets.model))
+    there = FrozenTeacher(teacher, job.targets.spec, torch.device("cpu"))
+    expected = student(batch.to("cpu"), there(batch.to("cpu")))
+    for name, term in found.items():
+        assert term.sum.item() == pytest.approx(expected[name].sum.item(), rel=near), name
+    job.run()
     lines = (job.stage.directory / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["hidden"] + json.loads(line)["attention"] for line in lines]
-
-
-@pytest.mark.parametrize(("precision", "near"), [("fp32", 2e-3), ("bf16", 5e-2), ("fp16", 5e-2)])
-def test_each_precision_learns_what_the_cpu_learns(make, precision, near):
-    there, here = (
-        make("gpu", precision=precision, log_every=1),
-        make("cpu", "cpu", precision="fp32", log_every=1),
-    )
-    there.run(), here.run()
-    found, expected = losses(there), losses(here)
-    assert len(found) == len(expected) > 5 and found[-1] < 0.9 * found[0]
-    np.testing.assert_allclose(found[:3], expected[:3], rtol=near)  # dropout's draws differ later on
+    hidden = [json.loads(line)["hidden"] for line in lines]
+    assert len(hidden) > 5 and hidden[-1] < 0.95 * hidden[0]
 
 
 def test_a_step_waits_for_nothing(make):
@@ -213,7 +214,8 @@ def test_more_ranks_than_gpus_is_one_line(world):
 def test_a_command_killed_on_a_gpu_goes_on(tmp_path):
     make_encoder(tmp_path / "bert", width=32)
     make_task(tmp_path / "task")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_OFFLINE": "1"}
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     command = [
         sys.executable, "-m", "pipeline", "task-distill", "task=t", f"data={tmp_path / 'task'}", "text_columns=text", "label_column=label", "preset=tinybert4",
         f"teacher={tmp_path / 'bert'}", "student=teacher-layers", "accept_teacher=true", "augment=false", "run=r",
