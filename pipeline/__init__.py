@@ -61,7 +61,7 @@ def distill(
 
     Args:
         task: a GLUE task, a packaged task, a task file (.yaml), or any name together with `data`.
-        data: directory in GLUE's layout, or a CSV, TSV or JSONL file.
+        data: a CSV, TSV, JSON, JSONL or Parquet file, or a directory of them or in GLUE's layout.
         text_columns: names of the one or two text columns of a data file.
         label_column: name of the label column of a data file.
         run: name of the run; none: `<preset>-<task>`.

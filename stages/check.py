@@ -30,6 +30,8 @@ def run(stage: Stage) -> None:
     source = stage.model("teacher")
     tokenizer, teacher = load_tokenizer(source), load_config(source)
     task = stage.task() if "task" in stage.inputs else None
+    for note in task.notes if task else ():
+        stage.log(note)
     if "student" in stage.inputs:
         given = load_config(stage.model("student"))
     else:

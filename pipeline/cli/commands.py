@@ -320,9 +320,11 @@ class PredictSettings(OfRun):
     model: str = option("", "directory of an export, instead of run=")
     text: str | None = option(None, "a text; none: file=, or the lines of standard input")
     text_b: str | None = option(None, "the second text, where the task takes pairs")
-    file: str = option("", "a CSV, TSV or JSONL file with a text in each row")
-    to: str = option("", "the CSV file to write; none: standard output")
+    file: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
+    to: str = option("", "the .csv, .tsv or .jsonl file to write; none: standard output")
     text_columns: list[str] = option([], "text columns of the file; none: those of the run")
+    encoding: str = option("", "encoding of the file, such as windows-1251; none: recognised")
+    delimiter: str = option("", "separator of the file: comma, semicolon, tab, pipe; none: recognised")
 
 
 @command(PredictSettings)
@@ -344,8 +346,9 @@ def predict(given: PredictSettings) -> None:
     with contextlib.suppress(BrokenPipeError):  # as in `predict ... | head`
         if given.file:
             path, target = Path(given.file), Path(given.to) if given.to else None
-            columns = tuple(given.text_columns) or predict.text_columns(run, path)
-            rows = predict.predict_table(student, path, columns, target)
+            how = {"encoding": given.encoding, "delimiter": given.delimiter}
+            columns = tuple(given.text_columns) or predict.text_columns(run, path, **how)
+            rows = predict.predict_table(student, path, columns, target, **how)
             if target:
                 print(f"the predictions for {rows:,} rows are in {target}")
         elif given.text is not None:

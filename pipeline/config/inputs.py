@@ -90,7 +90,10 @@ def given_task(o: Options) -> Entry:
     if not o.task:
         raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "
                         "a task file, or a name of your own with data=FILE")  # fmt: skip
-    return find_task(o.task, o.data, tuple(o.text_columns), o.label_column, o.metric).entry
+    return find_task(
+        o.task, o.data, tuple(o.text_columns), o.label_column, o.metric, labels=tuple(o.labels),
+        positive_label=o.positive_label, unfit_rows=o.unfit_rows, encoding=o.encoding, delimiter=o.delimiter,
+    ).entry  # fmt: skip
 
 
 def _of_rows(task: Entry) -> Entry:

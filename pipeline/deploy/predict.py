@@ -2,11 +2,13 @@
 
 import contextlib
 import csv
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from pipeline.report.run_record import RunRecord
 from stages.distillation.models import ModelSource, classifies, load_classifier, load_tokenizer
 from stages.distillation.outputs import inputs_of
 from stages.tasks.readers.glue import TASKS
-from stages.tasks.tables import read_rows
+from stages.tasks.tables import open_table
 from stages.tasks.text import check_text
 
 BATCH, POOL = 32, 2048
@@ -189,14 +191,17 @@ def print_predictions(classifier: Classifier, rows: Sequence[Row]) -> None:
         print("\t".join([*filter(None, prediction), *row]))
 
 
-def predict_table(classifier: Classifier, path: Path, columns: tuple[str, ...], target: Path | None) -> int:
-    """Write a table as CSV with two more columns: label and score.
+def predict_table(
+    classifier: Classifier, path: Path, columns: tuple[str, ...], target: Path | None, **how: str
+) -> int:
+    """Write a table with two more columns: label and score, or predicted_label and predicted_score beside such.
 
     Args:
         classifier: the model.
-        path: CSV, TSV or JSONL.
+        path: CSV, TSV, JSON, JSONL or Parquet.
         columns: its one or two text columns.
-        target: the file to write; None for standard output.
+        target: the file to write, .csv, .tsv or .jsonl; None for CSV on standard output.
+        **how: `encoding` and `delimiter` of the table.
 
     Returns:
         The number of rows.
@@ -205,7 +210,8 @@ def predict_table(classifier: Classifier, path: Path, columns: tuple[str, ...], 
         UserError: a row cannot be used; the message names file and line.
     """
     table, rows = [], []
-    for line, row in read_rows(path):
+    check_target(target)
+    for line, row in open_table(path, wanted=columns, **how).rows:
         for column in columns:
             if column not in row:
                 there = ", ".join(map(repr, row))
@@ -217,24 +223,58 @@ def predict_table(classifier: Classifier, path: Path, columns: tuple[str, ...], 
         raise UserError(f"{path}: no rows; give a file with a header and rows")
     predictions = classifier.predict(rows, progress=True)
     head = list(dict.fromkeys(column for row in table for column in row))
-    prefix = "predicted_" if {"label", "score"} & set(head) else ""
-    added = [prefix + name for name in (("label", "score") if classifier.labels else ("score",))]
+    names = ("label", "score") if classifier.labels else ("score",)
+    sets = (
+        [f"{prefix}{name}{n or ''}" for name in names]
+        for n in range(10**6)
+        for prefix in ("", "predicted_")
+        if n != 1
+    )
+    added = next(names for names in sets if not {*names} & {*head})
+    values = (dict(zip(added, filter(None, prediction), strict=True)) for prediction in predictions)
+    written = [row | value for row, value in zip(table, values, strict=True)]
     with _written(target) as file:
-        writer = csv.DictWriter(file, [*head, *added], lineterminator="\n")
-        writer.writeheader()
-        for row, prediction in zip(table, predictions, strict=True):
-            writer.writerow(row | dict(zip(added, filter(None, prediction), strict=True)))
+        if target and target.suffix.lower() == ".jsonl":
+            for row in written:
+                file.write(
+                    json.dumps(row | {added[-1]: float(row[added[-1]])}, ensure_ascii=False, default=str)
+                    + "\n"
+                )
+        else:
+            _write_separated(
+                file, [*head, *added], written, tabs=bool(target) and target.suffix.lower() == ".tsv"
+            )
     return len(rows)
 
 
-def text_columns(run: RunRecord | None, path: Path) -> tuple[str, ...]:
+def check_target(target: Path | None) -> None:
+    """Raise a UserError unless a table of predictions can be written under that name."""
+    if target and target.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
+        raise UserError(
+            f"to={target}: predictions are written as .csv, .tsv or .jsonl: give a name that ends so"
+        )
+
+
+def _write_separated(file: TextIO, head: list[str], rows: list[dict[str, Any]], tabs: bool) -> None:
+    """Write a table so that `read_rows` reads the same cells: values other than texts as JSON."""
+
+    def cell(value: Any) -> str:
+        return value if isinstance(value, str) else "" if value is None else json.dumps(value, default=str)
+
+    cells = [head, *([cell(row.get(name)) for name in head] for row in rows)]
+    quoted = tabs and any(set('\t\r\n"') & set(text) for row in cells for text in row)
+    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+    csv.writer(file, delimiter="\t" if tabs else ",", quoting=quoting).writerows(cells)
+
+
+def text_columns(run: RunRecord | None, path: Path, **how: str) -> tuple[str, ...]:
     """The text columns of a table: those of the run's task, or the names that `evaluate` writes."""
-    _, first = next(read_rows(path), (0, {}))
+    first = set(open_table(path, **how).columns)
     identity = run.task.identity if run else {}
     known = [tuple(identity.get("text", ()))]
     if identity.get("reader") == "glue":
         known += [TASKS[identity["task"]].text, TASKS[identity["task"]].hub_text]
-    found = [columns for columns in known if columns and first.keys() >= set(columns)]
+    found = [columns for columns in known if columns and first >= set(columns)]
     if found or run:
         return (*found, run.text_columns)[0]
     return ("text", "text_b") if "text_b" in first else ("text",)

@@ -1,5 +1,6 @@
 """Teachers: anything that gives targets for a batch."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from checkpoints.errors import UserError
 from stages.distillation.model_surgery import pack
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
+from stages.tasks.text import as_argument
 
 if TYPE_CHECKING:
     from stages.tasks.batches import Batch
@@ -69,22 +71,30 @@ def class_order(
             raise UserError(f"the task is a regression, but the teacher has {config.num_labels} classes")
         return [0]
     id2label: Any = config.id2label
-    names = teacher_labels or [id2label[i] for i in range(len(id2label))]
-    if not teacher_labels and all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+    names = [str(name) for name in teacher_labels or [id2label[i] for i in range(len(id2label))]]
+    example = as_argument("teacher_labels", labels)
+    if (
+        not teacher_labels
+        and set(names) != set(labels)
+        and names == [f"LABEL_{i}" for i in range(len(names))]
+    ):
         raise UserError(
             f"the teacher's classes are unnamed ({', '.join(names)}); give their names in the teacher's order, for "
-            f"example {','.join(labels)}",
+            f"example {example}",
             argument="teacher_labels",
         )
-    index = {_plain(name): i for i, name in enumerate(names)}
-    if len(names) != config.num_labels or sorted(index) != sorted(_plain(label) for label in labels):
-        raise UserError(
-            f"the teacher's classes ({', '.join(names)}; {config.num_labels} outputs) are not the task's "
-            f"({', '.join(labels)}); give a teacher of this task, or the names of its classes in its own order",
-            argument="teacher_labels",
-        )
-    return [index[_plain(label)] for label in labels]
+    for plain in (str, str.casefold, _plain):  # as they are; then forgiving, where that stays one to one
+        index = {plain(name): i for i, name in enumerate(names)}
+        wanted = [plain(label) for label in labels]
+        if len(names) == len(index) == config.num_labels and sorted(index) == sorted(wanted):
+            return [index[name] for name in wanted]
+    raise UserError(
+        f"the teacher's classes ({', '.join(names)}; {config.num_labels} outputs) are not the task's "
+        f"({', '.join(labels)}); give a teacher of this task, or the names of its classes in its own order, for example "
+        f"{example}",
+        argument="teacher_labels",
+    )
 
 
 def _plain(name: str) -> str:
-    return str(name).lower().replace("-", "_").replace(" ", "_")
+    return re.sub(r"(?<=\w)[-\s_]+(?=\w)", "_", name.casefold())

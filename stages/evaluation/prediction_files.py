@@ -52,7 +52,7 @@ def write_predictions(path: Path, task: Task, split: str, predictions: dict[str,
     def name(value: Any) -> str:
         if task.token_level:
             return " ".join(task.labels[int(tag)] for tag in value)
-        return task.labels[int(value)] if task.labels else f"{value:.4f}"
+        return task.labels[int(value)] if task.labels else f"{float(value)!r}"
 
     staging = path.with_name(f".{path.name}")
     with open(staging, "w", newline="", encoding="utf-8") as file:

@@ -6,6 +6,7 @@ import difflib
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 from checkpoints.errors import UserError
 from stages.tasks.readers import READERS, glue, indonesian, newsgroups, rotten_tomatoes
@@ -22,6 +23,7 @@ def find_task(
     text_columns: tuple[str, ...] = (),
     label_column: str = "",
     metric: str = "",
+    **of_tables: Any,
 ) -> TaskSource:
     """Return where a task comes from, without reading its rows.
 
@@ -32,13 +34,20 @@ def find_task(
         text_columns: one or two columns of the user's file.
         label_column: the column of the labels.
         metric: selects on dev, instead of the task's own metric.
+        **of_tables: `labels`, `positive_label`, `unfit_rows`, `encoding` and `delimiter` of `TaskRequest`, for tables of
+            the user's own.
 
     Raises:
         UserError: the task is unknown, a file or column is missing, or arguments do not go together.
     """
-    request = TaskRequest(task, data, tuple(text_columns), label_column, metric)
+    request = TaskRequest(task, data, tuple(text_columns), label_column, metric, **of_tables)
     for reader in READERS.values():
         if source := reader.find(request):
+            for name in TaskRequest.OF_TABLES:
+                if source.reader != "files" and getattr(request, name) not in ("", (), "refuse"):
+                    raise UserError(
+                        f"{source.name!r} is not a table of your own; leave this out", argument=name
+                    )
             return source
     close = difflib.get_close_matches(task.lower(), KNOWN, n=1)
     hint = f"did you mean {close[0]}? " if close else ""

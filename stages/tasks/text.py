@@ -2,36 +2,141 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import io
+import json
 import re
+import shlex
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from checkpoints.errors import UserError
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line number from 1, line with its newline) of a UTF-8 file, plain or gzip.
+def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line with its newline) of a text file, plain or gzip.
 
-    Lines end at "\\n" alone, so that other separators inside a text do not split it. A byte order mark is dropped.
+    Lines end at "\\n" alone, so that other separators inside a text do not split it; at "\\r" in a file without any
+    "\\n". A byte order mark is dropped.
 
     Raises:
-        UserError: the file cannot be read, or a line is not UTF-8.
+        UserError: the file cannot be read, or a line is not of the encoding.
     """
-    opened = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
-        with opened(path, "rb") as file:
-            for number, raw in enumerate(file, start=1):
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+        if encoding.startswith(WIDE):
+            with _opened(path) as binary, io.TextIOWrapper(binary, encoding, newline="\n") as text:
+                for number, line in enumerate(text, start=1):
+                    yield number, line.removeprefix("\ufeff") if number == 1 else line
+            return
+        for number, raw in enumerate(_raw_lines(path), start=1):
+            line = raw.decode(encoding)
+            yield number, line.removeprefix("\ufeff") if number == 1 else line
+    except UnicodeError as error:
+        about = f"not {encoding.upper()} ({getattr(error, 'reason', error)})"
+        raise UserError(f"{path}, line {number}: {about}; save it as UTF-8, or give its encoding") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read after line {number}: {error}") from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # type: ignore[return-value]
+
+
+def _raw_lines(path: Path) -> Iterator[bytes]:
+    with _opened(path) as file:
+        first = file.readline()
+        if b"\r" in first and not first.endswith(b"\n"):
+            yield from (line + b"\n" for line in first.split(b"\r"))
+        elif first:
+            yield first
+            yield from file
+
+
+def recognised(path: Path, given: str = "") -> str:
+    """Return the encoding of a text file: utf-8, utf-16 or utf-32 (of either order), or windows-1252.
+
+    Only what is certain, or nearly so, is recognised: a byte order mark, UTF-8 without an error, zeros in every second
+    byte, and a text whose accented letters and signs all stand where Western languages have them. Statistical guesses
+    are wrong on short texts (charset-normalizer took five of six of ours in Windows-1252 for something else).
+
+    Args:
+        path: the file, plain or gzip.
+        given: its encoding, if that is known.
+
+    Raises:
+        UserError: the encoding given is unknown, or the text's is not one of these.
+    """
+    if given:
+        try:
+            "".encode(given)  # an encoding of text
+            return codecs.lookup(given).name.replace("utf-8-sig", "utf-8")
+        except LookupError as error:
+            raise UserError(
+                f"{given!r} is unknown; give the name of an encoding, such as utf-8 or windows-1251",
+                argument="encoding",
+            ) from error
+    first_bad, accented, western = 0, False, True
+    try:
+        with _opened(path) as file:
+            head = file.read(1000)
+        for mark, name in MARKS.items():
+            if head.startswith(mark):
+                return name
+        for start, name in enumerate(("utf-16-be", "utf-16-le")):
+            if len(head) > 3 and not any(head[start::2]) and all(head[1 - start :: 2]):
+                return name
+        for number, raw in enumerate(_raw_lines(path), start=1):
+            if not raw.isascii():
+                try:
+                    raw.decode("utf-8")
+                    accented = True
+                except UnicodeDecodeError:
+                    first_bad = first_bad or number
+                    western = western and _is_western(raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not first_bad:
+        return "utf-8"
+    if western and not accented:
+        return "windows-1252"
+    other = "other lines are" if accented else "its encoding is not certain"
+    raise UserError(
+        f"{path}, line {first_bad}: not UTF-8, and {other}; save it as UTF-8, or set this to what it is in, such as "
+        "windows-1252 (Western), windows-1250 (Central European), windows-1251 (Cyrillic), gb18030, big5, shift_jis, "
+        "euc-kr",
+        argument="encoding",
+    )
+
+
+WIDE = ("utf-16", "utf-32")
+MARKS = {
+    codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+ACCENTED = "àâäáãåçèéêëìíîïñòóôöõøœùúûüÿßæÀÂÄÁÃÅÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜÆªº"
+ONE_LETTER = "àÀéÉèÈêÊóÓôòìùûåÅöÖäÄøæíáÁªº"
+WORD_BREAKING = "¡¢£¥§©«®°±²³´»¿½¼¾€‚„†‡‰‹“”›™×÷"
+SIGNS = WORD_BREAKING + "\xa0·‘’•–—…"
+
+
+def _is_western(raw: bytes) -> bool:
+    """Whether a line is likely Windows-1252: letters with accents within ASCII letters, signs not between letters."""
+    try:
+        line = raw.decode("windows-1252")
+    except UnicodeDecodeError:
+        return False
+    words = re.findall(rf"[A-Za-z{ACCENTED}]+", line)
+    foreign = rf"[{ACCENTED}]{{3}}|^[{ACCENTED}]{{2,}}$"
+    alone = any(len(word) == 1 and word in ACCENTED and word not in ONE_LETTER for word in words)
+    known = all(char.isascii() or char in ACCENTED or char in SIGNS for char in line)
+    between = re.search(rf"[A-Za-z{ACCENTED}][{WORD_BREAKING}][A-Za-z{ACCENTED}]", line)
+    return known and not alone and not between and not any(re.search(foreign, word) for word in words)
 
 
 def check_text(text: object, where: str) -> str:
@@ -84,3 +189,11 @@ def folded(text: str) -> str:
 def slug(text: str, empty: str = "task") -> str:
     """Return `text` as a name of lower-case letters, digits and hyphens; `empty` if nothing is left of it."""
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") or empty
+
+
+def as_argument(name: str, names: Iterable[str]) -> str:
+    """Return an argument that a user can paste, of an option that takes a list of names."""
+    names = list(names)
+    plain = all(n.isprintable() and n == n.strip() and n and not set(n) & set(",[]") for n in names)
+    ascii_only = not all(n.isprintable() for n in names)
+    return shlex.quote(f"{name}={','.join(names) if plain else json.dumps(names, ensure_ascii=ascii_only)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from itertools import chain
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
@@ -24,13 +24,25 @@ class TaskRequest:
         text_columns: one or two columns of the user's file.
         label_column: the column of the labels.
         metric: selects on dev, instead of the task's own metric.
+        labels: the class names of the user's table, in order; none: those of its rows, sorted.
+        positive_label: the one of two classes of which F1 is; none: the second.
+        unfit_rows: "leave_out" or "refuse" rows of the table whose text or label cannot be used.
+        encoding: of the table; none: recognised.
+        delimiter: of the table: comma, semicolon, tab, pipe or a character; none: recognised.
     """
+
+    OF_TABLES: ClassVar = ("labels", "positive_label", "unfit_rows", "encoding", "delimiter")
 
     task: str
     data: str = ""
     text_columns: tuple[str, ...] = ()
     label_column: str = ""
     metric: str = ""
+    labels: tuple[str, ...] = ()
+    positive_label: str = ""
+    unfit_rows: str = ""
+    encoding: str = ""
+    delimiter: str = ""
 
     def packaged(self, tasks: tuple[str, ...]) -> str:
         """Return which of a reader's own `tasks` is meant, "" for none of them.
@@ -94,6 +106,7 @@ class TaskSource(Source):
         label: their label column.
         type: "classification", "regression" or "" (the labels decide).
         labels: class names, in order.
+        positive_label, unfit_rows, encoding, delimiter: of `TaskRequest`.
         rows: (maximum number of training rows, seed that draws them).
         unlabelled: (ratio of training rows whose labels are hidden, seed that draws them).
     """
@@ -105,6 +118,10 @@ class TaskSource(Source):
     label: str = ""
     type: str = ""
     labels: list[str] = field(default_factory=list)
+    positive_label: str = ""
+    unfit_rows: str = ""
+    encoding: str = ""
+    delimiter: str = ""
     rows: tuple[int, int] | None = None
     unlabelled: tuple[float, int] | None = None
 
@@ -149,6 +166,7 @@ class Task:
         metrics: those reported.
         selection: the one of them that selects on dev.
         token_level: whether each word has a label, instead of each row.
+        notes: how the files were understood, for the user: what is used as what, what was recognised or left out.
     """
 
     name: str
@@ -157,3 +175,4 @@ class Task:
     metrics: tuple[str, ...]
     selection: str
     token_level: bool = False
+    notes: tuple[str, ...] = ()

@@ -1,41 +1,65 @@
-"""The user's own task: a CSV, TSV or JSONL file, a directory of them, or a task file that names them.
+"""The user's own task: a table, a directory of tables or of saved `datasets`, or a task file that names them.
 
 A task file is YAML with the keys train, dev, test (paths relative to it), text (one column or a list of two), label,
-type (classification or regression), labels (the class names in order) and metric. Only train, text and label are
-required.
+type (classification or regression), labels (the class names in order), positive_label, metric, encoding, delimiter and
+unfit_rows. Only train, text and label are required.
 
-Without `type` the metric decides, and without a metric the training labels: a task is a regression if all of them are
-numbers and at least one is not whole. Class names are sorted (as numbers if all are), so that the order of the rows
-does not matter. Without dev a tenth of train is held out by a hash of the text, so that equal texts stay together.
-Rows of train that are also in dev or test, and rows of dev that are also in test, are dropped.
+Without `type` the metric decides, and without a metric the training labels: a task is a regression if nine of ten of
+them are numbers and at least one is not whole. Class names are sorted (as numbers if all are), so that the order of
+the rows does not matter. Rows that do not fit are refused or, with `unfit_rows`, left out: those without a text, whose
+label is missing (empty, NA, or -1 beside classes that it is not one of), is several labels, or is not a number where the
+others are. Without dev a tenth of train is held out by a hash of the text, so that equal texts stay together. Rows of
+train that are also in dev or test, and rows of dev that are also in test, are dropped.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import logging
 import math
+import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.tables import SUFFIXES, read_rows
-from stages.tasks.text import check_text, folded, parse_yaml, slug
+from stages.tasks.tables import SUFFIXES, open_table
+from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-KEYS = ("train", "dev", "test", "text", "label", "type", "labels", "metric")
-ROLES = {"train": ("train",), "dev": ("dev", "validation"), "test": ("test",)}
+VERSION = 2
+KEYS = ("train", "dev", "test", "text", "label", "type", "labels", "metric", "positive_label", "encoding", "delimiter",
+        "unfit_rows")  # fmt: skip
+ROLES = {
+    "train": ("train", "training"),
+    "dev": ("dev", "devel", "development", "val", "valid", "validate", "validation"),
+    "test": ("test", "testing"),
+}
+"""Role -> the words in the names of its files."""
+EITHER = ("eval", "evaluation")  # dev if there is no other, else test
+MISSING = ("na", "n/a", "nan", "null", "<na>", "#n/a", "#na", "nat")
+MISSING_IF_RARE = ("none", "-", "--", "?", "-1", "-1.0")
+RARE, NEARLY_ALL, SOME_CLASSES = 0.05, 0.9, 20
 logger = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-    """One labelled row and the line on which it starts."""
+    """One labelled row, the line on which it starts and its file.
+
+    `unfit` says why it cannot be used; "" if it can.
+    """
 
     line: int
     texts: tuple[str, ...]
     label: str
+    path: Path | None = None
+    unfit: str = ""
 
     @property
     def key(self) -> str:
@@ -64,17 +88,22 @@ def find(request: TaskRequest) -> TaskSource | None:
         text, label = list(request.text_columns), request.label_column
     else:
         return None
-    for file in files.values():
-        if not file.is_file():
+    given = {name: getattr(request, name) or options.get(name) or "" for name in TaskRequest.OF_TABLES}
+    metric = request.metric or str(options.get("metric") or "")
+    source = TaskSource(
+        slug(path.stem if options else request.task or Path(request.data).stem), "files", VERSION,
+        files={role: str(file.resolve()) for role, file in files.items()}, text=text, label=label, metric=metric,
+        type=_type(str(options.get("type") or ""), metric), labels=_class_names(given["labels"] or None),
+        positive_label=str(given["positive_label"]), encoding=str(given["encoding"]),
+        delimiter=str(given["delimiter"]), unfit_rows=_unfit_rows(str(given["unfit_rows"])),
+    )  # fmt: skip
+    _positive_last(source.labels, source.positive_label)
+    for role, file in files.items():
+        if not (file.is_file() or (file / "state.json").is_file()):
             what = "task" if options else "data"
             raise UserError(f"no file {file}; give the path of a {', '.join(SUFFIXES)} file", argument=what)
-        _check_columns(file, text, label, ("text", "label") if options else ("text_columns", "label_column"))
-    metric = request.metric or str(options.get("metric") or "")
-    return TaskSource(
-        slug(path.stem if options else request.task or Path(request.data).stem), "files",
-        files={role: str(file.resolve()) for role, file in files.items()}, text=text, label=label, metric=metric,
-        type=_type(str(options.get("type") or ""), metric), labels=_class_names(options.get("labels")),
-    )  # fmt: skip
+        _check_columns(file, source, ("text", "label") if options else ("text_columns", "label_column"), role)
+    return source
 
 
 def _read_task_file(path: Path) -> dict:
@@ -100,7 +129,7 @@ def _text_columns(value: object) -> list[str]:
 def _class_names(labels: object) -> list[str]:
     if labels is None:
         return []
-    if not isinstance(labels, list) or any(isinstance(label, bool) for label in labels):
+    if not isinstance(labels, (list, tuple)) or any(isinstance(label, bool) for label in labels):
         raise UserError(
             f"{labels!r} is not a list of names; give one, and put yes, no, true and false in quotes",
             argument="labels",
@@ -109,6 +138,25 @@ def _class_names(labels: object) -> list[str]:
     if len(set(names)) != len(names) or len(names) < 2:
         raise UserError(f"{names} are not two or more different names; give those", argument="labels")
     return names
+
+
+def _positive_last(labels: list[str], positive: str) -> list[str]:
+    """Two classes with the positive one second, of which F1 is."""
+    if not positive or not labels:
+        return labels
+    if len(labels) != 2 or positive not in labels:
+        raise UserError(
+            f"{positive!r} is not one of two classes ({', '.join(labels):.200}); name one of two, or leave it out (with "
+            "more classes F1 is the mean over all)",
+            argument="positive_label",
+        )
+    return sorted(labels, key=lambda name: name == positive)
+
+
+def _unfit_rows(given: str) -> str:
+    if given not in ("", "refuse", "leave_out"):
+        raise UserError(f"{given!r} is unknown; choose refuse or leave_out", argument="unfit_rows")
+    return "" if given == "refuse" else given
 
 
 def _type(type: str, metric: str) -> str:
@@ -124,43 +172,85 @@ def _type(type: str, metric: str) -> str:
 
 
 def data_files(data: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
-    """Return role -> file: a file is train's; a directory holds train.* and optionally dev.* and test.*.
+    """Return role -> file. A file is train's. In a directory the names decide (`ROLES`).
+
+    A directory may also be one that `datasets` saved, or hold its tables in `data`, as on the hub. The further parts of
+    a table (train-00001-of-00002.parquet) are "train.2", "train.3", ...
 
     Raises:
         UserError: the directory has no file for train, or two for one role.
     """
-    if not data.is_dir():
+    if not data.is_dir() or (data / "state.json").is_file():
         return {"train": data}
-    files = {}
-    for role, stems in ROLES.items():
-        found = [data / (stem + suffix) for stem in stems for suffix in suffixes]
-        found = [path for path in found if path.is_file()]
-        if len(found) > 1:
+    if (data / "dataset_dict.json").is_file():
+        found = [path for path in sorted(data.iterdir()) if (path / "state.json").is_file()]
+    else:
+        found = _tables(data, suffixes)
+    named: dict[str, list[Path]] = {role: _of_role(found, words) for role, words in ROLES.items()}
+    either = _of_role(found, EITHER)
+    role = next((role for role in ("dev", "test") if not named[role]), "")
+    if either and role:
+        named[role] = either
+    files: dict[str, Path] = {}
+    for role, paths in named.items():
+        parts = [re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})", path.name.partition(".")[0]) for path in paths]
+        if len(paths) > 1 and not all(parts):
             raise UserError(
-                f"{data} holds both {found[0].name} and {found[1].name}; keep one", argument="data"
+                f"{data} holds both {paths[0].name} and {paths[1].name}; keep one", argument="data"
             )
-        if found:
-            files[role] = found[0]
+        if paths and parts[0] and len(paths) != int(parts[0][3]):
+            raise UserError(
+                f"{data} holds {len(paths)} parts of {parts[0][1]}, not {int(parts[0][3])}; add the others",
+                argument="data",
+            )
+        files |= {f"{role}.{n}" if n > 1 else role: path for n, path in enumerate(paths, start=1)}
+    if "train" not in files and (data / "data").is_dir():
+        return data_files(data / "data", suffixes)
     if "train" not in files:
+        there = f" (it has {', '.join(path.name for path in found[:5])})" if found else ""
         raise UserError(
-            f"{data} holds no train file; name it train{' or train'.join(suffixes)}", argument="data"
+            f"{data} holds no train file{there}; name it train{' or train'.join(suffixes)}", argument="data"
         )
     return files
 
 
-def _check_columns(path: Path, text: list[str], label: str, names: tuple[str, str]) -> None:
+def _tables(directory: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    return sorted(
+        path for path in directory.iterdir() if path.is_file() and path.name.lower().endswith(suffixes)
+    )
+
+
+def _of_role(paths: list[Path], words: tuple[str, ...]) -> list[Path]:
+    """The files of one role: those that are named so, else those with one of the words in their names."""
+    others = {word for known in (*ROLES.values(), EITHER) for word in known} - set(words)
+    stems = {path: path.name.partition(".")[0] for path in paths}
+    exact = [path for path in paths if stems[path].lower() in words]
+    if exact:
+        return exact
+    parts = {path: {p.lower() for p in re.findall("[A-Z]?[a-z]+|[A-Z]+", stems[path])} for path in paths}
+    unlabelled = {"unlabeled", "unlabelled", "unsupervised"}
+    return [path for path in paths if parts[path] & set(words) and not parts[path] & (others | unlabelled)]
+
+
+def _check_columns(path: Path, source: TaskSource, names: tuple[str, str], role: str) -> None:
     """Raise a UserError unless a file has the columns; `names` are the arguments that name text and label."""
-    _, first = next(read_rows(path), (0, None))
-    if first is None:
+    text, label = source.text, source.label
+    table = open_table(path, source.encoding, source.delimiter, (*text, label))
+    columns = table.columns
+    if next(table.rows, None) is None:
         raise UserError(f"{path}: no rows; give a file with a header and rows", argument="data")
-    there = f"the columns of {path} are {', '.join(map(repr, first))}"
+    there = f"the columns of {path} are {', '.join(f'{name!r:.40}' for name in columns)}"
     if not 1 <= len(text) <= 2:
         raise UserError(f"{len(text)} text columns; name 1 or 2: {there}", argument=names[0])
     if not label:
         raise UserError(f"no label column; name it: {there}", argument=names[1])
     for column in (*text, label):
-        if column not in first:
-            raise UserError(f"no column {column!r}; {there}", argument=names[column not in text])
+        argument = names[column not in text]
+        if columns.count(column) > 1:
+            raise UserError(f"{path} names a column twice: {column!r}; rename one", argument=argument)
+        if column not in columns and not (column == label and role.startswith("test")):
+            hint = " (if its first line is a row already, add a header line)" if table.headed else ""
+            raise UserError(f"no column {column!r}; {there}{hint}", argument=argument)
     if label in text:
         raise UserError(f"column {label!r} cannot be text and label at once; {there}", argument=names[1])
 
@@ -171,41 +261,88 @@ def load(source: TaskSource, revision: str | None) -> Task:
     Raises:
         UserError: a row cannot be used (the error names file and line); there is a single class; train lacks a class.
     """
-    paths = {role: Path(path) for role, path in source.files.items()}
-    rows = {role: _read(path, source.text, source.label) for role, path in paths.items()}
+    rows: dict[str, list[Row]] = {}
+    notes: list[str] = []
+    for key, name in source.files.items():
+        role, path = key.partition(".")[0], Path(name)
+        read, said = _read(path, source, role)
+        rows.setdefault(role, []).extend(read)
+        notes.append(f"{role}: {path.name}, {len(read):,} rows{said and ', read ' + said}")
+    notes += _unused(source)
+    if source.type != "classification" and not source.labels:
+        rows = _decimal_points(rows)
     regression = source.type == "regression"
     if not source.type:
         regression = not source.labels and _looks_like_regression(rows["train"])
-    labels = None if regression else source.labels or _sorted_classes(rows["train"])
-    values = {role: _values(rows[role], labels, path) for role, path in paths.items()}
-    pairs = {role: list(zip(rows[role], values[role], strict=True)) for role in paths}
+    if not regression:
+        rows = _same_numbers(rows)
+    rows = {role: _judged(of, regression, source) for role, of in rows.items()}
+    if "test" in rows and all(row.unfit for row in rows["test"]):
+        notes.append(f"the test file is not used: its rows have no labels in {source.label!r}")
+        del rows["test"]
+    rows = {role: _fitting(of, source, role, notes) for role, of in rows.items()}
+    labels = None if regression else source.labels or _sorted_classes(rows["train"], source)
+    if labels:
+        labels = _positive_last(labels, source.positive_label)
+    pairs = {role: list(zip(of, _values(of, labels), strict=True)) for role, of in rows.items()}
+    train = Path(source.files["train"])
     if "dev" not in pairs:
-        pairs = hold_out(pairs, paths["train"])
+        pairs = hold_out(pairs, train)
+        notes.append(f"dev: {len(pairs['dev']):,} rows of train, held out, as there is no dev file")
     pairs = drop_repeats(pairs)
-    _check_spread([value for _, value in pairs["train"]], labels, paths["train"])
+    _check_spread([value for _, value in pairs["train"]], labels, train)
     splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
     known = (metrics.REGRESSION, metrics.REGRESSION) if regression else ()
-    names = None if labels is None else tuple(labels)
-    return Task(source.name, names, splits, *metrics.select(source.metric, *known))
+    reported = metrics.select(source.metric, *known)
+    if labels:
+        notes += _of_classes(labels, splits, "f1" in reported[0])
+    return Task(source.name, None if labels is None else tuple(labels), splits, *reported, notes=tuple(notes))
 
 
-def _read(path: Path, text_columns: list[str], label_column: str) -> list[Row]:
+def _read(path: Path, source: TaskSource, role: str) -> tuple[list[Row], str]:
+    """The rows of a file, and how it is read where that is unusual."""
+    table = open_table(path, source.encoding, source.delimiter, (*source.text, source.label))
     rows = []
-    for line, row in read_rows(path):
+    for line, row in tqdm(
+        table.rows, f"reading {path.name}", unit=" rows", delay=2, leave=False, disable=None
+    ):
         where = f"{path}, line {line}"
-        for column in (*text_columns, label_column):
-            if column not in row:
+        for column in (*source.text, source.label):
+            if column not in row and not (column == source.label and role == "test"):
                 raise UserError(f"{where}: no {column!r}; this row has {', '.join(map(repr, row))}")
-        texts = tuple(check_text(row[column], f"{where}: {column!r}") for column in text_columns)
-        for column, text in zip(text_columns, texts, strict=True):
-            if not text.strip():
-                raise UserError(f"{where}: {column!r} is empty; fill it or remove the row")
-        label = row[label_column]
-        label = "" if label is None else label if isinstance(label, str) else json.dumps(label)
-        if not label.strip():
-            raise UserError(f"{where}: the label {label_column!r} is empty; fill it or remove the row")
-        rows.append(Row(line, texts, check_text(label, f"{where}: {label_column!r}").strip()))
-    return rows
+        texts = tuple(check_text(row[column], f"{where}: {column!r}") for column in source.text)
+        empty = next((c for c, text in zip(source.text, texts, strict=True) if not text.strip()), None)
+        label, unfit = _label(row.get(source.label), source.labels)
+        check_text(label, f"{where}: {source.label!r}")
+        if unfit:
+            unfit = f"the label {source.label!r} {unfit}"
+        rows.append(Row(line, texts, label, path, f"{empty!r} is empty" if empty is not None else unfit))
+    return rows, table.said
+
+
+def _label(value: Any, declared: list[str]) -> tuple[str, str]:
+    """A cell as a label, and why it is none."""
+    if isinstance(value, str):
+        text = value if value in declared else value.strip()
+        if text in declared or text[:1] + text[-1:] not in ("[]", "{}"):
+            return text, "" if text else "is empty"
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return text, ""
+        if not isinstance(value, (list, dict)):  # a set, or a text in brackets
+            return text, ""
+    if isinstance(value, dict) and len(value) == 1:  # Label Studio's {"choices": [...]}
+        value = next(iter(value.values()))
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        return _label(value[0], declared)
+    if value is None or value == [] or isinstance(value, float) and math.isnan(value):
+        return "", "is empty"
+    if isinstance(value, (list, tuple)):
+        return "", f"is several labels ({', '.join(map(str, value)):.60})"
+    if isinstance(value, dict):
+        return "", f"is not one label but {value!r:.60}"
+    return value.strip() if isinstance(value, str) else json.dumps(value, default=str), ""
 
 
 def _number(label: str) -> float | None:
@@ -216,33 +353,151 @@ def _number(label: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _decimal_points(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """Rows whose labels have decimal points, if nearly all are numbers with commas that do not divide thousands."""
+    labels = [row.label for row in rows["train"] if not row.unfit]
+    numbers = [label for label in labels if re.fullmatch(r"-?\d+(,\d+)?", label)]
+    decimal = any("," in label and not re.fullmatch(r"-?[1-9]\d{0,2},\d{3}", label) for label in numbers)
+    if not decimal or len(numbers) < NEARLY_ALL * len(labels):
+        return rows
+    return {
+        role: [row._replace(label=row.label.replace(",", ".")) for row in of] for role, of in rows.items()
+    }
+
+
 def _looks_like_regression(rows: list[Row]) -> bool:
-    numbers = [number for row in rows if (number := _number(row.label)) is not None]
-    return len(numbers) == len(rows) and any(not number.is_integer() for number in numbers)
+    labels = [row.label for row in rows if not row.unfit]
+    numbers = [number for label in labels if (number := _number(label)) is not None]
+    return len(numbers) >= NEARLY_ALL * len(labels) and any(not number.is_integer() for number in numbers)
 
 
-def _sorted_classes(rows: list[Row]) -> list[str]:
+def _same_numbers(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """Rows whose labels "1" and "1.0" are one class: pandas writes whole numbers so, where a column has a gap."""
+    labels = {row.label for of in rows.values() for row in of}
+    twins = {label: label.partition(".")[0] for label in labels if re.fullmatch(r"-?\d+\.0+", label)}
+    if not set(twins.values()) & labels:
+        return rows
+    return {
+        role: [row._replace(label=twins.get(row.label, row.label)) for row in of] for role, of in rows.items()
+    }
+
+
+def _judged(rows: list[Row], regression: bool, source: TaskSource) -> list[Row]:
+    """The rows, with what is unfit about labels that only the whole column tells."""
+    counts = Counter(row.label for row in rows if not row.unfit)
+    unfit = {}
+    for label, count in counts.items():
+        if regression and _number(label) is None:
+            unfit[label] = (
+                f"label {label!r} is not a finite number, as {_most(counts, _number)} of {counts.total():,} are"
+            )
+        elif source.labels and label not in source.labels:
+            unfit[label] = f"label {label!r} is not one of labels, which are {', '.join(source.labels):.200}"
+        elif not regression and not source.labels and _is_missing(label, count, counts):
+            classes = sorted({*counts} - {label}, key=str)[:5]
+            unfit[label] = f"label {label!r} looks like a missing one ({count:,} of {counts.total():,} rows; others are "\
+                           f"{', '.join(map(repr, classes)):.100})"  # fmt: skip
+    return [
+        row if row.unfit or row.label not in unfit else row._replace(unfit=unfit[row.label]) for row in rows
+    ]
+
+
+def _most(counts: Counter[str], is_one: Any) -> str:
+    return f"{sum(count for label, count in counts.items() if is_one(label) is not None):,}"
+
+
+def _is_missing(label: str, count: int, counts: Counter[str]) -> bool:
+    """Whether a label means that there is none."""
+    plain, rare = label.casefold(), count <= RARE * counts.total()
+    if plain in MISSING or rare and plain in MISSING_IF_RARE:
+        return True
+    if plain in ("-1", "-1.0"):  # a class beside 0 and 1, or 1 alone
+        others = [_number(other) for other in counts if other != label]
+        return any(number is None or number > 1 for number in others)
+    return plain == "-" and "+" not in counts
+
+
+def _fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) -> list[Row]:
+    """The rows that can be used, if those that cannot are to be left out."""
+    unfit = [row for row in rows if row.unfit]
+    if not unfit:
+        return rows
+    lines = ", ".join(f"{row.line}" for row in unfit[:10]) + (", ..." if len(unfit) > 10 else "")
+    if source.unfit_rows and len(unfit) < len(rows):
+        reasons = Counter(re.sub(r" \(.*", "", row.unfit) for row in unfit).most_common(3)
+        why = "; ".join(f"{count:,}: {reason}" for reason, count in reasons)
+        notes.append(f"{role}: {len(unfit):,} rows left out ({why}), lines {lines}")
+        return [row for row in rows if not row.unfit]
+    first = unfit[0]
+    more = f" (and {len(unfit) - 1:,} more rows do not fit: lines {lines})" if len(unfit) > 1 else ""
+    kept = sorted({row.label for row in rows if row.label})
+    name = f", or {as_argument('labels', kept)} makes it a class" if "looks like" in first.unfit else ""
+    raise UserError(
+        f"{first.path}, line {first.line}: {first.unfit}{more}; fill it or remove the row, or unfit_rows=leave_out "
+        f"leaves such rows out{name}"
+    )
+
+
+def _sorted_classes(rows: list[Row], source: TaskSource) -> list[str]:
     names = sorted({row.label for row in rows})
-    return names if None in map(_number, names) else sorted(names, key=float)
+    if len(names) > SOME_CLASSES and len(names) > len(rows) / 2 and not source.type:
+        raise UserError(
+            f"{rows[0].path}: {len(names):,} different labels in {len(rows):,} rows, such as {names[0]!r:.40} and "
+            f"{names[-1]!r:.40}: name another column, or metric=pearson if they are scores, or metric=accuracy if they "
+            "are classes",
+            argument="label_column",
+        )
+    return names if None in map(_number, names) else sorted(names, key=lambda name: _number(name) or 0.0)
 
 
-def _values(rows: list[Row], labels: list[str] | None, path: Path) -> list[int] | list[float]:
+def _values(rows: list[Row], labels: list[str] | None) -> list[int] | list[float]:
     classes = {name: index for index, name in enumerate(labels or ())}
-    values = []
+    values: list[Any] = []
     for row in rows:
         value = _number(row.label) if labels is None else classes.get(row.label)
         if value is None:
-            known = "a finite number" if labels is None else f"one of train's labels {', '.join(labels)}"
-            raise UserError(f"{path}, line {row.line}: label {row.label!r} is not {known:.200}; fix it")
+            every = as_argument("labels", [*classes, row.label])
+            raise UserError(
+                f"{row.path}, line {row.line}: label {row.label!r} is not one of train's labels "
+                f"{', '.join(classes):.200}; fix it, add such rows to train, or name all classes: {every:.300}"
+            )
         values.append(value)
     return values
 
 
-def _check_spread(values: list[int] | list[float], labels: list[str] | None, path: Path) -> None:
-    if len(set(values)) < 2:
-        only = labels[int(values[0])] if labels else values[0]
+def _unused(source: TaskSource) -> list[str]:
+    """A note on the tables beside train's that are not read, where names like train's say that they belong together."""
+    train = Path(source.files["train"])
+    if train.is_dir() or not _of_role([train], ROLES["train"]):
+        return []
+    read = {Path(name) for name in source.files.values()}
+    others = [path.name for path in _tables(train.parent) if path.resolve() not in read]
+    how = "" if len(read) > 1 else " (data=DIRECTORY reads those of usual names)"
+    return [f"not read: {', '.join(others[:10])}{how}"] if others else []
+
+
+def _of_classes(labels: list[str], splits: dict[str, Split], f1: bool) -> list[str]:
+    """Notes on the classes: how often they are, which some split lacks, and which F1 calls positive."""
+    counts = {role: Counter(split.labels) for role, split in splits.items()}
+    shown = ", ".join(f"{name!r} {counts['train'][i]:,}" for i, name in enumerate(labels[:20]))
+    notes = [f"{len(labels)} classes in train: {shown}{', ...' if len(labels) > 20 else ''}"]
+    for role in splits:
+        lacks = [repr(name) for i, name in enumerate(labels) if not counts[role][i]]
+        if lacks:
+            what = "which the student cannot learn" if role == "train" else "which are not measured there"
+            notes.append(f"warning: {role} has no row of {', '.join(lacks[:10])}, {what}")
+    if f1 and len(labels) == 2:
+        notes.append(f"F1 is that of the class {labels[1]!r} (positive_label= chooses)")
+    return notes
+
+
+def _check_spread(values: Iterable[int | float], labels: list[str] | None, path: Path) -> None:
+    found = set(values)
+    if len(found) < 2:
+        only = found.pop()
         raise UserError(
-            f"{path}: every label is {only!r} (without dev and test); give rows with two labels or more"
+            f"{path}: every label is {(labels[int(only)] if labels else only)!r} (without dev and test); give rows with "
+            "two labels or more"
         )
 
 

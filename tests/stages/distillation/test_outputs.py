@@ -1,6 +1,7 @@
 """The tap reads what the model computes: hidden states, queries and keys, of four kinds of models."""
 
 import copy
+import shlex
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import (
 )
 
 from checkpoints.errors import UserError
+from pipeline.config.options import load
 from stages.distillation.device import has_bf16
 from stages.distillation.model_surgery import PackedLinear, pack
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_tokenizer
@@ -158,6 +160,44 @@ def test_class_names_decide_and_unnamed_or_foreign_classes_are_refused(tmp_path)
             class_order(config, labels, [])
     with pytest.raises(UserError, match="regression"):
         class_order(config, None, [])
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "order"),
+    [
+        (("LABEL_0", "LABEL_1"), ("LABEL_1", "LABEL_0"), [1, 0]),
+        (("Yes", "yes"), ("yes", "Yes"), [1, 0]),
+        (("no-show", "no show"), ("no show", "no-show"), [1, 0]),
+        (("a, b", '"c"'), ('"c"', "a, b"), [1, 0]),
+        (("No-Show", "CAME"), ("came", "no show"), [1, 0]),
+        (("Straße", "gas_se"), ("gas-se", "STRASSE"), [1, 0]),
+        (("C", "C++", "C#"), ("c#", "c", "c++"), [2, 0, 1]),
+    ],
+)
+def test_any_distinct_names_are_found_exactly_then_forgiving(tmp_path, names, labels, order):
+    config = load_classifier(ModelSource(str(make_encoder(tmp_path / "m"))), names).config
+    assert class_order(config, labels, []) == order
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [(("Yes", "yes"), ("YES", "no")), (("+1", "0"), ("-1", "0")), (("+", "-"), ("_", "-"))],
+)
+def test_names_that_only_look_alike_are_refused(tmp_path, names, labels):
+    config = load_classifier(ModelSource(str(make_encoder(tmp_path / "m"))), names).config
+    with pytest.raises(UserError, match="are not the task's"):
+        class_order(config, labels, [])
+
+
+@pytest.mark.parametrize(
+    "labels", [("no", "yes"), ("a, b", "c"), ("it's", '"x"'), ("[1]", "2 3"), (" a", "a"), ("é", "\u0085")]
+)
+def test_the_hint_of_an_unnamed_teacher_works_when_pasted(tmp_path, labels):
+    config = load_classifier(ModelSource(str(make_encoder(tmp_path / "m"))), ("LABEL_0", "LABEL_1")).config
+    with pytest.raises(UserError, match="unnamed") as caught:
+        class_order(config, labels, [])
+    pasted = shlex.split(str(caught.value)[str(caught.value).index("example ") + 8 :])
+    assert class_order(config, labels, load("small", pasted).teacher_labels) == [0, 1]
 
 
 def test_weights_without_a_model_type_are_bert_and_bin_weights_need_leave(tmp_path):

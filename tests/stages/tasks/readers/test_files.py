@@ -107,7 +107,7 @@ def test_jsonl_values(tmp_path):
         ([1, 2, 3], "", False),
         ([1, 2, 3], "spearman", True),
         ([1.5, 2.5, 1.5], "accuracy", False),
-        (["1.5", "nan", "x"], "", False),
+        (["1.5", "y", "x"], "", False),
     ],
 )
 def test_type_rule(tmp_path, labels, metric, regression):
@@ -176,7 +176,7 @@ def test_missing_task_file():
         (b"text,label\na,1\nb,c,0\n", "line 3: 3 fields, the header has 2"),
         (b"text,label\na,1\nb\0,0\n", "line 3 holds a NUL"),
         (b'text,label\na,1\n"b\nc,0\n', "line 3: not CSV"),
-        (b"text,label\na,1\nb\xe9,0\n", "line 3: not UTF-8"),
+        (b"text,label\na,1\n\xe9\xe8\xff,0\n", "encoding: .*line 3: not UTF-8"),
         (b"text,label\na,1\nb,1\n", "every label is '1'"),
         (b"text,text\na,1\n", "names a column twice"),
         (b"text,label\na,1\na,0\n", "2 rows are too few to hold out"),
@@ -269,3 +269,134 @@ def test_any_bytes_are_read_or_refused_in_one_line(tmp_path, content, suffix):
     except UserError as error:
         assert str(path) in str(error)
         assert "\n" not in str(error)
+
+
+def with_labels(path, labels):
+    return write_csv(path, [(f"text number {n}", label) for n, label in enumerate(labels)])
+
+
+NUMBERS = [f"{n / 7:.3f}" for n in range(199)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([*NUMBERS, "NA"], "line 201: label 'NA' is not a finite number, as 199 of 200 are"),
+        ([*NUMBERS, "high"], "line 201: label 'high' is not a finite number"),
+        ([*NUMBERS, "inf"], "line 201: label 'inf' is not a finite number"),
+        ([*NUMBERS, ""], "line 201: the label 'label' is empty"),
+        (["0", "1"] * 50 + ["NA"] * 3, "line 102: label 'NA' looks like a missing one .3 of 103.* others are '0', '1'.*"
+         "and 2 more rows do not fit: lines 102, 103, 104.*unfit_rows=leave_out .*labels=0,1,NA makes it a class"),
+        (["yes", "no"] * 50 + ["nan"] * 60, "label 'nan' looks like a missing one"),
+        (["0", "1", "2", "-1"] * 30, "label '-1' looks like a missing one"),
+        (["yes", "no"] * 50 + ["-1"], "label '-1' looks like a missing one"),
+        (["0", "1"] * 50 + ["-1"], "label '-1' looks like a missing one"),
+        (["yes", "no", "-"] * 50, "label '-' looks like a missing one"),
+        (["yes", "no"] * 50 + ["None"], "label 'None' looks like a missing one"),
+        (["yes", "no"] * 50 + ["['yes', 'no']"], r"line 102: the label 'label' is several labels \(yes, no\)"),
+        ([str(n) for n in range(100)], "label_column: .*100 different labels in 100 rows"),
+    ],
+)  # fmt: skip
+def test_an_odd_cell_does_not_change_the_task(tmp_path, labels, message):
+    data = with_labels(tmp_path / "a.csv", labels)
+    with pytest.raises(UserError, match=message) as caught:
+        load(data)
+    assert "\n" not in str(caught.value)
+    if "different labels" not in message:
+        task = load(data, unfit_rows="leave_out")
+        left = len(labels) - sum(map(len, task.splits.values()))
+        assert 0 < left <= 60 and any(f"{left:,} rows left out" in note for note in task.notes)
+        assert (task.labels is None) == (labels[0] == NUMBERS[0])
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["-1", "0", "1"] * 20, ("-1", "0", "1")),
+        (["-1", "1"] * 20, ("-1", "1")),
+        (["none", "racism", "sexism"] * 20, ("none", "racism", "sexism")),
+        (["+", "-"] * 20, ("+", "-")),
+        (["Yes", "yes"] * 20, ("Yes", "yes")),
+        (["no-show", "no show"] * 20, ("no show", "no-show")),
+        (['a, "b"', "c"] * 20, ('a, "b"', "c")),
+        (["LABEL_0", "LABEL_1"] * 20, ("LABEL_0", "LABEL_1")),
+        (["[1, 2", "(3)"] * 20, ("(3)", "[1, 2")),
+        (["1.0", "0.0"] * 20, ("0.0", "1.0")),
+        (["1.0", "0.0", "1", "0"] * 20, ("0", "1")),
+    ],
+)
+def test_classes_that_look_odd_are_classes(tmp_path, labels, classes):
+    assert load(with_labels(tmp_path / "a.csv", labels)).labels == classes
+
+
+def test_a_declared_class_is_a_class_and_others_are_left_out(tmp_path):
+    data = with_labels(tmp_path / "a.csv", ["NA", "x", "y"] * 30)
+    assert load(data, labels=("y", "NA", "x")).labels == ("y", "NA", "x")
+    with pytest.raises(UserError, match="label 'NA' is not one of labels, which are x, y"):
+        load(data, labels=("x", "y"))
+    task = load(data, labels=("x", "y"), unfit_rows="leave_out")
+    assert task.labels == ("x", "y") and sum(map(len, task.splits.values())) == 60
+
+
+@pytest.mark.parametrize(
+    ("names", "roles"),
+    [
+        (["train", "val", "test"], {"dev": "val", "test": "test"}),
+        (["train", "valid"], {"dev": "valid"}),
+        (["Train", "DEV", "Test"], {"dev": "DEV", "test": "Test"}),
+        (["training", "development", "testing"], {"dev": "development", "test": "testing"}),
+        (["train", "eval"], {"dev": "eval"}),
+        (["train", "dev", "evaluation"], {"dev": "dev", "test": "evaluation"}),
+        (["sst_train", "sst_dev", "sst_test"], {"dev": "sst_dev", "test": "sst_test"}),
+        (["labeledTrainData", "unlabeledTrainData", "testData"], {"test": "testData"}),
+        (["train", "valid_test", "contest", "latest"], {}),
+    ],
+)
+def test_the_usual_names_of_splits(tmp_path, names, roles):
+    for i, name in enumerate(names):
+        write_csv(tmp_path / f"{name}.csv", [(f"{name} {n}", ["bad", "good"][n % 2]) for n in range(300 + i)])
+    task = load(tmp_path)
+    for role, name in roles.items():
+        assert task.splits[role].text_a[0] == f"{name} 0"
+        assert any(note.startswith(f"{role}: {name}.csv, 30") for note in task.notes)
+    assert {"train", "dev"} | set(roles) == set(task.splits)
+    if "dev" not in roles:
+        assert any("held out, as there is no dev file" in note for note in task.notes)
+    for name in set(names[1:]) - set(roles.values()):
+        assert any(note.startswith("not read: ") and f"{name}.csv" in note for note in task.notes)
+
+
+def test_siblings_of_a_train_file_are_named(tmp_path):
+    write_csv(tmp_path / "train.csv")
+    write_csv(tmp_path / "val.csv")
+    notes = load(tmp_path / "train.csv").notes
+    assert "not read: val.csv (data=DIRECTORY reads those of usual names)" in notes
+    write_csv(tmp_path / "reviews.csv")
+    assert not any("not read" in note for note in load(tmp_path / "reviews.csv").notes)
+
+
+def test_which_class_f1_is_of_is_said_and_chosen(tmp_path):
+    data = write_csv(tmp_path / "a.csv")
+    task = load(data)
+    assert task.labels == ("bad", "good")
+    assert "F1 is that of the class 'good' (positive_label= chooses)" in task.notes
+    task = load(data, positive_label="bad")
+    assert task.labels == ("good", "bad")
+    assert "F1 is that of the class 'bad' (positive_label= chooses)" in task.notes
+    with pytest.raises(UserError, match="positive_label: 'worst' is not one of two classes .bad, good."):
+        load(data, positive_label="worst")
+    with pytest.raises(UserError, match="positive_label: 'sst-2' is not a table of your own"):
+        find_task("sst-2", positive_label="positive")
+
+
+def test_a_class_that_only_dev_has_is_said(tmp_path):
+    held = load(write_csv(tmp_path / "b.csv")).splits["dev"].text_a
+    rows = [(text, "rare" if text == held[0] else label) for text, label in ROWS]
+    notes = load(write_csv(tmp_path / "a.csv", rows)).notes
+    assert any(note.startswith("warning: train has no row of 'rare'") for note in notes)
+    write_csv(tmp_path / "train.csv")
+    write_csv(tmp_path / "dev.csv", [("x", "good"), ("y", "awful")])
+    with pytest.raises(UserError, match="name all classes: labels=bad,good,awful"):
+        load(tmp_path)
+    notes = load(tmp_path, labels=("bad", "good", "awful")).notes
+    assert any(note.startswith("warning: train has no row of 'awful'") for note in notes)
