@@ -188,3 +188,12 @@ def test_push_gives_the_directory_to_the_hub(place, capsys, monkeypatch):
     monkeypatch.setattr(Api, "upload_folder", down)
     with pytest.raises(Exception, match="hf upload me/mine out"):
         hub.push(Path("out"), "me/mine")
+
+
+def test_a_run_of_long_texts_is_exported(place, capsys):
+    path = Path("runs/one/test_predictions.csv")
+    rows = list(csv.reader(path.read_text().splitlines()))
+    rows[1][0] = "word " * 40_000
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert cli.main(["export", "run=one", "to=out"]) == 0, capsys.readouterr().err

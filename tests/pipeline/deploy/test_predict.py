@@ -199,3 +199,58 @@ def test_ctrl_c_ends_it_with_one_line(place, capsys, monkeypatch):
     monkeypatch.setattr(serve, "make_server", lambda run, port, make=serve.make_server: make(run, 0))
     assert cli.main(["serve", "run=one"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["", "ended"]
+
+
+ODD = [
+    {"text": "a good film", "note": 'tab\there, "quoted"\nand\r\nmore\rlines', "n": "1", "": "x"},
+    {"text": 'dull, "really"', "note": "", "n": "007", "": " "},
+    {"text": "x" * 200_000, "note": "é’日本\u2028", "n": "NA", "": "\\"},
+]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_answers_to_answers_lose_nothing(place, capsys, suffix):
+    """Whatever `predict` writes it reads again; what stood in the file before stays as it was, four times over."""
+    from stages.tasks.tables import read_rows
+
+    with open("odd.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([ODD[0], *(row.values() for row in ODD)])
+    before = [{name or "column 4": value for name, value in row.items()} for row in ODD]
+    previous = "odd.csv"
+    for turn in range(4):
+        target = f"odd-{turn}{suffix}"
+        given = ("run=one", f"file={previous}", f"to={target}", "text_columns=text")
+        assert cli.main(["predict", *given]) == 0, capsys.readouterr().err
+        after = [row for _, row in read_rows(Path(target))]
+        assert len(after) == 3
+        for old, new in zip(before, after, strict=True):
+            assert old.items() <= new.items() and len(new) == len(old) + 2
+        before, previous = after, target
+    assert [name for name in after[0] if "label" in name] == [
+        "label", "predicted_label", "label2", "predicted_label2",
+    ]  # fmt: skip
+    assert cli.main(["predict", "run=one", f"file={target}", f"to={target}", "text_columns=text"]) == 0
+    assert before[0].items() <= next(read_rows(Path(target)))[1].items()
+
+
+def test_values_that_are_no_texts_are_written_as_json(place, capsys):
+    Path("in.jsonl").write_text(
+        '{"text": "fine", "tags": ["a", "b"], "on": true, "no": null, "x": {"y": 1.5}}\n'
+    )
+    assert cli.main(["predict", "run=scores", "file=in.jsonl"]) == 0
+    row = next(csv.DictReader(StringIO(capsys.readouterr().out)))
+    assert (
+        row["tags"] == '["a", "b"]' and row["on"] == "true" and row["no"] == "" and row["x"] == '{"y": 1.5}'
+    )
+    assert cli.main(["predict", "run=scores", "file=in.jsonl", "to=out.jsonl"]) == 0
+    assert json.loads(Path("out.jsonl").read_text())["tags"] == ["a", "b"]
+    assert cli.main(["predict", "run=scores", "file=in.jsonl", "to=out.xlsx"]) == 2
+    assert "to=out.xlsx: predictions are written as .csv, .tsv or .jsonl" in capsys.readouterr().err
+
+
+def test_predict_reads_the_files_that_training_reads(place, capsys):
+    Path("a.csv").write_bytes("text;n\nИ это хорошо;1\n".encode("cp1251"))
+    assert cli.main(["predict", "run=one", "file=a.csv"]) == 2
+    assert "encoding: a.csv, line 2: not UTF-8" in capsys.readouterr().err
+    assert cli.main(["predict", "run=one", "file=a.csv", "encoding=cp1251", "delimiter=semicolon"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("И это хорошо,1,")
