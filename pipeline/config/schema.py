@@ -170,7 +170,21 @@ def _parsed(value: Any, kind: Any, name: str) -> Any:
         value = value.split("," if "," in value else None)
     elif is_list and not isinstance(value, list):
         value = [value]
-    return str(value).lower() if isinstance(value, bool) and kind is not bool and not is_text else value
+    return value if is_text or _mentions(kind, (bool, Any)) else _bools_as_texts(value)
+
+
+def _mentions(kind: Any, kinds: tuple) -> bool:
+    """Whether a type is one of some types, or a composition of one."""
+    return kind in kinds or any(_mentions(part, kinds) for part in typing.get_args(kind))
+
+
+def _bools_as_texts(value: Any) -> Any:
+    """A value for a type without bool, of which pydantic would read true as 1."""
+    if isinstance(value, dict):
+        return {name: _bools_as_texts(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_bools_as_texts(inner) for inner in value]
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _names(value: str, name: str) -> list[str]:

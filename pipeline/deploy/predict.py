@@ -20,6 +20,7 @@ from checkpoints.errors import UserError
 from pipeline.report.run_record import RunRecord
 from stages.distillation.models import ModelSource, classifies, load_classifier, load_tokenizer
 from stages.distillation.outputs import inputs_of
+from stages.evaluation.predict import check_finite
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text
@@ -103,7 +104,7 @@ class Classifier:
                     logits = self.model(**inputs_of(self.model, batch)).logits
                     found[start + chunk] = (logits.softmax(-1) if self.labels else logits).numpy()
                     bar.update(len(chunk))
-        return found
+        return check_finite(found)
 
     def predict(self, rows: Sequence[Row], progress: bool = False) -> list[tuple[str, str]]:
         """(label, its probability) of each row; ("", score) for a regression.

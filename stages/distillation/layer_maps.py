@@ -44,6 +44,7 @@ def layer_map(which: str | Sequence[int], student_layers: int, teacher_layers: i
         targets = list(range(1, m + 1))
     else:
         targets = [] if isinstance(which, str) else list(which)
-        if len(targets) != m or not all(isinstance(t, int) and 1 <= t <= n for t in targets):
+        whole = all(isinstance(t, int) and not isinstance(t, bool) for t in targets)
+        if len(targets) != m or not whole or not all(1 <= t <= n for t in targets):
             raise UserError(f"{which} must be {m} teacher layers, each from 1 to {n}", argument="layer_map")
     return {0: 0} | {i: t for i, t in enumerate(targets, start=1)}

@@ -29,7 +29,7 @@ def confidence_intervals(
         logits: model -> its logits; one model is the "teacher".
 
     Returns:
-        (model -> metric -> interval, model -> interval of the ratio).
+        (model -> metric -> interval, model -> interval of the ratio; {} where the teacher scores 0 or less on a resample).
     """
     predictions = {name: decide(values, task) for name, values in logits.items()}
     gold, classes = np.asarray(task.splits[split].gold), len(task.labels) if task.labels else None
@@ -39,10 +39,8 @@ def confidence_intervals(
     intervals, retained = {}, {}
     for name, values in drawn.items():
         intervals[name] = {metric: statistics.interval(v) for metric, v in values.items()}
-        ratios = np.full_like(of_teacher, np.nan)
-        np.divide(values[task.selection], of_teacher, out=ratios, where=of_teacher > 0)
-        if not np.isnan(ratios).all():
-            retained[name] = statistics.interval(ratios)
+        if (of_teacher > 0).all():  # to leave resamples out would make the interval too narrow
+            retained[name] = statistics.interval(values[task.selection] / of_teacher)
     return intervals, retained
 
 

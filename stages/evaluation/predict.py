@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from checkpoints.errors import UserError
 from stages.distillation.outputs import inputs_of
 from stages.tasks.batches import batches_by_length, label_index
 from stages.tasks.token_rows import TokenRows
@@ -19,4 +20,19 @@ def predict(
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 found = model(**inputs_of(model, batch.to(device).inputs)).logits.float().cpu()
             logits[label_index(rows.first_targets, batch)[batch.label_mask].numpy()] = found[batch.label_mask]
+    return check_finite(logits)
+
+
+def check_finite(logits: np.ndarray) -> np.ndarray:
+    """Return logits (answers, classes) if all are finite numbers: NaN would be written as the first class or as 0.
+
+    Raises:
+        UserError: some are not.
+    """
+    bad = np.flatnonzero(~np.isfinite(logits).all(-1))
+    if len(bad):
+        raise UserError(
+            f"the model's logits of {len(bad):,} of {len(logits):,} rows are not finite numbers (the first: row "
+            f"{bad[0]}); its weights are damaged or its training diverged: train it again with a lower learning_rate"
+        )
     return logits

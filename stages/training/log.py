@@ -18,8 +18,9 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.base import LossTerm
 from stages.training.monitor import Monitor
 
-DIVERGED_FACTOR, DIVERGED_STEPS = 10, 3
-"""Divergence: a loss above 10 times the first loss for 3 consecutive steps."""
+DIVERGED_FACTOR, DIVERGED_STEPS, SMALL_LOSS = 10, 3, 1e-3
+"""Divergence: a loss above 10 times the first loss for 3 consecutive steps. A first loss below 1e-3 counts as 1e-3: that
+of a student nearly equal to its teacher is rounding."""
 
 
 @dataclass
@@ -102,7 +103,8 @@ class Log:
         for (step, rows, _), value in zip(recent, losses.tolist(), strict=True):
             if sums.first_loss is None:
                 sums.first_loss = value
-            high = value > DIVERGED_FACTOR * sums.first_loss and not self.skip_divergence_check
+            limit = DIVERGED_FACTOR * max(sums.first_loss, SMALL_LOSS)
+            high = value > limit and not self.skip_divergence_check
             sums.high_steps = sums.high_steps + 1 if high else 0
             finite = math.isfinite(value)
             if finite and sums.high_steps < DIVERGED_STEPS or dist.get_rank():

@@ -1,5 +1,6 @@
 """Optimisers and learning rates: AdamW in two groups, or what a stage declares, as one optimiser."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def default_optimizer(parameters: dict[str, nn.Parameter], options: Training) ->
 
 
 def scheduled(peak: float, options: Training, step: int, steps: int) -> float:
-    """The learning rate of a step: linear warm-up, then linear decay or constant.
+    """The learning rate of a step: linear warm-up, then linear decay or constant. One step has the peak.
 
     Args:
         peak: the highest rate.
@@ -75,7 +76,7 @@ def scheduled(peak: float, options: Training, step: int, steps: int) -> float:
         step: counted from 1.
         steps: of the whole training.
     """
-    warm = options.warmup * steps
+    warm = max(1, math.ceil(round(options.warmup * steps, 6)))  # whole steps, as transformers counts them
     if step < warm:
         return peak * step / warm
     if options.schedule == "constant":

@@ -20,7 +20,7 @@ def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypa
             (directory / "file").touch()
         store.write_json(step.directory / "finished.json", {"fingerprint": step.fingerprint})
     assert [step.action for step in plan(stages, run, o)] == ["skip", "skip"]
-    monkeypatch.setattr(planning, "FORMATS", {"evaluate": 2})
+    monkeypatch.setattr(planning, "FORMATS", {"evaluate": planning.FORMAT + 1})
     kept, again = plan(stages, run, o)
     assert kept.action == "skip" and again.action == "run"
     assert again.cause == "evaluate's format was 1, is 2"

@@ -186,4 +186,5 @@ def score_distance_by_traces(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> 
     def product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         return ((a.transpose(-1, -2) @ b) * (c.transpose(-1, -2) @ d)).sum()
 
-    return product(qs, qs, ks, ks) - 2 * product(qs, qt, ks, kt) + product(qt, qt, kt, kt)
+    total = product(qs, qs, ks, ks) - 2 * product(qs, qt, ks, kt) + product(qt, qt, kt, kt)
+    return total + (total.clamp(min=0) - total).detach()  # nearly equal maps: rounding may leave less than 0

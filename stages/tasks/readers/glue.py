@@ -167,6 +167,10 @@ def written_answer(name: str, answer: int | float) -> str:
     """Return a prediction as a submission writes it: a digit or a class name, as in the task's files; a score 0 to 5."""
     glue = TASKS[name]
     if glue.labels is None:
+        if not math.isfinite(answer):
+            raise UserError(
+                f"the score {answer} is not a finite number: the model is damaged; train it again"
+            )
         return f"{min(5, max(0, answer)):.3f}"
     return str(int(answer)) if glue.digits else glue.labels[int(answer)]
 

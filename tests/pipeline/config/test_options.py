@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from checkpoints.errors import UserError
 from pipeline.config.options import PRESETS, Options, load
@@ -133,3 +134,30 @@ def test_texts_values_and_the_three_ways_to_write_an_option_are_the_same():
         "text_columns": ["a", "b c"],
     }
     assert load("small", given | {"seed": "1"}) == load("small", from_python)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["intermediate.layer_map=[true, 2]", "intermediate.layer_map=[no]", "seeds=[true]", "seeds=yes",
+     "general.epochs=true", "prediction.grid={epochs: [true]}", "prediction.grid={learning_rate: yes}"],
+)  # fmt: skip
+def test_true_is_not_the_number_one(given):
+    with pytest.raises(UserError, match=given.partition("=")[0].replace(".", "[.]")) as caught:
+        load("small", [given])
+    assert "\n" not in str(caught.value)
+    name, _, value = given.partition("=")
+    with pytest.raises(UserError):  # as from Python and from a preset
+        load("small", {name: yaml.safe_load(value)})
+
+
+def test_lists_of_names_may_hold_anything():
+    def labels(text):
+        return load("small", [f"labels={text}"]).labels
+
+    assert (
+        labels("yes,no") == ["yes", "no"]
+        and labels("a, b c") == ["a", "b c"]
+        and labels("1,01") == ["1", "01"]
+    )
+    assert labels('["a, b", "it\'s", "\\"c\\""]') == ["a, b", "it's", '"c"']
+    assert labels("['a, b', c]") == ["a, b", "c"] and labels("a: b,c") == ["a: b", "c"]

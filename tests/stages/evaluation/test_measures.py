@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from checkpoints.errors import UserError
 from stages.evaluation import statistics
 from stages.evaluation.measures import (
     agreement,
@@ -12,7 +13,9 @@ from stages.evaluation.measures import (
     confusion,
     differ_most,
 )
+from stages.evaluation.predict import check_finite
 from stages.evaluation.results import ClassScores
+from stages.tasks.readers.glue import written_answer
 from stages.tasks.types import Split, Task
 
 RANDOM = np.random.default_rng(1)
@@ -70,3 +73,24 @@ def test_confusion_and_scores_of_a_class_without_rows():
     assert counts.sum() == 60 and counts.trace() == (TEACHER.argmax(1) == GOLD).sum() and not counts[2].any()
     assert scores[2] == ClassScores(0, 0, 0, 0)
     assert scores[1].recall == counts[1, 1] / counts[1].sum() and scores[1].rows == sum(GOLD)
+
+
+def test_no_resample_is_left_out_of_the_interval_of_the_ratio():
+    """A teacher that is no better than chance on some resamples: the ratio has no interval, instead of a narrow one."""
+    weak = RANDOM.normal(size=(60, 2))
+    logits = {"teacher": weak, "distilled": STUDENT}
+    drawn = statistics.bootstrap(("matthews",), {"teacher": weak.argmax(1)}, GOLD, 2)["teacher"]["matthews"]
+    assert 0 < (drawn <= 0).mean() < 1
+    assert confidence_intervals(task(metrics=("matthews",)), "test", logits)[1] == {}
+
+
+def test_logits_that_are_not_finite_are_refused():
+    logits = np.ones((5, 2))
+    assert check_finite(logits) is logits
+    logits[3, 1] = np.nan
+    with pytest.raises(UserError, match="1 of 5 rows are not finite numbers .the first: row 3"):
+        check_finite(logits)
+    for score in (np.nan, np.inf):
+        with pytest.raises(UserError, match="not a finite number"):
+            written_answer("sts-b", score)
+    assert written_answer("sts-b", -1) == "0.000" and written_answer("sts-b", 7) == "5.000"

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoints.errors import UserError
 from stages.distillation.layer_maps import layer_map
-from stages.distillation.losses.attention import AttentionScores
+from stages.distillation.losses.attention import (
+    AttentionScores,
+    score_distance_by_maps,
+    score_distance_by_traces,
+)
 from stages.distillation.losses.hidden import HiddenStates
 from stages.distillation.losses.prediction import GoldLabels, SoftLabels
 from stages.distillation.outputs import ModelOutputs
@@ -202,3 +207,26 @@ def test_layer_maps():
     ):
         with pytest.raises(UserError, match=words):
             layer_map(kind, m, n)
+
+
+@pytest.mark.parametrize("listed", [[True, 2], [1, False], [1.0, 2], ["1", 2]])
+def test_a_layer_is_a_whole_number(listed):
+    with pytest.raises(UserError, match="layer_map: .*must be 2 teacher layers"):
+        layer_map(listed, 2, 4)
+
+
+def test_the_trace_form_is_never_below_zero_where_student_and_teacher_are_equal():
+    torch.manual_seed(0)
+    for _ in range(20):
+        q, k = (100 * torch.randn(2, 4, 16, 8) for _ in range(2))
+        mine = [x.clone().requires_grad_() for x in (q, k)]
+        total = score_distance_by_traces(*mine, q, k)
+        assert total >= 0
+        total.backward()
+        assert all(x.grad.isfinite().all() for x in mine)
+    far = [x.clone().requires_grad_() for x in (q, k)]
+    score_distance_by_traces(*far, -q, k).backward()  # where nothing cancels the gradient is that of the maps
+    maps = [x.clone().requires_grad_() for x in (q, k)]
+    score_distance_by_maps(*maps, -q, k).backward()
+    for one, other in zip(far, maps, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-2)
