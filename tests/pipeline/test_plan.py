@@ -23,7 +23,7 @@ def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypa
     monkeypatch.setattr(planning, "FORMATS", {"evaluate": planning.FORMAT + 1})
     kept, again = plan(stages, run, o)
     assert kept.action == "skip" and again.action == "run"
-    assert again.cause == "evaluate's format was 1, is 2"
+    assert again.cause == f"evaluate's format was {planning.FORMAT}, is {planning.FORMAT + 1}"
 
 
 def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp_path):
