@@ -19,10 +19,13 @@ from pipeline.config.recipe_stages import recipe_stages
 from pipeline.config.two_stage import RunSpec
 from pipeline.launch.launcher import Launcher
 from pipeline.launch.worker import REFUSAL
-from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan, write_stage_spec
+from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan, read_finished, write_stage_spec
 from pipeline.report.run_record import read_run_record
 from pipeline.report.tables import results_table, seeds_table
 from pipeline.run_lock import run_lock
+
+GROUPS = {"teacher": "tuning", "finetune": "finetuning"}
+"""Type of stage -> its name in the stage `check`, where that is another."""
 
 ONE_RANK = ("check", "select", "evaluate")
 """Types of stages that train nothing: one process runs them, whatever the number of ranks."""
@@ -111,6 +114,8 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
         artefacts: dict[str, Path] = {}
         for step in planned:
             artefacts[step.stage.name] = step.artefact
+            if step is planned[1]:  # the stage `check` is finished, here or in another run
+                _print_estimate(planned)
             if step.action == "skip":
                 continue
             write_stage_spec(step, artefacts, o)
@@ -145,6 +150,23 @@ def _print_plan(name: str, planned: list[Planned]) -> None:
         again = "; changed here: " if step.action == "reuse" else " again: "
         cause = again + step.cause if step.cause else ""
         print(f"  {step.stage.name:<34} {ACTION_LABELS[step.action]}{where}{cause}")
+
+
+def _print_estimate(planned: list[Planned]) -> None:
+    """Print how many operations the stages take that are still to be made, as the stage `check` counted them."""
+    check, *others = planned
+    counted = read_finished(check.made).get("scores", {}).get("stages", {})
+    to_make = [step.stage for step in others if step.action in ("run", "resume")]
+    flops = 0.0
+    for stage in to_make:
+        name = stage.name if stage.name in counted else GROUPS.get(stage.stage_type, stage.stage_type)
+        epochs = stage.options.get("training", {}).get("epochs", 1)
+        of_plan = check.stage.options["stages"].get(name, {}).get("epochs", epochs)  # a grid may try others
+        flops += counted.get(name, 0.0) * epochs / of_plan
+    if flops:
+        print(
+            f"to be made: {flops / 1e12:,.1f} TFLOP; each stage logs its time left once its speed is measured"
+        )
 
 
 def _failure(step: Planned, status: int) -> StageFailed | StageRefused:

@@ -4,13 +4,16 @@ Tokenizes what the stages will read (the rows are cached for them), refuses what
 operations and truncated rows of every training stage.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError, about
 from stages.distillation.compatibility import check_length, check_vocabularies, forward_flops
 from stages.distillation.layer_maps import layer_map
 from stages.distillation.losses import build
-from stages.distillation.models import classifies, load_config, load_tokenizer
+from stages.distillation.models import ModelSource, classifies, load_config, load_tokenizer
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import student_config
 from stages.distillation.teachers import class_order
@@ -27,48 +30,68 @@ def run(stage: Stage) -> None:
     Raises:
         ValueError: one of them cannot work.
     """
-    source = stage.model("teacher")
-    tokenizer, teacher = load_tokenizer(source), load_config(source)
     task = stage.task() if "task" in stage.inputs else None
     for note in task.notes if task else ():
         stage.log(note)
-    if "student" in stage.inputs:
-        given = load_config(stage.model("student"))
-    else:
-        given = student_config(teacher, **stage.options["architecture"])
-    check_vocabularies(teacher, given, len(tokenizer))
-    if task and classifies(teacher) == task.token_level:
-        class_order(teacher, task.labels, stage.options["teacher_labels"])
-
-    total = 0.0
+    student = stage.model("student") if "student" in stage.inputs else None
+    models = check_models(stage.model("teacher"), student, stage.options, task)
+    flops = {}
     plans = {name: StageToCheck(**plan) for name, plan in stage.options["stages"].items()}
     for name, plan in plans.items():
         with about(name):
-            total += check_stage(stage, name, plan, teacher, given, tokenizer, task)
-    if total <= 0:
+            flops[name] = check_stage(stage, name, plan, models, task)
+    total = sum(flops.values())
+    if not plans:
         raise UserError("there is nothing to train")
-    uncounted = ", augmentation not counted" if any(plan.variants for plan in plans.values()) else ""
-    stage.log(
-        f"in all {total / 1e12:,.1f} TFLOP{uncounted}; each stage logs its time left once its speed is measured"
+    if any(plan.variants for plan in plans.values()):
+        stage.log("the augmentation itself is not counted")
+    stage.publish(
+        lambda directory: (directory / "cost.txt").write_text(f"{total}\n"), {"flops": total, "stages": flops}
     )
-    stage.publish(lambda directory: (directory / "cost.txt").write_text(f"{total}\n"), {"flops": total})
 
 
-def check_stage(
-    stage: Stage,
-    name: str,
-    plan: StageToCheck,
-    teacher: PretrainedConfig,
-    student: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task | None,
-) -> float:
-    """Check one training stage and log what it will cost. Returns its floating-point operations.
+@dataclass
+class Models:
+    """The given models: the teacher's tokenizer, and the configs of teacher and student."""
+
+    tokenizer: PreTrainedTokenizerBase
+    teacher: PretrainedConfig
+    student: PretrainedConfig
+
+
+def check_models(
+    teacher: ModelSource, student: ModelSource | None, options: dict[str, Any], task: Task | None
+) -> Models:
+    """Check what needs no rows: vocabularies, classes, and the layers and lengths of every training stage.
+
+    Args:
+        teacher: as given.
+        student: a general student, if one is given.
+        options: of the stage `check`.
+        task: with its rows.
 
     Raises:
-        ValueError: the student's layers or losses do not fit, rows are too long, or there are none.
+        ValueError: they do not fit.
     """
-    reads_teacher = plan.reads_teacher
+    tokenizer, config = load_tokenizer(teacher), load_config(teacher)
+    given = load_config(student) if student else student_config(config, **options["architecture"])
+    models = Models(tokenizer, config, given)
+    check_vocabularies(config, given, len(tokenizer))
+    if task and classifies(config) == task.token_level:
+        class_order(config, task.labels, options["teacher_labels"])
+    for name, plan in options["stages"].items():
+        with about(name):
+            _trained(StageToCheck(**plan), models)
+    return models
+
+
+def _trained(plan: StageToCheck, models: Models) -> tuple[PretrainedConfig, bool]:
+    """The model that a stage trains, and whether its losses read the teacher.
+
+    Raises:
+        ValueError: layers, losses or lengths do not fit.
+    """
+    teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
     if plan.losses is not None and plan.student is not None:  # a recipe's student
         student = student_config(teacher, **plan.student)
         configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
@@ -78,15 +101,28 @@ def check_stage(
     trained = teacher if plan.trains == "teacher" else student
     for config in (trained, teacher) if reads_teacher else (trained,):
         check_length(config, plan.max_length)
-    rows = _rows(stage, plan, tokenizer, task)
+    return trained, reads_teacher
+
+
+def check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, task: Task | None) -> float:
+    """Check one training stage and log what it will cost. Returns its floating-point operations.
+
+    Raises:
+        ValueError: the student's layers or losses do not fit, rows are too long, or there are none.
+    """
+    trained, reads_teacher = _trained(plan, models)
+    rows = _rows(stage, plan, models.tokenizer, task)
     tokens, length = int(rows.lengths.sum()) * plan.epochs, float(rows.lengths.mean())
+    if name == "tuning" and task and classifies(models.teacher) == task.token_level:
+        stage.log(f"{name}: the given teacher is tuned already, and is only evaluated")
+        return 0.0
     variants = plan.variants
     if variants and task is not None:
         learns_gold = plan.targets == "gold" or plan.targets == "auto" and task.labels is None
         variants *= 0 if learns_gold else 1 if task.splits["train"].text_b is None else 2
     tokens *= 1 + variants
     flops = 3 * forward_flops(trained, tokens, length)
-    flops += forward_flops(teacher, tokens, length) if reads_teacher else 0
+    flops += forward_flops(models.teacher, tokens, length) if reads_teacher else 0
     augmented = f" x up to {1 + variants} variants" if variants else ""
     stage.log(
         f"{name}: {len(rows):,} rows{augmented} x {plan.epochs} epochs, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a "

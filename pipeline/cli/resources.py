@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from checkpoints.errors import UserError
 from pipeline.cli.doctor import Report, format_bytes, free_disk
 from pipeline.config.errors import explain
@@ -28,6 +30,7 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
     except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
         report.fix("plan", str(explain(error) if isinstance(error, UserError) else error))
         return
+    check_inputs(report, planned[0].stage, o.allow_bin)
     most_memory, most_disk, kept = PROCESS_BYTES * o.job.nproc, 0.0, 0.0
     for step in planned:
         text = ACTION_LABELS[step.action]
@@ -58,6 +61,43 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
     _compare(
         report, "disk", most_disk + cache, free_disk(run), f"at the most; {format_bytes(kept + cache)} stay"
     )
+
+
+def check_inputs(report: Report, check: StageSpec, allow_bin: bool) -> None:
+    """Read every row of task and corpora, as the stages will, and check that the models fit them."""
+    from stages.check import check_models
+    from stages.distillation.models import ModelSource
+    from stages.tasks.corpus import documents
+    from stages.tasks.task import TaskSource, load_task
+    from stages.tasks.types import Source
+
+    given, task = _given(check), None
+    for name, entry in given.items():
+        if "identity" not in entry:
+            continue  # a model
+        if "hub" in entry["identity"]:
+            report.note(name, f"{entry['name']} is read from the hub when the run begins")
+            continue
+        try:
+            if name == "task":
+                task = load_task(TaskSource.of(entry), entry.get("revision"))
+                rows = ", ".join(f"{len(split):,} of {role}" for role, split in task.splits.items())
+                report.ok(name, f"all rows can be read: {rows}")
+                for note in task.notes:
+                    report.note(name, note)
+            else:
+                texts = tqdm(documents(Source.of(entry)), name, unit=" documents", leave=False, disable=None)
+                report.ok(name, f"all {sum(1 for _ in texts):,} documents can be read")
+        except UserError as error:
+            report.fix(name, str(explain(error)))
+            return
+    try:
+        student = ModelSource.of(given["student"], allow_bin) if "student" in given else None
+        check_models(ModelSource.of(given["teacher"], allow_bin), student, check.options, task)
+    except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
+        report.fix("models", str(explain(error) if isinstance(error, UserError) else error))
+    else:
+        report.ok("models", "vocabularies, classes, layers and lengths fit")
 
 
 def _compare(report: Report, subject: str, needed: float, free: float, about: str) -> None:

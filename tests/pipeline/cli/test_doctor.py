@@ -17,7 +17,8 @@ from pipeline.run_lock import run_lock
 from tests.conftest import make_corpus, make_encoder, make_task
 
 GIVEN = ["teacher=teacher", "corpus=corpus.txt", "task=tiny", "data=data", "text_columns=text", "label_column=label",
-         "architecture.layers=2", "architecture.width=8", "architecture.heads=2"]  # fmt: skip
+         "architecture.layers=2", "architecture.width=8", "architecture.heads=2",
+         *(f"{stage}.max_length=32" for stage in ("tuning", "general", "intermediate", "prediction"))]  # fmt: skip
 
 
 @pytest.fixture
@@ -164,3 +165,30 @@ def test_drift_from_the_pinned_versions_is_named(tmp_path, monkeypatch, capsys):
     doctor.check_machine(report, tmp_path)
     text = capsys.readouterr().out
     assert "(pinned 0.0.1), pyyaml" in text and "(pinned 0.0.2)" in text and not report.wrong
+
+
+def test_what_doctor_calls_fine_the_run_takes(tmp_path, monkeypatch, capsys):
+    """All rows are read, not the first; and models, lengths and layers are compared as the stage `check` does."""
+    monkeypatch.chdir(tmp_path)
+    make_encoder(tmp_path / "teacher")
+    make_corpus(tmp_path / "corpus.txt", 12)
+    make_task(tmp_path / "data")
+    status, lines = doctor_says(capsys, *GIVEN)
+    text = "\n".join(lines)
+    assert status == 0 and "all rows can be read: " in text and "documents can be read" in text, text
+    assert "F1 is that of the class" in text and "vocabularies, classes, layers and lengths fit" in text
+    for given, words in (
+        (["general.max_length=1000"], "general.max_length: 1000 tokens are above the model's limit"),
+        (["intermediate.layer_map=[9, 9]"], "intermediate.layer_map: .*must be 2 teacher layers"),
+    ):
+        status, lines = doctor_says(capsys, *GIVEN, *given)
+        assert status == 1 and any(re.search(f"WRONG +models +{words}", line) for line in lines), lines
+    train = next((tmp_path / "data").glob("train.*"))
+    train.write_text(train.read_text() + "one field alone\n")
+    status, lines = doctor_says(capsys, *GIVEN)
+    assert status == 1 and any(re.search("WRONG +task +.*line .*: 1 fields", line) for line in lines), lines
+    make_task(tmp_path / "data")
+    with open(tmp_path / "corpus.txt", "ab") as file:
+        file.write(b"\xff\xfe\xff")
+    status, lines = doctor_says(capsys, *GIVEN)
+    assert status == 1 and any(re.search("WRONG +corpus +.*corpus.txt, line", line) for line in lines), lines
