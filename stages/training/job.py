@@ -125,11 +125,13 @@ class Job:
                     self._save()
                     saved_at = time.monotonic()
                 if stop:
+                    self.checkpoints.finish()
                     raise Interrupted(128 + stop, state.step)
         if self.settings.profile or self.stage.device.type == "cpu":
             self.stage.log(str(self.clock))
         if self.checkpoints.saved_step != state.step:
             self._save()  # so that a job killed while its artefact is written ends at once
+        self.checkpoints.finish()
         if self.evaluate and state.best_step is not None:
             self.checkpoints.load_best(state.best_step)
         return state

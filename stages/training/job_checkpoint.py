@@ -1,6 +1,7 @@
 """What a job saves, and how it resumes: checkpoints of its whole state, and the best weights of the student."""
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,6 +82,8 @@ class JobCheckpoints:
         self.engine = engine.deepspeed
         self.directory, self.bests = stage.directory / "checkpoints", stage.directory / "best"
         self.saved_step: int | None = None
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[None] | None = None
 
     def restore(self) -> State | None:
         """Set the engine and the collector to the newest intact checkpoint, and return its state. None: there is none.
@@ -115,34 +118,57 @@ class JobCheckpoints:
         return state
 
     def save(self, state: State) -> None:
-        """Write a checkpoint aside, seal it, and remove the oldest. Called on every rank.
+        """Copy what a checkpoint holds; a thread of rank 0 writes and seals it while training goes on.
+
+        Called on every rank. The checkpoint before is finished first, and `finish` waits for the last one.
 
         Raises:
-            UserError: the disk is full, or a number is no longer finite.
+            UserError: of the checkpoint before: the disk is full, or a number is no longer finite.
         """
+        self._finish_writing()
         target = self.directory / store.step_name(state.step)
         staging = target.with_name(f".writing-{target.name}")
         if is_first_rank():
             self.directory.mkdir(exist_ok=True)  # without parents: a stage whose disk is gone must fail
             store.need_space(self.directory, self.bytes, f"the checkpoint of step {state.step}")
             store.fresh_staging(target)
-        dist.barrier()
         try:
-            of_optimizer = optimizer_state.save(self.engine, staging)
+            snapshot = optimizer_state.snapshot(self.engine)
             if self.collector:
                 self.collector.save(staging)
-            dist.barrier()
-            if is_first_rank():
-                scaler = self.engine.torch_autocast_z0_gradscaler
-                scale = scaler.state_dict() if scaler else None
-                saved = {"state": asdict(state), **of_optimizer, "gradient_scale": scale}
-                store.write_json(staging / "state.json", saved)
-                store.seal(staging, target)
-                store.keep_newest(self.directory, self.stage.job.keep)
+        except Exception as error:
+            raise store.disk_error(error, target) from error
+        scaler = self.engine.torch_autocast_z0_gradscaler
+        scale = scaler.state_dict() if scaler else None
+        saved = {"state": asdict(state), **snapshot.numbers, "gradient_scale": scale}
+        if is_first_rank():
+            self._writing = self._writer.submit(self._write, snapshot, saved, staging, target)
+        self.saved_step = state.step
+
+    def _write(
+        self, snapshot: optimizer_state.Snapshot, saved: dict[str, Any], staging: Path, target: Path
+    ) -> None:
+        try:
+            snapshot.write(staging)
+            store.write_json(staging / "state.json", saved)
+            store.seal(staging, target)
+            store.keep_newest(self.directory, self.stage.job.keep)
         except Exception as error:  # safetensors, too, wraps what the system says of a full disk
             raise store.disk_error(error, target) from error
-        dist.barrier()
-        self.saved_step = state.step
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is sealed. Called on every rank.
+
+        Raises:
+            UserError: the disk is full, or a number is no longer finite.
+        """
+        self._finish_writing()
+        dist.barrier()  # a rank that ended now would take rank 0 along
+
+    def _finish_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
 
     def save_best(self, step: int) -> None:
         """Keep the student's weights of a step, the best so far. Called on every rank."""

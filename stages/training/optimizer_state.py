@@ -7,6 +7,7 @@ are safetensors and JSON: no checkpoint of a run is ever unpickled.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,48 +33,68 @@ WEIGHTS, BUFFERS, OPTIMIZERS = "weights", "buffers", "optimizers"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save(engine: DeepSpeedEngine, directory: Path) -> dict[str, Any]:
-    """Write the state's files. Called on every rank, after a step; rank 0 writes.
+@dataclass
+class Snapshot:
+    """The state of an engine in the CPU's memory, on rank 0; on other ranks it is empty.
 
-    Returns:
-        What `load` needs beside the files; JSON.
+    Attributes:
+        files: tensors by name, by the file they belong into.
+        numbers: what `load` needs beside the files; JSON.
+    """
+
+    files: dict[str, dict[str, Tensor]]
+    numbers: dict[str, Any]
+
+    def write(self, directory: Path) -> None:
+        """Write the files."""
+        for kind, tensors in self.files.items():
+            save_file(tensors, directory / f"{kind}.safetensors")
+
+
+def snapshot(engine: DeepSpeedEngine) -> Snapshot:
+    """Copy the state. Called on every rank, after a step.
 
     Raises:
         UserError: a number in it is not finite, so that nothing could resume from it.
     """
     _link_moments(engine)
     own = isinstance(engine.optimizer, CombinedOptimizer)
-    for kind in (WEIGHTS, *(() if own else MOMENTS)):
-        tensors = ((name, _whole(engine, parameter, kind)) for name, parameter in _parameters(engine))
-        _write(tensors, kind, directory)
+    files = {
+        kind: _copy(
+            ((name, _whole(engine, parameter, kind)) for name, parameter in _parameters(engine)), kind
+        )
+        for kind in (WEIGHTS, *(() if own else MOMENTS))
+    }
     if buffers := persistent_buffers(engine.module):
-        _write(buffers.items(), BUFFERS, directory)
+        files[BUFFERS] = _copy(buffers.items(), BUFFERS)
     if not own:
-        return {"optimizer_steps": _steps(engine)}
+        return Snapshot(files, {"optimizer_steps": _steps(engine)})
     state = {
         f"{name}/{key}": value
         for name, parameter in _parameters(engine)
         for key, value in engine.optimizer.state.get(parameter, {}).items()
     }
     numbers = {place: value for place, value in state.items() if not isinstance(value, Tensor)}
-    _write(((place, value) for place, value in state.items() if place not in numbers), OPTIMIZERS, directory)
-    return {"optimizer_numbers": numbers}
+    tensors = ((place, value) for place, value in state.items() if place not in numbers)
+    files[OPTIMIZERS] = _copy(tensors, OPTIMIZERS)
+    return Snapshot(files, {"optimizer_numbers": numbers})
 
 
-def _write(tensors: Iterable[tuple[str, Tensor]], kind: str, directory: Path) -> None:
-    """Write a file of named tensors, on rank 0. They are made one by one: a single one is whole on the device."""
-    copies = {}
+def _copy(tensors: Iterable[tuple[str, Tensor]], kind: str) -> dict[str, Tensor]:
+    """Copies on rank 0. They are made one by one: a single one is whole on the device, where it is checked."""
+    copies, finite = {}, []
     for name, tensor in tensors:
         if dist.get_rank() == 0:
             copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
-            if not copies[name].isfinite().all():
-                raise UserError(
-                    f"{kind} of {name} is no longer finite, though the losses are: a gradient was not; lower the rate. "
-                    "The previous checkpoint is intact",
-                    argument="learning_rate",
-                )
-    if dist.get_rank() == 0:
-        save_file(copies, directory / f"{kind}.safetensors")
+            finite.append(tensor.detach().isfinite().all())
+    if finite and not torch.stack([found.to(finite[0].device) for found in finite]).all():
+        name = next(name for name, copy in copies.items() if not copy.isfinite().all())
+        raise UserError(
+            f"{kind} of {name} is no longer finite, though the losses are: a gradient was not; lower the rate. The "
+            "previous checkpoint is intact",
+            argument="learning_rate",
+        )
+    return copies
 
 
 def _steps(engine: DeepSpeedEngine) -> float:
@@ -89,8 +110,8 @@ def load(engine: DeepSpeedEngine, directory: Path, saved: dict[str, Any]) -> Non
 
     Args:
         engine: at any ZeRO stage.
-        directory: where `save` wrote.
-        saved: holds what `save` returned.
+        directory: where the snapshot was written.
+        saved: holds the snapshot's numbers.
 
     Raises:
         UserError: the state is of another model.

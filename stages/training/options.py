@@ -172,7 +172,7 @@ class Job:
     micro_batch: Literal["auto"] | NotNegative = option(
         0, "micro-batch size per rank in rows; 0: no accumulation; auto: halved until it fits"
     )
-    checkpoint_seconds: Annotated[float, Ge(0)] = option(30.0, "seconds between checkpoints")
+    checkpoint_seconds: Annotated[float, Ge(0)] = option(120.0, "seconds between checkpoints")
     skip_bad_batches: bool = option(False, "skip batches with a non-finite loss, and report them")
     cache_gb: Annotated[float, Ge(0)] = option(
         4.0, "disk in GB for the teacher's outputs, so that the teacher runs once and not each epoch; 0: none"
