@@ -5,6 +5,7 @@ directories are written under another name, synced, and renamed into place. So a
 whole, or `verify` finds out that it is not.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -18,6 +19,8 @@ from checkpoints.errors import UserError
 from checkpoints.fingerprint import sha256_file
 
 MANIFEST = "manifest.json"
+VERIFIED = ".verified.json"
+"""In a sealed directory: size and times of its files when they were verified. Only saves time."""
 
 
 class Damaged(Exception):
@@ -69,8 +72,12 @@ def seal(staging: Path, target: Path) -> None:
 
 
 @contextmanager
-def sealed(target: Path) -> Iterator[Path]:
+def sealed(target: Path, verified: bool = False) -> Iterator[Path]:
     """Yield a directory to write to, and seal it at `target` if the block ends without an exception.
+
+    Args:
+        target: where it goes.
+        verified: count it as verified (`verify_once`), for its hashes are known.
 
     Raises:
         UserError: the disk is full; `target` is as it was before.
@@ -79,6 +86,8 @@ def sealed(target: Path) -> Iterator[Path]:
     try:
         yield staging
         seal(staging, target)
+        if verified:
+            write_json(target / VERIFIED, _stamps(target))
     except Exception as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise disk_error(error, target) from error
@@ -154,6 +163,36 @@ def verify(directory: Path) -> None:
                 raise Damaged(f"{path} has not the content that its manifest records")
         except OSError as error:
             raise Damaged(f"{path} cannot be read ({error.strerror})") from error
+
+
+def verify_once(directory: Path) -> None:
+    """Check a sealed directory as `verify` does, but read its files only if they changed since the last time.
+
+    Raises:
+        Damaged: as of `verify`.
+    """
+    if not is_verified(directory):
+        stamps = _stamps(directory)
+        verify(directory)
+        with contextlib.suppress(OSError):  # not ours to write
+            write_json(directory / VERIFIED, stamps)
+
+
+def is_verified(directory: Path) -> bool:
+    """Return whether no file of a sealed directory changed since `verify_once` found it whole, by size and times."""
+    known = read_json(directory / VERIFIED)
+    return bool(known) and known == _stamps(directory)
+
+
+def _stamps(directory: Path) -> dict[str, list[int]]:
+    found = {}
+    for name in (MANIFEST, *read_json(directory / MANIFEST).get("files", ())):
+        try:
+            status = (directory / name).stat()
+        except OSError:
+            continue
+        found[name] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return found
 
 
 def is_whole(directory: Path) -> bool:

@@ -6,7 +6,10 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from checkpoints.errors import UserError
@@ -17,8 +20,12 @@ from stages.tasks.tables import read_json
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Source
 
+Part = Callable[[], Iterator[str]]
+"""Starts a stream of documents."""
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 FIELD = "text"
+PART_BYTES = 64_000_000  # of files that are read one after the other; other ranks read other parts
+MAX_PARTS = 1024  # of a hub data set
 MAX_CHARACTERS = 1_000_000  # of a document of a text file, so that a file without blank lines still streams
 
 
@@ -89,20 +96,70 @@ def documents(source: Source, revision: str | None = None) -> Iterator[str]:
     Raises:
         UserError: a file cannot be read, a field is missing, the corpus is empty, or the hub cannot be reached.
     """
+    parts = _parts(source, revision)
+    return _refuse_empty(source, lambda: chain.from_iterable(part() for part in parts))
+
+
+def corpus_parts(source: Source, revision: str | None = None) -> list[Part]:
+    """Return streams that make up a corpus, in order: groups of whole files, or of a hub data set's files.
+
+    The parts depend on the corpus alone, so that several ranks can share them. Where there are several, one may be empty.
+
+    Args:
+        source: from `find_corpus`.
+        revision: pins a hub data set.
+
+    Raises:
+        UserError: the hub cannot be reached. Starting a part raises what `documents` raises.
+    """
+    parts = _parts(source, revision)
+    return parts if len(parts) > 1 else [lambda: _refuse_empty(source, parts[0])]
+
+
+def _parts(source: Source, revision: str | None) -> list[Part]:
+    if source.reader == "hub":
+        return _hub_parts(source.hub, source.config, revision)
+    if source.reader != "files":
+        return [partial(_of_files, source)]
+    groups = by_size({name: Path(path) for name, path in source.files.items()})
+    return [
+        partial(_of_files, replace(source, files={name: str(path) for name, path in group.items()}))
+        for group in groups
+    ]
+
+
+def _refuse_empty(source: Source, part: Part) -> Iterator[str]:
     empty = True
-    for document in _all_documents(source, revision):
-        if document.strip():
-            empty = False
-            yield document
+    for document in part():
+        empty = False
+        yield document
     if empty:
         where = ", ".join(source.files.values()) or source.name
         raise UserError(f"the corpus {where} is empty; give one with text", argument="corpus")
 
 
-def _all_documents(source: Source, revision: str | None) -> Iterator[str]:
-    if source.reader == "hub":
-        yield from _hub_documents(source.hub, source.config, revision)
-        return
+def by_size(files: dict[str, Path]) -> list[dict[str, Path]]:
+    """Return the files in groups of consecutive ones, each but the last of at least 64 MB."""
+    groups: list[dict[str, Path]] = [{}]
+    size = 0
+    for name, path in files.items():
+        if size >= PART_BYTES:
+            groups.append({})
+            size = 0
+        groups[-1][name] = path
+        size += path.stat().st_size
+    return groups
+
+
+def _with_text(documents: Iterable[str]) -> Iterator[str]:
+    return (document for document in documents if document.strip())
+
+
+def _of_files(source: Source) -> Iterator[str]:
+    return _with_text(_documents_of_files(source))
+
+
+def _documents_of_files(source: Source) -> Iterator[str]:
     if source.reader == "newsgroups":
         yield from newsgroups.documents(source.files)
         return
@@ -150,11 +207,16 @@ def _parquet_documents(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
-def _hub_documents(hub: str, config: str, revision: str | None) -> Iterator[str]:
+def _hub_parts(hub: str, config: str, revision: str | None) -> list[Part]:
     instead = "give the packaged corpus, or files of your own"
     rows = load_hub(hub, config or None, revision, instead, "corpus", split="train", streaming=True)
-    for row in rows:
-        yield _field(row, f"the hub data set {hub}")
+    count = min(getattr(rows, "num_shards", 1), MAX_PARTS)
+
+    def start(index: int) -> Iterator[str]:
+        part = rows if count == 1 else rows.shard(num_shards=count, index=index)
+        return _with_text(_field(row, f"the hub data set {hub}") for row in part)
+
+    return [partial(start, index) for index in range(count)]
 
 
 def _field(row: dict, where: str) -> str:

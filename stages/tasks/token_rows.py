@@ -4,6 +4,7 @@ A directory holds flat files:
 
 - tokens.bin: all tokens (uint16 or uint32), row after row.
 - offsets.bin: where each row starts in tokens.bin (int64, rows + 1).
+- lengths.bin: tokens of each row (int32).
 - second.bin: where in its row segment B starts, 0 without one (int32).
 - labels.bin, for tasks: the label of each row, or of each token if words have labels (int64 or float64).
 - rows.json: the counts. It is written last, so that a half-written directory never opens.
@@ -12,11 +13,9 @@ A directory holds flat files:
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,17 +23,14 @@ import numpy as np
 
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
+from stages.tasks.row_maker import Block, RowMaker
 from stages.tasks.types import IGNORE_INDEX, Split
 
 if TYPE_CHECKING:
     import torch
-    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 
-CHUNK_ROWS = 1000  # rows of a task tokenized at once
-CHUNK_CHARACTERS = 1_000_000  # characters of a corpus tokenized at once
-MIN_TOKENS = 16  # a shorter document is not split in two, and a shorter tail of a document is dropped
 MAX_UNKNOWN = 0.3  # the fraction of the tokens that may be unknown
 CHECK_AFTER = 100_000  # tokens of a corpus after which that fraction is checked while it is still being read
 
@@ -46,16 +42,18 @@ class TokenRows:
     Attributes:
         tokens: all tokens, row after row.
         offsets: row i is tokens[offsets[i]:offsets[i + 1]].
+        lengths: tokens of each row.
         second: where in its row segment B starts, 0 without one.
         labels: class ids (int64) or scores (float64) of the rows; None for a corpus. If words have labels: of all
             tokens, a word's label at its first token.
-        counts: "rows", "tokens", "truncated" (rows), "unknown" (tokens), "vocabulary", "pad" (the tokenizer's padding
-            token), "words" (whether words have the labels).
+        counts: "rows", "tokens", "longest" (tokens of the longest row), "truncated" (rows), "unknown" (tokens),
+            "vocabulary", "pad" (the tokenizer's padding token), "words" (whether words have the labels).
         width_multiple: of the width of batches, where no row is longer (`stages.distillation.device`).
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
+    lengths: np.ndarray
     second: np.ndarray
     labels: np.ndarray | None
     counts: dict
@@ -68,30 +66,26 @@ class TokenRows:
         types = counts.pop("types")
 
         def mapped(name: str, length: int) -> np.ndarray:
+            if not length:  # which cannot be mapped
+                return np.empty(0, types[name])
             return np.memmap(directory / f"{name}.bin", types[name], mode="r", shape=(length,))
 
         rows = counts["rows"]
         labels = None
         if "labels" in types:
             labels = mapped("labels", counts["tokens"] if counts.get("words") else rows)
-        tokens = mapped("tokens", counts["tokens"])
-        return cls(
-            tokens, mapped("offsets", rows + 1), mapped("second", rows), labels, counts, width_multiple
-        )
+        tokens, offsets = mapped("tokens", counts["tokens"]), mapped("offsets", rows + 1)
+        lengths, second = mapped("lengths", rows), mapped("second", rows)
+        return cls(tokens, offsets, lengths, second, labels, counts, width_multiple)
 
     def __len__(self) -> int:
         return self.counts["rows"]
 
     @cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64."""
-        return np.diff(self.offsets)
-
-    @cached_property
     def targets(self) -> np.ndarray:
         """Targets of each row, int64: one, or one for each word."""
         if not self.counts.get("words"):
-            return np.ones(len(self), np.int64)
+            return np.broadcast_to(np.int64(1), len(self))  # takes no memory
         return np.add.reduceat(self.labels != IGNORE_INDEX, self.offsets[:-1], dtype=np.int64)
 
     @cached_property
@@ -105,7 +99,7 @@ class TokenRows:
     def labelled(self) -> np.ndarray:
         """Targets of each row whose gold label is known, int64."""
         if self.labels is None:
-            return np.zeros(len(self), np.int64)
+            return np.broadcast_to(np.int64(0), len(self))
         known = ~np.isnan(self.labels) if self.labels.dtype.kind == "f" else self.labels >= 0
         return (
             np.add.reduceat(known, self.offsets[:-1], dtype=np.int64) if self.counts.get("words") else known
@@ -128,7 +122,7 @@ class TokenRows:
         begins = self.offsets[indices]
         lengths = self.offsets[indices + 1] - begins
         multiple = self.width_multiple
-        width = min(-(-int(lengths.max()) // multiple) * multiple, int(self.lengths.max()))
+        width = min(-(-int(lengths.max()) // multiple) * multiple, self.counts["longest"])
         places_L = np.arange(width)
         mask_BL = places_L < lengths[:, None]
         ids_BL = np.full(mask_BL.shape, self.counts["pad"], np.int64)
@@ -159,48 +153,19 @@ class TokenRows:
         return self.counts["truncated"]
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The special tokens of a row: BERT's [CLS] A [SEP] B [SEP], RoBERTa's <s> A </s> </s> B </s>."""
-
-    before: list[int]
-    between: list[int]
-    after: list[int]
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Frame:
-        """Take the special tokens from the encoding of a pair.
-
-        Raises:
-            UserError: the tokenizer is not a fast one.
-        """
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"{type(tokenizer).__name__} is a slow tokenizer; give a model with a tokenizer.json"
-            )
-        encoding = tokenizer(["a"], ["a"]).encodings[0]
-        first, second = encoding.sequence_ids.index(0), encoding.sequence_ids.index(1)
-        ends = [place + encoding.sequence_ids.count(segment) for segment, place in ((0, first), (1, second))]
-        return cls(encoding.ids[:first], encoding.ids[ends[0] : second], encoding.ids[ends[1] :])
-
-    @property
-    def width(self) -> int:
-        """The number of special tokens in a row of two segments."""
-        return len(self.before) + len(self.between) + len(self.after)
-
-
 class _Writer:
-    """Appends rows to the files of a directory; `finish` checks them and writes the counts."""
+    """Appends rows to the files of a directory; `finish` writes the counts."""
 
-    def __init__(self, directory: Path, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, directory: Path, maker: RowMaker):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "rows.json").unlink(missing_ok=True)
-        self.directory, self.tokenizer = directory, tokenizer
-        small = len(tokenizer) <= np.iinfo(np.uint16).max + 1
-        self.types = {"tokens": "uint16" if small else "uint32", "offsets": "int64", "second": "int32"}
+        self.directory, self.maker = directory, maker
+        self.types = {"tokens": maker.dtype, "offsets": "int64", "lengths": "int32", "second": "int32"}
         self.files = {name: open(directory / f"{name}.bin", "wb") for name in self.types}
         self.files["offsets"].write(np.zeros(1, "int64").tobytes())
-        self.rows = self.tokens = self.truncated = self.unknown = self.special = 0
+        self.rows = self.tokens = self.longest = self.truncated = self.unknown = self.special = 0
+        self.labels: list[np.ndarray] = []
+        self.words = False
 
     def __enter__(self) -> _Writer:
         return self
@@ -209,39 +174,129 @@ class _Writer:
         for file in self.files.values():
             file.close()
 
-    def append(self, rows: Sequence[Sequence[int]], second: Sequence[int]) -> None:
-        flat = np.fromiter(chain.from_iterable(rows), self.types["tokens"])
-        ends = self.tokens + np.cumsum([len(row) for row in rows], dtype="int64")
-        for name, values in (("tokens", flat), ("offsets", ends), ("second", np.array(second, "int32"))):
-            self.files[name].write(values.tobytes())
-        unknown = self.tokenizer.unk_token_id
-        special = [token for token in self.tokenizer.all_special_ids if token != unknown]
-        self.rows += len(rows)
-        self.tokens += len(flat)
-        self.special += int(np.isin(flat, special).sum())
-        if unknown is not None:
-            self.unknown += int((flat == unknown).sum())
+    def append(self, block: Block) -> None:
+        offsets = self.tokens + np.cumsum(block.lengths, dtype="int64")
+        values = {
+            "tokens": block.tokens,
+            "offsets": offsets,
+            "lengths": block.lengths,
+            "second": block.second,
+        }
+        for name, array in values.items():
+            self.files[name].write(np.ascontiguousarray(array, self.types[name]).data)
+        self.rows += len(block.lengths)
+        self.tokens += len(block.tokens)
+        self.longest = max(self.longest, int(block.lengths.max(initial=0)))
+        self.truncated += block.truncated
+        self.words |= block.words
+        if block.labels is not None:
+            self.labels.append(block.labels)
+        self.special += sum(int(np.count_nonzero(block.tokens == token)) for token in self.maker.special)
+        if self.maker.unknown is not None:
+            self.unknown += int(np.count_nonzero(block.tokens == self.maker.unknown))
 
-    def check_unknown(self) -> None:
+    def check(self) -> None:
+        """Refuse rows of which too many tokens are unknown, and no rows at all."""
+        if not self.rows:
+            raise UserError("there is no text to tokenize; give a task or a corpus with rows")
         fraction = self.unknown / max(1, self.tokens - self.special)
         if fraction > MAX_UNKNOWN:
             raise UserError(
-                f"{fraction:.0%} of the tokens are {self.tokenizer.unk_token}, at most {MAX_UNKNOWN:.0%} may be: give "
+                f"{fraction:.0%} of the tokens are {self.maker.unknown_token}, at most {MAX_UNKNOWN:.0%} may be: give "
                 "text that fits the tokenizer's vocabulary, and check the files of both"
             )
 
-    def finish(self, labels: np.ndarray | None = None, words: bool = False) -> None:
-        if not self.rows:
-            raise UserError("there is no text to tokenize; give a task or a corpus with rows")
-        self.check_unknown()
-        if labels is not None:
+    def finish(self, **more: object) -> None:
+        """Write labels and counts, and `more` with them."""
+        if self.labels:
+            labels = np.concatenate(self.labels)
             self.types["labels"] = str(labels.dtype)
             labels.tofile(self.directory / "labels.bin")
-        counts = {name: getattr(self, name) for name in ("rows", "tokens", "truncated", "unknown")}
-        pad = self.tokenizer.pad_token_id or 0
-        counts |= {"vocabulary": len(self.tokenizer), "pad": pad, "types": self.types}
-        counts |= {"words": True} if words else {}
-        (self.directory / "rows.json").write_text(json.dumps(counts, indent=1))
+        counts = {name: getattr(self, name) for name in ("rows", "tokens", "longest", "truncated", "unknown")}
+        counts |= {"vocabulary": self.maker.vocabulary, "pad": self.maker.pad, "types": self.types}
+        counts |= {"words": True} if self.words else {}
+        (self.directory / "rows.json").write_text(json.dumps(counts | more, indent=1))
+
+
+def write_rows(
+    maker: RowMaker,
+    blocks: Iterable[Block],
+    directory: Path,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write rows to a directory, which `TokenRows.open` opens.
+
+    Args:
+        maker: that made the blocks.
+        blocks: the rows.
+        directory: where they go.
+        progress: called with the number of tokens so far.
+
+    Raises:
+        UserError: there are no rows, or too many tokens are unknown.
+    """
+    with _Writer(directory, maker) as writer:
+        for block in blocks:
+            writer.append(block)
+            if writer.tokens >= CHECK_AFTER:
+                writer.check()
+            if progress:
+                progress(writer.tokens)
+    writer.check()
+    writer.finish()
+
+
+def write_shard(maker: RowMaker, blocks: Iterable[Block], directory: Path, first: bool, last: bool) -> int:
+    """Write a part of what `merge_shards` makes one of. Returns the number of its tokens.
+
+    Args:
+        maker: that made the blocks.
+        blocks: the rows; there may be none.
+        directory: where they go.
+        first: it is the first of all, whose unknown tokens are checked, so that the wrong text is refused early.
+        last: kept in the counts, as "last".
+
+    Raises:
+        UserError: too many tokens of the first shard are unknown.
+    """
+    with _Writer(directory, maker) as writer:
+        for block in blocks:
+            writer.append(block)
+            if first and writer.tokens >= CHECK_AFTER:
+                writer.check()
+    writer.finish(last=last)
+    return writer.tokens
+
+
+def merge_shards(
+    shards: Iterable[Path], maker: RowMaker, directory: Path, limit_tokens: int | None = None
+) -> None:
+    """Write the rows of shards, one after the other, as `write_rows` writes them.
+
+    Args:
+        shards: directories that `write_shard` wrote.
+        maker: that made the rows.
+        directory: where they go.
+        limit_tokens: stop after the row that reaches this many tokens.
+
+    Raises:
+        UserError: as of `write_rows`.
+    """
+    with _Writer(directory, maker) as writer:
+        for shard in shards:
+            rows = TokenRows.open(shard)
+            block = Block(
+                rows.tokens, rows.lengths, rows.second, rows.labels, rows.counts.get("words", False),
+                rows.truncated,
+            )  # fmt: skip
+            if limit_tokens is not None and writer.tokens + len(rows.tokens) > limit_tokens:
+                reached = np.searchsorted(
+                    np.cumsum(rows.lengths, dtype="int64"), limit_tokens - writer.tokens
+                )
+                block = block.until(int(reached) + 1)
+            writer.append(block)
+    writer.check()
+    writer.finish()
 
 
 def write_task_rows(
@@ -258,44 +313,9 @@ def write_task_rows(
     Raises:
         UserError: there are no rows, too many tokens are unknown, or the length has no room for text.
     """
-    frame = _frame(tokenizer, max_length)
-    labels: list[np.ndarray] = [np.empty(0, np.int64)]
-    words = False
-    with _Writer(directory, tokenizer) as writer:
-        for split in parts:
-            words = split.token_level
-            labels += [] if words else [np.array(split.labels)]
-            for start in range(0, len(split), CHUNK_ROWS):
-                part = slice(start, start + CHUNK_ROWS)
-                texts: list[list] = [
-                    column[part] for column in (split.text_a, split.text_b) if column is not None
-                ]
-                if words:
-                    texts = [[text.split(" ") for text in texts[0]]]
-                encodings = tokenizer(
-                    *texts, truncation="longest_first", max_length=max_length, is_split_into_words=words
-                ).encodings
-                if words:
-                    labels += map(_at_first_tokens, encodings, split.labels[part])
-                second = [0] * len(encodings)
-                if split.text_b is not None:
-                    lead = len(frame.before) + len(frame.between)
-                    second = [lead + encoding.sequence_ids.count(0) for encoding in encodings]
-                writer.append([encoding.ids for encoding in encodings], second)
-                writer.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
-    writer.finish(np.concatenate(labels), words)
+    maker = RowMaker.of(tokenizer, max_length)
+    write_rows(maker, maker.task_blocks(parts), directory)
     return TokenRows.open(directory)
-
-
-def _at_first_tokens(encoding: Encoding, labels: list[int]) -> np.ndarray:
-    """Return the label of each of a row's tokens: its word's at the word's first token, else IGNORE_INDEX."""
-    words = encoding.word_ids
-    return np.array(
-        [
-            IGNORE_INDEX if word is None or word == before else labels[word]
-            for before, word in zip([None, *words], words, strict=False)
-        ]
-    )
 
 
 def write_corpus_rows(
@@ -306,11 +326,7 @@ def write_corpus_rows(
     limit_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> TokenRows:
-    """Tokenize a corpus into rows of two segments of one document, so that the student learns segment B too.
-
-    A document is cut into chunks that fill a row. A chunk is cut in two at the start of a word, between a quarter and
-    three quarters of it, drawn by the number of the row. A document under 16 tokens becomes one segment; a tail under
-    16 tokens is dropped. Documents are never joined.
+    """Tokenize a corpus into rows of two segments of one document, as `RowMaker.corpus_blocks` says.
 
     Args:
         documents: read once, as a stream.
@@ -323,64 +339,6 @@ def write_corpus_rows(
     Raises:
         UserError: there is no text, too many tokens are unknown, or the length has no room for text.
     """
-    frame = _frame(tokenizer, max_length)
-    with _Writer(directory, tokenizer) as writer:
-        for chunk in _chunks(documents):
-            rows, second, size = [], [], writer.tokens
-            for encoding in tokenizer(chunk, add_special_tokens=False, verbose=False).encodings:
-                for ids, words in _row_chunks(encoding.ids, encoding.word_ids, max_length - frame.width):
-                    if limit_tokens is not None and size >= limit_tokens:
-                        break
-                    row, begins = _two_segments(ids, words, frame, writer.rows + len(rows))
-                    rows.append(row)
-                    second.append(begins)
-                    size += len(row)
-            writer.append(rows, second)
-            if writer.tokens >= CHECK_AFTER:
-                writer.check_unknown()
-            if progress:
-                progress(writer.tokens)
-            if limit_tokens is not None and size >= limit_tokens:
-                break
-    writer.finish()
+    maker = RowMaker.of(tokenizer, max_length)
+    write_rows(maker, maker.corpus_blocks(documents, limit=limit_tokens), directory, progress)
     return TokenRows.open(directory)
-
-
-def _frame(tokenizer: PreTrainedTokenizerBase, max_length: int) -> Frame:
-    frame = Frame.of(tokenizer)
-    if max_length < frame.width + 2:
-        raise UserError(
-            f"{max_length} tokens have no room for two segments; give at least {frame.width + 2}",
-            argument="max_length",
-        )
-    return frame
-
-
-def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
-    chunk, size = [], 0
-    for document in documents:
-        chunk.append(document)
-        size += len(document)
-        if size >= CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _row_chunks(ids: list[int], words: list, room: int) -> Iterator[tuple[list[int], list]]:
-    for start in range(0, len(ids), room):
-        chunk = ids[start : start + room]
-        if start == 0 or len(chunk) >= MIN_TOKENS:
-            yield chunk, words[start : start + room]
-
-
-def _two_segments(ids: list[int], words: list, frame: Frame, number: int) -> tuple[list[int], int]:
-    """Return the row with its special tokens, and where segment B starts (0 without one)."""
-    if len(ids) < MIN_TOKENS:
-        return frame.before + ids + frame.after, 0
-    cuts = range(len(ids) // 4, 3 * len(ids) // 4 + 1)
-    starts = [cut for cut in cuts if words[cut] != words[cut - 1]] or cuts
-    cut = starts[int(random.Random(number).random() * len(starts))]
-    row = frame.before + ids[:cut] + frame.between + ids[cut:] + frame.after
-    return row, len(frame.before) + cut + len(frame.between)

@@ -1,25 +1,49 @@
-"""Tokenized rows of a task or a corpus: made once, memory-mapped, in a cache that all runs share."""
+"""Tokenized rows of a task or a corpus: made once, memory-mapped, in a cache that all runs share.
+
+Where there is more than a shard of text, ranks and their processes share the shards. What is in a shard depends on the
+text alone, and so do its rows. A killed run resumes at the missing shards, which lie in the run's directory meanwhile.
+"""
 
 import json
-from collections.abc import Callable
-from itertools import islice
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
+import torch.distributed as dist
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from checkpoints import store
+from checkpoints.errors import UserError
 from checkpoints.fingerprint import fingerprint, sha256_file
 from data_aug.variants import read_shard
 from stages.distillation.device import WIDTH_MULTIPLE
-from stages.tasks.corpus import documents
+from stages.tasks.corpus import Part, by_size, corpus_parts
+from stages.tasks.row_maker import RowMaker, slices
+from stages.tasks.row_processes import Shard, write_all
 from stages.tasks.task import Split, Task
-from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
+from stages.tasks.token_rows import TokenRows, merge_shards, write_rows
 from stages.tasks.types import Source
+from stages.training.machine_limits import cores
 from stages.training.stage import Stage, barrier, is_first_rank, wait_for
 
-FORMAT = 1
+FORMAT = 2
 HELD_OUT_EVERY = 50
+SHARD_CHARACTERS = 5_000_000
+"""Text of a shard: a few seconds of one process. The packaged corpus is a single one."""
+FEW_TOKENS = 300_000
+"""With a limit up to this many, rank 0 alone reads what it needs: sharing would cost more."""
+UNITS_PER_RANK = 4
+"""Parts of a text, or shares of parts, that each rank gets, so that ranks end at about the same time."""
+
+Start = Callable[[], Iterator[str] | Iterator[Split]]
+"""Starts a stream of documents, or of parts of a split."""
 
 
 def task_rows(
@@ -32,10 +56,10 @@ def task_rows(
 ) -> TokenRows:
     """The rows of one split of the task that is the stage's input `given`."""
 
-    def write(directory: Path) -> None:
-        write_task_rows([task.splits[split]], tokenizer, max_length, directory)
+    def starts() -> list[Start]:
+        return [lambda: slices([task.splits[split]])]
 
-    return _cached(stage, {"task": stage.inputs[given], "split": split}, tokenizer, max_length, write)
+    return _cached(stage, {"task": stage.inputs[given], "split": split}, tokenizer, max_length, starts)
 
 
 def train_rows(
@@ -52,21 +76,24 @@ def train_rows(
     """
     if with_unlabelled:
 
-        def write_both(directory: Path) -> None:
-            parts = [task.splits[name] for name in ("train", "unlabelled")]
-            write_task_rows(parts, tokenizer, max_length, directory)
+        def both() -> list[Start]:
+            return [lambda: slices([task.splits["train"], task.splits["unlabelled"]])]
 
         data = {"task": stage.inputs["task"], "split": "train and unlabelled"}
-        return _cached(stage, data, tokenizer, max_length, write_both)
+        return _cached(stage, data, tokenizer, max_length, both)
     if "augmented" not in stage.inputs:
         return task_rows(stage, task, "train", tokenizer, max_length)
     shards = stage.artifact_dir("augmented")
 
-    def write(directory: Path) -> None:
-        parts = (Split(*read_shard(path)[:3]) for path in sorted(shards.glob("rows-*.arrow")))
-        write_task_rows(parts, tokenizer, max_length, directory)
+    def starts() -> list[Start]:
+        groups = by_size({path.name: path for path in sorted(shards.glob("rows-*.arrow"))})
+        return [partial(_augmented, group.values()) for group in groups]
 
-    return _cached(stage, {"augmented": sha256_file(shards / store.MANIFEST)}, tokenizer, max_length, write)
+    return _cached(stage, {"augmented": sha256_file(shards / store.MANIFEST)}, tokenizer, max_length, starts)
+
+
+def _augmented(paths: Iterable[Path]) -> Iterator[Split]:
+    return slices(Split(*read_shard(path)[:3]) for path in paths)
 
 
 def corpus_rows(
@@ -84,33 +111,30 @@ def corpus_rows(
         tokenizer: a fast one.
         max_length: tokens of a row.
         tokens: limit of tokens, 0 takes all.
-        held_out: True takes every 50th document, False the others, None all.
+        held_out: True takes every 50th document of each part of the corpus, False the others, None all.
         given: name of the input.
     """
     source = stage.inputs[given]
     part = {} if held_out is None else {"held_out": held_out, "every": HELD_OUT_EVERY}
 
-    def write(directory: Path) -> None:
-        texts = documents(Source.of(source), source.get("revision"))
-        if held_out is not None:
-            texts = (
-                text for i, text in enumerate(texts) if (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out
-            )
-        with tqdm(desc="tokenizing", unit=" tokens", unit_scale=True, disable=None) as bar:
+    def starts() -> list[Start]:
+        parts = corpus_parts(Source.of(source), source.get("revision"))
+        return [part if held_out is None else partial(_held_out, part, held_out) for part in parts]
 
-            def show(done: int) -> None:
-                bar.update(done - bar.n)
+    return _cached(
+        stage, {"corpus": source, "tokens": tokens} | part, tokenizer, max_length, starts, tokens or None
+    )
 
-            write_corpus_rows(texts, tokenizer, max_length, directory, tokens or None, show)
 
-    return _cached(stage, {"corpus": source, "tokens": tokens} | part, tokenizer, max_length, write)
+def _held_out(part: Part, held_out: bool) -> Iterator[str]:
+    return (text for i, text in enumerate(part()) if (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out)
 
 
 def has_held_out(stage: Stage) -> bool:
-    """Whether the corpus has enough documents to hold some out."""
+    """Whether a part of the corpus has enough documents to hold some out."""
     source = stage.inputs["corpus"]
-    texts = documents(Source.of(source), source.get("revision"))
-    return any(True for _ in islice(texts, HELD_OUT_EVERY - 1, None))
+    parts = corpus_parts(Source.of(source), source.get("revision"))
+    return any(True for part in parts for _ in islice(part(), HELD_OUT_EVERY - 1, None))
 
 
 def _cached(
@@ -118,24 +142,181 @@ def _cached(
     data: dict,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    write: Callable[[Path], None],
+    starts: Callable[[], list[Start]],
+    limit: int | None = None,
 ) -> TokenRows:
+    """The rows of `data`, made if they are not in the cache.
+
+    Args:
+        stage: which reads them.
+        data: what identifies them, beside the tokenizer and the length.
+        tokenizer: a fast one.
+        max_length: tokens of a row.
+        starts: called if the rows are missing; returns what starts the streams that make up the data.
+        limit: of tokens.
+    """
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = {key: value for key, value in state.items() if key not in ("truncation", "padding")}
     key = fingerprint(
         {"data": data, "tokenizer": fingerprint(vocabulary), "max_length": max_length, "format": FORMAT}
     )
     target = stage.cache / f"rows-{key[:20]}"
+    if not _is_there(stage, target):
+        _make(stage, target, RowMaker.of(tokenizer, max_length), starts(), limit)
+    wait_for([target / store.MANIFEST])
+    return TokenRows.open(target, WIDTH_MULTIPLE.get(stage.device.type, 1))
+
+
+def _is_there(stage: Stage, target: Path) -> bool:
+    """Whether rows are there and whole. Rank 0 reads files that changed; the others wait, however long that takes."""
     if is_first_rank():
         try:
-            store.verify(target)
+            store.verify_once(target)
         except store.Damaged as damage:
             if target.exists():
                 stage.log(f"tokenized data is damaged ({damage}) and made again")
                 store.remove(target)
+    while target.exists() and not store.is_verified(target) and os.access(target, os.W_OK):
+        time.sleep(0.1)
+    found = [target.exists()]
+    if dist.is_initialized():  # another run may make it in this moment: all ranks do as rank 0
+        dist.broadcast_object_list(found)
+    return found[0]
+
+
+def _make(stage: Stage, target: Path, maker: RowMaker, starts: list[Start], limit: int | None) -> None:
+    """Write the rows of the streams to `target`. Called on every rank."""
+    fits_a_shard = len(starts) == 1 and next(_pieces(starts[0]()))[1]
+    disable = None if is_first_rank() else True
+    with tqdm(desc="tokenizing", unit=" tokens", unit_scale=True, disable=disable) as bar:
+        if not fits_a_shard and (limit is None or limit > FEW_TOKENS):
+            _make_in_shards(stage, target, maker, starts, limit, bar)
+        elif is_first_rank():
+            content: Iterable[Any] = chain.from_iterable(start() for start in starts)
+
+            def show(done: int) -> None:
+                bar.update(done - bar.n)
+
+            with store.sealed(target, verified=True) as directory:
+                write_rows(maker, maker.blocks(content, limit=limit), directory, show)
+
+
+def _make_in_shards(
+    stage: Stage, target: Path, maker: RowMaker, starts: list[Start], limit: int | None, bar: tqdm
+) -> None:
+    world, rank = _ranks()
+    shards = _Shards(stage.directory.parent / f".tokenizing-{target.name}", len(starts), limit)
+    there = sorted(shards.directory.glob("shard-*"))
+    for path in there[rank::world]:
+        try:
+            store.verify_once(path)
+        except store.Damaged:
+            store.remove(path)
     barrier()
-    if is_first_rank() and not target.exists():
-        with store.sealed(target) as directory:
-            write(directory)
+    if there:
+        stage.log(f"tokenizing resumes: {len(there)} shards are there")
+    with closing(write_all(maker, shards.missing(starts), processes(stage))) as written:
+        for tokens in written:
+            bar.update(tokens)
+            if limit and shards.are_there():
+                break
+    if rank == 0:
+        while not shards.are_there() and not target.exists():
+            if world == 1:
+                store.remove(shards.directory)
+                raise UserError("the text changed while it was tokenized; run the same command again")
+            time.sleep(0.1)
+        if not target.exists():  # another run may have made it meanwhile
+            with store.sealed(target, verified=True) as directory:
+                merge_shards(shards.paths, maker, directory, limit)
     wait_for([target / store.MANIFEST])
-    return TokenRows.open(target, WIDTH_MULTIPLE.get(stage.device.type, 1))
+    barrier()  # each rank has written its last shard
+    if rank == 0:
+        store.remove(shards.directory)
+
+
+@dataclass
+class _Shards:
+    """The shards of a text, in a directory of the run.
+
+    Attributes:
+        directory: where they lie.
+        parts: streams that make up the text; each has one shard at least.
+        limit: of tokens.
+        paths: those found so far, without a gap.
+        tokens: in them.
+        next: part, and number in it, of the shard after them.
+    """
+
+    directory: Path
+    parts: int
+    limit: int | None
+    paths: list[Path] = field(default_factory=list)
+    tokens: int = 0
+    next: tuple[int, int] = (0, 0)
+
+    def path(self, part: int, number: int) -> Path:
+        return self.directory / f"shard-{part:05d}-{number:06d}"
+
+    def counts(self, part: int, number: int) -> dict[str, Any]:
+        """Of a shard; empty if it is missing."""
+        return store.read_json(self.path(part, number) / "rows.json")
+
+    def has_part(self, part: int) -> bool:
+        """Whether all shards of a part are there."""
+        number = 0
+        while counts := self.counts(part, number):
+            if counts["last"]:
+                return True
+            number += 1
+        return False
+
+    def are_there(self) -> bool:
+        """Whether all shards are there, or those up to the limit."""
+        part, number = self.next
+        while part < self.parts and (self.limit is None or self.tokens < self.limit):
+            if not (counts := self.counts(part, number)):
+                return False
+            self.paths.append(self.path(part, number))
+            self.tokens += counts["tokens"]
+            part, number = self.next = (part + 1, 0) if counts["last"] else (part, number + 1)
+        return True
+
+    def missing(self, starts: list[Start]) -> Iterator[Shard]:
+        """Yield the shards that this rank is to write, with their text."""
+        world, rank = _ranks()
+        # As many ranks share a part as keeps all of them busy; with a limit all, for the first shards matter most.
+        shares = world if self.limit else min(world, -(-UNITS_PER_RANK * world // self.parts))
+        for unit in range(rank, shares * self.parts, world):
+            part, share = divmod(unit, shares)
+            if not self.has_part(part):
+                for number, (content, last) in enumerate(_pieces(starts[part]())):
+                    if number % shares == share and not self.counts(part, number):
+                        yield Shard(self.path(part, number), content, part << 80 | number << 40, last)
+
+
+def _pieces(stream: Iterable[str | Split]) -> Iterator[tuple[list, bool]]:
+    """Yield the text of one shard after the other, documents or splits, and whether it is the last; one at least."""
+    content: list[str | Split] = []
+    size = 0
+    for item in stream:
+        if size >= SHARD_CHARACTERS:
+            yield content, False
+            content, size = [], 0
+        content.append(item)
+        size += len(item) if isinstance(item, str) else sum(map(len, chain(item.text_a, item.text_b or ())))
+    yield content, True
+
+
+def processes(stage: Stage) -> int:
+    """How many processes of this rank tokenize: `job.workers`, or one for each core that the rank may use."""
+    if stage.job.workers:
+        return stage.job.workers
+    if ranks := os.environ.get("LOCAL_WORLD_SIZE"):  # torchrun, which sets OMP_NUM_THREADS to 1
+        return max(1, cores() // int(ranks))
+    return int(os.environ.get("OMP_NUM_THREADS") or cores())
+
+
+def _ranks() -> tuple[int, int]:
+    """The number of ranks, and this one's."""
+    return (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)

@@ -165,6 +165,9 @@ class Job:
 
     nproc: Positive = option(1, "processes (ranks) on this host")
     hostfile: str = option("", "hosts to run on, as a DeepSpeed hostfile (`name slots=N` a line)")
+    workers: NotNegative = option(
+        0, "processes of each rank that tokenize; 0: one for each core that the rank may use"
+    )
     zero: Annotated[int, Ge(0), Le(3)] = option(0, "DeepSpeed ZeRO stage, 0 to 3")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "bf16, fp16, fp32; auto: bf16 if the processor multiplies it natively"

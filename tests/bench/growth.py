@@ -69,14 +69,16 @@ def megabytes(directory: Path, rows: int, length: int = 128) -> float:
     from stages.training.data_order import epoch_batches
 
     directory.mkdir()
-    types = {"tokens": "uint16", "offsets": "int64", "second": "int32"}
+    types = {"tokens": "uint16", "offsets": "int64", "lengths": "int32", "second": "int32"}
     with open(directory / "tokens.bin", "wb") as file:
         file.truncate(2 * rows * length)  # zeros that take no room on the disk
     (np.arange(rows + 1, dtype=np.int64) * length).tofile(directory / "offsets.bin")
+    np.full(rows, length, np.int32).tofile(directory / "lengths.bin")
     np.zeros(rows, np.int32).tofile(directory / "second.bin")
     counts = {
         "rows": rows,
         "tokens": rows * length,
+        "longest": length,
         "truncated": 0,
         "unknown": 0,
         "vocabulary": 30522,

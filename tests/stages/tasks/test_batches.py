@@ -1,5 +1,7 @@
 """Rows on disk, the order of an epoch, its division over ranks, and the tensors."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from checkpoints.errors import UserError
 from stages.tasks.batches import normalizers
+from stages.tasks.row_maker import Frame
 from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.types import Split
 from stages.training.data_order import epoch_batches, shard_batch
@@ -111,6 +114,42 @@ def test_corpus_rows(tmp_path, tokenizer):
             assert ids[second - 1] == tokenizer.sep_token_id
             assert ids[second] != tokenizer.sep_token_id
     assert (rows.second[:3] > 0).tolist() == [False, False, True]
+
+
+def plain_corpus_rows(documents, tokenizer, max_length, limit):
+    """(tokens, where segment B starts) of each row, by plain loops."""
+    frame, rows = Frame.of(tokenizer), []
+    room = max_length - frame.width
+    for encoding in tokenizer(documents, add_special_tokens=False).encodings:
+        for start in range(0, len(encoding.ids), room):
+            ids, words = encoding.ids[start : start + room], encoding.word_ids[start : start + room]
+            if start and len(ids) < 16 or limit and sum(len(row) for row, _ in rows) >= limit:
+                continue
+            if len(ids) < 16:
+                rows.append((frame.before + ids + frame.after, 0))
+                continue
+            cuts = range(len(ids) // 4, 3 * len(ids) // 4 + 1)
+            starts = [cut for cut in cuts if words[cut] != words[cut - 1]] or cuts
+            cut = starts[int(random.Random(len(rows)).random() * len(starts))]
+            row = frame.before + ids[:cut] + frame.between + ids[cut:] + frame.after
+            rows.append((row, len(frame.before) + cut + len(frame.between)))
+    return rows
+
+
+@pytest.mark.parametrize("limit", [None, 500])
+@pytest.mark.parametrize("max_length", [8, 29, 64])
+def test_corpus_rows_are_those_of_plain_loops(tmp_path, tokenizer, max_length, limit):
+    generator = np.random.default_rng(max_length)
+    documents = ["\x01", " ".join(["", *("aa" * 60 for _ in range(3))])]  # no token; words that fill rows
+    for size in (1, 15, 16, 17, 30, 100, 400):
+        words = ["".join(WORDS[n : n + generator.integers(1, 9)]) for n in generator.integers(0, 190, size)]
+        documents.append(" ".join(words) + "[SEP] a, ##ab. ?")
+    rows = write_corpus_rows(documents, tokenizer, max_length, tmp_path, limit)
+    expected = plain_corpus_rows(documents, tokenizer, max_length, limit)
+    found = [rows.tokens[a:b].tolist() for a, b in zip(rows.offsets[:-1], rows.offsets[1:], strict=True)]
+    assert found == [row for row, _ in expected]
+    assert rows.second.tolist() == [second for _, second in expected]
+    assert rows.lengths.tolist() == [len(row) for row, _ in expected]
 
 
 def test_segments_begin_at_words(tmp_path):
