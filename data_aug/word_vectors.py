@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class WordVectors:
         for i, word in enumerate(self.words):
             self._ids.setdefault(word, i)
         self._known: dict[int, dict[int, np.ndarray]] = {}  # k -> word id -> ids of its neighbours
+        self._unsaved = 0
         if cache is not None:
             self._read_cache(cache)
 
@@ -114,12 +116,20 @@ class WordVectors:
         for first in range(0, len(new), BLOCK):
             block = new[first : first + BLOCK]
             known.update(zip(block, self._nearest(np.array(block), k), strict=True))
-        if new and self.cache is not None:
-            self._write_cache(self.cache)
+        self._unsaved += len(new)
+        # The cache is written whole: so only when it has grown by a quarter.
+        if 4 * self._unsaved > sum(map(len, self._known.values())):
+            self.save()
         return {
             word: [] if i is None else [self.words[neighbour] for neighbour in known[i]]
             for word, i in ids.items()
         }
+
+    def save(self) -> None:
+        """Write to the cache what was found since it was last written."""
+        if self._unsaved and self.cache is not None:
+            self._write_cache(self.cache)
+        self._unsaved = 0
 
     def _nearest(self, ids: np.ndarray, k: int) -> np.ndarray:
         """Return the (B, k) ids of the neighbours of B words.
@@ -140,6 +150,7 @@ class WordVectors:
             nearest[row] = near[np.lexsort((near, -exact))][:k]
         return nearest
 
+    @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256("\n".join(self.words).encode())
         digest.update(np.ascontiguousarray(self.vectors).data)
@@ -148,7 +159,7 @@ class WordVectors:
     def _read_cache(self, cache: Path) -> None:
         try:
             with np.load(cache) as stored:
-                if str(stored["fingerprint"]) != self._fingerprint():
+                if str(stored["fingerprint"]) != self._fingerprint:
                     return
                 for k in stored["ks"].tolist():
                     rows = zip(stored[f"ids_{k}"].tolist(), stored[f"neighbours_{k}"], strict=True)
@@ -163,7 +174,7 @@ class WordVectors:
             arrays[f"neighbours_{k}"] = np.array(list(known.values()), dtype=np.int32)
         staging = cache.with_name(f".{cache.name}.{os.getpid()}.npz")  # ranks may write at once
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(staging, fingerprint=np.array(self._fingerprint()), **arrays)
+        np.savez(staging, fingerprint=np.array(self._fingerprint), **arrays)
         os.replace(staging, cache)
 
 

@@ -73,6 +73,8 @@ def run(stage: Stage) -> None:
         labels = train.labels[starts[shard.index] :][: len(shard.rows)]
         with store.sealed(paths[shard.index]) as directory:
             write_shard(directory / "rows.arrow", shard, labels)
+    if candidates and candidates.vectors:
+        candidates.vectors.save()
     wait_for(path / store.MANIFEST for path in paths)
 
     counts = reduce(add, (read_counts(path / "rows.arrow") for path in paths), Counts())
