@@ -159,7 +159,14 @@ def batches_by_length(
     rows: TokenRows, size: int = EVALUATION_BATCH, of: np.ndarray | None = None
 ) -> Iterable[Batch]:
     """Yield batches in order of length: each row once, or each of the rows `of`."""
+    for chunk in indices_by_length(rows, size, of):
+        yield rows.collate(chunk, np.ones(len(chunk), np.float32))
+
+
+def indices_by_length(
+    rows: TokenRows, size: int = EVALUATION_BATCH, of: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Return the row numbers of each of the batches that `batches_by_length` yields."""
     order = np.arange(len(rows)) if of is None else of
     order = order[np.argsort(rows.lengths[order], kind="stable")]
-    for chunk in np.array_split(order, math.ceil(len(order) / size)):
-        yield rows.collate(chunk, np.ones(len(chunk), np.float32))
+    return np.array_split(order, math.ceil(len(order) / size))

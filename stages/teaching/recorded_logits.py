@@ -3,6 +3,7 @@
 Axes in names: N targets of the rows, C classes.
 """
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +14,16 @@ import torch.distributed as dist
 from checkpoints import store
 from checkpoints.fingerprint import sha256_file
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.tasks.batches import Batch, batches_by_length, label_index
+from stages.tasks.batches import Batch, indices_by_length, label_index
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher
-from stages.training.stage import Stage, is_first_rank, wait_for
+from stages.training.cached_rows import is_there
+from stages.training.stage import Stage, barrier, is_first_rank, wait_for
 
 TEACHER_LOGITS_FILE = "teacher_logits.npy"
+SHARD_BATCHES = 64
+"""Batches of a file: what a killed stage may compute again."""
 
 
 def teacher_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
@@ -27,23 +31,49 @@ def teacher_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
     kept = Path(rows.tokens.filename).parent
     teacher = sha256_file(stage.artifact_dir("teacher") / store.MANIFEST)
     kept = kept.with_name(f"{kept.name}-answers-{teacher[:12]}-{stage.job.precision}")
-    if is_first_rank() and not store.is_whole(kept):
-        store.remove(kept)
+    if not is_there(stage, kept, "the teacher's logits are"):
         table_NC = compute_logits(stage, task, rows, np.arange(len(rows)))
-        with store.sealed(kept) as directory:
-            np.save(directory / TEACHER_LOGITS_FILE, table_NC)
+        if is_first_rank():
+            with store.sealed(kept, verified=True) as directory:
+                np.save(directory / TEACHER_LOGITS_FILE, table_NC)
     wait_for([kept / store.MANIFEST])
     return np.load(kept / TEACHER_LOGITS_FILE)
 
 
 def compute_logits(stage: Stage, task: Task, rows: TokenRows, indices: np.ndarray) -> np.ndarray:
-    """The teacher's logits for the targets of some rows, in a table for the targets of all of them, (N, C)."""
+    """The teacher's logits for the targets of some rows, in a table for the targets of all of them, (N, C).
+
+    Ranks share the batches, in sealed shards in the stage's directory: a resumed stage computes only missing ones.
+    Called on every rank.
+    """
+    name = f"logits-{hashlib.sha256(indices.tobytes()).hexdigest()[:12]}-{stage.job.precision}"
+    batches = indices_by_length(rows, of=indices)
+    paths = [
+        stage.directory / "teacher" / name / f"shard-{i:05d}"
+        for i in range(-(-len(batches) // SHARD_BATCHES))
+    ]
+    mine = [
+        i for i in range(dist.get_rank(), len(paths), dist.get_world_size()) if not store.is_whole(paths[i])
+    ]
+    for i in mine:
+        store.remove(paths[i])  # torn: no rank may take it for made
+    barrier()
     stage.log(f"one teacher pass over {len(indices):,} rows without recorded logits")
-    teacher = task_teacher(stage, task, CaptureSpec(logits=True))
+    teacher = task_teacher(stage, task, CaptureSpec(logits=True)) if mine else None
+    for i in mine:
+        places, logits = [], []
+        for chunk in batches[i * SHARD_BATCHES : (i + 1) * SHARD_BATCHES]:
+            batch = rows.collate(chunk, np.ones(len(chunk), np.float32))
+            logits_BC = teacher(batch.to(stage.device)).logits_BC.float().cpu()
+            places.append(label_index(rows.first_targets, batch)[batch.label_mask].numpy())
+            logits.append(logits_BC[batch.label_mask].numpy())
+        with store.sealed(paths[i]) as directory:
+            np.savez(directory / "logits.npz", places=np.concatenate(places), logits=np.concatenate(logits))
+    wait_for(path / store.MANIFEST for path in paths)
     table_NC = np.empty((rows.targets.sum(), len(task.labels or ("score",))), np.float32)
-    for batch in batches_by_length(rows, of=indices):
-        logits = teacher(batch.to(stage.device)).logits_BC.float().cpu()
-        table_NC[label_index(rows.first_targets, batch)[batch.label_mask].numpy()] = logits[batch.label_mask]
+    for path in paths:
+        with np.load(path / "logits.npz") as shard:
+            table_NC[shard["places"]] = shard["logits"]
     return table_NC
 
 

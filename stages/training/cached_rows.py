@@ -161,20 +161,28 @@ def _cached(
         {"data": data, "tokenizer": fingerprint(vocabulary), "max_length": max_length, "format": FORMAT}
     )
     target = stage.cache / f"rows-{key[:20]}"
-    if not _is_there(stage, target):
+    if not is_there(stage, target, "tokenized data is"):
         _make(stage, target, RowMaker.of(tokenizer, max_length), starts(), limit)
     wait_for([target / store.MANIFEST])
     return TokenRows.open(target, WIDTH_MULTIPLE.get(stage.device.type, 1))
 
 
-def _is_there(stage: Stage, target: Path) -> bool:
-    """Whether rows are there and whole. Rank 0 reads files that changed; the others wait, however long that takes."""
+def is_there(stage: Stage, target: Path, what: str) -> bool:
+    """Whether a sealed directory of the cache is there and whole; a damaged one is removed. Called on every rank.
+
+    Rank 0 reads files that changed since they were last verified; the others wait, however long that takes.
+
+    Args:
+        stage: logs a damage.
+        target: the directory.
+        what: the first words of that line.
+    """
     if is_first_rank():
         try:
             store.verify_once(target)
         except store.Damaged as damage:
             if target.exists():
-                stage.log(f"tokenized data is damaged ({damage}) and made again")
+                stage.log(f"{what} damaged ({damage}) and made again")
                 store.remove(target)
     while target.exists() and not store.is_verified(target) and os.access(target, os.W_OK):
         time.sleep(0.1)

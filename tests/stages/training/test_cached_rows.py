@@ -77,7 +77,7 @@ def test_rows_depend_on_neither_processes_nor_ranks(tmp_path, source, tokenizer,
     for rank in (1, 2, 0):
         monkeypatch.setattr(cached_rows, "_ranks", lambda rank=rank: (3, rank))
         monkeypatch.setattr(cached_rows, "is_first_rank", lambda rank=rank: rank == 0)
-        monkeypatch.setattr(cached_rows, "_is_there", lambda stage, target: target.exists())
+        monkeypatch.setattr(cached_rows, "is_there", lambda stage, target, what: target.exists())
         monkeypatch.setattr(cached_rows, "TokenRows", SimpleNamespace(open=lambda *_: None))
         corpus_rows(stage, tokenizer, 32, limit)
         written.append(len(list(stage.directory.parent.glob(".tokenizing-*/shard-*"))))
