@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from checkpoints.errors import UserError
 from stages.distillation.losses.base import LossTerm
-from stages.training.data_order import epoch_batches, shard_batch
+from stages.training.data_order import BUFFER_ROWS, epoch_batches, shard_batch
 from stages.training.engine import Engine
 from stages.training.job_checkpoint import Collector, JobCheckpoints, State
 from stages.training.log import Clock, Log, name_rows
@@ -108,6 +108,10 @@ class Job:
             UserError: the loss is no longer finite, the disk is full, or a checkpoint does not fit.
         """
         self._restore()
+        if len(self.rows) > BUFFER_ROWS:
+            self.stage.log(
+                f"more than {BUFFER_ROWS:,} rows: their order is drawn buffer by buffer, of blocks of rows"
+            )
         self.stop.listen()
         state, saved_at = self.state, time.monotonic()
         with closing(Progress(self.stage, state, self.steps, self.log)) as progress:

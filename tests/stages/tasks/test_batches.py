@@ -1,6 +1,7 @@
 """Rows on disk, the order of an epoch, its division over ranks, and the tensors."""
 
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from stages.tasks.batches import normalizers
 from stages.tasks.row_maker import Frame
 from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
 from stages.tasks.types import Split
+from stages.training import data_order
 from stages.training.data_order import epoch_batches, shard_batch
 
 WORDS = [chr(97 + n // 26) + chr(97 + n % 26) for n in range(200)]
@@ -209,6 +211,63 @@ def test_order_differs_by_seed_and_epoch_and_groups_lengths():
     assert all(first != other for other in others)
     padded = sum(lengths[batch].max() * len(batch) for batch in orders[0])
     assert padded < 1.1 * lengths.sum()
+
+
+def plain_order(lengths, batch_size, seed, epoch):
+    """The order of few rows, written separately."""
+    random = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
+    order, batches = random.permutation(len(lengths)).tolist(), []
+    for start in range(0, len(order), 50 * batch_size):
+        pool = sorted(order[start : start + 50 * batch_size], key=lambda row: lengths[row])
+        batches += [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
+    return [batches[place] for place in random.permutation(len(batches))]
+
+
+@pytest.fixture
+def small_buffers(monkeypatch):
+    monkeypatch.setattr(data_order, "BUFFER_ROWS", 1024)
+    monkeypatch.setattr(data_order, "BLOCK_ROWS", 64)
+
+
+@pytest.mark.parametrize("rows", [1023, 1024])
+def test_rows_that_fit_a_buffer_keep_their_order(small_buffers, rows):
+    lengths = np.random.default_rng(0).integers(5, 128, rows)
+    found = epoch_batches(lengths, 7, 3, 2)
+    assert [batch.tolist() for batch in found] == plain_order(lengths, 7, 3, 2)
+
+
+@pytest.mark.parametrize("rows, batch_size", [(1025, 7), (6400, 16), (9999, 100), (5000, 2000)])
+def test_more_rows_are_ordered_buffer_by_buffer(small_buffers, rows, batch_size):
+    lengths = np.random.default_rng(0).integers(5, 128, rows)
+    batches = list(epoch_batches(lengths, batch_size, 7, 0))
+    assert len(batches) == -(-rows // batch_size)
+    assert sorted(np.concatenate(batches)) == list(range(rows))
+    assert sorted(map(len, batches))[1:] == [batch_size] * (len(batches) - 1)
+    again = epoch_batches(lengths, batch_size, 7, 0)
+    for place in (len(batches) - 1, 0, len(batches) // 2):  # a resumed run asks for any first
+        assert again[place].tolist() == batches[place].tolist()
+    others = [epoch_batches(lengths, batch_size, *of) for of in ((7, 1), (8, 0))]
+    assert all(np.concatenate(list(o)).tolist() != np.concatenate(batches).tolist() for o in others)
+    if batch_size < 100:
+        padded = sum(lengths[batch].max() * len(batch) for batch in batches)
+        assert padded < 1.15 * lengths.sum()
+        first = np.concatenate(batches[: 1024 // batch_size])  # of a few blocks, which lie anywhere
+        assert len(set(first // 64)) <= 18 and (first.max() - first.min() > 2048 or rows < 2048)
+
+
+def test_memory_of_the_order_does_not_grow_with_the_rows(small_buffers):
+    peaks = []
+    for rows in (10**5, 10**6):
+        lengths = np.broadcast_to(np.int32(9), rows)  # takes no memory itself
+        tracemalloc.start()
+        batches = epoch_batches(lengths, 16, 1, 0)
+        for place in range(0, len(batches), 50):
+            batches[place]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Three numbers of 8 bytes a block of 64 rows; the blocks of 2**14 rows of 10**8 rows take 150 kB.
+    assert peaks[1] - peaks[0] < 1.5 * (10**6 - 10**5) / 64 * 3 * 8
+    assert peaks[0] < 10**6
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 4))
