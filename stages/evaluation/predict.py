@@ -1,7 +1,10 @@
 """A model's logits of tokenized rows."""
 
+from itertools import islice
+
 import numpy as np
 import torch
+import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from checkpoints.errors import UserError
@@ -11,15 +14,28 @@ from stages.tasks.token_rows import TokenRows
 
 
 def predict(
-    model: PreTrainedModel, rows: TokenRows, device: torch.device, precision=torch.float32
+    model: PreTrainedModel,
+    rows: TokenRows,
+    device: torch.device,
+    precision=torch.float32,
+    shared: bool = False,
 ) -> np.ndarray:
-    """Logits (answers, classes) of the rows, or of their words one after another; from batches sorted by length."""
-    logits = np.empty((rows.targets.sum(), model.config.num_labels), np.float32)
+    """Logits (answers, classes) of the rows, or of their words one after another; from batches sorted by length.
+
+    Args:
+        shared: each rank computes a part of the batches; all ranks get all logits.
+    """
+    logits = np.zeros((rows.targets.sum(), model.config.num_labels), np.float32)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
     with torch.no_grad():
-        for batch in batches_by_length(rows):
+        for batch in islice(batches_by_length(rows), rank, None, world):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 found = model(**inputs_of(model, batch.to(device).inputs)).logits.float().cpu()
             logits[label_index(rows.first_targets, batch)[batch.label_mask].numpy()] = found[batch.label_mask]
+    if world > 1:
+        summed = torch.from_numpy(logits).to(device)  # zeros but for this rank's part
+        dist.all_reduce(summed)
+        logits = summed.cpu().numpy()
     return check_finite(logits)
 
 

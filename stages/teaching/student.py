@@ -1,9 +1,11 @@
 """The student of a stage: the layers it learns from, its score on dev, and its files."""
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError
@@ -40,28 +42,44 @@ def layer_losses(options: Distilling, student: PretrainedConfig, teacher: Pretra
 
 
 def task_score(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -> Callable[[], float]:
-    """The student's selection metric on dev."""
-    return lambda: score(task, "dev", predict(model.student, rows, stage.device, stage.precision))[
-        task.selection
-    ]
+    """The student's selection metric on dev. What is returned is called on every rank; ranks share the rows."""
+
+    def measure() -> float:
+        logits = predict(model.student, rows, stage.device, stage.precision, shared=_share(stage))
+        return score(task, "dev", logits)[task.selection]
+
+    return measure
+
+
+def _share(stage: Stage) -> bool:
+    """Whether ranks share an evaluation. ZeRO 3 gathers weights in each forward pass: there all make the same passes."""
+    return stage.job.zero < 3
 
 
 def distillation_score(
     stage: Stage, model: Distillation, teacher: Callable[[Batch], ModelOutputs], rows: TokenRows
 ) -> Callable[[], float]:
-    """The negative distillation loss on dev rows: the stage's selection metric before there are predictions."""
+    """The negative distillation loss on dev rows: the stage's selection metric before there are predictions.
+
+    What is returned is called on every rank; ranks share the rows.
+    """
     total = normalizers(rows.lengths, rows.targets, rows.labelled)
 
     def measure() -> float:
-        loss = 0.0
+        loss = torch.zeros((), dtype=torch.float64, device=stage.device)
+        rank, world = (dist.get_rank(), dist.get_world_size()) if _share(stage) else (0, 1)
         with torch.no_grad():
-            for batch in batches_by_length(rows):
+            for batch in islice(batches_by_length(rows), rank, None, world):
                 batch = batch.to(stage.device)
                 precision = stage.precision
                 with torch.autocast(stage.device.type, precision, enabled=precision != torch.float32):
                     terms = model(batch, teacher(batch))
-                loss += sum(term.weight * term.sum.item() / total[term.normalizer] for term in terms.values())
-        return -loss
+                loss += sum(
+                    term.weight * term.sum.double() / total[term.normalizer] for term in terms.values()
+                )
+        if world > 1:
+            dist.all_reduce(loss)
+        return -loss.item()
 
     return measure
 
