@@ -15,7 +15,7 @@ from stages.distillation.models import ModelSource, load_classifier, load_tokeni
 from stages.distillation.teachers import class_order
 from stages.evaluation.costs import speed
 from stages.evaluation.predict import predict
-from stages.evaluation.results import Costs
+from stages.evaluation.results import Costs, busy_note
 from stages.tasks.metrics import compute
 from stages.tasks.tables import read_rows
 from stages.tasks.token_rows import write_task_rows
@@ -117,7 +117,7 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
 
 def formats_table(run: RunRecord, formats: list[FormatResult]) -> str:
     """What was measured of the formats."""
-    costs = formats[0].costs
+    costs, busy = formats[0].costs, busy_note(f.costs for f in formats)
     rows = [
         {"format": f.title, "size": f"{f.bytes / 1e6:.1f} MB", run.metrics[0]: f"{f.metric:.4f}",
          "same label": percent(f.agreement),
@@ -128,7 +128,8 @@ def formats_table(run: RunRecord, formats: list[FormatResult]) -> str:
     return (
         f"formats on {min(ROWS, run.about.rows):,} {run.about.split} rows; same label and difference of logits: "
         f"compared with the student in PyTorch\nlatency: median, one row of {costs.lengths.mean:.0f} tokens on "
-        f"average; rows/s: 32 rows at once; {costs.threads} CPU threads\n\n{terminal_table(rows)}"
+        f"average; rows/s: 32 rows at once; {costs.threads} CPU threads\n{busy and busy + chr(10)}\n"
+        f"{terminal_table(rows)}"
     )
 
 

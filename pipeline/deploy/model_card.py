@@ -12,6 +12,7 @@ from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, classifies, load_config
 from stages.distillation.students.architecture import KINDS
+from stages.evaluation.results import busy_note
 from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
@@ -72,6 +73,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
         ),
         options={k: here for k, (here, _) in given.items() if not OMITTED.fullmatch(k)},
         formats=formats,
+        busy=busy_note(f.costs for f in formats),
         compared=min(ROWS, run.about.rows),
         max_length=run.max_length(run.about.student),
         machine=run.stages[-1].machine,

@@ -14,7 +14,7 @@ from checkpoints.store import read_json
 from pipeline.config import options as options_module
 from pipeline.config.options import Options
 from pipeline.plan import made_in, read_finished
-from stages.evaluation.results import EvaluationInfo, ModelResult, parse, read_results
+from stages.evaluation.results import EvaluationInfo, ModelResult, busy_note, parse, read_results
 
 TITLES = {
     "finetuned": "fine-tuned, random init",
@@ -133,6 +133,23 @@ class RunRecord:
     def metrics(self) -> list[str]:
         """The task's metrics, the selection metric first."""
         return sorted(self.teacher.intervals, key=lambda name: name != self.about.selection)
+
+    @property
+    def f1_note(self) -> str:
+        """Which class F1 is of; "" where it is not reported."""
+        labels = self.about.labels or []
+        if "f1" not in self.metrics or not labels:
+            return ""
+        return (
+            f"F1 is that of the class {labels[1]!r:.50}"
+            if len(labels) == 2
+            else "F1 is the mean over the classes"
+        )
+
+    @property
+    def busy_note(self) -> str:
+        """A warning where costs were measured on a busy machine; else ""."""
+        return busy_note(result.costs for result in self.results.values())
 
     @property
     def models(self) -> list[str]:

@@ -137,7 +137,7 @@ def _quality(run: RunRecord) -> str:
         rows.append(row)
     return (
         f"{about.selection} on {about.split}: {words}{about.rows:,} rows; the best constant prediction reaches "
-        f"{about.constant:.4f}\n\n{terminal_table(rows)}"
+        f"{about.constant:.4f}{run.f1_note and chr(10) + run.f1_note}\n\n{terminal_table(rows)}"
     )
 
 
@@ -170,7 +170,8 @@ def _costs(run: RunRecord) -> str:
     return (
         f"cost of inference: fp32 on the CPU, {teacher.threads} threads\n"
         f"latency (median, p90, p99) and speedup: one row of {lengths.least} to {lengths.most} tokens, mean "
-        f"{lengths.mean:.0f}\nrows/s and memory: 32 rows at once\n\n{terminal_table(rows)}"
+        f"{lengths.mean:.0f}\nrows/s and memory: 32 rows at once\n{run.busy_note and run.busy_note + chr(10)}\n"
+        f"{terminal_table(rows)}"
     )
 
 

@@ -4,12 +4,17 @@
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 Interval = tuple[float, float]
 """(low, high) of a 95% confidence interval."""
+
+
+BUSY = 0.05
+"""Fraction of the time waiting for a processor, from which a machine counts as busy."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class Costs:
         threads: that torch used.
         peak_bytes: the weights, and the most memory that one pass over 32 rows takes beside them; None where the
             system does not tell.
+        waiting: fraction of the time that the threads waited for a processor; None where the system does not tell.
     """
 
     latency: Percentiles
@@ -107,6 +113,20 @@ class Costs:
     lengths: Lengths
     threads: int
     peak_bytes: int | None = None
+    waiting: float | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether other processes used the processors, so that latency and throughput are worse than the model's."""
+        return (self.waiting or 0.0) > BUSY
+
+
+def busy_note(costs: Iterable[Costs]) -> str:
+    """A line where latencies were measured while other processes used the processors; else an empty text."""
+    waiting = max((c.waiting or 0.0 for c in costs if c.busy), default=0.0)
+    if not waiting:
+        return ""
+    return f"measured on a busy machine (threads waited {waiting:.0%} of the time): too slow"
 
 
 @dataclass

@@ -234,3 +234,18 @@ def test_start_up_needs_no_plots():
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_busy_machine_and_the_class_of_f1_are_told(tmp_path):
+    make_run(tmp_path / "runs" / "one", ["bad", "good"])
+    path = tmp_path / "runs" / "one" / "results.json"
+    run = read_run_record(path.parent)
+    assert "F1 is that of the class 'good'" in results_table(run) and "busy machine" not in results_table(run)
+    results = json.loads(path.read_text())
+    results["distilled"]["costs"]["waiting"] = 0.4
+    path.write_text(json.dumps(results))
+    run = read_run_record(path.parent)
+    assert "measured on a busy machine (threads waited 40% of the time" in results_table(run)
+    write_report(run, [], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "measured on a busy machine" in page and "F1 is that of the class" in page
