@@ -4,24 +4,30 @@ Tokenizes what the stages will read (the rows are cached for them), refuses what
 operations and truncated rows of every training stage.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError, about
 from stages.distillation.compatibility import check_length, check_vocabularies, forward_flops
 from stages.distillation.layer_maps import layer_map
 from stages.distillation.losses import build
-from stages.distillation.models import ModelSource, classifies, load_config, load_tokenizer
+from stages.distillation.models import ModelSource, classifies, load_classifier, load_config, load_tokenizer
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import student_config
 from stages.distillation.teachers import class_order
-from stages.tasks.task import Task
+from stages.evaluation.predict import predict
+from stages.evaluation.scores import check_scale
+from stages.tasks.task import Split, Task
 from stages.tasks.token_rows import TokenRows
 from stages.training.cached_rows import corpus_rows, task_rows, train_rows
 from stages.training.options import StageToCheck
 from stages.training.stage import Stage
+
+SOME_ROWS = 200
+"""Rows of dev on which a given teacher's scores are compared with the labels."""
 
 
 def run(stage: Stage) -> None:
@@ -35,6 +41,13 @@ def run(stage: Stage) -> None:
         stage.log(note)
     student = stage.model("student") if "student" in stage.inputs else None
     models = check_models(stage.model("teacher"), student, stage.options, task)
+    if (
+        task
+        and task.labels is None
+        and classifies(models.teacher) is False
+        and not stage.options["accept_teacher"]
+    ):
+        _check_scale(stage, task, models)
     flops = {}
     plans = {name: StageToCheck(**plan) for name, plan in stage.options["stages"].items()}
     for name, plan in plans.items():
@@ -129,6 +142,16 @@ def check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, tas
         f"row, {rows.truncated / len(rows):.1%} of rows truncated), {flops / 1e12:,.1f} TFLOP"
     )
     return flops
+
+
+def _check_scale(stage: Stage, task: Task, models: Models) -> None:
+    """Compare the scores of a given teacher with the labels of some rows of dev."""
+    dev = task.splits["dev"]
+    some = Split(dev.text_a[:SOME_ROWS], dev.text_b and dev.text_b[:SOME_ROWS], dev.labels[:SOME_ROWS])
+    length = stage.options["stages"]["tuning"]["max_length"] if "tuning" in stage.options["stages"] else 128
+    rows = task_rows(stage, replace(task, splits={"some": some}), "some", models.tokenizer, length)
+    teacher = load_classifier(stage.model("teacher"), None, own_labels=True, capturing=False)
+    check_scale(predict(teacher.eval().to(stage.device), rows, stage.device)[:, 0], np.array(some.labels))
 
 
 def _rows(

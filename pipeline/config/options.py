@@ -58,7 +58,9 @@ class Options:
     teacher_labels: list[str] = option(
         [], "the teacher's class names in its own order, if its config has LABEL_0 ..."
     )
-    accept_teacher: bool = option(False, "accept a teacher no better than the majority-class baseline")
+    accept_teacher: bool = option(
+        False, "accept a teacher no better than the best constant answer, or of another scale of scores"
+    )
     allow_bin: bool = option(False, "also load weights in torch's .bin format (tensors only)")
     student: str = option(
         "", "a general student: directory or hub name; teacher-layers: every k-th; none: made"

@@ -146,6 +146,7 @@ def check(
         "stages": {name: asdict(stage) for name, stage in stages.items()},
         "architecture": architecture,
         "teacher_labels": o.teacher_labels,
+        "accept_teacher": o.accept_teacher,
     }
     inputs = _present(teacher=given.teacher, task=given.task, student=given.student) | given.corpora
     return StageSpec("check", "check", options, inputs)

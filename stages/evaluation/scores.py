@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from checkpoints.errors import UserError
 from stages.evaluation.measures import decide
 from stages.tasks.metrics import compute, constant_baseline
 from stages.tasks.task import Task
@@ -26,4 +27,25 @@ def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
     if reached <= constant:
         stage.log(
             f"warning: {task.selection} {reached:.4f} on dev is no better than a constant answer's {constant:.4f}"
+        )
+
+
+def check_scale(predictions: np.ndarray, gold: np.ndarray) -> None:
+    """Check that a regression teacher's scores are on the scale of the labels.
+
+    They are on another one if a line from scores to labels leaves less than half of the error.
+
+    Raises:
+        UserError: they are not.
+    """
+    slope, offset = np.polyfit(predictions, gold, 1) if np.ptp(predictions) > 0 else (0.0, gold.mean())
+    fitted = np.sqrt(np.mean((slope * predictions + offset - gold) ** 2))
+    raw = np.sqrt(np.mean((predictions - gold) ** 2))
+    if raw > 2 * fitted + 0.1 * gold.std():
+        raise UserError(
+            f"the given teacher's scores are on another scale than the labels: {predictions.min():.3g} to "
+            f"{predictions.max():.3g} (mean {predictions.mean():.3g}) on {len(gold)} rows of dev, the labels {gold.min():.3g} "
+            f"to {gold.max():.3g} (mean {gold.mean():.3g}); labels are about {slope:.3g} x score {offset:+.3g}: rescale the "
+            "labels, or give a teacher tuned on them, or set this to true",
+            argument="accept_teacher",
         )

@@ -39,7 +39,8 @@ def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]
             yield number, line.removeprefix("\ufeff") if number == 1 else line
     except UnicodeError as error:
         about = f"not {encoding.upper()} ({getattr(error, 'reason', error)})"
-        raise UserError(f"{path}, line {number}: {about}; save it as UTF-8, or give its encoding") from error
+        other = "" if encoding == "utf-8" else ", or give its own encoding"
+        raise UserError(f"{path}, line {number}: {about}; save it as UTF-8{other}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read after line {number}: {error}") from error
 

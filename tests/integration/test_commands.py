@@ -7,6 +7,7 @@ import zipfile
 import pytest
 import torch
 
+from stages.tasks.tables import read_rows
 from tests.conftest import make_encoder, make_tokenizer, sentences
 from tests.integration.conftest import ROOT
 
@@ -264,3 +265,42 @@ def test_make_lists_its_targets():
     output = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in "setup demo general-distill task-distill augment evaluate report compare export predict serve doctor test test-all torture docs lint clean".split():
         assert f"\n{target} " in "\n" + output
+
+
+def test_class_names_are_the_users_from_file_to_export(place):
+    names = ["LABEL_0", "LABEL_1", "Yes", "yes", "no-show", "no show", 'a, "b"', "it's"]
+    with open(place.path / "names.csv", "w", newline="", encoding="utf-8") as file:
+        rows = [(text, names[n % len(names)]) for n, (text, _) in enumerate(sentences(120))]
+        csv.writer(file, delimiter=";").writerows(
+            [("text", "label", "", ""), *((*row, "", "") for row in rows)]
+        )
+    given = ("data=names.csv", "run=names", "baselines=false", "accept_teacher=true")
+    status, output = place.run("task-distill", *given)
+    assert status == 0, output
+    assert "separated by semicolon" in output and "8 classes in train" in output and "to be made: " in output
+    status, output = place.run("export", "run=names", "to=names-export", tiny=False)
+    assert status == 0, output
+    again = json.loads((place.path / "names-export" / "config.json").read_text())
+    assert sorted(again["id2label"].values()) == sorted(names)
+    predictions = place.path / "runs" / "names" / "dev_predictions.csv"
+    status, output = place.run("predict", "run=names", f"file={predictions}", "to=again.tsv", tiny=False)
+    assert status == 0, output
+    for _, row in read_rows(place.path / "again.tsv"):
+        assert row["predicted_label"] == row["distilled"] and row["label"] in names
+
+
+def test_a_teacher_of_another_scale_is_refused_before_any_work(place):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(place.path / "teacher", num_labels=1)
+    model.config.id2label = {0: "score"}
+    with torch.no_grad():
+        model.classifier.bias.fill_(-50)
+    model.save_pretrained(place.path / "scorer")
+    make_tokenizer(place.path / "scorer")
+    with open(place.path / "scores.csv", "w", newline="") as file:
+        rows = [(text, n % 9 / 2) for n, (text, _) in enumerate(sentences(120))]
+        csv.writer(file).writerows([("text", "label"), *rows])
+    refused(place, "task-distill", "data=scores.csv", "teacher=scorer", "run=scorer",
+            words=["check: accept_teacher: ", "on another scale than the labels"])  # fmt: skip

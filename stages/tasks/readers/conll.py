@@ -13,7 +13,7 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, hold_out
+from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, hold_out, unread
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
@@ -50,11 +50,18 @@ def load(source: TaskSource, revision: str | None) -> Task:
         UserError: a line cannot be used (the error names it); fewer than two labels; or a label that train lacks.
     """
     paths = {role: Path(path) for role, path in source.files.items()}
-    pairs = {role: list(_labelled(path)) for role, path in paths.items()}
-    for role, path in paths.items():
-        if not pairs[role]:
+    pairs: dict[str, list[tuple[Row, list[str]]]] = {}
+    notes = unread(source)
+    for key, path in paths.items():
+        read, role = list(_labelled(path)), key.partition(".")[0]
+        if not read:
             raise UserError(f"{path}: no sentences; give a word and its label on each line")
-    pairs = drop_repeats(pairs if "dev" in pairs else hold_out(pairs, paths["train"]))
+        pairs.setdefault(role, []).extend(read)
+        notes.append(f"{role}: {path.name}, {len(read):,} sentences")
+    if "dev" not in pairs:
+        pairs = hold_out(pairs, paths["train"])
+        notes.append(f"dev: {len(pairs['dev']):,} sentences of train, held out, as there is no dev file")
+    pairs = drop_repeats(pairs)
     labels = sorted({label for _, tags in pairs["train"] for label in tags})
     if len(labels) < 2:
         raise UserError(f"{paths['train']}: every label is {labels[0]!r}; give two labels or more")
@@ -68,7 +75,14 @@ def load(source: TaskSource, revision: str | None) -> Task:
                 )
         ids = [[labels.index(label) for label in tags] for _, tags in pairs[role]]
         splits[role] = Split([row.texts[0] for row, _ in pairs[role]], None, ids)
-    return Task(source.name, tuple(labels), splits, *metrics.select(source.metric), token_level=True)
+    return Task(
+        source.name,
+        tuple(labels),
+        splits,
+        *metrics.select(source.metric),
+        token_level=True,
+        notes=tuple(notes),
+    )
 
 
 def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
@@ -86,7 +100,11 @@ def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
         if line.startswith("-DOCSTART-"):
             continue
         if columns:
-            if len(columns) < 2 or not all(columns) or len(columns[0].split()) > 1:
+            if (
+                len(columns) < 2
+                or not all(columns)
+                or any(len(c.split()) > 1 for c in (columns[0], columns[-1]))
+            ):
                 raise UserError(f"{where}: {line!r:.60} is not a word and its label; fix or remove the line")
             start = start if words else number
             words.append(columns)

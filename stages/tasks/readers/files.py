@@ -268,7 +268,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
         read, said = _read(path, source, role)
         rows.setdefault(role, []).extend(read)
         notes.append(f"{role}: {path.name}, {len(read):,} rows{said and ', read ' + said}")
-    notes += _unused(source)
+    notes += unread(source)
     if source.type != "classification" and not source.labels:
         rows = _decimal_points(rows)
     regression = source.type == "regression"
@@ -465,13 +465,14 @@ def _values(rows: list[Row], labels: list[str] | None) -> list[int] | list[float
     return values
 
 
-def _unused(source: TaskSource) -> list[str]:
+def unread(source: TaskSource) -> list[str]:
     """A note on the tables beside train's that are not read, where names like train's say that they belong together."""
     train = Path(source.files["train"])
     if train.is_dir() or not _of_role([train], ROLES["train"]):
         return []
     read = {Path(name) for name in source.files.values()}
-    others = [path.name for path in _tables(train.parent) if path.resolve() not in read]
+    suffixes = SUFFIXES if train.name.lower().endswith(SUFFIXES) else (train.suffix,)
+    others = [path.name for path in _tables(train.parent, suffixes) if path.resolve() not in read]
     how = "" if len(read) > 1 else " (data=DIRECTORY reads those of usual names)"
     return [f"not read: {', '.join(others[:10])}{how}"] if others else []
 

@@ -15,6 +15,7 @@ from stages.evaluation.measures import (
 )
 from stages.evaluation.predict import check_finite
 from stages.evaluation.results import ClassScores
+from stages.evaluation.scores import check_scale
 from stages.tasks.readers.glue import written_answer
 from stages.tasks.types import Split, Task
 
@@ -94,3 +95,19 @@ def test_logits_that_are_not_finite_are_refused():
         with pytest.raises(UserError, match="not a finite number"):
             written_answer("sts-b", score)
     assert written_answer("sts-b", -1) == "0.000" and written_answer("sts-b", 7) == "5.000"
+
+
+@pytest.mark.parametrize(
+    ("slope", "offset", "noise", "same"),
+    [(1, 0, 0.5, True), (0.8, 0.3, 0.7, True), (0.2, 0, 0.02, False), (20, 0, 2, False), (1, 3, 0.3, False),
+     (-1, 5, 0.3, False), (0, 2.5, 0, True)],
+)  # fmt: skip
+def test_scores_on_another_scale_are_seen(slope, offset, noise, same):
+    random = np.random.default_rng(0)
+    gold = random.uniform(0, 5, 200)
+    scores = slope * gold + offset + noise * random.normal(size=200)
+    if same:
+        check_scale(scores, gold)
+    else:
+        with pytest.raises(UserError, match="accept_teacher: .*on another scale than the labels: .* x score"):
+            check_scale(scores, gold)

@@ -224,3 +224,18 @@ def test_without_dev_a_tenth_of_the_sentences_is_held_out(tmp_path):
     found = task.load_task(task.find_task("mine", str(tmp_path / "tags.conll")))
     assert set(found.splits) == {"train", "dev"} and 1 <= len(found.splits["dev"]) <= 20
     assert len(found.splits["train"]) + len(found.splits["dev"]) == 80
+
+
+def test_the_usual_names_and_parts_of_conll_files(tmp_path):
+    def write(name, start):
+        lines = [f"word{start + n} {'AB'[n % 2]}\n\n" for n in range(40)]
+        (tmp_path / name).write_text("".join(lines))
+
+    for n, name in enumerate(["ner_train-00000-of-00002", "ner_train-00001-of-00002", "ner_valid", "other"]):
+        write(f"{name}.conll", 100 * n)
+    found = task.load_task(task.find_task("mine", str(tmp_path)))
+    assert len(found.splits["train"]) == 80 and len(found.splits["dev"]) == 40
+    assert {"dev: ner_valid.conll, 40 sentences", "not read: other.conll"} <= set(found.notes)
+    (tmp_path / "other.conll").write_text("a\tB C\n")
+    with pytest.raises(UserError, match="is not a word and its label"):
+        task.load_task(task.find_task("mine", str(tmp_path / "other.conll")))
