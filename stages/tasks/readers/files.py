@@ -45,6 +45,7 @@ ROLES = {
 EITHER = ("eval", "evaluation")  # dev if there is no other, else test
 MISSING = ("na", "n/a", "nan", "null", "<na>", "#n/a", "#na", "nat")
 MISSING_IF_RARE = ("none", "-", "--", "?", "-1", "-1.0")
+NO_SCORE = (-1.0, -9.0, -99.0, -999.0, -9999.0)
 RARE, NEARLY_ALL, SOME_CLASSES = 0.05, 0.9, 20
 logger = logging.getLogger(__name__)
 
@@ -276,7 +277,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
         regression = not source.labels and _looks_like_regression(rows["train"])
     if not regression:
         rows = _same_numbers(rows)
-    rows = {role: _judged(of, regression, source) for role, of in rows.items()}
+    known = Counter(row.label for row in rows["train"] if not row.unfit)
+    rows = {role: _judged(of, regression, source, known) for role, of in rows.items()}
     if "test" in rows and all(row.unfit for row in rows["test"]):
         notes.append(f"the test file is not used: its rows have no labels in {source.label!r}")
         del rows["test"]
@@ -292,8 +294,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
     pairs = drop_repeats(pairs)
     _check_spread([value for _, value in pairs["train"]], labels, train)
     splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
-    known = (metrics.REGRESSION, metrics.REGRESSION) if regression else ()
-    reported = metrics.select(source.metric, *known)
+    allowed = (metrics.REGRESSION, metrics.REGRESSION) if regression else ()
+    reported = metrics.select(source.metric, *allowed)
     if labels:
         notes += _of_classes(labels, splits, "f1" in reported[0])
     return Task(source.name, None if labels is None else tuple(labels), splits, *reported, notes=tuple(notes))
@@ -310,7 +312,11 @@ def _read(path: Path, source: TaskSource, role: str) -> tuple[list[Row], str]:
         for column in (*source.text, source.label):
             if column not in row and not (column == source.label and role == "test"):
                 raise UserError(f"{where}: no {column!r}; this row has {', '.join(map(repr, row))}")
-        texts = tuple(check_text(row[column], f"{where}: {column!r}") for column in source.text)
+        cells = [row[column] for column in source.text]
+        cells = ["" if cell is None or cell != cell else cell for cell in cells]  # null, and pandas' NaN
+        texts = tuple(
+            check_text(cell, f"{where}: {column!r}") for column, cell in zip(source.text, cells, strict=True)
+        )
         empty = next((c for c, text in zip(source.text, texts, strict=True) if not text.strip()), None)
         label, unfit = _label(row.get(source.label), source.labels)
         check_text(label, f"{where}: {source.label!r}")
@@ -382,21 +388,27 @@ def _same_numbers(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
     }
 
 
-def _judged(rows: list[Row], regression: bool, source: TaskSource) -> list[Row]:
-    """The rows, with what is unfit about labels that only the whole column tells."""
+def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counter[str]) -> list[Row]:
+    """The rows, with what is unfit about labels that only the whole column tells; `known` are train's labels."""
     counts = Counter(row.label for row in rows if not row.unfit)
     unfit = {}
     for label, count in counts.items():
+        others = sorted(({*counts, *known}) - {label})
         if regression and _number(label) is None:
             unfit[label] = (
                 f"label {label!r} is not a finite number, as {_most(counts, _number)} of {counts.total():,} are"
             )
         elif source.labels and label not in source.labels:
             unfit[label] = f"label {label!r} is not one of labels, which are {', '.join(source.labels):.200}"
-        elif not regression and not source.labels and _is_missing(label, count, counts):
-            classes = sorted({*counts} - {label}, key=str)[:5]
-            unfit[label] = f"label {label!r} looks like a missing one ({count:,} of {counts.total():,} rows; others are "\
-                           f"{', '.join(map(repr, classes)):.100})"  # fmt: skip
+        elif not source.labels and (
+            _is_no_score(label, others)
+            if regression
+            else _is_missing(label, count <= RARE * counts.total() or label not in known, others)
+        ):
+            unfit[label] = (
+                f"label {label!r} looks like a missing one ({count:,} of {counts.total():,} rows; others are "
+                f"{', '.join(map(repr, others[:5])):.100})"
+            )
     return [
         row if row.unfit or row.label not in unfit else row._replace(unfit=unfit[row.label]) for row in rows
     ]
@@ -406,15 +418,20 @@ def _most(counts: Counter[str], is_one: Any) -> str:
     return f"{sum(count for label, count in counts.items() if is_one(label) is not None):,}"
 
 
-def _is_missing(label: str, count: int, counts: Counter[str]) -> bool:
-    """Whether a label means that there is none."""
-    plain, rare = label.casefold(), count <= RARE * counts.total()
+def _is_missing(label: str, rare: bool, others: list[str]) -> bool:
+    """Whether a class means that there is none."""
+    plain = label.casefold()
     if plain in MISSING or rare and plain in MISSING_IF_RARE:
         return True
     if plain in ("-1", "-1.0"):  # a class beside 0 and 1, or 1 alone
-        others = [_number(other) for other in counts if other != label]
-        return any(number is None or number > 1 for number in others)
-    return plain == "-" and "+" not in counts
+        numbers = [_number(other) for other in others]
+        return any(number is None or number > 1 for number in numbers)
+    return plain == "-" and "+" not in others
+
+
+def _is_no_score(label: str, others: list[str]) -> bool:
+    """Whether a score means that there is none: -1 or the like, where no other score is below 0."""
+    return _number(label) in NO_SCORE and all((_number(other) or 0.0) >= 0 for other in others)
 
 
 def _fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) -> list[Row]:
@@ -431,7 +448,8 @@ def _fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) -
     first = unfit[0]
     more = f" (and {len(unfit) - 1:,} more rows do not fit: lines {lines})" if len(unfit) > 1 else ""
     kept = sorted({row.label for row in rows if row.label})
-    name = f", or {as_argument('labels', kept)} makes it a class" if "looks like" in first.unfit else ""
+    is_class = "looks like" in first.unfit and len(kept) <= SOME_CLASSES
+    name = f", or {as_argument('labels', kept)} makes it a class" if is_class else ""
     raise UserError(
         f"{first.path}, line {first.line}: {first.unfit}{more}; fill it or remove the row, or unfit_rows=leave_out "
         f"leaves such rows out{name}"

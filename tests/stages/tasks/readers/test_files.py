@@ -282,6 +282,7 @@ NUMBERS = [f"{n / 7:.3f}" for n in range(199)]
     ("labels", "message"),
     [
         ([*NUMBERS, "NA"], "line 201: label 'NA' is not a finite number, as 199 of 200 are"),
+        ([*NUMBERS, "-1"], "line 201: label '-1' looks like a missing one"),
         ([*NUMBERS, "high"], "line 201: label 'high' is not a finite number"),
         ([*NUMBERS, "inf"], "line 201: label 'inf' is not a finite number"),
         ([*NUMBERS, ""], "line 201: the label 'label' is empty"),
@@ -400,3 +401,25 @@ def test_a_class_that_only_dev_has_is_said(tmp_path):
         load(tmp_path)
     notes = load(tmp_path, labels=("bad", "good", "awful")).notes
     assert any(note.startswith("warning: train has no row of 'awful'") for note in notes)
+
+
+def test_a_test_file_without_gold_labels_is_not_used(tmp_path):
+    write_csv(tmp_path / "train.csv", [(f"text number {n}", n % 2) for n in range(200)])
+    for label in ("-1", "", "NA", "?"):
+        write_csv(tmp_path / "test.csv", [(f"other {n}", label) for n in range(20)])
+        task = load(tmp_path)
+        assert set(task.splits) == {"train", "dev"}
+        assert any("the test file is not used: its rows have no labels" in note for note in task.notes)
+    write_csv(tmp_path / "test.csv", [(f"other {n}", "-1" if n == 3 else n % 2) for n in range(20)])
+    with pytest.raises(UserError, match="test.csv, line 5: label '-1' looks like a missing one"):
+        load(tmp_path)
+
+
+def test_an_empty_text_is_refused_or_left_out(tmp_path):
+    path = tmp_path / "a.jsonl"
+    texts = [None, "", float("nan"), *(f"text {n}" for n in range(60))]
+    path.write_text("".join(json.dumps({"text": t, "label": n % 2}) + "\n" for n, t in enumerate(texts)))
+    with pytest.raises(UserError, match="line 1: 'text' is empty .and 2 more rows do not fit: lines 1, 2, 3"):
+        load(path)
+    task = load(path, unfit_rows="leave_out")
+    assert sum(map(len, task.splits.values())) == 60
