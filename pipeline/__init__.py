@@ -57,7 +57,8 @@ def distill(
 
     Finished stages are skipped and half-done ones resumed, so a second call returns at once. Stages run in processes
     of their own, and their progress goes to standard output. The run is in the directory `runs/` of the working
-    directory.
+    directory. In a script that torchrun or srun starts on several ranks, each rank makes this call, and the stages run
+    in the ranks' own processes.
 
     Args:
         task: a GLUE task, a packaged task, a task file (.yaml), or any name together with `data`.
@@ -74,6 +75,7 @@ def distill(
         checkpoints.errors.UserError: a `ValueError`: an option, the data or a model is refused, with the text that the
             command shows.
         pipeline.run.StageFailed: a stage was interrupted or failed. The same call resumes it.
+        pipeline.launch.in_place.RunEnded: on a rank other than 0, where the run failed.
 
     Example:
         >>> result = distill(task="reviews", data="reviews.csv", text_columns="review", label_column="stars")
@@ -83,6 +85,7 @@ def distill(
     from checkpoints.errors import UserError
     from pipeline.config.errors import explain
     from pipeline.config.inputs import task_stages
+    from pipeline.launch.in_place import on_all_ranks
     from pipeline.run import make
 
     columns = text_columns if isinstance(text_columns, str) else list(text_columns)
@@ -99,7 +102,7 @@ def distill(
             f"seeds={given['seeds']!r}: a call makes one run; call it once for each options={{'seed': ...}}"
         )
     try:
-        (path,) = make(given, task_stages)
+        (path,) = on_all_ranks(lambda: [str(run) for run in make(given, task_stages)])
     except UserError as error:
         raise explain(error) from None
-    return Result(path)
+    return Result(Path(path))

@@ -17,7 +17,7 @@ from pipeline.config.options import Options, load
 from pipeline.config.recipe import read_recipe
 from pipeline.config.recipe_stages import recipe_stages
 from pipeline.config.two_stage import RunSpec
-from pipeline.launch.launcher import Launcher
+from pipeline.launch.in_place import job_on_given_ranks, launcher_of
 from pipeline.launch.worker import REFUSAL
 from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan, read_finished, write_stage_spec
 from pipeline.report.run_record import read_run_record
@@ -67,6 +67,7 @@ def make(given: Mapping[str, Any], declare: Callable[[Options], RunSpec]) -> lis
         StageFailed: a stage was interrupted or failed.
     """
     o = load("small", given)
+    o = replace(o, job=job_on_given_ranks(o.job, given))
     runs = _make_seeds(o, declare, {})
     if o.seeds:
         print(f"\n{seeds_table(runs)}")
@@ -81,6 +82,7 @@ def make_recipe(given: Mapping[str, str]) -> list[Path]:
         StageFailed: a stage was interrupted or failed.
     """
     recipe, o = read_recipe(given)
+    o = replace(o, job=job_on_given_ranks(o.job, given))
     runs = _make_seeds(o, partial(recipe_stages, recipe), given)
     from pipeline.report.recipe_summary import write_summary  # matplotlib and scipy take seconds to start
 
@@ -104,7 +106,7 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
         raise UserError(f"{run} is not a run (it has no options.json): give another run=NAME")
     stages = spec.declare(run)
     run.mkdir(parents=True, exist_ok=True)
-    with run_lock(run), Launcher(run) as launcher:
+    with run_lock(run), launcher_of(run) as launcher:
         planned = plan(stages, run, o)
         arguments = [f"{name}={value}" for name, value in recipe.items()]
         store.write_json(run / "options.json", asdict(o) | {

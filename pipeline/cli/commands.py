@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import cleandoc
@@ -19,6 +20,8 @@ from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.options import Options, check_run, load
 from pipeline.config.recipe import RecipeFile, StudentSpec, known_recipes
 from pipeline.config.schema import CONFIG, arguments, closest, help_text, updated
+from pipeline.launch.given_ranks import given_ranks
+from pipeline.launch.in_place import RunEnded, on_all_ranks
 from pipeline.plan import RUNS
 from pipeline.report.run_record import RunRecord, read_run_record
 from pipeline.report.tables import results_table, runs_table
@@ -44,28 +47,31 @@ class Command:
     Attributes:
         function: takes the command's settings; of commands that make a run, its arguments by name.
         settings: the dataclass of its settings.
+        makes_run: it runs stages. Where another launcher has started several ranks, all of them take part; in any other
+            command rank 0 alone.
     """
 
     function: Callable[[Any], int | None]
     settings: type
+    makes_run: bool = False
 
     @property
     def doc(self) -> str:
         return cleandoc(self.function.__doc__ or "")
 
 
-def command(settings: type) -> Callable[[Callable], Callable]:
+def command(settings: type, makes_run: bool = False) -> Callable[[Callable], Callable]:
     """Register a function as the command of its name."""
 
     def register(function: Callable[[Any], int | None]) -> Callable:
-        COMMANDS[function.__name__.replace("_", "-")] = Command(function, settings)
+        COMMANDS[function.__name__.replace("_", "-")] = Command(function, settings, makes_run)
         return function
 
     return register
 
 
 def main(texts: list[str] | None = None) -> int:
-    """Run a command.
+    """Run a command, together with the other ranks where another launcher has started several.
 
     Args:
         texts: its name and arguments; None: those of the process.
@@ -74,6 +80,37 @@ def main(texts: list[str] | None = None) -> int:
         The exit status: 0 done, 2 for what the user can fix, 128 + a signal that ended it, 1 for anything else.
     """
     texts = sys.argv[1:] if texts is None else texts
+    try:
+        ranks = given_ranks()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if ranks is None:
+        return _main(texts)
+    texts = [text for text in texts if not text.startswith("--local_rank=")]  # DeepSpeed's launcher adds it
+    known = COMMANDS.get(texts[0]) if texts else None
+    if not known or not known.makes_run or {"-h", "--help"} & set(texts):
+        return _main(texts) if ranks.rank == 0 else 0
+    from pipeline.launch.worker import leave  # here a rank, which has torch's threads
+
+    try:
+        status = on_all_ranks(lambda: _main(texts))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except RunEnded as end:
+        status = end.status
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        status = 130
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    leave(status)
+
+
+def _main(texts: list[str]) -> int:
     try:
         for text in texts:
             check_text(text, f"the argument {text!r}")
@@ -140,7 +177,7 @@ class OfRun:
     run: str = option("demo", "name of the finished run, under runs/")
 
 
-@command(Options)
+@command(Options, makes_run=True)
 def demo(given: dict[str, str]) -> None:
     """Distil a real teacher end to end, on packaged weights and text.
 
@@ -149,7 +186,7 @@ def demo(given: dict[str, str]) -> None:
     make({"task": "rotten-tomatoes", "run": "demo", "baselines": "true"} | given, task_stages)
 
 
-@command(Options)
+@command(Options, makes_run=True)
 def general_distill(given: dict[str, str]) -> None:
     """Stage 1: make a general student from an un-tuned teacher and unlabelled text.
 
@@ -158,7 +195,7 @@ def general_distill(given: dict[str, str]) -> None:
     make(given, general_stages)
 
 
-@command(Options)
+@command(Options, makes_run=True)
 def task_distill(given: dict[str, str]) -> None:
     """Stage 2: make a student of a task; creates missing prerequisites, such as the general student.
 
@@ -169,7 +206,7 @@ def task_distill(given: dict[str, str]) -> None:
     make(given, task_stages)
 
 
-@command(Options)
+@command(Options, makes_run=True)
 def augment(given: dict[str, str]) -> None:
     """Augment the training rows of a task, and show samples.
 
@@ -180,7 +217,7 @@ def augment(given: dict[str, str]) -> None:
     make(given, augment_stages)
 
 
-@command(Options)
+@command(Options, makes_run=True)
 def recipe(given: dict[str, str]) -> None:
     """Make a published system and what it is compared with, over several seeds.
 

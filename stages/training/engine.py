@@ -64,6 +64,11 @@ class Engine:
         if self.single_process:
             self.deepspeed.enable_backward_allreduce = False  # it would copy every gradient, for nothing
 
+    def close(self) -> None:
+        """Take DeepSpeed's hooks off the model, and forget what it keeps for the whole process."""
+        self.deepspeed.destroy()
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
+
     def backward(self, losses: dict[str, Tensor]) -> None:
         """Back-propagate this rank's part of the global loss of each pass.
 

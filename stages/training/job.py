@@ -99,6 +99,7 @@ class Job:
         self.clock = Clock(torch.cuda.synchronize if gpu and self.settings.profile else None)
         self.stop = StopSignal()
         self.control_group = dist.new_group(backend="gloo") if self.world > 1 else None
+        stage.resources.callback(self._close)
 
     def run(self) -> State:
         """Train to the end; the model then holds the best weights (or the last, where nothing is evaluated).
@@ -130,6 +131,7 @@ class Job:
                     saved_at = time.monotonic()
                 if stop:
                     self.checkpoints.finish()
+                    self.stop.obeyed()
                     raise Interrupted(128 + stop, state.step)
         if self.settings.profile or self.stage.device.type == "cpu":
             self.stage.log(str(self.clock))
@@ -139,6 +141,13 @@ class Job:
         if self.evaluate and state.best_step is not None:
             self.checkpoints.load_best(state.best_step)
         return state
+
+    def _close(self) -> None:
+        """Leave nothing behind for the next job of this process."""
+        self.engine.close()
+        if self.control_group is not None:
+            dist.destroy_process_group(self.control_group)
+        self.stop.close()
 
     def step(self, global_rows: np.ndarray) -> float:
         """Take one optimiser step on a global batch. Returns the learning rate, 0 where the batch was left out."""

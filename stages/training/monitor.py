@@ -52,6 +52,7 @@ class Monitor:
         if self.service == "wandb":
             import wandb
 
+            stage.resources.callback(wandb.finish)
             first = wandb.run.starting_step
         for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
             if (logged := json.loads(line))["step"] >= first:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from typing import Any
 
 
 class StopSignal:
@@ -14,12 +15,25 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number = 0
+        self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take over both signals, until the process ends. Python lets the main thread alone do so."""
+        """Take over both signals, until `close`. Python lets the main thread alone do so."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._note)
-            signal.signal(signal.SIGTERM, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before.setdefault(number, signal.signal(number, self._note))
+
+    def close(self) -> None:
+        """Give both signals back to whom they were taken from, with the one that came, unless the job obeyed it."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+        if self.number:
+            signal.raise_signal(self.number)
+
+    def obeyed(self) -> None:
+        """The job has saved and ends."""
+        self.number = 0
 
     def _note(self, number: int, frame: object) -> None:
         if self.number:

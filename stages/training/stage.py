@@ -1,10 +1,11 @@
 """A stage as its worker sees it: options, inputs, directory, and how it logs and publishes."""
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Stage:
         fingerprint: of type, options and inputs.
         job: how it runs: the `job` options.
         device: of this rank.
+        resources: closed when the stage is over: what must not live on into the next stage of the same process.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Stage:
     fingerprint: str
     job: Job
     device: torch.device
+    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @staticmethod
     def open(directory: Path, device: torch.device) -> "Stage":
@@ -157,6 +160,20 @@ def is_first_rank() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
+_alone = False
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """In the block this process waits for no other rank: they take no part in what it does."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
+
 def wait_for(paths: Iterable[Path]) -> None:
     """Wait until other ranks have made these, however long that takes: a collective gives up after minutes."""
     for path in paths:
@@ -166,5 +183,5 @@ def wait_for(paths: Iterable[Path]) -> None:
 
 def barrier() -> None:
     """Wait for the other ranks, if there are any."""
-    if dist.is_initialized():
+    if dist.is_initialized() and not _alone:
         dist.barrier()

@@ -1,0 +1,405 @@
+"""Runs a whole command on ranks that another launcher has started, in their own processes.
+
+All ranks run the same command. Rank 0 plans, prints and holds the run's lock. The others follow it: through the store
+in which the ranks meet, it names one stage after another, and at last how the run ended. So a stage follows the other
+in one process group, and ranks that have nothing to do wait for a message, not for a collective that times out.
+
+A rank that fails says so in the store, too. Each rank has a thread that waits for that word and ends a rank which is
+stuck in a collective with the one that failed.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+from checkpoints.errors import UserError
+from pipeline.launch import worker
+from pipeline.launch.child_process import SIGNALS, die_at_signals
+from pipeline.launch.given_ranks import GivenRanks, given_ranks
+from pipeline.launch.launcher import KEEP_FREED_MEMORY, Launcher
+from pipeline.launch.network_errors import explain_network, is_communication_error
+from stages.training.options import Job
+
+T = TypeVar("T")
+
+ASK_EVERY = timedelta(seconds=60)
+"""A wait in the store is begun again so often: an idle connection may be dropped on the way."""
+
+LEFT_WITHIN = timedelta(seconds=60)
+"""Rank 0, which may hold the store, ends after the others have read the last word, or so much later."""
+
+HEARD_WITHIN = 1
+"""Seconds until every rank has heard that one has failed."""
+
+GRACE = 10
+"""Seconds that a rank has to end by itself after another one failed."""
+
+MALLOPT = {"MALLOC_MMAP_MAX_": -4, "MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2}
+
+
+class StageLauncher(Protocol):
+    """What runs the stages of a run."""
+
+    def __enter__(self) -> "StageLauncher": ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def launch(self, stage: Path, job: Job) -> int: ...
+
+
+class RunEnded(Exception):
+    """On a rank other than 0: rank 0, or a rank that failed, has ended the run. It has shown why.
+
+    Attributes:
+        status: the exit status of the command.
+    """
+
+    def __init__(self, status: int):
+        super().__init__(f"the run has ended with status {status}: another rank says why")
+        self.status = status
+
+
+def launcher_of(run: Path) -> StageLauncher:
+    """What runs the stages of a run: in this process where ranks are given, else in processes that it starts."""
+    ranks = _joined()
+    assert ranks is None or ranks.given.rank == 0, "the others follow in on_all_ranks"
+    return _Leader(ranks) if ranks else Launcher(run)
+
+
+def job_on_given_ranks(job: Job, given: Mapping[str, Any]) -> Job:
+    """The `job` options on the ranks that there are.
+
+    Args:
+        job: the options.
+        given: options by name, as the user gave them.
+
+    Raises:
+        UserError: they ask for other ranks than those that another launcher has started.
+    """
+    ranks = _ranks.given if _ranks else given_ranks()
+    if ranks is None:
+        return job
+    if job.hostfile:
+        raise UserError(
+            f"job.hostfile={job.hostfile}: {ranks.by} has already started {ranks.world_size} ranks; leave it out, or run "
+            "the command without another launcher"
+        )
+    if job.nproc not in (1, ranks.world_size) or job.nproc == 1 and "job.nproc" in given:
+        raise UserError(
+            f"job.nproc={job.nproc}: {ranks.by} has already started {ranks.world_size} ranks; leave it out, or run the "
+            "command without another launcher"
+        )
+    return replace(job, nproc=ranks.world_size)
+
+
+def on_all_ranks(lead: Callable[[], T]) -> T:
+    """Call `lead`, which makes a run. Of given ranks rank 0 calls it, and the others run its stages with it.
+
+    Returns:
+        What `lead` returned, on every rank; it must be writable as JSON.
+
+    Raises:
+        RunEnded: on the other ranks, where `lead` failed.
+        UserError: the ranks did not find each other.
+    """
+    ranks = _joined()
+    if ranks is None:
+        return lead()
+    with ranks.run():
+        if ranks.given.rank:
+            return ranks.follow()
+        try:
+            result = lead()
+        except BaseException as error:
+            ranks.end(_status_of(error))
+            raise
+        ranks.end(0, result)
+        return result
+
+
+def _status_of(error: BaseException) -> int:
+    status = error.code if isinstance(error, SystemExit) else getattr(error, "status", None)
+    if isinstance(status, int):
+        return status
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    return 2 if isinstance(error, UserError | OSError) else 1
+
+
+_ranks: "_Ranks | None" = None
+
+
+def _joined() -> "_Ranks | None":
+    """The given ranks, which meet at the first call; None where there are none."""
+    global _ranks
+    if _ranks is None and (given := given_ranks()):
+        _ranks = _Ranks(given)
+    return _ranks
+
+
+class _Ranks:
+    """The ranks of this process, and what they tell each other.
+
+    Raises:
+        UserError: they did not find each other.
+    """
+
+    def __init__(self, given: GivenRanks):
+        self.given = given
+        self._device: Any = None
+        self._number = 0  # of messages
+        self._running = self._failed = False
+        self._end = ""  # that another rank has reported
+        given.export()
+        os.environ.setdefault("OMP_NUM_THREADS", _threads(given))
+        worker.set_environment()
+        _keep_freed_memory()
+        try:
+            store: Any = worker.connect()
+            self.store, self._listener = store, store.clone()  # one waits while the other speaks
+        except RuntimeError as error:
+            if not is_communication_error(error):
+                raise
+            where = f"{given.master}:{given.port}"
+            raise UserError(
+                f"rank {given.rank} of {given.world_size} ({given.by}) did not meet the others at {where}: "
+                f"{explain_network(str(error))}"
+            ) from error
+        threading.Thread(target=self._end_with_the_others, daemon=True).start()
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[None]:
+        """While the block runs, a failure of another rank ends this process."""
+        self._running = True
+        try:
+            yield
+        finally:
+            self._running = False
+
+    # What rank 0 says.
+
+    def end(self, status: int, result: Any = None) -> None:
+        """Tell the others how the run ended, and wait until they know."""
+        if self._failed:
+            time.sleep(HEARD_WITHIN)
+            return
+        number = self._number
+        self._say({"status": status, "result": result})
+        others = [f"left/{number}/{rank}" for rank in range(1, self.given.world_size)]
+        try:
+            self.store.wait(others, LEFT_WITHIN)
+        except RuntimeError as error:  # they have died, and their launcher knows
+            if not is_communication_error(error):
+                raise
+
+    def start(self, stage: Path, on_all: bool) -> int:
+        """Run a stage, on all ranks or here alone; returns its exit status."""
+        self._say({"stage": os.path.abspath(stage), "on_all": on_all})
+        return self._run(stage, on_all)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self.store.set(f"message/{self._number}", json.dumps(message))
+        self._number += 1
+
+    # What the others do.
+
+    def follow(self) -> Any:
+        """Run the stages that rank 0 names, until it says that the run has ended; returns what it made.
+
+        Raises:
+            RunEnded: the run has failed.
+        """
+        die_at_signals()  # while it waits nothing needs saving; a job takes them over
+        while True:
+            try:
+                message = self._hear()
+            except RuntimeError as error:
+                if not is_communication_error(error):
+                    raise
+                print("error: rank 0 has ended without a word: see its output", file=sys.stderr)
+                raise RunEnded(1) from error
+            if "stage" in message:
+                if status := self._run(Path(message["stage"]), message["on_all"]):
+                    raise RunEnded(status)
+                continue
+            self.store.set(f"left/{self._number - 1}/{self.given.rank}", "")
+            if message["status"]:
+                raise RunEnded(message["status"])
+            return message["result"]
+
+    def _hear(self) -> dict[str, Any]:
+        key = f"message/{self._number}"
+        _wait(self.store, key)
+        self._number += 1
+        return json.loads(self.store.get(key))
+
+    # What all do.
+
+    def _run(self, stage: Path, on_all: bool) -> int:
+        from stages.training.stage import alone
+
+        environment = dict(os.environ)
+        try:
+            if self._device is None:
+                self._device = worker.start_ranks(self.store)
+                environment = dict(os.environ)
+            if on_all:
+                status = self._run_with_others(stage)
+            elif self.given.rank == 0:
+                with alone():
+                    status = worker.run_stage(stage, self._device, self._is_reported)
+            else:
+                status = 0
+        except UserError as error:
+            status = worker.refuse(stage, error, self._is_reported)
+        except RuntimeError as error:
+            status = worker.lost(stage, error, self._is_reported) if is_communication_error(error) else 1
+            if not is_communication_error(error):
+                traceback.print_exc()
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        except BaseException as error:  # a signal: where the others take part, they may wait for this rank
+            if on_all:
+                self._agreed(_status_of(error))
+            raise
+        os.environ.clear()
+        os.environ.update(environment)
+        _forget()
+        return self._agreed(status) if status else 0
+
+    def _run_with_others(self, stage: Path) -> int:
+        deadline = time.monotonic() + 60
+        while not (stage / "stage.json").is_file():  # a network disk may show it late
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"host {socket.gethostname()} does not see {stage}: the hosts need a shared disk, at the same path"
+                )
+            time.sleep(1)
+        return worker.run_stage(stage, self._device, self._is_reported)
+
+    # How a failure of one becomes the end of all.
+
+    def _is_reported(self, by_all: bool) -> bool:
+        """Whether another rank has reported a failure. Where it is not `by_all`, another rank gets time to."""
+        own = self._own_failure(2 if by_all else 1)
+        deadline = time.monotonic() + (0 if by_all else worker.REASON_WITHIN)
+        while not self._end and time.monotonic() < deadline:
+            time.sleep(0.05)
+        try:
+            return (self._end or self._first_failure(own)) != own
+        except RuntimeError:
+            return False  # rank 0, which held the store, is gone
+
+    def _agreed(self, status: int) -> int:
+        """The status with which all ranks end: that of the first that failed."""
+        self._failed = True
+        try:
+            return int((self._end or self._first_failure(self._own_failure(status))).split()[0])
+        except RuntimeError:
+            return status
+
+    def _first_failure(self, own: str) -> str:
+        return self.store.compare_set("failed", "", own).decode()
+
+    def _own_failure(self, status: int) -> str:
+        return f"{status} {self.given.rank}"
+
+    def _end_with_the_others(self) -> None:
+        """In a thread: once a rank has failed, see that this one ends."""
+        status = 1
+        try:
+            _wait(self._listener, "failed")
+            self._end = self._listener.get("failed").decode()
+            status = int(self._end.split()[0])
+        except (
+            RuntimeError
+        ):  # rank 0, which held the store, has ended: what it said before is heard in `follow`
+            pass
+        time.sleep(GRACE)
+        if self._running:
+            worker.leave(status)
+
+
+def _wait(store: Any, key: str) -> None:
+    """Wait in the store for a key, however long that takes.
+
+    Raises:
+        RuntimeError: the connection was lost.
+    """
+    import torch.distributed as dist
+
+    while True:
+        try:
+            store.wait([key], ASK_EVERY)
+            return
+        except dist.DistStoreError as error:
+            if "timeout" not in str(error):
+                raise
+
+
+class _Leader:
+    """Runs the stages of a run on rank 0, together with the other ranks. Used as `Launcher` is."""
+
+    def __init__(self, ranks: _Ranks):
+        self._ranks = ranks
+
+    def __enter__(self) -> "_Leader":
+        main = threading.current_thread() is threading.main_thread()
+        self._handlers = {number: signal.signal(number, self._stop) for number in SIGNALS if main}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def launch(self, stage: Path, job: Job) -> int:
+        """Run a stage; returns its exit status."""
+        return self._ranks.start(stage, on_all=job.nproc > 1)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        """A signal outside of a job, which has nothing to save. A second one ends the process at once."""
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def _threads(given: GivenRanks) -> str:
+    """Threads of a rank. srun binds each task to its own cores, or says how many it has."""
+    from stages.training.machine_limits import cores
+
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        return os.environ["SLURM_CPUS_PER_TASK"]
+    bound = len(os.sched_getaffinity(0)) < (os.cpu_count() or 1) and given.by in ("srun", "mpirun")
+    return str(cores() if bound else max(1, cores() // max(1, given.local_size)))
+
+
+def _keep_freed_memory() -> None:
+    """What the launcher's variables tell glibc when a process starts, told to one that runs."""
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        for name, value in KEEP_FREED_MEMORY.items():
+            if name not in os.environ:
+                ctypes.CDLL(None).mallopt(MALLOPT[name], min(int(value), 2**31 - 1))
+
+
+def _forget() -> None:
+    """Give back what the last stage used."""
+    import torch
+
+    torch.set_default_dtype(torch.float32)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
