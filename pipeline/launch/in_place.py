@@ -4,13 +4,14 @@ All ranks run the same command. Rank 0 plans, prints and holds the run's lock. T
 in which the ranks meet, it names one stage after another, and at last how the run ended. So a stage follows the other
 in one process group, and ranks that have nothing to do wait for a message, not for a collective that times out.
 
-A rank that fails says so in the store, too. Each rank has a thread that waits for that word and ends a rank which is
-stuck in a collective with the one that failed.
+A rank that fails says so in the store, too. Each rank has a thread that waits for that word, and for signs of life of
+the others. It ends a rank that is stuck in a collective with one that failed, hangs or cannot be reached.
 """
 
 import contextlib
 import ctypes
 import gc
+import itertools
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from checkpoints.errors import UserError
 from pipeline.launch import worker
@@ -47,6 +48,12 @@ HEARD_WITHIN = 1
 
 GRACE = 10
 """Seconds that a rank has to end by itself after another one failed."""
+
+BEAT = timedelta(seconds=10)
+"""Time between two signs of life of a rank."""
+
+SILENT_FOR = 300
+"""Seconds without a sign of life after which a rank counts as lost. One that computes without a pause shows none."""
 
 MALLOPT = {"MALLOC_MMAP_MAX_": -4, "MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2}
 
@@ -179,7 +186,9 @@ class _Ranks:
                 f"rank {given.rank} of {given.world_size} ({given.by}) did not meet the others at {where}: "
                 f"{explain_network(str(error))}"
             ) from error
-        threading.Thread(target=self._end_with_the_others, daemon=True).start()
+        self._heard = time.monotonic()
+        for watch in (self._listen, self._guard):
+            threading.Thread(target=watch, daemon=True).start()
 
     @contextlib.contextmanager
     def run(self) -> Iterator[None]:
@@ -319,18 +328,55 @@ class _Ranks:
     def _own_failure(self, status: int) -> str:
         return f"{status} {self.given.rank}"
 
-    def _end_with_the_others(self) -> None:
-        """In a thread: once a rank has failed, see that this one ends."""
-        status = 1
+    def _listen(self) -> None:
+        """In a thread: show and see signs of life, and end this process once a rank has failed."""
         try:
-            _wait(self._listener, "failed")
-            self._end = self._listener.get("failed").decode()
-            status = int(self._end.split()[0])
+            self._end = self._until_one_fails()
         except (
             RuntimeError
         ):  # rank 0, which held the store, has ended: what it said before is heard in `follow`
-            pass
-        time.sleep(GRACE)
+            self._end_within(GRACE, 1)
+        else:
+            self._end_within(GRACE, int(self._end.split()[0]))
+
+    def _until_one_fails(self) -> str:
+        """Returns what the first rank that failed wrote."""
+        watched = range(1, self.given.world_size) if self.given.rank == 0 else [0]
+        seen = {rank: (b"", time.monotonic()) for rank in watched}
+        for beat in itertools.count():
+            self._listener.set(f"alive/{self.given.rank}", str(beat))
+            shown = self._listener.multi_get([f"alive/{rank}" for rank in watched])
+            now = time.monotonic()
+            for rank, beats in zip(watched, shown, strict=True):
+                if beats != seen[rank][0]:
+                    seen[rank] = beats, now
+                elif now - seen[rank][1] > SILENT_FOR and self._running:
+                    self._lose(f"rank {rank}")
+            self._heard = now
+            if _is_set_within(self._listener, "failed", BEAT):
+                break
+        return self._listener.get("failed").decode()
+
+    def _guard(self) -> None:
+        """In a thread: notice that the one which listens waits in vain, for the store or its host is gone."""
+        while True:
+            time.sleep(BEAT.total_seconds())
+            if self._running and time.monotonic() - self._heard > SILENT_FOR:
+                self._lose("rank 0")
+
+    def _lose(self, rank: str) -> NoReturn:
+        print(
+            f"error: {rank} has shown no sign of life for {SILENT_FOR} seconds: its process hangs, or its host or the "
+            "network is down; run the same command to resume",
+            file=sys.stderr,
+        )
+        if self.given.rank == 0:  # the store is here, or in torchrun's agent beside it
+            self._listener.compare_set("failed", "", self._own_failure(1))
+            time.sleep(HEARD_WITHIN)
+        worker.leave(1)
+
+    def _end_within(self, seconds: float, status: int) -> None:
+        time.sleep(seconds)
         if self._running:
             worker.leave(status)
 
@@ -341,15 +387,20 @@ def _wait(store: Any, key: str) -> None:
     Raises:
         RuntimeError: the connection was lost.
     """
+    while not _is_set_within(store, key, ASK_EVERY):
+        pass
+
+
+def _is_set_within(store: Any, key: str, limit: timedelta) -> bool:
     import torch.distributed as dist
 
-    while True:
-        try:
-            store.wait([key], ASK_EVERY)
-            return
-        except dist.DistStoreError as error:
-            if "timeout" not in str(error):
-                raise
+    try:
+        store.wait([key], limit)
+    except dist.DistStoreError as error:
+        if "timeout" not in str(error):
+            raise
+        return False
+    return True
 
 
 class _Leader:

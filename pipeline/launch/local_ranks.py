@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoints import store
 from pipeline.launch.child_process import (
     GRACE,
     SIGNALS,
@@ -26,6 +27,9 @@ from pipeline.launch.child_process import (
     start_module,
 )
 from stages.training.machine_limits import cores
+
+MEETING_PORT = "meeting_port.json"
+"""Where the ranks of several hosts meet, in the stage's directory, which all of them see."""
 
 HEARTBEAT, LOST_AFTER = 5, 20
 """Seconds between two heartbeats of the process that started several hosts, and until it counts as lost."""
@@ -39,9 +43,9 @@ class HostRanks:
         count: how many.
         first: number of the first of them.
         world_size: ranks on all hosts; 0: these are all.
-        master: host:port where the ranks meet, with several hosts. Standard input then carries one line of JSON (the
+        master: the host where the ranks meet, with several hosts. Standard input then carries one line of JSON (the
             environment), then heartbeats and signals (pipeline/launch/remote_hosts.py). Without heartbeats the ranks
-            are ended.
+            are ended. The first host chooses the port and writes it to `MEETING_PORT`; the others' environment has it.
     """
 
     count: int
@@ -78,15 +82,17 @@ def run_ranks(
     environment["WORLD_SIZE"] = str(ranks.world_size or ranks.count)
     environment.setdefault("OMP_NUM_THREADS", threads_per_rank(ranks.count))
     silent = threading.Event()
-    with _free_port() as held:
-        address, port = "127.0.0.1", str(held.getsockname()[1])
+    with _free_port("" if ranks.master else "127.0.0.1") as held:
+        address, port = ranks.master or "127.0.0.1", str(held.getsockname()[1])
         if ranks.master:
-            address, port = ranks.master.rsplit(":", 1)
             if not (stage / "stage.json").is_file():
                 where = f"{socket.gethostname()} does not see {stage.absolute()}"
                 print(f"error: host {where}: the hosts need a shared disk, at the same path", file=sys.stderr)
                 return 2
-            environment = _interface_to(address) | environment
+            if ranks.first == 0:
+                store.write_json(stage / MEETING_PORT, {"port": port})
+            else:
+                port = environment["MASTER_PORT"]
             threading.Thread(target=_listen, args=(received, silent), daemon=True).start()
         environment |= {"MASTER_ADDR": address, "MASTER_PORT": port}
         workers = [
@@ -144,23 +150,12 @@ def _listen(received: deque[int], silent: threading.Event) -> None:
             silent.set()
 
 
-def _free_port() -> socket.socket:
-    """Hold a free port until rank 0, which reuses addresses, listens on it, so that no other job takes it."""
+def _free_port(address: str = "127.0.0.1") -> socket.socket:
+    """Hold a free port of an address ("": of all) until rank 0, which reuses addresses, listens on it, so that no other job takes it."""
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
+    held.bind((address, 0))
     return held
-
-
-def _interface_to(master: str) -> dict[str, str]:
-    """Tell gloo and NCCL the network interface that routes to the master; this host's own name may resolve to another."""
-    import psutil
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((master, 1))  # of UDP: nothing is sent
-        own = probe.getsockname()[0]
-    names = [name for name, found in psutil.net_if_addrs().items() if own in (a.address for a in found)]
-    return {"GLOO_SOCKET_IFNAME": names[0], "NCCL_SOCKET_IFNAME": names[0]} if names else {}
 
 
 def main() -> int:
@@ -172,7 +167,7 @@ def main() -> int:
     parser.add_argument("count", type=int, help="ranks on this host")
     parser.add_argument("--first", type=int, default=0, help="number of the first of them")
     parser.add_argument("--world-size", type=int, default=0, help="ranks on all hosts; 0: these are all")
-    parser.add_argument("--master", default="", help="HOST:PORT where the ranks of several hosts meet")
+    parser.add_argument("--master", default="", help="where the ranks of several hosts meet")
     given = vars(parser.parse_args())
     return run_ranks(given.pop("stage"), HostRanks(**given))
 

@@ -7,7 +7,6 @@ cut link waiting for minutes. Here each host's ranks are fed a heartbeat: where 
 import contextlib
 import json
 import os
-import random
 import re
 import shlex
 import socket
@@ -18,8 +17,9 @@ from collections import deque
 from pathlib import Path
 
 from checkpoints.errors import UserError
+from checkpoints.store import read_json
 from pipeline.launch.child_process import GRACE, collect_signals, die_at_signals, die_with_parent
-from pipeline.launch.local_ranks import HEARTBEAT, LOST_AFTER
+from pipeline.launch.local_ranks import HEARTBEAT, LOST_AFTER, MEETING_PORT
 
 PASSED_ON = ("OMP_", "HF_", "NCCL_", "GLOO_", "CUDA_", "DS_", "TORCH_")
 """Prefixes of the environment variables that every host gets, through standard input: HF_TOKEN is a secret, and `ps`
@@ -99,19 +99,35 @@ def run_on_hosts(hostfile: Path, stage: str) -> int:
         raise UserError(
             f"{hostfile}: the first host is {master}, which the others cannot reach: give its name or address"
         )
-    meeting_point = f"{master}:{random.randint(20_000, 29_999)}"
+    port = Path(stage) / MEETING_PORT
+    port.unlink(missing_ok=True)
     names_of_this_host = _names_of_this_host()
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     first, running = 0, {}
     for host, count in hosts.items():
         command = [
             sys.executable, "-m", "pipeline.launch.local_ranks", stage, str(count),
-            f"--first={first}", f"--world-size={sum(hosts.values())}", f"--master={meeting_point}",
+            f"--first={first}", f"--world-size={sum(hosts.values())}", f"--master={master}",
         ]  # fmt: skip
         first += count
         running[host] = _Host(command if host in names_of_this_host else _through_ssh(host, command))
-        running[host].tell(json.dumps(environment))
+        if host == master:
+            running[host].tell(json.dumps(environment))
+            environment["MASTER_PORT"] = _wait_for_port(port, running[host])
+        else:
+            running[host].tell(json.dumps(environment))
     return _watch(running, received)
+
+
+def _wait_for_port(path: Path, first: "_Host") -> str:
+    """The port that the first host has chosen; empty where that ended first."""
+    began = time.monotonic()
+    while not (port := read_json(path).get("port", "")) and first.poll() is None:
+        if time.monotonic() - began > LOST_AFTER / 2:
+            first.tell("heartbeat")
+            began = time.monotonic()
+        time.sleep(0.05)
+    return port
 
 
 def _watch(hosts: dict[str, _Host], received: deque[int]) -> int:
