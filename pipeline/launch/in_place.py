@@ -29,7 +29,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from checkpoints.errors import UserError
 from pipeline.launch import worker
-from pipeline.launch.child_process import SIGNALS, die_at_signals
+from pipeline.launch.child_process import SIGNALS, die_at_signals, die_with_parent
 from pipeline.launch.given_ranks import GivenRanks, given_ranks
 from pipeline.launch.launcher import KEEP_FREED_MEMORY, Launcher
 from pipeline.launch.network_errors import explain_network, is_communication_error
@@ -171,6 +171,8 @@ class _Ranks:
         self._number = 0  # of messages
         self._running = self._failed = False
         self._end = ""  # that another rank has reported
+        if given.by == "torchrun":  # killed, its agent leaves ranks behind
+            die_with_parent(os.getppid())
         given.export()
         os.environ.setdefault("OMP_NUM_THREADS", _threads(given))
         worker.set_environment()
