@@ -65,9 +65,8 @@ class Engine:
             self.deepspeed.enable_backward_allreduce = False  # it would copy every gradient, for nothing
 
     def close(self) -> None:
-        """Take DeepSpeed's hooks off the model, and forget what it keeps for the whole process."""
+        """Take DeepSpeed's hooks off the model."""
         self.deepspeed.destroy()
-        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
 
     def backward(self, losses: dict[str, Tensor]) -> None:
         """Back-propagate this rank's part of the global loss of each pass.
