@@ -102,7 +102,8 @@ def _of_torch(environment: Mapping[str, str], number: _Numbers) -> GivenRanks:
             f"the environment has RANK={rank} and WORLD_SIZE={size} without {' and '.join(missing)}: give where the "
             "ranks meet, or unset RANK and WORLD_SIZE to run without another launcher"
         )
-    by = "torchrun" if "TORCHELASTIC_RUN_ID" in environment else "the environment (RANK, WORLD_SIZE)"
+    of = {"TORCHELASTIC_RUN_ID": "torchrun", "CROSS_RANK": "deepspeed"}
+    by = next((of[name] for name in of if name in environment), "the environment (RANK, WORLD_SIZE)")
     local_size = number("LOCAL_WORLD_SIZE", number("LOCAL_SIZE", 0))  # torchrun's name, DeepSpeed's name
     master, port = environment.get("MASTER_ADDR", ""), number("MASTER_PORT", 0)
     return GivenRanks(rank, size, number("LOCAL_RANK", 0), local_size, master, port, by)

@@ -171,7 +171,7 @@ class _Ranks:
         self._number = 0  # of messages
         self._running = self._failed = False
         self._end = ""  # that another rank has reported
-        if given.by == "torchrun":  # killed, its agent leaves ranks behind
+        if given.by in ("torchrun", "deepspeed"):  # killed, they leave ranks behind
             die_with_parent(os.getppid())
         given.export()
         os.environ.setdefault("OMP_NUM_THREADS", _threads(given))
@@ -205,11 +205,11 @@ class _Ranks:
 
     def end(self, status: int, result: Any = None) -> None:
         """Tell the others how the run ended, and wait until they know."""
-        if self._failed:
-            time.sleep(HEARD_WITHIN)
-            return
         number = self._number
         self._say({"status": status, "result": result})
+        if self._failed:  # the others may be stuck in a collective, and do not answer
+            time.sleep(HEARD_WITHIN)
+            return
         others = [f"left/{number}/{rank}" for rank in range(1, self.given.world_size)]
         try:
             self.store.wait(others, LEFT_WITHIN)
@@ -241,8 +241,9 @@ class _Ranks:
             except RuntimeError as error:
                 if not is_communication_error(error):
                     raise
-                print("error: rank 0 has ended without a word: see its output", file=sys.stderr)
-                raise RunEnded(1) from error
+                if not self._end:
+                    print("error: rank 0 has ended without a word: see its output", file=sys.stderr)
+                raise RunEnded(int((self._end or "1").split()[0])) from error
             if "stage" in message:
                 if status := self._run(Path(message["stage"]), message["on_all"]):
                     raise RunEnded(status)
