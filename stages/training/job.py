@@ -144,6 +144,7 @@ class Job:
 
     def _close(self) -> None:
         """Leave nothing behind for the next job of this process."""
+        self.checkpoints.close()
         self.engine.close()
         if self.control_group is not None:
             dist.destroy_process_group(self.control_group)

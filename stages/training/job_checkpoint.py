@@ -156,6 +156,10 @@ class JobCheckpoints:
         except Exception as error:  # safetensors, too, wraps what the system says of a full disk
             raise store.disk_error(error, target) from error
 
+    def close(self) -> None:
+        """End the thread that writes, with the checkpoint that it is at."""
+        self._writer.shutdown()
+
     def finish(self) -> None:
         """Wait until the last checkpoint is sealed. Called on every rank.
 
