@@ -31,7 +31,7 @@ from stages.tasks.task import Split, Task
 from stages.tasks.token_rows import TokenRows, merge_shards, write_rows
 from stages.tasks.types import Source
 from stages.training.machine_limits import cores
-from stages.training.stage import Stage, barrier, is_first_rank, wait_for
+from stages.training.stage import Stage, barrier, is_first_rank, ranks, wait_for
 
 FORMAT = 2
 HELD_OUT_EVERY = 50
@@ -187,7 +187,7 @@ def is_there(stage: Stage, target: Path, what: str) -> bool:
     while target.exists() and not store.is_verified(target) and os.access(target, os.W_OK):
         time.sleep(0.1)
     found = [target.exists()]
-    if dist.is_initialized():  # another run may make it in this moment: all ranks do as rank 0
+    if dist.is_initialized() and ranks()[0] > 1:  # another run may make it in this moment: all ranks do as rank 0
         dist.broadcast_object_list(found)
     return found[0]
 
@@ -212,7 +212,7 @@ def _make(stage: Stage, target: Path, maker: RowMaker, starts: list[Start], limi
 def _make_in_shards(
     stage: Stage, target: Path, maker: RowMaker, starts: list[Start], limit: int | None, bar: tqdm
 ) -> None:
-    world, rank = _ranks()
+    world, rank = ranks()
     shards = _Shards(stage.directory.parent / f".tokenizing-{target.name}", len(starts), limit)
     there = sorted(shards.directory.glob("shard-*"))
     for path in there[rank::world]:
@@ -292,7 +292,7 @@ class _Shards:
 
     def missing(self, starts: list[Start]) -> Iterator[Shard]:
         """Yield the shards that this rank is to write, with their text."""
-        world, rank = _ranks()
+        world, rank = ranks()
         # As many ranks share a part as keeps all of them busy; with a limit all, for the first shards matter most.
         shares = world if self.limit else min(world, -(-UNITS_PER_RANK * world // self.parts))
         for unit in range(rank, shares * self.parts, world):
@@ -320,11 +320,6 @@ def processes(stage: Stage) -> int:
     """How many processes of this rank tokenize: `job.workers`, or one for each core that the rank may use."""
     if stage.job.workers:
         return stage.job.workers
-    if ranks := os.environ.get("LOCAL_WORLD_SIZE"):  # torchrun, which sets OMP_NUM_THREADS to 1
-        return max(1, cores() // int(ranks))
+    if local := os.environ.get("LOCAL_WORLD_SIZE"):  # torchrun, which sets OMP_NUM_THREADS to 1
+        return max(1, cores() // int(local))
     return int(os.environ.get("OMP_NUM_THREADS") or cores())
-
-
-def _ranks() -> tuple[int, int]:
-    """The number of ranks, and this one's."""
-    return (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)

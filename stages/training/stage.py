@@ -174,6 +174,11 @@ def alone() -> Iterator[None]:
         _alone = False
 
 
+def ranks() -> tuple[int, int]:
+    """The number of ranks that work on this stage, and this one's."""
+    return (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() and not _alone else (1, 0)
+
+
 def wait_for(paths: Iterable[Path]) -> None:
     """Wait until other ranks have made these, however long that takes: a collective gives up after minutes."""
     for path in paths:

@@ -75,7 +75,7 @@ def test_rows_depend_on_neither_processes_nor_ranks(tmp_path, source, tokenizer,
     monkeypatch.setattr(cached_rows, "barrier", lambda: None)
     monkeypatch.setattr(cached_rows, "wait_for", lambda paths: None)
     for rank in (1, 2, 0):
-        monkeypatch.setattr(cached_rows, "_ranks", lambda rank=rank: (3, rank))
+        monkeypatch.setattr(cached_rows, "ranks", lambda rank=rank: (3, rank))
         monkeypatch.setattr(cached_rows, "is_first_rank", lambda rank=rank: rank == 0)
         monkeypatch.setattr(cached_rows, "is_there", lambda stage, target, what: target.exists())
         monkeypatch.setattr(cached_rows, "TokenRows", SimpleNamespace(open=lambda *_: None))
