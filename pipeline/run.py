@@ -116,7 +116,9 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
         artefacts: dict[str, Path] = {}
         for step in planned:
             artefacts[step.stage.name] = step.artefact
-            if step is planned[1]:  # the stage `check` is finished, here or in another run
+            if (
+                planned[0].stage.stage_type == "check" and step is planned[1]
+            ):  # the stage `check` is finished, here or in another run
                 _print_estimate(planned)
             if step.action == "skip":
                 continue

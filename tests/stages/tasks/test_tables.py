@@ -59,7 +59,11 @@ def files(draw):
         )
     content = buffer.getvalue().encode(encoding, "replace")
     how = {}
-    if draw(st.booleans()) or encoding in ("cp1251", "gb18030", "shift_jis"):
+    try:  # what is UTF-8 by chance is read as UTF-8
+        chance = encoding[:3] != "utf" and not content.isascii() and bool(content.decode("utf-8"))
+    except UnicodeDecodeError:
+        chance = False
+    if chance or draw(st.booleans()) or encoding in ("cp1251", "gb18030", "shift_jis"):
         how["encoding"] = encoding
     rows = [tuple(cell.encode(encoding, "replace").decode(encoding) for cell in row) for row in rows]
     return content, columns, rows, how, suffix
