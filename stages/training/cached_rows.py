@@ -187,7 +187,9 @@ def is_there(stage: Stage, target: Path, what: str) -> bool:
     while target.exists() and not store.is_verified(target) and os.access(target, os.W_OK):
         time.sleep(0.1)
     found = [target.exists()]
-    if dist.is_initialized() and ranks()[0] > 1:  # another run may make it in this moment: all ranks do as rank 0
+    if (
+        dist.is_initialized() and ranks()[0] > 1
+    ):  # another run may make it in this moment: all ranks do as rank 0
         dist.broadcast_object_list(found)
     return found[0]
 

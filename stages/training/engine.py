@@ -105,6 +105,12 @@ class Engine:
             one.hook(found)
         return found
 
+    @property
+    def loss_scale(self) -> float:
+        """In fp16 the factor of the loss, which halves after a step whose gradients overflowed; 1 else. Read from the device."""
+        scaler = self.deepspeed.torch_autocast_z0_gradscaler
+        return scaler.get_scale() if scaler else 1.0
+
     def end_micro_batch(self) -> None:
         """Between two micro-batches of a step: their gradients add up."""
         self.deepspeed.step()

@@ -109,6 +109,7 @@ class Job:
             UserError: the loss is no longer finite, the disk is full, or a checkpoint does not fit.
         """
         self._restore()
+        self.loss_scale = self.engine.loss_scale
         if len(self.rows) > BUFFER_ROWS:
             self.stage.log(
                 f"more than {BUFFER_ROWS:,} rows: their order is drawn buffer by buffer, of blocks of rows"
@@ -123,6 +124,7 @@ class Job:
                 progress.advance(int(self.rows.lengths[global_rows].sum()))
                 if state.step % self.settings.log_every == 0 or state.step == self.steps:
                     progress.write_line(epoch, learning_rate)
+                    self._report_overflows()
                 improved = self._evaluate_if_due(epoch)
                 due = improved or time.monotonic() - saved_at >= self.settings.checkpoint_seconds
                 due, stop = self._sync_decision(due, self.stop.number)
@@ -141,6 +143,16 @@ class Job:
         if self.evaluate and state.best_step is not None:
             self.checkpoints.load_best(state.best_step)
         return state
+
+    def _report_overflows(self) -> None:
+        """Log steps of fp16 whose gradients overflowed since the last line: they changed no weight."""
+        before, self.loss_scale = self.loss_scale, self.engine.loss_scale
+        if self.loss_scale < before:
+            steps = round(math.log2(before / self.loss_scale))
+            self.stage.log(
+                f"fp16: gradients overflowed in {steps} of the steps up to {self.state.step}, which changed no weight; a "
+                "few at the start are usual, many mean that the model needs bf16 or fp32"
+            )
 
     def _close(self) -> None:
         """Leave nothing behind for the next job of this process."""

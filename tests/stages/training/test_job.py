@@ -122,6 +122,17 @@ def test_micro_batch_auto_finds_what_fits_and_learns_the_same(make, capsys):
     assert again.micro_batches == 4  # what was found is kept with the stage
 
 
+def test_steps_of_fp16_that_overflowed_are_told(make, capsys):
+    job = make(Hungry(most=24), precision="fp16", log_every=1)
+    scaler = job.engine.deepspeed.torch_autocast_z0_gradscaler
+    step, job.step = job.step, lambda rows: (step(rows), scaler.update(scaler.get_scale() / 4))[0]
+    job.run()
+    assert (
+        "fp16: gradients overflowed in 2 of the steps up to 1, which changed no weight"
+        in capsys.readouterr().out
+    )
+
+
 def test_a_stopped_jobs_curves_hold_every_logged_line_once(make):
     torch.manual_seed(0)
     first = make(Hungry(most=24), monitor="csv", log_every=1)
