@@ -8,6 +8,7 @@ A rank that fails says so in the store, too. Each rank has a thread that waits f
 the others. It ends a rank that is stuck in a collective with one that failed, hangs or cannot be reached.
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -43,14 +44,17 @@ ASK_EVERY = timedelta(seconds=60)
 LEFT_WITHIN = timedelta(seconds=60)
 """Rank 0, which may hold the store, ends after the others have read the last word, or so much later."""
 
-HEARD_WITHIN = 1
+HEARD_WITHIN = 2
 """Seconds until every rank has heard that one has failed."""
 
 GRACE = 10
 """Seconds that a rank has to end by itself after another one failed."""
 
-BEAT = timedelta(seconds=10)
-"""Time between two signs of life of a rank."""
+LOOK_EVERY = 0.5
+"""Seconds between two looks whether a rank has failed."""
+
+BEAT = 10
+"""Seconds between two signs of life of a rank."""
 
 SILENT_FOR = 300
 """Seconds without a sign of life after which a rank counts as lost. One that computes without a pause shows none."""
@@ -189,8 +193,21 @@ class _Ranks:
                 f"{explain_network(str(error))}"
             ) from error
         self._heard = time.monotonic()
-        for watch in (self._listen, self._guard):
-            threading.Thread(target=watch, daemon=True).start()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=watch, daemon=True) for watch in (self._listen, self._guard)]
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self._close)
+
+    def _close(self) -> None:
+        """End the threads before the interpreter ends: one that then returns from the store would abort the process."""
+        import torch.distributed as dist
+
+        self._over.set()
+        for thread in self._threads:
+            thread.join(2 * LOOK_EVERY)
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     @contextlib.contextmanager
     def run(self) -> Iterator[None]:
@@ -343,7 +360,7 @@ class _Ranks:
             self._end_within(GRACE, int(self._end.split()[0]))
 
     def _until_one_fails(self) -> str:
-        """Returns what the first rank that failed wrote."""
+        """Returns what the first rank that failed wrote; nothing where this process ends first."""
         watched = range(1, self.given.world_size) if self.given.rank == 0 else [0]
         seen = {rank: (b"", time.monotonic()) for rank in watched}
         for beat in itertools.count():
@@ -356,14 +373,16 @@ class _Ranks:
                 elif now - seen[rank][1] > SILENT_FOR and self._running:
                     self._lose(f"rank {rank}")
             self._heard = now
-            if _is_set_within(self._listener, "failed", BEAT):
-                break
-        return self._listener.get("failed").decode()
+            while time.monotonic() < now + BEAT:
+                if self._over.wait(LOOK_EVERY):
+                    return ""
+                if self._listener.check(["failed"]):
+                    return self._listener.get("failed").decode()
+        raise AssertionError
 
     def _guard(self) -> None:
         """In a thread: notice that the one which listens waits in vain, for the store or its host is gone."""
-        while True:
-            time.sleep(BEAT.total_seconds())
+        while not self._over.wait(BEAT):
             if self._running and time.monotonic() - self._heard > SILENT_FOR:
                 self._lose("rank 0")
 
@@ -379,8 +398,7 @@ class _Ranks:
         worker.leave(1)
 
     def _end_within(self, seconds: float, status: int) -> None:
-        time.sleep(seconds)
-        if self._running:
+        if not self._over.wait(seconds) and self._running:
             worker.leave(status)
 
 
