@@ -352,11 +352,11 @@ class _Ranks:
         """In a thread: show and see signs of life, and end this process once a rank has failed."""
         try:
             self._end = self._until_one_fails()
-        except (
-            RuntimeError
-        ):  # rank 0, which held the store, has ended: what it said before is heard in `follow`
+        except RuntimeError:
+            # Rank 0, which held the store, has ended: what it said before is heard in `follow`.
             self._end_within(GRACE, 1)
-        else:
+            return
+        if self._end:
             self._end_within(GRACE, int(self._end.split()[0]))
 
     def _until_one_fails(self) -> str:
