@@ -104,7 +104,7 @@ def test_glue_files_of_one_class_with_empty_texts_and_lone_quotes_work(place):
 @pytest.mark.parametrize(
     "row, words",
     [
-        (b"caf\xe9,fresh", "line 4: not UTF-8"),
+        (b"caf\x81,fresh", "encoding"),
         (b" \t ,fresh", "line 4: 'text' is empty"),
         (b"a\0b,fresh", "line 4 holds a NUL"),
         (b'"a,fresh', "line 4: not CSV"),
