@@ -116,9 +116,8 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
         artefacts: dict[str, Path] = {}
         for step in planned:
             artefacts[step.stage.name] = step.artefact
-            if (
-                planned[0].stage.stage_type == "check" and step is planned[1]
-            ):  # the stage `check` is finished, here or in another run
+            # By now the stage `check` is finished, in this run or in another.
+            if planned[0].stage.stage_type == "check" and step is planned[1]:
                 _print_estimate(planned)
             if step.action == "skip":
                 continue

@@ -1,7 +1,5 @@
 """A model's logits of tokenized rows."""
 
-from itertools import islice
-
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -28,7 +26,7 @@ def predict(
     logits = np.zeros((rows.targets.sum(), model.config.num_labels), np.float32)
     rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
     with torch.no_grad():
-        for batch in islice(batches_by_length(rows), rank, None, world):
+        for batch in batches_by_length(rows, rank=rank, world=world):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 found = model(**inputs_of(model, batch.to(device).inputs)).logits.float().cpu()
             logits[label_index(rows.first_targets, batch)[batch.label_mask].numpy()] = found[batch.label_mask]

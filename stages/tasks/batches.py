@@ -156,10 +156,18 @@ def label_index(first_targets: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def batches_by_length(
-    rows: TokenRows, size: int = EVALUATION_BATCH, of: np.ndarray | None = None
+    rows: TokenRows,
+    size: int = EVALUATION_BATCH,
+    of: np.ndarray | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterable[Batch]:
-    """Yield batches in order of length: each row once, or each of the rows `of`."""
-    for chunk in indices_by_length(rows, size, of):
+    """Yield batches in order of length: each row once, or each of the rows `of`.
+
+    Args:
+        rank, world: of every `world` batches, only the one with this number.
+    """
+    for chunk in indices_by_length(rows, size, of)[rank::world]:
         yield rows.collate(chunk, np.ones(len(chunk), np.float32))
 
 

@@ -1,7 +1,6 @@
 """The student of a stage: the layers it learns from, its score on dev, and its files."""
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -69,7 +68,7 @@ def distillation_score(
         loss = torch.zeros((), dtype=torch.float64, device=stage.device)
         rank, world = (dist.get_rank(), dist.get_world_size()) if _share(stage) else (0, 1)
         with torch.no_grad():
-            for batch in islice(batches_by_length(rows), rank, None, world):
+            for batch in batches_by_length(rows, rank=rank, world=world):
                 batch = batch.to(stage.device)
                 precision = stage.precision
                 with torch.autocast(stage.device.type, precision, enabled=precision != torch.float32):
