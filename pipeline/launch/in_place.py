@@ -460,7 +460,7 @@ def _threads(given: GivenRanks) -> str:
 
 
 def _keep_freed_memory() -> None:
-    """What the launcher's variables tell glibc when a process starts, told to one that runs."""
+    """Set glibc's memory options in this running process. New ones get them from environment variables (`Launcher`)."""
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         for name, value in KEEP_FREED_MEMORY.items():
             if name not in os.environ:

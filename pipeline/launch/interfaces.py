@@ -1,7 +1,7 @@
 """The network interface through which the ranks reach each other.
 
-gloo takes the interface of the host's own name unless it is told another. On Debian that name is 127.0.1.1, which no
-other host reaches.
+By default gloo uses the interface that the host's own name resolves to. On Debian that is 127.0.1.1, which other hosts
+cannot reach.
 """
 
 import contextlib

@@ -126,7 +126,7 @@ def _answer(stream: Any) -> int:
 
 def _ended() -> UserError:
     return UserError(
-        "a process that tokenizes was killed (is there too little memory?); run the same command again, with fewer of them",
+        "a process that tokenizes was killed (is there too little memory?); run the same command again with fewer processes",
         argument="workers",
     )
 

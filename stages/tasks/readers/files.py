@@ -503,8 +503,8 @@ def _of_classes(labels: list[str], splits: dict[str, Split], f1: bool) -> list[s
     for role in splits:
         lacks = [repr(name) for i, name in enumerate(labels) if not counts[role][i]]
         if lacks:
-            what = "which the student cannot learn" if role == "train" else "which are not measured there"
-            notes.append(f"warning: {role} has no row of {', '.join(lacks[:10])}, {what}")
+            effect = "it cannot be learned" if role == "train" else "it is not measured there"
+            notes.append(f"warning: {role} has no row of {', '.join(lacks[:10])}: {effect}")
     if f1 and len(labels) == 2:
         notes.append(f"F1 is that of the class {labels[1]!r} (positive_label= chooses)")
     return notes
