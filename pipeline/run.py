@@ -168,7 +168,7 @@ def _print_estimate(planned: list[Planned]) -> None:
         flops += counted.get(name, 0.0) * epochs / of_plan
     if flops:
         print(
-            f"to be made: {flops / 1e12:,.1f} TFLOP; each stage logs its time left once its speed is measured"
+            f"left to run: {flops / 1e12:,.1f} TFLOP; each stage logs its time left once its speed is measured"
         )
 
 

@@ -277,7 +277,7 @@ def test_class_names_are_the_users_from_file_to_export(place):
     given = ("data=names.csv", "run=names", "baselines=false", "accept_teacher=true")
     status, output = place.run("task-distill", *given)
     assert status == 0, output
-    assert "separated by semicolon" in output and "8 classes in train" in output and "to be made: " in output
+    assert "separated by semicolon" in output and "8 classes in train" in output and "left to run: " in output
     status, output = place.run("export", "run=names", "to=names-export", tiny=False)
     assert status == 0, output
     again = json.loads((place.path / "names-export" / "config.json").read_text())
