@@ -27,6 +27,8 @@ def augment(
     vectors: str | Path | None = None,
     candidates: int = 15,
     repredict: bool = False,
+    language: str = "english",
+    synonyms: Literal["none", "wordnet"] = "none",
     long_texts: Literal["keep", "refuse"] = "keep",
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -49,6 +51,9 @@ def augment(
         candidates: candidates asked for each word.
         repredict: find candidates again after each replacement (the paper), and not once in the original (the
             published code). About `variants` times slower.
+        language: of the texts, for their stop words: "english", or another of which nltk's data on this machine has
+            stop words, such as "german".
+        synonyms: "wordnet" adds a word's WordNet synonyms (of nltk's data) to its candidates; English only.
         long_texts: "keep" leaves a text that is too long for the model without variants, "refuse" raises.
         device: where the model runs. None: where a given model is; for one that is loaded, CUDA if there is one.
         progress: show a progress bar.
@@ -60,7 +65,8 @@ def augment(
 
     Raises:
         ValueError: an argument is out of its limits; a text is empty or not a string; the model has no masked-LM
-            head, no mask token or no fast tokenizer, or cannot be loaded; the vectors cannot be read.
+            head, no mask token or no fast tokenizer, or cannot be loaded; the vectors cannot be read; nltk's data lacks
+            the language or WordNet.
 
     Example:
         >>> from data_aug import augment
@@ -75,6 +81,7 @@ def augment(
     from data_aug.variants import SHARD_ROWS, Candidates, Settings, augment_shards
     from data_aug.word_prediction import MaskedLM
     from data_aug.word_vectors import WordVectors
+    from data_aug.words import Synonyms, stop_words
     from stages.distillation.device import accelerator, has_bf16
     from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
     from stages.tasks.text import check_text
@@ -87,8 +94,11 @@ def augment(
             raise UserError(f"row {i} has {len(row)} texts; give one or a pair", argument="texts")
         for text in row[: 2 if isinstance(texts[i], tuple | list) else 1]:
             check_text(text, f"texts: row {i}")
-    settings = Settings(p, variants, repredict, long_texts)
+    if synonyms not in ("none", "wordnet"):
+        raise UserError(f"{synonyms!r} is unknown; choose none or wordnet", argument="synonyms")
+    settings = Settings(p, variants, repredict, long_texts, stop_words(language))
     words = WordVectors.read(Path(vectors)) if vectors else None
+    wordnet = Synonyms(language) if synonyms == "wordnet" else None
     with about("model"):
         if isinstance(model, tuple):
             network, tokenizer = model
@@ -103,7 +113,7 @@ def augment(
             torch.nn.Module.to(network, device)
         dtype = torch.bfloat16 if has_bf16(network.device) else torch.float32
         masked_lm = MaskedLM(network, tokenizer, dtype=dtype)
-    shards = augment_shards(rows, Candidates(masked_lm, words, candidates), settings, seed)
+    shards = augment_shards(rows, Candidates(masked_lm, words, candidates, wordnet), settings, seed)
     shown = tqdm(shards, "augment", -(-len(rows) // SHARD_ROWS), unit="shard", disable=not progress)
     made: list[Any] = [[a if b is None else (a, b) for a, b in row] for shard in shown for row in shard.rows]
     return made

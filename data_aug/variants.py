@@ -1,8 +1,8 @@
 """Variants of rows by TinyBERT's data augmentation (arXiv 1909.10351, Algorithm 1), and shards of them on disk.
 
 A content word is a run of letters that is not a stop word. A word that is a single token of the masked language model
-gets its candidates from that model, any other word from word vectors. In each variant each content word is replaced
-with probability p by one of its candidates, drawn uniformly. Everything between content words (spaces, punctuation,
+gets its candidates from that model, any other word from word vectors; either gets synonyms too, where they are given.
+In each variant each content word is replaced with probability p by one of its candidates, drawn uniformly. Everything between content words (spaces, punctuation,
 numbers, stop words) stays as written.
 
 The variants of a row depend on the seed, the row's number and its texts alone. So any split of the rows over shards,
@@ -10,7 +10,6 @@ ranks and runs gives the same variants (up to how the model's arithmetic rounds 
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
@@ -23,20 +22,12 @@ import pyarrow as pa
 from checkpoints.errors import UserError
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
+from data_aug.words import ENGLISH, Span, Synonyms, content_words, is_word
 
 Row = tuple[str, str | None]  # text_a and text_b; None where the task has single sentences
-Span = tuple[int, int]
 Label = int | float | str | None
 
 SHARD_ROWS = 100
-# Combining accents belong to a word's run, but a run with them, or with digits, is not a content word.
-_RUN = re.compile(r"[\w\u0300-\u036f]+")
-STOP_WORDS = frozenset(
-    word
-    for line in Path(__file__).with_name("stop_words.txt").read_text(encoding="utf-8").splitlines()
-    if not line.startswith("#")
-    for word in line.split()
-)
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,7 @@ class Settings:
         repredict: False finds a word's candidates once, in the original sentence (the published code). True finds
             them in the variant, after the replacements to the word's left (the paper).
         long_texts: a sentence that does not fit the model raises an error ("refuse") or gets no variants ("keep").
+        stop_words: words that are never replaced, in lower case.
 
     Raises:
         UserError: a value is out of its limits.
@@ -58,6 +50,7 @@ class Settings:
     variants: int = 20
     repredict: bool = False
     long_texts: Literal["refuse", "keep"] = "refuse"
+    stop_words: frozenset[str] = ENGLISH
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
@@ -78,6 +71,7 @@ class Counts:
         too_long: sentences without variants because they do not fit the model.
         by_masked_lm: words replaced by a candidate of the masked LM.
         by_vectors: words replaced by a neighbour among the word vectors.
+        by_synonyms: words replaced by a synonym.
         unchanged: words drawn for replacement that stayed: no candidate, or the candidate drawn was the word itself.
         duplicates: variants dropped because they equal the original or an earlier variant.
         barred: variants dropped because they are rows of another split.
@@ -89,6 +83,7 @@ class Counts:
     too_long: int = 0
     by_masked_lm: int = 0
     by_vectors: int = 0
+    by_synonyms: int = 0
     unchanged: int = 0
     duplicates: int = 0
     barred: int = 0
@@ -103,28 +98,38 @@ class Counts:
 
 
 class Found(NamedTuple):
-    """The candidates of one word, and the field of `Counts` that counts their use."""
+    """The candidates of one word.
+
+    Attributes:
+        words: of one source.
+        source: the field of `Counts` that counts their use.
+        synonyms: further candidates.
+    """
 
     words: list[str]
     source: Literal["by_masked_lm", "by_vectors"]
+    synonyms: Sequence[str] = ()
 
 
 class Candidates:
-    """Algorithm 1's two sources: the masked LM for words of a single token, word vectors for the others.
+    """Algorithm 1's two sources: the masked LM for words of a single token, word vectors for the others; and synonyms.
 
     Args:
         masked_lm: proposes words; also decides which words are single tokens, and how long a sentence may be.
         vectors: None leaves words of several tokens as they are.
-        k: candidates asked of either source (K); those that are not words are then dropped.
+        k: candidates asked of each source (K); those that are not words are then dropped.
+        synonyms: None adds none.
 
     Raises:
         UserError: `k` is below 1.
     """
 
-    def __init__(self, masked_lm: MaskedLM, vectors: WordVectors | None, k: int = 15):
+    def __init__(
+        self, masked_lm: MaskedLM, vectors: WordVectors | None, k: int = 15, synonyms: Synonyms | None = None
+    ):
         if k < 1:
             raise UserError(f"{k} is below 1; give 1 or more", argument="candidates")
-        self.masked_lm, self.vectors, self.k = masked_lm, vectors, k
+        self.masked_lm, self.vectors, self.k, self.synonyms = masked_lm, vectors, k, synonyms
 
     def __call__(self, queries: Sequence[Query]) -> list[Found]:
         predicted = self.masked_lm.candidates(queries, self.k)
@@ -132,11 +137,15 @@ class Candidates:
         others = [word for word, found in zip(words, predicted, strict=True) if found is None]
         near = self.vectors.neighbours(others, self.k) if self.vectors else {}
         return [
-            Found([w for w in near.get(word, []) if w.isalpha()], "by_vectors")
+            self._found([w for w in near.get(word, []) if is_word(w)], "by_vectors", word)
             if found is None
-            else Found(found, "by_masked_lm")
+            else self._found(found, "by_masked_lm", word)
             for word, found in zip(words, predicted, strict=True)
         ]
+
+    def _found(self, words: list[str], source: Literal["by_masked_lm", "by_vectors"], word: str) -> Found:
+        synonyms = self.synonyms.of(word)[: self.k] if self.synonyms else ()
+        return Found(words, source, [synonym for synonym in synonyms if synonym not in words])
 
 
 @dataclass(frozen=True)
@@ -156,13 +165,6 @@ class Shard:
     first_row_id: int
     rows: list[list[Row]]
     counts: Counts
-
-
-def content_words(text: str) -> list[Span]:
-    """Return the spans of the words that may be replaced: letters alone, not a stop word."""
-    return [
-        run.span() for run in _RUN.finditer(text) if run[0].isalpha() and run[0].lower() not in STOP_WORDS
-    ]
 
 
 def match_case(candidate: str, word: str) -> str:
@@ -227,7 +229,9 @@ def augment_rows(
     for row_id, row in enumerate(texts, start=first_row_id):
         random = np.random.default_rng((seed, row_id))
         for _, text in row:
-            spans, variants = ([], 0) if text in too_long else (content_words(text), settings.variants)
+            spans, variants = (
+                ([], 0) if text in too_long else (content_words(text, settings.stop_words), settings.variants)
+            )
             sentences.append(_Sentence(text, spans, random.random((variants, len(spans), 2))))
 
     totals = dict.fromkeys((f.name for f in fields(Counts)), 0)
@@ -401,8 +405,10 @@ def _vary_stepwise(
 
 def _replacement(word: str, found: Found, draw: float, totals: dict[str, int]) -> str:
     """Return the candidate that `draw` in [0, 1) picks, in the word's casing; the word itself if it has none."""
-    new = match_case(found.words[int(draw * len(found.words))], word) if found.words else word
-    totals[found.source if new != word else "unchanged"] += 1
+    words = [*found.words, *found.synonyms]
+    i = int(draw * len(words))
+    new = match_case(words[i], word) if words else word
+    totals["unchanged" if new == word else found.source if i < len(found.words) else "by_synonyms"] += 1
     return new
 
 

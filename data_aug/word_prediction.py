@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError
+from data_aug.words import is_word
 from stages.distillation.model_surgery import head_alone, pack
 
 ENOUGH_TOKENS = 512  # a batch of this many tokens takes hardly more time per token than one of thousands
@@ -247,7 +248,7 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[list[str
         text = tokenizer.convert_tokens_to_string(
             [token]
         ).strip()  # "##ing" keeps its marks: it is not a word
-        if text.isalpha() and i not in special:
+        if is_word(text) and i not in special:
             words[i] = text
     return words, spaced
 

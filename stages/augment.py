@@ -31,6 +31,7 @@ from data_aug.variants import (
 )
 from data_aug.word_prediction import MaskedLM
 from data_aug.word_vectors import WordVectors
+from data_aug.words import ENGLISH, Synonyms
 from stages.distillation.models import load_masked_lm, load_tokenizer
 from stages.tasks.text import folded
 from stages.tasks.types import Split
@@ -63,7 +64,9 @@ def run(stage: Stage) -> None:
     if there:
         stage.log(f"resumed: {there} of {len(paths)} shards are done")
     candidates = _candidates(stage, options) if missing else None
-    settings = Settings(options.p, options.variants, options.repredict, options.long_texts)
+    given = stage.inputs.get("stop_words")
+    stop_words = frozenset(given["content"]) if given else ENGLISH
+    settings = Settings(options.p, options.variants, options.repredict, options.long_texts, stop_words)
     shards = augment_shards(
         _rows(train), candidates, settings, stage.seed, wanted=missing.__contains__,
         barred=lambda row: _key(row) in others,
@@ -116,7 +119,8 @@ def _candidates(stage: Stage, options: Augmentation) -> Candidates:
     if given := stage.inputs.get("vectors"):
         cache = stage.cache / f"neighbours-{given['content'][:20]}.npz"
         vectors = WordVectors.read(Path(given["path"]), cache)
-    return Candidates(masked_lm, vectors, options.candidates)
+    synonyms = Synonyms() if "synonyms" in stage.inputs else None
+    return Candidates(masked_lm, vectors, options.candidates, synonyms)
 
 
 def describe(counts: Counts) -> str:
@@ -128,7 +132,7 @@ def describe(counts: Counts) -> str:
     return (
         f"{counts.variants:,} variants of {counts.sentences:,} sentences ({counts.variants_per_sentence:.1f} each); "
         f"words replaced: {counts.by_masked_lm:,} by the masked LM, {counts.by_vectors:,} by word vectors, "
-        f"{counts.unchanged:,} drawn but unchanged; {counts.duplicates:,} duplicates dropped"
+        f"{f'{counts.by_synonyms:,} by synonyms, ' if counts.by_synonyms else ''}{counts.unchanged:,} drawn but unchanged; {counts.duplicates:,} duplicates dropped"
         + "".join(f"; {what}: {count:,}" for what, count in rest.items() if count)
     )
 

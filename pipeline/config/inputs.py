@@ -6,8 +6,9 @@
 import os
 from pathlib import Path
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, about
 from checkpoints.fingerprint import FileHashes
+from data_aug.words import Synonyms, stop_words
 from pipeline.config.options import Options
 from pipeline.config.two_stage import (
     Entry,
@@ -107,10 +108,16 @@ def _of_rows(task: Entry) -> Entry:
 
 
 def _add_augmentation(given: Given, o: Options, run: Path) -> None:
-    """Add the masked language model and the word vectors, if there are any."""
+    """Add the masked language model, the word vectors, and what nltk's data has, if they are asked for."""
     if o.augmentation.masked_lm:
         given.masked_lm = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
     given.vectors = given_vectors(o)
+    language, download = o.augmentation.language, o.augmentation.nltk_download
+    with about("augmentation"):
+        if language != "english":
+            given.stop_words = {"language": language, "content": sorted(stop_words(language, download))}
+        if o.augmentation.synonyms == "wordnet":
+            given.synonyms = {"source": "wordnet", "version": Synonyms(language, download).version}
 
 
 def given_vectors(o: Options) -> Entry | None:

@@ -36,6 +36,7 @@ class Given:
 
     Attributes:
         corpora: by name: "corpus" is that of the options; recipes have others.
+        stop_words: of another language than English.
         unlabelled: test rows of GLUE.
     """
 
@@ -45,6 +46,8 @@ class Given:
     student: Entry | None = None
     masked_lm: Entry | None = None
     vectors: Entry | None = None
+    stop_words: Entry | None = None
+    synonyms: Entry | None = None
     unlabelled: Entry | None = None
 
 
@@ -80,8 +83,12 @@ def augmentation(o: Options, given: Given) -> list[StageSpec]:
     """The masked language model, and the augmented rows."""
     settings = asdict(o.augmentation)
     varied = _common(o) | {"seed": settings.pop("seed")}
-    del settings["masked_lm"], settings["vectors"]  # inputs, known by their contents
-    inputs = _present(masked_lm="masked_lm", task=given.task, vectors=given.vectors)
+    for name in ("masked_lm", "vectors", "language", "synonyms", "nltk_download"):
+        del settings[name]  # inputs, known by their contents
+    inputs = _present(
+        masked_lm="masked_lm", task=given.task, vectors=given.vectors,
+        stop_words=given.stop_words, synonyms=given.synonyms,
+    )  # fmt: skip
     augment = StageSpec("augment", "augment", varied | {"augmentation": settings}, inputs)
     return [masked_lm(o, given), augment]
 

@@ -126,6 +126,13 @@ class Augmentation:
     vectors: str = option(
         "packaged", "word vectors for words of several tokens: packaged, a GloVe text file, or none"
     )
+    language: str = option(
+        "english", "language of the texts, whose stop words are kept; others than English: from nltk's data"
+    )
+    synonyms: Literal["none", "wordnet"] = option(
+        "none", "further candidates: a word's synonyms, from nltk's WordNet (English)"
+    )
+    nltk_download: bool = option(False, "fetch nltk's data where this machine has none")
     masks_per_pass: Positive = option(
         1, "words masked in one forward pass; 1 is exact, more is faster (docs/augmentation.md)"
     )

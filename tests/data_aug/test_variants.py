@@ -12,20 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_aug.variants import (
-    STOP_WORDS,
     Candidates,
     Counts,
     Found,
     Settings,
     augment_rows,
     augment_shards,
-    content_words,
     match_case,
     read_counts,
     write_shard,
 )
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
+from data_aug.words import content_words, is_word
 
 
 def fake(queries: Sequence[Query]) -> list[Found]:
@@ -33,7 +32,7 @@ def fake(queries: Sequence[Query]) -> list[Found]:
     found = []
     for query in queries:
         word = query.text[query.start : query.end]
-        assert word.isalpha()
+        assert is_word(word)
         source = "by_vectors" if len(word) > 6 else "by_masked_lm"
         options = [f"{'xyq'[len(query.text) % 3]}{n}".replace("0", "aa").replace("1", "bb") for n in (0, 1)]
         found.append(Found([] if "z" in word else [*options, word], source))
@@ -63,23 +62,6 @@ words_and_noise = st.lists(
     max_size=12,
 ).map("".join)
 real_texts = words_and_noise.filter(lambda text: text.strip())
-
-
-@given(words_and_noise)
-def test_content_words_are_letters_and_no_stop_words(text: str) -> None:
-    spans = content_words(text)
-    for start, end in spans:
-        word = text[start:end]
-        assert word.isalpha() and word.lower() not in STOP_WORDS
-        assert not re.match(r"[\w\u0300]", text[end : end + 1] or " ")
-        assert not re.match(r"\w", text[start - 1 : start] or " ")
-    assert spans == sorted(spans)
-
-
-def test_content_words_by_example() -> None:
-    text = "The film isn't a B2-movie: it's Well-made, 7 x and cafe\u0301, do n't"
-    assert [text[a:b] for a, b in content_words(text)] == ["film", "movie", "Well", "made", "x"]
-    assert len(STOP_WORDS) == 180
 
 
 def test_match_case() -> None:

@@ -26,6 +26,15 @@ def given(place) -> list[str]:
     return ["data=many", "task=many", "corpus=large.txt", *AUGMENTED]
 
 
+@pytest.fixture
+def german(place, monkeypatch) -> None:
+    """nltk's data has German stop words, two words of the task, and no WordNet."""
+    words = place.path / "nltk_data" / "corpora" / "stopwords" / "german"
+    words.parent.mkdir(parents=True, exist_ok=True)
+    words.write_text("warm\ngreat\n")
+    monkeypatch.setenv("NLTK_DATA", str(place.path / "nltk_data"))
+
+
 def rows_of(place, run: str) -> list[list]:
     """The columns of every shard of a run, in order."""
     shards = sorted((place.path / "runs" / run / "augment" / "model").glob("rows-*.arrow"))
@@ -70,6 +79,25 @@ def test_one_rank_two_ranks_and_a_killed_run_make_the_same_rows(place, given):
     assert status == 0 and "resumed: " in output and rows_of(place, "augkilled") == whole, output
     kept = shards.parent / "model" / "rows-00000000.arrow"
     assert kept.stat().st_ino == inode and kept.stat().st_mtime_ns == times[made[0]]
+
+
+def test_stop_words_of_another_language_are_never_replaced(place, given, german):
+    def kept() -> set[str]:
+        """What stands in the variants where the original has one of the words."""
+        found = set()
+        for texts, _, _, _, variants in rows_of(place, "german"):
+            for text, variant in zip(texts, variants, strict=True):
+                if not variant:
+                    original = text.split()
+                pairs = zip(original, text.split(), strict=True)
+                found |= {new for old, new in pairs if old in ("warm", "great")}
+        return found
+
+    some = ("augment", "run=german", *given, "augmentation.p=1")
+    assert place.run(*some)[0] == 0 and len(kept()) > 2
+    status, output = place.run(*some, "augmentation.language=german")
+    assert status == 0 and "augment's stop_words" in output and "[masked_lm] starts" not in output, output
+    assert kept() == {"warm", "great"}
 
 
 @pytest.mark.parametrize("zero", [0, pytest.param(3, marks=pytest.mark.slow)])
@@ -141,11 +169,20 @@ def test_pairs_with_scores_and_a_given_masked_lm_without_vectors(place, given):
         (["augmentation.vectors=ragged.txt"], ["ragged.txt, line 2: 1 values, line 1 has 3"]),
         (["augmentation.masked_lm=./nosuch"], ["augmentation.masked_lm", "nosuch"]),
         (["augmentation.p=2"], ["augmentation.p=2"]),
+        (
+            ["augmentation.language=klingon"],
+            ["augmentation.language: 'klingon': nltk has no stop words", "german"],
+        ),
+        (
+            ["augmentation.synonyms=wordnet"],
+            ["augmentation.synonyms: nltk's data of WordNet is not on", "nltk.downl"],
+        ),
+        (["augmentation.synonyms=roget"], ["augmentation.synonyms", "wordnet"]),
         (["augmentation.repredict=true", "augmentation.masks_per_pass=4"], ["masks_per_pass=1"]),
     ],
     ids=lambda value: value[-1] if "=" in value[0] else "",
 )
-def test_bad_input_is_one_clear_line(place, given, arguments, words):
+def test_bad_input_is_one_clear_line(place, given, arguments, words, german):
     (place.path / "ragged.txt").write_text("warm 1 0 0\ngreat 1\n")
     refused(place, "augment", "run=bad", *given, *arguments, words=words)
 
