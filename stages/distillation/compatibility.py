@@ -1,6 +1,11 @@
 """What must fit between tokenizer, teacher and student before any work is done."""
 
-from transformers import PretrainedConfig
+import json
+from functools import cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel, PretrainedConfig
 
 from checkpoints.errors import UserError
 
@@ -40,10 +45,30 @@ def check_length(config: PretrainedConfig, max_length: int) -> None:
 
 
 def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> float:
-    """Floating-point operations of a forward pass over `tokens` tokens in rows of about `length`."""
-    if hasattr(config, "forward_flops"):  # a student that is not a transformer
+    """Floating-point operations of an encoder's forward pass over `tokens` tokens in rows of about `length`.
+
+    Those of its matrix products, as torch counts them; a student that is not a transformer knows its own.
+    """
+    if hasattr(config, "forward_flops"):
         return config.forward_flops(tokens)
-    width = config.hidden_size
-    inner = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * width))
-    per_token = 8 * width * width + 4 * width * inner + 4 * width * length
-    return config.num_hidden_layers * per_token * tokens
+    row = max(1, round(length))
+    return _counted(type(config), config.to_json_string(use_diff=False), row) * tokens / row
+
+
+@cache
+def _counted(kind: type[PretrainedConfig], settings: str, length: int) -> int:
+    """Operations of one row. They are counted on torch's meta device, which computes and stores nothing."""
+    config = kind.from_dict(json.loads(settings))
+    try:
+        return _count(config, length, "meta")
+    except RuntimeError:  # DeBERTa reads values of a tensor, which has none there
+        return _count(config, length, "cpu")
+
+
+def _count(config: PretrainedConfig, length: int, device: str) -> int:
+    with torch.device(device):
+        model = AutoModel.from_config(config, attn_implementation="eager").eval()
+        ids_1L = torch.ones(1, length, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=ids_1L)
+    return counter.get_total_flops()
