@@ -136,13 +136,10 @@ class RowMaker:
     ) -> Iterator[Block]:
         """Yield the rows of documents (`corpus_blocks`), or of parts of a task (`task_blocks`)."""
         items = iter(content)
-        for first in items:
+        if (first := next(items, None)) is not None:
             rest: Any = chain([first], items)
-            yield from (
-                self.task_blocks(rest)
-                if isinstance(first, Split)
-                else self.corpus_blocks(rest, first_row, limit)
-            )
+            task = isinstance(first, Split)
+            yield from self.task_blocks(rest) if task else self.corpus_blocks(rest, first_row, limit)
 
     def corpus_blocks(
         self, documents: Iterable[str], first_row: int = 0, limit: int | None = None

@@ -33,7 +33,7 @@ from stages.tasks.types import Source
 from stages.training.machine_limits import cores
 from stages.training.stage import Stage, barrier, is_first_rank, ranks, wait_for
 
-FORMAT = 2
+FORMAT = 3
 HELD_OUT_EVERY = 50
 SHARD_CHARACTERS = 5_000_000
 """Text of a shard: a few seconds of one process. The packaged corpus is a single one."""

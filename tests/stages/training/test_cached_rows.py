@@ -89,6 +89,13 @@ def test_rows_depend_on_neither_processes_nor_ranks(tmp_path, source, tokenizer,
         assert limit <= one.counts["tokens"] < limit + 32
 
 
+def test_a_limit_ends_a_text_of_one_shard(tmp_path, source, tokenizer, monkeypatch):
+    monkeypatch.setattr(cached_rows, "SHARD_CHARACTERS", 10**6)
+    monkeypatch.setattr("stages.tasks.row_maker.CHUNK_CHARACTERS", 100)
+    stage = make_stage(tmp_path / "runs" / "r", find_corpus(str(tmp_path / "texts" / "3.txt")))
+    assert 300 <= corpus_rows(stage, tokenizer, 32, 300).counts["tokens"] < 300 + 32
+
+
 def test_all_rows_are_there_and_the_first_shard_is_as_before(tmp_path, source, tokenizer):
     rows = corpus_rows(make_stage(tmp_path / "runs" / "r", source, workers=1), tokenizer, 32, 0)
     whole = write_corpus_rows(documents(source), tokenizer, 32, tmp_path / "whole")
