@@ -6,7 +6,6 @@ ranks makes the same rows. `data_aug` holds the algorithm; this is the job aroun
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from functools import reduce
 from operator import add
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import torch.distributed as dist
 from tabulate import tabulate
-from tqdm import tqdm
 
 from checkpoints import store
 from checkpoints.errors import about
@@ -36,6 +34,7 @@ from stages.distillation.models import load_masked_lm, load_tokenizer
 from stages.tasks.text import folded
 from stages.tasks.types import Split
 from stages.training.options import Augmentation
+from stages.training.progress import Progress
 from stages.training.stage import Stage, barrier, wait_for
 
 SAMPLES = 8  # sentences shown, each with up to two variants
@@ -71,11 +70,13 @@ def run(stage: Stage) -> None:
         _rows(train), candidates, settings, stage.seed, wanted=missing.__contains__,
         barred=lambda row: _key(row) in others,
     )  # fmt: skip
-    shown = rank == 0 and sys.stderr.isatty()
-    for shard in tqdm(shards, stage.name, len(missing), unit="shard", dynamic_ncols=True, disable=not shown):
+    progress = Progress(stage, len(missing), "shard")
+    for shard in shards:
         labels = train.labels[starts[shard.index] :][: len(shard.rows)]
         with store.sealed(paths[shard.index]) as directory:
             write_shard(directory / "rows.arrow", shard, labels)
+        progress.advance()
+    progress.close()
     if candidates and candidates.vectors:
         candidates.vectors.save()
     wait_for(path / store.MANIFEST for path in paths)

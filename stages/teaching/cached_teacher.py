@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from tqdm import tqdm
 
 from checkpoints import store
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, batches_by_length
 from stages.tasks.token_rows import TokenRows
+from stages.training.progress import Progress
 from stages.training.stage import Stage, barrier, is_first_rank, wait_for
 
 SHARD_ROWS = 1000
@@ -38,7 +38,7 @@ class TeacherCache:
     """
 
     def __init__(self, stage: Stage, name: str, rows: TokenRows, teacher: FrozenTeacher):
-        self.stage, self.rows, self.teacher = stage, rows, teacher
+        self.stage, self.name, self.rows, self.teacher = stage, name, rows, teacher
         self.directory = stage.directory / "teacher" / f"{name}-{stage.job.precision}"
         outputs = teacher(rows.collate(np.arange(1), np.ones(1, np.float32)).to(teacher.device))
         self.heads = teacher.model.config.num_attention_heads
@@ -68,11 +68,14 @@ class TeacherCache:
             store.need_space(
                 self.stage.directory, self.bytes, f"{self.stage.name} keeps the teacher's layers; it"
             )
-        for i in tqdm(
-            mine, f"teacher, {self.directory.name}", unit="shard", disable=None if rank == 0 else True
-        ):
-            with store.sealed(paths[i]) as directory:
-                self._compute(np.arange(starts[i], min(starts[i] + SHARD_ROWS, len(self.rows))), directory)
+        what = f"teacher over the rows of {self.name}"
+        with Progress(self.stage, len(mine), "shard", what=what) as progress:
+            for i in mine:
+                with store.sealed(paths[i]) as directory:
+                    self._compute(
+                        np.arange(starts[i], min(starts[i] + SHARD_ROWS, len(self.rows))), directory
+                    )
+                progress.advance()
         wait_for(path / store.MANIFEST for path in paths)
         for path, start in zip(paths, starts, strict=True):
             stop = min(start + SHARD_ROWS, len(self.rows))

@@ -19,6 +19,7 @@ from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher
 from stages.training.cached_rows import is_there
+from stages.training.progress import Progress
 from stages.training.stage import Stage, barrier, is_first_rank, wait_for
 
 TEACHER_LOGITS_FILE = "teacher_logits.npy"
@@ -60,6 +61,7 @@ def compute_logits(stage: Stage, task: Task, rows: TokenRows, indices: np.ndarra
     barrier()
     stage.log(f"one teacher pass over {len(indices):,} rows without recorded logits")
     teacher = task_teacher(stage, task, CaptureSpec(logits=True)) if mine else None
+    progress = Progress(stage, len(mine), "shard", what="teacher")
     for i in mine:
         places, logits = [], []
         for chunk in batches[i * SHARD_BATCHES : (i + 1) * SHARD_BATCHES]:
@@ -69,6 +71,8 @@ def compute_logits(stage: Stage, task: Task, rows: TokenRows, indices: np.ndarra
             logits.append(logits_BC[batch.label_mask].numpy())
         with store.sealed(paths[i]) as directory:
             np.savez(directory / "logits.npz", places=np.concatenate(places), logits=np.concatenate(logits))
+        progress.advance()
+    progress.close()
     wait_for(path / store.MANIFEST for path in paths)
     table_NC = np.empty((rows.targets.sum(), len(task.labels or ("score",))), np.float32)
     for path in paths:

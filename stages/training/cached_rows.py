@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from checkpoints import store
@@ -31,6 +30,7 @@ from stages.tasks.task import Split, Task
 from stages.tasks.token_rows import TokenRows, merge_shards, write_rows
 from stages.tasks.types import Source
 from stages.training.machine_limits import cores
+from stages.training.progress import Progress
 from stages.training.stage import Stage, barrier, is_first_rank, ranks, wait_for
 
 FORMAT = 3
@@ -197,22 +197,21 @@ def is_there(stage: Stage, target: Path, what: str) -> bool:
 def _make(stage: Stage, target: Path, maker: RowMaker, starts: list[Start], limit: int | None) -> None:
     """Write the rows of the streams to `target`. Called on every rank."""
     fits_a_shard = len(starts) == 1 and next(_pieces(starts[0]()))[1]
-    disable = None if is_first_rank() else True
-    with tqdm(desc="tokenizing", unit=" tokens", unit_scale=True, disable=disable) as bar:
+    with Progress(stage, None, "token", what="tokenizing") as progress:
         if not fits_a_shard and (limit is None or limit > FEW_TOKENS):
-            _make_in_shards(stage, target, maker, starts, limit, bar)
+            _make_in_shards(stage, target, maker, starts, limit, progress)
         elif is_first_rank():
             content: Iterable[Any] = chain.from_iterable(start() for start in starts)
 
             def show(done: int) -> None:
-                bar.update(done - bar.n)
+                progress.advance(done - progress.done)
 
             with store.sealed(target, verified=True) as directory:
                 write_rows(maker, maker.blocks(content, limit=limit), directory, show)
 
 
 def _make_in_shards(
-    stage: Stage, target: Path, maker: RowMaker, starts: list[Start], limit: int | None, bar: tqdm
+    stage: Stage, target: Path, maker: RowMaker, starts: list[Start], limit: int | None, progress: Progress
 ) -> None:
     world, rank = ranks()
     shards = _Shards(stage.directory.parent / f".tokenizing-{target.name}", len(starts), limit)
@@ -227,7 +226,7 @@ def _make_in_shards(
         stage.log(f"tokenizing resumes: {len(there)} shards are there")
     with closing(write_all(maker, shards.missing(starts), processes(stage))) as written:
         for tokens in written:
-            bar.update(tokens)
+            progress.advance(tokens)
             if limit and shards.are_there():
                 break
     if rank == 0:

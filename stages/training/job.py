@@ -25,7 +25,7 @@ from stages.training.log import Clock, Log, name_rows
 from stages.training.micro_batch import explain_out_of_memory, find_micro_batch, trial
 from stages.training.monitor import Monitor
 from stages.training.optimizer_state import whole_weights
-from stages.training.progress import Progress
+from stages.training.progress import JobProgress
 from stages.training.rows import RowBatch, Rows
 from stages.training.signals import StopSignal
 from stages.training.stage import Stage
@@ -116,7 +116,7 @@ class Job:
             )
         self.stop.listen()
         state, saved_at = self.state, time.monotonic()
-        with closing(Progress(self.stage, state, self.steps, self.log)) as progress:
+        with closing(JobProgress(self.stage, state, self.steps, self.log)) as progress:
             while state.step < self.steps and not self._patience_is_out():
                 epoch, place = divmod(state.step, self.batches_per_epoch)
                 global_rows = self.batches_of(epoch)[place]

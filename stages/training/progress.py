@@ -1,7 +1,8 @@
-"""How far a job is: the progress bar, a line of metrics every few steps, and once how long the rest will take."""
+"""How far a stage is: a bar on a terminal; elsewhere a line soon after the start, and then one a minute."""
 
 import sys
 import time
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -9,61 +10,103 @@ from stages.training.job_checkpoint import State
 from stages.training.log import Log
 from stages.training.stage import Stage, is_first_rank
 
+FIRST_LINE, NEXT_LINE = 5, 60
+"""Seconds until the first line, and from one line to the next, where no terminal shows a bar."""
+
 
 class Progress:
+    """Shows, on rank 0, how much of a stage's work is done.
+
+    Args:
+        stage: whose work it is.
+        total: of the units; None: not known.
+        unit: what is counted, such as "step".
+        done: units that an earlier start has done.
+        what: the work, where it is not the whole stage.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self, stage: Stage, total: int | None, unit: str, done: int = 0, what: str = "", clock=time.monotonic
+    ):
+        self.stage, self.total, self.unit, self.done, self.first = stage, total, unit, done, done
+        self.what, self.clock = f"{what}: " if what else "", clock
+        self.began = clock()
+        on_terminal = sys.stderr.isatty()
+        self.line_due = float("inf") if on_terminal else self.began + FIRST_LINE
+        self.bar = tqdm(
+            total=total, initial=done, desc=what or stage.name, unit=unit, unit_scale=total is None, dynamic_ncols=True,
+            disable=not (is_first_rank() and on_terminal),
+        )  # fmt: skip
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this start."""
+        return self.clock() - self.began
+
+    def advance(self, count: int = 1, told: Sequence[str] = ()) -> None:
+        """Count what was just done; `told` is said beside it."""
+        self.done += count
+        self.bar.update(count)
+        if told:
+            self.bar.set_postfix_str(", ".join(told), refresh=False)
+        if self.clock() >= self.line_due:
+            self.line_due = self.clock() + NEXT_LINE
+            self.stage.log(self.what + ", ".join([self._so_far(), *told]))
+
+    def close(self) -> None:
+        """End the bar."""
+        self.bar.close()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _so_far(self) -> str:
+        if self.total is None:
+            return f"{self.done:,} {self.unit}s, {(self.done - self.first) / self.elapsed:,.0f} a second"
+        seconds = self.elapsed / (self.done - self.first) * (self.total - self.done)
+        return f"{self.unit} {self.done:,} of {self.total:,}, {seconds / 60:.1f} minutes left"
+
+
+class JobProgress:
     """Shows and logs the steps of a job; keeps `state.seconds`.
 
     Args:
-        stage: whose bar and lines they are.
+        stage: whose steps they are.
         state: of the job, as it starts or resumes.
         steps: of the whole training.
         log: where the lines of metrics go.
     """
 
     def __init__(self, stage: Stage, state: State, steps: int, log: Log):
-        self.stage, self.state, self.steps, self.log = stage, state, steps, log
-        self.began, self.first_step, self.seconds_before = time.monotonic(), state.step, state.seconds
+        self.state, self.log, self.seconds_before = state, log, state.seconds
+        self.progress = Progress(stage, steps, "step", done=state.step)
         self.tokens = 0
-        self.estimated = False
-        self.bar = tqdm(
-            total=steps, initial=state.step, desc=stage.name, unit="step", dynamic_ncols=True,
-            disable=not (is_first_rank() and sys.stderr.isatty()),
-        )  # fmt: skip
+        self.losses: list[str] = []
 
     def advance(self, tokens: int) -> None:
         """Count the step that was just taken, on so many tokens."""
         self.tokens += tokens
-        self.state.seconds = self.seconds_before + self._elapsed
-        self.bar.update()
-        self._log_time_left_once()
+        self.state.seconds = self.seconds_before + self.progress.elapsed
+        self.progress.advance(told=[*self.losses, f"{self._speed:,.0f} tokens/s"])
 
     def write_line(self, epoch: int, learning_rate: float) -> None:
         """Log the mean losses since the last line. Called on every rank."""
-        speed = self.tokens / self._elapsed
         losses = self.log.means()
         line = {"step": self.state.step, "epoch": epoch, **losses, "learning_rate": learning_rate}
-        self.log.write(line | {"tokens_per_second": round(speed), "seconds": round(self.state.seconds, 1)})
-        shown = {name: f"{value:.3f}" for name, value in losses.items()}
-        self.bar.set_postfix(shown | {"tokens/s": f"{speed:,.0f}"})
+        self.log.write(
+            line | {"tokens_per_second": round(self._speed), "seconds": round(self.state.seconds, 1)}
+        )
+        self.losses = [f"{name} {value:.3f}" for name, value in losses.items()]
 
     def close(self) -> None:
         """End the bar and the log."""
-        self.bar.close()
+        self.progress.close()
         self.log.close()
 
     @property
-    def _elapsed(self) -> float:
-        return time.monotonic() - self.began
-
-    def _log_time_left_once(self) -> None:
-        """After the first steps: how long the rest will take at the speed measured so far."""
-        done, elapsed = self.state.step - self.first_step, self._elapsed
-        if self.estimated or done < 5 or elapsed < 3:
-            return
-        self.estimated = True
-        left = self.steps - self.state.step
-        limit = "at most " if self.stage.training.patience else ""
-        minutes = elapsed / done * left / 60
-        self.stage.log(
-            f"{left} steps left, {limit}{minutes:.1f} minutes at {self.tokens / elapsed:,.0f} tokens/s"
-        )
+    def _speed(self) -> float:
+        return self.tokens / self.progress.elapsed
