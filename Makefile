@@ -15,7 +15,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto export predict serve doctor test test-all test-gpu torture bench docs lint clean
+.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto submission export predict serve doctor test test-all test-gpu torture bench docs lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -68,6 +68,9 @@ compare: $(READY) ## finished runs side by side (RUNS="a b"), runs/compare.html
 
 pareto: $(READY) ## all students of all finished runs, task by task (TASK=): what each costs for what it reaches
 	@$(RUN_PIPELINE) pareto $(GIVEN)
+
+submission: $(READY) ## answers of GLUE runs to its test rows in one file for GLUE's site (RUNS="a b", none: all)
+	@$(RUN_PIPELINE) submission $(GIVEN)
 
 export: $(READY) ## the finished student of RUN= for transformers and onnxruntime, with a model card (ARGS="to=DIR")
 	@$(RUN_PIPELINE) export $(GIVEN)

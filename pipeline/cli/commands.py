@@ -321,6 +321,48 @@ def pareto(given: ParetoSettings) -> None:
 
 
 @dataclass
+class SubmissionSettings:
+    __pydantic_config__ = CONFIG
+
+    runs: str = option("", "names of runs of GLUE tasks; none: all that answered test rows")
+    to: str = option("", "the zip file to write; none: runs/glue_submission.zip")
+
+
+@command(SubmissionSettings)
+def submission(given: SubmissionSettings) -> None:
+    """Put the answers of GLUE runs to the unlabelled test rows into one file for GLUE's site.
+
+    Example: make submission RUNS="tinybert4-cola tinybert4-mnli"
+
+    A run answers them where its data directory has GLUE's test.tsv.
+    """
+    from pipeline.deploy.submission import FILES, NAME, join_submissions
+
+    runs = [_finished(name) for name in given.runs.replace(",", " ").split()]
+    runs = runs or [path.parent for path in sorted(RUNS.glob(f"*/{NAME}"))]
+    for run in runs:
+        if not (run / NAME).is_file():
+            raise UserError(
+                f"run {run.name!r} has no answers to test rows of GLUE: its data must be a directory with test.tsv"
+            )
+    if not runs:
+        raise UserError(
+            f"no finished run under {RUNS}/ has answers to test rows of GLUE: make one with data=GLUE/TASK first"
+        )
+    target = Path(given.to or RUNS / NAME)
+    by = join_submissions(runs, target)
+    print(
+        tabulate(
+            [(file, task, by.get(file, "missing")) for file, task in FILES.items()], ["file", "task", "run"]
+        )
+    )
+    missing = [file for file in FILES if file not in by]
+    print(
+        f"the submission is in {target}{f', without {len(missing)} of {len(FILES)} files' if missing else ''}"
+    )
+
+
+@dataclass
 class ExportSettings(OfRun):
     to: str = option("", "directory to write, which must not exist; none: runs/RUN/export")
     onnx: bool = option(True, "also write ONNX files, in fp32 and int8")

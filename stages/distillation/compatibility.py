@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, PretrainedConfig
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from checkpoints.errors import UserError
 
@@ -52,13 +52,14 @@ def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> flo
     if hasattr(config, "forward_flops"):
         return config.forward_flops(tokens)
     row = max(1, round(length))
-    return _counted(type(config), config.to_json_string(use_diff=False), row) * tokens / row
+    return _counted(config.to_json_string(use_diff=False), row) * tokens / row
 
 
 @cache
-def _counted(kind: type[PretrainedConfig], settings: str, length: int) -> int:
+def _counted(settings: str, length: int) -> int:
     """Operations of one row. They are counted on torch's meta device, which computes and stores nothing."""
-    config = kind.from_dict(json.loads(settings))
+    values = json.loads(settings)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
     try:
         return _count(config, length, "meta")
     except RuntimeError:  # DeBERTa reads values of a tensor, which has none there

@@ -182,7 +182,7 @@ def test_mnli_in_glues_layout_with_a_teacher_of_either_label_order(place, order)
             for i, (text, _) in enumerate(sentences(count, count + len(file)))
         ]
         (data / f"{file}.tsv").write_text("\n".join([head, *lines]) + "\n")
-    for file in ("test_matched", "test_mismatched"):  # without labels, and longest rows first
+    for file in ("test_matched", "test_mismatched", "diagnostic"):  # without labels, and longest rows first
         texts = sorted((text for text, _ in sentences(9, len(file))), key=len, reverse=True)
         lines = [f"{i}\t{text}\t{text}" for i, text in enumerate(texts, 100)]
         (data / f"{file}.tsv").write_text("\n".join(["index\tsentence1\tsentence2", *lines]) + "\n")
@@ -206,7 +206,7 @@ def test_mnli_in_glues_layout_with_a_teacher_of_either_label_order(place, order)
     results = json.loads((place.path / "runs" / name / "results.json").read_text())
     assert "accuracy_mismatched" in results["distilled"]["scores"]
     with zipfile.ZipFile(place.path / "runs" / name / "glue_submission.zip") as archive:
-        assert archive.namelist() == ["MNLI-m.tsv", "MNLI-mm.tsv"]
+        assert archive.namelist() == ["AX.tsv", "MNLI-m.tsv", "MNLI-mm.tsv"]
         answers = [line.split("\t") for line in archive.read("MNLI-m.tsv").decode().splitlines()]
     assert answers[0] == ["index", "prediction"]
     assert [row[0] for row in answers[1:]] == [str(i) for i in range(100, 109)]

@@ -25,12 +25,17 @@ TEST_FILES = {
     "mrpc": {"MRPC.tsv": "test.tsv"},
     "sts-b": {"STS-B.tsv": "test.tsv"},
     "qqp": {"QQP.tsv": "test.tsv"},
-    "mnli": {"MNLI-m.tsv": "test_matched.tsv", "MNLI-mm.tsv": "test_mismatched.tsv"},
+    "mnli": {
+        "MNLI-m.tsv": "test_matched.tsv",
+        "MNLI-mm.tsv": "test_mismatched.tsv",
+        "AX.tsv": "diagnostic.tsv",
+    },
     "qnli": {"QNLI.tsv": "test.tsv"},
     "rte": {"RTE.tsv": "test.tsv"},
     "wnli": {"WNLI.tsv": "test.tsv"},
 }
-"""Task -> {file of a submission to GLUE's site: the test file that it answers}."""
+"""Task -> {file of a submission to GLUE's site: the test file that it answers}. The diagnostic set (AX) is MNLI's to
+answer, and lies in a directory of its own."""
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +134,19 @@ def _tsv_files(task: str, directory: Path) -> dict[str, str]:
 
 
 def unlabelled_files(source: TaskSource) -> dict[str, str]:
-    """Return {file of a submission: path of the test file} for GLUE's unlabelled test files beside a task's files."""
+    """Return {file of a submission: path of the test file} for GLUE's unlabelled test files beside a task's files.
+
+    The diagnostic set is looked for in `diagnostic/` beside the task's directory, too.
+    """
     if source.reader != "glue" or not source.files:
         return {}
     directory = Path(source.files["dev"]).parent
-    wanted = {name: directory / file for name, file in TEST_FILES[source.task].items()}
-    return {name: str(path) for name, path in wanted.items() if path.is_file()}
+    found = {}
+    for name, file in TEST_FILES[source.task].items():
+        for path in (directory.parent / "diagnostic" / file, directory / file):
+            if path.is_file():
+                found[name] = str(path)
+    return found
 
 
 def read_unlabelled(name: str, path: Path) -> tuple[list[str], Split]:

@@ -189,6 +189,15 @@ def test_unlabelled_test_rows_and_the_names_and_answers_of_a_submission(tmp_path
     with pytest.raises(UserError, match="no column 'sentence'"):
         glue.read_unlabelled("cola", tmp_path / "test.tsv")
     assert glue.unlabelled_files(find_task("sst2")) == {}  # from the hub
+    mnli = tmp_path / "MNLI"
+    mnli.mkdir()
+    for file in ("train", "dev_matched", "test_matched"):
+        (mnli / f"{file}.tsv").write_text("")
+    diagnostic = tmp_path / "diagnostic" / "diagnostic.tsv"
+    diagnostic.parent.mkdir()
+    diagnostic.write_text("")
+    found = glue.unlabelled_files(find_task("mnli", str(mnli)))
+    assert found == {"MNLI-m.tsv": str(mnli / "test_matched.tsv"), "AX.tsv": str(diagnostic)}
     answers = [
         ("rte", 1, "not_entailment"),
         ("mrpc", 1, "1"),
