@@ -19,7 +19,8 @@ def run(stage: Stage) -> None:
     """Distil the teacher's layers on the corpus into a general student."""
     source, options = stage.model("teacher"), stage.training
     tokenizer, teacher = load_tokenizer(source), load_encoder(source)
-    student = random_student(student_config(teacher.config, **stage.options["architecture"]), stage.seed)
+    config = student_config(teacher.config, **stage.options["architecture"], which=options.layer_map)
+    student = random_student(config, stage.seed)
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens)
 
     model = Distillation(student, layer_losses(options, student.config, teacher.config))

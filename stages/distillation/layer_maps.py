@@ -1,6 +1,7 @@
 """Layer maps: which teacher layer each student layer learns from (TinyBERT, section 3.1, the function g)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from checkpoints.errors import UserError
 
@@ -48,3 +49,14 @@ def layer_map(which: str | Sequence[int], student_layers: int, teacher_layers: i
         if len(targets) != m or not whole or not all(1 <= t <= n for t in targets):
             raise UserError(f"{which} must be {m} teacher layers, each from 1 to {n}", argument="layer_map")
     return {0: 0} | {i: t for i, t in enumerate(targets, start=1)}
+
+
+def attention_window(config: Any, layer: int) -> int | None:
+    """How many positions away a transformer layer's tokens attend to; None: to all.
+
+    Args:
+        config: of the model; ModernBERT's names a kind of attention for each layer.
+        layer: from 1.
+    """
+    kinds = getattr(config, "layer_types", None)
+    return config.sliding_window if kinds and kinds[layer - 1] == "sliding_attention" else None

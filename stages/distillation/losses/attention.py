@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from stages.distillation.layer_maps import attention_window
 from stages.distillation.losses.base import Loss, LossTerm, attention_heads, choose, mapped_layers
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.tasks.batches import Batch
@@ -22,7 +23,8 @@ class AttentionScores(Loss):
     """Mean squared difference of raw attention scores Q K^T / sqrt(D), before softmax (TinyBERT, equation 7).
 
     sum_m ||A_m - A^T_g(m)||^2 / (H * sum of squared lengths), over pairs of real tokens, added over the mapped
-    layers m. Where the head counts differ, the concatenated queries and keys are split into gcd(student, teacher)
+    layers m. Pairs that either layer does not attend to, because they are further apart than its window (ModernBERT),
+    differ by 0. Where the head counts differ, the concatenated queries and keys are split into gcd(student, teacher)
     heads. `AttentionMaps` compares probabilities instead; `Relations` compares tokens of one side with each other.
 
     Args:
@@ -54,6 +56,7 @@ class AttentionScores(Loss):
         self.layers = mapped_layers(student, teacher, layer_map, embedding=False)
         self.heads = math.gcd(*attention_heads(student, teacher))
         self.form = choose(form, ("auto", "maps", "traces"), "form")
+        self.windows = joint_windows(student, teacher, self.layers)
         self.student_capture = CaptureSpec(queries_keys=frozenset(self.layers))
         self.teacher_capture = CaptureSpec(queries_keys=frozenset(self.layers.values()))
 
@@ -63,7 +66,11 @@ class AttentionScores(Loss):
             for s, t in self.layers.items():
                 mine = self._masked(student.queries_BHLD[s], student.keys_BHLD[s], batch)
                 theirs = self._masked(teacher.queries_BHLD[t], teacher.keys_BHLD[t], batch)
-                maps = self.form == "maps" or self.form == "auto" and mine[0].shape[-2] <= MAPS_UP_TO[device]
+                length, window = mine[0].shape[-2], self.windows[s]
+                if window is not None and window < length - 1:
+                    total = total + score_distance_by_maps(*mine, *theirs, window)
+                    continue
+                maps = self.form == "maps" or self.form == "auto" and length <= MAPS_UP_TO[device]
                 total = total + (score_distance_by_maps if maps else score_distance_by_traces)(*mine, *theirs)
         return {"attention": LossTerm(total / self.heads, "pairs", self.weight)}
 
@@ -109,6 +116,7 @@ class AttentionMaps(Loss):
         self.layers = mapped_layers(student, teacher, layer_map, embedding=False)
         self.distance = choose(distance, ("mse", "kl"), "distance")
         self.averaged = len(set(attention_heads(student, teacher))) > 1
+        self.windows = joint_windows(student, teacher, self.layers)
         self.student_capture = CaptureSpec(queries_keys=frozenset(self.layers))
         self.teacher_capture = CaptureSpec(queries_keys=frozenset(self.layers.values()))
 
@@ -117,8 +125,9 @@ class AttentionMaps(Loss):
         mask_BL = batch.mask_BL
         with torch.autocast(mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
-                mine = self._maps(student.queries_BHLD[s], student.keys_BHLD[s], batch.attention_mask)
-                theirs = self._maps(teacher.queries_BHLD[t], teacher.keys_BHLD[t], batch.attention_mask)
+                mask_BLL = attended(batch.attention_mask, self.windows[s])
+                mine = self._maps(student.queries_BHLD[s], student.keys_BHLD[s], mask_BLL)
+                theirs = self._maps(teacher.queries_BHLD[t], teacher.keys_BHLD[t], mask_BLL)
                 if self.distance == "mse":
                     distance = (mine.exp() - theirs.exp()).square().sum(-1)
                 else:
@@ -126,9 +135,9 @@ class AttentionMaps(Loss):
                 total = total + (distance.mean(1) * mask_BL).sum()
         return {"maps": LossTerm(total, "pairs" if self.distance == "mse" else "tokens", self.weight)}
 
-    def _maps(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def _maps(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BLL: Tensor) -> Tensor:
         """Logarithms of the probabilities."""
-        maps_BHLL = softmax_of(q_BHLD, k_BHLD, mask_BL)
+        maps_BHLL = softmax_of(q_BHLD, k_BHLD, mask_BLL)
         if self.averaged:
             return maps_BHLL.logsumexp(1, keepdim=True) - math.log(maps_BHLL.shape[1])
         return maps_BHLL
@@ -142,21 +151,41 @@ def split_heads(x_BHLD: Tensor, heads: int) -> Tensor:
     return x_BHLD.transpose(1, 2).reshape(b, length, heads, h * d // heads).transpose(1, 2)
 
 
-def softmax_of(a_BHLD: Tensor, b_BHLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """log softmax(A B^T / sqrt(D)) over the real positions, (B, H, L, L) in fp32."""
+def joint_windows(
+    student: PretrainedConfig, teacher: PretrainedConfig, layers: dict[int, int]
+) -> dict[int, int | None]:
+    """By student layer, how far the tokens of both its layer and the teacher's attend; None: to all tokens."""
+    windows = {s: (attention_window(student, s), attention_window(teacher, t)) for s, t in layers.items()}
+    return {s: min((w for w in pair if w is not None), default=None) for s, pair in windows.items()}
+
+
+def attended(mask_BL: Tensor, window: int | None = None) -> Tensor:
+    """(B, 1 or L, L), 1 where the first token attends to the second."""
+    if window is None:
+        return mask_BL[:, None, :]
+    places_L = torch.arange(mask_BL.shape[1], device=mask_BL.device)
+    return mask_BL[:, None, :] * ((places_L[:, None] - places_L).abs() <= window)
+
+
+def softmax_of(a_BHLD: Tensor, b_BHLD: Tensor, mask_BLL: Tensor) -> Tensor:
+    """log softmax(A B^T / sqrt(D)) over the positions that are attended to, (B, H, L, L) in fp32."""
     scores = a_BHLD.float() @ b_BHLD.float().transpose(-1, -2) / a_BHLD.shape[-1] ** 0.5
-    return scores.masked_fill(mask_BL[:, None, None, :] == 0, torch.finfo(torch.float32).min).log_softmax(-1)
+    return scores.masked_fill(mask_BLL[:, None] == 0, torch.finfo(torch.float32).min).log_softmax(-1)
 
 
 class _ScoreDistance(torch.autograd.Function):
     """The gradient is found along with the value, so that the (B, H, L, L) map is gone when the forward pass ends."""
 
     @staticmethod
-    def forward(ctx: Any, qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor, window: int | None = None
+    ) -> Tensor:
         shape, (qs, ks, qt, kt) = qs.shape, (x.flatten(0, 1) for x in (qs, ks, qt, kt))
         scale, their_scale = qs.shape[-1] ** -0.5, qt.shape[-1] ** -0.5
         map_NLL = torch.bmm(qt, kt.transpose(1, 2))
         map_NLL.baddbmm_(qs, ks.transpose(1, 2), beta=-their_scale, alpha=scale)
+        if window is not None:
+            map_NLL.triu_(-window).tril_(window)
         if any(ctx.needs_input_grad):
             gradients = torch.bmm(map_NLL, ks), torch.bmm(map_NLL.transpose(1, 2), qs)
             ctx.save_for_backward(*(x.mul_(2 * scale).view(shape) for x in gradients))
@@ -164,15 +193,20 @@ class _ScoreDistance(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *(x * upstream[0] for x in ctx.saved_tensors), None, None
+        return *(x * upstream[0] for x in ctx.saved_tensors), None, None, None
 
 
-def score_distance_by_maps(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:
+def score_distance_by_maps(
+    qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor, window: int | None = None
+) -> Tensor:
     """sum_ij (qs_i.ks_j / sqrt(Ds) - qt_i.kt_j / sqrt(Dt))^2 of (B, H, L, D) in fp32. Masked positions are zeros.
 
     The teacher's get no gradient.
+
+    Args:
+        window: only pairs that are at most so far apart.
     """
-    return _ScoreDistance.apply(qs, ks, qt, kt)
+    return _ScoreDistance.apply(qs, ks, qt, kt, window)
 
 
 def score_distance_by_traces(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:

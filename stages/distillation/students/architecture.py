@@ -36,10 +36,13 @@ def student_config(
     heads: int = 0,
     dropout: float = 0.1,
     kind: str = "",
+    which: str | Sequence[int] = "uniform",
 ) -> PretrainedConfig:
     """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both.
 
-    A size of 0 is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own.
+    A size of 0 is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own. Where the
+    teacher's layers differ in their kind of attention (ModernBERT), a layer has that of the layer it learns from, by
+    the layer map `which`.
 
     Raises:
         ValueError: an unknown kind, or sizes that it does not have.
@@ -49,8 +52,13 @@ def student_config(
         return _config_of(kind, sizes, teacher, dropout)
     config = copy.deepcopy(teacher)
     config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):  # ModernBERT names a kind of attention for each layer
-        config.layer_types = config.layer_types[:layers]
+    if kinds := getattr(teacher, "layer_types", None):
+        n = teacher.num_hidden_layers
+        spread = [
+            i * n // layers for i in range(1, layers + 1)
+        ]  # uniform, also where the map would not divide
+        chosen = spread if which == "uniform" else list(layer_map(which, layers, n).values())[1:]
+        config.layer_types = [kinds[layer - 1] for layer in chosen]
     if width:
         config.hidden_size = width
         if hasattr(config, "embedding_size"):
@@ -146,7 +154,7 @@ def student_from_teacher_layers(
         ValueError: the layer counts do not fit the map, or the layers are not found by name.
     """
     chosen = layer_map(which, layers, teacher.config.num_hidden_layers)
-    config = student_config(teacher.config, layers, dropout=dropout)
+    config = student_config(teacher.config, layers, dropout=dropout, which=which)
     student = kind.from_config(config, attn_implementation=ATTENTION)
     weights, layer = teacher.state_dict(), re.compile(r"(.*\blayer\.)(\d+)(\..*)")
 
