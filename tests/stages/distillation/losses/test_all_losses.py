@@ -1,0 +1,145 @@
+"""What every loss of the registry has in common: how it counts the rows of a batch."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from stages.distillation.losses import LOSSES, build
+from stages.distillation.losses.base import Loss
+from stages.distillation.outputs import ModelOutputs
+from stages.tasks.batches import Batch
+from tests.stages.distillation.losses.test_layer_losses import pair
+
+SETTINGS = {
+    "attention_maps": ({"distance": "mse"}, {"distance": "kl"}),
+    "attention_scores": ({"form": "maps"}, {"form": "traces"}),
+    "continuation": ({"phi": 0.5, "margin": 0.1},),
+    "hidden_states": ({"distance": "cosine"}, {"distance": "normalised"}),
+    "relations": ({"of": "queries"}, {"of": "values"}),
+    "soft_labels": ({"temperature": 3.0},),
+}
+"""Other settings than the defaults, where they choose another formula."""
+LINES = [(name, given) for name in sorted(LOSSES) for given in ({}, *SETTINGS.get(name, ()))]
+EVERY_LOSS = pytest.mark.parametrize("name, given", LINES, ids=lambda part: part if isinstance(part, str) else
+                                     "-".join(map(str, part.values())) or "plain")  # fmt: skip
+
+LENGTHS = [5, 2, 7, 4]
+MASKED = [(0, 1), (0, 3), (1, 1), (2, 0), (3, 2)]
+"""(row, position) of the masked tokens, for losses on those."""
+DOUBLED = 0
+"""The row that is repeated."""
+
+
+def made(name: str, given: dict) -> Loss:
+    torch.manual_seed(2)
+    return build({name: given}, *pair(3), mlm_probability=0.25)
+
+
+def drawn(seed: int, width: int) -> ModelOutputs:
+    """Random outputs of a model: all that a loss may read. Rows are long, so nothing but the mask tells their ends."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).requires_grad_()
+
+    rows, longest = len(LENGTHS), max(LENGTHS)
+    hidden = {i: draw(rows, longest, width) for i in range(4)}
+    heads = [{i: draw(rows, 2, longest, width // 2) for i in range(1, 4)} for _ in range(3)]
+    return ModelOutputs(draw(rows, 3), hidden, *heads, vocabulary_NV=draw(len(MASKED), 9))
+
+
+def batch_for(loss: Loss) -> Batch:
+    mask_BL = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    labels = torch.tensor([0, 2, 1, 2])
+    if loss.student_capture.vocabulary:
+        labels = torch.full(mask_BL.shape, -100)
+        for place, (row, position) in enumerate(MASKED):
+            labels[row, position] = place
+    rows = torch.arange(len(LENGTHS))
+    return Batch({"attention_mask": mask_BL.long()}, labels, torch.ones(len(LENGTHS)), rows)
+
+
+def chosen(outputs: ModelOutputs, rows: list[int]) -> ModelOutputs:
+    """The outputs of a batch of these rows."""
+    masked = [place for row in rows for place, (of, _) in enumerate(MASKED) if of == row]
+    found = {}
+    for entry in fields(outputs):
+        value = getattr(outputs, entry.name)
+        places = masked if entry.name == "vocabulary_NV" else rows
+        found[entry.name] = (
+            {k: x[places] for k, x in value.items()} if isinstance(value, dict) else value[places]
+        )
+    return ModelOutputs(**found)
+
+
+def rows_of(batch: Batch, rows: list[int]) -> Batch:
+    inputs = {name: x[rows] for name, x in batch.inputs.items()}
+    return replace(
+        batch, inputs=inputs, labels=batch.labels[rows], weight=batch.weight[rows], rows=batch.rows[rows]
+    )
+
+
+def gradients(student: ModelOutputs, sums: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The gradient of sums by each tensor that the loss reads of the student; its first axis is rows or masked tokens."""
+    leaves = {}
+    for entry in fields(student):
+        value = getattr(student, entry.name)
+        of = value if isinstance(value, dict) else {"": value}
+        leaves |= {f"{entry.name} {key}": tensor for key, tensor in of.items()}
+    values = torch.autograd.grad(sums, list(leaves.values()), allow_unused=True)
+    found = {name: value.flatten(1) for name, value in zip(leaves, values, strict=True) if value is not None}
+    assert found
+    return found
+
+
+def total(loss: Loss, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> torch.Tensor:
+    """The sums before any division: where a job of any batch size takes them up."""
+    return sum(term.weight * term.sum for term in loss.terms(student, teacher, batch).values())
+
+
+def split_rows(name: str, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What belongs to the row that is doubled, and what belongs to the others."""
+    of = [row for row, _ in MASKED] if name.startswith("vocabulary") else range(len(LENGTHS))
+    own = torch.tensor([row == DOUBLED for row in of])
+    return gradient[own], gradient[~own]
+
+
+@EVERY_LOSS
+def test_a_batch_that_is_repeated_has_the_same_loss(name, given):
+    loss = made(name, given)
+    student, teacher, batch = drawn(0, 8), drawn(1, 12), batch_for(loss)
+    twice = [*range(len(LENGTHS))] * 2
+    longer = rows_of(batch, twice)
+    once = loss(student, teacher, batch.attention_mask, batch.labels)
+    again = loss(chosen(student, twice), chosen(teacher, twice), longer.attention_mask, longer.labels)
+    assert once.item() > 0
+    torch.testing.assert_close(again, once, rtol=1e-5, atol=0)
+
+
+@EVERY_LOSS
+def test_a_row_that_counts_twice_has_twice_its_gradient_and_changes_no_other_rows(name, given):
+    loss = made(name, given)
+    student, teacher, batch = drawn(0, 8), drawn(1, 12), batch_for(loss)
+    before = gradients(student, total(loss, student, teacher, batch))
+    rows = [*range(len(LENGTHS)), DOUBLED]
+    again = total(loss, chosen(student, rows), chosen(teacher, rows), rows_of(batch, rows))
+    for key, gradient in gradients(student, again).items():
+        (own, others), (own_before, others_before) = split_rows(key, gradient), split_rows(key, before[key])
+        assert own_before.abs().sum() > 0 and others_before.abs().sum() > 0
+        torch.testing.assert_close(own, 2 * own_before, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(others, others_before, rtol=1e-4, atol=1e-6)
+
+
+@EVERY_LOSS
+def test_a_row_of_weight_0_has_no_gradient_and_changes_no_other_rows(name, given):
+    loss = made(name, given)
+    if loss.student_capture.vocabulary:
+        pytest.skip("a row of weight 0 has no masked tokens: test_masked.py")
+    student, teacher, batch = drawn(0, 8), drawn(1, 12), batch_for(loss)
+    before = gradients(student, total(loss, student, teacher, batch))
+    fills = replace(batch, weight=torch.tensor([0.0, 1.0, 1.0, 1.0]))
+    for key, gradient in gradients(student, total(loss, student, teacher, fills)).items():
+        own, others = split_rows(key, gradient)
+        assert own.abs().sum() == 0
+        torch.testing.assert_close(others, split_rows(key, before[key])[1], rtol=1e-4, atol=1e-6)
