@@ -5,6 +5,8 @@ operations and truncated rows of every training stage.
 """
 
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from stages.distillation.students.architecture import student_config
 from stages.distillation.teachers import class_order
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import check_scale
+from stages.methods import build_method
 from stages.tasks.task import Split, Task
 from stages.tasks.token_rows import TokenRows
 from stages.training.cached_rows import corpus_rows, task_rows, train_rows
@@ -94,11 +97,11 @@ def check_models(
         class_order(config, task.labels, options["teacher_labels"])
     for name, plan in options["stages"].items():
         with about(name):
-            _trained(StageToCheck(**plan), models)
+            _trained(StageToCheck(**plan), models, task)
     return models
 
 
-def _trained(plan: StageToCheck, models: Models) -> tuple[PretrainedConfig, bool]:
+def _trained(plan: StageToCheck, models: Models, task: Task | None) -> tuple[PretrainedConfig, bool]:
     """The model that a stage trains, and whether its losses read the teacher.
 
     Raises:
@@ -108,7 +111,11 @@ def _trained(plan: StageToCheck, models: Models) -> tuple[PretrainedConfig, bool
     if plan.losses is not None and plan.student is not None:  # a recipe's student
         student = student_config(teacher, **plan.student)
         configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
-        reads_teacher = any(build(line, *configs).teacher_capture != CaptureSpec() for line in plan.losses)
+        captures = [build(line, *configs).teacher_capture for line in plan.losses]
+        spec = reduce(or_, captures, CaptureSpec())
+        reads_teacher = spec != CaptureSpec()
+        if task:
+            build_method(plan.method, plan.reads).check(task, spec)
     elif plan.layer_map is not None:
         layer_map(plan.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
     trained = teacher if plan.trains == "teacher" else student
@@ -123,7 +130,7 @@ def check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, tas
     Raises:
         ValueError: the student's layers or losses do not fit, rows are too long, or there are none.
     """
-    trained, reads_teacher = _trained(plan, models)
+    trained, reads_teacher = _trained(plan, models, task)
     rows = _rows(stage, plan, models.tokenizer, task)
     tokens, length = int(rows.lengths.sum()) * plan.epochs, float(rows.lengths.mean())
     if name == "tuning" and task and classifies(models.teacher) == task.token_level:

@@ -72,6 +72,8 @@ class StudentSpec:
     losses: list[str | dict] = option([], "lines `- loss` or `- loss: {setting: value}`")
     layer_map: LayerMap = option("uniform", "the teacher layer of each student layer")
     with_unlabelled: bool = option(False, "also learn from the rows with hidden labels")
+    method: str | dict = option("plain", "what is its method's own: `name` or `{name: {setting: value}}`")
+    reads: list[str] = option([], "earlier students that its method reads; teacher: the tuned teacher")
     student: StudentModel = field(default_factory=StudentModel)
     training: Training = field(default_factory=Training)
 
@@ -97,7 +99,12 @@ class RecipeFile:
     about: str = option("", "a line for `make recipes`")
     extends: str = option("small", "the preset")
     rows: NotNegative = option(0, "number of training rows of its task to use, drawn from the seed; 0: all")
-    unlabelled: Fraction = option(0.0, "fraction of these rows whose labels are hidden, drawn from the seed")
+    held_out: Fraction = option(
+        0.0, "fraction of these rows that no student learns from, drawn from the seed"
+    )
+    unlabelled: Fraction = option(
+        0.0, "fraction of the other rows whose labels are hidden, drawn from the seed"
+    )
     baseline: str = option("", "the student that gains are measured against")
     main: str = option("", "the student that report, predict and export are about; none: the last")
     base: dict[str, Any] = option({}, "settings that all students share")
@@ -120,13 +127,15 @@ class Recipe:
         shown: the names of those that are evaluated.
         grid_values: of a grid, factor -> value -> the students that have it.
         rows: maximum number of training rows; 0: all.
-        unlabelled: fraction of them whose labels are hidden.
+        held_out: fraction of them that no student learns from.
+        unlabelled: fraction of the others whose labels are hidden.
     """
 
     name: str
     baseline: str
     main: str
     rows: int
+    held_out: float
     unlabelled: float
     students: dict[str, StudentSpec]
     shown: list[str]
@@ -188,7 +197,15 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
     if not parts.unlabelled and any(student.with_unlabelled for student in students.values()):
         raise UserError(f"{where}with_unlabelled=true needs unlabelled=FRACTION: there are no such rows")
     return Recipe(
-        path.stem, parts.baseline, main, parts.rows, parts.unlabelled, students, shown, grid_values
+        path.stem,
+        parts.baseline,
+        main,
+        parts.rows,
+        parts.held_out,
+        parts.unlabelled,
+        students,
+        shown,
+        grid_values,
     ), o
 
 
@@ -199,6 +216,18 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
     model = spec.student
     if not spec.losses:
         raise UserError(f"{where}losses=[] must be a list of lines `- name: {{setting: value}}`")
+    for name in spec.reads:
+        if spec.method == "plain" or spec.data != "task":
+            raise UserError(
+                f"{where}reads={spec.reads} is for a student of the task with a method; leave it out"
+            )
+        if name != "teacher" and (name not in before or before[name].data != "task"):
+            known = ", ".join(["teacher", *(n for n in before if before[n].data == "task")])
+            raise UserError(
+                f"{where}reads={name!r} must be one of {known}, or an earlier student of the task"
+            )
+    if spec.method != "plain" and spec.data != "task":
+        raise UserError(f"{where}method={spec.method!r} is for students of the task; leave it out")
     if model.init not in ("random", "teacher-layers", "general", *before):
         known = ", ".join(["random", "teacher-layers", "general", *before])
         raise UserError(f"{where}init={model.init!r} must be one of {known}, or an earlier student")

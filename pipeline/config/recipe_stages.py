@@ -26,6 +26,8 @@ def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
     task = given_task(o)
     if recipe.rows:
         task["identity"]["rows"] = [recipe.rows, o.seed]
+    if recipe.held_out:
+        task["identity"]["held_out"] = [recipe.held_out, o.seed]
     if recipe.unlabelled:
         task["identity"]["unlabelled"] = [recipe.unlabelled, o.seed]
 
@@ -69,8 +71,11 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
             if not vectors:
                 raise UserError(f"{name}: embeddings=vectors needs augmentation.vectors, which is none")
             inputs["vectors"] = vectors
+        inputs |= {f"reads {other}": other for other in spec.reads}
         options |= {"with_unlabelled": True} if spec.with_unlabelled else {}
+        options |= {"method": spec.method, "reads": spec.reads} if spec.method != "plain" else {}
         own = {"student": spec.student.sizes, "losses": spec.losses, "layer_map": spec.layer_map}
+        own |= {"method": spec.method, "reads": spec.reads}
         plans[name] = _plan("student", data, spec.training, with_unlabelled=spec.with_unlabelled, **own)
         if not spec.student.source:
             begin = {"init": spec.student.init, "init_layers": spec.student.init_layers}

@@ -30,7 +30,8 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
 
     def text(form: Callable[[Rows], str]) -> str:
         effects = _effects(recipe, runs) if recipe.grid_values else ""
-        blocks = [_table(recipe, runs, form), effects, _masked_lm(runs, form), _verdict(recipe, runs)]
+        more = [_masked_lm(runs, form), _found(recipe, runs)]
+        blocks = [_table(recipe, runs, form), effects, *more, _verdict(recipe, runs)]
         return "\n\n".join(block for block in blocks if block)
 
     target.with_suffix(".md").write_text(text(markdown_table) + "\n", encoding="utf-8")
@@ -90,6 +91,20 @@ def _masked_lm(runs: list[RunRecord], form: Callable[[Rows], str]) -> str:
     accuracy = "masked-LM accuracy on held-out text"
     rows = [{"stage": name, accuracy: _spread(values, 4)} for name, values in found.items()]
     return form(rows) if rows else ""
+
+
+def _found(recipe: Recipe, runs: list[RunRecord]) -> str:
+    """What the students' methods measured or fitted, a line for each student: mean and spread over the seeds."""
+    lines = []
+    for name in recipe.students:
+        stages = [stage for run in runs for stage in run.stages if stage.name == name]
+        found: dict[str, list[float]] = {}
+        for stage in stages:
+            for what, value in stage.scores.get("found", {}).items():
+                found.setdefault(what, []).append(value)
+        if found:
+            lines.append(f"- {name}: " + ", ".join(f"{what} {_spread(of, 4)}" for what, of in found.items()))
+    return "\n".join(["what the methods found, over the seeds", "", *lines]) if lines else ""
 
 
 def _effects(recipe: Recipe, runs: list[RunRecord]) -> str:

@@ -29,7 +29,7 @@ def schedule(value: Any, name: str) -> Schedule:
     Raises:
         UserError: the value is no schedule.
     """
-    if _is_number(value):
+    if is_number(value):
         return lambda progress: float(value)
     if isinstance(value, dict) and len(value) == 1:
         ((kind, numbers),) = value.items()
@@ -71,9 +71,10 @@ def _line(points: list[list[float]]) -> Schedule:
     return at
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a recipe's value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _are_numbers(values: Any, count: int) -> bool:
-    return isinstance(values, list) and len(values) == count and all(_is_number(value) for value in values)
+    return isinstance(values, list) and len(values) == count and all(is_number(value) for value in values)

@@ -71,6 +71,8 @@ def load_task(source: TaskSource, revision: str | None = None) -> Task:
     task = READERS[source.reader].load(source, revision)
     if source.rows:
         task = _some_rows(task, *source.rows)
+    if source.held_out:
+        task = _hold_out(task, *source.held_out)
     return _hide_labels(task, *source.unlabelled) if source.unlabelled else task
 
 
@@ -79,6 +81,21 @@ def _some_rows(task: Task, count: int, seed: int) -> Task:
     train = task.splits["train"]
     kept = sorted(random.Random(seed).sample(range(len(train)), min(count, len(train))))
     return replace(task, splits=task.splits | {"train": _part(train, kept)})
+
+
+def _hold_out(task: Task, ratio: float, seed: int) -> Task:
+    """Move a ratio of the training rows, drawn from the seed, to the split "held_out"."""
+    train = task.splits["train"]
+    chosen = set(random.Random(seed).sample(range(len(train)), round(ratio * len(train))))
+    if not 0 < len(chosen) < len(train):
+        raise UserError(
+            f"{ratio} of {len(train)} training rows sets {len(chosen)} aside; at least one and not all must be: change it",
+            argument="held_out",
+        )
+    kept = [i for i in range(len(train)) if i not in chosen]
+    return replace(
+        task, splits=task.splits | {"train": _part(train, kept), "held_out": _part(train, sorted(chosen))}
+    )
 
 
 def _hide_labels(task: Task, ratio: float, seed: int) -> Task:

@@ -108,6 +108,7 @@ class TaskSource(Source):
         labels: class names, in order.
         positive_label, unfit_rows, encoding, delimiter: of `TaskRequest`.
         rows: (maximum number of training rows, seed that draws them).
+        held_out: (ratio of training rows that are set aside, seed that draws them).
         unlabelled: (ratio of training rows whose labels are hidden, seed that draws them).
     """
 
@@ -123,6 +124,7 @@ class TaskSource(Source):
     encoding: str = ""
     delimiter: str = ""
     rows: tuple[int, int] | None = None
+    held_out: tuple[float, int] | None = None
     unlabelled: tuple[float, int] | None = None
 
 
@@ -161,8 +163,8 @@ class Task:
     Attributes:
         name: canonical name.
         labels: class names in the student's order, or None for regression.
-        splits: "train", "dev", and where they exist "test", "dev_mismatched" and "unlabelled" (training rows whose
-            labels are hidden).
+        splits: "train", "dev", and where they exist "test", "dev_mismatched", "held_out" (training rows that no student
+            learns from) and "unlabelled" (training rows whose labels are hidden).
         metrics: those reported.
         selection: the one of them that selects on dev.
         token_level: whether each word has a label, instead of each row.

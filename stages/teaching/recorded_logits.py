@@ -27,13 +27,20 @@ SHARD_BATCHES = 64
 """Batches of a file: what a killed stage may compute again."""
 
 
-def teacher_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
-    """The teacher's logits for every target of `rows`, (N, C). Computed once, then read from the cache of all runs."""
+def teacher_logits(stage: Stage, task: Task, rows: TokenRows, given: str = "teacher") -> np.ndarray:
+    """A teacher's logits for every target of `rows`, (N, C). Computed once, then read from the cache of all runs.
+
+    Args:
+        stage: whose input `given` is the teacher.
+        task: with its rows.
+        rows: in the teacher's tokens.
+        given: name of the input.
+    """
     kept = Path(rows.tokens.filename).parent
-    teacher = sha256_file(stage.artifact_dir("teacher") / store.MANIFEST)
+    teacher = sha256_file(stage.artifact_dir(given) / store.MANIFEST)
     kept = kept.with_name(f"{kept.name}-answers-{teacher[:12]}-{stage.job.precision}")
     if not is_there(stage, kept, "the teacher's logits are"):
-        table_NC = compute_logits(stage, task, rows, np.arange(len(rows)))
+        table_NC = compute_logits(stage, task, rows, np.arange(len(rows)), given)
         if is_first_rank():
             with store.sealed(kept, verified=True) as directory:
                 np.save(directory / TEACHER_LOGITS_FILE, table_NC)
@@ -41,13 +48,16 @@ def teacher_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
     return np.load(kept / TEACHER_LOGITS_FILE)
 
 
-def compute_logits(stage: Stage, task: Task, rows: TokenRows, indices: np.ndarray) -> np.ndarray:
-    """The teacher's logits for the targets of some rows, in a table for the targets of all of them, (N, C).
+def compute_logits(
+    stage: Stage, task: Task, rows: TokenRows, indices: np.ndarray, given: str = "teacher"
+) -> np.ndarray:
+    """The logits of the teacher `given` for the targets of some rows, in a table for the targets of all of them, (N, C).
 
     Ranks share the batches, in sealed shards in the stage's directory: a resumed stage computes only missing ones.
     Called on every rank.
     """
-    name = f"logits-{hashlib.sha256(indices.tobytes()).hexdigest()[:12]}-{stage.job.precision}"
+    which = hashlib.sha256(indices.tobytes() + given.encode()).hexdigest()[:12]
+    name = f"logits-{which}-{stage.job.precision}"
     batches = indices_by_length(rows, of=indices)
     paths = [
         stage.directory / "teacher" / name / f"shard-{i:05d}"
@@ -60,7 +70,7 @@ def compute_logits(stage: Stage, task: Task, rows: TokenRows, indices: np.ndarra
         store.remove(paths[i])  # torn: no rank may take it for made
     barrier()
     stage.log(f"one teacher pass over {len(indices):,} rows without recorded logits")
-    teacher = task_teacher(stage, task, CaptureSpec(logits=True)) if mine else None
+    teacher = task_teacher(stage, task, CaptureSpec(logits=True), given) if mine else None
     progress = Progress(stage, len(mine), "shard", what="teacher")
     for i in mine:
         places, logits = [], []

@@ -222,7 +222,7 @@ class StageToCheck:
         mlm_probability: None where it trains no masked language model.
         variants: of each row, where it reads augmented ones.
         targets: whose predictions it learns: teacher, gold or auto.
-        student, losses, with_unlabelled: of a recipe's student.
+        student, losses, method, reads, with_unlabelled: of a recipe's student.
     """
 
     trains: Literal["teacher", "student"]
@@ -237,4 +237,6 @@ class StageToCheck:
     targets: str = "teacher"
     student: dict[str, Any] | None = None
     losses: list[Any] | None = None
+    method: str | dict[str, Any] = "plain"
+    reads: list[str] = field(default_factory=list)
     with_unlabelled: bool = False

@@ -4,12 +4,10 @@ Each can be called alone (`loss(student_outputs, teacher_outputs, attention_mask
 of this package and a line in `LOSSES`.
 """
 
-import inspect
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from checkpoints.errors import UserError, about
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.continuation import Continuation
@@ -17,6 +15,7 @@ from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
+from stages.distillation.registry import made
 
 __all__ = [
     "LOSSES",
@@ -69,21 +68,5 @@ def build(
     Raises:
         ValueError: there is no such loss or setting, or the settings do not fit the models.
     """
-    if isinstance(line, str):
-        line = {line: {}}
-    if not isinstance(line, dict) or len(line) != 1:
-        raise UserError(f"{line!r} is not `- name` or `- name: {{setting: value}}`", argument="losses")
-    ((name, settings),) = line.items()
-    if name not in LOSSES:
-        raise UserError(f"{name!r} is unknown; there are {', '.join(sorted(LOSSES))}", argument="losses")
-    settings = settings or {}
     given = {"student": student, "teacher": teacher, "mlm_probability": mlm_probability}
-    takes = list(inspect.signature(LOSSES[name]).parameters)
-    known = [setting for setting in takes if setting not in given]
-    if not isinstance(settings, dict) or settings.keys() - set(known):
-        raise UserError(
-            f"{settings!r} must be among its settings: {', '.join(known)}", argument=f"losses.{name}"
-        )
-    defaults = {key: value for key, value in (given | {"layer_map": layer_map}).items() if key in takes}
-    with about(f"losses.{name}"):
-        return LOSSES[name](**defaults | settings)
+    return made(line, LOSSES, "losses", given, {"layer_map": layer_map})

@@ -1,0 +1,31 @@
+"""Published methods that have more of their own than losses and sizes, by the names that recipes have for them.
+
+A new one is a class in a file of this package (`Method` says what it may override) and a line in `METHODS`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from stages.distillation.registry import made
+from stages.methods.assistants import Assistants
+from stages.methods.base import Method
+
+__all__ = ["METHODS", "Assistants", "Method", "build_method"]
+
+METHODS: dict[str, type[Method]] = {
+    "assistants": Assistants,
+    "plain": Method,
+}
+
+
+def build_method(line: str | dict[str, Any], reads: Sequence[str] = ()) -> Method:
+    """The method of a recipe's student.
+
+    Args:
+        line: its name, or {name: settings}.
+        reads: the names of the earlier students that it reads.
+
+    Raises:
+        ValueError: there is no such method or setting, or a setting's value is refused.
+    """
+    return made(line, METHODS, "method", {"reads": tuple(reads)})

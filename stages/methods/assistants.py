@@ -1,0 +1,159 @@
+"""Teaching assistants: students of sizes between teach a smaller one together (arXiv 1902.03393 has one, a chain of them).
+
+Their probabilities are averaged with weights that differential evolution fits on rows that nothing else reads.
+
+Axes in names: K assistants, N targets of the rows, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import differential_evolution
+from torch import Tensor
+
+from checkpoints.errors import UserError
+from stages.distillation.losses.base import choose
+from stages.distillation.models import load_tokenizer
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.schedules import is_number
+from stages.methods.base import Method
+from stages.tasks.batches import Batch
+from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
+from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
+from stages.training.cached_rows import task_rows, train_rows
+from stages.training.stage import Stage
+
+WEIGHTS = ("equal", "evolved", "random")
+
+
+class Assistants(Method):
+    """The teacher is the weighted mean of the probabilities of earlier students, at temperature T.
+
+    Args:
+        reads: the assistants; "teacher" among them is the tuned teacher.
+        weights: equal; evolved, by differential evolution on the rows that `held_out` sets aside; random, drawn from
+            the seed; or a list of one number each.
+        temperature: T at which probabilities are averaged: that of the student's losses, so that what it learns is the
+            mixture that was fitted.
+    """
+
+    def __init__(self, reads: Sequence[str], weights: str | list[float] = "equal", temperature: float = 1.0):
+        super().__init__()
+        if not reads:
+            raise UserError("[] are no assistants; name earlier students", argument="reads")
+        if not isinstance(weights, list):
+            choose(weights, WEIGHTS, "weights")
+        elif (
+            len(weights) != len(reads)
+            or not all(map(is_number, weights))
+            or min(weights) < 0
+            or not sum(weights)
+        ):
+            raise UserError(
+                f"{weights} must be {len(reads)} numbers from 0, one for each of {', '.join(reads)}, or "
+                f"{', '.join(WEIGHTS)}",
+                argument="weights",
+            )
+        if not is_number(temperature) or temperature <= 0:
+            raise UserError(f"{temperature!r} must be a number above 0", argument="temperature")
+        self.reads, self.weights, self.temperature = list(reads), weights, temperature
+
+    def check(self, task: Task, spec: CaptureSpec) -> None:
+        """Refuse a task without classes, losses on layers, and weights that have no rows to be fitted on."""
+        if task.labels is None:
+            raise UserError(
+                "assistants average probabilities, and a regression has none; take plain", argument="method"
+            )
+        if spec != CaptureSpec(logits=True):
+            raise UserError(
+                "assistants show their probabilities alone; take losses on the teacher's logits, at least one, and none on "
+                "layers",
+                argument="losses",
+            )
+        if self.weights == "evolved" and "held_out" not in task.splits:
+            raise UserError(
+                "evolved are fitted on rows that nothing else reads, and there are none; set held_out=FRACTION, or take "
+                "equal",
+                argument="method.assistants.weights",
+            )
+
+    def targets(
+        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
+    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+        """The mixture, as logits z with softmax(z / T) the mean of the assistants' probabilities."""
+        weights_K = self._weights(stage, task)
+        self.found = {f"weight of {name}": w for name, w in zip(self.reads, weights_K.tolist(), strict=True)}
+        if "held_out" in task.splits:
+            gold_N = np.array(task.splits["held_out"].gold)
+            right = (
+                mixture(self._log_probabilities(stage, task, "held_out"), weights_K).argmax(-1).numpy()
+                == gold_N
+            )
+            self.found["accuracy of the mixture on held-out rows"] = float(right.mean())
+        stage.log("; ".join(f"{name} {value:.4f}" for name, value in self.found.items()))
+        table_NC = self.temperature * mixture(self._log_probabilities(stage, task, "train"), weights_K)
+        return {"train": logits_as_outputs(table_NC.numpy(), rows["train"], stage.device)}
+
+    def _weights(self, stage: Stage, task: Task) -> Tensor:
+        """(K,), with the sum 1."""
+        if self.weights == "evolved":
+            gold_N = np.array(task.splits["held_out"].gold)
+            return evolved(self._log_probabilities(stage, task, "held_out"), gold_N, stage.seed)
+        drawn_K = np.random.default_rng(stage.seed).random(len(self.reads))
+        known: dict[Any, Any] = {"equal": np.ones(len(self.reads)), "random": drawn_K}
+        weights_K = torch.as_tensor(known[self.weights] if isinstance(self.weights, str) else self.weights)
+        return (weights_K / weights_K.sum()).float()
+
+    def _log_probabilities(self, stage: Stage, task: Task, split: str) -> Tensor:
+        """(K, N, C) of the assistants at temperature T, each asked once and then read from the cache of all runs."""
+        tables = []
+        for name in self.reads:
+            tokenizer = load_tokenizer(stage.model(f"reads {name}"))
+            length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
+            if split == "train":
+                rows = train_rows(stage, task, tokenizer, length, everything)
+            else:
+                rows = task_rows(stage, task, split, tokenizer, length)
+            tables.append(torch.from_numpy(teacher_logits(stage, task, rows, f"reads {name}")))
+        return torch.log_softmax(torch.stack(tables) / self.temperature, -1)
+
+
+def mixture(log_KNC: Tensor, weights_K: Tensor) -> Tensor:
+    """The logarithm (N, C) of the weighted mean of probabilities.
+
+    Example:
+        >>> certain = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]).log()
+        >>> mixture(certain, torch.tensor([0.25, 0.75])).exp()
+        tensor([[0.2500, 0.7500]])
+    """
+    return torch.logsumexp(log_KNC + weights_K.log()[:, None, None], 0)
+
+
+def evolved(log_KNC: Tensor, gold_N: np.ndarray, seed: int) -> Tensor:
+    """The weights (K,) under which the mixture's classes are most often right, by differential evolution in [0, 1]^K.
+
+    Accuracy has plateaus; among equals the lower negative log-likelihood wins.
+
+    Args:
+        log_KNC: the logarithms of the members' probabilities.
+        gold_N: class ids.
+        seed: of the evolution.
+    """
+    gold_N1 = torch.from_numpy(gold_N)[:, None]
+
+    def cost(weights_K: np.ndarray) -> float:
+        mixed_NC = mixture(log_KNC, _to_one(weights_K))
+        wrong = int((mixed_NC.argmax(-1, keepdim=True) != gold_N1).sum())
+        surprise = -mixed_NC.gather(1, gold_N1).mean().item()
+        return wrong + surprise / (1 + surprise)
+
+    found = differential_evolution(cost, [(0.0, 1.0)] * len(log_KNC), seed=seed, polish=False)
+    return _to_one(found.x)
+
+
+def _to_one(weights_K: np.ndarray) -> Tensor:
+    total = max(float(weights_K.sum()), 1e-12)
+    return torch.from_numpy(weights_K / total).float()

@@ -1,0 +1,116 @@
+"""What a published method may have of its own in the making of a student. This one has nothing: it is plain distillation."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from data_aug.word_vectors import WordVectors
+from stages.distillation.distillation import Distillation
+from stages.distillation.models import (
+    load_classifier,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+    new_classifier,
+)
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.students.architecture import (
+    begin_with_vectors,
+    student_config,
+    student_from_teacher_layers,
+)
+from stages.tasks.batches import Batch
+from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
+from stages.teaching.live_teacher import task_teacher, teacher_outputs
+from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
+from stages.training.options import Training
+from stages.training.stage import Stage
+from stages.training.step import Step
+
+
+class Method:
+    """How a recipe's student begins, who teaches it and how it takes a step.
+
+    A method of your own overrides what it has of its own, in one file of this package, and has a line in `METHODS`. Its
+    constructor's arguments are its settings in recipes: `method: {name: {setting: value}}`. One object serves one stage.
+
+    Attributes:
+        found: what it measured or fitted, by name. It is reported with the student's scores.
+
+    Example:
+        A student whose biases train ten times as fast:
+
+        >>> class FastBiases(Method):
+        ...     def step(self, model, training):
+        ...         def optimizers(parameters):
+        ...             biases = [p for name, p in parameters.items() if name.endswith("bias")]
+        ...             others = [p for name, p in parameters.items() if not name.endswith("bias")]
+        ...             rate = training.learning_rate
+        ...             return [torch.optim.AdamW(others, lr=rate), torch.optim.AdamW(biases, lr=10 * rate)]
+        ...         return Step(optimizers=optimizers)
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def check(self, task: Task, spec: CaptureSpec) -> None:
+        """Refuse what cannot work, before any work.
+
+        Args:
+            task: with its rows.
+            spec: what the student's losses read of the teacher.
+
+        Raises:
+            ValueError: it cannot.
+        """
+
+    def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The student as it begins, and the tokenizer of its rows; a head that is new is drawn from the seed."""
+        source = stage.model("teacher")
+        tokenizer = load_tokenizer(source)
+        torch.manual_seed(stage.seed)
+        if "student" in stage.inputs:
+            given = stage.model("student")
+            return load_classifier(given, task.labels, token_level=task.token_level), tokenizer
+        sizes = dict(stage.options["student"])
+        init, layers = sizes.pop("init"), sizes.pop("init_layers")
+        student = new_classifier(student_config(load_config(source), **sizes), task.labels, task.token_level)
+        if "vectors" in stage.inputs:
+            vectors = WordVectors.read(Path(stage.inputs["vectors"]["path"]))
+            table: Any = student.get_input_embeddings()
+            pieces = tokenizer.get_vocab()
+            found = begin_with_vectors(table, pieces, vectors.words, vectors.vectors)
+            stage.log(f"{found:,} of {len(pieces):,} tokens begin as word vectors")
+        if init == "teacher-layers":
+            teacher = load_encoder(source)
+            encoder = student_from_teacher_layers(teacher, sizes["layers"], sizes["dropout"], layers)
+            student.base_model.load_state_dict(encoder.state_dict(), strict=False)
+        return student, tokenizer
+
+    def targets(
+        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
+    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+        """What the teacher shows of the named rows: nothing, its recorded logits, or its layers, live or from disk.
+
+        Args:
+            stage: of the student.
+            task: with its rows.
+            spec: what the student's losses read of the teacher.
+            rows: "train" and "dev".
+            train_alone: whether those of dev are not needed.
+        """
+        if spec == CaptureSpec():
+            return dict.fromkeys(rows)
+        if spec == CaptureSpec(logits=True):
+            logits = teacher_logits(stage, task, rows["train"])
+            return {"train": logits_as_outputs(logits, rows["train"], stage.device)}
+        teacher = task_teacher(stage, task, spec)
+        return teacher_outputs(stage, teacher, {"train": rows["train"]} if train_alone else rows)
+
+    def step(self, model: Distillation, training: Training) -> Step | None:
+        """What it declares of the optimiser step; None: one loss, one backward pass, one AdamW."""
+        return None

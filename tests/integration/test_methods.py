@@ -1,0 +1,97 @@
+"""Recipes with methods through the real command, on a tiny teacher: made, killed, resumed, shown, exported, asked."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+TRAINING = {"epochs": 2, "batch_size": 8, "learning_rate": 1.0e-2, "max_length": 32}
+LOSSES = ["gold_labels", {"soft_labels": {"temperature": 2.0}}]
+
+
+def of_assistants(weights, reads=("large", "medium", "small")) -> dict:
+    return {"method": {"assistants": {"weights": weights, "temperature": 2.0}}, "reads": list(reads)}
+
+
+ASSISTANTS = {
+    "seeds": [1],
+    "held_out": 0.25,
+    "baseline": "plain",
+    "main": "evolved",
+    "base": {
+        "training": TRAINING,
+        "student": {"layers": 1, "width": 8, "feed_forward": 16, "heads": 2},
+        "losses": LOSSES,
+    },
+    "students": {
+        "large": {"student": {"layers": 3}},
+        "medium": {"student": {"layers": 2}},
+        "small": {"student": {"width": 16}},
+        "plain": {},
+        "one": of_assistants("equal", ["medium"]),
+        "random-weights": of_assistants("random", ["teacher", "large"]),
+        "evolved": of_assistants("evolved"),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def assistants(place):
+    (place.path / "assistants.yaml").write_text(yaml.safe_dump(ASSISTANTS, sort_keys=False))
+    status, output = place.run("recipe", "name=assistants.yaml", "run=assistants", "reuse=false")
+    assert status == 0, output
+    return output
+
+
+def test_assistants_teach_with_weights_that_are_reported(place, assistants):
+    run = place.path / "runs/assistants-seed1"
+    found = {
+        name: json.loads((run / name / "finished.json").read_text())["scores"].get("found")
+        for name in ASSISTANTS["students"]
+    }
+    assert found["plain"] is None and found["one"]["weight of medium"] == 1
+    weights = [found["evolved"][f"weight of {name}"] for name in ("large", "medium", "small")]
+    assert sum(weights) == pytest.approx(1, abs=1e-5) and min(weights) >= 0
+    assert found["random-weights"].keys() >= {"weight of teacher", "weight of large"}
+    summary = (place.path / "runs/assistants.md").read_text()
+    assert re.search(
+        r"^- evolved: weight of large 0\.\d{4}, .*accuracy of the mixture on held-out rows", summary, re.M
+    )
+    # The rows that are held out are in no epoch, of the teacher's tuning either.
+    task = json.loads((run / "plain/stage.json").read_text())["inputs"]["task"]["identity"]
+    assert task["held_out"] == [0.25, 1]
+    for command in (
+        ("report",),
+        ("export", "to=exported-assistants", "onnx=false"),
+        ("predict", "text=a good film"),
+    ):
+        status, output = place.run(*command[:1], "run=assistants-seed1", *command[1:], tiny=False)
+        assert status == 0, output
+
+
+def test_a_student_of_assistants_killed_and_resumed_is_bitwise_the_same(place, assistants):
+    for stage in ("medium", "evolved"):
+        place.kill_during("killed-assistants-seed1", stage, "name=assistants.yaml", "run=killed-assistants",
+                          "reuse=false", command="recipe")  # fmt: skip
+    status, output = place.run("recipe", "name=assistants.yaml", "run=killed-assistants", "reuse=false")
+    assert status == 0 and "[evolved] resumes" in output, output
+    assert place.weights("killed-assistants-seed1") == place.weights("assistants-seed1")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("held_out=0", "evolved.method.assistants.weights: evolved are fitted on rows that nothing else reads"),
+        ("held_out=0.001", "held_out: 0.001 of .* training rows sets 0 aside"),
+        ("students.one.reads=[nobody]", "one: reads='nobody' must be one of teacher, large, medium, small, plain"),
+        ("students.plain.reads=[large]", "plain: reads=.* is for a student of the task with a method"),
+        ("students.one.losses=[hidden_states]", "one.losses: assistants show their probabilities alone"),
+        ("students.one.method=assistant", "one.method: 'assistant' is unknown; there are assistants"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_in_a_line_before_anything_is_trained(place, assistants, change, words):
+    status, output = place.run("recipe", "name=assistants.yaml", "run=wrong-assistants", change)
+    said = " ".join(output.split())
+    assert status == 2 and re.search(words, said) and "Traceback" not in output, output
+    assert "[teacher] starts" not in output
