@@ -35,7 +35,7 @@ def pytest_configure(config):
 
 
 def make_tokenizer(directory: Path, kind: str = "bert"):
-    """A word-level tokenizer with BERT's frame, saved in `directory`."""
+    """A word-level tokenizer with BERT's frame and segments, saved in `directory`."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -45,7 +45,10 @@ def make_tokenizer(directory: Path, kind: str = "bert"):
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     names = {name: f"[{name[:3].upper()}]" for name in ("pad_token", "unk_token", "cls_token", "sep_token")}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", **names)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, mask_token="[MASK]", model_input_names=inputs, **names
+    )
     fast.save_pretrained(directory)
     return fast
 

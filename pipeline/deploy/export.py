@@ -8,7 +8,14 @@ from checkpoints import store
 from pipeline.deploy.formats import FormatResult, compare_formats
 from pipeline.deploy.model_card import write_card
 from pipeline.report.run_record import RunRecord
-from stages.distillation.models import ModelSource, classifies, load_config
+from stages.distillation.models import (
+    ModelSource,
+    classifies,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+)
+from stages.distillation.outputs import inputs_of
 from stages.distillation.students.architecture import KINDS
 from stages.distillation.students.architecture import __name__ as KINDS_MODULE
 
@@ -58,11 +65,9 @@ def how_to_load(directory: Path) -> str:
 
 
 def _fit_tokenizer(directory: Path, length: int) -> None:
-    """Make the tokenizer return the student's inputs, and truncate where the student's rows were truncated."""
-    path = directory / "tokenizer_config.json"
+    """Make the tokenizer return the inputs with which the student was measured, and truncate at the same length."""
+    path, source = directory / "tokenizer_config.json", ModelSource(str(directory))
+    model = load_classifier(source, None, own_labels=True, capturing=False)
+    names = inputs_of(model, dict.fromkeys([*load_tokenizer(source).model_input_names, "attention_mask"]))
     settings = json.loads(path.read_text(encoding="utf-8"))
-    segments = getattr(load_config(ModelSource(str(directory))), "type_vocab_size", 0) > 1
-    store.write_json(path, settings | {
-        "model_max_length": length,
-        "model_input_names": ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"],
-    })  # fmt: skip
+    store.write_json(path, settings | {"model_max_length": length, "model_input_names": list(names)})

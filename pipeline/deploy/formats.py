@@ -78,7 +78,8 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
     files = {name: directory / file for name, (_, file) in FORMATS.items() if file}
     files["teacher"] = teacher / "model.safetensors"
     files["onnx"].parent.mkdir()
-    write_onnx(student, files["onnx"], files["int8"])
+    names = load_tokenizer(ModelSource(str(directory))).model_input_names
+    write_onnx(student, names, files["onnx"], files["int8"])
     models = {"teacher": _load(teacher, labels), "student": student}
     models |= {name: OnnxClassifier(files[name], student.config) for name in ("onnx", "int8")}
 

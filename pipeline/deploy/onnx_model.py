@@ -1,7 +1,9 @@
 """Write a classifier as ONNX in fp32 and int8, and run it in onnxruntime with the interface of the torch model."""
 
+import inspect
 import logging
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx  # noqa: F401 (torch writes the file with it)
@@ -38,8 +40,10 @@ class OnnxClassifier:
         return SequenceClassifierOutput(logits=torch.from_numpy(logits))
 
 
-def write_onnx(model: PreTrainedModel, fp32: Path, int8: Path) -> None:
+def write_onnx(model: PreTrainedModel, names: Collection[str], fp32: Path, int8: Path) -> None:
     """Write a model as ONNX, for any batch size and length: in fp32, and with int8 weights.
+
+    Its inputs are those of `names` (that the tokenizer gives) which the model takes.
 
     The int8 model quantizes activations dynamically and has one scale per output channel. Its weights have 7 bits, because
     processors without VNNI add up 8-bit products in 16 bits, which overflow.
@@ -49,7 +53,8 @@ def write_onnx(model: PreTrainedModel, fp32: Path, int8: Path) -> None:
     """
     ids, mask = torch.tensor([[5, 6, 7], [5, 6, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
     example = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    inputs = inputs_of(model, example)
+    order = inspect.signature(model.forward).parameters  # in which torch's exporter names them
+    inputs = inputs_of(model, {name: example[name] for name in order if name in names})
     both = {0: "batch_size", 1: "sequence_length"}
     axes = {name: both for name in inputs} | {
         "logits": both if classifies(model.config) else {0: "batch_size"}

@@ -95,12 +95,12 @@ class Classifier:
             for start in range(0, len(rows), POOL):
                 columns = [list(column) for column in zip(*rows[start : start + POOL], strict=True)]
                 pool = self.tokenizer(
-                    *columns, truncation=True, max_length=self.max_length, return_token_type_ids=True
+                    *columns, truncation=True, max_length=self.max_length, return_attention_mask=True
                 )
                 order = np.argsort([len(ids) for ids in pool["input_ids"]], kind="stable")
                 for chunk in np.split(order, range(BATCH, len(order), BATCH)):
                     batch = {name: [values[i] for i in chunk] for name, values in pool.items()}
-                    batch = self.tokenizer.pad(batch, return_tensors="pt")
+                    batch = self.tokenizer.pad(batch, return_attention_mask=True, return_tensors="pt")
                     logits = self.model(**inputs_of(self.model, batch)).logits
                     found[start + chunk] = (logits.softmax(-1) if self.labels else logits).numpy()
                     bar.update(len(chunk))
@@ -125,7 +125,7 @@ class Classifier:
         words = text.split()
         encoded = self.tokenizer(
             [words], is_split_into_words=True, truncation=True, max_length=self.max_length,
-            return_token_type_ids=True, return_tensors="pt",
+            return_attention_mask=True, return_tensors="pt",
         )  # fmt: skip
         with torch.inference_mode():
             probabilities_LC = self.model(**inputs_of(self.model, encoded)).logits[0].softmax(-1)

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache, reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ ATTENTION = "sdpa_capture"
 """The name of the attention function, for `attn_implementation`: with it, capturing need not switch it first."""
 
 Side = Literal["student", "teacher"]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,9 @@ def _numbered_modules(model: nn.Module) -> list[tuple[nn.Module, int | None]]:
 def _captured_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask, **kwargs):
     if captured := module.__dict__.get("_capture"):
         state, layer = captured
-        state.keep(layer, query, key, value)
+        shared = query.shape[1] // key.shape[1]  # query heads that read the same keys and values
+        each = (x.repeat_interleave(shared, 1) if shared > 1 else x for x in (key, value))
+        state.keep(layer, query, *each)
     if query.requires_grad and query.device.type == "cpu":
         p, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling") or query.shape[-1] ** -0.5
         if (
@@ -266,13 +269,13 @@ AttentionInterface.register(ATTENTION, _captured_attention)
 AttentionMaskInterface.register(ATTENTION, _mask)
 
 
-def inputs_of(model: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of inputs by name those that a model's forward takes."""
+def inputs_of(model: Any, inputs: Mapping[str, Value]) -> dict[str, Value]:
+    """Of inputs by name those that a model's forward takes; no token types where it knows but one."""
     kind: Any = type(model)
     names = _argument_names(kind)
-    if getattr(getattr(model, "config", None), "type_vocab_size", 0) <= 1:
+    if getattr(getattr(model, "config", None), "type_vocab_size", 2) <= 1:
         names = names - {"token_type_ids"}
-    return {name: tensor for name, tensor in inputs.items() if name in names}
+    return {name: given for name, given in inputs.items() if name in names}
 
 
 @cache

@@ -28,8 +28,8 @@ class Batch:
 
     Attributes:
         inputs: by the name under which a model's forward takes them; text has input_ids, attention_mask (1 for
-            real tokens) and token_type_ids, each (B, L) int64. Where teacher and student read differently, names
-            begin with `teacher_` or `student_`; what has no such prefix is read by both.
+            real tokens) and, where the tokenizer gives them, token_type_ids, each (B, L) int64. Where teacher and
+            student read differently, names begin with `teacher_` or `student_`; both read what has no such prefix.
         labels: (B,) int64 or float32, or None. (B, L) int64 at token level: at the first token of each word, or
             at each masked token, and IGNORE_INDEX elsewhere.
         weight: (B,) float32, 0 for a row that only fills the batch.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -28,28 +28,86 @@ MIN_TOKENS = 16  # a shorter document is not split in two, and a shorter tail of
 
 
 @dataclass(frozen=True)
+class Segments:
+    """The token types that a tokenizer gives, whatever the texts of a row are.
+
+    Attributes:
+        before, between, after: the number of special tokens before text A, between the texts, and at the end.
+        single: types of the special tokens before A, of A as a whole, of the special tokens at the end.
+        pair: types of the special tokens before A, of A, of those between, of B, of those at the end.
+    """
+
+    before: int
+    between: int
+    after: int
+    single: list[int]
+    pair: list[int]
+
+    def types(self, lengths: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Return the types of all tokens of some rows, one row after the other.
+
+        Args:
+            lengths: (B,) tokens of each row.
+            second: (B,) where in its row text B starts, 0 without one.
+        """
+        pair, a, b = second > 0, self.before, self.before + self.between + 1
+        runs = np.ones((len(lengths), len(self.pair)), np.int64)
+        runs[:, a] = np.where(pair, second - self.between, lengths - self.after) - self.before
+        runs[:, a + 1 : b] = pair[:, None]
+        runs[:, b] = np.where(pair, lengths - self.after - second, 0)
+        single = self.single[: a + 1] + [0] * (b - a) + self.single[a + 1 :]
+        return np.repeat(np.where(pair[:, None], self.pair, single).ravel(), runs.ravel())
+
+
+BERT_SEGMENTS = Segments(1, 1, 1, [0, 0, 0], [0, 0, 0, 1, 1])
+
+
+@dataclass(frozen=True)
 class Frame:
-    """The special tokens of a row: BERT's [CLS] A [SEP] B [SEP], RoBERTa's <s> A </s> </s> B </s>."""
+    """What a tokenizer puts around texts: BERT's [CLS] A [SEP] B [SEP], RoBERTa's <s> A </s> </s> B </s>.
+
+    Attributes:
+        before, between, after: special tokens.
+        segments: None where the tokenizer gives no token_type_ids.
+    """
 
     before: list[int]
     between: list[int]
     after: list[int]
+    segments: Segments | None
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Frame:
-        """Take the special tokens from the encoding of a pair.
+        """Take it from the encodings of a text and of a pair.
 
         Raises:
-            UserError: the tokenizer is not a fast one.
+            UserError: the tokenizer is not a fast one, or puts other special tokens around a text than around a pair.
         """
         if not tokenizer.is_fast:
             raise UserError(
                 f"{type(tokenizer).__name__} is a slow tokenizer; give a model with a tokenizer.json"
             )
-        encoding = tokenizer(["a"], ["a"]).encodings[0]
-        first, second = encoding.sequence_ids.index(0), encoding.sequence_ids.index(1)
-        ends = [place + encoding.sequence_ids.count(segment) for segment, place in ((0, first), (1, second))]
-        return cls(encoding.ids[:first], encoding.ids[ends[0] : second], encoding.ids[ends[1] :])
+        counted = (
+            (text, len(tokenizer.encode(text, add_special_tokens=False))) for text in _texts(tokenizer)
+        )
+        text, n = next(((text, n) for text, n in counted if n), ("", 0))
+        if not n:
+            raise UserError("the tokenizer makes no token of any text; give the model's own")
+        single, pair = tokenizer([text]).encodings[0], tokenizer([text], [text]).encodings[0]
+        first, second = pair.sequence_ids.index(0), pair.sequence_ids.index(1)
+        before, between, after = pair.ids[:first], pair.ids[first + n : second], pair.ids[second + n :]
+        if single.ids != [*before, *pair.ids[first : first + n], *after]:
+            raise UserError(
+                f"the tokenizer writes a text as {single.tokens}, but a pair as {pair.tokens}; give one that puts the "
+                "same special tokens at the ends of both"
+            )
+        segments = None
+        if "token_type_ids" in tokenizer.model_input_names:
+            one, two = single.type_ids, pair.type_ids
+            of_pair = two[: first + 1] + two[first + n : second + 1] + two[second + n :]
+            sizes = len(before), len(between), len(after)
+            segments = Segments(*sizes, one[: first + 1] + one[first + n :], of_pair)
+        return cls(before, between, after, segments)
 
     @property
     def width(self) -> int:
@@ -92,7 +150,7 @@ class RowMaker:
     Attributes:
         tokenizer: as JSON.
         frame: the special tokens of a row.
-        truncation_side: of the tokenizer.
+        truncation_side, padding_side: of the tokenizer.
         vocabulary, pad, unknown, unknown_token, special: the tokenizer's size and token ids; `special` without `unknown`.
     """
 
@@ -100,6 +158,7 @@ class RowMaker:
     frame: Frame
     max_length: int
     truncation_side: str
+    padding_side: str
     vocabulary: int
     pad: int
     unknown: int | None
@@ -122,9 +181,22 @@ class RowMaker:
         unknown = tokenizer.unk_token_id
         special = [token for token in tokenizer.all_special_ids if token != unknown]
         return cls(
-            tokenizer.backend_tokenizer.to_str(), frame, max_length, tokenizer.truncation_side, len(tokenizer),
-            tokenizer.pad_token_id or 0, unknown, tokenizer.unk_token, special,
+            tokenizer.backend_tokenizer.to_str(), frame, max_length, tokenizer.truncation_side,
+            tokenizer.padding_side, len(tokenizer), tokenizer.pad_token_id or 0, unknown, tokenizer.unk_token, special,
         )  # fmt: skip
+
+    @property
+    def unlike_bert(self) -> dict[str, Any]:
+        """What decides rows and is not in the tokenizer's JSON, where it is not as BERT's: part of a cache's key."""
+        bert = {
+            "segments": asdict(BERT_SEGMENTS),
+            "truncation_side": "right",
+            "padding_side": "right",
+            "pad": 0,
+        }
+        own = {name: getattr(self, name) for name in bert if name != "segments"}
+        own["segments"] = self.frame.segments and asdict(self.frame.segments)
+        return {name: value for name, value in own.items() if value != bert[name]}
 
     @property
     def dtype(self) -> str:
@@ -291,6 +363,12 @@ def slices(parts: Iterable[Split]) -> Iterator[Split]:
             part = slice(start, start + CHUNK_ROWS)
             second = None if split.text_b is None else split.text_b[part]
             yield Split(split.text_a[part], second, split.labels[part])
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Texts of which at least one is more than special tokens."""
+    yield "a"
+    yield from tokenizer.get_vocab()
 
 
 def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:

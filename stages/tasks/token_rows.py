@@ -7,14 +7,15 @@ A directory holds flat files:
 - lengths.bin: tokens of each row (int32).
 - second.bin: where in its row segment B starts, 0 without one (int32).
 - labels.bin, for tasks: the label of each row, or of each token if words have labels (int64 or float64).
-- rows.json: the counts. It is written last, so that a half-written directory never opens.
+- rows.json: the counts, and the token types that the tokenizer gives. It is written last, so that a half-written
+  directory never opens.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ import numpy as np
 
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
-from stages.tasks.row_maker import Block, RowMaker
+from stages.tasks.row_maker import BERT_SEGMENTS, Block, RowMaker, Segments
 from stages.tasks.types import IGNORE_INDEX, Split
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class TokenRows:
         labels: class ids (int64) or scores (float64) of the rows; None for a corpus. If words have labels: of all
             tokens, a word's label at its first token.
         counts: "rows", "tokens", "longest" (tokens of the longest row), "truncated" (rows), "unknown" (tokens),
-            "vocabulary", "pad" (the tokenizer's padding token), "words" (whether words have the labels).
+            "vocabulary", "pad" (the tokenizer's padding token), "left" (whether it pads on the left), "words" (whether
+            words have the labels).
+        segments: the token types of the rows; None where the tokenizer gives none.
         width_multiple: of the width of batches, where no row is longer (`stages.distillation.device`).
     """
 
@@ -57,6 +60,7 @@ class TokenRows:
     second: np.ndarray
     labels: np.ndarray | None
     counts: dict
+    segments: Segments | None = None
     width_multiple: int = 1
 
     @classmethod
@@ -76,7 +80,11 @@ class TokenRows:
             labels = mapped("labels", counts["tokens"] if counts.get("words") else rows)
         tokens, offsets = mapped("tokens", counts["tokens"]), mapped("offsets", rows + 1)
         lengths, second = mapped("lengths", rows), mapped("second", rows)
-        return cls(tokens, offsets, lengths, second, labels, counts, width_multiple)
+        segments = counts.pop(
+            "segments", asdict(BERT_SEGMENTS)
+        )  # which alone were there before they were kept
+        segments = segments and Segments(**segments)
+        return cls(tokens, offsets, lengths, second, labels, counts, segments, width_multiple)
 
     def __len__(self) -> int:
         return self.counts["rows"]
@@ -110,7 +118,9 @@ class TokenRows:
         return normalizers(self.lengths[indices], self.targets[indices], self.labelled[indices])
 
     def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
-        """Return rows as tensors, padded on the right to the longest of them, and up to a multiple of `width_multiple`.
+        """Return rows as tensors, padded to the longest of them, and up to a multiple of `width_multiple`.
+
+        The padding stands where the tokenizer puts it.
 
         Args:
             indices: (B,) row numbers.
@@ -123,22 +133,27 @@ class TokenRows:
         lengths = self.offsets[indices + 1] - begins
         multiple = self.width_multiple
         width = min(-(-int(lengths.max()) // multiple) * multiple, self.counts["longest"])
-        places_L = np.arange(width)
-        mask_BL = places_L < lengths[:, None]
-        ids_BL = np.full(mask_BL.shape, self.counts["pad"], np.int64)
-        ids_BL[mask_BL] = self.tokens[(begins[:, None] + places_L)[mask_BL]]
-        second = self.second[indices][:, None]
-        types_BL = mask_BL & (second > 0) & (places_L >= second)
+        first = width - lengths if self.counts.get("left") else np.zeros_like(lengths)
+        places_BL = np.arange(width) - first[:, None]
+        mask_BL = (places_BL >= 0) & (places_BL < lengths[:, None])
+        found_T = (begins[:, None] + places_BL)[mask_BL]
+        inputs = {
+            "input_ids": np.full(mask_BL.shape, self.counts["pad"], np.int64),
+            "attention_mask": mask_BL,
+        }
+        inputs["input_ids"][mask_BL] = self.tokens[found_T]
+        if self.segments:
+            inputs["token_type_ids"] = np.zeros(mask_BL.shape, np.int64)
+            inputs["token_type_ids"][mask_BL] = self.segments.types(lengths, self.second[indices])
         labels = None
         if self.labels is not None:
             kind = torch.float32 if self.labels.dtype.kind == "f" else torch.int64
             if self.counts.get("words"):
                 found = np.full(mask_BL.shape, IGNORE_INDEX)
-                found[mask_BL] = self.labels[(begins[:, None] + places_L)[mask_BL]]
+                found[mask_BL] = self.labels[found_T]
             else:
                 found = self.labels[indices]
             labels = torch.tensor(found, dtype=kind)
-        inputs = {"input_ids": ids_BL, "attention_mask": mask_BL, "token_type_ids": types_BL}
         return Batch(
             {name: torch.from_numpy(values.astype(np.int64)) for name, values in inputs.items()},
             labels,
@@ -146,6 +161,11 @@ class TokenRows:
             torch.from_numpy(indices),
             padded=bool(lengths.min() < width or not weights.all()),
         )
+
+    def span(self, row: int, width: int) -> slice:
+        """Return where a row's tokens stand in a batch of that width."""
+        length = int(self.lengths[row])
+        return slice(width - length, width) if self.counts.get("left") else slice(length)
 
     @property
     def truncated(self) -> int:
@@ -215,6 +235,8 @@ class _Writer:
         counts = {name: getattr(self, name) for name in ("rows", "tokens", "longest", "truncated", "unknown")}
         counts |= {"vocabulary": self.maker.vocabulary, "pad": self.maker.pad, "types": self.types}
         counts |= {"words": True} if self.words else {}
+        counts |= {"left": True} if self.maker.padding_side == "left" else {}
+        counts["segments"] = self.maker.frame.segments and asdict(self.maker.frame.segments)
         (self.directory / "rows.json").write_text(json.dumps(counts | more, indent=1))
 
 

@@ -93,7 +93,7 @@ class TeacherCache:
         for i, row in enumerate(batch.rows.tolist()):
             shard, first = divmod(row, SHARD_ROWS)
             begin, length = self._begin(row) - self._begin(row - first), int(self.rows.lengths[row])
-            flat_BLF[i, :length] = self.shards[shard][begin : begin + length]
+            flat_BLF[i, self.rows.span(row, flat_BLF.shape[1])] = self.shards[shard][begin : begin + length]
         parts = flat_BLF.to(batch.input_ids.device).split(self.widths, dim=-1)
         outputs = ModelOutputs()
         spec, parts = self.teacher.spec, iter(parts)
@@ -116,7 +116,7 @@ class TeacherCache:
             flat_BLF = torch.cat(_parts(outputs, self.teacher.spec), dim=-1).cpu()
             for row_LF, row in zip(flat_BLF, batch.rows.tolist(), strict=True):
                 begin, length = self._begin(row) - start, int(self.rows.lengths[row])
-                layers[begin : begin + length] = row_LF[:length]
+                layers[begin : begin + length] = row_LF[self.rows.span(row, len(row_LF))]
             if self.classes:
                 logits_NC[batch.rows.cpu().numpy() - indices[0]] = outputs.logits_BC.float().cpu()
         np.save(directory / "logits.npy", logits_NC)

@@ -155,14 +155,14 @@ def _cached(
         starts: called if the rows are missing; returns what starts the streams that make up the data.
         limit: of tokens.
     """
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    vocabulary = {key: value for key, value in state.items() if key not in ("truncation", "padding")}
-    key = fingerprint(
-        {"data": data, "tokenizer": fingerprint(vocabulary), "max_length": max_length, "format": FORMAT}
-    )
+    maker = RowMaker.of(tokenizer, max_length)
+    vocabulary = json.loads(maker.tokenizer)
+    vocabulary = {key: value for key, value in vocabulary.items() if key not in ("truncation", "padding")}
+    known = {"data": data, "tokenizer": fingerprint(vocabulary), "max_length": max_length, "format": FORMAT}
+    key = fingerprint(known | maker.unlike_bert)
     target = stage.cache / f"rows-{key[:20]}"
     if not is_there(stage, target, "tokenized data is"):
-        _make(stage, target, RowMaker.of(tokenizer, max_length), starts(), limit)
+        _make(stage, target, maker, starts(), limit)
     wait_for([target / store.MANIFEST])
     return TokenRows.open(target, WIDTH_MULTIPLE.get(stage.device.type, 1))
 

@@ -43,9 +43,7 @@ def stock(directory: Path, *columns: list[str]) -> list[tuple[str, float]]:
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(directory).eval(), AutoTokenizer
     tokenizer, found = tokenizer.from_pretrained(directory), []
     for row in zip(*columns, strict=True):
-        inputs = tokenizer(
-            *row, truncation=True, max_length=24, return_tensors="pt", return_token_type_ids=True
-        )
+        inputs = tokenizer(*row, truncation=True, max_length=24, return_tensors="pt")
         with torch.no_grad():
             values = model(**inputs).logits.softmax(-1)[0]
         found.append((model.config.id2label[int(values.argmax())], float(values.max())))

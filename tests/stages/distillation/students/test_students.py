@@ -66,7 +66,7 @@ def test_what_is_saved_loads_and_onnx_answers_the_same(kind, words, tmp_path):
         assert torch.equal(loaded(**batch).logits, expected)
         tapped = load_classifier(ModelSource(str(tmp_path / "m")), None, own_labels=True).eval()
         assert torch.equal(tapped(**batch).logits, expected)
-    write_onnx(loaded, tmp_path / "m.onnx", tmp_path / "int8.onnx")
+    write_onnx(loaded, ["input_ids", "attention_mask"], tmp_path / "m.onnx", tmp_path / "int8.onnx")
     onnx = OnnxClassifier(tmp_path / "m.onnx", loaded.config)
     torch.testing.assert_close(onnx(**batch).logits, expected, rtol=1e-4, atol=1e-5)
     one = {name: x[1:2, :2] for name, x in batch.items()}
