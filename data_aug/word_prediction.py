@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError
 from data_aug.words import is_word
+from stages.distillation.compatibility import longest_row
 from stages.distillation.model_surgery import head_alone, pack
 
 ENOUGH_TOKENS = 512  # a batch of this many tokens takes hardly more time per token than one of thousands
@@ -91,7 +92,7 @@ class MaskedLM:
             if value < 1:
                 raise UserError(f"{value} is below 1; give 1 or more", argument=name)
         self.tokenizer = tokenizer
-        self.limit = _length_limit(model, tokenizer)
+        self.limit = longest_row(model) or tokenizer.model_max_length
         self.exact = masks_per_pass == 1
         self._masks_per_pass, self._min_distance = masks_per_pass, min_distance
         self._batch_tokens = batch_tokens
@@ -99,7 +100,8 @@ class MaskedLM:
         if self._base.dtype != dtype:
             self._base = copy.deepcopy(self._base).to(dtype)
             pack(self._base)
-        self._takes_segments = getattr(model.config, "type_vocab_size", 0) > 1
+        gives = "token_type_ids" in tokenizer.model_input_names
+        self._takes_segments = gives and getattr(model.config, "type_vocab_size", 0) > 1
         self._words, self._spaced = _vocabulary(tokenizer, model.config.vocab_size)
 
     def pair_lengths(self, texts: Sequence[str]) -> list[int]:
@@ -227,14 +229,6 @@ def _hooked(module: nn.Module, hook: Callable) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return how many tokens the model reads: its position embeddings, less those that RoBERTa never uses."""
-    for name, module in model.base_model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return tokenizer.model_max_length
 
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[list[str | None], list[bool]]:

@@ -10,13 +10,27 @@ from operator import or_
 from typing import Any
 
 import numpy as np
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError, about
-from stages.distillation.compatibility import check_length, check_vocabularies, forward_flops
+from stages.distillation.compatibility import (
+    check_length,
+    check_padding,
+    check_tokenizers,
+    check_vocabularies,
+    forward_flops,
+)
 from stages.distillation.layer_maps import layer_map
 from stages.distillation.losses import build
-from stages.distillation.models import ModelSource, classifies, load_classifier, load_config, load_tokenizer
+from stages.distillation.models import (
+    ModelSource,
+    Say,
+    classifies,
+    load_classifier,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+)
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import student_config
 from stages.distillation.teachers import class_order
@@ -43,7 +57,7 @@ def run(stage: Stage) -> None:
     for note in task.notes if task else ():
         stage.log(note)
     student = stage.model("student") if "student" in stage.inputs else None
-    models = check_models(stage.model("teacher"), student, stage.options, task)
+    models = check_models(stage.model("teacher"), student, stage.options, task, stage.log)
     if (
         task
         and task.labels is None
@@ -76,15 +90,16 @@ class Models:
 
 
 def check_models(
-    teacher: ModelSource, student: ModelSource | None, options: dict[str, Any], task: Task | None
+    teacher: ModelSource, student: ModelSource | None, options: dict[str, Any], task: Task | None, say: Say
 ) -> Models:
-    """Check what needs no rows: vocabularies, classes, and the layers and lengths of every training stage.
+    """Check what needs no rows: vocabularies, classes, weights, and the layers and lengths of every training stage.
 
     Args:
         teacher: as given.
         student: a general student, if one is given.
         options: of the stage `check`.
         task: with its rows.
+        say: told of weights that are not taken as they are.
 
     Raises:
         ValueError: they do not fit.
@@ -98,7 +113,30 @@ def check_models(
     for name, plan in options["stages"].items():
         with about(name):
             _trained(StageToCheck(**plan), models, task)
+    check_padding(_loaded(teacher, config, task, say), tokenizer)
+    if student:
+        _loaded(student, None, task, say)
+        try:
+            own = load_tokenizer(student)
+        except UserError as error:
+            say(f"of the vocabularies only the sizes were compared: {error}")
+        else:
+            check_tokenizers(tokenizer, own)
     return models
+
+
+def _loaded(
+    source: ModelSource, own: PretrainedConfig | None, task: Task | None, say: Say
+) -> PreTrainedModel:
+    """A model as the stages will load it.
+
+    Args:
+        own: its config, if it is the teacher: one that classifies as the task needs keeps its head.
+    """
+    if task is None:
+        return load_encoder(source, say)
+    own_labels = own is not None and classifies(own) == task.token_level
+    return load_classifier(source, task.labels, own_labels, token_level=task.token_level, say=say)
 
 
 def _trained(plan: StageToCheck, models: Models, task: Task | None) -> tuple[PretrainedConfig, bool]:

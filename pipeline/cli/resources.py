@@ -1,6 +1,7 @@
-"""Estimates the memory and disk that a run needs, from configs and file sizes: no weights are read."""
+"""Estimates the memory and disk that a run needs, from configs and file sizes, and checks its inputs."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -93,7 +94,8 @@ def check_inputs(report: Report, check: StageSpec, allow_bin: bool) -> None:
             return
     try:
         student = ModelSource.of(given["student"], allow_bin) if "student" in given else None
-        check_models(ModelSource.of(given["teacher"], allow_bin), student, check.options, task)
+        teacher = ModelSource.of(given["teacher"], allow_bin)
+        check_models(teacher, student, check.options, task, partial(report.note, "models"))
     except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
         report.fix("models", str(explain(error) if isinstance(error, UserError) else error))
     else:

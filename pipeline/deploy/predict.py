@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.report.run_record import RunRecord
+from stages.distillation.compatibility import longest_row
 from stages.distillation.models import ModelSource, classifies, load_classifier, load_tokenizer
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite
@@ -39,13 +41,13 @@ class Classifier:
     Attributes:
         model: in eval mode, with stock attention.
         tokenizer: of the model.
-        max_length: tokens of a row; longer rows are truncated.
+        max_length: tokens of a row; longer rows are truncated. None: rows of any length can be read.
         pairs: whether a row has two texts; None if unknown.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    max_length: int
+    max_length: int | None
     pairs: bool | None = None
 
     @classmethod
@@ -71,8 +73,9 @@ class Classifier:
             load_classifier(source, None, own_labels=True, capturing=False),
             load_tokenizer(source),
         )
-        longest = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-        return cls(model.eval(), tokenizer, max_length or min(longest, tokenizer.model_max_length), pairs)
+        limits = [max_length or tokenizer.model_max_length, longest_row(model)]
+        longest = min((n for n in limits if n and n < LARGE_INTEGER), default=None)
+        return cls(model.eval(), tokenizer, longest, pairs)
 
     @property
     def token_level(self) -> bool:

@@ -4,14 +4,34 @@ import json
 from functools import cache
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from checkpoints.errors import UserError
+from stages.distillation.outputs import inputs_of
+
+PROBES = (
+    "Don't re-use   two  spaces\tand\nlines",
+    "Straße, CAFÉ, naïve, ǅ, Ω",
+    "3.14 1,000 ½ x² №5",
+    "电影很好看! ﬁlm ＡＢＣ 日本語",
+    "👩\u200d👩\u200d👧 :-) #tag @user https://a.b/c_d",
+)
+"""Texts that tokenizers of one vocabulary may write differently: by case, accents, spaces, signs, scripts."""
+
+PADDED_DIFFERENCE = 1e-3
+"""Allowed between a text's outputs alone and padded, relative to the largest. Rounding makes a thousandth of it."""
 
 
 def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, tokens: int) -> None:
-    """Teacher, student and tokenizer must have the same vocabulary.
+    """Teacher, student and tokenizer must have vocabularies of one size.
 
     Raises:
         ValueError: they do not.
@@ -28,20 +48,98 @@ def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, tok
         )
 
 
+def check_tokenizers(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
+    """Both must make the same token ids of a text: the student reads the teacher's.
+
+    Raises:
+        ValueError: a token has another id, or a text is written otherwise.
+    """
+    ours, theirs = teacher.get_vocab(), student.get_vocab()
+    others = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+    if others:
+        raise UserError(
+            f"{len(others):,} of {len(ours):,} tokens are not the same in the vocabularies of teacher and student "
+            f"(such as {others[len(others) // 2]!r}): give a student made from a teacher of the same vocabulary"
+        )
+    for text in PROBES:
+        made, others = teacher.tokenize(text), student.tokenize(text)
+        if made != others:
+            raise UserError(
+                f"of {text!r} the teacher's tokenizer makes {made}, the student's {others}: give a student made from a "
+                "teacher with the same tokenizer"
+            )
+
+
+def check_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """What a model shows of texts may not depend on the padding that its tokenizer adds.
+
+    Raises:
+        ValueError: it does, or the model cannot read what the tokenizer gives.
+    """
+    pairs = [["a b", " ".join("abcdefgh")], ["c", "d e"]]
+
+    def shown(rows: int) -> torch.Tensor:
+        inputs = tokenizer(*(texts[:rows] for texts in pairs), padding=True, return_tensors="pt")
+        with torch.no_grad():
+            return model.eval()(**inputs_of(model, inputs))[0][0]
+
+    try:
+        alone, padded = shown(1), shown(2)
+    except Exception as error:  # of indices beyond a table, of inputs that it needs
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the model cannot read its tokenizer's {', '.join(tokenizer.model_input_names)} of a pair ({reason}); give "
+            "the model its own tokenizer"
+        ) from error
+    left = tokenizer.padding_side == "left"
+    if alone.ndim == 2:  # of each token
+        padded = padded[-len(alone) :] if left else padded[: len(alone)]
+    difference = float((alone - padded).abs().max() / alone.abs().max())
+    if difference < PADDED_DIFFERENCE:
+        return
+    reason = "its layers mix tokens with padding; give another model"
+    if left:
+        reason = 'its tokenizer pads on the left; set "padding_side": "right" in tokenizer_config.json'
+    if "attention_mask" not in tokenizer.model_input_names:
+        reason = (
+            'its tokenizer gives no attention_mask; add it to "model_input_names" in tokenizer_config.json'
+        )
+    raise UserError(f"what the model makes of a text changes by {difference:.0%} when it is padded: {reason}")
+
+
+def longest_row(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model reads at the most; None if that has no limit.
+
+    RoBERTa and its kind count positions from their padding token, and use those up to it for no token. They tell it
+    themselves: their table of positions has a padding index.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.base_model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            limit = min(limit or module.num_embeddings, module.num_embeddings - unused)
+    return limit
+
+
 def check_length(config: PretrainedConfig, max_length: int) -> None:
-    """Rows must fit the model's positions (RoBERTa and its kind keep those up to the padding token for themselves).
+    """Rows must fit the model's positions.
 
     Raises:
         ValueError: they do not.
     """
     if not hasattr(config, "max_position_embeddings"):
         return  # it has no position embeddings
-    kept = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    limit = config.max_position_embeddings - kept
-    if max_length > limit:
+    limit = _longest_row_of(config.to_json_string(use_diff=False))
+    if limit is not None and max_length > limit:
         raise UserError(
             f"{max_length} tokens are above the model's limit of {limit}; lower it", argument="max_length"
         )
+
+
+@cache
+def _longest_row_of(settings: str) -> int | None:
+    with torch.device("meta"):
+        return longest_row(AutoModel.from_config(_config(settings)))
 
 
 def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> float:
@@ -58,12 +156,16 @@ def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> flo
 @cache
 def _counted(settings: str, length: int) -> int:
     """Operations of one row. They are counted on torch's meta device, which computes and stores nothing."""
-    values = json.loads(settings)
-    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    config = _config(settings)
     try:
         return _count(config, length, "meta")
     except RuntimeError:  # DeBERTa reads values of a tensor, which has none there
         return _count(config, length, "cpu")
+
+
+def _config(settings: str) -> PretrainedConfig:
+    values = json.loads(settings)
+    return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
 def _count(config: PretrainedConfig, length: int, device: str) -> int:

@@ -1,7 +1,8 @@
 """Loading encoders and classifiers, from a directory or the hub, without ever running their code."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from transformers import (
 from checkpoints.errors import UserError
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
+from stages.distillation.weights import Arrived
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -45,14 +47,39 @@ class ModelSource:
         return ModelSource(entry.get("path") or entry["hub"], entry.get("revision"), allow_bin)
 
 
+Say = Callable[[str], object]
+"""Called with a line about weights that are not taken as they are."""
+
+
 def load_config(source: ModelSource) -> PretrainedConfig:
-    """The model's config. Published TinyBERT weights name no model type: they are BERT."""
+    """The model's config; where it names no class of transformers, that of the classifier which its weights fill.
+
+    Published TinyBERT weights name no model type: they are BERT.
+    """
     arguments = {"revision": source.revision} if source.revision else {}
     with _told(source):
         settings, _ = PretrainedConfig.get_config_dict(source.name, **arguments)
         if "model_type" not in settings:
-            return BertConfig.from_dict(settings)
-        return AutoConfig.from_pretrained(source.name, trust_remote_code=False, **arguments)
+            config: PretrainedConfig = BertConfig.from_dict(settings)
+        else:
+            config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **arguments)
+    known = any(hasattr(transformers, name) for name in config.architectures or ())
+    if classifies(config) is None and not known:
+        config.architectures = _filled_classifier(source, config)
+    return config
+
+
+def _filled_classifier(source: ModelSource, config: PretrainedConfig) -> list[str] | None:
+    """The class of classifier of which the weights lack nothing, if there is one."""
+    with torch.random.fork_rng(devices=[]):
+        for token_level in (False, True):
+            try:
+                arrived, _ = _read(_classifier(token_level), source, config)
+            except UserError:  # there is no such classifier of its kind, or no weights are there to ask
+                continue
+            if not arrived.missing:
+                return [type(arrived.model).__name__]
+    return None
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
@@ -63,14 +90,24 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         )
     if not tokenizer.is_fast:
         raise UserError(f"{source.name}: has no fast tokenizer; give a model with a tokenizer.json")
+    if tokenizer.get_vocab().keys() <= {*tokenizer.all_special_tokens}:
+        raise UserError(f"{source.name}: has no tokenizer; give a model with a tokenizer.json")
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f'{source.name}: its tokenizer has no padding token; name one in tokenizer_config.json: "pad_token"'
+        )
     tokenizer.backend_tokenizer.no_truncation()  # some ship a length of their own
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 
-def load_encoder(source: ModelSource) -> PreTrainedModel:
-    """The encoder without a task head, in fp32, with the capturing attention function."""
-    return _load(AutoModel, source, load_config(source), capturing=True)
+def load_encoder(source: ModelSource, say: Say | None = None) -> PreTrainedModel:
+    """The encoder without a task head, in fp32, with the capturing attention function.
+
+    Raises:
+        UserError: a weight of it is missing, has another shape, or has no place.
+    """
+    return _load(AutoModel, source, load_config(source), capturing=True, say=say).model
 
 
 def load_classifier(
@@ -80,8 +117,11 @@ def load_classifier(
     capturing: bool = True,
     config: PretrainedConfig | None = None,
     token_level: bool = False,
+    say: Say | None = None,
 ) -> PreTrainedModel:
     """A classifier of rows or of words, in fp32. A head that the weights lack is drawn from torch's generator.
+
+    So is one in place of a head for another number of labels.
 
     Args:
         source: where the weights are.
@@ -90,13 +130,18 @@ def load_classifier(
         capturing: with the capturing attention function; False for stock attention.
         config: other than the weights' own.
         token_level: a prediction for each token.
+        say: told of a prefix that is taken off the names of the weights, and of a head that is dropped.
+
+    Raises:
+        UserError: a weight of the encoder (with `own_labels` also of the head) is missing, has another shape, or has
+            no place.
     """
     config = config or load_config(source)
     if own_labels:
         token_level = bool(classifies(config))
     else:
         set_labels(config, labels)
-    return _load(_classifier(token_level), source, config, capturing)
+    return _load(_classifier(token_level), source, config, capturing, own_labels, say).model
 
 
 def new_classifier(
@@ -125,10 +170,8 @@ def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:
 
     A missing head's dense layer starts as the identity, so that initial logits come from the tied embeddings.
     """
-    model, report = _load(
-        AutoModelForMaskedLM, source, load_config(source), capturing=True, output_loading_info=True
-    )
-    has_head = not report["missing_keys"]
+    arrived = _load(AutoModelForMaskedLM, source, load_config(source), capturing=True)
+    model, has_head = arrived.model, not arrived.missing
     if not has_head:
         for name, module in model.named_modules():
             inside = name.startswith(model.base_model_prefix + ".")
@@ -146,15 +189,55 @@ def set_labels(config: PretrainedConfig, labels: Sequence[str] | None) -> None:
     config.problem_type = "single_label_classification" if labels else "regression"
 
 
-def _load(kind: Any, source: ModelSource, config: PretrainedConfig, capturing: bool, **arguments: Any) -> Any:
-    arguments |= {"attn_implementation": ATTENTION} if capturing else {}
+def _load(
+    kind: Any,
+    source: ModelSource,
+    config: PretrainedConfig,
+    capturing: bool,
+    own_head: bool = False,
+    say: Say | None = None,
+) -> Arrived:
+    """Load a model of which all weights arrived.
+
+    Args:
+        own_head: the head's, too.
+    """
+    arrived, prefix = _read(kind, source, config, capturing)
+    if faults := arrived.faults(own_head):
+        raise UserError(
+            f"{source.name}: its weights do not fill the {type(arrived.model).__name__} of its config.json: {faults}; "
+            "give config.json and all files of weights of one model"
+            + ("" if arrived.faults(False) else ', or remove "architectures" from config.json for a new head')
+        )
+    if say and prefix:
+        say(f"{source.name}: {prefix!r} is taken off the names of its weights")
+    if say and arrived.dropped_head:
+        say(
+            f"{source.name}: its head is of another task ({arrived.dropped_head}); it is dropped, a new one is learned"
+        )
+    return arrived
+
+
+def _read(
+    kind: Any, source: ModelSource, config: PretrainedConfig, capturing: bool = False
+) -> tuple[Arrived, str]:
+    """Load what there is, and return it with the prefix that was taken off the names of the weights."""
+    arguments: dict[str, Any] = {"attn_implementation": ATTENTION} if capturing else {}
     if source.revision:
         arguments["revision"] = source.revision
-    with _told(source):
-        return kind.from_pretrained(
-            source.name, config=config, dtype=torch.float32, trust_remote_code=False,
-            use_safetensors=None if source.allow_bin else True, **arguments,
-        )  # fmt: skip
+
+    def read(**more: Any) -> Arrived:
+        with _told(source):
+            return Arrived.of(*kind.from_pretrained(
+                source.name, config=config, dtype=torch.float32, trust_remote_code=False,
+                use_safetensors=None if source.allow_bin else True, output_loading_info=True,
+                ignore_mismatched_sizes=True, **arguments, **more,
+            ))  # fmt: skip
+
+    arrived = read()
+    if prefix := arrived.prefix:
+        return read(key_mapping={f"^{re.escape(prefix)}": ""}), prefix
+    return arrived, ""
 
 
 @contextmanager
@@ -166,6 +249,12 @@ def _told(source: ModelSource) -> Iterator[None]:
         Exception
     ) as error:  # of files that anyone may have written: safetensors' own, type errors of a config
         reason = " ".join(str(error).split())[:300]
+        if "scaled_dot_product_attention" in reason:
+            raise UserError(
+                f"{source.name}: its attention ({reason.split()[0]}) does not pass through transformers' registry of "
+                "attention functions; give a model whose attention does, such as BERT, RoBERTa, XLM-RoBERTa, DistilBERT, "
+                "ELECTRA, ALBERT or ModernBERT"
+            ) from error
         if not source.allow_bin and "safetensors" in reason:
             raise UserError(
                 f"{source.name} has no model.safetensors; set it to true to load .bin weights (tensors only)",

@@ -65,6 +65,14 @@ def student_config(
             config.embedding_size = width
     if heads:
         config.num_attention_heads = heads
+    if getattr(
+        config, "num_key_value_heads", None
+    ):  # as many queries to a key as the teacher has, if that divides
+        shared = teacher.num_attention_heads // teacher.num_key_value_heads
+        own = config.num_attention_heads
+        config.num_key_value_heads = own // shared if own % shared == 0 else own
+    if getattr(config, "head_dim", None) and (width or heads):
+        config.head_dim = config.hidden_size // config.num_attention_heads
     for name in _FEED_FORWARD:
         if feed_forward and name in config.to_dict():
             setattr(config, name, feed_forward)

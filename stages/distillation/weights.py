@@ -1,0 +1,88 @@
+"""What of a model's weights is in its files: what is not there, transformers draws at random and says nowhere."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+SHOWN = 3
+"""Names in a message."""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """How a model's weights and its files differ, by transformers' account.
+
+    Attributes:
+        model: as it was loaded.
+        missing: names in the model alone.
+        unexpected: names in the files alone.
+        reshaped: name -> shape in the files, shape in the model.
+    """
+
+    model: PreTrainedModel
+    missing: set[str]
+    unexpected: set[str]
+    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, info: dict[str, Any]) -> "Arrived":
+        """Read what `from_pretrained` returned with `output_loading_info=True`."""
+        reshaped = {name: (tuple(there), tuple(wanted)) for name, there, wanted in info["mismatched_keys"]}
+        return cls(model, set(info["missing_keys"]), set(info["unexpected_keys"]), reshaped)
+
+    def faults(self, own_head: bool) -> str:
+        """Name what may not differ; empty if all is there.
+
+        The encoder must be whole, and hold all of its weights in the files. A pooler or a head may be new.
+
+        Args:
+            own_head: the head must be there, too.
+        """
+        lacking = self.missing if own_head else filter(self._is_encoders, self.missing)
+        parts = {
+            "missing": lacking,
+            "that the model has no place for": filter(self._is_encoders, self.unexpected),
+            "of another shape": [
+                f"{name} {there} instead of {wanted}"
+                for name, (there, wanted) in self.reshaped.items()
+                if own_head or self._is_encoders(name)
+            ],
+        }
+        found = {what: sorted(names) for what, names in parts.items()}
+        return ", ".join(f"{len(names)} {what} ({_few(names)})" for what, names in found.items() if names)
+
+    @property
+    def dropped_head(self) -> str:
+        """Names and shapes of the head in the files, if it is not the model's; else empty."""
+        heads = [name for name in self.reshaped if not self._is_encoders(name)]
+        return _few(
+            f"{name} {self.reshaped[name][0]} instead of {self.reshaped[name][1]}" for name in sorted(heads)
+        )
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names in the files, of a wrapper, and without which they fill the encoder; or empty."""
+        wanted = {self._plain(name) for name in filter(self._is_encoders, self.missing)}
+        parts = [name.split(".") for name in self.unexpected]
+        prefixes = {".".join(part[:n]) + "." for part in parts for n in range(1, min(len(part), 5))}
+        for prefix in sorted(prefixes, key=len):
+            given = {
+                self._plain(name.removeprefix(prefix)) for name in self.unexpected if name.startswith(prefix)
+            }
+            if wanted and wanted <= given:
+                return prefix
+        return ""
+
+    def _plain(self, name: str) -> str:
+        return name.removeprefix(f"{self.model.base_model_prefix}.")
+
+    def _is_encoders(self, name: str) -> bool:
+        first = self._plain(name).partition(".")[0]
+        return first != "pooler" and first in dict(self.model.base_model.named_children())
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,158 @@
+"""Weights that do not arrive are named in one line, and prefixes of wrappers are taken off."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from checkpoints.errors import UserError
+from stages.distillation.models import (
+    ModelSource,
+    classifies,
+    load_classifier,
+    load_config,
+    load_encoder,
+    load_masked_lm,
+)
+from tests.conftest import make_tokenizer, tiny_config
+
+LABELS = ("bad", "fair", "good")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A classifier of rows with three labels."""
+    return classifier(tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture
+def directory(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def classifier(directory, kind="bert", token_level=False):
+    from stages.distillation.models import new_classifier
+
+    torch.manual_seed(0)
+    new_classifier(tiny_config(kind, layers=2), LABELS, token_level).save_pretrained(directory)
+    make_tokenizer(directory)
+    return directory
+
+
+def rename(directory, new_name):
+    """Save the weights under other names, without those of which the new name is empty."""
+    weights = load_file(directory / "model.safetensors")
+    weights = {new_name(name): tensor for name, tensor in weights.items() if new_name(name)}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def configure(directory, **settings):
+    path = directory / "config.json"
+    config = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+
+def own(directory, **how):
+    return load_classifier(ModelSource(str(directory), **how), None, own_labels=True)
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(a, other.state_dict()[name]) for name, a in one.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "prefix, new_name",
+    [
+        ("_orig_mod.", "_orig_mod.{}".format),
+        ("module.", "module.{}".format),
+        ("_orig_mod.module.", "_orig_mod.module.{}".format),
+        ("model.", "model.{}".format),
+        ("encoder.", lambda name: name.replace("bert.", "encoder.")),
+    ],
+)
+def test_a_wrappers_prefix_is_taken_off_and_said(saved, directory, prefix, new_name):
+    rename(directory, new_name)
+    said = []
+    loaded = load_classifier(ModelSource(str(directory)), None, own_labels=True, say=said.append)
+    assert same(loaded, own(saved))
+    assert said == [f"{directory}: {prefix!r} is taken off the names of its weights"]
+    assert same(load_encoder(ModelSource(str(directory))), load_encoder(ModelSource(str(saved))))
+
+
+def sharded(directory):
+    torch.manual_seed(0)
+    own(directory).save_pretrained(directory, max_shard_size="5KB")
+    (directory / "model.safetensors").unlink()
+    assert len(list(directory.glob("model-*.safetensors"))) > 1
+
+
+def as_bin(directory):
+    torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
+    (directory / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("form", [None, sharded, as_bin])
+@pytest.mark.parametrize(
+    "settings, fault",
+    [
+        ({"num_hidden_layers": 4}, r"32 missing \(bert.encoder.layer.2.attention.output.LayerNorm.bias, .*\.\.\.\)"),
+        ({"num_hidden_layers": 1}, r"16 that the model has no place for \(bert.encoder.layer.1"),
+        ({"vocab_size": 99}, r"1 of another shape \(bert.embeddings.word_embeddings.weight \(28, 16\) instead of \(99, 16\)\)"),
+        ({"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}}, r"2 of another shape \(classifier.bias \(3,\) instead of \(2,\), classifier.weight"),
+    ],
+)  # fmt: skip
+def test_a_config_that_is_not_the_weights_is_one_line(directory, form, settings, fault):
+    if form:
+        form(directory)
+    configure(directory, **settings)
+    with pytest.raises(UserError, match=fault) as caught:
+        own(directory, allow_bin=form is as_bin)
+    assert "\n" not in str(caught.value) and str(directory) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_a_classifier_without_its_head_is_refused_but_an_encoder_to_tune(tmp_path, kind):
+    directory = classifier(tmp_path / "m", kind)
+    rename(directory, lambda name: "" if "classifier" in name else name)
+    with pytest.raises(UserError, match=r"missing \((pre_)?classifier.*remove \"architectures\""):
+        own(directory)
+    configure(directory, architectures=None)
+    assert classifies(load_config(ModelSource(str(directory)))) is None
+    tuned = load_classifier(ModelSource(str(directory)), ("yes", "no"))
+    assert tuned.config.num_labels == 2
+
+
+@pytest.mark.parametrize("token_level", [False, True])
+@pytest.mark.parametrize("architectures", [None, ["MyOwnBert"]])
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_classifier_whose_config_does_not_say_so_is_one(tmp_path, kind, token_level, architectures):
+    directory = classifier(tmp_path / "m", kind, token_level)
+    configure(directory, architectures=architectures)
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    assert classifies(load_config(ModelSource(str(directory)))) is token_level
+    assert torch.equal(torch.rand(3), expected)  # a head that is drawn after it stays the same
+    assert own(directory).config.id2label == dict(enumerate(LABELS))
+
+
+def test_a_head_for_other_labels_is_dropped_and_said(saved, directory):
+    said = []
+    loaded = load_classifier(ModelSource(str(directory)), ("yes", "no"), say=said.append)
+    assert loaded.config.num_labels == 2 and loaded.classifier.weight.shape == (2, 16)
+    assert same(loaded.bert, own(saved).bert)
+    (line,) = said
+    assert "classifier.weight (3, 16) instead of (2, 16)" in line and "dropped" in line
+
+
+def test_encoders_and_masked_language_models_may_lack_heads_alone(directory):
+    source, said = ModelSource(str(directory)), []
+    load_encoder(source, said.append)
+    assert not load_masked_lm(source)[1] and not said
+    rename(directory, lambda name: "" if "pooler" in name or "layer.1.output.dense.bias" in name else name)
+    with pytest.raises(UserError, match=r"1 missing \(encoder.layer.1.output.dense.bias\)"):
+        load_encoder(source)
+    with pytest.raises(UserError, match=r"1 missing \(bert.encoder.layer.1.output.dense.bias\)"):
+        load_masked_lm(source)
