@@ -7,6 +7,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+CONFIG = (
+    "config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
+SAFETENSORS = ("*.safetensors", "*.safetensors.index.json")
+TORCH = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+"""The files of a model's directory that transformers reads. torch's are read where there are no safetensors."""
+
 RECENT = 2_000_000_000
 """Nanoseconds. A file that changed less than this ago may change again without a new time stamp."""
 
@@ -36,6 +49,12 @@ class FileHashes:
             self._known = known if isinstance(known, dict) else {}
         except (OSError, ValueError):
             self._known = {}
+
+    def of_model(self, directory: Path) -> str:
+        """Return the hash of what is read of a model's directory: config, tokenizer and weights, not notes or logs."""
+        weights = SAFETENSORS if any(directory.glob(SAFETENSORS[0])) else TORCH
+        files = {path for pattern in (*CONFIG, *weights) for path in directory.glob(pattern)}
+        return fingerprint({path.name: self.of(path) for path in files if not path.name.startswith(".")})
 
     def of(self, path: Path) -> str:
         """Return the hash of a file, or of a directory's files and their names, without hidden files."""

@@ -147,7 +147,8 @@ def hashed(source: dict[str, Any], hashes: FileHashes) -> dict[str, Any]:
     """
     try:
         if "path" in source:
-            return source | {"content": hashes.of(Path(source["path"]))}
+            path = Path(source["path"])
+            return source | {"content": hashes.of_model(path) if path.is_dir() else hashes.of(path)}
         files = source.get("identity", {}).get("files")
         if files:
             return source | {"content": {role: hashes.of(Path(path)) for role, path in sorted(files.items())}}

@@ -128,3 +128,42 @@ def test_too_little_space_is_told_before_writing(tmp_path):
     store.need_space(tmp_path, 1, "a test")
     with pytest.raises(UserError, match="a test needs 1,000,000,000,000.0 MB.*MB are free.*intact"):
         store.need_space(tmp_path, 10**18, "a test")
+
+
+def test_the_hash_of_a_model_covers_what_is_read_of_it(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    hashes = FileHashes(tmp_path / "hashes.json")
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md"):
+        (model / name).write_text(name)
+    first = hashes.of_model(model)
+    (model / "runs" / "Nov26").mkdir(parents=True)
+    notes = (
+        "README.md",
+        "all_results.json",
+        "notes.txt",
+        "events.out.tfevents.1",
+        "training_args.bin",
+        "runs/Nov26/x",
+    )
+    for name in (*notes, ".DS_Store", "pytorch_model.bin"):
+        (model / name).write_text("a note")
+    assert hashes.of_model(model) == first
+    seen = {first}
+    read = (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+        "spiece.model",
+    )
+    for name in (*read, "model-00002-of-00002.safetensors", "model.safetensors.index.json"):
+        (model / name).write_text(f"other {name}")
+        assert hashes.of_model(model) not in seen, name
+        seen.add(hashes.of_model(model))
+    for path in model.glob("*.safetensors"):
+        path.unlink()
+    of_bin = hashes.of_model(model)
+    (model / "pytorch_model.bin").write_text("other weights")
+    assert hashes.of_model(model) != of_bin
