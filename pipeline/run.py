@@ -156,20 +156,28 @@ def _print_plan(name: str, planned: list[Planned]) -> None:
 
 
 def _print_estimate(planned: list[Planned]) -> None:
-    """Print how many operations the stages take that are still to be made, as the stage `check` counted them."""
+    """Print about how long each stage takes that is still to be made, as the stage `check` counted and measured."""
     check, *others = planned
     counted = read_finished(check.made).get("scores", {}).get("stages", {})
-    to_make = [step.stage for step in others if step.action in ("run", "resume")]
-    flops = 0.0
-    for stage in to_make:
+    lines, flops, seconds = [], 0.0, 0.0
+    for stage in (step.stage for step in others if step.action in ("run", "resume")):
         name = stage.name if stage.name in counted else GROUPS.get(stage.stage_type, stage.stage_type)
-        epochs = stage.options.get("training", {}).get("epochs", 1)
-        of_plan = check.stage.options["stages"].get(name, {}).get("epochs", epochs)  # a grid may try others
-        flops += counted.get(name, 0.0) * epochs / of_plan
+        if not counted.get(name, {}).get("flops"):
+            continue  # not counted, or a teacher that is tuned already
+        training = stage.options["training"]
+        of_plan = check.stage.options["stages"][name]["epochs"]  # a grid may try others
+        share = training["epochs"] / of_plan
+        flops += share * counted[name]["flops"]
+        seconds += share * counted[name]["seconds"]
+        limit = "at most " if training["patience"] else ""
+        lines.append(f"  {stage.name:<34} {limit}{_minutes(share * counted[name]['seconds'])}")
     if flops:
-        print(
-            f"left to run: {flops / 1e12:,.1f} TFLOP; each stage logs its time left once its speed is measured"
-        )
+        print(f"left to run: about {_minutes(seconds)} ({flops / 1e12:,.1f} TFLOP)")
+        print("\n".join(lines), flush=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:,.1f} minutes" if seconds < 5400 else f"{seconds / 3600:,.1f} hours"
 
 
 def _failure(step: Planned, status: int) -> StageFailed | StageRefused:

@@ -4,7 +4,7 @@ Tokenizes what the stages will read (the rows are cached for them), refuses what
 operations and truncated rows of every training stage.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -39,8 +39,10 @@ from stages.evaluation.scores import check_scale
 from stages.methods import build_method
 from stages.tasks.task import Split, Task
 from stages.tasks.token_rows import TokenRows
+from stages.teaching.live_teacher import may_keep_layers
 from stages.training.cached_rows import corpus_rows, task_rows, train_rows
 from stages.training.options import StageToCheck
+from stages.training.speed import estimated_seconds
 from stages.training.stage import Stage
 
 SOME_ROWS = 200
@@ -65,19 +67,33 @@ def run(stage: Stage) -> None:
         and not stage.options["accept_teacher"]
     ):
         _check_scale(stage, task, models)
-    flops = {}
+    counted = {}
     plans = {name: StageToCheck(**plan) for name, plan in stage.options["stages"].items()}
     for name, plan in plans.items():
         with about(name):
-            flops[name] = check_stage(stage, name, plan, models, task)
-    total = sum(flops.values())
+            counted[name] = check_stage(stage, name, plan, models, task)
+    total = sum(work.flops for work in counted.values())
     if not plans:
         raise UserError("there is nothing to train")
     if any(plan.variants for plan in plans.values()):
         stage.log("the augmentation itself is not counted")
     stage.publish(
-        lambda directory: (directory / "cost.txt").write_text(f"{total}\n"), {"flops": total, "stages": flops}
+        lambda directory: (directory / "cost.txt").write_text(f"{total}\n"),
+        {"flops": total, "stages": {name: asdict(work) for name, work in counted.items()}},
     )
+
+
+@dataclass
+class Work:
+    """What a stage takes.
+
+    Attributes:
+        flops: floating-point operations of the models' passes.
+        seconds: about how long they take on this machine.
+    """
+
+    flops: float
+    seconds: float
 
 
 @dataclass
@@ -162,8 +178,8 @@ def _trained(plan: StageToCheck, models: Models, task: Task | None) -> tuple[Pre
     return trained, reads_teacher
 
 
-def check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, task: Task | None) -> float:
-    """Check one training stage and log what it will cost. Returns its floating-point operations.
+def check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, task: Task | None) -> Work:
+    """Check one training stage, and log what it will cost.
 
     Raises:
         ValueError: the student's layers or losses do not fit, rows are too long, or there are none.
@@ -173,20 +189,26 @@ def check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, tas
     tokens, length = int(rows.lengths.sum()) * plan.epochs, float(rows.lengths.mean())
     if name == "tuning" and task and classifies(models.teacher) == task.token_level:
         stage.log(f"{name}: the given teacher is tuned already, and is only evaluated")
-        return 0.0
+        return Work(0.0, 0.0)
     variants = plan.variants
     if variants and task is not None:
         learns_gold = plan.targets == "gold" or plan.targets == "auto" and task.labels is None
         variants *= 0 if learns_gold else 1 if task.splits["train"].text_b is None else 2
     tokens *= 1 + variants
-    flops = 3 * forward_flops(trained, tokens, length)
-    flops += forward_flops(models.teacher, tokens, length) if reads_teacher else 0
+    student = 3 * forward_flops(trained, tokens, length)
+    seconds = estimated_seconds(stage, trained, student)
+    teacher = 0.0
+    if reads_teacher:
+        passes = 1 if may_keep_layers(stage, plan.epochs) else plan.epochs
+        teacher = forward_flops(models.teacher, tokens * passes / plan.epochs, length)
+        seconds += estimated_seconds(stage, models.teacher, teacher)
+    work = Work(student + teacher, seconds)
     augmented = f" x up to {1 + variants} variants" if variants else ""
     stage.log(
         f"{name}: {len(rows):,} rows{augmented} x {plan.epochs} epochs, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a "
-        f"row, {rows.truncated / len(rows):.1%} of rows truncated), {flops / 1e12:,.1f} TFLOP"
+        f"row, {rows.truncated / len(rows):.1%} of rows truncated), {work.flops / 1e12:,.1f} TFLOP"
     )
-    return flops
+    return work
 
 
 def _check_scale(stage: Stage, task: Task, models: Models) -> None:

@@ -20,13 +20,19 @@ def task_teacher(stage: Stage, task: Task, spec: CaptureSpec, given: str = "teac
     return FrozenTeacher(teacher, spec, stage.device, stage.precision, order)
 
 
+def may_keep_layers(stage: Stage, epochs: int) -> bool:
+    """Whether a stage of so many epochs keeps its teacher's layers, if the disk has room for them."""
+    # A GPU runs the teacher sooner than it reads its layers from disk.
+    return epochs > 1 and stage.job.cache_gb != 0 and stage.device.type == "cpu"
+
+
 def teacher_outputs(
     stage: Stage, teacher: FrozenTeacher, rows: dict[str, TokenRows]
 ) -> dict[str, Callable[[Batch], ModelOutputs]]:
     """For each of the named rows what gives the teacher's outputs: the disk where that pays and fits, else the model."""
     live = dict.fromkeys(rows, teacher)
-    if stage.training.epochs < 2 or not stage.job.cache_gb or stage.device.type != "cpu":
-        return live  # a GPU runs the teacher sooner than it reads its layers from disk
+    if not may_keep_layers(stage, stage.training.epochs):
+        return live
     caches = {name: TeacherCache(stage, name, of, teacher) for name, of in rows.items()}
     size = sum(cache.bytes for cache in caches.values()) / 1e9
     if size > stage.job.cache_gb:

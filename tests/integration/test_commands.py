@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import zipfile
 
 import pytest
@@ -277,7 +278,11 @@ def test_class_names_are_the_users_from_file_to_export(place):
     given = ("data=names.csv", "run=names", "baselines=false", "accept_teacher=true")
     status, output = place.run("task-distill", *given)
     assert status == 0, output
-    assert "separated by semicolon" in output and "8 classes in train" in output and "left to run: " in output
+    assert (
+        "separated by semicolon" in output
+        and "8 classes in train" in output
+        and re.search(r"left to run: about .* TFLOP\)\n  teacher +[\d.]+ minutes\n", output)
+    )
     status, output = place.run("export", "run=names", "to=names-export", tiny=False)
     assert status == 0, output
     again = json.loads((place.path / "names-export" / "config.json").read_text())
