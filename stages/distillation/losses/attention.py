@@ -69,9 +69,10 @@ class AttentionScores(Loss):
                 length, window = mine[0].shape[-2], self.windows[s]
                 if window is not None and window < length - 1:
                     total = total + score_distance_by_maps(*mine, *theirs, window)
-                    continue
-                maps = self.form == "maps" or self.form == "auto" and length <= MAPS_UP_TO[device]
-                total = total + (score_distance_by_maps if maps else score_distance_by_traces)(*mine, *theirs)
+                elif self.form == "maps" or self.form == "auto" and length <= MAPS_UP_TO[device]:
+                    total = total + score_distance_by_maps(*mine, *theirs)
+                else:
+                    total = total + score_distance_by_traces(*mine, *theirs)
         return {"attention": LossTerm(total / self.heads, "pairs", self.weight)}
 
     def _masked(self, q_BHLD: Tensor, k_BHLD: Tensor, batch: Batch) -> list[Tensor]:
