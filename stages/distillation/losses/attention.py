@@ -68,7 +68,7 @@ class AttentionScores(Loss):
                 theirs = self._masked(teacher.queries_BHLD[t], teacher.keys_BHLD[t], batch)
                 length, window = mine[0].shape[-2], self.windows[s]
                 if window is not None and window < length - 1:
-                    total = total + score_distance_by_maps(*mine, *theirs, window)
+                    total = total + score_distance_by_maps(*mine, *theirs, window=window)
                 elif self.form == "maps" or self.form == "auto" and length <= MAPS_UP_TO[device]:
                     total = total + score_distance_by_maps(*mine, *theirs)
                 else:
