@@ -68,17 +68,18 @@ class AttentionScores(Loss):
                 theirs = self._masked(teacher.queries_BHLD[t], teacher.keys_BHLD[t], batch)
                 length, window = mine[0].shape[-2], self.windows[s]
                 if window is not None and window < length - 1:
-                    total = total + score_distance_by_maps(*mine, *theirs, window=window)
+                    total = total + score_distance_by_maps(*mine, *theirs, window)
                 elif self.form == "maps" or self.form == "auto" and length <= MAPS_UP_TO[device]:
                     total = total + score_distance_by_maps(*mine, *theirs)
                 else:
                     total = total + score_distance_by_traces(*mine, *theirs)
         return {"attention": LossTerm(total / self.heads, "pairs", self.weight)}
 
-    def _masked(self, q_BHLD: Tensor, k_BHLD: Tensor, batch: Batch) -> list[Tensor]:
+    def _masked(self, q_BHLD: Tensor, k_BHLD: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Queries and keys in fp32, in relation heads, with masked positions set to zero."""
-        wide = [split_heads(x, self.heads).float() for x in (q_BHLD, k_BHLD)]
-        return [x * batch.mask_BL[:, None, :, None] for x in wide] if batch.padded else wide
+        q, k = (split_heads(x, self.heads).float() for x in (q_BHLD, k_BHLD))
+        mask_B1L1 = batch.mask_BL[:, None, :, None]
+        return (q * mask_B1L1, k * mask_B1L1) if batch.padded else (q, k)
 
 
 class AttentionMaps(Loss):
