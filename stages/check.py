@@ -169,7 +169,7 @@ def _trained(plan: StageToCheck, models: Models, task: Task | None) -> tuple[Pre
         spec = reduce(or_, captures, CaptureSpec())
         reads_teacher = spec != CaptureSpec()
         if task:
-            build_method(plan.method, plan.reads).check(task, spec)
+            build_method(plan.method, plan.reads).check(task, student, spec)
     elif plan.layer_map is not None:
         layer_map(plan.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
     trained = teacher if plan.trains == "teacher" else student

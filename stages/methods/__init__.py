@@ -9,12 +9,14 @@ from typing import Any
 from stages.distillation.registry import made
 from stages.methods.assistants import Assistants
 from stages.methods.base import Method
+from stages.methods.sparse_ngrams import SparseNGrams
 
-__all__ = ["METHODS", "Assistants", "Method", "build_method"]
+__all__ = ["METHODS", "Assistants", "Method", "SparseNGrams", "build_method"]
 
 METHODS: dict[str, type[Method]] = {
     "assistants": Assistants,
     "plain": Method,
+    "sparse_ngrams": SparseNGrams,
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.optimize import differential_evolution
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.losses.base import choose
@@ -61,8 +62,9 @@ class Assistants(Method):
             raise UserError(f"{temperature!r} must be a number above 0", argument="temperature")
         self.reads, self.weights, self.temperature = list(reads), weights, temperature
 
-    def check(self, task: Task, spec: CaptureSpec) -> None:
+    def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse a task without classes, losses on layers, and weights that have no rows to be fitted on."""
+        super().check(task, student, spec)
         if task.labels is None:
             raise UserError(
                 "assistants average probabilities, and a regression has none; take plain", argument="method"

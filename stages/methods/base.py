@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from checkpoints.errors import UserError
 from data_aug.word_vectors import WordVectors
 from stages.distillation.distillation import Distillation
 from stages.distillation.models import (
@@ -27,6 +28,7 @@ from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher, teacher_outputs
 from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
+from stages.training.cached_rows import train_rows
 from stages.training.options import Training
 from stages.training.stage import Stage
 from stages.training.step import Step
@@ -57,16 +59,22 @@ class Method:
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
 
-    def check(self, task: Task, spec: CaptureSpec) -> None:
+    def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse what cannot work, before any work.
 
         Args:
             task: with its rows.
+            student: its config.
             spec: what the student's losses read of the teacher.
 
         Raises:
             ValueError: it cannot.
         """
+        if getattr(student, "reads_own_words", False):
+            raise UserError(
+                f"a student of kind {student.model_type} needs a method that makes its tokenizer; name that method",
+                argument="method",
+            )
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student as it begins, and the tokenizer of its rows; a head that is new is drawn from the seed."""
@@ -100,13 +108,15 @@ class Method:
             stage: of the student.
             task: with its rows.
             spec: what the student's losses read of the teacher.
-            rows: "train" and "dev".
+            rows: "train" and "dev", in the student's tokens.
             train_alone: whether those of dev are not needed.
         """
         if spec == CaptureSpec():
             return dict.fromkeys(rows)
-        if spec == CaptureSpec(logits=True):
-            logits = teacher_logits(stage, task, rows["train"])
+        if spec == CaptureSpec(logits=True):  # the teacher may read other tokens than the student
+            length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
+            theirs = train_rows(stage, task, load_tokenizer(stage.model("teacher")), length, everything)
+            logits = teacher_logits(stage, task, theirs)
             return {"train": logits_as_outputs(logits, rows["train"], stage.device)}
         teacher = task_teacher(stage, task, spec)
         return teacher_outputs(stage, teacher, {"train": rows["train"]} if train_alone else rows)

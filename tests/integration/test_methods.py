@@ -95,3 +95,81 @@ def test_mistakes_are_told_in_a_line_before_anything_is_trained(place, assistant
     said = " ".join(output.split())
     assert status == 2 and re.search(words, said) and "Traceback" not in output, output
     assert "[teacher] starts" not in output
+
+
+NGRAMS = {
+    "seeds": [1],
+    "unlabelled": 0.5,
+    "base": {"training": TRAINING, "losses": ["soft_labels"]},
+    "students": {
+        "bilstm": {"student": {"kind": "bilstm", "layers": 1, "width": 8}},
+        "ngrams": {
+            "student": {"kind": "ngrams", "width": 8},
+            "method": {"sparse_ngrams": {"ngrams": 200}},
+            "with_unlabelled": True,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def ngrams(place):
+    (place.path / "ngrams.yaml").write_text(yaml.safe_dump(NGRAMS, sort_keys=False))
+    status, output = place.run("recipe", "name=ngrams.yaml", "run=ngrams", "reuse=false")
+    assert status == 0, output
+    return output
+
+
+def test_a_student_of_ngrams_has_its_own_tokenizer_wherever_it_is_read(place, ngrams):
+    run = place.path / "runs/ngrams-seed1"
+    vocabularies = [len(json.loads((run / name / "model/tokenizer.json").read_text())["model"]["vocab"])
+                    for name in ("bilstm", "ngrams")]  # fmt: skip
+    assert vocabularies[0] != vocabularies[1] > 10
+    known = json.loads((run / "ngrams/finished.json").read_text())["scores"]["found"]["n-grams"]
+    assert 150 < known <= 200
+    status, output = place.run("export", "run=ngrams-seed1", "to=exported-ngrams", tiny=False)
+    assert status == 0 and "import stages.distillation.students" in output and "ONNX fp32" in output, output
+    text = "a good film of great warm actor"
+    answers = [
+        place.run("predict", of, f"text={text}", tiny=False)
+        for of in ("run=ngrams-seed1", "model=exported-ngrams")
+    ]
+    assert answers[0] == answers[1] and answers[0][0] == 0, answers
+    for command in (("report", "run=ngrams-seed1"), ("pareto", "task=tiny")):
+        status, output = place.run(*command, tiny=False)
+        assert status == 0, output
+
+
+def test_a_student_of_ngrams_killed_and_resumed_is_bitwise_the_same(place, ngrams):
+    place.kill_during("killed-ngrams-seed1", "ngrams", "name=ngrams.yaml", "run=killed-ngrams", "reuse=false",
+                      command="recipe")  # fmt: skip
+    status, output = place.run("recipe", "name=ngrams.yaml", "run=killed-ngrams", "reuse=false")
+    assert status == 0 and "[ngrams] resumes" in output, output
+    assert place.weights("killed-ngrams-seed1") == place.weights("ngrams-seed1")
+
+
+def test_two_ranks_learn_the_same_ngrams(place, ngrams):
+    """Dropout is off, so that only rounding may differ."""
+    losses = {}
+    same = ("name=ngrams.yaml", "base.student.dropout=0", "students.ngrams.method={sparse_ngrams: {ngrams: 200, drop: 0}}",
+            "tuning.dropout=0", "reuse=false")  # fmt: skip
+    for ranks in (1, 2):
+        status, output = place.run("recipe", *same, f"run=ngrams-of-{ranks}", f"job.nproc={ranks}")
+        assert status == 0, output
+        lines = (place.path / f"runs/ngrams-of-{ranks}-seed1/ngrams/metrics.jsonl").read_text().splitlines()
+        losses[ranks] = [line["soft_labels"] for line in map(json.loads, lines) if "soft_labels" in line]
+    assert losses[2] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("students.ngrams.method=plain", "ngrams.method: a student of kind ngrams needs a method"),
+        ("students.bilstm.method=sparse_ngrams", "bilstm.kind: sparse_ngrams makes students of kind ngrams"),
+        ("students.ngrams.losses=[hidden_states]", "ngrams.losses.hidden_states: a ngrams has no layers"),
+        ("students.ngrams.method={sparse_ngrams: {ngrams: -1}}", "method.sparse_ngrams.ngrams: -1 must be"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_ngrams_are_told_in_a_line(place, ngrams, change, words):
+    status, output = place.run("recipe", "name=ngrams.yaml", "run=wrong-ngrams", change)
+    assert status != 0 and re.search(words, " ".join(output.split())) and "Traceback" not in output, output

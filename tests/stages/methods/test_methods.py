@@ -11,10 +11,26 @@ from checkpoints.errors import UserError
 from stages.distillation import registry
 from stages.distillation.losses import LOSSES
 from stages.distillation.outputs import CaptureSpec
-from stages.methods import METHODS, Assistants, Method, assistants, base, build_method
+from stages.distillation.students.ngrams import NGramsConfig, NGramsForSequenceClassification
+from stages.methods import (
+    METHODS,
+    Assistants,
+    Method,
+    SparseNGrams,
+    assistants,
+    base,
+    build_method,
+    sparse_ngrams,
+)
 from stages.methods.assistants import evolved, mixture
+from stages.methods.sparse_ngrams import counted
 from stages.tasks.types import Split, Task
 from stages.training.options import Training
+from tests.conftest import sentences, tiny_config
+
+BERT = tiny_config()
+
+BERT = tiny_config()
 
 
 def task(labels=("a", "b"), **splits) -> Task:
@@ -22,7 +38,7 @@ def task(labels=("a", "b"), **splits) -> Task:
     return Task("t", labels, rows | splits, ("accuracy",), "accuracy")
 
 
-@pytest.mark.parametrize("module", [registry, base, assistants], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [registry, base, assistants, sparse_ngrams], ids=lambda m: m.__name__)
 def test_the_examples_of_the_docstrings_run(module):
     names = vars(module) | {"torch": torch, "LOSSES": LOSSES}
     examples = [t for t in doctest.DocTestFinder().find(module, globs=copy.copy(names)) if t.examples]
@@ -53,6 +69,9 @@ def test_a_new_method_is_one_class_and_one_line(monkeypatch):
         ({"assistants": {"weights": [1, -1]}}, ["a", "b"], "must be 2 numbers from 0"),
         ({"assistants": {"weights": ["x", 1]}}, ["a", "b"], "must be 2 numbers from 0"),
         ({"assistants": {"temperature": 0}}, ["a"], "temperature: 0 must be a number above 0"),
+        ({"sparse_ngrams": {"ngrams": 0.5}}, [], "sparse_ngrams.ngrams: 0.5 must be a whole number from 1"),
+        ({"sparse_ngrams": {"longest": 9}}, [], "longest: 9 must be a whole number from 1 to 8"),
+        ({"sparse_ngrams": {"drop": 1}}, [], "drop: 1 must be a number from 0 to below 1"),
     ],
 )  # fmt: skip
 def test_a_wrong_line_is_told(line, reads, words):
@@ -63,7 +82,7 @@ def test_a_wrong_line_is_told(line, reads, words):
 
 def test_assistants_refuse_what_they_cannot_teach():
     logits, held_out = CaptureSpec(logits=True), {"held_out": Split(["x"], None, [0])}
-    Assistants(["a"], "evolved").check(task(**held_out), logits)
+    Assistants(["a"], "evolved").check(task(**held_out), BERT, logits)
     for method, given, spec, words in (
         (
             Assistants(["a"], "evolved"),
@@ -76,7 +95,7 @@ def test_assistants_refuse_what_they_cannot_teach():
         (Assistants(["a"]), task(), CaptureSpec(), "losses: .* at least one"),
     ):
         with pytest.raises(UserError, match=words):
-            method.check(given, spec)
+            method.check(given, BERT, spec)
 
 
 def test_the_mixture_is_the_weighted_mean_of_probabilities():
@@ -101,3 +120,90 @@ def test_evolution_finds_the_member_that_knows_and_breaks_ties_by_likelihood():
     # Two members are always right: the surer one gets more, though accuracy does not tell them apart.
     equal_accuracy = torch.stack([0.1 * knows, knows]).log_softmax(-1)
     assert evolved(equal_accuracy, gold_N, seed=1)[1] > 0.95
+
+
+TEXTS = [text for text, _ in sentences(60)] + ["Great, GREAT film!", "...", "a film of it; a film of it"]
+
+
+def ngrams_student(longest=3, most=10_000, **sizes) -> tuple:
+    tokenizer, words_KO = counted(TEXTS, most, longest)
+    torch.manual_seed(0)
+    config = NGramsConfig(
+        vocab_size=len(tokenizer), ngrams=len(words_KO), longest=longest, hidden_size=6, **sizes
+    )
+    student = NGramsForSequenceClassification(config)
+    return tokenizer, words_KO, student, student.learn(words_KO)
+
+
+def test_the_student_reads_the_ngrams_that_a_plain_loop_reads():
+    tokenizer, words_KO, student, known = ngrams_student()
+    number = {tuple(ids[ids > 0]): i for i, ids in enumerate(words_KO, start=1)}
+    assert known > 0.9 * len(number)
+    lost = set(number.values()) - set(student.slots.tolist())
+    texts = [*TEXTS[-4:], "unheard words of great films", "great unheard great"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    student.eval()
+    logits = student(batch.input_ids, batch.attention_mask).logits
+    for row, text in enumerate(texts):
+        ids = [i for i in tokenizer(text).input_ids if i != tokenizer.cls_token_id]
+        spans = [tuple(ids[i : i + n]) for n in (1, 2, 3) for i in range(len(ids) - n + 1)]
+        wanted = sorted(number[span] for span in spans if span in number and number[span] not in lost)
+        found = student.known(batch.input_ids * batch.attention_mask)[row]
+        assert sorted(found[found > 0].tolist()) == wanted, text
+        mean = student.embeddings.weight[wanted].sum(0) / max(1, len(wanted))
+        plain = student.classifier(torch.tanh(student.hidden(mean)))
+        torch.testing.assert_close(logits[row], plain)
+    assert student.known(batch.input_ids)[2].sum() == 0  # no words at all
+
+
+def test_of_ngrams_that_share_a_slot_the_more_frequent_one_is_known():
+    _, words_KO, student, _ = ngrams_student()
+    student.slots = torch.zeros(64, dtype=torch.int32)  # far too few
+    assert student.learn(words_KO) <= 64
+    kept = sorted(set(student.slots.tolist()) - {0})
+    hashes = {}
+    for i, ids in enumerate(words_KO, start=1):
+        value = 0
+        for n, word in enumerate(ids[ids > 0]):
+            value = int(word) if n == 0 else (value * 1_000_003 + int(word)) % (2**31 - 1)
+        hashes.setdefault(value % 64, i)
+    assert kept == sorted(hashes.values())
+
+
+def test_a_step_moves_the_ngrams_of_its_batch_alone_and_drops_some():
+    tokenizer, _, student, _ = ngrams_student(drop=0.5)
+    model = torch.nn.ModuleDict({"student": student})
+    optimizers = (
+        SparseNGrams().step(model, Training(learning_rate=0.1)).optimizers(dict(model.named_parameters()))
+    )
+    before = student.embeddings.weight.detach().clone()
+    batch = tokenizer([TEXTS[0]], return_tensors="pt")
+    student.train()
+    student(batch.input_ids, batch.attention_mask).logits.sum().backward()
+    assert student.embeddings.weight.grad.is_sparse
+    for optimizer in optimizers:
+        optimizer.step()
+    moved = (student.embeddings.weight != before).any(1).nonzero()[:, 0].tolist()
+    there = set(student.known(batch.input_ids)[0].tolist()) - {0}
+    assert set(moved) < there and moved  # and row 0, padding, stays
+
+
+def test_sparse_ngrams_refuse_what_they_cannot_read():
+    ngrams, logits = NGramsConfig(), CaptureSpec(logits=True)
+    pairs = Task("t", ("a", "b"), {"train": Split(["x"], ["y"], [0])}, ("accuracy",), "accuracy")
+    SparseNGrams().check(task(), ngrams, logits)
+    for method, given, student, words in (
+        (SparseNGrams(), task(), BERT, "kind: sparse_ngrams makes students of kind ngrams, not bert"),
+        (SparseNGrams(), pairs, ngrams, "method: two texts a row are not for sparse_ngrams"),
+        (
+            Method(),
+            task(),
+            ngrams,
+            "method: a student of kind ngrams needs a method that makes its tokenizer",
+        ),
+        (Assistants(["a"]), task(), ngrams, "method: a student of kind ngrams needs"),
+    ):
+        with pytest.raises(UserError, match=words):
+            method.check(given, student, logits)
+    with pytest.raises(UserError, match="the training text has no words"):
+        counted(["...", "!"], 10, 2)
