@@ -62,7 +62,7 @@ def run(stage: Stage) -> None:
     models = check_models(stage.model("teacher"), student, stage.options, task, stage.log)
     if (
         task
-        and task.labels is None
+        and task.kind.problem_type == "regression"
         and classifies(models.teacher) is False
         and not stage.options["accept_teacher"]
     ):
@@ -151,8 +151,8 @@ def _loaded(
     """
     if task is None:
         return load_encoder(source, say)
-    own_labels = own is not None and classifies(own) == task.token_level
-    return load_classifier(source, task.labels, own_labels, token_level=task.token_level, say=say)
+    keeps_head = own is not None and classifies(own) == task.token_level
+    return load_classifier(source, None if keeps_head else task.kind, say=say)
 
 
 def _trained(plan: StageToCheck, models: Models, task: Task | None) -> tuple[PretrainedConfig, bool]:
@@ -192,7 +192,7 @@ def check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, tas
         return Work(0.0, 0.0)
     variants = plan.variants
     if variants and task is not None:
-        learns_gold = plan.targets == "gold" or plan.targets == "auto" and task.labels is None
+        learns_gold = plan.targets == "gold" or plan.targets == "auto" and task.kind.follows_gold
         variants *= 0 if learns_gold else 1 if task.splits["train"].text_b is None else 2
     tokens *= 1 + variants
     student = 3 * forward_flops(trained, tokens, length)
@@ -217,7 +217,7 @@ def _check_scale(stage: Stage, task: Task, models: Models) -> None:
     some = Split(dev.text_a[:SOME_ROWS], dev.text_b and dev.text_b[:SOME_ROWS], dev.labels[:SOME_ROWS])
     length = stage.options["stages"]["tuning"]["max_length"] if "tuning" in stage.options["stages"] else 128
     rows = task_rows(stage, replace(task, splits={"some": some}), "some", models.tokenizer, length)
-    teacher = load_classifier(stage.model("teacher"), None, own_labels=True, capturing=False)
+    teacher = load_classifier(stage.model("teacher"), capturing=False)
     check_scale(predict(teacher.eval().to(stage.device), rows, stage.device)[:, 0], np.array(some.labels))
 
 

@@ -12,12 +12,10 @@ from stages.distillation.models import load_classifier, load_config, load_tokeni
 from stages.distillation.teachers import class_order
 from stages.evaluation.costs import measure
 from stages.evaluation.measures import (
-    agreement,
     calibration,
     class_scores,
     confidence_intervals,
     confusion,
-    decide,
     differ_most,
 )
 from stages.evaluation.predict import predict
@@ -68,16 +66,16 @@ def run(stage: Stage) -> None:
         if name in retained and teacher > 0:
             result.retained, result.retained_interval = result.metric / teacher, retained[name]
         if name != "teacher":
-            results[name] = replace(result, **agreement(task, logits[name], logits["teacher"]))
+            results[name] = replace(result, **task.kind.agreement(logits[name], logits["teacher"]))
     results[student].differ_most = differ_most(task, split, logits[student], logits["teacher"])
     if "unlabelled" in stage.inputs:
         write_submission(stage, task)
-    predictions = {name: decide(logits[name], task) for name in ("teacher", student)}
+    predictions = {name: task.kind.answers(logits[name]) for name in ("teacher", student)}
     write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, predictions)
     rows = task.splits[split]
     info = EvaluationInfo(
         split, len(rows), task.selection, constant_score(task, split), student,
-        list(task.labels) if task.labels else None, len(rows.gold) if task.token_level else None,
+        task.kind.name, list(task.labels) if task.labels else None, len(rows.gold) if task.token_level else None,
     )  # fmt: skip
 
     def write(directory: Path) -> None:
@@ -92,7 +90,7 @@ def examine(stage: Stage, task: Task, split: str, name: str) -> Examined:
     """Run one model on the reported split, on dev and, where there is one, on the mismatched dev split."""
     source, max_length = stage.model(name), stage.options["max_length"][name]
     tokenizer, config = load_tokenizer(source), load_config(source)
-    model = load_classifier(source, task.labels, own_labels=True, capturing=False).eval().to(stage.device)
+    model = load_classifier(source, capturing=False).eval().to(stage.device)
     order = class_order(config, task.labels, [])
     rows, logits = {}, {}
     for part in {split, "dev", "dev_mismatched"} & task.splits.keys():
@@ -121,7 +119,9 @@ def model_result(
         flops=forward_flops(model.config, length, length),
         costs=costs,
     )
-    if task.labels:
-        result.confusion, result.classes = confusion(task, split, logits), class_scores(task, split, logits)
+    if task.kind.class_names:
+        result.classes = class_scores(task, split, logits)
+    if task.kind.exclusive:
+        result.confusion = confusion(task, split, logits)
         result.calibration = calibration(task, split, examined.logits)
     return result

@@ -24,14 +24,14 @@ def run(stage: Stage) -> None:
     torch.manual_seed(stage.seed)
     if "student" in stage.inputs:
         source = stage.model("student")
-        classifier = load_classifier(source, task.labels)
+        classifier = load_classifier(source, task.kind)
     else:
         source = stage.model("teacher")
         if "shape" in stage.inputs:
             config = load_config(stage.model("shape"))
         else:
             config = student_config(load_config(source), **stage.options["architecture"])
-        classifier = new_classifier(config, task.labels)
+        classifier = new_classifier(config, task.kind)
     fine_tune(stage, task, classifier, load_tokenizer(source))
 
 

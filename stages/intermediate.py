@@ -13,6 +13,7 @@ from stages.distillation.models import load_classifier, load_config, load_encode
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students.architecture import student_from_teacher_layers
 from stages.tasks.batches import Batch
+from stages.tasks.kinds import Kind
 from stages.teaching.live_teacher import task_teacher, teacher_outputs
 from stages.teaching.recorded_logits import TeacherLogits
 from stages.teaching.student import distillation_score, layer_losses, save_student
@@ -25,14 +26,14 @@ def run(stage: Stage) -> None:
     """Distil the tuned teacher's layers on the task's text; the lowest loss on dev is kept."""
     task, options, source = stage.task(), stage.training, stage.model("teacher")
     tokenizer = load_tokenizer(source)
-    student = begin(stage, task.labels)
+    student = begin(stage, task.kind)
     train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
     model = Distillation(student, layer_losses(options, student.config, load_config(source)))
     teacher = task_teacher(stage, task, model.teacher_capture | CaptureSpec(logits=True))
     outputs = teacher_outputs(stage, teacher, {"train": train, "dev": dev})
-    recorded = TeacherLogits(len(train), len(task.labels or ("score",)), stage.device)
+    recorded = TeacherLogits(len(train), task.kind.outputs, stage.device)
 
     def targets(batch: Batch) -> ModelOutputs:
         given = outputs["train"](batch)
@@ -47,11 +48,11 @@ def run(stage: Stage) -> None:
     stage.publish(save_student(job, tokenizer, recorded.write), scores)
 
 
-def begin(stage: Stage, labels: tuple[str, ...] | None) -> PreTrainedModel:
+def begin(stage: Stage, kind: Kind) -> PreTrainedModel:
     """The student as it begins: a general student, or the teacher's every k-th layer; its head is new."""
     torch.manual_seed(stage.seed)
     if "student" in stage.inputs:
-        return load_classifier(stage.model("student"), labels)
+        return load_classifier(stage.model("student"), kind)
     architecture = stage.options["architecture"]
     encoder = load_encoder(stage.model("teacher"))
     return student_from_teacher_layers(encoder, architecture["layers"], architecture["dropout"])

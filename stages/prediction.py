@@ -32,8 +32,8 @@ def run(stage: Stage) -> None:
     task, options, source = stage.task(), stage.training, stage.model("teacher")
     tokenizer = load_tokenizer(source)
     torch.manual_seed(stage.seed)
-    student = load_classifier(stage.model("student"), task.labels)
-    gold = options.targets == "gold" or options.targets == "auto" and task.labels is None
+    student = load_classifier(stage.model("student"), task.kind)
+    gold = options.targets == "gold" or options.targets == "auto" and task.kind.follows_gold
     if gold:  # gold labels are those of the original rows (paper, section 4.2's footnote on STS-B)
         train = task_rows(stage, task, "train", tokenizer, options.max_length)
     else:

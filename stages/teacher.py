@@ -33,7 +33,7 @@ def tune(stage: Stage, task: Task) -> None:
     source = stage.model("model")
     config = set_dropout(load_config(source), stage.training.dropout)
     torch.manual_seed(stage.seed)
-    classifier = load_classifier(source, task.labels, config=config, token_level=task.token_level)
+    classifier = load_classifier(source, task.kind, config=config)
     fine_tune(stage, task, classifier, load_tokenizer(source))
 
 
@@ -46,7 +46,7 @@ def check(stage: Stage, task: Task) -> None:
     source = stage.model("model")
     tokenizer = load_tokenizer(source)
     order = class_order(load_config(source), task.labels, stage.options["teacher_labels"])
-    classifier = load_classifier(source, task.labels, own_labels=True)
+    classifier = load_classifier(source)
     dev = task_rows(stage, task, "dev", tokenizer, stage.training.max_length)
     logits = predict(classifier.eval().to(stage.device), dev, stage.device, stage.precision)[:, order]
     reached = score(task, "dev", logits)[task.selection]

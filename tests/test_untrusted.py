@@ -24,6 +24,7 @@ from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan, write_stage_spec
 from stages.distillation.models import ModelSource, load_classifier, load_config, load_encoder, load_tokenizer
 from stages.tasks.corpus import documents, find_corpus
+from stages.tasks.kinds import Classes
 from stages.tasks.readers import glue
 from stages.tasks.task import find_task, load_task
 from tests.conftest import make_encoder
@@ -330,7 +331,7 @@ def test_code_beside_a_model_is_never_run(tmp_path, monkeypatch, kind):
             settings_of["tokenizer_class"] = "Mine"
         (directory / file).write_text(json.dumps(settings_of))
     source = ModelSource(str(directory))
-    read = [lambda: load_config(source), lambda: load_encoder(source), lambda: load_classifier(source, ("a", "b")),
+    read = [lambda: load_config(source), lambda: load_encoder(source), lambda: load_classifier(source, Classes(("a", "b"))),
             lambda: load_tokenizer(source)]  # fmt: skip
     results = [one_line(one) for one in read]
     assert not marker.exists()

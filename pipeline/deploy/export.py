@@ -67,7 +67,7 @@ def how_to_load(directory: Path) -> str:
 def _fit_tokenizer(directory: Path, length: int) -> None:
     """Make the tokenizer return the inputs with which the student was measured, and truncate at the same length."""
     path, source = directory / "tokenizer_config.json", ModelSource(str(directory))
-    model = load_classifier(source, None, own_labels=True, capturing=False)
+    model = load_classifier(source, capturing=False)
     names = inputs_of(model, dict.fromkeys([*load_tokenizer(source).model_input_names, "attention_mask"]))
     settings = json.loads(path.read_text(encoding="utf-8"))
     store.write_json(path, settings | {"model_max_length": length, "model_input_names": list(names)})

@@ -16,7 +16,6 @@ from stages.distillation.teachers import class_order
 from stages.evaluation.costs import speed
 from stages.evaluation.predict import predict
 from stages.evaluation.results import Costs, busy_note
-from stages.tasks.metrics import compute
 from stages.tasks.tables import read_rows
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import Split
@@ -73,14 +72,14 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
         ) from error
 
     labels, texts = run.about.labels, _reported(run)
-    student = _load(directory, labels)
+    student = _load(directory)
     teacher = run.model("teacher")
     files = {name: directory / file for name, (_, file) in FORMATS.items() if file}
     files["teacher"] = teacher / "model.safetensors"
     files["onnx"].parent.mkdir()
     names = load_tokenizer(ModelSource(str(directory))).model_input_names
     write_onnx(student, names, files["onnx"], files["int8"])
-    models = {"teacher": _load(teacher, labels), "student": student}
+    models = {"teacher": _load(teacher), "student": student}
     models |= {name: OnnxClassifier(files[name], student.config) for name in ("onnx", "int8")}
 
     logits, costs = {}, {}
@@ -107,8 +106,8 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
             title,
             file,
             files[name].stat().st_size,
-            _metric(run, logits[name], texts.gold),
-            _agreement(run, logits[name], logits["student"]),
+            run.kind.measure(run.metrics[:1], logits[name], np.asarray(texts.gold))[run.metrics[0]],
+            run.kind.agreement(logits[name], logits["student"]).get("label_loyalty"),
             None if name == "teacher" else float(np.abs(logits[name] - logits["student"]).max()),
             costs[name],
         )
@@ -134,8 +133,8 @@ def formats_table(run: RunRecord, formats: list[FormatResult]) -> str:
     )
 
 
-def _load(directory: Path, labels: list[str] | None) -> Any:
-    return load_classifier(ModelSource(str(directory)), labels, own_labels=True, capturing=False).eval()
+def _load(directory: Path) -> Any:
+    return load_classifier(ModelSource(str(directory)), capturing=False).eval()
 
 
 def _reported(run: RunRecord) -> Split:
@@ -146,19 +145,5 @@ def _reported(run: RunRecord) -> Split:
     rows = [row for _, row in read_rows(run.predictions)]
     rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(ROWS, len(rows)), dtype=int)]
     columns = [[row[name] for row in rows] for name in run.text_columns]
-    labels = run.about.labels
-    if run.about.words:
-        gold = [[labels.index(tag) for tag in row["label"].split(" ")] for row in rows]
-    else:
-        gold = [labels.index(row["label"]) if labels else float(row["label"]) for row in rows]
+    gold = [run.kind.read(row["label"]) for row in rows]
     return Split(columns[0], columns[1] if len(columns) == 2 else None, gold)
-
-
-def _metric(run: RunRecord, logits: np.ndarray, gold: list) -> float:
-    labels, metric = run.about.labels, run.metrics[0]
-    predictions = logits.argmax(-1) if labels else logits[:, 0]
-    return compute((metric,), predictions, gold, len(labels) if labels else None)[metric]
-
-
-def _agreement(run: RunRecord, logits: np.ndarray, others: np.ndarray) -> float | None:
-    return float((logits.argmax(-1) == others.argmax(-1)).mean()) if run.about.labels else None

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,9 +21,10 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.report.run_record import RunRecord
 from stages.distillation.compatibility import longest_row
-from stages.distillation.models import ModelSource, classifies, load_classifier, load_tokenizer
+from stages.distillation.models import ModelSource, kind_of, load_classifier, load_tokenizer
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite
+from stages.tasks.kinds import Kind
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text
@@ -70,27 +72,21 @@ class Classifier:
     def _load(cls, directory: Path, max_length: int = 0, pairs: bool | None = None) -> "Classifier":
         source = ModelSource(str(directory))
         model, tokenizer = (
-            load_classifier(source, None, own_labels=True, capturing=False),
+            load_classifier(source, capturing=False),
             load_tokenizer(source),
         )
         limits = [max_length or tokenizer.model_max_length, longest_row(model)]
         longest = min((n for n in limits if n and n < LARGE_INTEGER), default=None)
         return cls(model.eval(), tokenizer, longest, pairs)
 
-    @property
-    def token_level(self) -> bool:
-        """Whether it labels each word instead of the row."""
-        return bool(classifies(self.model.config))
-
-    @property
-    def labels(self) -> list[str] | None:
-        """Class names in the order of the logits; None for a regression."""
-        config = self.model.config
-        return None if config.num_labels == 1 else [config.id2label[i] for i in range(config.num_labels)]
+    @cached_property
+    def kind(self) -> Kind:
+        """What it answers; its labels are in the order of the logits."""
+        return kind_of(self.model.config)
 
     def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
         """Probabilities (rows, classes), or scores (rows, 1) of a regression, in the order of the rows."""
-        found = np.empty((len(rows), self.model.config.num_labels), np.float32)
+        found = np.empty((len(rows), self.kind.outputs), np.float32)
         with (
             torch.inference_mode(),
             tqdm(total=len(rows), unit=" rows", disable=None if progress else True) as bar,
@@ -105,7 +101,7 @@ class Classifier:
                     batch = {name: [values[i] for i in chunk] for name, values in pool.items()}
                     batch = self.tokenizer.pad(batch, return_attention_mask=True, return_tensors="pt")
                     logits = self.model(**inputs_of(self.model, batch)).logits
-                    found[start + chunk] = (logits.softmax(-1) if self.labels else logits).numpy()
+                    found[start + chunk] = self.kind.probabilities(logits.numpy())
                     bar.update(len(chunk))
         return check_finite(found)
 
@@ -114,11 +110,12 @@ class Classifier:
 
         A token-level model gives the labels of all words, separated by spaces, and the lowest of their probabilities.
         """
-        if self.token_level:
+        if self.kind.token_level:
             labelled = [list(zip(*self.label_words(row[0]), strict=True)) for row in rows]
             return [(" ".join(labels), min(probabilities)) for _, labels, probabilities in labelled]
+        labels = self.kind.labels or ("",)
         best = [(int(values.argmax()), values.max()) for values in self(rows, progress)]
-        return [(self.labels[i] if self.labels else "", f"{value:.4f}") for i, value in best]
+        return [(labels[i], f"{value:.4f}") for i, value in best]
 
     def label_words(self, text: str) -> list[tuple[str, str, str]]:
         """(word, its label, the label's probability) of each word; words and punctuation marks are separated by spaces.
@@ -137,7 +134,9 @@ class Classifier:
             first.setdefault(word, place)
         best = [probabilities_LC[first[i]].max(-1) if i in first else None for i in range(len(words))]
         return [
-            (word, self.labels[int(b.indices)], f"{float(b.values):.4f}") if b else (word, "?", "0.0000")
+            (word, self.kind.class_names[int(b.indices)], f"{float(b.values):.4f}")
+            if b
+            else (word, "?", "0.0000")
             for word, b in zip(words, best, strict=True)
         ]
 
@@ -187,7 +186,7 @@ def _decoded(lines: Iterable[str]) -> Iterator[str]:
 
 def print_predictions(classifier: Classifier, rows: Sequence[Row]) -> None:
     """Print label, score and text of each row; for a token-level model a line for each word."""
-    if classifier.token_level:
+    if classifier.kind.token_level:
         for row in rows:
             print("\n".join(map("\t".join, classifier.label_words(row[0]))), end="\n\n")
         return
@@ -227,7 +226,7 @@ def predict_table(
         raise UserError(f"{path}: no rows; give a file with a header and rows")
     predictions = classifier.predict(rows, progress=True)
     head = list(dict.fromkeys(column for row in table for column in row))
-    names = ("label", "score") if classifier.labels else ("score",)
+    names = ("label", "score") if classifier.kind.labels else ("score",)
     sets = (
         [f"{prefix}{name}{n or ''}" for name in names]
         for n in range(10**6)

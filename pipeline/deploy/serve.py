@@ -39,7 +39,7 @@ class Predictor:
             "teacher": Classifier.of_run(run, "teacher"),
             "student": Classifier.of_run(run, run.about.student),
         }
-        self.labels = self.models["student"].labels
+        self.labels = self.models["student"].kind.labels
         self.order = {
             name: class_order(model.model.config, self.labels, []) for name, model in self.models.items()
         }

@@ -15,6 +15,7 @@ from pipeline.config import options as options_module
 from pipeline.config.options import Options
 from pipeline.plan import made_in, read_finished
 from stages.evaluation.results import EvaluationInfo, ModelResult, busy_note, parse, read_results
+from stages.tasks.kinds import KINDS, Kind
 
 TITLES = {
     "finetuned": "fine-tuned, random init",
@@ -133,6 +134,12 @@ class RunRecord:
     def metrics(self) -> list[str]:
         """The task's metrics, the selection metric first."""
         return sorted(self.teacher.intervals, key=lambda name: name != self.about.selection)
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the task."""
+        about = self.about
+        return KINDS[about.kind](tuple(about.labels)) if about.labels else KINDS[about.kind]()
 
     @property
     def f1_note(self) -> str:

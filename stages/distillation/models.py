@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from checkpoints.errors import UserError
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.weights import Arrived
+from stages.tasks.kinds import Classes, Kind, Scores, Words
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -112,11 +113,9 @@ def load_encoder(source: ModelSource, say: Say | None = None) -> PreTrainedModel
 
 def load_classifier(
     source: ModelSource,
-    labels: Sequence[str] | None,
-    own_labels: bool = False,
+    kind: Kind | None = None,
     capturing: bool = True,
     config: PretrainedConfig | None = None,
-    token_level: bool = False,
     say: Say | None = None,
 ) -> PreTrainedModel:
     """A classifier of rows or of words, in fp32. A head that the weights lack is drawn from torch's generator.
@@ -125,31 +124,26 @@ def load_classifier(
 
     Args:
         source: where the weights are.
-        labels: class names of the task, in order; None for regression (one output).
-        own_labels: keep the checkpoint's own labels and head; `labels` and `token_level` are ignored.
+        kind: of the task whose answers it gives; None: it keeps the checkpoint's own labels and head.
         capturing: with the capturing attention function; False for stock attention.
         config: other than the weights' own.
-        token_level: a prediction for each token.
         say: told of a prefix that is taken off the names of the weights, and of a head that is dropped.
 
     Raises:
-        UserError: a weight of the encoder (with `own_labels` also of the head) is missing, has another shape, or has
-            no place.
+        UserError: a weight of the encoder (without `kind` also of the head) is missing, has another shape, or has no
+            place.
     """
     config = config or load_config(source)
-    if own_labels:
-        token_level = bool(classifies(config))
-    else:
-        set_labels(config, labels)
-    return _load(_classifier(token_level), source, config, capturing, own_labels, say).model
+    if kind:
+        kind.configure(config)
+    token_level = kind.token_level if kind else bool(classifies(config))
+    return _load(_classifier(token_level), source, config, capturing, kind is None, say).model
 
 
-def new_classifier(
-    config: PretrainedConfig, labels: Sequence[str] | None, token_level: bool = False
-) -> PreTrainedModel:
-    """A classifier with random weights, drawn from torch's generator; `labels` and `token_level` as above."""
-    set_labels(config, labels)
-    return _classifier(token_level).from_config(config, attn_implementation=ATTENTION)
+def new_classifier(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
+    """A classifier with random weights, drawn from torch's generator, for a task of the kind."""
+    kind.configure(config)
+    return _classifier(kind.token_level).from_config(config, attn_implementation=ATTENTION)
 
 
 def classifies(config: PretrainedConfig) -> bool | None:
@@ -159,6 +153,14 @@ def classifies(config: PretrainedConfig) -> bool | None:
     return next(
         (token_level for token_level, kind in kinds.items() if any(kind in name for name in names)), None
     )
+
+
+def kind_of(config: PretrainedConfig) -> Kind:
+    """The kind of task that a classifier's config tells of, its labels in the order of the logits."""
+    labels: Any = tuple(config.id2label[i] for i in range(config.num_labels))
+    if classifies(config):
+        return Words(labels)
+    return Scores() if config.num_labels == 1 else Classes(labels)
 
 
 def _classifier(token_level: bool) -> type:
@@ -178,15 +180,6 @@ def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:
             if isinstance(module, nn.Linear) and not inside and module.in_features == module.out_features:
                 nn.init.eye_(module.weight)
     return model, has_head
-
-
-def set_labels(config: PretrainedConfig, labels: Sequence[str] | None) -> None:
-    """Name the classes of a task in a config; None is a regression of one score."""
-    names = labels or ("score",)
-    config.num_labels = len(names)
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: i for i, name in enumerate(names)}
-    config.problem_type = "single_label_classification" if labels else "regression"
 
 
 def _load(

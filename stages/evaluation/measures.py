@@ -4,16 +4,10 @@ import numpy as np
 
 from stages.evaluation import statistics
 from stages.evaluation.results import Calibration, CalibrationBin, ClassScores, Disagreement, Interval
-from stages.tasks.metrics import compute
 from stages.tasks.task import Split, Task
 
 EXAMPLES = 10
 """Rows reported of those on which student and teacher differ most."""
-
-
-def decide(logits: np.ndarray, task: Task) -> np.ndarray:
-    """Predicted class ids, or scores for a regression."""
-    return logits[:, 0] if task.labels is None else logits.argmax(-1)
 
 
 def confidence_intervals(
@@ -32,10 +26,11 @@ def confidence_intervals(
         (model -> metric -> interval, model -> interval of the ratio; {} where the teacher scores 0 or less on 2% of
         the resamples or more).
     """
-    predictions = {name: decide(values, task) for name, values in logits.items()}
-    gold, classes = np.asarray(task.splits[split].gold), len(task.labels) if task.labels else None
-    words = [len(labels) for labels in task.splits[split].labels] if task.token_level else None
-    drawn = statistics.bootstrap(task.metrics, predictions, gold, classes, words=words)
+    gold, words = np.asarray(task.splits[split].gold), task.words(split)
+    measures = {
+        name: task.kind.resampler(task.metrics, values, gold, words) for name, values in logits.items()
+    }
+    drawn = statistics.bootstrap(measures, len(task.splits[split]), task.kind.outputs**2)
     of_teacher = drawn["teacher"][task.selection]
     intervals, retained = {}, {}
     for name, values in drawn.items():
@@ -59,11 +54,8 @@ def confusion(task: Task, split: str, logits: np.ndarray) -> list[list[int]]:
 
 def class_scores(task: Task, split: str, logits: np.ndarray) -> list[ClassScores]:
     """Precision, recall and F1 of each class; 0 where one is not defined."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    gold, classes = np.asarray(task.splits[split].gold), range(len(task.labels))
-    scores = precision_recall_fscore_support(gold, logits.argmax(-1), labels=classes, zero_division=0)
-    return [ClassScores(*row) for row in zip(*(column.tolist() for column in scores), strict=True)]
+    gold = np.asarray(task.splits[split].gold)
+    return [ClassScores(*row) for row in task.kind.class_scores(logits, gold, task.words(split))]
 
 
 def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> Calibration:
@@ -90,33 +82,14 @@ def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> Calibr
     return Calibration(plain, error, temperature, scaled, statistics.calibration_error(scaled))
 
 
-def agreement(task: Task, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
-    """Measure how close a student's predictions are to its teacher's, right or wrong.
-
-    Returns:
-        The fields of `ModelResult` that hold for the task: "label_loyalty" and "probability_loyalty" of a
-        classification, "pearson_to_teacher" of a regression.
-    """
-    if task.labels is None:
-        return {"pearson_to_teacher": compute(("pearson",), student[:, 0], teacher[:, 0])["pearson"]}
-    student, teacher = statistics.softmax(student), statistics.softmax(teacher)
-    return {
-        "label_loyalty": statistics.label_loyalty(student, teacher),
-        "probability_loyalty": statistics.probability_loyalty(student, teacher),
-    }
-
-
 def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray) -> list[Disagreement]:
     """The rows (of a token-level task: words) on which student and teacher differ most, the largest distance first.
 
-    The distance is that of `statistics.distances` between class distributions, or between the scores of a regression.
+    The distance is the kind's: between class distributions, or between scores.
     """
     rows, gold = task.splits[split], task.splits[split].gold
-    if task.labels:
-        student, teacher = statistics.softmax(student), statistics.softmax(teacher)
-        distances = statistics.distances(student, teacher)
-    else:
-        distances = np.abs(student - teacher)[:, 0]
+    distances = task.kind.distances(student, teacher)
+    student, teacher = task.kind.probabilities(student), task.kind.probabilities(teacher)
     return [
         Disagreement(int(i), _texts(rows, i), gold[i], student[i].tolist(), teacher[i].tolist())
         for i in np.argsort(-distances, kind="stable")[:EXAMPLES]

@@ -4,12 +4,10 @@ import csv
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stages.distillation.models import load_classifier, load_tokenizer
-from stages.evaluation.measures import decide
 from stages.evaluation.predict import predict
 from stages.tasks.readers import glue
 from stages.tasks.task import Task
@@ -22,7 +20,7 @@ def write_submission(stage: Stage, task: Task) -> None:
     student = stage.options["student"]
     source, max_length = stage.model(student), stage.options["max_length"][student]
     tokenizer = load_tokenizer(source)
-    model = load_classifier(source, task.labels, capturing=False).eval().to(stage.device)
+    model = load_classifier(source, capturing=False).eval().to(stage.device)
     path = stage.directory.parent / "glue_submission.zip"
     staging = path.with_name(f".{path.name}")
     with zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -30,7 +28,7 @@ def write_submission(stage: Stage, task: Task) -> None:
             indices, split = glue.read_unlabelled(task.name, Path(file))
             test = replace(task, splits={name: split})
             rows = task_rows(stage, test, name, tokenizer, max_length, "unlabelled")
-            predictions = decide(predict(model, rows, stage.device), task).tolist()
+            predictions = task.kind.answers(predict(model, rows, stage.device)).tolist()
             lines = [
                 f"{i}\t{glue.written_answer(task.name, p)}" for i, p in zip(indices, predictions, strict=True)
             ]
@@ -45,20 +43,15 @@ def write_predictions(path: Path, task: Task, split: str, predictions: dict[str,
     A cell of a token-level task holds the labels of all words of the row, separated by spaces.
     """
     rows = task.splits[split]
-    if task.token_level:
-        ends = np.cumsum([len(labels) for labels in rows.labels])[:-1]
+    if words := task.words(split):
+        ends = np.cumsum(words)[:-1]
         predictions = {model: np.split(of, ends) for model, of in predictions.items()}
 
-    def name(value: Any) -> str:
-        if task.token_level:
-            return " ".join(task.labels[int(tag)] for tag in value)
-        return task.labels[int(value)] if task.labels else f"{float(value)!r}"
-
-    staging = path.with_name(f".{path.name}")
+    staging, written = path.with_name(f".{path.name}"), task.kind.written
     with open(staging, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", *(["text_b"] if rows.text_b else []), "label", *predictions])
         for i, (text, label) in enumerate(zip(rows.text_a, rows.labels, strict=True)):
             second = [rows.text_b[i]] if rows.text_b else []
-            writer.writerow([text, *second, name(label), *(name(of[i]) for of in predictions.values())])
+            writer.writerow([text, *second, written(label), *(written(of[i]) for of in predictions.values())])
     staging.replace(path)

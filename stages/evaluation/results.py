@@ -180,7 +180,8 @@ class EvaluationInfo:
         selection: the metric by which checkpoints were selected.
         constant: what the best constant prediction reaches on it.
         student: the model that the run is about.
-        labels: class names; None for a regression.
+        kind: of the task: a key of `stages.tasks.kinds.KINDS`.
+        labels: class names; None for scores.
         words: labelled words in the split, of a token-level task.
     """
 
@@ -189,6 +190,7 @@ class EvaluationInfo:
     selection: str
     constant: float
     student: str
+    kind: str
     labels: list[str] | None = None
     words: int | None = None
 

@@ -3,22 +3,18 @@
 import numpy as np
 
 from checkpoints.errors import UserError
-from stages.evaluation.measures import decide
-from stages.tasks.metrics import compute, constant_baseline
 from stages.tasks.task import Task
 from stages.training.stage import Stage
 
 
 def score(task: Task, split: str, logits: np.ndarray) -> dict[str, float]:
     """All metrics of the task, of logits in its class order."""
-    classes = len(task.labels) if task.labels else None
-    return compute(task.metrics, decide(logits, task), task.splits[split].gold, classes)
+    return task.kind.measure(task.metrics, logits, np.asarray(task.splits[split].gold), task.words(split))
 
 
 def constant_score(task: Task, split: str = "dev") -> float:
     """What the best constant answer reaches on the selection metric."""
-    classes = len(task.labels) if task.labels else None
-    return constant_baseline((task.selection,), task.splits[split].gold, classes)[task.selection]
+    return task.kind.constant(task.selection, np.asarray(task.splits[split].gold), task.words(split))
 
 
 def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:

@@ -65,7 +65,7 @@ class Assistants(Method):
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse a task without classes, losses on layers, and weights that have no rows to be fitted on."""
         super().check(task, student, spec)
-        if task.labels is None:
+        if not task.kind.exclusive:
             raise UserError(
                 "assistants average probabilities, and a regression has none; take plain", argument="method"
             )

@@ -83,10 +83,10 @@ class Method:
         torch.manual_seed(stage.seed)
         if "student" in stage.inputs:
             given = stage.model("student")
-            return load_classifier(given, task.labels, token_level=task.token_level), tokenizer
+            return load_classifier(given, task.kind), tokenizer
         sizes = dict(stage.options["student"])
         init, layers = sizes.pop("init"), sizes.pop("init_layers")
-        student = new_classifier(student_config(load_config(source), **sizes), task.labels, task.token_level)
+        student = new_classifier(student_config(load_config(source), **sizes), task.kind)
         if "vectors" in stage.inputs:
             vectors = WordVectors.read(Path(stage.inputs["vectors"]["path"]))
             table: Any = student.get_input_embeddings()

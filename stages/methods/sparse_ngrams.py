@@ -69,7 +69,7 @@ class SparseNGrams(Method):
             hidden_size=sizes["width"], hidden_dropout_prob=sizes["dropout"],
         )  # fmt: skip
         torch.manual_seed(stage.seed)
-        student: Any = new_classifier(config, task.labels)
+        student: Any = new_classifier(config, task.kind)
         known = student.learn(words_KO)
         self.found = {"n-grams": known, "words": len(tokenizer) - len(SPECIAL)}
         stage.log(

@@ -91,3 +91,19 @@ def constant_baseline(
         answers = [0.0] if metric in REGRESSION else np.unique(gold)
         best[metric] = max(compute([metric], np.full_like(gold, c), gold, classes)[metric] for c in answers)
     return best
+
+
+def class_scores(
+    predictions: ArrayLike, labels: ArrayLike, classes: int
+) -> list[tuple[float, float, float, int]]:
+    """Return precision, recall, F1 and gold count of each class; 0 where one is not defined.
+
+    Args:
+        predictions: (N,) class ids; or (N, classes) whether each label holds.
+        labels: the same, gold.
+        classes: their number.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    scores = precision_recall_fscore_support(labels, predictions, labels=range(classes), zero_division=0)
+    return list(zip(*(column.tolist() for column in scores), strict=True))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import math
 import random
 from dataclasses import replace
 from typing import Any
 
 from checkpoints.errors import UserError
 from stages.tasks.readers import READERS, glue, indonesian, newsgroups, rotten_tomatoes
-from stages.tasks.types import UNLABELLED, Split, Task, TaskRequest, TaskSource
+from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
 
@@ -107,9 +106,7 @@ def _hide_labels(task: Task, ratio: float, seed: int) -> Task:
             f"{ratio} of {len(train)} training rows hides all labels; lower it", argument="unlabelled"
         )
     shown = sorted(set(range(len(train))) - set(hidden))
-    unknown: list = [UNLABELLED if task.labels else math.nan] * len(hidden)
-    if task.token_level:
-        unknown = [[UNLABELLED] * len(train.labels[i]) for i in hidden]
+    unknown = [task.kind.hidden(train.labels[i]) for i in hidden]
     parts = {"train": _part(train, shown), "unlabelled": replace(_part(train, hidden), labels=unknown)}
     return replace(task, splits=task.splits | parts)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+
+if TYPE_CHECKING:
+    from stages.tasks.kinds import Kind
 
 UNLABELLED, IGNORE_INDEX = -1, -100
 """UNLABELLED: the gold label is not known (a score: NaN). IGNORE_INDEX: the position is not scored, because the token is
@@ -162,19 +165,31 @@ class Task:
 
     Attributes:
         name: canonical name.
-        labels: class names in the student's order, or None for regression.
+        kind: what its answers are; it has the class names in the student's order.
         splits: "train", "dev", and where they exist "test", "dev_mismatched", "held_out" (training rows that no student
             learns from) and "unlabelled" (training rows whose labels are hidden).
         metrics: those reported.
         selection: the one of them that selects on dev.
-        token_level: whether each word has a label, instead of each row.
         notes: how the files were understood, for the user: what is used as what, what was recognised or left out.
     """
 
     name: str
-    labels: tuple[str, ...] | None
+    kind: Kind
     splits: dict[str, Split]
     metrics: tuple[str, ...]
     selection: str
-    token_level: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Class names in the student's order; None for scores."""
+        return self.kind.labels
+
+    @property
+    def token_level(self) -> bool:
+        """Whether each word has a label, instead of each row."""
+        return self.kind.token_level
+
+    def words(self, split: str) -> list[int] | None:
+        """At token level the number of words of each row of a split; else None."""
+        return [len(labels) for labels in self.splits[split].labels] if self.token_level else None

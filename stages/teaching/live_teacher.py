@@ -15,7 +15,7 @@ from stages.training.stage import Stage
 def task_teacher(stage: Stage, task: Task, spec: CaptureSpec, given: str = "teacher") -> FrozenTeacher:
     """The tuned teacher that is the stage's input `given`, its logits in the task's class order."""
     source = stage.model(given)
-    teacher = load_classifier(source, task.labels, own_labels=True)
+    teacher = load_classifier(source)
     order = class_order(teacher.config, task.labels, [])
     return FrozenTeacher(teacher, spec, stage.device, stage.precision, order)
 

@@ -84,7 +84,7 @@ def compute_logits(
         progress.advance()
     progress.close()
     wait_for(path / store.MANIFEST for path in paths)
-    table_NC = np.empty((rows.targets.sum(), len(task.labels or ("score",))), np.float32)
+    table_NC = np.empty((rows.targets.sum(), task.kind.outputs), np.float32)
     for path in paths:
         with np.load(path / "logits.npz") as shard:
             table_NC[shard["places"]] = shard["logits"]

@@ -27,6 +27,7 @@ from stages.distillation.losses.prediction import SoftLabels
 from stages.distillation.models import ModelSource, load_classifier
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, normalizers
+from stages.tasks.kinds import Classes
 from stages.teaching.student import layer_losses
 from stages.training.job import Job
 from stages.training.options import Distilling, General, Prediction
@@ -199,7 +200,7 @@ def same_loss(place: Place, predicts: bool) -> bool:
     with torch.no_grad():
         expected = plain.loss(batch.input_ids, batch.attention_mask, batch.inputs["token_type_ids"]).item()
     mine, theirs = (
-        load_classifier(ModelSource(str(path)), CLASSES) for path in (place.student, place.teacher)
+        load_classifier(ModelSource(str(path)), Classes(CLASSES)) for path in (place.student, place.teacher)
     )
     pair = (mine.config, theirs.config)
     layers = layer_losses(Distilling(), *pair)

@@ -9,6 +9,7 @@ from stages import pretrain
 from stages.distillation.distillation import Distillation
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_masked_lm
 from stages.distillation.teachers import FrozenTeacher
+from stages.tasks.kinds import Classes
 from stages.training.options import Job, Pretraining
 from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder
@@ -95,7 +96,7 @@ def test_what_is_made_is_a_masked_language_model_a_task_can_begin_from(stage):
     pretrain.run(made)
     source = ModelSource(str(made.directory / "model"))
     model, has_head = load_masked_lm(source)
-    classifier = load_classifier(source, ("a", "b"))
+    classifier = load_classifier(source, Classes(("a", "b")))
     assert has_head and classifier.config.num_labels == 2
     torch.testing.assert_close(classifier.bert.encoder.state_dict(), model.bert.encoder.state_dict())
 

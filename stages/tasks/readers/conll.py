@@ -13,6 +13,7 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.kinds import Words
 from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, hold_out, unread
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
@@ -77,10 +78,9 @@ def load(source: TaskSource, revision: str | None) -> Task:
         splits[role] = Split([row.texts[0] for row, _ in pairs[role]], None, ids)
     return Task(
         source.name,
-        tuple(labels),
+        Words(tuple(labels)),
         splits,
         *metrics.select(source.metric),
-        token_level=True,
         notes=tuple(notes),
     )
 

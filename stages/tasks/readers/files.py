@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.kinds import Classes, Scores
 from stages.tasks.tables import SUFFIXES, open_table
 from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
@@ -294,11 +295,11 @@ def load(source: TaskSource, revision: str | None) -> Task:
     pairs = drop_repeats(pairs)
     _check_spread([value for _, value in pairs["train"]], labels, train)
     splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
-    allowed = (metrics.REGRESSION, metrics.REGRESSION) if regression else ()
-    reported = metrics.select(source.metric, *allowed)
+    kind = Classes(tuple(labels)) if labels else Scores()
+    reported = metrics.select(source.metric, kind.reported, kind.selectable)
     if labels:
         notes += _of_classes(labels, splits, "f1" in reported[0])
-    return Task(source.name, None if labels is None else tuple(labels), splits, *reported, notes=tuple(notes))
+    return Task(source.name, kind, splits, *reported, notes=tuple(notes))
 
 
 def _read(path: Path, source: TaskSource, role: str) -> tuple[list[Row], str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.hub_datasets import load_hub
+from stages.tasks.kinds import Classes, Kind, Scores
 from stages.tasks.text import check_text, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
@@ -61,6 +62,11 @@ class GlueTask:
     hub_text: tuple[str, ...] = ()
     digits: bool = True
     header: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """One of its classes, or a score."""
+        return Classes(self.labels) if self.labels else Scores()
 
 
 PAIR = ("sentence1", "sentence2")
@@ -112,8 +118,7 @@ def find(request: TaskRequest) -> TaskSource | None:
             "own data another name",
             argument="task",
         )
-    allowed = metrics.CLASSIFICATION if TASKS[task].labels else metrics.REGRESSION
-    metrics.select(request.metric, TASKS[task].metrics, allowed)
+    metrics.select(request.metric, TASKS[task].metrics, TASKS[task].kind.selectable)
     if request.data:
         files = _tsv_files(task, Path(request.data))
         return TaskSource(task, "glue", files=files, task=task, metric=request.metric)
@@ -198,10 +203,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
         splits = {role: _read_tsv(name, Path(path)) for role, path in source.files.items()}
     else:
         splits = _read_hub(name, source.config, revision)
-    allowed = metrics.CLASSIFICATION + metrics.REGRESSION
-    return Task(
-        name, TASKS[name].labels, splits, *metrics.select(source.metric, TASKS[name].metrics, allowed)
-    )
+    kind = TASKS[name].kind
+    return Task(name, kind, splits, *metrics.select(source.metric, TASKS[name].metrics, kind.selectable))
 
 
 def _read_tsv(name: str, path: Path) -> Split:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.kinds import Words
 from stages.tasks.packages import inside
 from stages.tasks.readers.conll import sentences
 from stages.tasks.text import folded
@@ -56,7 +57,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
             texts.append(text)
             labels.append(tags)
     splits = {role: Split(texts, None, labels) for role, (texts, labels) in columns.items()}
-    return Task(source.name, LABELS, splits, *metrics.select(source.metric), token_level=True)
+    return Task(source.name, Words(LABELS), splits, *metrics.select(source.metric))
 
 
 def _sentences(path: Path) -> Iterator[tuple[list[str], list[int | None]]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.kinds import Classes
 from stages.tasks.packages import inside
 from stages.tasks.text import folded, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
@@ -53,7 +54,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
         split: Split([text for _, text in rows], None, [int(group == "sci.med") for group, _ in rows])
         for split, rows in _splits(source.files).items()
     }
-    return Task(source.name, LABELS, splits, *metrics.select(source.metric, ("f1", "accuracy")))
+    return Task(source.name, Classes(LABELS), splits, *metrics.select(source.metric, ("f1", "accuracy")))
 
 
 def documents(files: dict[str, str]) -> Iterator[str]:

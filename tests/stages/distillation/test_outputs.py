@@ -25,6 +25,7 @@ from stages.distillation.students.architecture import (
     student_from_teacher_layers,
 )
 from stages.distillation.teachers import FrozenTeacher, class_order
+from stages.tasks.kinds import Classes
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import Split
 from tests.conftest import make_encoder, sentences
@@ -92,7 +93,7 @@ def test_a_student_from_teacher_layers_is_every_kth_layer(tmp_path, kind):
 
 def test_a_frozen_teacher_is_still_free_of_dropout_and_gradients_and_answers_in_the_tasks_order(tmp_path):
     source = ModelSource(str(make_encoder(tmp_path / "m")))
-    model = load_classifier(source, ("b", "a", "c")).train()
+    model = load_classifier(source, Classes(("b", "a", "c"))).train()
     batch = a_batch(tmp_path, source)
     needs = CaptureSpec(logits=True, hidden=frozenset({4}), queries_keys=frozenset({4}))
     order = class_order(model.config, ("a", "b", "c"), [])
@@ -148,7 +149,7 @@ def test_weights_in_fp32_are_not_packed():
 
 def test_class_names_decide_and_unnamed_or_foreign_classes_are_refused(tmp_path):
     source = ModelSource(str(make_encoder(tmp_path / "m")))
-    config = load_classifier(source, ("ENTAILMENT", "Not Entailment")).config
+    config = load_classifier(source, Classes(("ENTAILMENT", "Not Entailment"))).config
     assert class_order(config, ("entailment", "not_entailment"), []) == [0, 1]
     assert class_order(config, ("not_entailment", "entailment"), []) == [1, 0]
     unnamed = AutoModelForSequenceClassification.from_pretrained(source.name, num_labels=2).config
@@ -175,7 +176,7 @@ def test_class_names_decide_and_unnamed_or_foreign_classes_are_refused(tmp_path)
     ],
 )
 def test_any_distinct_names_are_found_exactly_then_forgiving(tmp_path, names, labels, order):
-    config = load_classifier(ModelSource(str(make_encoder(tmp_path / "m"))), names).config
+    config = load_classifier(ModelSource(str(make_encoder(tmp_path / "m"))), Classes(names)).config
     assert class_order(config, labels, []) == order
 
 
@@ -184,7 +185,7 @@ def test_any_distinct_names_are_found_exactly_then_forgiving(tmp_path, names, la
     [(("Yes", "yes"), ("YES", "no")), (("+1", "0"), ("-1", "0")), (("+", "-"), ("_", "-"))],
 )
 def test_names_that_only_look_alike_are_refused(tmp_path, names, labels):
-    config = load_classifier(ModelSource(str(make_encoder(tmp_path / "m"))), names).config
+    config = load_classifier(ModelSource(str(make_encoder(tmp_path / "m"))), Classes(names)).config
     with pytest.raises(UserError, match="are not the task's"):
         class_order(config, labels, [])
 
@@ -193,7 +194,9 @@ def test_names_that_only_look_alike_are_refused(tmp_path, names, labels):
     "labels", [("no", "yes"), ("a, b", "c"), ("it's", '"x"'), ("[1]", "2 3"), (" a", "a"), ("é", "\u0085")]
 )
 def test_the_hint_of_an_unnamed_teacher_works_when_pasted(tmp_path, labels):
-    config = load_classifier(ModelSource(str(make_encoder(tmp_path / "m"))), ("LABEL_0", "LABEL_1")).config
+    config = load_classifier(
+        ModelSource(str(make_encoder(tmp_path / "m"))), Classes(("LABEL_0", "LABEL_1"))
+    ).config
     with pytest.raises(UserError, match="unnamed") as caught:
         class_order(config, labels, [])
     pasted = shlex.split(str(caught.value)[str(caught.value).index("example ") + 8 :])

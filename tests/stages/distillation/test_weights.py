@@ -16,6 +16,7 @@ from stages.distillation.models import (
     load_encoder,
     load_masked_lm,
 )
+from stages.tasks.kinds import Classes, Words
 from tests.conftest import make_tokenizer, tiny_config
 
 LABELS = ("bad", "fair", "good")
@@ -36,7 +37,9 @@ def classifier(directory, kind="bert", token_level=False):
     from stages.distillation.models import new_classifier
 
     torch.manual_seed(0)
-    new_classifier(tiny_config(kind, layers=2), LABELS, token_level).save_pretrained(directory)
+    new_classifier(tiny_config(kind, layers=2), (Words if token_level else Classes)(LABELS)).save_pretrained(
+        directory
+    )
     make_tokenizer(directory)
     return directory
 
@@ -55,7 +58,7 @@ def configure(directory, **settings):
 
 
 def own(directory, **how):
-    return load_classifier(ModelSource(str(directory), **how), None, own_labels=True)
+    return load_classifier(ModelSource(str(directory), **how))
 
 
 def same(one, other) -> bool:
@@ -75,7 +78,7 @@ def same(one, other) -> bool:
 def test_a_wrappers_prefix_is_taken_off_and_said(saved, directory, prefix, new_name):
     rename(directory, new_name)
     said = []
-    loaded = load_classifier(ModelSource(str(directory)), None, own_labels=True, say=said.append)
+    loaded = load_classifier(ModelSource(str(directory)), say=said.append)
     assert same(loaded, own(saved))
     assert said == [f"{directory}: {prefix!r} is taken off the names of its weights"]
     assert same(load_encoder(ModelSource(str(directory))), load_encoder(ModelSource(str(saved))))
@@ -120,7 +123,7 @@ def test_a_classifier_without_its_head_is_refused_but_an_encoder_to_tune(tmp_pat
         own(directory)
     configure(directory, architectures=None)
     assert classifies(load_config(ModelSource(str(directory)))) is None
-    tuned = load_classifier(ModelSource(str(directory)), ("yes", "no"))
+    tuned = load_classifier(ModelSource(str(directory)), Classes(("yes", "no")))
     assert tuned.config.num_labels == 2
 
 
@@ -140,7 +143,7 @@ def test_a_classifier_whose_config_does_not_say_so_is_one(tmp_path, kind, token_
 
 def test_a_head_for_other_labels_is_dropped_and_said(saved, directory):
     said = []
-    loaded = load_classifier(ModelSource(str(directory)), ("yes", "no"), say=said.append)
+    loaded = load_classifier(ModelSource(str(directory)), Classes(("yes", "no")), say=said.append)
     assert loaded.config.num_labels == 2 and loaded.classifier.weight.shape == (2, 16)
     assert same(loaded.bert, own(saved).bert)
     (line,) = said

@@ -6,7 +6,6 @@ import pytest
 from checkpoints.errors import UserError
 from stages.evaluation import statistics
 from stages.evaluation.measures import (
-    agreement,
     calibration,
     class_scores,
     confidence_intervals,
@@ -16,6 +15,7 @@ from stages.evaluation.measures import (
 from stages.evaluation.predict import check_finite
 from stages.evaluation.results import ClassScores
 from stages.evaluation.scores import check_scale
+from stages.tasks.kinds import Classes, Scores
 from stages.tasks.readers.glue import written_answer
 from stages.tasks.types import Split, Task
 
@@ -27,7 +27,8 @@ STUDENT = TEACHER + RANDOM.normal(size=(60, 2))
 
 def task(labels=("bad", "good"), metrics=("accuracy", "f1")) -> Task:
     rows = Split([f"row {i}" for i in range(60)], None, GOLD.tolist() if labels else TEACHER[:, 0].tolist())
-    return Task("tiny", labels, {"dev": rows, "test": rows}, metrics, metrics[0])
+    kind = Classes(labels) if labels else Scores()
+    return Task("tiny", kind, {"dev": rows, "test": rows}, metrics, metrics[0])
 
 
 def test_the_ratio_to_the_teacher_is_taken_on_the_same_rows():
@@ -56,14 +57,14 @@ def test_the_temperature_is_fitted_on_dev_and_never_on_what_is_reported():
 
 
 def test_agreement_and_disagreement():
-    assert agreement(task(), TEACHER, TEACHER) == {"label_loyalty": 1, "probability_loyalty": 1}
     student = TEACHER.copy()
     student[7] = -20 * TEACHER[7]
     first, *rest = differ_most(task(), "test", student, TEACHER)
     assert (first.row, first.texts, first.label, len(rest)) == (7, ["row 7"], GOLD[7], 9)
     assert sum(first.student) == pytest.approx(1)
     scores = task(labels=None, metrics=("pearson",))
-    assert agreement(scores, 3 * TEACHER[:, :1], TEACHER[:, :1])["pearson_to_teacher"] == pytest.approx(1)
+    found = scores.kind.agreement(3 * TEACHER[:, :1], TEACHER[:, :1])
+    assert found == {"pearson_to_teacher": pytest.approx(1)}
     assert differ_most(scores, "test", student[:, :1], TEACHER[:, :1])[0].row == 7
 
 
@@ -80,7 +81,8 @@ def test_no_resample_is_left_out_of_the_interval_of_the_ratio():
     """A teacher that is no better than chance on some resamples: the ratio has no interval, instead of a narrow one."""
     weak = RANDOM.normal(size=(60, 2))
     logits = {"teacher": weak, "distilled": STUDENT}
-    drawn = statistics.bootstrap(("matthews",), {"teacher": weak.argmax(1)}, GOLD, 2)["teacher"]["matthews"]
+    measure = task().kind.resampler(("matthews",), weak, GOLD)
+    drawn = statistics.bootstrap({"teacher": measure}, 60)["teacher"]["matthews"]
     assert 0.02 < (drawn <= 0).mean() < 1
     assert confidence_intervals(task(metrics=("matthews",)), "test", logits)[1] == {}
 
@@ -115,11 +117,10 @@ def test_scores_on_another_scale_are_seen(slope, offset, noise, same):
 
 def test_a_teacher_that_scores_nothing_on_few_resamples_makes_the_interval_wider():
     rows = Split([f"row {i}" for i in range(6)], None, [0, 1, 0, 1, 0, 1])
-    six = Task("six", ("a", "b"), {"test": rows}, ("accuracy",), "accuracy")
+    six = Task("six", Classes(("a", "b")), {"test": rows}, ("accuracy",), "accuracy")
     teacher, student = np.eye(2)[[0, 1, 0, 0, 1, 0]], np.eye(2)[[0, 1, 0, 1, 0, 0]]
-    drawn = statistics.bootstrap(("accuracy",), {"t": teacher.argmax(1)}, np.array(rows.labels), 2)["t"][
-        "accuracy"
-    ]
+    measure = six.kind.resampler(("accuracy",), teacher, np.array(rows.labels))
+    drawn = statistics.bootstrap({"t": measure}, 6)["t"]["accuracy"]
     assert 0 < (drawn <= 0).sum() < 20
     low, high = confidence_intervals(six, "test", {"teacher": teacher, "distilled": student})[1]["distilled"]
     assert low < 5 / 3 < high < np.inf

@@ -24,6 +24,7 @@ from stages.methods import (
 )
 from stages.methods.assistants import evolved, mixture
 from stages.methods.sparse_ngrams import counted
+from stages.tasks.kinds import Classes, Scores
 from stages.tasks.types import Split, Task
 from stages.training.options import Training
 from tests.conftest import sentences, tiny_config
@@ -35,7 +36,8 @@ BERT = tiny_config()
 
 def task(labels=("a", "b"), **splits) -> Task:
     rows = {"train": Split(["x"], None, [0]), "dev": Split(["x"], None, [0])}
-    return Task("t", labels, rows | splits, ("accuracy",), "accuracy")
+    kind = Classes(labels) if labels else Scores()
+    return Task("t", kind, rows | splits, ("accuracy",), "accuracy")
 
 
 @pytest.mark.parametrize("module", [registry, base, assistants, sparse_ngrams], ids=lambda m: m.__name__)
@@ -190,7 +192,7 @@ def test_a_step_moves_the_ngrams_of_its_batch_alone_and_drops_some():
 
 def test_sparse_ngrams_refuse_what_they_cannot_read():
     ngrams, logits = NGramsConfig(), CaptureSpec(logits=True)
-    pairs = Task("t", ("a", "b"), {"train": Split(["x"], ["y"], [0])}, ("accuracy",), "accuracy")
+    pairs = Task("t", Classes(("a", "b")), {"train": Split(["x"], ["y"], [0])}, ("accuracy",), "accuracy")
     SparseNGrams().check(task(), ngrams, logits)
     for method, given, student, words in (
         (SparseNGrams(), task(), BERT, "kind: sparse_ngrams makes students of kind ngrams, not bert"),

@@ -7,6 +7,7 @@ import torch
 from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.teachers import FrozenTeacher
+from stages.tasks.kinds import Classes
 from stages.teaching import cached_teacher as teacher_cache
 from stages.teaching.cached_teacher import TeacherCache
 from stages.training.cached_rows import corpus_rows
@@ -30,7 +31,7 @@ def parts(tmp_path, world, monkeypatch):
     stage = Stage("intermediate", "intermediate", directory, {}, inputs, "", job, torch.device("cpu"))
     source = ModelSource(str(make_encoder(tmp_path / "bert")))
     rows = corpus_rows(stage, load_tokenizer(source), 24, 0)
-    teacher = FrozenTeacher(load_classifier(source, ("no", "yes")), NEEDS, stage.device)
+    teacher = FrozenTeacher(load_classifier(source, Classes(("no", "yes"))), NEEDS, stage.device)
     return stage, rows, teacher
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stages.distillation.outputs import ModelOutputs
+from stages.tasks.kinds import Classes
 from stages.tasks.row_maker import RowMaker
 from stages.tasks.token_rows import TokenRows, write_rows
 from stages.tasks.types import Split
@@ -31,7 +32,7 @@ def test_logits_of_three_ranks_are_those_of_one(tmp_path, world, monkeypatch, wo
         return ModelOutputs(logits_BC=torch.stack([ids, ids**2], -1).float())
 
     monkeypatch.setattr(recorded_logits, "task_teacher", lambda *_: teacher)
-    task, of = SimpleNamespace(labels=("no", "yes")), np.arange(5, 300)
+    task, of = SimpleNamespace(kind=Classes(("no", "yes"))), np.arange(5, 300)
     one = compute_logits(make_stage(tmp_path / "one"), task, rows, of)
     begin = int(rows.first_targets[5])
     expected = rows.collate(of, np.ones(len(of), np.float32))

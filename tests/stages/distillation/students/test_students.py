@@ -11,6 +11,7 @@ from stages.distillation.compatibility import forward_flops
 from stages.distillation.losses import build
 from stages.distillation.models import ModelSource, load_classifier, new_classifier
 from stages.distillation.students.architecture import KINDS, begin_with_vectors, student_config
+from stages.tasks.kinds import Classes, Words
 from tests.conftest import make_tokenizer, tiny_config
 
 SIZES = {"bilstm": {"layers": 2, "width": 8}, "textcnn": {"layers": 0, "width": 8, "feed_forward": 6}}
@@ -20,7 +21,7 @@ LENGTHS = (9, 2, 5)
 def a_student(kind, words=False, dropout=0.1):
     torch.manual_seed(0)
     config = student_config(tiny_config(), kind=kind, dropout=dropout, **SIZES[kind])
-    return new_classifier(config, ("a", "b", "c"), words).eval()
+    return new_classifier(config, (Words if words else Classes)(("a", "b", "c"))).eval()
 
 
 def inputs(padded=9):
@@ -59,12 +60,12 @@ def test_what_is_saved_loads_and_onnx_answers_the_same(kind, words, tmp_path):
     student, batch = a_student(kind, words), inputs()
     student.save_pretrained(tmp_path / "m")
     make_tokenizer(tmp_path / "m")
-    loaded = load_classifier(ModelSource(str(tmp_path / "m")), None, own_labels=True, capturing=False).eval()
+    loaded = load_classifier(ModelSource(str(tmp_path / "m")), capturing=False).eval()
     assert type(loaded) is type(student) and loaded.config.id2label == {0: "a", 1: "b", 2: "c"}
     with torch.no_grad():
         expected = student(**batch).logits
         assert torch.equal(loaded(**batch).logits, expected)
-        tapped = load_classifier(ModelSource(str(tmp_path / "m")), None, own_labels=True).eval()
+        tapped = load_classifier(ModelSource(str(tmp_path / "m"))).eval()
         assert torch.equal(tapped(**batch).logits, expected)
     write_onnx(loaded, ["input_ids", "attention_mask"], tmp_path / "m.onnx", tmp_path / "int8.onnx")
     onnx = OnnxClassifier(tmp_path / "m.onnx", loaded.config)

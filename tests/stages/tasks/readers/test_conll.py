@@ -12,6 +12,7 @@ from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, Sof
 from stages.distillation.outputs import ModelOutputs
 from stages.tasks import task
 from stages.tasks.batches import label_index, normalizers
+from stages.tasks.kinds import Classes, Scores
 from stages.tasks.readers import indonesian
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split, Task, TaskRequest, TaskSource
@@ -111,8 +112,9 @@ def test_gold_of_rows_whose_labels_are_hidden():
 @pytest.mark.parametrize("labels, hidden", [(("a", "b"), UNLABELLED), (None, math.nan)])
 def test_hidden_labels_are_gone_and_the_same_for_one_seed(monkeypatch, labels, hidden):
     texts = [f"text {i}" for i in range(20)]
+    kind = Classes(labels) if labels else Scores()
     whole = Task(
-        "t", labels, {"train": Split(texts, None, [i % 2 for i in range(20)])}, ("accuracy",), "accuracy"
+        "t", kind, {"train": Split(texts, None, [i % 2 for i in range(20)])}, ("accuracy",), "accuracy"
     )
     monkeypatch.setattr("stages.tasks.readers.files.load", lambda source, revision: whole)
 
@@ -131,7 +133,7 @@ def test_hidden_labels_are_gone_and_the_same_for_one_seed(monkeypatch, labels, h
 def test_rows_take_a_part_of_train_before_labels_are_hidden(monkeypatch):
     texts, labels = [f"text {i}" for i in range(20)], [i % 2 for i in range(20)]
     splits = {name: Split(texts, texts, labels) for name in ("train", "dev")}
-    whole = Task("t", ("a", "b"), splits, ("accuracy",), "accuracy")
+    whole = Task("t", Classes(("a", "b")), splits, ("accuracy",), "accuracy")
     monkeypatch.setattr("stages.tasks.readers.files.load", lambda source, revision: whole)
 
     def load(**options):

@@ -1,0 +1,13 @@
+"""The kinds of tasks. To add one, write a subclass of `Kind` in a file here, and add it to `KINDS`.
+
+A reader gives its task one of them. All that depends on the kind asks it: a model's config, metrics and their
+intervals, what the report compares, and how answers are written.
+"""
+
+from stages.tasks.kinds.base import Kind
+from stages.tasks.kinds.classes import Classes, Words
+from stages.tasks.kinds.scores import Scores
+
+__all__ = ["KINDS", "Classes", "Kind", "Scores", "Words"]
+
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Classes, Scores, Words)}

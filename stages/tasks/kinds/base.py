@@ -1,0 +1,157 @@
+"""What every kind of task answers for itself; each other file of this package is one kind.
+
+numpy and its like are imported where they are needed: a run is planned without them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PretrainedConfig
+
+    Resampler = Callable[[np.ndarray], dict[str, np.ndarray]]
+    """Takes resamples, (R, N) numbers of rows drawn with replacement; returns metric -> (R,) values."""
+
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+@dataclass(frozen=True)
+class Kind(ABC):
+    """What a model answers for a row or a word, what it learns, and how answers are compared.
+
+    Axes in shapes: N answers, C outputs of the model, R resamples.
+
+    Attributes:
+        labels: class names in the order of the model's outputs; None where it gives a score.
+        name: of the kind, as records of runs have it.
+        problem_type: in the model's config, by which stock transformers choose loss and activation.
+        selectable: metrics that may select on dev.
+        reported: metrics that are reported; the first selects, unless another is asked for.
+        token_level: whether each word has an answer, instead of each row.
+        exclusive: whether exactly one of the labels holds.
+        follows_gold: whether the prediction stage learns gold labels, unless told otherwise (TinyBERT on STS-B).
+    """
+
+    labels: tuple[str, ...] | None = None
+
+    name: ClassVar[str]
+    problem_type: ClassVar[ProblemType]
+    selectable: ClassVar[tuple[str, ...]]
+    reported: ClassVar[tuple[str, ...]]
+    token_level: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = False
+    follows_gold: ClassVar[bool] = False
+
+    @property
+    def outputs(self) -> int:
+        """C, the number of the model's outputs."""
+        return len(self.labels) if self.labels else 1
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What `class_scores` are of."""
+        return self.labels or ()
+
+    @abstractmethod
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """(N, C) probabilities of the labels; of a score the score."""
+
+    @abstractmethod
+    def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+        """(N,) how far two models' answers are from each other, of their logits."""
+
+    @abstractmethod
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        """What the model says: (N,) class ids or scores, or (N, C) whether each label holds."""
+
+    @abstractmethod
+    def measure(
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        """Return {metric: value}.
+
+        Args:
+            metrics: names.
+            logits: (N, C).
+            gold: (N,) or (N, C), in the form of `answers`.
+            words: at token level, the number of words of each row.
+        """
+
+    @abstractmethod
+    def resampler(
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> Resampler:
+        """What computes the metrics of resamples; the arguments are those of `measure`."""
+
+    @abstractmethod
+    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+        """The best value of a metric that one constant answer to everything reaches."""
+
+    def agreement(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+        """How close a student's logits are to its teacher's, right or wrong.
+
+        Returns:
+            The fields of `stages.evaluation.results.ModelResult` that hold: "label_loyalty", the fraction of equal
+            answers, and "probability_loyalty", 1 - the mean distance (Xu et al. 2021, arXiv 2109.03228).
+        """
+        same = self.answers(student) == self.answers(teacher)
+        return {
+            "label_loyalty": float(same.reshape(len(same), -1).all(-1).mean()),
+            "probability_loyalty": float(1 - self.distances(student, teacher).mean()),
+        }
+
+    def class_scores(
+        self, logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> list[tuple[float, float, float, int]]:
+        """Precision, recall, F1 and number of gold answers of each of `class_names`; 0 where one is not defined."""
+        return []
+
+    @abstractmethod
+    def written(self, answer: Any) -> str:
+        """An answer, or a gold label, as a cell of a table."""
+
+    @abstractmethod
+    def read(self, cell: str) -> Any:
+        """The label that `written` wrote."""
+
+    @abstractmethod
+    def hidden(self, label: Any) -> Any:
+        """A label in its place that says that it is not known."""
+
+    def fitted(self, metric: str, logits: np.ndarray, gold: np.ndarray) -> Self:
+        """The kind with what is chosen on dev for one model; most have nothing to choose."""
+        return self
+
+    def configure(self, config: PretrainedConfig) -> None:
+        """Note labels and problem type in a model's config."""
+        names = self.labels or ("score",)
+        config.num_labels = len(names)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: i for i, name in enumerate(names)}
+        config.problem_type = self.problem_type
+
+
+def jensen_shannon(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The Jensen-Shannon distance of distributions over the last axis: the root of the divergence, base 2.
+
+    It is 0 for equal distributions and 1 for disjoint ones.
+    """
+    import numpy as np
+    from scipy.spatial.distance import jensenshannon
+
+    # Rounding can make the divergence of equal rows slightly negative, and its root NaN.
+    return np.nan_to_num(jensenshannon(one, other, base=2, axis=-1))
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """above / below, 0 where that is not defined."""
+    import numpy as np
+
+    above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)

@@ -1,0 +1,142 @@
+"""One of several classes: of each row, or of each word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from stages.tasks import metrics as plain
+from stages.tasks.kinds.base import Kind, ProblemType, jensen_shannon, ratio
+from stages.tasks.types import UNLABELLED
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stages.tasks.kinds.base import Resampler
+
+
+@dataclass(frozen=True)
+class Classes(Kind):
+    """A row has one class."""
+
+    labels: tuple[str, ...] = ()
+
+    name: ClassVar[str] = "classes"
+    problem_type: ClassVar[ProblemType] = "single_label_classification"
+    selectable: ClassVar[tuple[str, ...]] = plain.CLASSIFICATION
+    reported: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
+    exclusive: ClassVar[bool] = True
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        import numpy as np
+        from scipy.special import softmax
+
+        return softmax(np.asarray(logits, np.float64), axis=-1)
+
+    def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+        return jensen_shannon(self.probabilities(student), self.probabilities(teacher))
+
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        return logits.argmax(-1)
+
+    def measure(
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        return plain.compute(metrics, self.answers(logits), gold, self.outputs)
+
+    def resampler(
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> Resampler:
+        import numpy as np
+
+        answers, classes = self.answers(logits), self.outputs
+        if words is None:
+            return lambda rows_RN: _from_counts(
+                metrics, _confusions(answers[rows_RN], gold[rows_RN], classes)
+            )
+        of_rows = _row_confusions(answers, gold, classes, words)
+
+        def of_words(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
+            times_RN = np.stack([np.bincount(rows, minlength=len(words)) for rows in rows_RN])
+            return _from_counts(metrics, (times_RN @ of_rows).reshape(-1, classes, classes))
+
+        return of_words
+
+    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+        return plain.constant_baseline((metric,), gold, self.outputs)[metric]
+
+    def class_scores(
+        self, logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> list[tuple[float, float, float, int]]:
+        return plain.class_scores(self.answers(logits), gold, self.outputs)
+
+    def written(self, answer: Any) -> str:
+        return self.labels[int(answer)]
+
+    def read(self, cell: str) -> Any:
+        return self.labels.index(cell)
+
+    def hidden(self, label: Any) -> Any:
+        return UNLABELLED
+
+
+@dataclass(frozen=True)
+class Words(Classes):
+    """Each word of a row has one class. A cell holds those of all words, separated by spaces."""
+
+    name: ClassVar[str] = "words"
+    token_level: ClassVar[bool] = True
+
+    def written(self, answer: Any) -> str:
+        return " ".join(self.labels[int(tag)] for tag in answer)
+
+    def read(self, cell: str) -> Any:
+        return [self.labels.index(tag) for tag in cell.split(" ")]
+
+    def hidden(self, label: Any) -> Any:
+        return [UNLABELLED] * len(label)
+
+
+def _confusions(predictions_RN: np.ndarray, gold_RN: np.ndarray, classes: int) -> np.ndarray:
+    """(R, C, C) counts: gold classes down, predicted classes across.
+
+    One bincount for all resamples: scikit-learn's confusion_matrix takes them one by one.
+    """
+    import numpy as np
+
+    sets, cells = len(gold_RN), classes * classes
+    codes_RN = gold_RN * classes + predictions_RN + cells * np.arange(sets)[:, None]
+    return np.bincount(codes_RN.ravel(), minlength=sets * cells).reshape(sets, classes, classes)
+
+
+def _row_confusions(
+    predictions: np.ndarray, gold: np.ndarray, classes: int, words: Sequence[int]
+) -> np.ndarray:
+    """(N, C * C) confusions of the words of each row, in floating point, which numpy multiplies by BLAS."""
+    import numpy as np
+
+    cells = classes * classes
+    codes = np.repeat(np.arange(len(words)), words) * cells + gold * classes + predictions
+    return np.bincount(codes, minlength=len(words) * cells).reshape(-1, cells).astype(np.float64)
+
+
+def _from_counts(metrics: Sequence[str], counts_RCC: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics as `metrics.compute` defines them, (R,) each, from confusion matrices."""
+    import numpy as np
+
+    counts_RCC = counts_RCC.astype(np.float64)
+    rows_R, right_RC = counts_RCC.sum((1, 2)), np.diagonal(counts_RCC, axis1=1, axis2=2)
+    predicted_RC, gold_RC = counts_RCC.sum(1), counts_RCC.sum(2)
+    found = {}
+    for metric in metrics:
+        if metric == "accuracy":
+            found[metric] = right_RC.sum(1) / rows_R
+        elif metric == "f1":
+            f1_RC = ratio(2 * right_RC, predicted_RC + gold_RC)
+            found[metric] = f1_RC[:, 1] if f1_RC.shape[1] == 2 else f1_RC.mean(1)
+        else:  # Matthews for any number of classes (Gorodkin 2004)
+            above = right_RC.sum(1) * rows_R - (predicted_RC * gold_RC).sum(1)
+            below = (rows_R**2 - (predicted_RC**2).sum(1)) * (rows_R**2 - (gold_RC**2).sum(1))
+            found[metric] = ratio(above, np.sqrt(below))
+    return found
