@@ -25,7 +25,7 @@ from data_aug.word_vectors import WordVectors
 from data_aug.words import ENGLISH, Span, Synonyms, content_words, is_word
 
 Row = tuple[str, str | None]  # text_a and text_b; None where the task has single sentences
-Label = int | float | str | None
+Label = int | float | str | tuple[float, ...] | None
 
 SHARD_ROWS = 100
 
@@ -306,13 +306,18 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
         {
             "text_a": pa.array([text_a for row in shard.rows for text_a, _ in row], pa.string()),
             "text_b": pa.array([text_b for row in shard.rows for _, text_b in row], pa.string()),
-            "label": pa.array(labels).take(pa.array(source)),
+            "label": pa.array(labels, _arrow_type(labels)).take(pa.array(source)),
             "row": pa.array(shard.first_row_id + source, pa.int64()),
             "variant": pa.array([i for length in lengths for i in range(length)], pa.int32()),
         }
     ).replace_schema_metadata({"counts": json.dumps(asdict(shard.counts))})
     with pa.ipc.new_stream(str(path), table.schema) as writer:
         writer.write_table(table)
+
+
+def _arrow_type(labels: Sequence[Label]) -> pa.DataType | None:
+    """The type of a column of tuples, all equally long; None where Arrow finds it."""
+    return pa.list_(pa.float32(), len(labels[0])) if isinstance(labels[0], tuple) else None
 
 
 def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], list[int], list[int]]:
@@ -323,7 +328,10 @@ def read_shard(path: Path) -> tuple[list[str], list[str] | None, list[Label], li
     """
     try:
         with pa.memory_map(str(path)) as file:
-            columns = pa.ipc.open_stream(file).read_all().to_pydict()
+            table = pa.ipc.open_stream(file).read_all()
+            columns = table.to_pydict()
+            if pa.types.is_fixed_size_list(table.schema.field("label").type):
+                columns["label"] = [tuple(label) for label in columns["label"]]
         if set(columns["text_b"]) <= {None}:
             columns["text_b"] = None
         return tuple(columns[name] for name in ("text_a", "text_b", "label", "row", "variant"))

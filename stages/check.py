@@ -33,7 +33,7 @@ from stages.distillation.models import (
 )
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import student_config
-from stages.distillation.teachers import class_order
+from stages.distillation.teachers import check_problem_type, class_order
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import check_scale
 from stages.methods import build_method
@@ -125,6 +125,7 @@ def check_models(
     models = Models(tokenizer, config, given)
     check_vocabularies(config, given, len(tokenizer))
     if task and classifies(config) == task.token_level:
+        check_problem_type(config, task.kind)
         class_order(config, task.labels, options["teacher_labels"])
     for name, plan in options["stages"].items():
         with about(name):

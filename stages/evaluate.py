@@ -22,6 +22,7 @@ from stages.evaluation.predict import predict
 from stages.evaluation.prediction_files import write_predictions, write_submission
 from stages.evaluation.results import Costs, EvaluationInfo, Interval, ModelResult, to_json
 from stages.evaluation.scores import constant_score, score
+from stages.tasks.kinds import Kind
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.training.cached_rows import task_rows
@@ -36,12 +37,14 @@ class Examined:
         model: on the CPU.
         rows: split -> its tokenized rows.
         logits: split -> logits, in the task's class order.
+        kind: the task's, with what was chosen for the model.
         bytes: size of the weights' files.
     """
 
     model: PreTrainedModel
     rows: dict[str, TokenRows]
     logits: dict[str, np.ndarray]
+    kind: Kind
     bytes: int
 
 
@@ -57,20 +60,23 @@ def run(stage: Stage) -> None:
     examined = {name: examine(stage, task, split, name) for name in stage.options["models"]}
     logits = {name: e.logits[split] for name, e in examined.items()}
     costs = measure({name: (e.model, e.rows[split]) for name, e in examined.items()})
-    intervals, retained = confidence_intervals(task, split, logits)
+    kinds = {name: e.kind for name, e in examined.items()}
+    intervals, retained = confidence_intervals(task, split, logits, kinds)
     results = {
-        name: model_result(task, split, e, intervals[name], costs[name]) for name, e in examined.items()
+        name: model_result(replace(task, kind=e.kind), split, e, intervals[name], costs[name])
+        for name, e in examined.items()
     }
     teacher = results["teacher"].metric
     for name, result in results.items():
         if name in retained and teacher > 0:
             result.retained, result.retained_interval = result.metric / teacher, retained[name]
         if name != "teacher":
-            results[name] = replace(result, **task.kind.agreement(logits[name], logits["teacher"]))
+            found = kinds[name].agreement(logits[name], logits["teacher"], kinds["teacher"])
+            results[name] = replace(result, **found)
     results[student].differ_most = differ_most(task, split, logits[student], logits["teacher"])
     if "unlabelled" in stage.inputs:
         write_submission(stage, task)
-    predictions = {name: task.kind.answers(logits[name]) for name in ("teacher", student)}
+    predictions = {name: kinds[name].answers(logits[name]) for name in ("teacher", student)}
     write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, predictions)
     rows = task.splits[split]
     info = EvaluationInfo(
@@ -97,7 +103,8 @@ def examine(stage: Stage, task: Task, split: str, name: str) -> Examined:
         rows[part] = task_rows(stage, task, part, tokenizer, max_length)
         logits[part] = predict(model, rows[part], stage.device)[:, order]
     weights = Path(source.name).glob("*.safetensors")
-    return Examined(model.cpu(), rows, logits, sum(path.stat().st_size for path in weights))
+    kind = task.kind.of_model(config)
+    return Examined(model.cpu(), rows, logits, kind, sum(path.stat().st_size for path in weights))
 
 
 def model_result(

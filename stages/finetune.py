@@ -12,7 +12,7 @@ from stages.distillation.models import load_classifier, load_config, load_tokeni
 from stages.distillation.students.architecture import student_config
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
-from stages.teaching.student import save_student, task_score
+from stages.teaching.student import choose_on_dev, save_student, task_score
 from stages.training.cached_rows import task_rows
 from stages.training.job import Job
 from stages.training.stage import Stage
@@ -44,6 +44,7 @@ def fine_tune(
     model = Distillation(classifier, [GoldLabels()])
     job = Job(stage, model, train, evaluate=task_score(stage, model, dev, task))
     state = job.run()
+    choose_on_dev(stage, model, dev, task)
     warn_if_constant(stage, task, state.best_score)
     scores = {"dev": state.best_score, "metric": task.selection, "steps": state.step}
     stage.publish(save_student(job, tokenizer), scores)

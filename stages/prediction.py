@@ -21,7 +21,7 @@ from stages.teaching.recorded_logits import (
     logits_as_outputs,
     teacher_logits,
 )
-from stages.teaching.student import save_student, task_score
+from stages.teaching.student import choose_on_dev, save_student, task_score
 from stages.training.cached_rows import task_rows, train_rows
 from stages.training.job import Job
 from stages.training.stage import Stage
@@ -40,12 +40,16 @@ def run(stage: Stage) -> None:
         train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
-    model = Distillation(student, [GoldLabels() if gold else SoftLabels(options.temperature)])
+    model = Distillation(
+        student,
+        [GoldLabels() if gold else SoftLabels(options.temperature, problem_type=task.kind.problem_type)],
+    )
     targets = None
     if not gold:
         targets = logits_as_outputs(recorded_logits(stage, task, train), train, stage.device)
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()
+    choose_on_dev(stage, model, dev, task)
     warn_if_constant(stage, task, state.best_score)
     scores = {"dev": state.best_score, "metric": task.selection, "steps": state.step}
     stage.publish(save_student(job, tokenizer), scores)

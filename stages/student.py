@@ -10,7 +10,7 @@ from stages.distillation.losses import build
 from stages.distillation.models import load_config
 from stages.evaluation.scores import warn_if_constant
 from stages.methods import build_method
-from stages.teaching.student import distillation_score, save_student, task_score
+from stages.teaching.student import choose_on_dev, distillation_score, save_student, task_score
 from stages.training.cached_rows import task_rows, train_rows
 from stages.training.job import Job
 from stages.training.stage import Stage
@@ -38,6 +38,7 @@ def run(stage: Stage) -> None:
     job = Job(stage, model, train, targets["train"], evaluate, set_progress=model.set_progress, step=step)
     state = job.run()
     if answers:
+        choose_on_dev(stage, model, dev, task)
         warn_if_constant(stage, task, state.best_score)
     scores = {"dev": state.best_score, "metric": task.selection if answers else "-loss", "steps": state.step}
     scores |= {"found": method.found} if method.found else {}

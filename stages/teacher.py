@@ -15,6 +15,7 @@ from stages.evaluation.predict import predict
 from stages.evaluation.scores import constant_score, score
 from stages.finetune import fine_tune
 from stages.tasks.task import Task
+from stages.teaching.student import fitted
 from stages.training.cached_rows import task_rows
 from stages.training.stage import Stage
 
@@ -49,6 +50,7 @@ def check(stage: Stage, task: Task) -> None:
     classifier = load_classifier(source)
     dev = task_rows(stage, task, "dev", tokenizer, stage.training.max_length)
     logits = predict(classifier.eval().to(stage.device), dev, stage.device, stage.precision)[:, order]
+    task = fitted(task, logits)
     reached = score(task, "dev", logits)[task.selection]
     constant = constant_score(task)
     stage.log(
@@ -65,6 +67,8 @@ def check(stage: Stage, task: Task) -> None:
         names = dict(zip(order, task.labels, strict=True))
         classifier.config.id2label = {i: names[i] for i in range(len(names))}
         classifier.config.label2id = {name: i for i, name in classifier.config.id2label.items()}
+        classifier.config.problem_type = task.kind.problem_type
+        task.kind.keep(classifier.config)
 
     def write(directory) -> None:
         classifier.save_pretrained(directory)

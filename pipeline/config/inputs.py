@@ -94,6 +94,7 @@ def given_task(o: Options) -> Entry:
     return find_task(
         o.task, o.data, tuple(o.text_columns), o.label_column, o.metric, labels=tuple(o.labels),
         positive_label=o.positive_label, unfit_rows=o.unfit_rows, encoding=o.encoding, delimiter=o.delimiter,
+        label_columns=tuple(o.label_columns), label_separator=o.label_separator, columns=tuple(o.columns),
     ).entry  # fmt: skip
 
 

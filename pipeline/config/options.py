@@ -39,6 +39,13 @@ class Options:
     )
     text_columns: list[str] = option([], "names of the one or two text columns of a data file")
     label_column: str = option("", "name of the label column of a data file")
+    label_columns: list[str] = option(
+        [], "names of columns with 1 or 0, one for each of several labels a row, instead of label_column"
+    )
+    label_separator: str = option(
+        "", "separator between several labels in a cell, such as , or | (lists need none)"
+    )
+    columns: list[str] = option([], "names of the columns of a data file without a header line")
     labels: list[str] = option(
         [], "class names of a data file in order, such as no,yes; none: those in it, sorted"
     )

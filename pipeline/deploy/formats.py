@@ -95,6 +95,7 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
             logits[name] = predict(model, own, torch.device("cpu"))[:, order]
             # each format by itself: onnxruntime's idle threads spin, and would slow the others down
             costs |= speed({name: (model, own)})
+    kinds = {name: run.kind.of_model(model.config) for name, model in models.items()}
     difference = float(np.abs(logits["onnx"] - logits["student"]).max())
     if not difference < LARGEST_DIFFERENCE:
         raise UserError(
@@ -106,8 +107,8 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
             title,
             file,
             files[name].stat().st_size,
-            run.kind.measure(run.metrics[:1], logits[name], np.asarray(texts.gold))[run.metrics[0]],
-            run.kind.agreement(logits[name], logits["student"]).get("label_loyalty"),
+            kinds[name].measure(run.metrics[:1], logits[name], np.asarray(texts.gold))[run.metrics[0]],
+            kinds[name].agreement(logits[name], logits["student"], kinds["student"]).get("label_loyalty"),
             None if name == "teacher" else float(np.abs(logits[name] - logits["student"]).max()),
             costs[name],
         )

@@ -15,7 +15,10 @@ from stages.distillation.students.architecture import KINDS
 from stages.evaluation.results import busy_note
 from stages.tasks.packages import TEACHER_NAME
 
-HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+HUB_METRICS = {
+    "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr", "micro_f1": "f1",
+    "macro_f1": "f1",
+}  # fmt: skip
 """The hub's names of metrics, where they differ from ours."""
 
 LANGUAGES = {"glue": "en", "rotten_tomatoes": "en", "newsgroups": "en", "indonesian": "id"}
@@ -44,7 +47,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
         "language": LANGUAGES.get(data.get("reader", ""), ""),
         "base_model": base,
         "datasets": [data["hub"]] if "hub" in data else [],
-        "metrics": [HUB_METRICS.get(metric, metric) for metric in run.metrics],
+        "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in run.metrics)),
         "pipeline_tag": "token-classification" if token_level else "text-classification",
         "library_name": "" if kind else "transformers",
         "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
@@ -66,6 +69,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
         pairs=len(run.text_columns) == 2,
         token_level=token_level,
         kind=kind,
+        threshold=getattr(config, "label_threshold", None),
         stages=", ".join(
             stage.name
             for stage in run.stages_in_use

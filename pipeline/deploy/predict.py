@@ -106,16 +106,23 @@ class Classifier:
         return check_finite(found)
 
     def predict(self, rows: Sequence[Row], progress: bool = False) -> list[tuple[str, str]]:
-        """(label, its probability) of each row; ("", score) for a regression.
+        """(label, its probability) of each row, as cells of a table; ("", score) for a regression.
 
         A token-level model gives the labels of all words, separated by spaces, and the lowest of their probabilities.
+        Where a row has several labels, both are lists, as JSON.
         """
         if self.kind.token_level:
             labelled = [list(zip(*self.label_words(row[0]), strict=True)) for row in rows]
             return [(" ".join(labels), min(probabilities)) for _, labels, probabilities in labelled]
-        labels = self.kind.labels or ("",)
-        best = [(int(values.argmax()), values.max()) for values in self(rows, progress)]
-        return [(labels[i], f"{value:.4f}") for i, value in best]
+        found = [self.kind.predicted(values) for values in self(rows, progress)]
+        return [(_cell(label), _cell(score)) for label, score in found]
+
+    def said(self, values: np.ndarray) -> str:
+        """What it answers by a row's probabilities, for a reader."""
+        label, score = self.kind.predicted(values)
+        if isinstance(label, list):
+            return ", ".join(label) or "none"
+        return label or f"{score:.2f}"
 
     def label_words(self, text: str) -> list[tuple[str, str, str]]:
         """(word, its label, the label's probability) of each word; words and punctuation marks are separated by spaces.
@@ -157,6 +164,13 @@ class Classifier:
             takes = "two texts (text= and text_b=, or a tab between them)" if self.pairs else "one text"
             raise UserError(f"{where}: the task takes {takes}, not {len(row)} texts")
         return row
+
+
+def _cell(value: str | float | list) -> str:
+    """A label, a number with four digits, or a list of either as JSON."""
+    if isinstance(value, list):
+        return json.dumps([round(v, 4) if isinstance(v, float) else v for v in value], ensure_ascii=False)
+    return value if isinstance(value, str) else f"{value:.4f}"
 
 
 def predict_lines(classifier: Classifier, lines: Iterable[str]) -> None:
@@ -238,11 +252,10 @@ def predict_table(
     written = [row | value for row, value in zip(table, values, strict=True)]
     with _written(target) as file:
         if target and target.suffix.lower() == ".jsonl":
+            lists = classifier.kind.problem_type == "multi_label_classification"
             for row in written:
-                file.write(
-                    json.dumps(row | {added[-1]: float(row[added[-1]])}, ensure_ascii=False, default=str)
-                    + "\n"
-                )
+                values = {name: json.loads(row[name]) for name in (added if lists else added[-1:])}
+                file.write(json.dumps(row | values, ensure_ascii=False, default=str) + "\n")
         else:
             _write_separated(
                 file, [*head, *added], written, tabs=bool(target) and target.suffix.lower() == ".tsv"

@@ -51,7 +51,7 @@ class Predictor:
 
         Returns:
             {"labels": class names or None, "teacher" and "student": {"values": probabilities in the order of the
-            labels, or [score], "milliseconds": the median latency}}.
+            labels, or [score], "said": the answer, "milliseconds": the median latency}}.
 
         Raises:
             UserError: the request is malformed, or its texts do not fit the task.
@@ -74,7 +74,11 @@ class Predictor:
                     values = model(rows)[0]
                     times.append(1000 * (time.perf_counter() - began))
                 ordered = [float(values[i]) for i in self.order[name]]
-                found[name] = {"values": ordered, "milliseconds": statistics.median(times)}
+                found[name] = {
+                    "values": ordered,
+                    "said": model.said(values),
+                    "milliseconds": statistics.median(times),
+                }
         return found
 
 

@@ -28,7 +28,7 @@ def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
     students = [other.student for other in others]
     baselines = [run.results[name] for name in run.models if name.startswith("finetuned")]
     calibration = {}
-    for name in ("teacher", run.about.student) if run.about.labels else ():
+    for name in ("teacher", run.about.student) if run.kind.exclusive else ():
         if measured := run.results[name].calibration:
             calibration[name] = plots.reliability(measured, colours[name], title(name))
     _write(

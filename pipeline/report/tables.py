@@ -51,7 +51,7 @@ def markdown_table(rows: Rows) -> str:
 def results_table(run: RunRecord) -> str:
     """All that `evaluate` measured of a run."""
     blocks = [_quality(run), _agreement(run), _costs(run)]
-    blocks += _classes(run) if run.about.labels else []
+    blocks += _classes(run) if run.kind.class_names else []
     return "\n\n".join([*blocks, _examples(run)])
 
 
@@ -93,7 +93,7 @@ def agreement_cells(results: list[ModelResult]) -> dict[str, str]:
     def mean(values: list[float | None], form: str) -> str:
         return "-" if None in values else format(statistics.mean(values), form)
 
-    if results[0].calibration is None:
+    if results[0].classes is None:
         return {"Pearson with teacher": mean([r.pearson_to_teacher for r in results], ".4f")}
     return {
         "same label": mean([r.label_loyalty for r in results], ".1%"),
@@ -152,7 +152,7 @@ def _agreement(run: RunRecord) -> str:
             row["ECE, scaled"] = f"{c.error_scaled:.4f}" if scaled else "-"
             row["temperature"] = f"{c.temperature:.2f}" if scaled else "-"
         rows.append(row)
-    caption = "agreement with teacher, and calibration" if run.about.labels else "agreement with teacher"
+    caption = "agreement with teacher, and calibration" if run.kind.exclusive else "agreement with teacher"
     return f"{caption}\n\n{terminal_table(rows)}"
 
 
@@ -180,10 +180,10 @@ def _classes(run: RunRecord) -> list[str]:
     rows = [
         {"class": _short(label, 35), "rows": f"{s.rows:,}", "precision": f"{s.precision:.3f}",
          "recall": f"{s.recall:.3f}", "F1": f"{s.f1:.3f}", "teacher's F1": f"{t.f1:.3f}"}
-        for label, s, t in zip(labels, student.classes, teacher.classes, strict=True)
+        for label, s, t in zip(run.kind.class_names, student.classes, teacher.classes, strict=True)
     ]  # fmt: skip
     blocks = [f"classes: scores of the student\n\n{terminal_table(rows)}"]
-    if len(labels) <= MAX_CONFUSION_CLASSES:
+    if run.kind.exclusive and len(labels) <= MAX_CONFUSION_CLASSES:
         heads = [f"{i} {_short(label, 10)}" for i, label in enumerate(labels)]
         rows = [
             {"gold": f"{i} {_short(labels[i], 35)}"} | dict(zip(heads, map(str, counts), strict=True))
@@ -195,22 +195,13 @@ def _classes(run: RunRecord) -> list[str]:
 
 
 def _examples(run: RunRecord) -> str:
-    labels, lines = run.about.labels, ["rows on which student and teacher differ most", ""]
+    kind, lines = run.kind, ["rows on which student and teacher differ most", ""]
     for row in run.student.differ_most[:3]:
-        gold = _short(labels[int(row.label)], 16) if labels else f"{row.label:.2f}"
+        said = {"student": kind.shown(row.student), "teacher": kind.shown(row.teacher)}
+        said["gold"] = kind.shown_gold(row.label)
         lines.append(f"  {_short(' / '.join(row.texts), 78)}")
-        lines.append(
-            f"    student {_prediction(row.student, labels)}; teacher {_prediction(row.teacher, labels)}; gold {gold}"
-        )
+        lines += [f"    {who:<8} {_short(what, 66)}" for who, what in said.items()]
     return "\n".join(lines)
-
-
-def _prediction(values: list[float], labels: list[str] | None) -> str:
-    """The predicted label and its probability, or the score."""
-    if labels is None:
-        return f"{values[0]:.2f}"
-    best = max(range(len(values)), key=values.__getitem__)
-    return f"{_short(labels[best], 16)} {values[best]:.0%}"
 
 
 def _short(text: str, width: int) -> str:

@@ -18,6 +18,10 @@ COLOURS = {
 
 METRICS = {
     "f1": "F1",
+    "micro_f1": "micro F1",
+    "macro_f1": "macro F1",
+    "mean_average_precision": "mean average precision",
+    "subset_accuracy": "subset accuracy",
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",

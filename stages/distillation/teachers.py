@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from checkpoints.errors import UserError
 from stages.distillation.model_surgery import pack
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
+from stages.tasks.kinds import Kind
 from stages.tasks.text import as_argument
 
 if TYPE_CHECKING:
@@ -94,6 +95,23 @@ def class_order(
         f"{example}",
         argument="teacher_labels",
     )
+
+
+def check_problem_type(config: PretrainedConfig, kind: Kind) -> None:
+    """A classifier's labels must exclude each other where the task's do, as far as its config says.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if kind.labels and config.problem_type not in (None, "regression", kind.problem_type):
+        gives, wants = (
+            "several labels" if problem == "multi_label_classification" else "one label"
+            for problem in (config.problem_type, kind.problem_type)
+        )
+        raise UserError(
+            f"the teacher gives {gives} a row (problem_type {config.problem_type}), the task has {wants}; give a teacher "
+            "tuned on the task, or an encoder, which is tuned here"
+        )
 
 
 def _plain(name: str) -> str:

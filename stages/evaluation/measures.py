@@ -1,9 +1,12 @@
 """What `evaluate` derives from logits, which are (rows, classes) in the order of the task's labels."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from stages.evaluation import statistics
 from stages.evaluation.results import Calibration, CalibrationBin, ClassScores, Disagreement, Interval
+from stages.tasks.kinds import Kind
 from stages.tasks.task import Split, Task
 
 EXAMPLES = 10
@@ -11,7 +14,7 @@ EXAMPLES = 10
 
 
 def confidence_intervals(
-    task: Task, split: str, logits: dict[str, np.ndarray]
+    task: Task, split: str, logits: dict[str, np.ndarray], kinds: Mapping[str, Kind] | None = None
 ) -> tuple[dict[str, dict[str, Interval]], dict[str, Interval]]:
     """95% confidence intervals of each model's metrics, and of the ratio of its selection metric to the teacher's.
 
@@ -21,15 +24,15 @@ def confidence_intervals(
         task: the task.
         split: the split that the logits belong to.
         logits: model -> its logits; one model is the "teacher".
+        kinds: model -> the task's kind, with what was chosen for the model; the task's own by default.
 
     Returns:
         (model -> metric -> interval, model -> interval of the ratio; {} where the teacher scores 0 or less on 2% of
         the resamples or more).
     """
     gold, words = np.asarray(task.splits[split].gold), task.words(split)
-    measures = {
-        name: task.kind.resampler(task.metrics, values, gold, words) for name, values in logits.items()
-    }
+    kinds = kinds or dict.fromkeys(logits, task.kind)
+    measures = {name: kinds[name].resampler(task.metrics, of, gold, words) for name, of in logits.items()}
     drawn = statistics.bootstrap(measures, len(task.splits[split]), task.kind.outputs**2)
     of_teacher = drawn["teacher"][task.selection]
     intervals, retained = {}, {}

@@ -62,14 +62,14 @@ class Disagreement:
     Attributes:
         row: counts from 0 in the split; for token-level tasks it counts words.
         texts: the row's one or two texts; for token-level tasks the word and its text.
-        label: gold: a class id, or the score of a regression.
+        label: gold: a class id, the score of a regression, or 1.0 or 0.0 for each of several labels.
         student: class probabilities, or one score.
         teacher: the same.
     """
 
     row: int
     texts: list[str]
-    label: int | float
+    label: int | float | tuple[float, ...]
     student: list[float]
     teacher: list[float]
 

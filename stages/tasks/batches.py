@@ -30,7 +30,8 @@ class Batch:
         inputs: by the name under which a model's forward takes them; text has input_ids, attention_mask (1 for
             real tokens) and, where the tokenizer gives them, token_type_ids, each (B, L) int64. Where teacher and
             student read differently, names begin with `teacher_` or `student_`; both read what has no such prefix.
-        labels: (B,) int64 or float32, or None. (B, L) int64 at token level: at the first token of each word, or
+        labels: (B,) int64 or float32, or None; (B, C) float32 where a row has several labels. (B, L) int64 at token
+            level: at the first token of each word, or
             at each masked token, and IGNORE_INDEX elsewhere.
         weight: (B,) float32, 0 for a row that only fills the batch.
         rows: (B,) int64, the rows' numbers in the data.
@@ -63,7 +64,7 @@ class Batch:
     @property
     def label_mask(self) -> torch.Tensor:
         """Positions that are scored: (B,), all; or at token level (B, L), the first token of each word."""
-        if self.labels is None or self.labels.ndim == 1:
+        if self.labels is None or self.labels.ndim == 1 or self.labels.is_floating_point():
             return self.weight >= 0
         return self.labels != IGNORE_INDEX
 
@@ -74,10 +75,12 @@ class Batch:
 
     @property
     def labelled(self) -> torch.Tensor:
-        """Positions whose gold label is known, in the shape of `labels`; none where there are no labels."""
+        """Positions whose gold label is known, in the shape of `label_mask`; none where there are no labels."""
         if self.labels is None:
             return self.weight < 0
-        return ~self.labels.isnan() if self.labels.is_floating_point() else self.labels >= 0
+        if self.labels.is_floating_point():
+            return ~self.labels.view(len(self.labels), -1).isnan().any(1)
+        return self.labels >= 0
 
     def at_masked(self, x_BL: torch.Tensor) -> torch.Tensor:
         """What (B, L, ...) holds at the masked tokens, (N, ...), row by row."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 CLASSIFICATION = ("accuracy", "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
+LABEL_SETS = ("micro_f1", "macro_f1", "mean_average_precision", "subset_accuracy")
 
 
 def select(
@@ -91,6 +92,47 @@ def constant_baseline(
         answers = [0.0] if metric in REGRESSION else np.unique(gold)
         best[metric] = max(compute([metric], np.full_like(gold, c), gold, classes)[metric] for c in answers)
     return best
+
+
+def of_label_sets(
+    metrics: Sequence[str], answers: ArrayLike, probabilities: ArrayLike, labels: ArrayLike
+) -> dict[str, float]:
+    """Return {metric: value} of rows with several labels.
+
+    Micro F1 counts all answers together. Macro F1 is the mean over the labels, 0 for one that neither occurs nor is
+    answered. The mean average precision is the mean over the labels that occur. The subset accuracy is the fraction of
+    rows whose labels are all right.
+
+    Args:
+        metrics: names from LABEL_SETS.
+        answers: (N, C) whether each label is answered.
+        probabilities: (N, C) of the labels, by which the average precision ranks the rows.
+        labels: (N, C) gold, 1 or 0.
+    """
+    import numpy as np
+    from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+
+    said, values, gold = np.asarray(answers), np.asarray(probabilities), np.asarray(labels) > 0
+    occur = gold.any(0)
+    found = {}
+    for metric in metrics:
+        if metric in ("micro_f1", "macro_f1"):
+            average = metric.removesuffix("_f1")
+            found[metric] = float(f1_score(gold, said, average=average, zero_division=0))
+        elif metric == "subset_accuracy":
+            found[metric] = float(accuracy_score(gold, said))
+        elif occur.any():
+            found[metric] = float(
+                np.mean(
+                    [
+                        average_precision_score(g, v)
+                        for g, v in zip(gold.T[occur], values.T[occur], strict=True)
+                    ]
+                )
+            )
+        else:
+            found[metric] = 0.0
+    return found
 
 
 def class_scores(

@@ -52,7 +52,13 @@ def read_rows(path: Path, encoding: str = "", delimiter: str = "") -> Rows:
     yield from open_table(path, encoding, delimiter).rows
 
 
-def open_table(path: Path, encoding: str = "", delimiter: str = "", wanted: Iterable[str] = ()) -> Table:
+def open_table(
+    path: Path,
+    encoding: str = "",
+    delimiter: str = "",
+    wanted: Iterable[str] = (),
+    names: Iterable[str] = (),
+) -> Table:
     """Open a table. Blank lines and rows of empty fields are skipped.
 
     A .csv file is separated by commas, or by the semicolons, tabs or pipes that its header has instead, and a first
@@ -65,6 +71,7 @@ def open_table(path: Path, encoding: str = "", delimiter: str = "", wanted: Iter
         encoding: of text; none: UTF-8, UTF-16 or Windows-1252, as recognised.
         delimiter: comma, semicolon, tab, pipe or a character; none: recognised.
         wanted: columns that the caller will read, by which a separator is recognised.
+        names: of the columns of separated text whose first line is a row already, not a header.
 
     Raises:
         UserError: the file or a row cannot be read; the error names file and line.
@@ -76,7 +83,7 @@ def open_table(path: Path, encoding: str = "", delimiter: str = "", wanted: Iter
         return _parquet(path)
     if suffix in SEPARATED:
         found, said = _encoding(path, encoding)
-        return _separated(path, found, delimiter, suffix, tuple(wanted), said)
+        return _separated(path, found, delimiter, suffix, tuple(wanted), list(names), said)
     if suffix in JSON:
         found, said = _encoding(path, encoding)
         return _json(path, found, said)
@@ -109,7 +116,13 @@ class _Dialect:
 
 
 def _separated(
-    path: Path, encoding: str, delimiter: str, suffix: str, wanted: tuple[str, ...], said: str
+    path: Path,
+    encoding: str,
+    delimiter: str,
+    suffix: str,
+    wanted: tuple[str, ...],
+    names: list[str],
+    said: str,
 ) -> Table:
     def lines() -> Iterator[str]:
         checked = (check_text(line, f"{path}, line {n}") for n, line in text_lines(path, encoding))
@@ -124,11 +137,11 @@ def _separated(
     dialect = _Dialect(chosen, spaced)
     if spaced:
         header = _header(lines, dialect)
-    columns = [name.strip() for name in header]
+    columns = names or [name.strip() for name in header]
     if chosen != usual and not delimiter:
         name = next((name for name, char in DELIMITERS.items() if char == chosen), repr(chosen))
         said = f"{said or 'as text'}, separated by {name} (delimiter= chooses)"
-    return Table(columns, _separated_rows(path, lines, dialect, columns), said, headed=True)
+    return Table(columns, _separated_rows(path, lines, dialect, columns, bool(names)), said, headed=not names)
 
 
 def _sep_line(line: str) -> str:
@@ -182,13 +195,13 @@ class _Literal:
 
 
 def _separated_rows(
-    path: Path, lines: Callable[[], Iterator[str]], dialect: _Dialect, columns: list[str]
+    path: Path, lines: Callable[[], Iterator[str]], dialect: _Dialect, columns: list[str], named: bool
 ) -> Rows:
     quoting = _quoting(lines, dialect, len(columns))
     keys = _keys(columns)
     literal = quoting == "literal"
     reader = _Literal(lines(), dialect.delimiter) if literal else dialect.reader(lines(), quoting)
-    start, headed = 1, False
+    start, headed = 1, named
     try:
         for fields in reader:
             if any(fields) and not headed:
@@ -196,7 +209,8 @@ def _separated_rows(
             elif any(fields):
                 if len(fields) != len(keys) and (len(fields) < len(keys) or any(fields[len(keys) :])):
                     raise UserError(
-                        f"{path}, line {start}: {len(fields)} fields, the header has {len(keys)}; fix the row"
+                        f"{path}, line {start}: {len(fields)} fields, {'columns names' if named else 'the header has'} "
+                        f"{len(keys)}; fix the row"
                     )
                 yield start, dict(zip(keys, fields, strict=False))
             start = reader.line_num + 1

@@ -33,8 +33,7 @@ def find_task(
         text_columns: one or two columns of the user's file.
         label_column: the column of the labels.
         metric: selects on dev, instead of the task's own metric.
-        **of_tables: `labels`, `positive_label`, `unfit_rows`, `encoding` and `delimiter` of `TaskRequest`, for tables of
-            the user's own.
+        **of_tables: the others of `TaskRequest`, for tables of the user's own.
 
     Raises:
         UserError: the task is unknown, a file or column is missing, or arguments do not go together.

@@ -6,7 +6,8 @@ A directory holds flat files:
 - offsets.bin: where each row starts in tokens.bin (int64, rows + 1).
 - lengths.bin: tokens of each row (int32).
 - second.bin: where in its row segment B starts, 0 without one (int32).
-- labels.bin, for tasks: the label of each row, or of each token if words have labels (int64 or float64).
+- labels.bin, for tasks: the label of each row, or of each token if words have labels (int64 or float64); or for each
+  row a number for each of several labels (float64).
 - rows.json: the counts, and the token types that the tokenizer gives. It is written last, so that a half-written
   directory never opens.
 """
@@ -46,10 +47,10 @@ class TokenRows:
         lengths: tokens of each row.
         second: where in its row segment B starts, 0 without one.
         labels: class ids (int64) or scores (float64) of the rows; None for a corpus. If words have labels: of all
-            tokens, a word's label at its first token.
+            tokens, a word's label at its first token. (rows, C), 1.0 or 0.0, where a row has several labels.
         counts: "rows", "tokens", "longest" (tokens of the longest row), "truncated" (rows), "unknown" (tokens),
             "vocabulary", "pad" (the tokenizer's padding token), "left" (whether it pads on the left), "words" (whether
-            words have the labels).
+            words have the labels), "labels_a_row" (C, where a row has several labels).
         segments: the token types of the rows; None where the tokenizer gives none.
         width_multiple: of the width of batches, where no row is longer (`stages.distillation.device`).
     """
@@ -77,7 +78,9 @@ class TokenRows:
         rows = counts["rows"]
         labels = None
         if "labels" in types:
-            labels = mapped("labels", counts["tokens"] if counts.get("words") else rows)
+            several = counts.get("labels_a_row")
+            labels = mapped("labels", counts["tokens"] if counts.get("words") else rows * (several or 1))
+            labels = labels.reshape(rows, several) if several else labels
         tokens, offsets = mapped("tokens", counts["tokens"]), mapped("offsets", rows + 1)
         lengths, second = mapped("lengths", rows), mapped("second", rows)
         segments = counts.pop(
@@ -108,7 +111,9 @@ class TokenRows:
         """Targets of each row whose gold label is known, int64."""
         if self.labels is None:
             return np.broadcast_to(np.int64(0), len(self))
-        known = ~np.isnan(self.labels) if self.labels.dtype.kind == "f" else self.labels >= 0
+        if self.labels.dtype.kind == "f":
+            return ~np.isnan(self.labels.reshape(len(self), -1)).any(1)
+        known = self.labels >= 0
         return (
             np.add.reduceat(known, self.offsets[:-1], dtype=np.int64) if self.counts.get("words") else known
         )
@@ -232,6 +237,7 @@ class _Writer:
             labels = np.concatenate(self.labels)
             self.types["labels"] = str(labels.dtype)
             labels.tofile(self.directory / "labels.bin")
+            more |= {"labels_a_row": labels.shape[1]} if labels.ndim == 2 else {}
         counts = {name: getattr(self, name) for name in ("rows", "tokens", "longest", "truncated", "unknown")}
         counts |= {"vocabulary": self.maker.vocabulary, "pad": self.maker.pad, "types": self.types}
         counts |= {"words": True} if self.words else {}

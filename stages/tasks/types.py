@@ -26,6 +26,9 @@ class TaskRequest:
         data: a file or a directory of the user's own.
         text_columns: one or two columns of the user's file.
         label_column: the column of the labels.
+        label_columns: columns of 1 or 0, one for each of several labels.
+        label_separator: between several labels in a cell.
+        columns: names of the columns of a table without a header line.
         metric: selects on dev, instead of the task's own metric.
         labels: the class names of the user's table, in order; none: those of its rows, sorted.
         positive_label: the one of two classes of which F1 is; none: the second.
@@ -34,7 +37,9 @@ class TaskRequest:
         delimiter: of the table: comma, semicolon, tab, pipe or a character; none: recognised.
     """
 
-    OF_TABLES: ClassVar = ("labels", "positive_label", "unfit_rows", "encoding", "delimiter")
+    OF_TABLES: ClassVar = (
+        "labels", "positive_label", "unfit_rows", "encoding", "delimiter", "label_columns", "label_separator", "columns",
+    )  # fmt: skip
 
     task: str
     data: str = ""
@@ -46,6 +51,9 @@ class TaskRequest:
     unfit_rows: str = ""
     encoding: str = ""
     delimiter: str = ""
+    label_columns: tuple[str, ...] = ()
+    label_separator: str = ""
+    columns: tuple[str, ...] = ()
 
     def packaged(self, tasks: tuple[str, ...]) -> str:
         """Return which of a reader's own `tasks` is meant, "" for none of them.
@@ -107,9 +115,9 @@ class TaskSource(Source):
         token_level: whether each word has a label.
         text: text columns of the user's files.
         label: their label column.
-        type: "classification", "regression" or "" (the labels decide).
+        type: "classification", "multi_label", "regression" or "" (the labels decide).
         labels: class names, in order.
-        positive_label, unfit_rows, encoding, delimiter: of `TaskRequest`.
+        positive_label, unfit_rows, encoding, delimiter, label_columns, label_separator, columns: of `TaskRequest`.
         rows: (maximum number of training rows, seed that draws them).
         held_out: (ratio of training rows that are set aside, seed that draws them).
         unlabelled: (ratio of training rows whose labels are hidden, seed that draws them).
@@ -126,6 +134,9 @@ class TaskSource(Source):
     unfit_rows: str = ""
     encoding: str = ""
     delimiter: str = ""
+    label_columns: list[str] = field(default_factory=list)
+    label_separator: str = ""
+    columns: list[str] = field(default_factory=list)
     rows: tuple[int, int] | None = None
     held_out: tuple[float, int] | None = None
     unlabelled: tuple[float, int] | None = None
@@ -138,7 +149,8 @@ class Split:
     Attributes:
         text_a: the texts, or the first texts of pairs. Where words have labels, single spaces separate the words.
         text_b: the second texts of pairs; None for single texts.
-        labels: class ids or scores of the rows; or for each row the class ids of its words.
+        labels: class ids or scores of the rows; where a row has several labels, a tuple of 1.0 or 0.0 for each of them;
+            where words have labels, for each row a list of their class ids.
     """
 
     text_a: list[str]

@@ -1,8 +1,10 @@
 """The student of a stage: the layers it learns from, its score on dev, and its files."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -45,9 +47,22 @@ def task_score(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -
 
     def measure() -> float:
         logits = predict(model.student, rows, stage.device, stage.precision, shared=_share(stage))
-        return score(task, "dev", logits)[task.selection]
+        return score(fitted(task, logits), "dev", logits)[task.selection]
 
     return measure
+
+
+def fitted(task: Task, logits: np.ndarray) -> Task:
+    """The task, with what its kind chooses for a model by the model's logits of dev."""
+    kind = task.kind.fitted(task.selection, logits, np.asarray(task.splits["dev"].gold))
+    return replace(task, kind=kind)
+
+
+def choose_on_dev(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -> None:
+    """Keep in the student's config what the kind chooses on dev, such as a threshold. Called on every rank."""
+    if task.kind.fits_on_dev:
+        logits = predict(model.student, rows, stage.device, stage.precision, shared=_share(stage))
+        fitted(task, logits).kind.keep(model.student.config)
 
 
 def _share(stage: Stage) -> bool:

@@ -68,5 +68,6 @@ def build(
     Raises:
         ValueError: there is no such loss or setting, or the settings do not fit the models.
     """
-    given = {"student": student, "teacher": teacher, "mlm_probability": mlm_probability}
+    given: dict[str, Any] = {"student": student, "teacher": teacher, "mlm_probability": mlm_probability}
+    given["problem_type"] = student.problem_type
     return made(line, LOSSES, "losses", given, {"layer_map": layer_map})

@@ -6,6 +6,7 @@ One target a row, or one a word at token level, where logits_BC is (B, L, C).
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from stages.distillation.losses.base import Loss, LossTerm
@@ -20,9 +21,13 @@ class SoftLabels(Loss):
     that). A teacher of one output (a score) is followed in mean squared error. The published code also divides by
     the number of classes; we do not. `MatchedLogits` compares the logits themselves.
 
+    Where a row has several labels, each is a distribution of its own, and the loss is the mean over the C labels of the
+    binary cross-entropy with q = sigmoid(z_T/T): -(q log sigmoid(z_S/T) + (1 - q) log(1 - sigmoid(z_S/T))).
+
     Args:
         temperature: T of both sides; a number or a schedule.
         weight: of the loss; a number or a schedule.
+        problem_type: as in the student's config; "multi_label_classification" where a row has several labels.
 
     Example:
         >>> loss = SoftLabels(temperature=2.0, weight=4.0)   # T^2, as Hinton et al., arXiv 1503.02531
@@ -33,16 +38,20 @@ class SoftLabels(Loss):
 
     student_capture = teacher_capture = CaptureSpec(logits=True)
 
-    def __init__(self, temperature: Any = 1.0, weight: Any = 1.0):
+    def __init__(self, temperature: Any = 1.0, weight: Any = 1.0, problem_type: str | None = None):
         super().__init__(weight)
         self.temperature = self.schedule(temperature, "temperature")
+        self.several_labels = problem_type == "multi_label_classification"
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         z_student, z_teacher = student.logits_BC.float(), teacher.logits_BC.float()
-        if z_student.shape[-1] == 1:
+        temperature = self.temperature(self.progress)
+        if self.several_labels:
+            target = torch.sigmoid(z_teacher / temperature)
+            losses = _binary_cross_entropy(z_student / temperature, target)
+        elif z_student.shape[-1] == 1:
             losses = (z_student - z_teacher).square().sum(-1)
         else:
-            temperature = self.temperature(self.progress)
             target = torch.softmax(z_teacher / temperature, -1)
             losses = -(target * torch.log_softmax(z_student / temperature, -1)).sum(-1)
         return {"soft_labels": LossTerm(batch.sum(losses), "targets", self.weight)}
@@ -72,6 +81,9 @@ class MatchedLogits(Loss):
 class GoldLabels(Loss):
     """Cross-entropy with the gold class, or squared error with the gold score, where it is known; no teacher.
 
+    Where a row has several labels (`labels` has the shape of the logits), it is the mean over the labels of the binary
+    cross-entropy.
+
     Args:
         weight: of the loss; a number or a schedule.
 
@@ -88,10 +100,17 @@ class GoldLabels(Loss):
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
         logits, labels = student.logits_BC.float(), batch.labels
-        if logits.shape[-1] == 1:
+        if labels.shape == logits.shape:
+            losses = _binary_cross_entropy(logits, labels.nan_to_num())
+        elif logits.shape[-1] == 1:
             losses = (logits[..., 0] - labels.nan_to_num()).square()
         else:
             losses = functional.cross_entropy(
                 logits.flatten(0, -2), labels.clamp(min=0).flatten(), reduction="none"
             ).view_as(labels)
         return {"gold_labels": LossTerm(batch.sum(losses * batch.labelled), "labels", self.weight)}
+
+
+def _binary_cross_entropy(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
+    """(B,) means over the labels."""
+    return functional.binary_cross_entropy_with_logits(logits_BC, targets_BC, reduction="none").mean(-1)

@@ -6,8 +6,9 @@ intervals, what the report compares, and how answers are written.
 
 from stages.tasks.kinds.base import Kind
 from stages.tasks.kinds.classes import Classes, Words
+from stages.tasks.kinds.label_sets import LabelSets
 from stages.tasks.kinds.scores import Scores
 
-__all__ = ["KINDS", "Classes", "Kind", "Scores", "Words"]
+__all__ = ["KINDS", "Classes", "Kind", "LabelSets", "Scores", "Words"]
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Classes, Scores, Words)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Classes, LabelSets, Scores, Words)}

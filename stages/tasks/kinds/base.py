@@ -36,6 +36,7 @@ class Kind(ABC):
         token_level: whether each word has an answer, instead of each row.
         exclusive: whether exactly one of the labels holds.
         follows_gold: whether the prediction stage learns gold labels, unless told otherwise (TinyBERT on STS-B).
+        fits_on_dev: whether `fitted` chooses something.
     """
 
     labels: tuple[str, ...] | None = None
@@ -47,6 +48,7 @@ class Kind(ABC):
     token_level: ClassVar[bool] = False
     exclusive: ClassVar[bool] = False
     follows_gold: ClassVar[bool] = False
+    fits_on_dev: ClassVar[bool] = False
 
     @property
     def outputs(self) -> int:
@@ -93,14 +95,20 @@ class Kind(ABC):
     def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
         """The best value of a metric that one constant answer to everything reaches."""
 
-    def agreement(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+    def agreement(
+        self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None
+    ) -> dict[str, float]:
         """How close a student's logits are to its teacher's, right or wrong.
+
+        Args:
+            student, teacher: (N, C) logits.
+            of_teacher: the kind with what was chosen for the teacher, where that may be another.
 
         Returns:
             The fields of `stages.evaluation.results.ModelResult` that hold: "label_loyalty", the fraction of equal
             answers, and "probability_loyalty", 1 - the mean distance (Xu et al. 2021, arXiv 2109.03228).
         """
-        same = self.answers(student) == self.answers(teacher)
+        same = self.answers(student) == (of_teacher or self).answers(teacher)
         return {
             "label_loyalty": float(same.reshape(len(same), -1).all(-1).mean()),
             "probability_loyalty": float(1 - self.distances(student, teacher).mean()),
@@ -124,9 +132,28 @@ class Kind(ABC):
     def hidden(self, label: Any) -> Any:
         """A label in its place that says that it is not known."""
 
+    @abstractmethod
+    def predicted(self, values: np.ndarray) -> tuple[Any, Any]:
+        """(label, its probability) of a row's probabilities (C,); lists of them; or ("", the score)."""
+
+    @abstractmethod
+    def shown(self, values: Sequence[float]) -> str:
+        """A row's or a word's probabilities, or its score, for a reader."""
+
+    @abstractmethod
+    def shown_gold(self, label: Any) -> str:
+        """A row's or a word's gold label for a reader."""
+
     def fitted(self, metric: str, logits: np.ndarray, gold: np.ndarray) -> Self:
         """The kind with what is chosen on dev for one model; most have nothing to choose."""
         return self
+
+    def of_model(self, config: PretrainedConfig) -> Self:
+        """The kind with what was chosen for a model, as its config keeps it."""
+        return self
+
+    def keep(self, config: PretrainedConfig) -> None:  # noqa: B027 (most have nothing to keep)
+        """Keep what was chosen for a model in its config."""
 
     def configure(self, config: PretrainedConfig) -> None:
         """Note labels and problem type in a model's config."""
@@ -135,6 +162,7 @@ class Kind(ABC):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: i for i, name in enumerate(names)}
         config.problem_type = self.problem_type
+        self.keep(config)
 
 
 def jensen_shannon(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -80,6 +80,16 @@ class Classes(Kind):
     def hidden(self, label: Any) -> Any:
         return UNLABELLED
 
+    def predicted(self, values: np.ndarray) -> tuple[Any, Any]:
+        return self.labels[int(values.argmax())], float(values.max())
+
+    def shown(self, values: Sequence[float]) -> str:
+        best = max(range(len(values)), key=values.__getitem__)
+        return f"{self.labels[best]} {values[best]:.0%}"
+
+    def shown_gold(self, label: Any) -> str:
+        return self.labels[int(label)]
+
 
 @dataclass(frozen=True)
 class Words(Classes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stages.tasks import metrics as plain
 from stages.tasks.kinds.base import Kind, ProblemType, ratio
@@ -32,7 +32,9 @@ class Scores(Kind):
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         return abs(student - teacher)[:, 0]
 
-    def agreement(self, student: np.ndarray, teacher: np.ndarray) -> dict[str, float]:
+    def agreement(
+        self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None
+    ) -> dict[str, float]:
         found = plain.compute(("pearson",), self.answers(student), self.answers(teacher))
         return {"pearson_to_teacher": found["pearson"]}
 
@@ -63,6 +65,15 @@ class Scores(Kind):
 
     def hidden(self, label: Any) -> Any:
         return math.nan
+
+    def predicted(self, values: np.ndarray) -> tuple[Any, Any]:
+        return "", float(values[0])
+
+    def shown(self, values: Sequence[float]) -> str:
+        return f"{values[0]:.2f}"
+
+    def shown_gold(self, label: Any) -> str:
+        return f"{label:.2f}"
 
 
 def _correlations(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:

@@ -1,12 +1,14 @@
 """The user's own task: a table, a directory of tables or of saved `datasets`, or a task file that names them.
 
 A task file is YAML with the keys train, dev, test (paths relative to it), text (one column or a list of two), label,
-type (classification or regression), labels (the class names in order), positive_label, metric, encoding, delimiter and
-unfit_rows. Only train, text and label are required.
+type (classification, multi_label or regression), labels (the class names in order), positive_label, metric, encoding,
+delimiter, unfit_rows, label_columns, label_separator and columns. Only train, text and a label are required.
 
 Without `type` the metric decides, and without a metric the training labels: a task is a regression if nine of ten of
 them are numbers and at least one is not whole. Class names are sorted (as numbers if all are), so that the order of
-the rows does not matter. Rows that do not fit are refused or, with `unfit_rows`, left out: those without a text, whose
+the rows does not matter. A row has several labels where the type or the metric says so, where there are label columns or a separator, and without
+a type where every label is a list and one of them holds another number than one. Their names may also be written as
+numbers from 0, their places among the given `labels`. Rows that do not fit are refused or, with `unfit_rows`, left out: those without a text, whose
 label is missing (empty, NA, or -1 beside classes that it is not one of), is several labels, or is not a number where the
 others are. Without dev a tenth of train is held out by a hash of the text, so that equal texts stay together. Rows of
 train that are also in dev or test, and rows of dev that are also in test, are dropped.
@@ -22,6 +24,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,14 +32,14 @@ from tqdm import tqdm
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.kinds import Classes, Scores
-from stages.tasks.tables import SUFFIXES, open_table
+from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
+from stages.tasks.tables import SUFFIXES, Table, open_table
 from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 VERSION = 2
-KEYS = ("train", "dev", "test", "text", "label", "type", "labels", "metric", "positive_label", "encoding", "delimiter",
-        "unfit_rows")  # fmt: skip
+KEYS = ("train", "dev", "test", "text", "label", "type", "metric", *TaskRequest.OF_TABLES)
+TYPES: dict[str, type[Kind]] = {"classification": Classes, "multi_label": LabelSets, "regression": Scores}
 ROLES = {
     "train": ("train", "training"),
     "dev": ("dev", "devel", "development", "val", "valid", "validate", "validation"),
@@ -54,7 +57,7 @@ logger = logging.getLogger(__name__)
 class Row(NamedTuple):
     """One labelled row, the line on which it starts and its file.
 
-    `unfit` says why it cannot be used; "" if it can.
+    `unfit` says why it cannot be used; "" if it can. `names` are those of several labels, None if the cell is not a list.
     """
 
     line: int
@@ -62,6 +65,7 @@ class Row(NamedTuple):
     label: str
     path: Path | None = None
     unfit: str = ""
+    names: tuple[str, ...] | None = None
 
     @property
     def key(self) -> str:
@@ -84,22 +88,26 @@ def find(request: TaskRequest) -> TaskSource | None:
             )
         options = _read_task_file(path)
         files = {role: path.parent / str(options[role]) for role in ROLES if options.get(role)}
-        text, label = _text_columns(options["text"]), str(options["label"])
+        text, label = _text_columns(options["text"]), str(options.get("label") or "")
     elif request.data:
         files = data_files(Path(request.data))
         text, label = list(request.text_columns), request.label_column
     else:
         return None
     given = {name: getattr(request, name) or options.get(name) or "" for name in TaskRequest.OF_TABLES}
+    several = _column_names(given["label_columns"], "label_columns")
     metric = request.metric or str(options.get("metric") or "")
+    separator = str(given["label_separator"])
     source = TaskSource(
         slug(path.stem if options else request.task or Path(request.data).stem), "files", VERSION,
         files={role: str(file.resolve()) for role, file in files.items()}, text=text, label=label, metric=metric,
-        type=_type(str(options.get("type") or ""), metric), labels=_class_names(given["labels"] or None),
+        type=_type(str(options.get("type") or (several or separator) and "multi_label" or ""), metric),
+        labels=several or _class_names(given["labels"] or None), label_columns=several, label_separator=separator,
+        columns=_column_names(given["columns"], "columns"),
         positive_label=str(given["positive_label"]), encoding=str(given["encoding"]),
         delimiter=str(given["delimiter"]), unfit_rows=_unfit_rows(str(given["unfit_rows"])),
     )  # fmt: skip
-    _positive_last(source.labels, source.positive_label)
+    _check_labels_given(source, bool(given["labels"]))
     for role, file in files.items():
         if not (file.is_file() or (file / "state.json").is_file()):
             what = "task" if options else "data"
@@ -119,13 +127,49 @@ def _read_task_file(path: Path) -> dict:
         if key not in KEYS:
             raise UserError(f"the task file {path} has the unknown key {key!r}; known are {', '.join(KEYS)}")
     for key in ("train", "text", "label"):
-        if not options.get(key):
+        if not options.get(key) and not (key == "label" and options.get("label_columns")):
             raise UserError(f"the task file {path} lacks the key {key!r}; add it")
     return options
 
 
 def _text_columns(value: object) -> list[str]:
     return [str(column) for column in value] if isinstance(value, list) else [str(value)]
+
+
+def _column_names(value: object, argument: str) -> list[str]:
+    if not value:
+        return []
+    names = [str(name) for name in value] if isinstance(value, (list, tuple)) else []
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"{value!r} is not a list of different names of columns; give one", argument=argument)
+    return names
+
+
+def _check_labels_given(source: TaskSource, named: bool) -> None:
+    """Raise a UserError where what is said of the labels does not go together."""
+    several = source.type == "multi_label"
+    if source.label_columns and (source.label or source.label_separator or named):
+        raise UserError(
+            f"{', '.join(source.label_columns):.200} are the labels; leave label_column, label_separator and labels out",
+            argument="label_columns",
+        )
+    if len(source.label_columns) == 1:
+        raise UserError(
+            f"{source.label_columns[0]!r} is one column; name two or more, or give label_column for one label a row",
+            argument="label_columns",
+        )
+    if not several and (source.label_columns or source.label_separator):
+        raise UserError(
+            f"{source.metric or source.type!r} is for one label a row; with label_columns or label_separator choose one of "
+            f"{', '.join(metrics.LABEL_SETS)}",
+            argument="metric",
+        )
+    if several and source.positive_label:
+        raise UserError(
+            f"{source.positive_label!r}: no label is the positive one where a row has several; leave it out",
+            argument="positive_label",
+        )
+    _positive_last(source.labels, source.positive_label)
 
 
 def _class_names(labels: object) -> list[str]:
@@ -162,14 +206,14 @@ def _unfit_rows(given: str) -> str:
 
 
 def _type(type: str, metric: str) -> str:
-    """Return "classification", "regression", or "" if the labels decide."""
-    known = {"classification": metrics.CLASSIFICATION, "regression": metrics.REGRESSION}
+    """Return "classification", "multi_label", "regression", or "" if the labels decide."""
+    known = {kind: of.selectable for kind, of in TYPES.items()}
     if type and type not in known:
-        raise UserError(f"{type!r} is unknown; choose classification or regression", argument="type")
-    allowed = known[type] if type else metrics.CLASSIFICATION + metrics.REGRESSION
+        raise UserError(f"{type!r} is unknown; choose one of {', '.join(known)}", argument="type")
+    allowed = known[type] if type else tuple(chain.from_iterable(known.values()))
     metrics.select(metric, allowed, allowed)
     if metric and not type:
-        return "regression" if metric in metrics.REGRESSION else "classification"
+        return next(kind for kind, names in known.items() if metric in names)
     return type
 
 
@@ -236,25 +280,35 @@ def _of_role(paths: list[Path], words: tuple[str, ...]) -> list[Path]:
 
 def _check_columns(path: Path, source: TaskSource, names: tuple[str, str], role: str) -> None:
     """Raise a UserError unless a file has the columns; `names` are the arguments that name text and label."""
-    text, label = source.text, source.label
-    table = open_table(path, source.encoding, source.delimiter, (*text, label))
+    text, labels = source.text, source.label_columns or [source.label]
+    table = _open(path, source)
     columns = table.columns
     if next(table.rows, None) is None:
         raise UserError(f"{path}: no rows; give a file with a header and rows", argument="data")
     there = f"the columns of {path} are {', '.join(f'{name!r:.40}' for name in columns)}"
     if not 1 <= len(text) <= 2:
         raise UserError(f"{len(text)} text columns; name 1 or 2: {there}", argument=names[0])
-    if not label:
+    if not labels[0]:
         raise UserError(f"no label column; name it: {there}", argument=names[1])
-    for column in (*text, label):
-        argument = names[column not in text]
+    of_labels = "label_columns" if source.label_columns else names[1]
+    for column in (*text, *labels):
+        argument = names[0] if column in text else of_labels
         if columns.count(column) > 1:
             raise UserError(f"{path} names a column twice: {column!r}; rename one", argument=argument)
-        if column not in columns and not (column == label and role.startswith("test")):
-            hint = " (if its first line is a row already, add a header line)" if table.headed else ""
+        if column not in columns and not (column in labels and role.startswith("test")):
+            hint = (
+                " (if its first line is a row already, add a header line, or name its columns with columns=)"
+                if table.headed
+                else ""
+            )
             raise UserError(f"no column {column!r}; {there}{hint}", argument=argument)
-    if label in text:
-        raise UserError(f"column {label!r} cannot be text and label at once; {there}", argument=names[1])
+    if both := set(labels) & set(text):
+        raise UserError(f"column {min(both)!r} cannot be text and label at once; {there}", argument=of_labels)
+
+
+def _open(path: Path, source: TaskSource) -> Table:
+    wanted = (*source.text, *(source.label_columns or [source.label]))
+    return open_table(path, source.encoding, source.delimiter, wanted, source.columns)
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
@@ -271,6 +325,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
         rows.setdefault(role, []).extend(read)
         notes.append(f"{role}: {path.name}, {len(read):,} rows{said and ', read ' + said}")
     notes += unread(source)
+    if source.type == "multi_label" or not source.type and _are_lists(rows["train"]):
+        return _of_several_labels(source, rows, notes)
     if source.type != "classification" and not source.labels:
         rows = _decimal_points(rows)
     regression = source.type == "regression"
@@ -288,30 +344,87 @@ def load(source: TaskSource, revision: str | None) -> Task:
     if labels:
         labels = _positive_last(labels, source.positive_label)
     pairs = {role: list(zip(of, _values(of, labels), strict=True)) for role, of in rows.items()}
+    kind = Classes(tuple(labels)) if labels else Scores()
+    return _task(source, kind, pairs, notes)
+
+
+def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[str]) -> Task:
+    """The task of rows and their values."""
     train = Path(source.files["train"])
     if "dev" not in pairs:
         pairs = hold_out(pairs, train)
         notes.append(f"dev: {len(pairs['dev']):,} rows of train, held out, as there is no dev file")
     pairs = drop_repeats(pairs)
-    _check_spread([value for _, value in pairs["train"]], labels, train)
+    _check_spread([value for _, value in pairs["train"]], kind, train)
     splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
-    kind = Classes(tuple(labels)) if labels else Scores()
     reported = metrics.select(source.metric, kind.reported, kind.selectable)
-    if labels:
-        notes += _of_classes(labels, splits, "f1" in reported[0])
+    if kind.labels:
+        notes += _of_classes(kind, splits, "f1" in reported[0])
     return Task(source.name, kind, splits, *reported, notes=tuple(notes))
+
+
+def _are_lists(rows: list[Row]) -> bool:
+    """Whether the labels are lists, some of another length than one."""
+    labels = [row.names for row in rows if row.names is not None or row.label]
+    return None not in labels and any(len(names or ()) != 1 for names in labels)
+
+
+def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: list[str]) -> Task:
+    """The task of rows with several labels each."""
+    rows = {role: [_with_names(row, source) for row in of] for role, of in rows.items()}
+    if "test" in rows and all(row.names is None for row in rows["test"]):
+        notes.append("the test file is not used: its rows have no labels")
+        del rows["test"]
+    rows = {role: _fitting(of, source, role, notes) for role, of in rows.items()}
+    labels = source.labels or sorted({name for row in rows["train"] for name in row.names or ()})
+    if len(labels) < 2:
+        raise UserError(
+            f"{source.files['train']}: the only label is {', '.join(labels)!r}; give rows with two labels or more"
+        )
+    pairs: dict[str, list] = {}
+    for role, of in rows.items():
+        pairs[role] = []
+        for row in of:
+            for name in set(row.names or ()) - set(labels):
+                raise UserError(
+                    f"{row.path}, line {row.line}: label {name!r} is not one of train's labels "
+                    f"{', '.join(labels):.200}; fix it, add such rows to train, or name all labels: "
+                    f"{as_argument('labels', [*labels, name]):.300}"
+                )
+            pairs[role].append((row, tuple(float(name in (row.names or ())) for name in labels)))
+    each = sum(len(row.names or ()) for row in rows["train"]) / len(rows["train"])
+    notes.append(f"several labels a row: {len(labels)} labels, {each:.2f} a row in train")
+    return _task(source, LabelSets(tuple(labels)), pairs, notes)
+
+
+def _with_names(row: Row, source: TaskSource) -> Row:
+    """A row with the names of its labels, where it can be used."""
+    names, unfit = row.names, row.unfit
+    if names is None and row.label:
+        names = (row.label,)
+    elif names is not None and unfit.startswith("the label"):
+        unfit = ""
+    if names is None or unfit or not source.labels:
+        return row._replace(names=names, unfit=unfit)
+    places = {str(place): name for place, name in enumerate(source.labels)}
+    if not set(source.labels) & set(places):  # else a number is a name
+        names = tuple(places.get(name, name) for name in names)
+    unknown = [name for name in names if name not in source.labels]
+    if unknown:
+        unfit = f"label {unknown[0]!r} is not one of labels, which are {', '.join(source.labels):.200}"
+    return row._replace(names=names, unfit=unfit)
 
 
 def _read(path: Path, source: TaskSource, role: str) -> tuple[list[Row], str]:
     """The rows of a file, and how it is read where that is unusual."""
-    table = open_table(path, source.encoding, source.delimiter, (*source.text, source.label))
+    table, label_columns = _open(path, source), source.label_columns or [source.label]
     rows = []
     for line, row in tqdm(
         table.rows, f"reading {path.name}", unit=" rows", delay=2, leave=False, disable=None
     ):
         where = f"{path}, line {line}"
-        for column in (*source.text, source.label):
-            if column not in row and not (column == source.label and role == "test"):
+        for column in (*source.text, *label_columns):
+            if column not in row and not (column in label_columns and role == "test"):
                 raise UserError(f"{where}: no {column!r}; this row has {', '.join(map(repr, row))}")
         cells = [row[column] for column in source.text]
         cells = ["" if cell is None or cell != cell else cell for cell in cells]  # null, and pandas' NaN
@@ -319,37 +432,57 @@ def _read(path: Path, source: TaskSource, role: str) -> tuple[list[Row], str]:
             check_text(cell, f"{where}: {column!r}") for column, cell in zip(source.text, cells, strict=True)
         )
         empty = next((c for c, text in zip(source.text, texts, strict=True) if not text.strip()), None)
-        label, unfit = _label(row.get(source.label), source.labels)
-        check_text(label, f"{where}: {source.label!r}")
-        if unfit:
-            unfit = f"the label {source.label!r} {unfit}"
-        rows.append(Row(line, texts, label, path, f"{empty!r} is empty" if empty is not None else unfit))
+        if source.label_columns:
+            label, (names, unfit) = "", _ones({name: row.get(name) for name in label_columns})
+        else:
+            label, names, unfit = _label(row.get(source.label), source.labels, source.label_separator)
+            check_text(label, f"{where}: {source.label!r}")
+            unfit = unfit and f"the label {source.label!r} {unfit}"
+        unfit = f"{empty!r} is empty" if empty is not None else unfit
+        rows.append(Row(line, texts, label, path, unfit, names))
     return rows, table.said
 
 
-def _label(value: Any, declared: list[str]) -> tuple[str, str]:
-    """A cell as a label, and why it is none."""
+def _ones(cells: dict[str, Any]) -> tuple[tuple[str, ...] | None, str]:
+    """The columns that are 1, and why the row cannot be used."""
+    holds = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+    for name, cell in cells.items():
+        if str(cell).strip().lower() not in holds:
+            said = (
+                "is empty" if cell is None or not str(cell).strip() else f"is {str(cell)!r:.40}, not 1 or 0"
+            )
+            return None, f"label {name!r} {said}"
+    return tuple(name for name, cell in cells.items() if holds[str(cell).strip().lower()]), ""
+
+
+def _label(value: Any, declared: list[str], separator: str = "") -> tuple[str, tuple[str, ...] | None, str]:
+    """A cell as a label, its labels if it is a list of some, and why it is not one label."""
+    if separator and isinstance(value, str) and value.strip() and value.strip()[0] != "[":
+        names = tuple(name.strip() for name in value.split(separator))
+        return "", names, "is empty" if "" in names else ""
     if isinstance(value, str):
         text = value if value in declared else value.strip()
         if text in declared or text[:1] + text[-1:] not in ("[]", "{}"):
-            return text, "" if text else "is empty"
+            return text, None, "" if text else "is empty"
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return text, ""
+            return text, None, ""
         if not isinstance(value, (list, dict)):  # a set, or a text in brackets
-            return text, ""
+            return text, None, ""
     if isinstance(value, dict) and len(value) == 1:  # Label Studio's {"choices": [...]}
         value = next(iter(value.values()))
-    if isinstance(value, (list, tuple)) and len(value) == 1:
-        return _label(value[0], declared)
-    if value is None or value == [] or isinstance(value, float) and math.isnan(value):
-        return "", "is empty"
     if isinstance(value, (list, tuple)):
-        return "", f"is several labels ({', '.join(map(str, value)):.60})"
+        each = [_label(part, declared) for part in value]
+        several = None if any(unfit for *_, unfit in each) else tuple(name for name, *_ in each)
+        if len(value) == 1:
+            return each[0][0], several, each[0][2]
+        return "", several, f"is several labels ({', '.join(map(str, value)):.60})" if value else "is empty"
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return "", None, "is empty"
     if isinstance(value, dict):
-        return "", f"is not one label but {value!r:.60}"
-    return value.strip() if isinstance(value, str) else json.dumps(value, default=str), ""
+        return "", None, f"is not one label but {value!r:.60}"
+    return value.strip() if isinstance(value, str) else json.dumps(value, default=str), None, ""
 
 
 def _number(label: str) -> float | None:
@@ -451,6 +584,8 @@ def _fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) -
     kept = sorted({row.label for row in rows if row.label})
     is_class = "looks like" in first.unfit and len(kept) <= SOME_CLASSES
     name = f", or {as_argument('labels', kept)} makes it a class" if is_class else ""
+    if "is several labels" in first.unfit:
+        name = f", or metric={metrics.LABEL_SETS[0]} learns several labels a row"
     raise UserError(
         f"{first.path}, line {first.line}: {first.unfit}{more}; fill it or remove the row, or unfit_rows=leave_out "
         f"leaves such rows out{name}"
@@ -496,9 +631,15 @@ def unread(source: TaskSource) -> list[str]:
     return [f"not read: {', '.join(others[:10])}{how}"] if others else []
 
 
-def _of_classes(labels: list[str], splits: dict[str, Split], f1: bool) -> list[str]:
+def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
     """Notes on the classes: how often they are, which some split lacks, and which F1 calls positive."""
+    labels: Any = kind.labels
     counts = {role: Counter(split.labels) for role, split in splits.items()}
+    if not kind.exclusive:
+        counts = {
+            role: Counter(i for row in split.labels for i, holds in enumerate(row) if holds)
+            for role, split in splits.items()
+        }
     shown = ", ".join(f"{name!r} {counts['train'][i]:,}" for i, name in enumerate(labels[:20]))
     notes = [f"{len(labels)} classes in train: {shown}{', ...' if len(labels) > 20 else ''}"]
     for role in splits:
@@ -511,13 +652,11 @@ def _of_classes(labels: list[str], splits: dict[str, Split], f1: bool) -> list[s
     return notes
 
 
-def _check_spread(values: Iterable[int | float], labels: list[str] | None, path: Path) -> None:
+def _check_spread(values: Iterable[Any], kind: Kind, path: Path) -> None:
     found = set(values)
     if len(found) < 2:
-        only = found.pop()
         raise UserError(
-            f"{path}: every label is {(labels[int(only)] if labels else only)!r} (without dev and test); give rows with "
-            "two labels or more"
+            f"{path}: every label is {kind.written(found.pop())!r} (without dev and test); give rows with two labels or more"
         )
 
 

@@ -51,6 +51,7 @@ def make_run(path: Path, labels: list[str] | None = LABELS, given=(), augmented:
     results = {"teacher": entry, "finetuned": student, "distilled": student | {"differ_most": [row]}}
 
     about = {"split": "test", "rows": 8, "selection": metrics[0], "constant": 0.5, "labels": labels}
+    about["kind"] = "classes" if labels else "scores"
     about["student"] = "distilled"
     task = {
         "name": "tiny",

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from checkpoints.errors import UserError
-from stages.tasks.task import find_task, load_task
+from stages.tasks.kinds import LabelSets
+from stages.tasks.task import Task, find_task, load_task
 
 PAGE = Path(__file__).parents[3] / "docs" / "files.md"
 HEAD = """\
@@ -123,8 +124,11 @@ CASES = [
     Case("Parquet of the hub, classes by their names in the schema", {"yelp.parquet": class_labels}, labelled()),
     Case("the hub's layout: data/train-00000-of-00002.parquet and its like", {"data/train-00000-of-00002.parquet": lambda path: parquet(FRAME[:15], path), "data/train-00001-of-00002.parquet": lambda path: parquet(FRAME[15:30], path), "data/validation-00000-of-00001.parquet": lambda path: parquet(FRAME[30:], path)}, labelled(), said="dev: validation-00000-of-00001.parquet", data="."),
     Case("the same with a part missing", {"data/train-00000-of-00002.parquet": lambda path: parquet(FRAME, path)}, refused="1 parts of train, not 2", data="."),
-    Case("GoEmotions: lists of labels, one has two", {"go.jsonl": jsonl([{"text": t, "label": ["joy", "anger"] if n == 2 else [NAMES[n % 2]]} for n, t in enumerate(TEXTS)])}, refused=r"line 3: the label 'label' is several labels \(joy, anger\)"),
-    Case("the same as CSV, where lists are texts, left out", {"go.csv": csv_of("text,label", [f'''{t},"['joy', 'anger']"''' if n == 2 else f'''{t},['{NAMES[n % 2]}']''' for n, t in enumerate(TEXTS)])}, [row for n, row in enumerate(labelled()) if n != 2], options={"unfit_rows": "leave_out"}),
+    Case("GoEmotions: lists of labels, one has two", {"go.jsonl": jsonl([{"text": t, "label": ["joy", "anger"] if n == 2 else [NAMES[n % 2]]} for n, t in enumerate(TEXTS)])}, [(t, "anger, joy" if n == 2 else NAMES[n % 2]) for n, t in enumerate(TEXTS)], said="several labels a row: 4 labels"),
+    Case("GoEmotions as published: no header, numbers of several labels between commas", {"train.tsv": csv_of(f"{TEXTS[0]}\t0\tid0", [f"{t}\t{'0,1' if n == 1 else n % 2}\tid{n}" for n, t in enumerate(TEXTS) if n])}, [(t, "bad, good" if n == 1 else ("bad", "good")[n % 2]) for n, t in enumerate(TEXTS)], options={"columns": ("text", "label", "id"), "label_separator": ",", "labels": ("bad", "good")}),
+    Case("toxic comments: a column of 0 and 1 for each label", {"toxic.csv": csv_of("id,text,toxic,threat", [f'{n},"{t}",{n % 2},{int(n % 3 == 0)}' for n, t in enumerate(TEXTS)])}, [(t, ", ".join(name for name, holds in (("toxic", n % 2), ("threat", n % 3 == 0)) if holds)) for n, t in enumerate(TEXTS)], label="", options={"label_columns": ("toxic", "threat")}),
+    Case("the same, where one cell is -1", {"toxic.csv": csv_of("text,toxic,threat", [f'"{t}",{-1 if n == 4 else n % 2},{int(n % 3 == 0)}' for n, t in enumerate(TEXTS)])}, refused="line 6: label 'toxic' is '-1', not 1 or 0", label="", options={"label_columns": ("toxic", "threat")}),
+    Case("lists as texts in a CSV, one label wanted (`metric=accuracy`), others left out", {"go.csv": csv_of("text,label", [f'''{t},"['joy', 'anger']"''' if n == 2 else f'''{t},['{NAMES[n % 2]}']''' for n, t in enumerate(TEXTS)])}, [row for n, row in enumerate(labelled()) if n != 2], options={"unfit_rows": "leave_out", "metric": "accuracy"}),
     Case("STS scores with one NA", {"sts.csv": csv_of("text,label", [f"{t},{'NA' if n == 9 else s}" for n, (t, s) in enumerate(zip(TEXTS, SCORES, strict=True))])}, refused="line 11: label 'NA' is not a finite number, as 39 of 40 are"),
     Case("Excel, German: semicolons, Windows-1252, decimal commas", {"noten.csv": csv_of("text;label", [f"schön, für {n};{str(s).replace('.', ',')}" for n, s in enumerate(SCORES)], "\r\n", "cp1252")}, [(f"schön, für {n}", s) for n, s in enumerate(SCORES)], said="windows-1252.*semicolon"),
     Case("Excel's Unicode text: UTF-16, tabs, .txt", {"book.txt": csv_of("text\tlabel", [f"{t} 日本\t{name}" for t, name in labelled()], "\r\n", "utf-16")}, [(f"{t} 日本", name) for t, name in labelled()], said="utf-16.*tab"),
@@ -190,10 +194,16 @@ def read(case: Case, directory: Path) -> tuple[list[tuple], tuple[str, ...]]:
     task = load_task(find_task("mine", str(make(case, directory)), case.text, case.label, **case.options))
     rows = []
     for split in task.splits.values():
-        labels = [task.labels[label] if task.labels else label for label in split.labels]
+        labels = [named(task, label) for label in split.labels]
         columns = [split.text_a, *([split.text_b] if split.text_b else []), labels]
         rows += list(zip(*columns, strict=True))
     return rows, task.notes
+
+
+def named(task: Task, label: Any) -> Any:
+    if isinstance(task.kind, LabelSets):
+        return task.kind.shown_gold(label).replace("none", "")
+    return task.labels[label] if task.labels else label
 
 
 def outcome(case: Case) -> str:

@@ -1,0 +1,197 @@
+"""Several labels of each row, or none: each holds or not by itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from stages.tasks import metrics as plain
+from stages.tasks.kinds.base import Kind, ProblemType, jensen_shannon, ratio
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PretrainedConfig
+
+    from stages.tasks.kinds.base import Resampler
+
+F1, DECIDED = "micro_f1", ("micro_f1", "macro_f1", "subset_accuracy")
+"""DECIDED: metrics of what is answered, and so of the threshold."""
+
+
+@dataclass(frozen=True)
+class LabelSets(Kind):
+    """A row has any of the labels. Its gold is a tuple of 1.0 or 0.0 for each label.
+
+    The probability of a label is the sigmoid of its logit, and it is answered from the threshold on. The threshold is
+    the hundredth from 0.05 to 0.95 that is best on dev, by the metric that selects (micro F1, where that does not
+    depend on a threshold). It is in the model's config, as `label_threshold`.
+
+    Attributes:
+        threshold: None: half.
+    """
+
+    labels: tuple[str, ...] = ()
+    threshold: float | None = None
+
+    name: ClassVar[str] = "label sets"
+    problem_type: ClassVar[ProblemType] = "multi_label_classification"
+    selectable: ClassVar[tuple[str, ...]] = plain.LABEL_SETS
+    reported: ClassVar[tuple[str, ...]] = plain.LABEL_SETS
+    fits_on_dev: ClassVar[bool] = True
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        import numpy as np
+        from scipy.special import expit
+
+        return expit(np.asarray(logits, np.float64))
+
+    def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+        """The mean over labels of the distance of two distributions: that it holds, and that it does not."""
+        import numpy as np
+
+        both = [np.stack([p, 1 - p], axis=-1) for p in map(self.probabilities, (student, teacher))]
+        return jensen_shannon(*both).mean(-1)
+
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        return self.holds(self.probabilities(logits))
+
+    def holds(self, probabilities: np.ndarray) -> np.ndarray:
+        """Which labels are answered."""
+        return probabilities >= (0.5 if self.threshold is None else self.threshold)
+
+    def measure(
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        probabilities = self.probabilities(logits)
+        return plain.of_label_sets(metrics, self.holds(probabilities), probabilities, gold)
+
+    def resampler(
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> Resampler:
+        import numpy as np
+
+        probabilities_NC, held = self.probabilities(logits), np.asarray(gold) > 0
+        answers, classes = self.holds(probabilities_NC), self.outputs
+        counts = np.concatenate([answers & held, answers, held, (answers == held).all(-1)[:, None]], axis=1)
+        ranked = [_Ranked(p, h) for p, h in zip(probabilities_NC.T, held.T, strict=True)]
+
+        def measure(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
+            times_RN = np.stack([np.bincount(rows, minlength=len(held)) for rows in rows_RN]).astype(float)
+            sums = times_RN @ counts.astype(float)
+            right, said, true = (sums[:, i * classes : (i + 1) * classes] for i in range(3))
+            found = {}
+            for metric in metrics:
+                if metric == "micro_f1":
+                    found[metric] = ratio(2 * right.sum(1), said.sum(1) + true.sum(1))
+                elif metric == "macro_f1":
+                    found[metric] = ratio(2 * right, said + true).mean(1)
+                elif metric == "subset_accuracy":
+                    found[metric] = sums[:, -1] / rows_RN.shape[1]
+                else:
+                    found[metric] = _mean_average_precision(ranked, times_RN)
+            return found
+
+        return measure
+
+    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+        """Of answers that are the most frequent labels, however many, the most frequent set, and nothing."""
+        import numpy as np
+
+        gold = np.asarray(gold)
+        order = np.argsort(-gold.sum(0), kind="stable")
+        answers = [np.isin(np.arange(self.outputs), order[:count]) for count in range(self.outputs + 1)]
+        sets, times = np.unique(gold, axis=0, return_counts=True)
+        answers.append(sets[times.argmax()] > 0)
+        same = np.zeros(gold.shape)
+        return max(plain.of_label_sets([metric], same + a > 0, same, gold)[metric] for a in answers)
+
+    def class_scores(
+        self, logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> list[tuple[float, float, float, int]]:
+        return plain.class_scores(self.answers(logits), gold > 0, self.outputs)
+
+    def written(self, answer: Any) -> str:
+        return json.dumps(self.names(answer), ensure_ascii=False)
+
+    def names(self, answer: Any) -> list[str]:
+        """The names of the labels that hold."""
+        return [name for name, holds in zip(self.labels, answer, strict=True) if holds]
+
+    def read(self, cell: str) -> Any:
+        return tuple(float(name in json.loads(cell)) for name in self.labels)
+
+    def hidden(self, label: Any) -> Any:
+        return (math.nan,) * self.outputs
+
+    def predicted(self, values: np.ndarray) -> tuple[Any, Any]:
+        holds = self.holds(values)
+        return self.names(holds), [float(value) for value in values[holds]]
+
+    def shown(self, values: Sequence[float]) -> str:
+        best = sorted(zip(values, self.labels, strict=True), reverse=True)[:3]
+        return ", ".join(f"{name} {value:.0%}" for value, name in best)
+
+    def shown_gold(self, label: Any) -> str:
+        return ", ".join(self.names(label)) or "none"
+
+    def fitted(self, metric: str, logits: np.ndarray, gold: np.ndarray) -> Self:
+        import numpy as np
+
+        metric, probabilities, held = (
+            metric if metric in DECIDED else F1,
+            self.probabilities(logits),
+            np.asarray(gold) > 0,
+        )
+        grid = [hundredths / 100 for hundredths in range(5, 96)]
+        reached = [_decided(metric, probabilities >= threshold, held) for threshold in grid]
+        return replace(self, threshold=grid[int(np.argmax(reached))])
+
+    def of_model(self, config: PretrainedConfig) -> Self:
+        return replace(self, threshold=getattr(config, "label_threshold", None))
+
+    def keep(self, config: PretrainedConfig) -> None:
+        config.label_threshold = self.threshold
+
+
+def _decided(metric: str, answers: np.ndarray, held: np.ndarray) -> float:
+    """A metric of DECIDED, faster than scikit-learn for the many thresholds that are tried."""
+    if metric == "subset_accuracy":
+        return float((answers == held).all(-1).mean())
+    right, both = (answers & held).sum(0), answers.sum(0) + held.sum(0)
+    if metric == "micro_f1":
+        return float(ratio(2 * right.sum(), both.sum()))
+    return float(ratio(2 * right, both).mean())
+
+
+class _Ranked:
+    """The rows by falling probability of one label, for its average precision on resamples.
+
+    Attributes:
+        order: (N,) row numbers.
+        held: (N,) whether it holds, in that order.
+        ends: places of the last row of each distinct probability.
+    """
+
+    def __init__(self, probabilities: np.ndarray, held: np.ndarray):
+        import numpy as np
+
+        self.order = np.argsort(-probabilities, kind="stable")
+        self.held = held[self.order]
+        self.ends = np.flatnonzero(np.diff(probabilities[self.order], append=-1))
+
+
+def _mean_average_precision(ranked: list[_Ranked], times_RN: np.ndarray) -> np.ndarray:
+    """(R,) as `metrics.of_label_sets` defines it: the mean over the labels that some row of the resample has."""
+    import numpy as np
+
+    total, labels = np.zeros(len(times_RN)), np.zeros(len(times_RN))
+    for label in ranked:
+        times = times_RN[:, label.order]
+        right = (times * label.held).cumsum(1)[:, label.ends]
+        precision = ratio(right, times.cumsum(1)[:, label.ends])
+        total += ratio((precision * np.diff(right, prepend=0)).sum(1), right[:, -1])
+        labels += right[:, -1] > 0
+    return ratio(total, labels)
