@@ -7,6 +7,7 @@ from pathlib import Path
 from checkpoints import store
 from pipeline.deploy.formats import FormatResult, compare_formats
 from pipeline.deploy.model_card import write_card
+from pipeline.deploy.older_transformers import model_settings, tokenizer_settings
 from pipeline.report.run_record import RunRecord
 from stages.distillation.models import (
     ModelSource,
@@ -41,7 +42,7 @@ def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[
         for path in source.iterdir():
             if path.name != store.MANIFEST:
                 shutil.copyfile(path, staging / path.name)
-        _fit_tokenizer(staging, run.max_length(student))
+        fit_settings(staging, run.max_length(student))
         formats = compare_formats(run, staging) if with_onnx else []
         write_card(run, formats, license, staging / "README.md")
         staging.rename(target)
@@ -64,10 +65,18 @@ def how_to_load(directory: Path) -> str:
     return line
 
 
-def _fit_tokenizer(directory: Path, length: int) -> None:
-    """Make the tokenizer return the inputs with which the student was measured, and truncate at the same length."""
-    path, source = directory / "tokenizer_config.json", ModelSource(str(directory))
+def fit_settings(directory: Path, length: int) -> None:
+    """Let the tokenizer return the inputs with which the student was measured, and truncate at the same length.
+
+    Both it and the model load in transformers 4, too.
+    """
+    source = ModelSource(str(directory))
     model = load_classifier(source, capturing=False)
     names = inputs_of(model, dict.fromkeys([*load_tokenizer(source).model_input_names, "attention_mask"]))
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    store.write_json(path, settings | {"model_max_length": length, "model_input_names": list(names)})
+    fitted = {"model_max_length": length, "model_input_names": list(names)}
+    for file, change in (
+        ("tokenizer_config.json", lambda settings: tokenizer_settings(settings | fitted)),
+        ("config.json", model_settings),
+    ):
+        path = directory / file
+        store.write_json(path, change(json.loads(path.read_text(encoding="utf-8"))))

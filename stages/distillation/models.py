@@ -247,8 +247,7 @@ def _told(source: ModelSource) -> Iterator[None]:
         if "scaled_dot_product_attention" in reason:
             raise UserError(
                 f"{source.name}: its attention ({reason.split()[0]}) does not pass through transformers' registry of "
-                "attention functions; give a model whose attention does, such as BERT, RoBERTa, XLM-RoBERTa, DistilBERT, "
-                "ELECTRA, ALBERT or ModernBERT"
+                "attention functions; give a model of BERT's, RoBERTa's, ELECTRA's or ModernBERT's kind"
             ) from error
         if not source.allow_bin and "safetensors" in reason:
             raise UserError(
