@@ -165,6 +165,11 @@ def _trained(plan: StageToCheck, models: Models, task: Task | None) -> tuple[Pre
     teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
     if plan.losses is not None and plan.student is not None:  # a recipe's student
         student = student_config(teacher, **plan.student)
+        if student.model_type == "bilstm" and models.tokenizer.padding_side == "left":
+            raise UserError(
+                "'bilstm' reads a row from its first column on, but the teacher's tokenizer pads on the left; give textcnn",
+                argument="kind",
+            )
         configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
         captures = [build(line, *configs).teacher_capture for line in plan.losses]
         spec = reduce(or_, captures, CaptureSpec())

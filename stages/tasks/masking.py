@@ -37,7 +37,11 @@ class Masking:
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """The batch with masks in its `input_ids`, and as labels the tokens behind them (elsewhere IGNORE_INDEX)."""
         ids_BL = batch.input_ids
-        chosen_BL = uniform(self.seed, epoch, batch.rows, ids_BL.shape[1]) < self.mlm_probability
+        places_BL = (batch.attention_mask.cumsum(1) - 1).clamp(
+            min=0
+        )  # in its row, on whatever side the padding is
+        drawn_BL = uniform(self.seed, epoch, batch.rows, ids_BL.shape[1]).gather(1, places_BL)
+        chosen_BL = drawn_BL < self.mlm_probability
         chosen_BL &= ~torch.isin(ids_BL, self.special.to(ids_BL.device))
         chosen_BL &= batch.mask_BL > 0
         return replace(

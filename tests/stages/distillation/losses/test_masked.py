@@ -1,5 +1,6 @@
 """Masks, the losses behind them against plain references, and what is held out."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -115,6 +116,12 @@ def test_masks_depend_on_seed_epoch_and_row_not_on_ranks_or_micro_batches(tmp_pa
         return found
 
     one = masks(1, 1)
+    of_left = replace(rows, counts=rows.counts | {"left": True})
+    for some in (np.arange(20), np.arange(5)):  # of other widths
+        batch = Masking(tokenizer, 0.15, 1)(of_left.collate(some, np.ones(len(some))), 0)
+        width = batch.labels.shape[1]
+        for row in some:
+            assert (batch.labels[row, of_left.span(row, width)] >= 0).tolist() == one[row]
     assert len(one) == len(rows) and one == masks(2, 1) == masks(1, 3) == masks(2, 7)
     words = (~np.isin(rows.tokens, tokenizer.all_special_ids)).sum()
     chosen = sum(map(sum, one.values())) / words
