@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from checkpoints.errors import UserError
 from stages.check import check_models
 from stages.distillation.models import ModelSource, new_classifier
+from stages.tasks.kinds import Classes
 from stages.tasks.task import find_task, load_task
 from tests.conftest import make_encoder, make_task, make_tokenizer, tiny_config
 
@@ -30,7 +31,7 @@ def student(directory, labels=None):
     """A student of the teacher's, general or of a task with these labels."""
     make_encoder(directory, layers=2, width=8)
     if labels:
-        new_classifier(tiny_config(layers=2, width=8), labels).save_pretrained(directory)
+        new_classifier(tiny_config(layers=2, width=8), Classes(labels)).save_pretrained(directory)
     return directory
 
 
@@ -72,7 +73,7 @@ def test_a_students_head_of_another_task_is_dropped_and_said_at_once(tmp_path, t
 
 def test_a_given_classifier_without_its_head_is_refused(teacher, task):
     make_tokenizer(teacher)
-    new_classifier(tiny_config(), task.labels).save_pretrained(teacher)
+    new_classifier(tiny_config(), task.kind).save_pretrained(teacher)
     assert check(teacher, task) == []
     weights = load_file(teacher / "model.safetensors")
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier.")}

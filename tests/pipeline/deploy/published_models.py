@@ -233,7 +233,7 @@ def outcome(kind: Kind, directory: Path) -> str:
     """
     source = ModelSource(str(kind.make(directory / "model")))
     try:
-        tokenizer, model = load_tokenizer(source), load_classifier(source, None, own_labels=True)
+        tokenizer, model = load_tokenizer(source), load_classifier(source)
         check_padding(model, tokenizer)
     except UserError as error:
         return "refused: " + str(error).replace(str(directory / "model"), "the model").split(": ", 1)[-1]
@@ -264,7 +264,7 @@ def _compare(kind: Kind, model: Any, columns: list[list[str]], directory: Path, 
         close(read(model, batch, CaptureSpec(logits=True)).logits_BC, expected)
 
     cpu = torch.device("cpu")
-    evaluated = load_classifier(ModelSource(str(directory / "model")), None, own_labels=True, capturing=False)
+    evaluated = load_classifier(ModelSource(str(directory / "model")), capturing=False)
     close(torch.from_numpy(predict(evaluated.eval(), rows, cpu)), expected)
 
     for place, length in (("model", POSITIONS), ("export", LENGTH)):

@@ -9,13 +9,14 @@ from transformers import AutoConfig, AutoTokenizer
 from pipeline.deploy.export import fit_settings
 from pipeline.deploy.older_transformers import model_settings
 from stages.distillation.models import ModelSource, load_tokenizer, new_classifier
+from stages.tasks.kinds import Classes
 from tests.conftest import make_tokenizer, tiny_config
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def test_names_in_tokenizer_config_are_those_of_transformers_4(tmp_path):
-    new_classifier(tiny_config(), ("a", "b")).save_pretrained(tmp_path)
+    new_classifier(tiny_config(), Classes(("a", "b"))).save_pretrained(tmp_path)
     tokenizer = make_tokenizer(tmp_path)
     tokenizer.add_special_tokens({"extra_special_tokens": [AddedToken("[X]", special=True)]})
     tokenizer.save_pretrained(tmp_path)
