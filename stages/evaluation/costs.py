@@ -30,7 +30,9 @@ def measure(models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0)
     return costs
 
 
-def speed(models: Mapping[str, tuple[Callable, TokenRows]], seed: int = 0) -> dict[str, Costs]:
+def speed(
+    models: Mapping[str, tuple[Callable, TokenRows]], seed: int = 0, batch: int = BATCH
+) -> dict[str, Costs]:
     """Measure latency and throughput of each model on the same rows of a split.
 
     The models take turns, so that other load on the machine affects all of them alike. Batches are drawn at random, as
@@ -40,6 +42,7 @@ def speed(models: Mapping[str, tuple[Callable, TokenRows]], seed: int = 0) -> di
     Args:
         models: name -> (model in eval mode on the CPU, the split in the model's own tokens).
         seed: of the rows that are drawn.
+        batch: rows of a batch.
 
     Returns:
         name -> costs, `peak_bytes` left None.
@@ -47,7 +50,7 @@ def speed(models: Mapping[str, tuple[Callable, TokenRows]], seed: int = 0) -> di
     calmest: dict[str, Costs] = {}
     for _ in range(ATTEMPTS):
         ran, waited = _scheduled()
-        costs = _speed(models, seed)
+        costs = _speed(models, seed, batch)
         ran, waited = (after - before for after, before in zip(_scheduled(), (ran, waited), strict=True))
         waiting = round(waited / (ran + waited), 3) if ran + waited > 0 else None
         for cost in costs.values():
@@ -69,8 +72,8 @@ def _scheduled() -> tuple[int, int]:
     return ran, waited
 
 
-def _speed(models: Mapping[str, tuple[Callable, TokenRows]], seed: int) -> dict[str, Costs]:
-    single, batches = _drawn(len(next(iter(models.values()))[1]), seed)
+def _speed(models: Mapping[str, tuple[Callable, TokenRows]], seed: int, size: int) -> dict[str, Costs]:
+    single, batches = _drawn(len(next(iter(models.values()))[1]), seed, size)
     with torch.inference_mode():
         alone = _times(models, [np.array([row]) for row in single])
         together = _times(models, list(batches))
@@ -81,18 +84,18 @@ def _speed(models: Mapping[str, tuple[Callable, TokenRows]], seed: int) -> dict[
         costs[name] = Costs(
             latency,
             batch,
-            round(BATCH * 1000 / float(np.median(together[name])), 1),
+            round(size * 1000 / float(np.median(together[name])), 1),
             Lengths(round(float(lengths.mean()), 1), int(lengths.min()), int(lengths.max())),
             torch.get_num_threads(),
         )
     return costs
 
 
-def _drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _drawn(count: int, seed: int, size: int = BATCH) -> tuple[np.ndarray, np.ndarray]:
     """(rows to time one at a time, rows of each batch) of a split of `count` rows."""
     single = np.linspace(0, count - 1, min(SINGLE_ROWS, count), dtype=int)
     drawn = np.random.default_rng(seed).permutation(count)
-    return single, np.resize(drawn, (BATCHES, BATCH))  # repeats the rows of a small split
+    return single, np.resize(drawn, (BATCHES, size))  # repeats the rows of a small split
 
 
 def _times(

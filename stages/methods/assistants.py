@@ -1,6 +1,7 @@
-"""Teaching assistants: students of sizes between teach a smaller one together (arXiv 1902.03393 has one, a chain of them).
+"""Teaching assistants: students of sizes between teach a smaller one together (Ganta et al., arXiv 2206.12005).
 
-Their probabilities are averaged with weights that differential evolution fits on rows that nothing else reads.
+Their probabilities are averaged with weights that differential evolution fits on rows that nothing else reads. One
+assistant alone is that of Mirzadeh et al. (arXiv 1902.03393).
 
 Axes in names: K assistants, N targets of the rows, C classes.
 """

@@ -1,10 +1,15 @@
 """Recipes with methods through the real command, on a tiny teacher: made, killed, resumed, shown, exported, asked."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
+
+from tests.integration.conftest import ROOT
 
 TRAINING = {"epochs": 2, "batch_size": 8, "learning_rate": 1.0e-2, "max_length": 32}
 LOSSES = ["gold_labels", {"soft_labels": {"temperature": 2.0}}]
@@ -138,6 +143,16 @@ def test_a_student_of_ngrams_has_its_own_tokenizer_wherever_it_is_read(place, ng
     for command in (("report", "run=ngrams-seed1"), ("pareto", "task=tiny")):
         status, output = place.run(*command, tiny=False)
         assert status == 0, output
+
+
+def test_the_models_of_a_run_are_timed_in_batches_of_a_size(place, ngrams):
+    script = [sys.executable, str(ROOT / "docs/recipes/speed_by_batch.py"), "runs/ngrams-seed1", "16"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    output = subprocess.run(
+        script, cwd=place.path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(r"^ngrams +[\d.]+ ms +[\d.]+x +[\d,]+/s +[\d.]+x$", output, re.M), output
+    assert "16 rows" in output and re.search("^medians, . thread", output, re.M), output
 
 
 def test_a_student_of_ngrams_killed_and_resumed_is_bitwise_the_same(place, ngrams):
