@@ -68,7 +68,8 @@ class Assistants(Method):
         super().check(task, student, spec)
         if not task.kind.exclusive:
             raise UserError(
-                "assistants average probabilities, and a regression has none; take plain", argument="method"
+                "assistants average the probabilities of classes of which one is right, and the task has none; take plain",
+                argument="method",
             )
         if spec != CaptureSpec(logits=True):
             raise UserError(

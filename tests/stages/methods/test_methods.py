@@ -92,7 +92,12 @@ def test_assistants_refuse_what_they_cannot_teach():
             logits,
             "weights: evolved are fitted .* set held_out=FRACTION",
         ),
-        (Assistants(["a"]), task(labels=None), logits, "method: .* a regression has none"),
+        (
+            Assistants(["a"]),
+            task(labels=None),
+            logits,
+            "method: .* of which one is right, and the task has none",
+        ),
         (Assistants(["a"]), task(), CaptureSpec(hidden=frozenset([1])), "losses: .* none on layers"),
         (Assistants(["a"]), task(), CaptureSpec(), "losses: .* at least one"),
     ):
