@@ -69,5 +69,5 @@ def build(
         ValueError: there is no such loss or setting, or the settings do not fit the models.
     """
     given: dict[str, Any] = {"student": student, "teacher": teacher, "mlm_probability": mlm_probability}
-    given["problem_type"] = student.problem_type
+    given["problem_type"] = getattr(student, "problem_type", None)  # a bare config has none
     return made(line, LOSSES, "losses", given, {"layer_map": layer_map})
