@@ -16,7 +16,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto submission export predict serve doctor test test-all test-gpu torture bench docs lint clean
+.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto submission export predict serve label doctor test test-all test-gpu torture bench docs lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -85,6 +85,9 @@ predict: $(READY) ## what the student of RUN= answers to TEXT=, to ARGS="file=IN
 
 serve: $(READY) ## a page on this machine: teacher and student of RUN= side by side (ARGS="port=8000")
 	@$(RUN_PIPELINE) serve $(GIVEN)
+
+label: $(READY) ## ask a language model (OpenAI's protocol) for the labels of DATA= (ARGS="labels=a,b model=NAME base_url=URL")
+	@$(RUN_PIPELINE) label $(GIVEN)
 
 doctor: $(READY) ## what the machine offers, what a run needs (TASK= ...), what is wrong with RUN=
 	@$(RUN_PIPELINE) doctor $(GIVEN)

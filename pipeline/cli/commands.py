@@ -1,6 +1,7 @@
 """The commands: `python -m pipeline COMMAND key=value ...`, or `make COMMAND`."""
 
 import contextlib
+import importlib.util
 import re
 import sys
 import traceback
@@ -10,7 +11,7 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from tabulate import tabulate
 
 from checkpoints.errors import UserError, to_user_error
@@ -26,7 +27,7 @@ from pipeline.plan import RUNS
 from pipeline.report.run_record import RunRecord, read_run_record
 from pipeline.report.tables import results_table, runs_table
 from pipeline.run import StageFailed, StageRefused, make, make_recipe
-from stages.tasks.text import check_text
+from stages.tasks.text import check_text, slug
 from stages.training.options import option
 
 USAGE = """\
@@ -436,6 +437,78 @@ def predict(given: PredictSettings) -> None:
         else:
             predict.predict_lines(student, sys.stdin)
         sys.stdout.flush()
+
+
+@dataclass
+class LabelSettings:
+    __pydantic_config__ = CONFIG
+
+    task: str = option("", "a name for the file of the answers; none: that of the data file")
+    data: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
+    text_columns: list[str] = option(["text"], "its one or two text columns")
+    labels: list[str] = option([], "the labels that may be answered, as in labels=positive,negative")
+    to: str = option(
+        "", "the .jsonl file of the answers, which grows; none: TASK-answers.jsonl beside the data"
+    )
+    base_url: str = option(
+        "", "address of the server, such as http://localhost:8000/v1; none: OPENAI_BASE_URL"
+    )
+    model: str = option("", "name of the model on the server")
+    prompt: str = option(
+        "", "a text file with {text}, {text_b} for pairs, and {labels}; none: a short question"
+    )
+    samples: Annotated[int, Ge(1)] = option(
+        1, "answers for each text, at temperature 1 where above 1 (else 0)"
+    )
+    logprobs: bool = option(
+        True, "where one sample is asked: the labels' probabilities, if the server gives them"
+    )
+    concurrency: Annotated[int, Ge(1)] = option(8, "requests at a time")
+    retries: Annotated[int, Ge(0)] = option(6, "of a request that fails")
+    timeout: Annotated[float, Gt(0)] = option(60.0, "seconds until a request counts as failed")
+    max_requests: Annotated[int, Ge(0)] = option(
+        0, "requests after which no further text is begun; 0: no limit"
+    )
+    max_tokens: Annotated[int, Ge(0)] = option(0, "tokens after which no further text is begun; 0: no limit")
+    encoding: str = option("", "encoding of the file, such as windows-1251; none: recognised")
+    delimiter: str = option("", "separator of the file: comma, semicolon, tab, pipe; none: recognised")
+
+
+@command(LabelSettings)
+def label(given: LabelSettings) -> int:
+    """Ask a language model behind OpenAI's chat protocol for the labels of texts.
+
+    Example: make label DATA=texts.csv ARGS="labels=positive,negative model=NAME base_url=http://localhost:8000/v1"
+
+    The key is read from OPENAI_API_KEY alone. Stopped anywhere, the same command goes on; texts that have an answer
+    are not asked again. Exits with 1 while texts are left.
+    """
+    if importlib.util.find_spec("openai") is None:
+        raise UserError("the package openai is missing", package="openai")
+    from pipeline.label import command as labelling
+    from pipeline.label.endpoint import Endpoint
+
+    if not given.data or not given.model:
+        raise UserError(f"{'data' if not given.data else 'model'}= is missing: give data=FILE and model=NAME")
+    path, columns = Path(given.data), tuple(given.text_columns)
+    if not 1 <= len(columns) <= 2:
+        raise UserError(f"{len(columns)} columns; give one, or two for pairs", "text_columns")
+    target = (
+        Path(given.to)
+        if given.to
+        else path.with_name(f"{slug(given.task or path.name.split('.')[0])}-answers.jsonl")
+    )
+    if target.suffix != ".jsonl" or target.resolve() == path.resolve():
+        raise UserError(
+            f"{target}: answers are written to a .jsonl file of their own; give another name", "to"
+        )
+    endpoint = Endpoint(
+        labelling.base_url(given.base_url), given.model, labelling.check_labels(given.labels),
+        labelling.prompt_of(given.prompt, len(columns) == 2), given.samples, given.logprobs, given.concurrency,
+        given.retries, given.timeout, given.max_requests, given.max_tokens,
+    )  # fmt: skip
+    texts = labelling.texts_of(path, columns, given.encoding, given.delimiter)
+    return 0 if labelling.label_table(endpoint, texts, target) else 1
 
 
 @dataclass

@@ -8,6 +8,7 @@ SECTIONS = {"teacher": "tuning", "augment": "augmentation", "finetune": "finetun
 """Type of stage -> section of its options, where that has another name."""
 
 INSTALL = {
+    "openai": "run `pip install openai`",
     "nlp_id": "run `make recipe NAME=which-student-tags`, which installs it",
     "orangecontrib": "run `make recipe`, or `pip install --no-deps --require-hashes -r packaged-recipes.txt`",
 }

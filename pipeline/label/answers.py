@@ -1,0 +1,95 @@
+"""A table of answers that grows line by line and survives a kill: each line is one text with its answer."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from checkpoints.errors import UserError
+from stages.tasks.text import folded
+
+Texts = tuple[str, ...]  # one text, or the two of a pair
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to one text, or to a pair.
+
+    Attributes:
+        text, text_b: the text; the second of a pair, else None.
+        label: the label that was answered most; None where no answer names one.
+        probabilities: of the labels, from several samples or from the tokens' probabilities; None for one sample.
+        answers: as they came, where one was not understood.
+        tokens: that the request took.
+    """
+
+    text: str
+    text_b: str | None
+    label: str | None
+    probabilities: Mapping[str, float] | None
+    answers: list[str] | None
+    tokens: int
+
+    def line(self) -> str:
+        """The answer as a line of JSON, without what it does not have."""
+        given: dict[str, Any] = {"label": self.label, "tokens": self.tokens}
+        more = {k: v for k, v in asdict(self).items() if k not in given and v is not None}
+        return json.dumps(more | given, ensure_ascii=False)
+
+
+class AnswerTable:
+    """The answers so far, on disk and by text.
+
+    A line that a kill has torn is cut off when the table is opened.
+
+    Args:
+        path: a .jsonl file, made if it is missing.
+        labels: that answers may have.
+
+    Raises:
+        UserError: the file holds something other than answers to these labels.
+    """
+
+    def __init__(self, path: Path, labels: list[str]):
+        self.path, self.labels = path, labels
+        self.known: dict[Texts, str | None] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.decode(errors="replace").splitlines(), start=1):
+            self._read(line, number)
+        self._file = open(path, "ab")
+        self._file.truncate(len(whole))
+
+    def _read(self, line: str, number: int) -> None:
+        try:
+            found = json.loads(line)
+            texts, label = (found["text"], found.get("text_b")), found["label"]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{self.path}, line {number}: no answer; give to= another name", "to") from None
+        if label is not None and label not in self.labels:
+            raise UserError(
+                f"{self.path}, line {number}: has the label {label!r}, labels= has {', '.join(self.labels)}; give to= "
+                "another name for other labels",
+                "to",
+            )
+        self.known[key(texts)] = label
+
+    def append(self, answer: Answer) -> None:
+        """Write an answer; when this returns it is on the disk."""
+        self._file.write(answer.line().encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.known[key((answer.text, answer.text_b))] = answer.label
+
+    def counts(self) -> Counter[str | None]:
+        """How often each label was answered; None: no label."""
+        return Counter(self.known.values())
+
+
+def key(texts: tuple[str | None, ...]) -> Texts:
+    """What texts must share to count as the same: all but case and white space."""
+    return tuple(folded(text) for text in texts if text is not None)

@@ -1,0 +1,141 @@
+"""The command `label`: a table of texts becomes a table of an endpoint's answers."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from checkpoints.errors import UserError
+from pipeline.label.answers import AnswerTable, Texts, key
+from pipeline.label.endpoint import PAIR, SINGLE, Endpoint, named_label
+from stages.tasks.tables import open_table
+
+
+def label_table(endpoint: Endpoint, texts: list[Texts], target: Path) -> bool:
+    """Ask for the labels of the texts that the target does not have yet, and say what was answered.
+
+    Args:
+        endpoint: who is asked.
+        texts: of the rows; equal ones are asked once.
+        target: the table of answers.
+
+    Returns:
+        Whether all texts have an answer.
+
+    Raises:
+        UserError: as of `Endpoint.label_all` and `AnswerTable`.
+    """
+    table = AnswerTable(target, endpoint.labels)
+    distinct = {key(row): row for row in reversed(texts)}
+    wanted = [row for row in dict.fromkeys(map(key, texts)) if row not in table.known]
+    print(
+        f"{len(texts):,} rows, {len(distinct):,} distinct texts: {len(distinct) - len(wanted):,} are answered in {target}, "
+        f"{len(wanted):,} are asked of {endpoint.model} at {endpoint.base_url}",
+        flush=True,
+    )
+    every = 0.1 if sys.stderr.isatty() else 60.0
+    bar = tqdm(total=len(wanted), unit=" texts", mininterval=every, disable=not wanted)
+    spent = False
+    try:
+        with bar:
+            spent = not endpoint.label_all((distinct[row] for row in wanted), table, bar.update)
+    finally:
+        _tell(endpoint, table, len(wanted) - int(bar.n), spent, target)
+    return len(table.known.keys() & distinct.keys()) == len(distinct)
+
+
+def _tell(endpoint: Endpoint, table: AnswerTable, left: int, spent: bool, target: Path) -> None:
+    counts = table.counts()
+    shown = [
+        (label if label is not None else "(not understood)", count) for label, count in counts.most_common()
+    ]
+    print(tabulate(shown, ["label", "texts"]))
+    print(f"{endpoint.requests:,} requests and {endpoint.tokens:,} tokens now; the answers are in {target}")
+    if left:
+        why = "the budget is used up" if spent else "they were not answered"
+        print(f"{left:,} texts are left, because {why}: run the same command again to go on")
+
+
+def texts_of(path: Path, columns: tuple[str, ...], encoding: str, delimiter: str) -> list[Texts]:
+    """The texts of a table.
+
+    Raises:
+        UserError: a column is missing, a text is empty, or there are no rows.
+    """
+    rows: list[Texts] = []
+    for line, row in _rows(path, columns, encoding, delimiter):
+        for column in columns:
+            if column not in row:
+                raise UserError(
+                    f"{path}, line {line}: no column {column!r} (there are {', '.join(map(repr, row))}); name the text "
+                    "columns",
+                    "text_columns",
+                )
+        texts = tuple("" if row[column] is None else str(row[column]) for column in columns)
+        if not all(text.strip() for text in texts):
+            raise UserError(f"{path}, line {line}: a text is empty; fill it in, or remove the row")
+        rows.append(texts)
+    if not rows:
+        raise UserError(f"{path}: no rows; give a file with a header and rows")
+    return rows
+
+
+def _rows(path: Path, columns: tuple[str, ...], encoding: str, delimiter: str) -> Iterator[tuple[int, dict]]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a table of texts", "data")
+    yield from open_table(path, wanted=columns, encoding=encoding, delimiter=delimiter).rows
+
+
+def prompt_of(path: str, pairs: bool) -> str:
+    """The prompt of a file, or the usual one.
+
+    Raises:
+        UserError: the file is missing, or has no place for a text.
+    """
+    if not path:
+        return PAIR if pairs else SINGLE
+    try:
+        prompt = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give a text file", "prompt") from None
+    for name in ("{text}", "{text_b}")[: 1 + pairs]:
+        if name not in prompt:
+            raise UserError(f"{path} has no {name}, where the text goes; put it in", "prompt")
+    return prompt
+
+
+def check_labels(labels: list[str]) -> list[str]:
+    """The labels that may be answered.
+
+    Raises:
+        UserError: there are fewer than two, or answers could not tell two of them apart.
+    """
+    if len(labels) < 2:
+        raise UserError(
+            f"{', '.join(labels) or 'none'}: give two labels or more, as in labels=positive,negative",
+            "labels",
+        )
+    for label in labels:
+        if named_label(label, labels) != label:
+            raise UserError(
+                f"an answer {label!r} would not be understood; give labels that differ in more than case",
+                "labels",
+            )
+    return labels
+
+
+def base_url(given: str) -> str:
+    """The server's address, from the option or OPENAI_BASE_URL.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = given or os.environ.get("OPENAI_BASE_URL", "")
+    if not found.startswith(("http://", "https://")):
+        raise UserError(
+            f"{found or 'none'}: give the address of a server, such as http://localhost:8000/v1", "base_url"
+        )
+    return found

@@ -1,0 +1,213 @@
+"""Asks an endpoint that speaks OpenAI's chat protocol for the labels of texts.
+
+The openai package sends the requests: it waits and tries again after 429, 5xx and broken connections, as the server's
+Retry-After says, else with a growing pause.
+"""
+
+import asyncio
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.errors import UserError
+from pipeline.label.answers import Answer, AnswerTable, Texts
+
+if TYPE_CHECKING:
+    from openai import APIError, AsyncOpenAI
+
+MAX_FAILURES = 5
+"""Texts in a row without an answer, after which the endpoint counts as gone."""
+
+ROUNDS = 2
+"""How often a text is asked in all where an answer names no label, or the server gives fewer samples than asked for."""
+
+SINGLE = "Which of these labels fits the text best: {labels}?\nAnswer with the label alone.\n\nText: {text}\n"
+PAIR = "Which of these labels fits the two texts best: {labels}?\nAnswer with the label alone.\n\nText 1: {text}\nText 2: {text_b}\n"
+
+
+@dataclass
+class Endpoint:
+    """How texts are asked.
+
+    Attributes:
+        base_url: of the server, such as http://localhost:8000/v1.
+        model: its name there.
+        labels: that may be answered.
+        prompt: with {text}, {text_b} for pairs, and {labels}.
+        samples: answers for each text.
+        logprobs: ask for the probabilities of the labels' first tokens, where one sample is asked.
+        concurrency: requests at a time.
+        retries: of a request that fails.
+        timeout: seconds until a request counts as failed.
+        max_requests, max_tokens: no further text is begun after so many; 0: no limit.
+    """
+
+    base_url: str
+    model: str
+    labels: list[str]
+    prompt: str
+    samples: int = 1
+    logprobs: bool = True
+    concurrency: int = 8
+    retries: int = 6
+    timeout: float = 60.0
+    max_requests: int = 0
+    max_tokens: int = 0
+    requests: int = field(default=0, init=False)
+    tokens: int = field(default=0, init=False)
+
+    def label_all(self, rows: Iterable[Texts], table: AnswerTable, progress: Callable[[], object]) -> bool:
+        """Ask for the label of each row, and append the answers to a table as they come.
+
+        Args:
+            rows: one text or two each.
+            table: of the answers.
+            progress: called after each answer.
+
+        Returns:
+            Whether all rows were asked; if not, a budget was used up.
+
+        Raises:
+            UserError: the server refuses the requests, or does not answer any more; the table keeps what came.
+        """
+        return asyncio.run(self._label_all(iter(rows), table, progress))
+
+    async def _label_all(
+        self, rows: Iterator[Texts], table: AnswerTable, progress: Callable[[], object]
+    ) -> bool:
+        import openai
+
+        failures, spent = 0, False
+
+        async def count(request: object) -> None:
+            self.requests += 1
+
+        async def ask_on(client: openai.AsyncOpenAI) -> None:
+            nonlocal failures, spent
+            while not (spent := spent or self._is_spent()):
+                if (row := next(rows, None)) is None:
+                    return
+                try:
+                    table.append(await self._answer(client, row))
+                    failures = 0
+                    progress()
+                except openai.APIError as error:
+                    failures += 1
+                    fatal = getattr(error, "status_code", 0) in (401, 403, 404)
+                    if fatal or failures >= MAX_FAILURES:
+                        raise self._refused(error) from None
+
+        http = openai.DefaultAsyncHttpxClient(event_hooks={"request": [count]})
+        client = openai.AsyncOpenAI(
+            base_url=self.base_url, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=self.retries,
+            timeout=self.timeout, http_client=http,
+        )  # fmt: skip
+        async with client:
+            await asyncio.gather(*(ask_on(client) for _ in range(self.concurrency)))
+        return not spent or next(rows, None) is None
+
+    def _is_spent(self) -> bool:
+        return bool(
+            self.max_requests and self.requests >= self.max_requests
+            or self.max_tokens and self.tokens >= self.max_tokens
+        )  # fmt: skip
+
+    async def _answer(self, client: "AsyncOpenAI", row: Texts) -> Answer:
+        """Ask for one row, once more where an answer names no label."""
+        import openai
+
+        values = {"labels": ", ".join(self.labels), "text": row[0], "text_b": row[-1]}
+        content = re.sub(r"\{(labels|text|text_b)\}", lambda match: values[match[1]], self.prompt)
+        answers: list[str] = []
+        named: list[str] = []
+        probabilities, tokens = None, 0
+        for _ in range(ROUNDS):
+            asked: dict[str, Any] = {
+                "n": self.samples - len(named),
+                "temperature": 0.0 if self.samples == 1 else 1.0,
+            }
+            if self.logprobs and self.samples == 1:
+                asked |= {"logprobs": True, "top_logprobs": 20}
+            try:
+                response = await client.chat.completions.create(
+                    model=self.model, messages=[{"role": "user", "content": content}], **asked
+                )
+            except openai.BadRequestError:
+                if "logprobs" not in asked:
+                    raise
+                self.logprobs = False  # the server does not give them
+                continue
+            used = response.usage.total_tokens if response.usage else 0
+            tokens, self.tokens = tokens + used, self.tokens + used
+            for choice in response.choices:
+                answer = choice.message.content or ""
+                answers.append(answer)
+                label = named_label(answer, self.labels)
+                if label is not None:
+                    named.append(label)
+                if label is not None and choice.logprobs and choice.logprobs.content:
+                    first = choice.logprobs.content[0]
+                    probabilities = label_probabilities(
+                        {top.token: top.logprob for top in first.top_logprobs}, self.labels
+                    )
+            if len(named) >= self.samples:
+                break
+        counts = Counter(named[: self.samples])
+        if self.samples > 1 and named:
+            probabilities = {label: counts[label] / sum(counts.values()) for label in self.labels}
+        best = max(self.labels, key=lambda label: counts[label]) if named else None
+        wrong = answers if len(named) < len(answers) else None
+        return Answer(row[0], row[1] if len(row) > 1 else None, best, probabilities, wrong, tokens)
+
+    def _refused(self, error: "APIError") -> UserError:
+        status = getattr(error, "status_code", None)
+        said = " ".join(str(error).split())[:300]
+        what = f"answered {status}" if status else "did not answer"
+        return UserError(
+            f"{self.base_url} {what} ({said}); check base_url=, model= and the key in OPENAI_API_KEY. What was answered "
+            "is kept: run the same command again to go on"
+        )
+
+
+def named_label(answer: str, labels: list[str]) -> str | None:
+    """The one label that an answer names; None where it names none, or several.
+
+    Case, and what stands around it, do not matter. A label within a longer one ("no" in "no show") is not named by it.
+
+    Example:
+        >>> named_label("The label is: Positive.", ["positive", "negative"])
+        'positive'
+        >>> named_label("positive or negative", ["positive", "negative"]) is None
+        True
+    """
+    rest, found = answer.casefold(), []
+    for label in sorted(labels, key=len, reverse=True):
+        rest, times = re.subn(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", "\0", rest)
+        if times:
+            found.append(label)
+    return found[0] if len(found) == 1 else None
+
+
+def label_probabilities(first_token: dict[str, float], labels: list[str]) -> dict[str, float] | None:
+    """Probabilities of labels from the logarithms of those of an answer's first token.
+
+    A token counts for the label that begins with it. Where one begins several labels nothing is known.
+
+    Example:
+        >>> label_probabilities({"pos": math.log(0.6), " neg": math.log(0.2), "The": -3.0}, ["positive", "negative"])
+        {'positive': 0.75, 'negative': 0.25}
+    """
+    found = dict.fromkeys(labels, 0.0)
+    for token, logprob in first_token.items():
+        text = token.strip().casefold()
+        begun = [label for label in labels if text and label.casefold().startswith(text)]
+        if len(begun) > 1 and not any(label.casefold() == text for label in begun):
+            return None
+        if begun:
+            found[min(begun, key=len)] += math.exp(logprob)
+    total = sum(found.values())
+    return {label: round(p / total, 6) for label, p in found.items()} if total else None

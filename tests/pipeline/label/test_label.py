@@ -1,0 +1,226 @@
+"""Labels asked of a server that breaks in the ways that servers do."""
+
+import doctest
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.commands import main
+from pipeline.label import endpoint
+from pipeline.label.endpoint import label_probabilities, named_label
+from tests.pipeline.label.stub_server import Stub, serving
+
+ROOT = Path(__file__).parents[3]
+TEXTS = [f"a {'good' if i % 3 else 'dull'} film, number {i}" for i in range(24)]
+
+
+@pytest.fixture
+def stub():
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret-key")
+    write("texts.csv", TEXTS)
+    return tmp_path
+
+
+def write(name: str, texts: list[str]) -> None:
+    Path(name).write_text("text\n" + "".join(f'"{text}"\n' for text in texts))
+
+
+def arguments(stub: Stub, *more: str) -> list[str]:
+    return ["label", "data=texts.csv", "labels=good,bad", "model=stub", f"base_url={stub.url}", *more]
+
+
+def answers(name: str = "texts-answers.jsonl") -> dict[str, dict]:
+    lines = [json.loads(line) for line in Path(name).read_text().splitlines()]
+    assert len({line["text"] for line in lines}) == len(lines)
+    return {line["text"]: line for line in lines}
+
+
+def test_each_text_is_asked_once_whatever_the_server_does(stub, place, capsys):
+    faults = {0: "429", 4: "500", 8: "broken", 12: "slow", 16: "429", 20: "500"}
+    stub.fault = lambda text, before: faults.get(int(text.split()[-1]), "") if before < 2 else ""
+    write("texts.csv", [*TEXTS, TEXTS[3].upper()])  # the same but for case
+    assert main(arguments(stub)) == 0
+    assert set(stub.asked.values()) == {1} and len(stub.asked) == len(TEXTS)
+    found = answers()
+    assert {text: line["label"] for text, line in found.items()} == {
+        text: "good" if "good" in text else "bad" for text in TEXTS
+    }
+    told = capsys.readouterr()
+    assert "25 rows, 24 distinct texts: 0 are answered" in told.out and "240 tokens now" in told.out
+    assert stub.keys == {"Bearer a-secret-key"}
+    assert "a-secret-key" not in told.out + told.err + Path("texts-answers.jsonl").read_text()
+    assert main(arguments(stub)) == 0
+    assert len(stub.asked) == sum(stub.asked.values()) and "24 are answered" in capsys.readouterr().out
+    write("texts.csv", [*TEXTS, "one more good film 24"])
+    assert main(arguments(stub)) == 0
+    assert sum(stub.asked.values()) == len(TEXTS) + 1 == len(answers())
+
+
+def test_killed_twice_it_goes_on_and_asks_again_only_what_was_under_way(stub, place):
+    stub.fault = lambda text, before: "slow"
+    command = [sys.executable, "-m", "pipeline", *arguments(stub, "concurrency=3")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for wanted in (5, 14):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        begun = time.monotonic()
+        while not Path("texts-answers.jsonl").exists() or len(answers_so_far()) < wanted:
+            assert process.poll() is None and time.monotonic() - begun < 60
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with open("texts-answers.jsonl", "ab") as file:
+        file.write(b'{"text": "torn')
+    stub.fault = lambda text, before: ""
+    assert main(arguments(stub)) == 0
+    assert answers().keys() == set(TEXTS)
+    assert sum(stub.asked.values()) <= len(TEXTS) + 2 * 3
+
+
+def answers_so_far() -> list[str]:
+    return Path("texts-answers.jsonl").read_text().splitlines()
+
+
+def test_ctrl_c_says_what_is_left(stub, place):
+    stub.fault = lambda text, before: "slow"
+    command = [sys.executable, "-m", "pipeline", *arguments(stub, "concurrency=2")]
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not Path("texts-answers.jsonl").exists() or len(answers_so_far()) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130 and "run the same command again to go on" in output, output
+    assert "Traceback" not in output
+
+
+def test_a_spent_budget_loses_nothing(stub, place, capsys):
+    assert main(arguments(stub, "max_requests=10", "concurrency=1", "logprobs=false")) == 1
+    assert len(answers()) == 10 == stub.requests
+    assert "14 texts are left, because the budget is used up" in capsys.readouterr().out
+    assert main(arguments(stub, "max_tokens=50", "concurrency=1", "logprobs=false")) == 1
+    assert len(answers()) == 15
+    assert main(arguments(stub, "logprobs=false")) == 0
+    assert len(answers()) == 24 == stub.requests
+
+
+def test_nonsense_is_asked_twice_kept_and_counted(stub, place, capsys):
+    stub.answer = lambda text: "I think it is good, not bad" if text.endswith(" 5") else "Good."
+    assert main(arguments(stub, "logprobs=false")) == 0
+    found = answers()[TEXTS[5]]
+    assert found["label"] is None and found["answers"] == ["I think it is good, not bad"] * 2
+    assert stub.asked[TEXTS[5]] == 2 and sum(stub.asked.values()) == 25
+    assert "(not understood)" in capsys.readouterr().out
+
+
+def test_samples_become_a_distribution(stub, place):
+    draw = random.Random(1)
+    stub.answer = lambda text: draw.choice(["good", "Good!", "bad"])
+    assert main(arguments(stub, "samples=9")) == 0
+    for line in answers().values():
+        p = line["probabilities"]
+        assert sum(p.values()) == pytest.approx(1) and set(p) == {"good", "bad"}
+        assert p[line["label"]] == max(p.values()) and round(9 * p["good"], 6) % 1 == pytest.approx(
+            0, abs=1e-5
+        )
+
+
+def test_probabilities_of_the_first_token_where_the_server_gives_them(stub, place):
+    stub.logprobs = lambda text: {"good": 0.6, "Bad": 0.2, "The": 0.1}
+    stub.answer = lambda text: "good"
+    assert main(arguments(stub)) == 0
+    assert answers()[TEXTS[0]]["probabilities"] == {"good": 0.75, "bad": 0.25}
+    assert sum(stub.asked.values()) == len(TEXTS)
+
+
+def test_a_prompt_of_ones_own_for_pairs(stub, place):
+    Path("pairs.csv").write_text("one,two\nbraces {text_b},then {text}\n")
+    Path("prompt.txt").write_text("{labels}? {text} / {text_b} Text: x")
+    pairs = ["data=pairs.csv", "text_columns=one,two", "prompt=prompt.txt", "task=pairs", "logprobs=false"]
+    assert main(arguments(stub, *pairs)) == 0
+    assert stub.prompts == ["good, bad? braces {text_b} / then {text} Text: x"]
+    [line] = answers("pairs-answers.jsonl").values()
+    assert (line["text"], line["text_b"]) == ("braces {text_b}", "then {text}")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["data=none.csv"], ["data: none.csv: no such file"]),
+        (["model="], ["model= is missing"]),
+        (["labels=good"], ["labels: good: give two labels or more"]),
+        (["labels=good,Good"], ["labels: ", "would not be understood"]),
+        (["text_columns=review"], ["texts.csv, line 2: no column 'review' (there are 'text')"]),
+        (["base_url=", "model=x"], ["base_url: none: give the address of a server"]),
+        (["prompt=bare.txt"], ["prompt: bare.txt has no {text}"]),
+        (["to=texts.csv"], ["to: texts.csv: answers are written to a .jsonl file"]),
+        (["to=other.jsonl"], ["to: other.jsonl, line 1: has the label 'joy', labels= has good, bad"]),
+        (["to=broken.jsonl"], ["to: broken.jsonl, line 1: no answer"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_bad_input_is_one_clear_line(stub, place, capsys, monkeypatch, more, words):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    Path("bare.txt").write_text("what is it?")
+    Path("other.jsonl").write_text('{"text": "a", "label": "joy"}\n')
+    Path("broken.jsonl").write_text("[1]\n")
+    assert main(arguments(stub, *more)) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and all(word in line for word in words), line
+    assert not stub.requests
+
+
+@pytest.mark.parametrize("fault", ["401", "400", "500"])
+def test_a_server_that_refuses_everything_ends_it_with_one_line(stub, place, capsys, fault):
+    stub.fault = lambda text, before: fault
+    assert main(arguments(stub, "retries=1", "concurrency=2")) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(error) == 1 and f"answered {fault} (" in error[0] and "OPENAI_API_KEY" in error[0]
+    assert stub.requests < 20
+
+
+def test_a_server_that_is_not_there_ends_it_with_one_line(place, capsys):
+    nowhere = [
+        "label",
+        "data=texts.csv",
+        "labels=a,b",
+        "model=x",
+        "base_url=http://127.0.0.1:9/v1",
+        "retries=0",
+    ]
+    assert main(nowhere) == 2
+    assert "http://127.0.0.1:9/v1 did not answer" in capsys.readouterr().err
+
+
+def test_the_docstrings_examples_run():
+    assert doctest.testmod(endpoint, raise_on_error=True).attempted >= 3
+
+
+def test_labels_are_named_as_whole_words_the_longest_first():
+    assert named_label("no show", ["no", "no show"]) == "no show"
+    assert named_label("No.", ["no", "no show"]) == "no"
+    assert named_label("nothing", ["no", "yes"]) is None
+    assert named_label("2", ["1", "2", "12"]) == "2"
+    assert label_probabilities({"n": -1.0}, ["no", "never"]) is None
+    assert label_probabilities({"The": -1.0}, ["no", "yes"]) is None
