@@ -185,6 +185,7 @@ def augment_rows(
     seed: int,
     first_row_id: int = 0,
     barred: Callable[[Row], bool] = lambda row: False,
+    fixed: Callable[[int], Sequence[int]] = lambda row_id: (),
 ) -> tuple[list[list[Row]], Counts]:
     """Make the variants of consecutive rows.
 
@@ -199,6 +200,7 @@ def augment_rows(
         seed: 0 or more.
         first_row_id: number of the first row, 0 or more; the others follow.
         barred: whether a variant must be dropped, for example because it is a row of dev or test.
+        fixed: of a row's number the words of its first text that stay, by their numbers; spaces separate words.
 
     Returns:
         For each row its texts and those of its variants; and what was done.
@@ -232,6 +234,8 @@ def augment_rows(
             spans, variants = (
                 ([], 0) if text in too_long else (content_words(text, settings.stop_words), settings.variants)
             )
+            if stay := set(fixed(row_id)):
+                spans = [(start, end) for start, end in spans if text.count(" ", 0, start) not in stay]
             sentences.append(_Sentence(text, spans, random.random((variants, len(spans), 2))))
 
     totals = dict.fromkeys((f.name for f in fields(Counts)), 0)
@@ -261,6 +265,7 @@ def augment_shards(
     shard_rows: int = SHARD_ROWS,
     wanted: Callable[[int], bool] = lambda index: True,
     barred: Callable[[Row], bool] = lambda row: False,
+    fixed: Callable[[int], Sequence[int]] = lambda row_id: (),
 ) -> Iterator[Shard]:
     """Yield the variants of rows numbered from 0, `shard_rows` at a time, so that memory does not grow with the rows.
 
@@ -271,14 +276,14 @@ def augment_shards(
         seed: 0 or more.
         shard_rows: rows in a shard.
         wanted: whether a shard is made, by its index; one that is not costs no more than reading its rows.
-        barred: as in `augment_rows`.
+        barred, fixed: as in `augment_rows`.
     """
     rows = iter(rows)
     index = 0
     while chunk := list(islice(rows, shard_rows)):
         if wanted(index):
             first = index * shard_rows
-            yield Shard(index, first, *augment_rows(chunk, candidates, settings, seed, first, barred))
+            yield Shard(index, first, *augment_rows(chunk, candidates, settings, seed, first, barred, fixed))
         index += 1
 
 

@@ -34,14 +34,19 @@ class Result:
         Raises:
             UserError: its files are damaged.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import (
+            AutoModelForSequenceClassification,
+            AutoModelForTokenClassification,
+            AutoTokenizer,
+        )
 
         from pipeline.report.run_record import read_run_record
 
         run = read_run_record(self.path)
         directory = run.model(run.about.student)
-        model = AutoModelForSequenceClassification.from_pretrained(directory)
-        return model, AutoTokenizer.from_pretrained(directory)
+        words = run.kind.token_level
+        auto = AutoModelForTokenClassification if words else AutoModelForSequenceClassification
+        return auto.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
 
 
 def distill(

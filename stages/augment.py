@@ -68,7 +68,7 @@ def run(stage: Stage) -> None:
     settings = Settings(options.p, options.variants, options.repredict, options.long_texts, stop_words)
     shards = augment_shards(
         _rows(train), candidates, settings, stage.seed, wanted=missing.__contains__,
-        barred=lambda row: _key(row) in others,
+        barred=lambda row: _key(row) in others, fixed=lambda row: task.kind.fixed(train.labels[row]),
     )  # fmt: skip
     progress = Progress(stage, len(missing), "shard")
     for shard in shards:

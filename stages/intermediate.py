@@ -33,7 +33,7 @@ def run(stage: Stage) -> None:
     model = Distillation(student, layer_losses(options, student.config, load_config(source)))
     teacher = task_teacher(stage, task, model.teacher_capture | CaptureSpec(logits=True))
     outputs = teacher_outputs(stage, teacher, {"train": train, "dev": dev})
-    recorded = TeacherLogits(len(train), task.kind.outputs, stage.device)
+    recorded = TeacherLogits(train, task.kind.outputs, stage.device)
 
     def targets(batch: Batch) -> ModelOutputs:
         given = outputs["train"](batch)

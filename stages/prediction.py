@@ -56,12 +56,13 @@ def run(stage: Stage) -> None:
 
 
 def recorded_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
-    """The teacher's logits by row: those recorded by the intermediate stage, and one pass for the others."""
+    """The teacher's logits by target: those recorded by the intermediate stage, and one pass for the others."""
     record = Path(stage.model("student").name) / TEACHER_LOGITS_FILE
     table_NC = np.load(record) if record.is_file() else None
-    if table_NC is None or len(table_NC) != len(rows) or stage.options["record_differs"]:
+    if table_NC is None or len(table_NC) != rows.targets.sum() or stage.options["record_differs"]:
         return teacher_logits(stage, task, rows)
     missing = np.flatnonzero(np.isnan(table_NC).any(axis=1))
     if len(missing):
-        table_NC[missing] = compute_logits(stage, task, rows, missing)[missing]
+        of_rows = np.unique(np.searchsorted(rows.first_targets.numpy(), missing, side="right") - 1)
+        table_NC[missing] = compute_logits(stage, task, rows, of_rows)[missing]
     return table_NC

@@ -80,6 +80,22 @@ def test_the_users_labels_of_words(tmp_path, content):
 
 
 @quick
+@given(st.lists(st.fixed_dictionaries({"text": JSON, "label": JSON, "other": JSON}), max_size=5))
+@example([{"text": "a b", "label": [[0, 1, "x"]], "other": 1}, {"text": "c", "label": [], "other": 0}])
+@example([{"text": "a b", "label": [[False, True, "x"]], "other": True}])
+def test_several_labels_and_spans(tmp_path, rows):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    for how_asked in (
+        {"label_column": "label", "metric": "micro_f1"},
+        {"label_column": "label", "label_separator": ","},
+        {"label_columns": ("label", "other")},
+        {"spans_column": "label"},
+    ):
+        one_line(lambda how=how_asked: load_task(find_task("mine", str(path), ("text",), **how)))
+
+
+@quick
 @given(st.sampled_from([".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet"]), st.binary(max_size=300))
 @example(".jsonl", b'{"a\\nb": 1}')
 @example(".txt", b"a\0b\n")

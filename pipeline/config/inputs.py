@@ -34,7 +34,7 @@ STUDENT = "give a local directory, or leave student= empty to make one"
 
 def task_stages(o: Options) -> RunSpec:
     """From the given teacher to the evaluated student."""
-    task = _of_rows(given_task(o))
+    task = given_task(o)
 
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(o, task, run)
@@ -53,7 +53,7 @@ def task_stages(o: Options) -> RunSpec:
 
 def augment_stages(o: Options) -> RunSpec:
     """The augmented rows."""
-    task = _of_rows(given_task(o))
+    task = given_task(o)
 
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(o, task, run)
@@ -95,17 +95,8 @@ def given_task(o: Options) -> Entry:
         o.task, o.data, tuple(o.text_columns), o.label_column, o.metric, labels=tuple(o.labels),
         positive_label=o.positive_label, unfit_rows=o.unfit_rows, encoding=o.encoding, delimiter=o.delimiter,
         label_columns=tuple(o.label_columns), label_separator=o.label_separator, columns=tuple(o.columns),
+        spans_column=o.spans_column, tag_scheme=o.tag_scheme,
     ).entry  # fmt: skip
-
-
-def _of_rows(task: Entry) -> Entry:
-    """Check that a task labels rows. Raises UserError if it labels words."""
-    if task["identity"].get("token_level"):
-        raise UserError(
-            f"task {task['name']!r} labels words: augmentation and the two stages serve tasks that label rows; "
-            "a recipe serves it (make recipe NAME=which-student-tags)"
-        )
-    return task
 
 
 def _add_augmentation(given: Given, o: Options, run: Path) -> None:

@@ -45,6 +45,13 @@ class Options:
     label_separator: str = option(
         "", "separator between several labels in a cell, such as , or | (lists need none)"
     )
+    spans_column: str = option(
+        "",
+        "column of the spans of entities in a text: a start, an end and a kind each, instead of label_column",
+    )
+    tag_scheme: Literal["", "iob2", "iob1"] = option(
+        "", "of entities in .conll files: iob2 (B- begins each) or iob1 (I- does, too); none: iob2"
+    )
     columns: list[str] = option([], "names of the columns of a data file without a header line")
     labels: list[str] = option(
         [], "class names of a data file in order, such as no,yes; none: those in it, sorted"

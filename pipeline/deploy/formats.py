@@ -85,6 +85,7 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
     logits, costs = {}, {}
     with TemporaryDirectory() as folder:
         rows = {}
+        words = [len(row) for row in texts.labels] if texts.token_level else None
         for name in ("teacher", "student"):
             tokenizer = load_tokenizer(ModelSource(str(files[name].parent)))
             length = run.max_length("teacher" if name == "teacher" else run.about.student)
@@ -107,7 +108,7 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
             title,
             file,
             files[name].stat().st_size,
-            kinds[name].measure(run.metrics[:1], logits[name], np.asarray(texts.gold))[run.metrics[0]],
+            kinds[name].measure(run.metrics[:1], logits[name], np.asarray(texts.gold), words)[run.metrics[0]],
             kinds[name].agreement(logits[name], logits["student"], kinds["student"]).get("label_loyalty"),
             None if name == "teacher" else float(np.abs(logits[name] - logits["student"]).max()),
             costs[name],
@@ -147,4 +148,4 @@ def _reported(run: RunRecord) -> Split:
     rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(ROWS, len(rows)), dtype=int)]
     columns = [[row[name] for row in rows] for name in run.text_columns]
     gold = [run.kind.read(row["label"]) for row in rows]
-    return Split(columns[0], columns[1] if len(columns) == 2 else None, gold)
+    return Split(columns[0], columns[1] if len(columns) == 2 else None, gold, run.kind.continued)

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, pipeline
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from checkpoints import store
@@ -24,7 +24,7 @@ from stages.distillation.compatibility import longest_row
 from stages.distillation.models import ModelSource, kind_of, load_classifier, load_tokenizer
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite
-from stages.tasks.kinds import Kind
+from stages.tasks.kinds import Entities, Kind, LabelSets
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text
@@ -109,8 +109,14 @@ class Classifier:
         """(label, its probability) of each row, as cells of a table; ("", score) for a regression.
 
         A token-level model gives the labels of all words, separated by spaces, and the lowest of their probabilities.
-        Where a row has several labels, both are lists, as JSON.
+        Where a row has several labels or entities, both are lists, as JSON.
         """
+        if isinstance(self.kind, Entities):
+            found = [
+                ([{"label": e[0], "start": e[1], "end": e[2]} for e in of], [e[3] for e in of])
+                for of in self.entities([row[0] for row in rows])
+            ]
+            return [(_cell(label), _cell(score)) for label, score in found]
         if self.kind.token_level:
             labelled = [list(zip(*self.label_words(row[0]), strict=True)) for row in rows]
             return [(" ".join(labels), min(probabilities)) for _, labels, probabilities in labelled]
@@ -123,6 +129,20 @@ class Classifier:
         if isinstance(label, list):
             return ", ".join(label) or "none"
         return label or f"{score:.2f}"
+
+    def entities(self, texts: Sequence[str]) -> list[list[tuple[str, int, int, float]]]:
+        """(kind, start, end, probability) of the entities of each text, in characters, the end not included.
+
+        They are those of stock transformers with `aggregation_strategy="simple"`.
+        """
+        self.tokenizer.model_max_length = self.max_length or LARGE_INTEGER
+        tag: Any = pipeline(
+            "token-classification", model=self.model, tokenizer=self.tokenizer, aggregation_strategy="simple"
+        )
+        return [
+            [(e["entity_group"], int(e["start"]), int(e["end"]), float(e["score"])) for e in row]
+            for row in tag(list(texts), batch_size=BATCH)
+        ]
 
     def label_words(self, text: str) -> list[tuple[str, str, str]]:
         """(word, its label, the label's probability) of each word; words and punctuation marks are separated by spaces.
@@ -199,7 +219,13 @@ def _decoded(lines: Iterable[str]) -> Iterator[str]:
 
 
 def print_predictions(classifier: Classifier, rows: Sequence[Row]) -> None:
-    """Print label, score and text of each row; for a token-level model a line for each word."""
+    """Print label, score and text of each row; for a token-level model a line for each word, or for each entity."""
+    if isinstance(classifier.kind, Entities):
+        for text, found in zip(rows, classifier.entities([row[0] for row in rows]), strict=True):
+            for kind, start, end, score in found:
+                print(f"{text[0][start:end]}\t{kind}\t{start}\t{end}\t{score:.4f}")
+            print()
+        return
     if classifier.kind.token_level:
         for row in rows:
             print("\n".join(map("\t".join, classifier.label_words(row[0]))), end="\n\n")
@@ -252,7 +278,7 @@ def predict_table(
     written = [row | value for row, value in zip(table, values, strict=True)]
     with _written(target) as file:
         if target and target.suffix.lower() == ".jsonl":
-            lists = classifier.kind.problem_type == "multi_label_classification"
+            lists = isinstance(classifier.kind, (LabelSets, Entities))
             for row in written:
                 values = {name: json.loads(row[name]) for name in (added if lists else added[-1:])}
                 file.write(json.dumps(row | values, ensure_ascii=False, default=str) + "\n")

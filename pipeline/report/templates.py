@@ -18,6 +18,8 @@ COLOURS = {
 
 METRICS = {
     "f1": "F1",
+    "entity_f1": "entity F1",
+    "exact_match": "exact match",
     "micro_f1": "micro F1",
     "macro_f1": "macro F1",
     "mean_average_precision": "mean average precision",

@@ -27,7 +27,7 @@ from checkpoints.errors import UserError
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.weights import Arrived
-from stages.tasks.kinds import Classes, Kind, LabelSets, Scores, Words
+from stages.tasks.kinds import Classes, Entities, Kind, LabelSets, Scores, Words
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -159,7 +159,7 @@ def kind_of(config: PretrainedConfig) -> Kind:
     """The kind of task that a classifier's config tells of, its labels in the order of the logits."""
     labels: Any = tuple(config.id2label[i] for i in range(config.num_labels))
     if classifies(config):
-        return Words(labels)
+        return Entities(labels) if Entities.describes(labels) else Words(labels)
     if config.problem_type == LabelSets.problem_type:
         return LabelSets(labels).of_model(config)
     return Scores() if config.num_labels == 1 else Classes(labels)

@@ -34,7 +34,7 @@ def predict(
         summed = torch.from_numpy(logits).to(device)  # zeros but for this rank's part
         dist.all_reduce(summed)
         logits = summed.cpu().numpy()
-    return check_finite(logits)
+    return check_finite(logits if rows.scored is None else logits[rows.scored])
 
 
 def check_finite(logits: np.ndarray) -> np.ndarray:

@@ -9,14 +9,14 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from checkpoints.errors import UserError
-from stages.tasks.types import IGNORE_INDEX, Split
+from stages.tasks.types import CONTINUED, IGNORE_INDEX, Split
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -259,7 +259,8 @@ class RowMaker:
                 second[:] = [lead + encoding.sequence_ids.count(0) for encoding in encodings]
             labels = np.array(split.labels) if not words else None
             if words:
-                labels = np.concatenate(list(map(_at_first_tokens, encodings, split.labels)))
+                of_row = partial(_of_tokens, continued=split.continued)
+                labels = np.concatenate(list(map(of_row, encodings, split.labels)))
             yield Block(tokens, lengths, second, labels, words, sum(bool(e.overflowing) for e in encodings))
 
     def _encode(self, documents: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -362,7 +363,7 @@ def slices(parts: Iterable[Split]) -> Iterator[Split]:
         for start in range(0, len(split), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             second = None if split.text_b is None else split.text_b[part]
-            yield Split(split.text_a[part], second, split.labels[part])
+            yield replace(split, text_a=split.text_a[part], text_b=second, labels=split.labels[part])
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
@@ -399,12 +400,19 @@ def _draws(first: int, count: int) -> np.ndarray:
     return np.fromiter(map(draw, range(first, first + count)), np.float64, count)
 
 
-def _at_first_tokens(encoding: Encoding, labels: list[int]) -> np.ndarray:
-    """Return the label of each of a row's tokens: its word's at the word's first token, else IGNORE_INDEX."""
-    words = encoding.word_ids
-    return np.array(
-        [
-            IGNORE_INDEX if word is None or word == before else labels[word]
-            for before, word in zip([None, *words], words, strict=False)
-        ]
-    )
+def _of_tokens(encoding: Encoding, labels: list[int], continued: tuple[int, ...] | None) -> np.ndarray:
+    """Return the label of each of a row's tokens.
+
+    It is the word's at the word's first token; at its others IGNORE_INDEX, or CONTINUED + what `continued` has for it.
+    """
+    found, before = [], None
+    for word in encoding.word_ids:
+        label = IGNORE_INDEX if word is None else labels[word]
+        if word is not None and word == before:
+            further = (
+                IGNORE_INDEX if continued is None else CONTINUED + (continued[label] if label >= 0 else label)
+            )
+            label = further
+        found.append(label)
+        before = word
+    return np.array(found)

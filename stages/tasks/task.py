@@ -39,13 +39,22 @@ def find_task(
         UserError: the task is unknown, a file or column is missing, or arguments do not go together.
     """
     request = TaskRequest(task, data, tuple(text_columns), label_column, metric, **of_tables)
+    if request.spans_column and not data:
+        raise UserError(f"{request.spans_column!r} needs a file; give data", argument="spans_column")
     for reader in READERS.values():
         if source := reader.find(request):
+            reads = {"files": TaskRequest.OF_TABLES, "spans": ("encoding", "delimiter")}.get(
+                source.reader, ()
+            )
             for name in TaskRequest.OF_TABLES:
-                if source.reader != "files" and getattr(request, name) not in ("", (), "refuse"):
+                if name not in reads and getattr(request, name) not in ("", (), "refuse"):
                     raise UserError(
                         f"{source.name!r} is not a table of your own; leave this out", argument=name
                     )
+            if request.tag_scheme and source.reader != "conll":
+                raise UserError(
+                    f"{source.name!r} is not in CoNLL files; leave this out", argument="tag_scheme"
+                )
             return source
     close = difflib.get_close_matches(task.lower(), KNOWN, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
@@ -113,4 +122,5 @@ def _hide_labels(task: Task, ratio: float, seed: int) -> Task:
 def _part(split: Split, rows: list[int]) -> Split:
     """Return some rows of a split, by their indices."""
     second = split.text_b and [split.text_b[i] for i in rows]
-    return Split([split.text_a[i] for i in rows], second, [split.labels[i] for i in rows])
+    labels = [split.labels[i] for i in rows]
+    return replace(split, text_a=[split.text_a[i] for i in rows], text_b=second, labels=labels)

@@ -26,7 +26,7 @@ import numpy as np
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
 from stages.tasks.row_maker import BERT_SEGMENTS, Block, RowMaker, Segments
-from stages.tasks.types import IGNORE_INDEX, Split
+from stages.tasks.types import CONTINUED, IGNORE_INDEX, UNLABELLED, Split
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,8 @@ class TokenRows:
         lengths: tokens of each row.
         second: where in its row segment B starts, 0 without one.
         labels: class ids (int64) or scores (float64) of the rows; None for a corpus. If words have labels: of all
-            tokens, a word's label at its first token. (rows, C), 1.0 or 0.0, where a row has several labels.
+            tokens, a word's label at its first token, and where its others learn too theirs, CONTINUED added. (rows, C),
+            1.0 or 0.0, where a row has several labels.
         counts: "rows", "tokens", "longest" (tokens of the longest row), "truncated" (rows), "unknown" (tokens),
             "vocabulary", "pad" (the tokenizer's padding token), "left" (whether it pads on the left), "words" (whether
             words have the labels), "labels_a_row" (C, where a row has several labels).
@@ -113,10 +114,18 @@ class TokenRows:
             return np.broadcast_to(np.int64(0), len(self))
         if self.labels.dtype.kind == "f":
             return ~np.isnan(self.labels.reshape(len(self), -1)).any(1)
-        known = self.labels >= 0
-        return (
-            np.add.reduceat(known, self.offsets[:-1], dtype=np.int64) if self.counts.get("words") else known
-        )
+        if not self.counts.get("words"):
+            return self.labels >= 0
+        return np.add.reduceat(_without_marks(self.labels) >= 0, self.offsets[:-1], dtype=np.int64)
+
+    @cached_property
+    def scored(self) -> np.ndarray | None:
+        """(N,) of all targets whether they are scored: those at the first token of a word; None: all are."""
+        if not self.counts.get("words"):
+            return None
+        targets = self.labels[self.labels != IGNORE_INDEX]
+        first = targets < CONTINUED + UNLABELLED
+        return None if first.all() else first
 
     def normalizers(self, indices: np.ndarray) -> dict[str, int]:
         """Return what the losses of a global batch of these rows are divided by."""
@@ -155,7 +164,7 @@ class TokenRows:
             kind = torch.float32 if self.labels.dtype.kind == "f" else torch.int64
             if self.counts.get("words"):
                 found = np.full(mask_BL.shape, IGNORE_INDEX)
-                found[mask_BL] = self.labels[found_T]
+                found[mask_BL] = _without_marks(self.labels[found_T])
             else:
                 found = self.labels[indices]
             labels = torch.tensor(found, dtype=kind)
@@ -176,6 +185,11 @@ class TokenRows:
     def truncated(self) -> int:
         """How many rows were truncated."""
         return self.counts["truncated"]
+
+
+def _without_marks(labels: np.ndarray) -> np.ndarray:
+    """Labels of tokens, that of a further token of a word as it is learned."""
+    return np.where(labels >= CONTINUED + UNLABELLED, labels - CONTINUED, labels)
 
 
 class _Writer:

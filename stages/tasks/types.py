@@ -12,9 +12,10 @@ from stages.tasks import metrics
 if TYPE_CHECKING:
     from stages.tasks.kinds import Kind
 
-UNLABELLED, IGNORE_INDEX = -1, -100
-"""UNLABELLED: the gold label is not known (a score: NaN). IGNORE_INDEX: the position is not scored, because the token is
-not the first of its word or is not masked; torch's cross-entropy ignores it too."""
+UNLABELLED, IGNORE_INDEX, CONTINUED = -1, -100, 1 << 15
+"""UNLABELLED: the gold label is not known (a score: NaN). IGNORE_INDEX: the position is not learned, because the token is
+not the first of its word or is not masked; torch's cross-entropy ignores it too. CONTINUED: added, in rows on disk, to the
+label of a further token of a word, where it is learned but not scored."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class TaskRequest:
         label_column: the column of the labels.
         label_columns: columns of 1 or 0, one for each of several labels.
         label_separator: between several labels in a cell.
+        spans_column: the column of the spans of entities in the text.
+        tag_scheme: of CoNLL files: "iob2", or "iob1", where B- only stands between entities that touch.
         columns: names of the columns of a table without a header line.
         metric: selects on dev, instead of the task's own metric.
         labels: the class names of the user's table, in order; none: those of its rows, sorted.
@@ -54,6 +57,8 @@ class TaskRequest:
     label_columns: tuple[str, ...] = ()
     label_separator: str = ""
     columns: tuple[str, ...] = ()
+    spans_column: str = ""
+    tag_scheme: str = ""
 
     def packaged(self, tasks: tuple[str, ...]) -> str:
         """Return which of a reader's own `tasks` is meant, "" for none of them.
@@ -112,12 +117,12 @@ class TaskSource(Source):
     Attributes:
         task: which of the reader's tasks.
         metric: selects on dev, instead of the task's own.
-        token_level: whether each word has a label.
         text: text columns of the user's files.
         label: their label column.
         type: "classification", "multi_label", "regression" or "" (the labels decide).
         labels: class names, in order.
         positive_label, unfit_rows, encoding, delimiter, label_columns, label_separator, columns: of `TaskRequest`.
+        spans, tag_scheme: `spans_column` and `tag_scheme` of `TaskRequest`.
         rows: (maximum number of training rows, seed that draws them).
         held_out: (ratio of training rows that are set aside, seed that draws them).
         unlabelled: (ratio of training rows whose labels are hidden, seed that draws them).
@@ -125,7 +130,6 @@ class TaskSource(Source):
 
     task: str = ""
     metric: str = ""
-    token_level: bool = False
     text: list[str] = field(default_factory=list)
     label: str = ""
     type: str = ""
@@ -137,6 +141,8 @@ class TaskSource(Source):
     label_columns: list[str] = field(default_factory=list)
     label_separator: str = ""
     columns: list[str] = field(default_factory=list)
+    spans: str = ""
+    tag_scheme: str = ""
     rows: tuple[int, int] | None = None
     held_out: tuple[float, int] | None = None
     unlabelled: tuple[float, int] | None = None
@@ -149,6 +155,7 @@ class Split:
     Attributes:
         text_a: the texts, or the first texts of pairs. Where words have labels, single spaces separate the words.
         text_b: the second texts of pairs; None for single texts.
+        continued: of the task's kind (`Kind.continued`).
         labels: class ids or scores of the rows; where a row has several labels, a tuple of 1.0 or 0.0 for each of them;
             where words have labels, for each row a list of their class ids.
     """
@@ -156,6 +163,7 @@ class Split:
     text_a: list[str]
     text_b: list[str] | None
     labels: list[Any]
+    continued: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -100,20 +100,29 @@ def logits_as_outputs(
 
 
 class TeacherLogits:
-    """The teacher's logits by row, recorded while it runs anyway, so that a later stage needs no teacher.
+    """The teacher's logits of the rows' targets, recorded while it runs anyway, so that a later stage needs no teacher.
 
-    Saved with each checkpoint; rows not seen yet are NaN.
+    Saved with each checkpoint; targets not seen yet are NaN.
     """
 
-    def __init__(self, rows: int, classes: int, device: torch.device):
-        self.table_NC = torch.full((rows, classes), torch.nan, device=device)
+    def __init__(self, rows: TokenRows, classes: int, device: torch.device):
+        self.first_targets = rows.first_targets.to(device)
+        self.table_NC = torch.full((int(rows.targets.sum()), classes), torch.nan, device=device)
         self.bytes = self.table_NC.nbytes
 
     def note(self, batch: Batch, outputs: ModelOutputs) -> None:
         """Keep the logits of a batch's rows that count and were not seen before."""
-        known_BC = self.table_NC[batch.rows]
-        new_B1 = known_BC.isnan().any(dim=1, keepdim=True) & (batch.weight[:, None] > 0)
-        self.table_NC[batch.rows] = torch.where(new_B1, outputs.logits_BC.float(), known_BC)
+        places, logits, counts = label_index(self.first_targets, batch), outputs.logits_BC, batch.weight > 0
+        if batch.label_mask.ndim == 2:  # words: one after another, T of them
+            mask_BL = batch.label_mask
+            places, logits, counts = (
+                places[mask_BL],
+                logits[mask_BL],
+                counts[:, None].expand_as(mask_BL)[mask_BL],
+            )
+        known_TC = self.table_NC[places]
+        new_T1 = known_TC.isnan().any(dim=1, keepdim=True) & counts[:, None]
+        self.table_NC[places] = torch.where(new_T1, logits.float(), known_TC)
 
     def gather(self) -> None:
         """Merge the tables of all ranks; in its first epoch each row is seen by exactly one rank."""

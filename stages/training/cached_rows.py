@@ -86,14 +86,15 @@ def train_rows(
     shards = stage.artifact_dir("augmented")
 
     def starts() -> list[Start]:
+        continued = task.splits["train"].continued
         groups = by_size({path.name: path for path in sorted(shards.glob("rows-*.arrow"))})
-        return [partial(_augmented, group.values()) for group in groups]
+        return [partial(_augmented, group.values(), continued) for group in groups]
 
     return _cached(stage, {"augmented": sha256_file(shards / store.MANIFEST)}, tokenizer, max_length, starts)
 
 
-def _augmented(paths: Iterable[Path]) -> Iterator[Split]:
-    return slices(Split(*read_shard(path)[:3]) for path in paths)
+def _augmented(paths: Iterable[Path], continued: tuple[int, ...] | None) -> Iterator[Split]:
+    return slices(Split(*read_shard(path)[:3], continued) for path in paths)
 
 
 def corpus_rows(

@@ -185,9 +185,7 @@ def test_two_ranks_and_accumulation_learn_the_same_of_words(place, tags):
     assert losses["parts"] == pytest.approx(losses["one"], rel=1e-3)
 
 
-def test_the_two_stages_refuse_a_task_that_labels_words(place, tags):
-    status, output = place.run("task-distill", *tags[1:], "task=indonesian-tags", "run=refused", tiny=False)
-    assert status == 2 and "labels words" in output and "which-student-tags" in output, output
+def test_rows_whose_words_are_truncated_are_refused(place, tags):
     status, output = place.run("recipe", *tags, "run=short", "base.training.max_length=8", tiny=False)
     assert status == 2 and "max_length: 8 tokens truncate" in output and "raise it" in output, output
 

@@ -6,9 +6,10 @@ intervals, what the report compares, and how answers are written.
 
 from stages.tasks.kinds.base import Kind
 from stages.tasks.kinds.classes import Classes, Words
+from stages.tasks.kinds.entities import Entities
 from stages.tasks.kinds.label_sets import LabelSets
 from stages.tasks.kinds.scores import Scores
 
-__all__ = ["KINDS", "Classes", "Kind", "LabelSets", "Scores", "Words"]
+__all__ = ["KINDS", "Classes", "Entities", "Kind", "LabelSets", "Scores", "Words"]
 
-KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Classes, LabelSets, Scores, Words)}
+KINDS: dict[str, type[Kind]] = {kind.name: kind for kind in (Classes, Entities, LabelSets, Scores, Words)}

@@ -60,6 +60,15 @@ class Kind(ABC):
         """What `class_scores` are of."""
         return self.labels or ()
 
+    @property
+    def continued(self) -> tuple[int, ...] | None:
+        """At token level for each class that of the further tokens of a word; None: they learn nothing."""
+        return None
+
+    def fixed(self, label: Any) -> list[int]:
+        """The words of a row that augmentation must not replace, by their numbers."""
+        return []
+
     @abstractmethod
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(N, C) probabilities of the labels; of a score the score."""

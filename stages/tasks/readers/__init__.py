@@ -13,13 +13,14 @@ that decides the rows stands in the `TaskSource` (`stages.tasks.types`). `rotten
 format of tables (such as parquet) is a function in `stages.tasks.tables`, which `files` reads through.
 """
 
-from stages.tasks.readers import conll, files, glue, indonesian, newsgroups, rotten_tomatoes
+from stages.tasks.readers import conll, files, glue, indonesian, newsgroups, rotten_tomatoes, spans
 
 READERS = {
     "glue": glue,
     "rotten_tomatoes": rotten_tomatoes,
     "newsgroups": newsgroups,
     "indonesian": indonesian,
+    "spans": spans,
     "conll": conll,
     "files": files,
 }

@@ -4,6 +4,9 @@ Columns are separated by tabs if the line has one, else by white space. Every li
 word, the last its label. Lines that begin with -DOCSTART- are skipped. `data` is a file, or a directory with
 train.conll and optionally dev.conll and test.conll. Without dev, a tenth of train is held out. Sentences of dev or
 test are removed from train.
+
+Where all labels are O, B-kind or I-kind, they mark entities. In IOB2 B- begins each entity; in IOB1 it stands only between
+two of one kind that touch. Both are read as IOB2.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.kinds import Words
+from stages.tasks.kinds import Entities, Words
+from stages.tasks.kinds.entities import METRICS
 from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, hold_out, unread
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-SUFFIX = ".conll"
+SUFFIX, VERSION = ".conll", 2
 
 
 def find(request: TaskRequest) -> TaskSource | None:
@@ -38,17 +42,23 @@ def find(request: TaskRequest) -> TaskSource | None:
     files = data_files(path, (SUFFIX,))
     if not all(file.is_file() for file in files.values()):
         raise UserError(f"no file {path}; give a {SUFFIX} file or a directory of them", argument="data")
-    metrics.select(request.metric)
+    if request.tag_scheme not in ("", "iob1", "iob2"):
+        raise UserError(f"{request.tag_scheme!r} is unknown; choose iob2 or iob1", argument="tag_scheme")
+    known = tuple(dict.fromkeys((*metrics.CLASSIFICATION, *METRICS)))
+    metrics.select(request.metric, known, known)  # the labels decide which of them fit
     resolved = {role: str(file.resolve()) for role, file in files.items()}
     name = slug(request.task or path.stem)
-    return TaskSource(name, "conll", files=resolved, metric=request.metric, token_level=True)
+    return TaskSource(
+        name, "conll", VERSION, files=resolved, metric=request.metric, tag_scheme=request.tag_scheme
+    )
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
     """Read the sentences.
 
     Raises:
-        UserError: a line cannot be used (the error names it); fewer than two labels; or a label that train lacks.
+        UserError: a line cannot be used (the error names it); an entity begins with I- in IOB2; fewer than two labels; or a
+            label that train lacks.
     """
     paths = {role: Path(path) for role, path in source.files.items()}
     pairs: dict[str, list[tuple[Row, list[str]]]] = {}
@@ -59,30 +69,57 @@ def load(source: TaskSource, revision: str | None) -> Task:
             raise UserError(f"{path}: no sentences; give a word and its label on each line")
         pairs.setdefault(role, []).extend(read)
         notes.append(f"{role}: {path.name}, {len(read):,} sentences")
+    if Entities.describes(label for of in pairs.values() for _, tags in of for label in tags):
+        of_iob1 = source.tag_scheme == "iob1"
+        pairs = {
+            role: [(row, _as_iob2(row, tags, of_iob1)) for row, tags in of] for role, of in pairs.items()
+        }
+    return task(source, pairs, notes)
+
+
+def task(source: TaskSource, pairs: dict[str, list[tuple[Row, list[str]]]], notes: list[str]) -> Task:
+    """The task of sentences, their words parted by spaces, and the labels of their words."""
+    train = Path(source.files["train"])
     if "dev" not in pairs:
-        pairs = hold_out(pairs, paths["train"])
+        pairs = hold_out(pairs, train)
         notes.append(f"dev: {len(pairs['dev']):,} sentences of train, held out, as there is no dev file")
     pairs = drop_repeats(pairs)
     labels = sorted({label for _, tags in pairs["train"] for label in tags})
     if len(labels) < 2:
-        raise UserError(f"{paths['train']}: every label is {labels[0]!r}; give two labels or more")
+        raise UserError(f"{train}: every label is {labels[0]!r}; give two labels or more")
+    kind: Words = Entities.of(labels) if Entities.describes(labels) else Words(tuple(labels))
     splits = {}
     for role in (role for role in ROLES if role in pairs):
         for row, tags in pairs[role]:
-            if unknown := set(tags) - set(labels):
-                where = f"{paths.get(role, paths['train'])}, the sentence at line {row.line}"
+            if unknown := set(tags) - set(kind.labels):
+                where = f"{row.path}, the sentence at line {row.line}"
                 raise UserError(
                     f"{where}: label {min(unknown)!r} is not one of train's: {', '.join(labels):.200}"
                 )
-        ids = [[labels.index(label) for label in tags] for _, tags in pairs[role]]
-        splits[role] = Split([row.texts[0] for row, _ in pairs[role]], None, ids)
+        ids = [[kind.labels.index(label) for label in tags] for _, tags in pairs[role]]
+        splits[role] = Split([row.texts[0] for row, _ in pairs[role]], None, ids, kind.continued)
     return Task(
         source.name,
-        Words(tuple(labels)),
+        kind,
         splits,
-        *metrics.select(source.metric),
+        *metrics.select(source.metric, kind.reported, kind.selectable),
         notes=tuple(notes),
     )
+
+
+def _as_iob2(row: Row, tags: list[str], of_iob1: bool) -> list[str]:
+    """Labels in which B- begins each entity."""
+    found = []
+    for place, (tag, before) in enumerate(zip(tags, ["O", *tags], strict=False)):
+        begins = tag[0] == "I" and (before == "O" or before[2:] != tag[2:])
+        if begins and not of_iob1:
+            raise UserError(
+                f"{row.path}, line {row.line + place}: {tag!r} begins an entity, which B-{tag[2:]} does in IOB2; fix the "
+                "label, or tag_scheme=iob1 reads it so",
+                argument="tag_scheme",
+            )
+        found.append(f"B-{tag[2:]}" if begins else tag)
+    return found
 
 
 def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
@@ -124,4 +161,5 @@ def _labelled(path: Path) -> Iterator[tuple[Row, list[str]]]:
                 raise UserError(
                     f"{path}, line {number}: {len(columns)} columns, the first sentence has {width}; fix the line"
                 )
-        yield Row(line, (" ".join(word for word, *_ in words),), ""), [columns[-1] for columns in words]
+        text = " ".join(word for word, *_ in words)
+        yield Row(line, (text,), "", path), [columns[-1] for columns in words]

@@ -35,7 +35,7 @@ def find(request: TaskRequest) -> TaskSource | None:
     if not task:
         return None
     files = {"tags": str(inside("nlp_id", "data/dataset_postag.txt"))}
-    return TaskSource(task, "indonesian", VERSION, files, metric=request.metric, token_level=True)
+    return TaskSource(task, "indonesian", VERSION, files, metric=request.metric)
 
 
 def load(source: TaskSource, revision: str | None) -> Task:

@@ -155,7 +155,6 @@ def test_indonesian_sentences_are_read_once_and_split_by_their_text(tmp_path, mo
     path.write_text("\n".join(sentences))
     monkeypatch.setattr(indonesian, "inside", lambda *_: path)
     source = indonesian.find(TaskRequest("Indonesian_Tags"))
-    assert source.token_level
     found = indonesian.load(source, None)
     assert found.token_level and len(found.labels) == 16 and found.selection == "accuracy"
     rows = [pair for split in found.splits.values() for pair in zip(split.text_a, split.labels, strict=True)]
@@ -180,12 +179,12 @@ def test_words_of_ones_own_are_read_from_conll_files(tmp_path):
     (tmp_path / "train.conll").write_text("\ufeff" + CONLL)
     (tmp_path / "dev.conll").write_text("it O\r\nis O\r\n\r\nIDA B-PER\n. O\n")
     source = task.find_task("My NER", str(tmp_path))
-    assert source.name == "my-ner" and source.token_level
+    assert source.name == "my-ner"
     found = task.load_task(source)
-    assert found.token_level and found.labels == ("B-PER", "O")
+    assert found.token_level and found.labels == ("B-PER", "I-PER", "O")
     assert (found.splits["train"].text_a, found.splits["train"].labels) == (
         ["Ada #"],
-        [[0, 1]],
+        [[0, 2]],
     )  # Ida stands in dev
     assert found.splits["dev"].text_a == ["it is", "IDA ."]
     assert task.find_task("", str(tmp_path / "train.conll")).name == "train"

@@ -1,0 +1,147 @@
+"""Entities in a text: runs of words that have a kind, such as a person, written as IOB2 labels of the words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from stages.tasks import metrics as plain
+from stages.tasks.kinds.base import ratio
+from stages.tasks.kinds.classes import Words
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stages.tasks.kinds.base import Resampler
+
+OUTSIDE = "O"
+METRICS = ("entity_f1", "exact_match", "accuracy")
+Entity = tuple[str, int, int]
+"""Kind, first and last word."""
+
+
+@dataclass(frozen=True)
+class Entities(Words):
+    """Words begin an entity (B-person), go on with it (I-person), or are outside (O).
+
+    An entity is right if its kind, first and last word are. A label I-person that follows no entity of a person begins
+    one, as seqeval and conlleval read it. The further tokens of a word learn to go on with the word's entity, so that
+    stock `aggregation_strategy="simple"`, which asks every token, does not cut words. Words are scored by their first
+    token.
+    """
+
+    name: ClassVar[str] = "entities"
+    selectable: ClassVar[tuple[str, ...]] = METRICS
+    reported: ClassVar[tuple[str, ...]] = METRICS
+
+    @staticmethod
+    def describes(labels: Iterable[str]) -> bool:
+        """Whether labels of words are those of entities."""
+        names = set(labels)
+        return names > {OUTSIDE} and all(name == OUTSIDE or name[:2] in ("B-", "I-") for name in names)
+
+    @classmethod
+    def of(cls, labels: Iterable[str]) -> Entities:
+        """The kind with both labels of each kind of entity, sorted."""
+        kinds = {label[2:] for label in labels if label != OUTSIDE}
+        return cls(
+            (*(f"B-{kind}" for kind in sorted(kinds)), *(f"I-{kind}" for kind in sorted(kinds)), OUTSIDE)
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(sorted({label[2:] for label in self.labels if label != OUTSIDE}))
+
+    @property
+    def continued(self) -> tuple[int, ...]:
+        """For each label that of the further tokens of a word."""
+        return tuple(
+            self.labels.index("I-" + label[2:] if label[:2] == "B-" else label) for label in self.labels
+        )
+
+    def measure(
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        """As in the base class; entity F1 is seqeval's, over all kinds together."""
+        answers = self.answers(logits)
+        found = plain.compute([m for m in metrics if m == "accuracy"], answers, gold, self.outputs)
+        if set(metrics) - {"accuracy"}:
+            right, said, true = self._counts(answers, gold, words or [len(gold)])
+            found["entity_f1"] = float(ratio(2 * right.sum(), said.sum() + true.sum()))
+            found["exact_match"] = float(_exact(right, said, true).mean())
+        return {metric: found[metric] for metric in metrics}
+
+    def resampler(
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> Resampler:
+        import numpy as np
+
+        words, answers = words or [len(gold)], self.answers(logits)
+        right, said, true = self._counts(answers, gold, words)
+        lengths = np.asarray(words)
+        right_words = np.add.reduceat(answers == gold, np.cumsum(lengths) - lengths)
+        columns = (right.sum(1), said.sum(1) + true.sum(1), _exact(right, said, true), right_words, lengths)
+        counts = np.stack(columns, axis=1).astype(float)
+
+        def measure(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
+            times_RN = np.stack([np.bincount(rows, minlength=len(lengths)) for rows in rows_RN])
+            right, both, exact, right_words, all_words = (times_RN @ counts).T
+            values = {
+                "entity_f1": ratio(2 * right, both),
+                "exact_match": exact / rows_RN.shape[1],
+                "accuracy": right_words / all_words,
+            }
+            return {metric: values[metric] for metric in metrics}
+
+        return measure
+
+    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+        """Of no entities at all; of the most frequent label for the accuracy."""
+        import numpy as np
+
+        if metric == "accuracy":
+            return super().constant(metric, gold, words)
+        nothing = np.zeros((len(gold), self.outputs))
+        nothing[:, self.labels.index(OUTSIDE)] = 1
+        return self.measure([metric], nothing, gold, words)[metric]
+
+    def class_scores(
+        self, logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+    ) -> list[tuple[float, float, float, int]]:
+        """Of the entities of each kind."""
+        right, said, true = (
+            of.sum(0) for of in self._counts(self.answers(logits), gold, words or [len(gold)])
+        )
+        scores = ratio(right, said), ratio(right, true), ratio(2 * right, said + true)
+        return [(p, r, f, int(n)) for p, r, f, n in zip(*(s.tolist() for s in scores), true, strict=True)]
+
+    def entities(self, ids: Iterable[int]) -> list[Entity]:
+        """The entities of a row, by its labels."""
+        from seqeval.metrics.sequence_labeling import get_entities
+
+        return get_entities([self.labels[int(i)] for i in ids])
+
+    def fixed(self, label: Any) -> list[int]:
+        outside = self.labels.index(OUTSIDE)
+        return [place for place, i in enumerate(label) if i != outside]
+
+    def _counts(
+        self, answers: np.ndarray, gold: np.ndarray, words: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Entities that are right, answered and gold: three of (rows, kinds)."""
+        import numpy as np
+
+        kinds, ends = {name: i for i, name in enumerate(self.class_names)}, np.cumsum(words)[:-1]
+        counts = np.zeros((3, len(words), len(kinds)), np.int64)
+        for row, pair in enumerate(zip(np.split(answers, ends), np.split(gold, ends), strict=True)):
+            said, true = (set(self.entities(ids)) for ids in pair)
+            for of, found in zip(counts, (said & true, said, true), strict=True):
+                for kind, *_ in found:
+                    of[row, kinds[kind]] += 1
+        return counts[0], counts[1], counts[2]
+
+
+def _exact(right: np.ndarray, said: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """(rows,) whether all entities of a row are right, and no others are answered."""
+    return (right.sum(1) == said.sum(1)) & (right.sum(1) == true.sum(1))

@@ -1,0 +1,81 @@
+"""Entities through both stages: made, killed, augmented outside entities, reported, asked, exported."""
+
+import csv
+import json
+
+import pytest
+
+from tests.conftest import sentences
+
+GIVEN = ("task=names", "data=names", "finetuning.epochs=1", "augment=true", "augmentation.variants=3",
+         "augmentation.vectors=none", "masked_lm.tokens=600", "masked_lm.epochs=1", "masked_lm.max_length=32",
+         "text_columns=", "label_column=", "tuning.learning_rate=1e-2", "tuning.epochs=6")  # fmt: skip
+KINDS = {"film": "work", "movie": "work", "actor": "person"}
+
+
+@pytest.fixture(scope="module")
+def names(place):
+    """Sentences in which some words are entities."""
+    directory = place.path / "names"
+    directory.mkdir()
+    for name, count, seed in (("train", 60, 1), ("dev", 20, 2), ("test", 20, 3)):
+        lines = []
+        for text in dict.fromkeys(text for text, _ in sentences(count, seed)):
+            for word in text.split():
+                lines.append(f"{word}\t{f'B-{KINDS[word]}' if word in KINDS else 'O'}")
+            lines.append("")
+        (directory / f"{name}.conll").write_text("\n".join(lines))
+    status, output = place.run("task-distill", *GIVEN, "run=names")
+    assert status == 0, output
+    return place.path / "runs" / "names"
+
+
+def test_killed_in_both_task_stages_it_ends_in_the_same_weights(place, names):
+    for stage in ("intermediate", "prediction"):
+        place.kill_during("killed-names", stage, *GIVEN, "reuse=false")
+    status, output = place.run("task-distill", *GIVEN, "run=killed-names", "reuse=false")
+    assert status == 0 and output.count("resumed at step") == 1, output
+    assert place.weights("killed-names") == place.weights("names")
+
+
+def test_variants_keep_entities_and_labels(names):
+    from data_aug.variants import read_shard
+
+    texts, _, labels, rows, variants = read_shard(names / "augment/model/rows-00000000.arrow")
+    original = {}
+    for text, label, row in zip(texts, labels, rows, strict=True):
+        original.setdefault(row, (text.split(" "), label))
+        words, of = original[row]
+        assert label == of and len(text.split(" ")) == len(label)
+        assert all(a == b for a, b in zip(words, text.split(" "), strict=True) if a in KINDS)
+    assert any(variants)
+
+
+def test_reported_predicted_and_exported_entities_are_those_of_stock_transformers(place, names):
+    results = json.loads((names / "results.json").read_text())
+    assert set(results["teacher"]["scores"]) == {"entity_f1", "exact_match", "accuracy"}
+    assert results["teacher"]["metric"] > 0.6 and len(results["distilled"]["classes"]) == 2
+    for command in ("report", "evaluate"):
+        status, output = place.run(command, "run=names", tiny=False)
+        assert status == 0, output
+    table = names / "test_predictions.csv"
+    status, output = place.run("export", "run=names", "to=names-export", tiny=False)
+    assert status == 0 and "ONNX int8" in output, output
+    status, output = place.run("predict", "model=names-export", f"file={table}", "to=named.jsonl", tiny=False)
+    assert status == 0, output
+    mine = [json.loads(line) for line in (place.path / "named.jsonl").read_text().splitlines()]
+
+    from transformers import pipeline
+
+    tag = pipeline(
+        "token-classification", model=str(place.path / "names-export"), aggregation_strategy="simple"
+    )
+    with open(table, newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    for text, row in zip(texts, mine, strict=True):
+        stock = tag(text)
+        assert [{"label": e["entity_group"], "start": e["start"], "end": e["end"]} for e in stock] == row[
+            "predicted_label"
+        ]
+    status, output = place.run("predict", "run=names", f"text={texts[0]}", tiny=False)
+    assert status == 0 and all(len(line.split("\t")) == 5 for line in output.split("\n") if line), output
