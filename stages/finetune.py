@@ -47,4 +47,4 @@ def fine_tune(
     choose_on_dev(stage, model, dev, task)
     warn_if_constant(stage, task, state.best_score)
     scores = {"dev": state.best_score, "metric": task.selection, "steps": state.step}
-    stage.publish(save_student(job, tokenizer), scores)
+    stage.publish(save_student(job, tokenizer, scale=task.kind.scale), scores)

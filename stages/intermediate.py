@@ -45,7 +45,7 @@ def run(stage: Stage) -> None:
     state = job.run()
     recorded.gather()
     scores = {"dev": state.best_score, "metric": "-loss", "steps": state.step}
-    stage.publish(save_student(job, tokenizer, recorded.write), scores)
+    stage.publish(save_student(job, tokenizer, recorded.write, task.kind.scale), scores)
 
 
 def begin(stage: Stage, kind: Kind) -> PreTrainedModel:

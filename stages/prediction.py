@@ -52,7 +52,7 @@ def run(stage: Stage) -> None:
     choose_on_dev(stage, model, dev, task)
     warn_if_constant(stage, task, state.best_score)
     scores = {"dev": state.best_score, "metric": task.selection, "steps": state.step}
-    stage.publish(save_student(job, tokenizer), scores)
+    stage.publish(save_student(job, tokenizer, scale=task.kind.scale), scores)
 
 
 def recorded_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:

@@ -42,4 +42,4 @@ def run(stage: Stage) -> None:
         warn_if_constant(stage, task, state.best_score)
     scores = {"dev": state.best_score, "metric": task.selection if answers else "-loss", "steps": state.step}
     scores |= {"found": method.found} if method.found else {}
-    stage.publish(save_student(job, tokenizer), scores)
+    stage.publish(save_student(job, tokenizer, scale=task.kind.scale), scores)

@@ -5,6 +5,8 @@ One that has them is evaluated first: if it does no better than the best constan
 for a student can only learn what its teacher knows.
 """
 
+from dataclasses import replace
+
 import torch
 
 from checkpoints.errors import UserError
@@ -50,7 +52,7 @@ def check(stage: Stage, task: Task) -> None:
     classifier = load_classifier(source)
     dev = task_rows(stage, task, "dev", tokenizer, stage.training.max_length)
     logits = predict(classifier.eval().to(stage.device), dev, stage.device, stage.precision)[:, order]
-    task = fitted(task, logits)
+    task = fitted(replace(task, kind=task.kind.of_model(classifier.config)), logits)
     reached = score(task, "dev", logits)[task.selection]
     constant = constant_score(task)
     stage.log(

@@ -27,6 +27,8 @@ METRICS = {
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
 }
 
 

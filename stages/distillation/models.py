@@ -136,14 +136,53 @@ def load_classifier(
     config = config or load_config(source)
     if kind:
         kind.configure(config)
+    had_head = classifies(config) is False
     token_level = kind.token_level if kind else bool(classifies(config))
-    return _load(_classifier(token_level), source, config, capturing, kind is None, say).model
+    arrived = _load(_classifier(token_level), source, config, capturing, kind is None, say)
+    if kind and had_head and not arrived.dropped_head:
+        to_learned_scale(arrived.model, kind.scale)
+    return arrived.model
 
 
 def new_classifier(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
     """A classifier with random weights, drawn from torch's generator, for a task of the kind."""
     kind.configure(config)
     return _classifier(kind.token_level).from_config(config, attn_implementation=ATTENTION)
+
+
+def to_learned_scale(model: PreTrainedModel, scale: tuple[float, float]) -> None:
+    """Let a model that answers scores in the user's units answer deviations from the mean.
+
+    Args:
+        model: its last linear layer is changed.
+        scale: mean and deviation; with (0, 1) nothing is.
+    """
+    mean, deviation = scale
+    if scale != (0.0, 1.0):
+        head = model.get_submodule(_head(model))
+        with torch.no_grad():
+            head.weight.div_(deviation)
+            head.bias.sub_(mean).div_(deviation)
+
+
+def in_units(
+    model: PreTrainedModel, weights: dict[str, torch.Tensor], scale: tuple[float, float]
+) -> dict[str, torch.Tensor]:
+    """The weights of a model that answers deviations from the mean, changed so that it answers in the user's units."""
+    mean, deviation = scale
+    if scale == (0.0, 1.0):
+        return weights
+    head = _head(model)
+    changed = {
+        f"{head}.weight": weights[f"{head}.weight"] * deviation,
+        f"{head}.bias": weights[f"{head}.bias"] * deviation + mean,
+    }
+    return weights | changed
+
+
+def _head(model: nn.Module) -> str:
+    """The name of the last linear layer, which gives the score."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
 
 
 def classifies(config: PretrainedConfig) -> bool | None:

@@ -28,7 +28,9 @@ def write_submission(stage: Stage, task: Task) -> None:
             indices, split = glue.read_unlabelled(task.name, Path(file))
             test = replace(task, splits={name: split})
             rows = task_rows(stage, test, name, tokenizer, max_length, "unlabelled")
-            predictions = task.kind.answers(predict(model, rows, stage.device)).tolist()
+            predictions = (
+                task.kind.of_model(model.config).answers(predict(model, rows, stage.device)).tolist()
+            )
             lines = [
                 f"{i}\t{glue.written_answer(task.name, p)}" for i, p in zip(indices, predictions, strict=True)
             ]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 CLASSIFICATION = ("accuracy", "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
+ERRORS = ("mae", "rmse")
 LABEL_SETS = ("micro_f1", "macro_f1", "mean_average_precision", "subset_accuracy")
 
 
@@ -41,7 +42,7 @@ def compute(
     """Return {metric: value}. A constant prediction gets 0.0 where a metric is not defined for it.
 
     Args:
-        metrics: names from CLASSIFICATION or REGRESSION.
+        metrics: names from CLASSIFICATION, REGRESSION or ERRORS.
         predictions: class ids, or numbers for regression.
         labels: gold class ids or numbers.
         classes: number of classes; by default as many as occur in labels and predictions. F1 is that of class 1 for
@@ -70,6 +71,9 @@ def _value(metric: str, predicted, gold, classes: int | None) -> float:
         if classes <= 2:
             return float(f1_score(gold, predicted, labels=[1], average="macro", zero_division=0))
         return float(f1_score(gold, predicted, labels=range(classes), average="macro", zero_division=0))
+    if metric in ERRORS:
+        errors = predicted.astype(np.float64) - gold
+        return float(np.abs(errors).mean() if metric == "mae" else np.sqrt((errors**2).mean()))
     if np.ptp(predicted) == 0 or np.ptp(gold) == 0:
         return 0.0
     if metric == "matthews":

@@ -53,6 +53,7 @@ class TokenRows:
             "vocabulary", "pad" (the tokenizer's padding token), "left" (whether it pads on the left), "words" (whether
             words have the labels), "labels_a_row" (C, where a row has several labels).
         segments: the token types of the rows; None where the tokenizer gives none.
+        scale: mean and deviation of scores; the scores of batches are deviations from the mean.
         width_multiple: of the width of batches, where no row is longer (`stages.distillation.device`).
     """
 
@@ -64,6 +65,7 @@ class TokenRows:
     counts: dict
     segments: Segments | None = None
     width_multiple: int = 1
+    scale: tuple[float, float] = (0.0, 1.0)
 
     @classmethod
     def open(cls, directory: Path, width_multiple: int = 1) -> TokenRows:
@@ -167,6 +169,8 @@ class TokenRows:
                 found[mask_BL] = _without_marks(self.labels[found_T])
             else:
                 found = self.labels[indices]
+                if self.scale != (0.0, 1.0):
+                    found = (found - self.scale[0]) / self.scale[1]
             labels = torch.tensor(found, dtype=kind)
         return Batch(
             {name: torch.from_numpy(values.astype(np.int64)) for name, values in inputs.items()},

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from stages.distillation.models import load_classifier
+from stages.distillation.models import load_classifier, to_learned_scale
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.tasks.batches import Batch
@@ -16,6 +16,7 @@ def task_teacher(stage: Stage, task: Task, spec: CaptureSpec, given: str = "teac
     """The tuned teacher that is the stage's input `given`, its logits in the task's class order."""
     source = stage.model(given)
     teacher = load_classifier(source)
+    to_learned_scale(teacher, task.kind.scale)
     order = class_order(teacher.config, task.labels, [])
     return FrozenTeacher(teacher, spec, stage.device, stage.precision, order)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import AttentionScores, HiddenStates, Loss
+from stages.distillation.models import in_units
 from stages.distillation.outputs import ModelOutputs
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import score
@@ -98,9 +100,22 @@ def distillation_score(
     return measure
 
 
-def save_student(job: Job, tokenizer: PreTrainedTokenizerBase, extra: Callable[[Path], None] | None = None):
-    """A writer of the stage's artefact: the student in Hugging Face form, with its tokenizer."""
-    weights, student = job.student_weights(), job.model.student
+def save_student(
+    job: Job,
+    tokenizer: PreTrainedTokenizerBase,
+    extra: Callable[[Path], None] | None = None,
+    scale: tuple[float, float] = (0.0, 1.0),
+):
+    """A writer of the stage's artefact: the student in Hugging Face form, with its tokenizer.
+
+    Args:
+        job: that trained it.
+        tokenizer: of its rows.
+        extra: writes further files.
+        scale: of the task's kind: the student that is written answers in the user's units.
+    """
+    student: Any = job.model.student
+    weights = in_units(student, job.student_weights(), scale)
 
     def write(directory: Path) -> None:
         student.save_pretrained(directory, state_dict=weights)

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -59,7 +59,8 @@ def task_rows(
     def starts() -> list[Start]:
         return [lambda: slices([task.splits[split]])]
 
-    return _cached(stage, {"task": stage.inputs[given], "split": split}, tokenizer, max_length, starts)
+    data = {"task": stage.inputs[given], "split": split}
+    return replace(_cached(stage, data, tokenizer, max_length, starts), scale=task.kind.scale)
 
 
 def train_rows(
@@ -80,7 +81,7 @@ def train_rows(
             return [lambda: slices([task.splits["train"], task.splits["unlabelled"]])]
 
         data = {"task": stage.inputs["task"], "split": "train and unlabelled"}
-        return _cached(stage, data, tokenizer, max_length, both)
+        return replace(_cached(stage, data, tokenizer, max_length, both), scale=task.kind.scale)
     if "augmented" not in stage.inputs:
         return task_rows(stage, task, "train", tokenizer, max_length)
     shards = stage.artifact_dir("augmented")
@@ -90,7 +91,8 @@ def train_rows(
         groups = by_size({path.name: path for path in sorted(shards.glob("rows-*.arrow"))})
         return [partial(_augmented, group.values(), continued) for group in groups]
 
-    return _cached(stage, {"augmented": sha256_file(shards / store.MANIFEST)}, tokenizer, max_length, starts)
+    data = {"augmented": sha256_file(shards / store.MANIFEST)}
+    return replace(_cached(stage, data, tokenizer, max_length, starts), scale=task.kind.scale)
 
 
 def _augmented(paths: Iterable[Path], continued: tuple[int, ...] | None) -> Iterator[Split]:

@@ -35,6 +35,7 @@ class Kind(ABC):
         reported: metrics that are reported; the first selects, unless another is asked for.
         token_level: whether each word has an answer, instead of each row.
         exclusive: whether exactly one of the labels holds.
+        scale: mean and deviation of scores, which are learned as deviations from the mean.
         follows_gold: whether the prediction stage learns gold labels, unless told otherwise (TinyBERT on STS-B).
         fits_on_dev: whether `fitted` chooses something.
     """
@@ -47,6 +48,7 @@ class Kind(ABC):
     reported: ClassVar[tuple[str, ...]]
     token_level: ClassVar[bool] = False
     exclusive: ClassVar[bool] = False
+    scale: ClassVar[tuple[float, float]] = (0.0, 1.0)
     follows_gold: ClassVar[bool] = False
     fits_on_dev: ClassVar[bool] = False
 

@@ -1,10 +1,11 @@
-"""A score of each row."""
+"""A score of each row, in the user's units."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stages.tasks import metrics as plain
@@ -12,34 +13,54 @@ from stages.tasks.kinds.base import Kind, ProblemType, ratio
 
 if TYPE_CHECKING:
     import numpy as np
+    from transformers import PretrainedConfig
 
     from stages.tasks.kinds.base import Resampler
 
 
 @dataclass(frozen=True)
 class Scores(Kind):
-    """A row has a score, a real number."""
+    """A row has a score, a real number.
+
+    It is learned in standard deviations from the mean of the training rows, so that prices in thousands are learned as
+    well as grades. A model on disk answers in the user's units: weight and bias of its last layer are scaled when it is
+    saved, and scaled back when it is loaded to train or to teach.
+
+    Attributes:
+        scale: mean and standard deviation; (0, 1): as they are.
+    """
+
+    scale: tuple[float, float] = (0.0, 1.0)  # type: ignore[misc]
 
     name: ClassVar[str] = "scores"
     problem_type: ClassVar[ProblemType] = "regression"
     selectable: ClassVar[tuple[str, ...]] = plain.REGRESSION
-    reported: ClassVar[tuple[str, ...]] = plain.REGRESSION
+    reported: ClassVar[tuple[str, ...]] = (*plain.REGRESSION, *plain.ERRORS)
     follows_gold: ClassVar[bool] = True
 
+    @classmethod
+    def of(cls, scores: Sequence[float]) -> Self:
+        """The kind with the scale of scores, which must not all be equal."""
+        return cls(scale=(statistics.fmean(scores), statistics.pstdev(scores)))
+
+    def of_model(self, config: PretrainedConfig) -> Self:
+        return replace(self, scale=(0.0, 1.0))
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        return logits
+        mean, deviation = self.scale
+        return logits if self.scale == (0.0, 1.0) else logits * deviation + mean
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-        return abs(student - teacher)[:, 0]
+        return abs(student - teacher)[:, 0] * self.scale[1]
 
     def agreement(
         self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None
     ) -> dict[str, float]:
-        found = plain.compute(("pearson",), self.answers(student), self.answers(teacher))
+        found = plain.compute(("pearson",), student[:, 0], teacher[:, 0])
         return {"pearson_to_teacher": found["pearson"]}
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
-        return logits[:, 0]
+        return self.probabilities(logits)[:, 0]
 
     def measure(
         self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
@@ -51,7 +72,10 @@ class Scores(Kind):
     ) -> Resampler:
         answers = self.answers(logits)
         return lambda rows_RN: {
-            metric: _correlations(metric, answers[rows_RN], gold[rows_RN]) for metric in metrics
+            metric: (_errors if metric in plain.ERRORS else _correlations)(
+                metric, answers[rows_RN], gold[rows_RN]
+            )
+            for metric in metrics
         }
 
     def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
@@ -74,6 +98,14 @@ class Scores(Kind):
 
     def shown_gold(self, label: Any) -> str:
         return f"{label:.2f}"
+
+
+def _errors(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:
+    """Mean absolute, or root mean squared error of each resample, (R,)."""
+    import numpy as np
+
+    errors = predictions_RN - gold_RN
+    return abs(errors).mean(1) if metric == "mae" else np.sqrt((errors**2).mean(1))
 
 
 def _correlations(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:

@@ -344,7 +344,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     if labels:
         labels = _positive_last(labels, source.positive_label)
     pairs = {role: list(zip(of, _values(of, labels), strict=True)) for role, of in rows.items()}
-    kind = Classes(tuple(labels)) if labels else Scores()
+    kind: Kind = Classes(tuple(labels)) if labels else Scores()
     return _task(source, kind, pairs, notes)
 
 
@@ -357,6 +357,9 @@ def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[st
     pairs = drop_repeats(pairs)
     _check_spread([value for _, value in pairs["train"]], kind, train)
     splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
+    if not kind.labels:
+        kind = Scores.of(splits["train"].labels)
+        notes.append(f"scores in train: mean {kind.scale[0]:.4g}, standard deviation {kind.scale[1]:.4g}")
     reported = metrics.select(source.metric, kind.reported, kind.selectable)
     if kind.labels:
         notes += _of_classes(kind, splits, "f1" in reported[0])
