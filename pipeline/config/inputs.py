@@ -8,8 +8,9 @@ from pathlib import Path
 
 from checkpoints.errors import UserError, about
 from checkpoints.fingerprint import FileHashes
+from checkpoints.store import read_json
 from data_aug.words import Synonyms, stop_words
-from pipeline.config.options import Options
+from pipeline.config.options import Options, check_run
 from pipeline.config.two_stage import (
     Entry,
     Given,
@@ -21,7 +22,7 @@ from pipeline.config.two_stage import (
     two_stage,
 )
 from pipeline.deploy.hub import pin
-from pipeline.plan import RUNS, hashed
+from pipeline.plan import RUNS, hashed, made_in, read_finished
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packages import packaged_teacher, packaged_vectors
 from stages.tasks.readers.glue import unlabelled_files
@@ -39,7 +40,7 @@ def task_stages(o: Options) -> RunSpec:
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(o, task, run)
         if o.student and o.student != "teacher-layers":
-            given.student = _model(o.student, "student", STUDENT, run)
+            given.student = given_student(o.student, run)
         if not o.student or o.augment and o.corpus:
             given.corpora["corpus"] = given_corpus(o.corpus, run)
         if o.augment:
@@ -123,6 +124,32 @@ def given_vectors(o: Options) -> Entry | None:
             f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
         )
     return _hashed({"path": str(path.resolve())})
+
+
+def given_student(name: str, run: Path) -> Entry:
+    """A general student, or with run:NAME the student that another run is about.
+
+    Raises:
+        UserError: there is no such run, it is not finished, or it is this one.
+    """
+    if not name.startswith("run:"):
+        return _model(name, "student", STUDENT, run)
+    other = name.removeprefix("run:")
+    check_run(other)
+    directory = RUNS / other
+    if not (directory / "options.json").is_file():
+        known = ", ".join(sorted(path.parent.name for path in RUNS.glob("*/results.json"))) or "none yet"
+        raise UserError(f"student={name}: there is no run {other!r} under {RUNS}/; finished are {known}")
+    spec = read_json(directory / "evaluate" / "stage.json")
+    stage = spec.get("inputs", {}).get(spec.get("options", {}).get("student", ""), {}).get("stage", "")
+    model = made_in(directory / stage, read_finished(directory / stage)) / "model"
+    if not stage or not (model / "config.json").is_file():
+        raise UserError(
+            f"student={name}: run {other!r} has no student yet; run its own command again to resume it"
+        )
+    if directory == run:
+        raise UserError(f"student={name} is the student of this run itself; give another run=NAME")
+    return _hashed({"path": str(model.resolve())})
 
 
 def _model(name: str, what: str, instead: str, run: Path) -> Entry:

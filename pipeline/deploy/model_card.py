@@ -69,7 +69,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
         pairs=len(run.text_columns) == 2,
         token_level=token_level,
         kind=kind,
-        threshold=getattr(config, "label_threshold", None),
+        threshold=getattr(run.kind.of_model(config), "threshold", None),
         stages=", ".join(
             stage.name
             for stage in run.stages_in_use

@@ -1,5 +1,6 @@
 """Loading encoders and classifiers, from a directory or the hub, without ever running their code."""
 
+import copy
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -120,7 +121,7 @@ def load_classifier(
 ) -> PreTrainedModel:
     """A classifier of rows or of words, in fp32. A head that the weights lack is drawn from torch's generator.
 
-    So is one in place of a head for another number of labels.
+    So is one in place of a head for other labels.
 
     Args:
         source: where the weights are.
@@ -133,14 +134,23 @@ def load_classifier(
         UserError: a weight of the encoder (without `kind` also of the head) is missing, has another shape, or has no
             place.
     """
-    config = config or load_config(source)
+    own = load_config(source)
+    config = config or copy.deepcopy(own)
     if kind:
         kind.configure(config)
-    had_head = classifies(config) is False
     token_level = kind.token_level if kind else bool(classifies(config))
     arrived = _load(_classifier(token_level), source, config, capturing, kind is None, say)
-    if kind and had_head and not arrived.dropped_head:
-        to_learned_scale(arrived.model, kind.scale)
+    if kind and classifies(own) is not None and not arrived.dropped_head:
+        given = kind_of(own)
+        if (given.name, given.labels) == (kind.name, kind.labels):
+            to_learned_scale(arrived.model, kind.scale)
+        else:
+            _draw_head(arrived.model)
+            if say:
+                say(
+                    f"{source.name}: its head is of another task ({', '.join(given.labels or ('scores',)):.100}); it is "
+                    "dropped, a new one is learned"
+                )
     return arrived.model
 
 
@@ -148,6 +158,14 @@ def new_classifier(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
     """A classifier with random weights, drawn from torch's generator, for a task of the kind."""
     kind.configure(config)
     return _classifier(kind.token_level).from_config(config, attn_implementation=ATTENTION)
+
+
+def _draw_head(model: PreTrainedModel) -> None:
+    """Draw what stands above the encoder anew."""
+    fresh = type(model)._from_config(model.config).state_dict()
+    prefix = model.base_model_prefix
+    heads = [n for n in fresh if (not n.startswith(f"{prefix}.") if prefix else n.startswith("classifier."))]
+    model.load_state_dict({name: fresh[name] for name in heads}, strict=False)
 
 
 def to_learned_scale(model: PreTrainedModel, scale: tuple[float, float]) -> None:

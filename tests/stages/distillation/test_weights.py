@@ -15,6 +15,7 @@ from stages.distillation.models import (
     load_config,
     load_encoder,
     load_masked_lm,
+    new_classifier,
 )
 from stages.tasks.kinds import Classes, Words
 from tests.conftest import make_tokenizer, tiny_config
@@ -34,8 +35,6 @@ def directory(saved, tmp_path):
 
 
 def classifier(directory, kind="bert", token_level=False):
-    from stages.distillation.models import new_classifier
-
     torch.manual_seed(0)
     new_classifier(tiny_config(kind, layers=2), (Words if token_level else Classes)(LABELS)).save_pretrained(
         directory
@@ -159,3 +158,27 @@ def test_encoders_and_masked_language_models_may_lack_heads_alone(directory):
         load_encoder(source)
     with pytest.raises(UserError, match=r"1 missing \(bert.encoder.layer.1.output.dense.bias\)"):
         load_masked_lm(source)
+
+
+def test_a_head_for_as_many_other_labels_is_dropped_too(tmp_path):
+    first, same, other = (Classes(names) for names in (("yes", "no"), ("yes", "no"), ("no", "yes")))
+    directory = save(tmp_path / "m", tiny_config(layers=2), first)
+    source, said = ModelSource(str(directory)), []
+    theirs = load_classifier(source).classifier.weight
+    assert torch.equal(load_classifier(source, same, say=said.append).classifier.weight, theirs) and not said
+    torch.manual_seed(0)
+    drawn = load_classifier(source, other, say=said.append)
+    assert (
+        not torch.equal(drawn.classifier.weight, theirs)
+        and "of another task (yes, no); it is dropped" in said[0]
+    )
+    torch.manual_seed(0)
+    assert torch.equal(load_classifier(source, other).classifier.weight, drawn.classifier.weight)
+    encoder = load_classifier(source).base_model.state_dict()
+    assert all(torch.equal(tensor, encoder[name]) for name, tensor in drawn.base_model.state_dict().items())
+
+
+def save(directory, config, kind):
+    new_classifier(config, kind).save_pretrained(directory)
+    make_tokenizer(directory)
+    return directory

@@ -10,7 +10,7 @@ from stages.distillation.losses import GoldLabels, SoftLabels
 from stages.distillation.models import kind_of
 from stages.distillation.outputs import ModelOutputs
 from stages.evaluation import statistics
-from stages.tasks.kinds import KINDS, Classes, LabelSets
+from stages.tasks.kinds import KINDS, Classes, LabelSets, Scores
 
 RANDOM = np.random.default_rng(0)
 GOLD = (RANDOM.random((80, 4)) < (0.6, 0.3, 0.1, 0.0)).astype(float)  # no row has the last label
@@ -103,3 +103,41 @@ def test_a_teacher_of_one_label_is_not_one_of_several():
     Classes(("a", "b")).configure(config)
     with pytest.raises(ValueError, match="gives one label a row .*the task has several labels"):
         check_problem_type(config, SETS)
+
+
+def test_scores_are_learned_in_deviations_and_measured_in_their_units():
+    gold = np.array([100.0, 300.0, 200.0, 600.0])
+    kind = Scores.of(gold.tolist())
+    assert kind.scale == (300, pytest.approx(gold.std()))
+    logits = np.array([[-1.0], [0.0], [-0.5], [1.0]])
+    found = kind.measure(kind.reported, logits, gold)
+    errors = logits[:, 0] * gold.std() + 300 - gold
+    assert found["mae"] == pytest.approx(abs(errors).mean())
+    assert found["rmse"] == pytest.approx((errors**2).mean() ** 0.5)
+    values = kind.resampler(kind.reported, logits, gold)(np.array([[0, 1, 2, 3], [3, 3, 1, 0]]))
+    assert {m: v[0] for m, v in values.items()} == pytest.approx(found)
+    rows = np.array([3, 3, 1, 0])
+    assert {m: v[1] for m, v in values.items()} == pytest.approx(
+        kind.measure(kind.reported, logits[rows], gold[rows])
+    )
+    assert kind.shown([1.0]) == "1.00" and kind.of_model(BertConfig()) == Scores()
+
+
+def test_a_model_is_scaled_to_units_and_back():
+    from stages.distillation.models import in_units, new_classifier, to_learned_scale
+    from tests.conftest import tiny_config
+
+    for config in (
+        tiny_config("bert"),
+        tiny_config("electra"),
+        tiny_config("distilbert"),
+        tiny_config("roberta"),
+    ):
+        model = new_classifier(config, Scores()).eval()
+        ids = torch.tensor([[2, 7, 9, 3]])
+        with torch.no_grad():
+            learned = model(ids).logits
+            model.load_state_dict(in_units(model, model.state_dict(), (300.0, 50.0)))
+            torch.testing.assert_close(model(ids).logits, learned * 50 + 300)
+            to_learned_scale(model, (300.0, 50.0))
+            torch.testing.assert_close(model(ids).logits, learned, atol=1e-4, rtol=1e-4)
