@@ -73,7 +73,9 @@ def run(stage: Stage) -> None:
         if name != "teacher":
             found = kinds[name].agreement(logits[name], logits["teacher"], kinds["teacher"])
             results[name] = replace(result, **found)
-    results[student].differ_most = differ_most(task, split, logits[student], logits["teacher"])
+    results[student].differ_most = differ_most(
+        replace(task, kind=kinds[student]), split, logits[student], logits["teacher"]
+    )
     if "unlabelled" in stage.inputs:
         write_submission(stage, task)
     predictions = {name: kinds[name].answers(logits[name]) for name in ("teacher", student)}

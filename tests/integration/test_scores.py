@@ -39,6 +39,8 @@ def test_the_teacher_learns_them_and_every_model_answers_in_their_units(place, p
         rows = list(csv.DictReader(file))
     errors = [abs(float(row["label"]) - float(row["distilled"])) for row in rows]
     assert sum(errors) / len(errors) == pytest.approx(results["distilled"]["scores"]["mae"], rel=1e-5)
+    shown = results["distilled"]["differ_most"][0]
+    assert [float(rows[shown["row"]]["distilled"])] == pytest.approx(shown["student"], rel=1e-5)
     status, output = place.run("export", "run=prices", "to=prices-export", tiny=False)
     assert status == 0 and "ONNX int8" in output, output
 
