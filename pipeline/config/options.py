@@ -77,9 +77,7 @@ class Options:
     )
     allow_bin: bool = option(False, "also load weights in torch's .bin format (tensors only)")
     student: str = option(
-        "",
-        "a general student: directory or hub name; run:NAME: the student of another run; teacher-layers: every k-th; "
-        "none: made",
+        "", "a general student: directory or hub name; run:NAME: that run's; teacher-layers: every k-th"
     )
     seed: NotNegative = option(1, "seed of initialisation, data order and dropout")
     seeds: list[NotNegative] = option([], "one run for each seed, then mean and spread: seeds='1 2 3'")
