@@ -16,7 +16,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo general-distill task-distill augment recipe recipes sweep evaluate report compare pareto submission export predict serve label doctor test test-all test-gpu torture bench docs lint clean
+.PHONY: help setup demo demo-full general-distill task-distill augment recipe recipes sweep evaluate report compare pareto submission export predict serve label doctor test test-all test-gpu torture bench docs lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -43,6 +43,9 @@ $(DOCS): setup.cfg constraints.txt | $(READY)
 
 demo: $(READY) ## a real teacher becomes a small student, end to end, on packaged weights and text
 	@$(RUN_PIPELINE) demo $(GIVEN)
+
+demo-full: $(READY) ## the demo with more passes, more text and both baselines
+	@$(RUN_PIPELINE) demo run=demo-full preset=demo-full $(GIVEN)
 
 general-distill: $(READY) ## stage 1: a general student from an un-tuned teacher and unlabelled text
 	@$(RUN_PIPELINE) general-distill $(GIVEN)

@@ -47,7 +47,8 @@ MAKE = {
     "continuation-kd": "recipe name=continuation-kd seeds=1",
     "shape": "recipe name=shape seeds=1",
     "best-practice": f"recipe name=best-practice seeds=1 rows=60 {WIDTH}",
-    "demo": "demo seed=1",
+    "demo": "demo preset=demo seed=1",
+    "demo-full": "demo preset=demo-full seed=1",
     "tinybert4": f"task-distill preset=tinybert4 {SIZES} task=mnli data=MNLI augmentation.variants=5",
     "tinybert6": f"task-distill preset=tinybert6 {SIZES} task=sts-b data=STS-B baselines=true "
     "augmentation.repredict=true intermediate.epochs=4",
@@ -89,9 +90,7 @@ SHOW = {
 LATER = {"answers-of-export": "predict model=exports/demo file=runs/demo/test_predictions.csv"}
 """What is done with exports."""
 
-COSTS = (
-    "costs parameters bytes flops latency_ms latency batch rows_per_second lengths threads peak_bytes".split()
-)
+COSTS = "costs parameters bytes flops seconds latency_ms latency batch rows_per_second lengths threads peak_bytes".split()
 """Keys of JSON files under which there are times, memory and sizes."""
 
 SCORES = {"finished.json": "scores"}

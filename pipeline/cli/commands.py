@@ -38,6 +38,12 @@ usage: python -m pipeline COMMAND [key=value | --key value | --key=value ...]
 `python -m pipeline COMMAND --help` explains a command and lists its options. `make COMMAND` is the same.
 Every command resumes where it was stopped, skips what is finished, and makes again what changed."""
 
+NEXT = """
+What to do next:
+  make predict RUN={run} TEXT="a fine film"         # what the student answers
+  make export RUN={run} ARGS="to=my-student"        # files for transformers and onnxruntime
+  make task-distill TASK=mine DATA=my.csv ARGS="text_columns=text label_column=label"    # the same with your rows"""
+
 COMMANDS: dict[str, "Command"] = {}
 
 
@@ -184,7 +190,11 @@ def demo(given: dict[str, str]) -> None:
 
     Example: make demo
     """
-    make({"task": "rotten-tomatoes", "run": "demo", "baselines": "true"} | given, task_stages)
+    runs = make({"task": "rotten-tomatoes", "run": "demo", "preset": "demo"} | given, task_stages)
+    for name in (run.name for run in runs):
+        print()
+        report(ReportSettings(run=name))
+    print(NEXT.format(run=runs[0].name))
 
 
 @command(Options, makes_run=True)

@@ -83,7 +83,10 @@ class Options:
     seeds: list[NotNegative] = option([], "one run for each seed, then mean and spread: seeds='1 2 3'")
     run: str = option("", "name of the run under runs/; none: <preset>-<task>")
     augment: bool = option(False, "train the task stages on augmented rows")
-    baselines: bool = option(False, "also fine-tune the same student without a teacher")
+    baselines: bool | Literal["random", "general"] = option(
+        False,
+        "baselines without a teacher: random (weights at the start), general (the student), true: both",
+    )
     reuse: bool = option(True, "reuse stages of other runs with equal inputs and options")
     restart: bool = option(False, "discard half-done stages and start them again")
     architecture: Architecture = field(default_factory=Architecture)
@@ -172,6 +175,10 @@ def _check_together(o: Options) -> None:
         (
             not g.repredict or g.masks_per_pass == 1,
             f"augmentation.repredict=true needs augmentation.masks_per_pass=1, not {g.masks_per_pass}",
+        ),
+        (
+            o.baselines != "general" or o.student != "teacher-layers",
+            f"baselines=general needs a general student, which student={o.student} has not: baselines=random",
         ),
         (j.precision != "fp16" or j.zero == 0, f"job.precision=fp16 needs job.zero=0, not {j.zero}"),
         (not j.skip_bad_batches or j.zero == 0, f"job.skip_bad_batches=true needs job.zero=0, not {j.zero}"),

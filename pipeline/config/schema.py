@@ -208,10 +208,9 @@ def _validator(schema: type) -> Any:
 def _messages(errors: list) -> list[str]:
     """A text for each value that is wrong: the value, and what it must be."""
     messages: dict[str, list[str]] = {}
-    for error in errors:  # a union's own parts of the path, such as "list[int]", are left out
-        name = ".".join(
-            str(part) for part in error["loc"] if str(part).isidentifier() or isinstance(part, int)
-        )
+    for error in errors:  # a union's own parts of the path, such as "list[int]" and "bool", are left out
+        parts = [part for part in error["loc"] if part != "bool"]
+        name = ".".join(str(part) for part in parts if str(part).isidentifier() or isinstance(part, int))
         text = re.sub(r"^(Input|List|String|Dictionary) should ", "must ", error["msg"])
         text = re.sub(r", (unable to|got a) .*", "", text).replace("a valid boolean", "true or false")
         text = text.replace("Extra inputs are not permitted", "is not an option").partition(

@@ -208,9 +208,12 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
             random["shape"] = given.student
         elif o.student == "teacher-layers":
             architecture = {"layers": o.architecture.layers, "dropout": o.architecture.dropout}
-        stages += _grid(StageSpec("finetuned", "finetune", options | {"architecture": architecture}, random))
-        models["finetuned"] = "finetuned"
-        if "student" in inputs:
+        if o.baselines != "general":
+            stages += _grid(
+                StageSpec("finetuned", "finetune", options | {"architecture": architecture}, random)
+            )
+            models["finetuned"] = "finetuned"
+        if o.baselines != "random" and "student" in inputs:
             own = _present(student=inputs["student"], task=task)
             stages += _grid(StageSpec("finetuned_general", "finetune", options, own))
             models["finetuned_general"] = "finetuned_general"

@@ -13,6 +13,9 @@ from stages.training.stage import Stage, is_first_rank
 FIRST_LINE, NEXT_LINE = 5, 60
 """Seconds until the first line, and from one line to the next, where no terminal shows a bar."""
 
+STEADY = 3
+"""Units after which a speed is told; the first takes longer."""
+
 
 class Progress:
     """Shows, on rank 0, how much of a stage's work is done.
@@ -67,8 +70,10 @@ class Progress:
     def _so_far(self) -> str:
         if self.total is None:
             return f"{self.done:,} {self.unit}s, {(self.done - self.first) / self.elapsed:,.0f} a second"
+        here = f"{self.unit} {self.done:,} of {self.total:,}"
         seconds = self.elapsed / (self.done - self.first) * (self.total - self.done)
-        return f"{self.unit} {self.done:,} of {self.total:,}, {seconds / 60:.1f} minutes left"
+        steady = self.done - self.first >= STEADY or self.done == self.total
+        return f"{here}, {seconds / 60:.1f} minutes left" if steady else here
 
 
 class JobProgress:

@@ -4,6 +4,7 @@ import yaml
 from checkpoints.errors import UserError
 from pipeline.config.options import PRESETS, Options, load
 from pipeline.config.schema import arguments, describe
+from pipeline.config.two_stage import Given, two_stage
 
 
 def test_presets_load_and_the_papers_settings_are_in_them():
@@ -46,6 +47,7 @@ def test_overrides_of_every_kind():
         ("general.learning_rate=.inf", "finite"),
         ("general.learning_rate=2", "less than 1"),
         ("baselines=maybe", "true or false"),
+        ("baselines=middle", "baselines='middle' must be true or false or 'random' or 'general'"),
         ("architecture.width=50", "multiple of architecture.heads"),
         ("run=../elsewhere", "stays under runs/"),
         ("job.zero=5", "job.zero=5"),
@@ -161,3 +163,25 @@ def test_lists_of_names_may_hold_anything():
     )
     assert labels('["a, b", "it\'s", "\\"c\\""]') == ["a, b", "it's", '"c"']
     assert labels("['a, b', c]") == ["a, b", "c"] and labels("a: b,c") == ["a: b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("false", []),
+        ("random", ["finetuned"]),
+        ("general", ["finetuned_general"]),
+        ("true", ["finetuned", "finetuned_general"]),
+    ],
+)
+def test_baselines_are_one_or_both(value, names):
+    stages = two_stage(
+        load("demo", [f"baselines={value}"]), Given(teacher={}, task={}, corpora={"corpus": {}})
+    )
+    assert [stage.name for stage in stages if stage.stage_type == "finetune"] == names
+    assert set(names) <= set(stages[-1].options["models"])
+
+
+def test_a_baseline_needs_what_it_begins_with():
+    with pytest.raises(UserError, match="baselines=general needs a general student.*baselines=random"):
+        load("small", ["baselines=general", "student=teacher-layers"])

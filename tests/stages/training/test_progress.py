@@ -50,7 +50,8 @@ def test_a_resumed_start_tells_its_own_speed(clock):
     stage = FakeStage()
     with Progress(stage, 110, "step", done=100, what="teacher", clock=clock) as progress:
         steps(progress, clock, 1, 60)
-    assert stage.lines == ["teacher: step 101 of 110, 9.0 minutes left"]
+        steps(progress, clock, 2, 30)
+    assert stage.lines == ["teacher: step 101 of 110", "teacher: step 103 of 110, 4.7 minutes left"]
 
 
 def test_without_a_total_there_is_no_time_left(clock):
