@@ -54,8 +54,9 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
     cache, not_counted = _cache_bytes(planned[0].stage)
     report.ok(
         "cache",
-        f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs, up to "
-        f"{format_bytes(1e9 * o.job.cache_gb)} of the teacher's layers (job.cache_gb)",
+        f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs on a CPU, up to "
+        + ("half of the free disk" if o.job.cache_gb == "auto" else format_bytes(1e9 * o.job.cache_gb))
+        + " of the teacher's layers (job.cache_gb)",
     )
     about = "weights, gradients, moments and teacher; activations come on top"
     _compare(report, "memory", most_memory, memory()[1], about)

@@ -1,7 +1,9 @@
 """The teacher of a task, and where its outputs come from: the model in every step, or the disk."""
 
+import shutil
 from collections.abc import Callable
 
+from checkpoints import store
 from stages.distillation.models import load_classifier, to_learned_scale
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.teachers import FrozenTeacher, class_order
@@ -9,7 +11,10 @@ from stages.tasks.batches import Batch
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.cached_teacher import TeacherCache
-from stages.training.stage import Stage
+from stages.training.stage import Stage, barrier, is_first_rank
+
+KEPT = "kept.json"
+"""Whether a stage keeps its teacher's layers, as it decided when it began; beside them."""
 
 
 def task_teacher(stage: Stage, task: Task, spec: CaptureSpec, given: str = "teacher") -> FrozenTeacher:
@@ -35,12 +40,28 @@ def teacher_outputs(
     if not may_keep_layers(stage, stage.training.epochs):
         return live
     caches = {name: TeacherCache(stage, name, of, teacher) for name, of in rows.items()}
-    size = sum(cache.bytes for cache in caches.values()) / 1e9
-    if size > stage.job.cache_gb:
+    size = sum(cache.bytes for cache in caches.values())
+    if not _keeps(stage, size):
         stage.log(
-            f"the teacher runs in every step: its layers would take {size:,.1f} GB of disk, more than "
-            f"job.cache_gb={stage.job.cache_gb:g}"
+            f"the teacher runs in every step: its layers would take {size / 1e9:,.1f} GB, more than "
+            + ("half of the free disk" if stage.job.cache_gb == "auto" else f"{stage.job.cache_gb:g} GB")
+            + " (job.cache_gb)"
         )
         return live
-    stage.log(f"the teacher runs once over all rows; its layers take {size:,.2f} GB of disk meanwhile")
+    stage.log(f"the teacher runs once over all rows; its layers take {size / 1e9:,.2f} GB of disk meanwhile")
     return {name: cache.fill() for name, cache in caches.items()}
+
+
+def _keeps(stage: Stage, size: int) -> bool:
+    """Whether there is room for layers of so many bytes. A resumed stage does as it began: layers on disk are rounded.
+
+    Called on every rank.
+    """
+    begun = stage.directory / "teacher" / KEPT
+    if is_first_rank() and not begun.exists():
+        auto = stage.job.cache_gb == "auto"
+        room = shutil.disk_usage(stage.directory).free / 2 if auto else 1e9 * stage.job.cache_gb
+        begun.parent.mkdir(exist_ok=True)
+        store.write_json(begun, {"kept": size <= room})
+    barrier()
+    return store.read_json(begun)["kept"]

@@ -184,8 +184,9 @@ class Job:
     )
     checkpoint_seconds: Annotated[float, Ge(0)] = option(120.0, "seconds between checkpoints")
     skip_bad_batches: bool = option(False, "skip batches with a non-finite loss, and report them")
-    cache_gb: Annotated[float, Ge(0)] = option(
-        4.0, "disk in GB for the teacher's outputs, so that the teacher runs once and not each epoch; 0: none"
+    cache_gb: Literal["auto"] | Annotated[float, Ge(0)] = option(
+        "auto",
+        "disk in GB for the teacher's layers, so that it runs once; auto: half of what is free; 0: none",
     )
     keep: Positive = option(2, "number of newest checkpoints to keep while a stage runs")
     log_every: Positive = option(10, "steps between lines of metrics.jsonl")
