@@ -18,6 +18,7 @@ from pipeline.config.recipe import read_recipe
 from pipeline.config.recipe_stages import recipe_stages
 from pipeline.config.two_stage import RunSpec
 from pipeline.launch.in_place import job_on_given_ranks, launcher_of
+from pipeline.launch.interrupts import look
 from pipeline.launch.worker import REFUSAL
 from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan, read_finished, write_stage_spec
 from pipeline.report.run_record import read_run_record
@@ -107,6 +108,7 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
     stages = spec.declare(run)
     run.mkdir(parents=True, exist_ok=True)
     with run_lock(run), launcher_of(run) as launcher:
+        look()  # from here on signals are the launcher's
         planned = plan(stages, run, o)
         arguments = [f"{name}={value}" for name, value in recipe.items()]
         store.write_json(run / "options.json", asdict(o) | {

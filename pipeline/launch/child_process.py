@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import IO, Protocol
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from pipeline.launch.interrupts import SIGNALS
 
 GRACE = 120
 """Seconds that ranks have to save after a signal, before they are killed."""

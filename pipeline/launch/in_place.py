@@ -30,8 +30,9 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from checkpoints.errors import UserError
 from pipeline.launch import worker
-from pipeline.launch.child_process import SIGNALS, die_at_signals, die_with_parent
+from pipeline.launch.child_process import die_at_signals, die_with_parent
 from pipeline.launch.given_ranks import GivenRanks, given_ranks
+from pipeline.launch.interrupts import SIGNALS, exception_of
 from pipeline.launch.launcher import KEEP_FREED_MEMORY, Launcher
 from pipeline.launch.network_errors import explain_network, is_communication_error
 from stages.training.options import Job
@@ -446,7 +447,7 @@ class _Leader:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         """A signal outside of a job, which has nothing to save. A second one ends the process at once."""
         signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        raise exception_of(number)
 
 
 def _threads(given: GivenRanks) -> str:

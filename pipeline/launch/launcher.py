@@ -10,7 +10,8 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from pipeline.launch.child_process import SIGNALS, signals_blocked, start_module
+from pipeline.launch.child_process import signals_blocked, start_module
+from pipeline.launch.interrupts import SIGNALS, exception_of
 from stages.training.options import Job
 
 KEEP_FREED_MEMORY = {
@@ -27,7 +28,8 @@ class Launcher:
     """Runs the stages of a run, one after the other, each on all its ranks.
 
     Used as a context. While a stage runs, Ctrl-C and SIGTERM are passed on to its ranks, which save
-    and end; between stages Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit. After either signal no stage starts.
+    and end; between stages Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit. After either signal no stage starts:
+    where something swallowed that exception, the signal is given on when the context ends.
     If this process dies in any other way, the ranks die with it.
 
     Args:
@@ -43,6 +45,7 @@ class Launcher:
         self._fork_server: _ForkServer | None = None
         self._running: subprocess.Popen[bytes] | None = None  # the process that a signal is passed on to
         self._signal = 0  # the first that came
+        self._told = True  # whether `launch` has returned its status since
 
     def __enter__(self) -> "Launcher":
         # Python delivers signals to its main thread alone: in another there are none to pass on.
@@ -54,6 +57,8 @@ class Launcher:
         self._end_fork_server()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if not self._told and error[0] is None:
+            signal.raise_signal(self._signal)
 
     def launch(self, stage: Path, job: Job) -> int:
         """Run a stage.
@@ -66,11 +71,12 @@ class Launcher:
             0 where it finished, 128 + a signal's number where that stopped it; else the status of the rank that failed
             first, which is negative where a signal killed it.
         """
-        if self._signal:  # something swallowed the exception that it raised
-            return 128 + self._signal
         if job.hostfile or not can_fork():
             self._end_fork_server()  # it would keep its memory
         with signals_blocked():  # until there is a process to pass them on to
+            if self._signal:  # something swallowed the exception that it raised
+                self._told = True
+                return 128 + self._signal
             if job.hostfile:
                 process = _start("remote_hosts", job.hostfile, stage)
             elif can_fork():
@@ -84,15 +90,16 @@ class Launcher:
             code = forks.run_stage(stage, job.nproc) if forks else process.wait()
         finally:
             self._running = None
+        self._told = True
         # A stage that was finishing when the signal came ends well; what follows it must not start.
         return code if code or not self._signal else 128 + self._signal
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._signal = self._signal or number
+        self._signal, self._told = self._signal or number, False
         if self._running:
             self._running.send_signal(number)
         else:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+            raise exception_of(number)
 
     def _end_fork_server(self) -> None:
         if self._fork_server:

@@ -20,12 +20,12 @@ from pathlib import Path
 from checkpoints import store
 from pipeline.launch.child_process import (
     GRACE,
-    SIGNALS,
     Child,
     collect_signals,
     die_at_signals,
     start_module,
 )
+from pipeline.launch.interrupts import SIGNALS
 from stages.training.machine_limits import cores
 
 MEETING_PORT = "meeting_port.json"

@@ -85,14 +85,15 @@ def _run_fork_server() -> None:
 
 def launch(line: int, directory: Path, sent: mmap.mmap) -> int:
     """Status of a stage that the launcher starts."""
-    with launcher.Launcher(directory) as started:
-        Tracer(os.getpid(), line, False, sent)
-        try:
-            return started.launch(directory, Job())
-        except KeyboardInterrupt:
-            return STOPPED
-        finally:
-            sys.settrace(None)
+    try:
+        with launcher.Launcher(directory) as started:
+            Tracer(os.getpid(), line, False, sent)
+            try:
+                return started.launch(directory, Job())
+            finally:
+                sys.settrace(None)
+    except KeyboardInterrupt:
+        return STOPPED
 
 
 def main() -> int:
