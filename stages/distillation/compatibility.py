@@ -94,8 +94,12 @@ def check_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     left = tokenizer.padding_side == "left"
     if alone.ndim == 2:  # of each token
         padded = padded[-len(alone) :] if left else padded[: len(alone)]
-    difference = float((alone - padded).abs().max() / alone.abs().max())
-    if difference < PADDED_DIFFERENCE:
+    if not (alone.isfinite().all() and padded.isfinite().all()):
+        raise UserError(
+            "what the model makes of a text are no finite numbers: its weights are damaged; give others"
+        )
+    difference, size = float((alone - padded).abs().max()), float(alone.abs().max())
+    if difference <= PADDED_DIFFERENCE * size:
         return
     reason = "its layers mix tokens with padding; give another model"
     if left:
@@ -104,7 +108,9 @@ def check_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         reason = (
             'its tokenizer gives no attention_mask; add it to "model_input_names" in tokenizer_config.json'
         )
-    raise UserError(f"what the model makes of a text changes by {difference:.0%} when it is padded: {reason}")
+    raise UserError(
+        f"what the model makes of a text changes by {difference:.2g} (of {size:.2g}) when it is padded: {reason}"
+    )
 
 
 def longest_row(model: PreTrainedModel) -> int | None:

@@ -97,11 +97,23 @@ def test_padding_that_changes_predictions_is_refused(tmp_path, head):
     check_padding(model, tokenizer)
     tokenizer.padding_side = "left"
     with pytest.raises(
-        UserError, match='changes by .*% .*: its tokenizer pads on the left; set "padding_side"'
+        UserError, match='changes by .* when it is padded: its tokenizer pads on the left; set "padding_side"'
     ):
         check_padding(model, tokenizer)
     tokenizer.padding_side, tokenizer.model_input_names = "right", ["input_ids"]
     with pytest.raises(UserError, match="gives no attention_mask; add it"):
+        check_padding(model, tokenizer)
+
+
+def test_a_model_that_always_says_the_same_does_not_change_with_padding_and_one_of_nan_is_damaged(tmp_path):
+    tokenizer, model = (
+        make_tokenizer(tmp_path),
+        AutoModelForSequenceClassification.from_config(tiny_config()),
+    )
+    torch.nn.init.zeros_(model.classifier.weight)
+    check_padding(model, tokenizer)
+    torch.nn.init.constant_(model.classifier.weight, torch.nan)
+    with pytest.raises(UserError, match="no finite numbers: its weights are damaged"):
         check_padding(model, tokenizer)
 
 
