@@ -121,7 +121,9 @@ def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
             assert cli.main(rest) == 0
         elif name != "--help":  # refused for want of the run alone
             status, said = cli.main(rest), capsys.readouterr().err
-            assert status == 2 and re.search("there is no run|no finished run|texts.csv: no such file", said), said
+            assert status == 2 and re.search(
+                "there is no run|no finished run|texts.csv: no such file", said
+            ), said
 
 
 def test_a_misspelt_option_would_be_found(recorder, monkeypatch, tmp_path):
