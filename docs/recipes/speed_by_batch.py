@@ -23,7 +23,7 @@ def main(run: Path, batch: int) -> None:
     models = {}
     for name in stage.options["models"]:
         source, length = stage.model(name), stage.options["max_length"][name]
-        model = load_classifier(source, task.labels, own_labels=True, capturing=False).eval()
+        model = load_classifier(source, capturing=False).eval()
         models[name] = (model, task_rows(stage, task, split, load_tokenizer(source), length))
     costs = speed(models, batch=batch)
     first = costs["teacher"]
