@@ -39,7 +39,8 @@ def test_two_runs_have_the_same_hashes_and_other_models_have_others(tmp_path):
 
 def test_every_command_preset_and_recipe_is_run():
     lines = [*MAKE.values(), *SHOW.values(), *LATER.values()]
-    assert {line.split()[0] for line in lines} == COMMANDS.keys() - {"serve"}  # it does not end
+    others = {"serve", "label", "submission"}  # does not end; asks a server; needs runs with test rows
+    assert {line.split()[0] for line in lines} == COMMANDS.keys() - others
     used = {word for line in lines for word in line.split()}
     assert {f"name={path.stem}" for path in RECIPES.glob("*.yaml")} <= used
     assert {f"preset={path.stem}" for path in PRESETS.glob("*.yaml")} <= used | {
