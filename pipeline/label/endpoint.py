@@ -8,6 +8,7 @@ import asyncio
 import math
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -74,7 +75,14 @@ class Endpoint:
         Raises:
             UserError: the server refuses the requests, or does not answer any more; the table keeps what came.
         """
-        return asyncio.run(self._label_all(iter(rows), table, progress))
+        # asyncio ends its tasks on Ctrl-C where the handler is Python's own; SIGTERM ends the process: all is on disk.
+        own: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        former = {number: signal.signal(number, handler) for number, handler in own.items()}
+        try:
+            return asyncio.run(self._label_all(iter(rows), table, progress))
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
     async def _label_all(
         self, rows: Iterator[Texts], table: AnswerTable, progress: Callable[[], object]

@@ -236,7 +236,7 @@ def test_scores_of_pairs_from_a_task_file(place):
     status, output = place.run("task-distill", "run=pairs", *given)
     assert status == 0 and "pearson on test" in output, output
     results = json.loads((place.path / "runs" / "pairs" / "results.json").read_text())
-    assert set(results["distilled"]["scores"]) == {"pearson", "spearman"}
+    assert set(results["distilled"]["scores"]) == {"pearson", "spearman", "mae", "rmse"}
     assert "pearson_to_teacher" in results["distilled"] and "calibration" not in results["distilled"]
     assert place.run("report", "run=pairs", tiny=False)[0] == 0
     assert (

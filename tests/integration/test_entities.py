@@ -25,9 +25,9 @@ def names(place):
                 lines.append(f"{word}\t{f'B-{KINDS[word]}' if word in KINDS else 'O'}")
             lines.append("")
         (directory / f"{name}.conll").write_text("\n".join(lines))
-    status, output = place.run("task-distill", *GIVEN, "run=names")
+    status, output = place.run("task-distill", *GIVEN, "run=entities", "reuse=false")
     assert status == 0, output
-    return place.path / "runs" / "names"
+    return place.path / "runs" / "entities"
 
 
 def test_killed_in_both_task_stages_it_ends_in_the_same_weights(place, names):
@@ -35,7 +35,7 @@ def test_killed_in_both_task_stages_it_ends_in_the_same_weights(place, names):
         place.kill_during("killed-names", stage, *GIVEN, "reuse=false")
     status, output = place.run("task-distill", *GIVEN, "run=killed-names", "reuse=false")
     assert status == 0 and output.count("resumed at step") == 1, output
-    assert place.weights("killed-names") == place.weights("names")
+    assert place.weights("killed-names") == place.weights("entities")
 
 
 def test_variants_keep_entities_and_labels(names):
@@ -56,19 +56,21 @@ def test_reported_predicted_and_exported_entities_are_those_of_stock_transformer
     assert set(results["teacher"]["scores"]) == {"entity_f1", "exact_match", "accuracy"}
     assert results["teacher"]["metric"] > 0.6 and len(results["distilled"]["classes"]) == 2
     for command in ("report", "evaluate"):
-        status, output = place.run(command, "run=names", tiny=False)
+        status, output = place.run(command, "run=entities", tiny=False)
         assert status == 0, output
     table = names / "test_predictions.csv"
-    status, output = place.run("export", "run=names", "to=names-export", tiny=False)
+    status, output = place.run("export", "run=entities", "to=entities-export", tiny=False)
     assert status == 0 and "ONNX int8" in output, output
-    status, output = place.run("predict", "model=names-export", f"file={table}", "to=named.jsonl", tiny=False)
+    status, output = place.run(
+        "predict", "model=entities-export", f"file={table}", "to=named.jsonl", tiny=False
+    )
     assert status == 0, output
     mine = [json.loads(line) for line in (place.path / "named.jsonl").read_text().splitlines()]
 
     from transformers import pipeline
 
     tag = pipeline(
-        "token-classification", model=str(place.path / "names-export"), aggregation_strategy="simple"
+        "token-classification", model=str(place.path / "entities-export"), aggregation_strategy="simple"
     )
     with open(table, newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
@@ -77,5 +79,5 @@ def test_reported_predicted_and_exported_entities_are_those_of_stock_transformer
         assert [{"label": e["entity_group"], "start": e["start"], "end": e["end"]} for e in stock] == row[
             "predicted_label"
         ]
-    status, output = place.run("predict", "run=names", f"text={texts[0]}", tiny=False)
+    status, output = place.run("predict", "run=entities", f"text={texts[0]}", tiny=False)
     assert status == 0 and all(len(line.split("\t")) == 5 for line in output.split("\n") if line), output

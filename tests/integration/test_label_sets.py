@@ -29,7 +29,7 @@ def feelings(place):
             for text in dict.fromkeys(text for text, _ in sentences(count, seed))
         ]
         (directory / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    status, output = place.run("task-distill", *GIVEN, "run=feelings")
+    status, output = place.run("task-distill", *GIVEN, "run=feelings", "reuse=false")
     assert status == 0 and "several labels a row: 3 labels" in output, output
     return place.path / "runs" / "feelings"
 

@@ -227,12 +227,16 @@ def test_a_half_done_stage_goes_on_with_other_ranks_and_zero_stages(place):
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_batch_that_breaks_the_loss_is_named_and_can_be_left_out(place, ranks):
     (place.path / "broken").mkdir(exist_ok=True)
-    lines = [f"{text},{i / 7:.3f}" for i, (text, _) in enumerate(sentences(40, 5))]
-    lines[17] = lines[17].split(",")[0] + ",1e30"  # its square is no number of fp32
-    (place.path / "broken" / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    (place.path / "broken" / "dev.csv").write_text("text,label\na good film,0.5\na bad film,1.5\ndull,2.5\n")
-    same = (f"run=broken{ranks}", "task=broken", "data=broken", f"job.nproc={ranks}", "baselines=false",
-            "job.log_every=10", "reuse=false")  # fmt: skip
+    lines = [f"{text}\tit is\t{i / 7:.3f}" for i, (text, _) in enumerate(sentences(40, 5))]
+    lines[17] = (
+        lines[17].split("\t")[0] + "\tit is\t1e30"
+    )  # its square is no number of fp32; GLUE's scores stay as they are
+    head = "sentence1\tsentence2\tscore"
+    (place.path / "broken" / "train.tsv").write_text("\n".join([head, *lines]) + "\n")
+    dev = ["a good film\tit is\t0.5", "a bad film\tit is\t1.5", "dull\tit is\t2.5"]
+    (place.path / "broken" / "dev.tsv").write_text("\n".join([head, *dev]) + "\n")
+    same = (f"run=broken{ranks}", "task=sts-b", "data=broken", "text_columns=", "label_column=",
+            f"job.nproc={ranks}", "baselines=false", "job.log_every=10", "reuse=false")  # fmt: skip
     status, output = place.run("task-distill", *same)
     errors = [line for line in output.splitlines() if line.startswith("error:")]
     assert status == 2 and len(errors) == 1 and "Traceback" not in output, output

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from checkpoints.errors import UserError
 from stages.tasks import metrics as plain
 from stages.tasks.kinds.base import Kind, ProblemType, ratio
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from stages.tasks.kinds.base import Resampler
+
+LARGEST = 1e30
+"""Scores must be below it, so that a model can answer in their units in fp32."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,20 @@ class Scores(Kind):
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> Self:
-        """The kind with the scale of scores, which must not all be equal."""
-        return cls(scale=(statistics.fmean(scores), statistics.pstdev(scores)))
+        """The kind with the scale of scores, which must not all be equal.
+
+        Raises:
+            UserError: they are too large, or too close together, for fp32.
+        """
+        largest = max(map(abs, scores))
+        if largest < LARGEST:
+            scale = statistics.fmean(scores), statistics.pstdev(scores)
+            if scale[1] > 1e-6 * largest:
+                return cls(scale=scale)
+        raise UserError(
+            f"scores from {min(scores):g} to {max(scores):g} cannot be learned in fp32: give scores below {LARGEST:g} that "
+            "differ by more than a millionth of them; subtract what they have in common, or write them in another unit"
+        )
 
     def of_model(self, config: PretrainedConfig) -> Self:
         return replace(self, scale=(0.0, 1.0))

@@ -123,6 +123,12 @@ def test_scores_are_learned_in_deviations_and_measured_in_their_units():
     assert kind.shown([1.0]) == "1.00" and kind.of_model(BertConfig()) == Scores()
 
 
+@pytest.mark.parametrize("scores", [[1.0, 1e30], [0.0, 1e200], [1e12, 1e12 + 1.0]], ids=str)
+def test_scores_that_fp32_cannot_tell_apart_are_refused(scores):
+    with pytest.raises(ValueError, match="cannot be learned in fp32: give scores below 1e\\+30 that differ"):
+        Scores.of(scores)
+
+
 def test_a_model_is_scaled_to_units_and_back():
     from stages.distillation.models import in_units, new_classifier, to_learned_scale
     from tests.conftest import tiny_config
