@@ -101,8 +101,8 @@ class Synonyms:
     def _of(self, word: str) -> tuple[str, ...]:
         """Return the synonyms of a word in its own form, those of its most frequent meaning first.
 
-        An inflected word has none ("films" is no entry of WordNet), because a synonym of its base form would not fit
-        its place. Synonyms of several words are left out.
+        An inflected word has none, because WordNet lists base forms alone: a synonym of "film" would not fit where
+        "films" stands. Synonyms of several words are left out.
         """
         lower = word.lower()
         names = (name for lemma in self._wordnet.lemmas(lower) for name in lemma.synset().lemma_names())

@@ -115,7 +115,7 @@ def check_models(
         student: a general student, if one is given.
         options: of the stage `check`.
         task: with its rows.
-        say: told of weights that are not taken as they are.
+        say: called with a line for each change to the given weights, such as a head that is dropped.
 
     Raises:
         ValueError: they do not fit.

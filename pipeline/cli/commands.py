@@ -476,10 +476,8 @@ class LabelSettings:
     concurrency: Annotated[int, Ge(1)] = option(8, "requests at a time")
     retries: Annotated[int, Ge(0)] = option(6, "of a request that fails")
     timeout: Annotated[float, Gt(0)] = option(60.0, "seconds until a request counts as failed")
-    max_requests: Annotated[int, Ge(0)] = option(
-        0, "requests after which no further text is begun; 0: no limit"
-    )
-    max_tokens: Annotated[int, Ge(0)] = option(0, "tokens after which no further text is begun; 0: no limit")
+    max_requests: Annotated[int, Ge(0)] = option(0, "stop asking after this many requests; 0: no limit")
+    max_tokens: Annotated[int, Ge(0)] = option(0, "stop asking after this many tokens; 0: no limit")
     encoding: str = option("", "encoding of the file, such as windows-1251; none: recognised")
     delimiter: str = option("", "separator of the file: comma, semicolon, tab, pipe; none: recognised")
 
@@ -490,8 +488,8 @@ def label(given: LabelSettings) -> int:
 
     Example: make label DATA=texts.csv ARGS="labels=positive,negative model=NAME base_url=http://localhost:8000/v1"
 
-    The key is read from OPENAI_API_KEY alone. Stopped anywhere, the same command goes on; texts that have an answer
-    are not asked again. Exits with 1 while texts are left.
+    The key is read from the environment, OPENAI_API_KEY. If the command is stopped, run it again: it asks only for the
+    texts that have no answer yet. The exit status is 1 while such texts are left.
     """
     if importlib.util.find_spec("openai") is None:
         raise UserError("the package openai is missing", package="openai")

@@ -26,7 +26,7 @@ from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite
 from stages.tasks.kinds import Entities, Kind, LabelSets
 from stages.tasks.readers.glue import TASKS
-from stages.tasks.tables import open_table
+from stages.tasks.tables import open_table, rows_with
 from stages.tasks.text import check_text
 
 BATCH, POOL = 32, 2048
@@ -254,16 +254,9 @@ def predict_table(
     """
     table, rows = [], []
     check_target(target)
-    for line, row in open_table(path, wanted=columns, **how).rows:
-        for column in columns:
-            if column not in row:
-                there = ", ".join(map(repr, row))
-                raise UserError(f"{path}, line {line}: no column {column!r} (there are {there}): name the text columns "
-                                "with text_columns=")  # fmt: skip
+    for line, row in rows_with(path, columns, **how):
         table.append(row)
         rows.append(classifier.check([row[column] for column in columns], f"{path}, line {line}"))
-    if not rows:
-        raise UserError(f"{path}: no rows; give a file with a header and rows")
     predictions = classifier.predict(rows, progress=True)
     head = list(dict.fromkeys(column for row in table for column in row))
     names = ("label", "score") if classifier.kind.labels else ("score",)

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from tabulate import tabulate
@@ -11,7 +10,7 @@ from tqdm import tqdm
 from checkpoints.errors import UserError
 from pipeline.label.answers import AnswerTable, Texts, key
 from pipeline.label.endpoint import PAIR, SINGLE, Endpoint, named_label
-from stages.tasks.tables import open_table
+from stages.tasks.tables import rows_with
 
 
 def label_table(endpoint: Endpoint, texts: list[Texts], target: Path) -> bool:
@@ -65,28 +64,15 @@ def texts_of(path: Path, columns: tuple[str, ...], encoding: str, delimiter: str
     Raises:
         UserError: a column is missing, a text is empty, or there are no rows.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a table of texts", "data")
     rows: list[Texts] = []
-    for line, row in _rows(path, columns, encoding, delimiter):
-        for column in columns:
-            if column not in row:
-                raise UserError(
-                    f"{path}, line {line}: no column {column!r} (there are {', '.join(map(repr, row))}); name the text "
-                    "columns",
-                    "text_columns",
-                )
+    for line, row in rows_with(path, columns, encoding, delimiter):
         texts = tuple("" if row[column] is None else str(row[column]) for column in columns)
         if not all(text.strip() for text in texts):
             raise UserError(f"{path}, line {line}: a text is empty; fill it in, or remove the row")
         rows.append(texts)
-    if not rows:
-        raise UserError(f"{path}: no rows; give a file with a header and rows")
     return rows
-
-
-def _rows(path: Path, columns: tuple[str, ...], encoding: str, delimiter: str) -> Iterator[tuple[int, dict]]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a table of texts", "data")
-    yield from open_table(path, wanted=columns, encoding=encoding, delimiter=delimiter).rows
 
 
 def prompt_of(path: str, pairs: bool) -> str:

@@ -44,7 +44,7 @@ class Endpoint:
         concurrency: requests at a time.
         retries: of a request that fails.
         timeout: seconds until a request counts as failed.
-        max_requests, max_tokens: no further text is begun after so many; 0: no limit.
+        max_requests, max_tokens: after this many no more texts are asked; 0: no limit.
     """
 
     base_url: str
@@ -184,7 +184,7 @@ class Endpoint:
 def named_label(answer: str, labels: list[str]) -> str | None:
     """The one label that an answer names; None where it names none, or several.
 
-    Case, and what stands around it, do not matter. A label within a longer one ("no" in "no show") is not named by it.
+    Upper and lower case, and other words around the label, do not matter. "no show" names that label, not "no" as well.
 
     Example:
         >>> named_label("The label is: Positive.", ["positive", "negative"])

@@ -128,7 +128,7 @@ def load_classifier(
         kind: of the task whose answers it gives; None: it keeps the checkpoint's own labels and head.
         capturing: with the capturing attention function; False for stock attention.
         config: other than the weights' own.
-        say: told of a prefix that is taken off the names of the weights, and of a head that is dropped.
+        say: called with a line when a prefix is taken off the names of the weights, or a head is dropped.
 
     Raises:
         UserError: a weight of the encoder (without `kind` also of the head) is missing, has another shape, or has no
@@ -161,7 +161,7 @@ def new_classifier(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
 
 
 def _draw_head(model: PreTrainedModel) -> None:
-    """Draw what stands above the encoder anew."""
+    """Give the layers above the encoder new random weights."""
     fresh = type(model)._from_config(model.config).state_dict()
     prefix = model.base_model_prefix
     heads = [n for n in fresh if (not n.startswith(f"{prefix}.") if prefix else n.startswith("classifier."))]

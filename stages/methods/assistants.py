@@ -36,8 +36,8 @@ class Assistants(Method):
 
     Args:
         reads: the assistants; "teacher" among them is the tuned teacher.
-        weights: equal; evolved, by differential evolution on the rows that `held_out` sets aside; random, drawn from
-            the seed; or a list of one number each.
+        weights: of the assistants. `equal`; `evolved`: fitted by differential evolution on the rows that `held_out`
+            sets aside; `random`: drawn from the seed; or a list with a number for each.
         temperature: T at which probabilities are averaged: that of the student's losses, so that what it learns is the
             mixture that was fitted.
     """

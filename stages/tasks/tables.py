@@ -93,6 +93,25 @@ def open_table(
     )
 
 
+def rows_with(path: Path, columns: tuple[str, ...], encoding: str = "", delimiter: str = "") -> Rows:
+    """Read the rows of a table that has some text columns.
+
+    Raises:
+        UserError: as of `open_table`; or a row lacks a column, or there are no rows.
+    """
+    line = 0
+    for line, row in open_table(path, encoding, delimiter, wanted=columns).rows:
+        if missing := [column for column in columns if column not in row]:
+            raise UserError(
+                f"{path}, line {line}: no column {missing[0]!r} (there are {', '.join(map(repr, row))}); name the text "
+                "columns",
+                argument="text_columns",
+            )
+        yield line, row
+    if not line:
+        raise UserError(f"{path}: no rows; give a file with a header and rows")
+
+
 def _encoding(path: Path, given: str) -> tuple[str, str]:
     """The encoding of a file, and a note where it is unusual."""
     found = recognised(path, given)

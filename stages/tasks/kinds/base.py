@@ -36,7 +36,7 @@ class Kind(ABC):
         token_level: whether each word has an answer, instead of each row.
         exclusive: whether exactly one of the labels holds.
         scale: mean and deviation of scores, which are learned as deviations from the mean.
-        follows_gold: whether the prediction stage learns gold labels, unless told otherwise (TinyBERT on STS-B).
+        follows_gold: whether the prediction stage learns gold labels by default, as TinyBERT does on STS-B.
         fits_on_dev: whether `fitted` chooses something.
     """
 
