@@ -31,7 +31,7 @@ from tests.conftest import make_encoder
 
 ROOT = Path(__file__).parents[1]
 quick = settings(
-    max_examples=100, deadline=None, derandomize=True,
+    max_examples=100, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 LINES = st.lists(

@@ -131,7 +131,7 @@ def test_from_python_every_rank_has_the_result(place, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         f"from pipeline import distill\nresult = distill({task!r}, data={data!r}, run='python', options={options!r})\n"
-        "print('the result is', sorted(result.metrics))\n"
+        "print(f'the result is {sorted(result.metrics)}\\n', end='')\n"  # in one piece: two ranks write to one pipe
     )
     done = subprocess.run(
         [*given.prefix, sys.executable, script], cwd=given.path, capture_output=True, text=True, timeout=300,

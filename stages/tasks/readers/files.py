@@ -515,11 +515,18 @@ def _looks_like_regression(rows: list[Row]) -> bool:
 
 
 def _same_numbers(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """Rows whose labels "1" and "1.0" are one class: pandas writes whole numbers so, where a column has a gap."""
-    labels = {row.label for of in rows.values() for row in of}
-    twins = {label: label.partition(".")[0] for label in labels if re.fullmatch(r"-?\d+\.0+", label)}
-    if not set(twins.values()) & labels:
+    """Rows whose labels "1" and "1.0" are one class, where nearly all labels are whole numbers.
+
+    pandas writes "1.0" where a column of whole numbers has a gap. In a column of other names, such as "00", "0" and
+    "0.0", they are two.
+    """
+    counts = Counter(row.label for of in rows.values() for row in of if not row.unfit)
+    whole = {
+        label: label.partition(".")[0] for label in counts if re.fullmatch(r"-?(0|[1-9]\d*)(\.0+)?", label)
+    }
+    if sum(counts[label] for label in whole) < NEARLY_ALL * counts.total():
         return rows
+    twins = {label: plain for label, plain in whole.items() if plain in counts}
     return {
         role: [row._replace(label=twins.get(row.label, row.label)) for row in of] for role, of in rows.items()
     }

@@ -324,6 +324,8 @@ def test_an_odd_cell_does_not_change_the_task(tmp_path, labels, message):
         (["[1, 2", "(3)"] * 20, ("(3)", "[1, 2")),
         (["1.0", "0.0"] * 20, ("0.0", "1.0")),
         (["1.0", "0.0", "1", "0"] * 20, ("0", "1")),
+        (["00", "0", "0.0"] * 20, ("0", "0.0", "00")),
+        (["1.0", "1", "beta"] * 20, ("1", "1.0", "beta")),
     ],
 )
 def test_classes_that_look_odd_are_classes(tmp_path, labels, classes):
