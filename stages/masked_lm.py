@@ -5,6 +5,8 @@ BERT's own loss (arXiv 1810.04805, section 3.1), its vocabulary read through the
 token becomes [MASK], because predictions are only ever wanted at masks. The accuracy on held-out documents is logged.
 """
 
+from dataclasses import replace
+
 import torch
 
 from checkpoints.errors import UserError
@@ -40,8 +42,8 @@ def run(stage: Stage) -> None:
     scores = {}
     if not has_head:
         rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
-        words = MaskedWords(options.mlm_probability)
-        job = Job(stage, Distillation(model, [words]), rows, batch_transform=masking)
+        rows = replace(rows, masking=masking)
+        job = Job(stage, Distillation(model, [MaskedWords()]), rows, batch_transform=masking)
         scores["steps"] = job.run().step
     if "corpus" in stage.inputs:
         scores |= held_out_accuracy(stage, model, tokenizer, "its own head" if has_head else "head fitted")

@@ -5,6 +5,8 @@ It starts from random weights, from some of the teacher's layers, or from an ear
 on held-out tokens is logged. With 0 it is an encoder that reads the text as it is. The last weights are kept.
 """
 
+from dataclasses import replace
+
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
@@ -35,6 +37,7 @@ def run(stage: Stage) -> None:
     masking = Masking(tokenizer, p, stage.seed) if p else None
     student = begin(stage)
     rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
+    rows = replace(rows, masking=masking)
 
     configs = (student.config, load_config(source), stage.options["layer_map"], p)
     model = Distillation(student, [build(line, *configs) for line in stage.options["losses"]])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from checkpoints.errors import UserError
 from stages.tasks.types import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -90,12 +91,16 @@ class Batch:
         return x_BL[labels_BL >= 0]
 
     def count(self, normalizer: str) -> int:
-        """What a mean over this batch alone is divided by: rows, tokens, pairs, targets or labels, at least 1."""
+        """What a mean over this batch alone is divided by: the count of a `LossTerm.normalizer`, at least 1."""
         if normalizer == "rows":
             found = self.weight.sum()
         elif normalizer in ("tokens", "pairs"):
             found = self.attention_mask.sum(1).pow(1 if normalizer == "tokens" else 2).sum()
-        else:
+        elif normalizer == "masked" and self.labels is None:
+            raise UserError(
+                "None; a loss at masked tokens needs them, -100 where nothing is masked", argument="labels"
+            )
+        else:  # the labels of masked tokens are the tokens
             found = (self.label_mask if normalizer == "targets" else self.labelled).sum()
         return max(1, int(found))
 
@@ -126,7 +131,7 @@ class Batch:
 
 def normalizers(
     lengths: np.ndarray, targets: np.ndarray | None = None, labelled: np.ndarray | None = None
-) -> dict[str, int]:
+) -> dict[str, float]:
     """Return what the losses of a global batch are divided by, each at least 1.
 
     Args:

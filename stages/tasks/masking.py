@@ -19,7 +19,8 @@ class Masking:
 
     Args:
         tokenizer: of the model that predicts.
-        mlm_probability: that a token is masked; special tokens are not.
+        mlm_probability: that a token is masked. Those that the tokenizer calls special and those that it puts around
+            texts are not.
         seed: of the draw.
 
     Raises:
@@ -32,7 +33,17 @@ class Masking:
                 f"the tokenizer of {tokenizer.name_or_path} has no mask token: give a masked language model"
             )
         self.mask, self.mlm_probability, self.seed = tokenizer.mask_token_id, mlm_probability, seed
-        self.special = torch.tensor(tokenizer.all_special_ids)
+        pair = tokenizer("a", "a", return_special_tokens_mask=True)
+        around = {
+            token
+            for token, special in zip(pair["input_ids"], pair["special_tokens_mask"], strict=True)
+            if special
+        }
+        self.special = torch.tensor(sorted(around.union(tokenizer.all_special_ids)))
+
+    def expected(self, tokens: np.ndarray) -> float:
+        """How many of some tokens are masked, on average; as if one at least could be."""
+        return self.mlm_probability * max(1, int((~np.isin(tokens, self.special.numpy())).sum()))
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """The batch with masks in its `input_ids`, and as labels the tokens behind them (elsewhere IGNORE_INDEX)."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from stages.tasks.masking import Masking
+
 
 MAX_UNKNOWN = 0.3  # the fraction of the tokens that may be unknown
 CHECK_AFTER = 100_000  # tokens of a corpus after which that fraction is checked while it is still being read
@@ -55,6 +57,7 @@ class TokenRows:
         segments: the token types of the rows; None where the tokenizer gives none.
         scale: mean and deviation of scores; the scores of batches are deviations from the mean.
         width_multiple: of the width of batches, where no row is longer (`stages.distillation.device`).
+        masking: that of the batches, if they are masked; `normalizers` then has "masked".
     """
 
     tokens: np.ndarray
@@ -66,6 +69,7 @@ class TokenRows:
     segments: Segments | None = None
     width_multiple: int = 1
     scale: tuple[float, float] = (0.0, 1.0)
+    masking: Masking | None = None
 
     @classmethod
     def open(cls, directory: Path, width_multiple: int = 1) -> TokenRows:
@@ -129,9 +133,13 @@ class TokenRows:
         first = targets < CONTINUED + UNLABELLED
         return None if first.all() else first
 
-    def normalizers(self, indices: np.ndarray) -> dict[str, int]:
+    def normalizers(self, indices: np.ndarray) -> dict[str, float]:
         """Return what the losses of a global batch of these rows are divided by."""
-        return normalizers(self.lengths[indices], self.targets[indices], self.labelled[indices])
+        found = normalizers(self.lengths[indices], self.targets[indices], self.labelled[indices])
+        if self.masking is None:
+            return found
+        tokens = [self.tokens[self.offsets[row] : self.offsets[row + 1]] for row in indices]
+        return found | {"masked": self.masking.expected(np.concatenate(tokens))}
 
     def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
         """Return rows as tensors, padded to the longest of them, and up to a multiple of `width_multiple`.

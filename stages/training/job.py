@@ -189,7 +189,7 @@ class Job:
         return learning_rate
 
     def _forward_and_backward(
-        self, indices: np.ndarray, weights: np.ndarray, total: dict[str, int]
+        self, indices: np.ndarray, weights: np.ndarray, total: dict[str, float]
     ) -> tuple[dict[str, LossTerm], Tensor]:
         """Both passes of a micro-batch. Returns its terms, and its part of the global loss."""
         with self.clock("data"):

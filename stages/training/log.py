@@ -61,7 +61,7 @@ class Log:
         rows: np.ndarray,
         loss: Tensor,
         parts: list[dict[str, LossTerm]],
-        total: dict[str, int],
+        total: dict[str, float],
     ) -> None:
         """Add a step.
 

@@ -26,7 +26,7 @@ class Rows(Protocol):
         ...     def __len__(self) -> int:
         ...         return len(self.pixels)
         ...
-        ...     def normalizers(self, indices: np.ndarray) -> dict[str, int]:
+        ...     def normalizers(self, indices: np.ndarray) -> dict[str, float]:
         ...         return {"rows": len(indices)}
         ...
         ...     def collate(self, indices: np.ndarray, weights: np.ndarray) -> BatchEncoding:
@@ -42,7 +42,7 @@ class Rows(Protocol):
         """How many rows there are."""
         ...
 
-    def normalizers(self, indices: np.ndarray) -> dict[str, int]:
+    def normalizers(self, indices: np.ndarray) -> dict[str, float]:
         """What the losses of a global batch of these rows are divided by: for each `LossTerm.normalizer`, at least 1."""
         ...
 

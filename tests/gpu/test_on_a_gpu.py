@@ -62,12 +62,13 @@ def make(tmp_path, world):
             load_masked_lm(source),
         )
         configs = student.config, teacher.config
-        losses = [HiddenStates(*configs), AttentionScores(*configs), MaskedWords(0.2), MaskedSoftLabels(0.2)]
+        losses = [HiddenStates(*configs), AttentionScores(*configs), MaskedWords(), MaskedSoftLabels()]
         model = Distillation(student, losses)
         frozen = FrozenTeacher(teacher, model.teacher_capture, stage.device, stage.precision)
         tokenizer = load_tokenizer(source)
-        rows = corpus_rows(stage, tokenizer, 32, 0)
-        return Job(stage, model, rows, frozen, batch_transform=Masking(tokenizer, 0.2, seed=1))
+        masking = Masking(tokenizer, 0.2, seed=1)
+        rows = replace(corpus_rows(stage, tokenizer, 32, 0), masking=masking)
+        return Job(stage, model, rows, frozen, batch_transform=masking)
 
     return job
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from checkpoints.errors import UserError
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.continuation import Continuation
@@ -66,8 +67,16 @@ def build(
         mlm_probability: the fraction of tokens that are masked.
 
     Raises:
-        ValueError: there is no such loss or setting, or the settings do not fit the models.
+        ValueError: there is no such loss or setting, the settings do not fit the models, or the loss reads masked tokens
+            and none are masked.
     """
-    given: dict[str, Any] = {"student": student, "teacher": teacher, "mlm_probability": mlm_probability}
+    given: dict[str, Any] = {"student": student, "teacher": teacher}
     given["problem_type"] = getattr(student, "problem_type", None)  # a bare config has none
-    return made(line, LOSSES, "losses", given, {"layer_map": layer_map})
+    loss = made(line, LOSSES, "losses", given, {"layer_map": layer_map})
+    if loss.student_capture.vocabulary and not mlm_probability:
+        raise UserError(
+            f"{line!r} reads masked tokens, and none are masked; give the student a corpus as data and an "
+            "mlm_probability above 0, or another loss",
+            argument="losses",
+        )
+    return loss

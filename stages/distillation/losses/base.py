@@ -18,7 +18,7 @@ from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.schedules import Schedule, schedule
 from stages.tasks.batches import Batch
 
-Normalizer = Literal["rows", "tokens", "pairs", "targets", "labels"]
+Normalizer = Literal["rows", "tokens", "pairs", "targets", "labels", "masked"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class LossTerm:
     Attributes:
         sum: scalar, in fp32.
         normalizer: rows; tokens (sum of lengths); pairs of tokens (sum of squared lengths); targets (one a row, or
-            one a word at token level); labels (targets whose gold label is known).
+            one a word at token level); labels (targets whose gold label is known); masked (tokens that are expected to
+            be masked).
         weight: of the term in the loss.
         tag: of the backward pass it belongs to (`stages.training.step`).
     """
@@ -103,7 +104,7 @@ class Loss(nn.Module):
             student, teacher: what `capture` filled in; the teacher's may be None where the loss reads none.
             attention_mask: (B, L), 1 for real tokens; needed by losses on tokens.
             labels: (B,) class indices or scores, or (B, L) at token level with -100 where nothing is scored;
-                needed by losses on gold labels.
+                needed by losses on gold labels and on masked tokens.
 
         Returns:
             A scalar, the weighted sum of its terms.

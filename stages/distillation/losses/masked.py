@@ -1,7 +1,8 @@
 """Losses at masked tokens: the true tokens, and what the teacher takes them for.
 
-Sums over the masked tokens of a batch, divided by their expected number, which every rank knows beforehand: tokens x
-the probability of a mask. Axes in names: N masked tokens of a batch, V vocabulary.
+Sums over the masked tokens of a batch. A job divides them by the expected number of masks, which every rank knows
+beforehand: tokens that may be masked x the probability of a mask. Called alone, a loss is the mean over the masks that
+there are, as in transformers' own models. Axes in names: N masked tokens of a batch, V vocabulary.
 """
 
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from checkpoints.errors import UserError
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.tasks.batches import Batch
@@ -19,30 +19,21 @@ class MaskedWords(Loss):
     """Cross-entropy of the masked tokens, BERT's own loss (arXiv 1810.04805, section 3.1); no teacher.
 
     Args:
-        mlm_probability: the fraction of tokens that are masked.
         weight: of the loss; a number or a schedule.
-
-    Raises:
-        ValueError: nothing is masked.
 
     Example:
         >>> outputs = ModelOutputs(vocabulary_NV=torch.zeros(1, 8))
         >>> labels = torch.tensor([[-100, 3, -100, -100]])
-        >>> loss = MaskedWords(mlm_probability=0.25)
-        >>> round(loss(outputs, attention_mask=torch.ones(1, 4), labels=labels).exp().item(), 3)
+        >>> round(MaskedWords()(outputs, labels=labels).exp().item(), 3)
         8.0
     """
 
     student_capture = CaptureSpec(vocabulary=True)
 
-    def __init__(self, mlm_probability: float, weight: Any = 1.0):
-        super().__init__(weight)
-        self.mlm_probability = above_zero(mlm_probability)
-
     def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
         tokens_N = batch.at_masked(batch.labels)
         loss = functional.cross_entropy(student.vocabulary_NV.float(), tokens_N, reduction="sum")
-        return {"masked_words": LossTerm(loss / self.mlm_probability, "tokens", self.weight)}
+        return {"masked_words": LossTerm(loss, "masked", self.weight)}
 
 
 class MaskedSoftLabels(Loss):
@@ -51,27 +42,21 @@ class MaskedSoftLabels(Loss):
     Its gradient is that of the soft cross-entropy (DistilBERT, arXiv 1910.01108, section 2).
 
     Args:
-        mlm_probability: the fraction of tokens that are masked.
         temperature: T of both sides.
         t_squared: multiply by T^2, so that the gradient keeps its size at any T (arXiv 1503.02531, section 2).
         weight: of the loss; a number or a schedule.
 
-    Raises:
-        ValueError: nothing is masked.
-
     Example:
         >>> outputs = ModelOutputs(vocabulary_NV=torch.zeros(1, 8))
-        >>> MaskedSoftLabels(mlm_probability=0.15)(outputs, outputs, attention_mask=torch.ones(1, 4))
+        >>> MaskedSoftLabels()(outputs, outputs, labels=torch.tensor([[-100, 3, -100, -100]]))
         tensor(0.)
     """
 
     student_capture = teacher_capture = CaptureSpec(vocabulary=True)
 
-    def __init__(
-        self, mlm_probability: float, temperature: Any = 1.0, t_squared: bool = False, weight: Any = 1.0
-    ):
+    def __init__(self, temperature: Any = 1.0, t_squared: bool = False, weight: Any = 1.0):
         super().__init__(weight)
-        self.mlm_probability, self.t_squared = above_zero(mlm_probability), t_squared
+        self.t_squared = t_squared
         self.temperature = self.schedule(temperature, "temperature")
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
@@ -82,18 +67,4 @@ class MaskedSoftLabels(Loss):
         )
         loss = functional.kl_div(mine_NV, theirs_NV, reduction="sum", log_target=True)
         factor = temperature**2 if self.t_squared else 1.0
-        return {"masked_soft_labels": LossTerm(factor * loss / self.mlm_probability, "tokens", self.weight)}
-
-
-def above_zero(mlm_probability: float) -> float:
-    """The fraction of tokens that are masked.
-
-    Raises:
-        ValueError: it is 0.
-    """
-    if not mlm_probability:
-        raise UserError(
-            f"{mlm_probability:g} masks nothing; this loss needs a corpus as data, and a probability above 0",
-            argument="mlm_probability",
-        )
-    return mlm_probability
+        return {"masked_soft_labels": LossTerm(factor * loss, "masked", self.weight)}

@@ -7,12 +7,14 @@ import pytest
 import torch
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, MPNetConfig, MPNetModel
 
+from checkpoints.errors import UserError
 from stages.distillation import CaptureSpec, capture, losses
 from stages.distillation.losses import (
     LOSSES,
     AttentionScores,
     GoldLabels,
     HiddenStates,
+    MaskedSoftLabels,
     MaskedWords,
     SoftLabels,
     attention,
@@ -167,9 +169,11 @@ def test_a_loss_alone_is_the_mean_of_its_batch():
     value = SoftLabels()(ModelOutputs(words), ModelOutputs(teacher), labels=of_words)
     torch.testing.assert_close(value, expected)
     vocabulary = torch.randn(3, 8)
-    value = MaskedWords(0.5)(ModelOutputs(vocabulary_NV=vocabulary), None, torch.ones(2, 3), of_words)
-    expected = torch.nn.functional.cross_entropy(vocabulary, torch.tensor([0, 1, 2]), reduction="sum") / 3
+    value = MaskedWords()(ModelOutputs(vocabulary_NV=vocabulary), labels=of_words)
+    expected = torch.nn.functional.cross_entropy(vocabulary, torch.tensor([0, 1, 2]))
     torch.testing.assert_close(value, expected)
+    with pytest.raises(UserError, match="labels: None; a loss at masked tokens needs them"):
+        MaskedSoftLabels()(*[ModelOutputs(vocabulary_NV=vocabulary)] * 2, attention_mask=torch.ones(2, 3))
 
 
 @pytest.mark.parametrize(

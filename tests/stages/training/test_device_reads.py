@@ -45,11 +45,13 @@ def job(tmp_path, world, monkeypatch):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0  # on a CPU its draws are read, on a GPU not
     configs = student.config, teacher.config
-    losses = [HiddenStates(*configs), AttentionScores(*configs), MaskedWords(0.2), MaskedSoftLabels(0.2)]
+    losses = [HiddenStates(*configs), AttentionScores(*configs), MaskedWords(), MaskedSoftLabels()]
     model = Distillation(student, losses)
     frozen = FrozenTeacher(teacher, model.teacher_capture, torch.device("cpu"))
     made = make_job(tmp_path, model)
-    made.targets, made.batch_transform = frozen, Masking(load_tokenizer(source), 0.2, seed=1)
+    masking = Masking(load_tokenizer(source), 0.2, seed=1)
+    made.rows = dataclasses.replace(made.rows, masking=masking)
+    made.targets, made.batch_transform = frozen, masking
     plain = outputs.sdpa_mask
     monkeypatch.setattr(
         outputs, "sdpa_mask", lambda **given: plain(**given | {"allow_is_bidirectional_skip": False})

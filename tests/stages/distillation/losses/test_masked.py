@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 from torch.nn import functional as F
 
 from checkpoints.errors import UserError
@@ -51,14 +52,16 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
     rows = corpus_rows(stage, tokenizer, 32, 0)
     batch = rows.collate([0, 1, 2, 3], np.array([1.0, 1, 1, 0]))
     masking = Masking(tokenizer, 0.3, seed=5)
+    rows = replace(rows, masking=masking)
     words = build("masked_words", None, None, mlm_probability=0.3)
     term = Distillation(model.eval(), [words])(masking(batch, epoch=2), None)["masked_words"]
 
     drawn = uniform(5, 2, batch.rows, batch.input_ids.shape[1])
-    ids, loss, masks = batch.input_ids.clone(), 0.0, []
+    ids, loss, masks, words_of_rows = batch.input_ids.clone(), 0.0, [], 0
     for row in range(3):
         for place in range(int(batch.attention_mask[row].sum())):
             special = int(ids[row, place]) in tokenizer.all_special_ids
+            words_of_rows += not special
             if drawn[row, place] < 0.3 and not special:
                 masks.append((row, place))
                 ids[row, place] = tokenizer.mask_token_id
@@ -70,8 +73,9 @@ def test_the_loss_is_the_full_models_cross_entropy_at_the_masks(tmp_path, stage,
     logits = model(ids, attention_mask=batch.attention_mask, **types).logits
     for row, place in masks:
         loss += F.cross_entropy(logits[row, place], batch.input_ids[row, place]).item()
-    assert masks and term.sum.item() == pytest.approx(loss / 0.3, rel=1e-5)
-    assert term.normalizer == "tokens" and term.weight == 1
+    assert masks and term.sum.item() == pytest.approx(loss, rel=1e-5)
+    assert term.normalizer == "masked" and term.weight == 1
+    assert rows.normalizers(np.arange(3))["masked"] == pytest.approx(0.3 * words_of_rows)
     before = accuracy(stage, model, masking, rows)
     assert accuracy(stage, model, masking, rows) == before
 
@@ -124,8 +128,10 @@ def test_masks_depend_on_seed_epoch_and_row_not_on_ranks_or_micro_batches(tmp_pa
             assert (batch.labels[row, of_left.span(row, width)] >= 0).tolist() == one[row]
     assert len(one) == len(rows) and one == masks(2, 1) == masks(1, 3) == masks(2, 7)
     words = (~np.isin(rows.tokens, tokenizer.all_special_ids)).sum()
-    chosen = sum(map(sum, one.values())) / words
-    assert chosen == pytest.approx(0.15, abs=0.01)
+    chosen = sum(map(sum, one.values()))
+    assert chosen / words == pytest.approx(0.15, abs=0.01)
+    counted = replace(rows, masking=Masking(tokenizer, 0.15, 1)).normalizers(np.arange(len(rows)))["masked"]
+    assert counted == pytest.approx(0.15 * words)
     for other in (masks(1, 1, epoch=1), masks(1, 1, seed=2)):
         assert sum(one[row] != other[row] for row in one) > 0.9 * len(one)
 
@@ -155,14 +161,55 @@ def test_masked_soft_labels_equal_a_loop_over_masks_and_words(t_squared):
         p, q = (np.exp(z[mask].double().numpy() / 2.0) for z in (z_t, z_s))
         p, q = p / p.sum(), q / q.sum()
         expected += sum(p[word] * (np.log(p[word]) - np.log(q[word])) for word in range(5))
-    assert term.sum.item() == pytest.approx((4 if t_squared else 1) * expected / 0.25, rel=1e-5)
-    assert (term.normalizer, term.weight) == ("tokens", 5)
+    assert term.sum.item() == pytest.approx((4 if t_squared else 1) * expected, rel=1e-5)
+    assert (term.normalizer, term.weight) == ("masked", 5)
 
 
 def test_what_is_read_at_masks_needs_masks():
     for name in ("masked_words", "masked_soft_labels"):
-        with pytest.raises(UserError, match=f"losses.{name}.mlm_probability: 0 masks nothing"):
+        with pytest.raises(
+            UserError, match=f"losses: '{name}' reads masked tokens, and none are masked; give"
+        ):
             build(name, None, None)
+
+
+def around(tokenizer, kind: str):
+    """The tokenizer with another layout of its rows."""
+    if kind == "pairs end without a mark":
+        marks = [("[CLS]", 2), ("[SEP]", 3)]
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A", pair="[CLS] $A [SEP] $B", special_tokens=marks
+        )
+    if kind == "padded on the left":
+        tokenizer.padding_side = "left"
+    if (
+        kind == "marks that are not called special"
+    ):  # as of a config without the names of cls_token and sep_token
+        tokenizer.cls_token = tokenizer.sep_token = None
+        assert not {2, 3} & set(tokenizer.all_special_ids)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "kind", ["BERT's", "pairs end without a mark", "padded on the left", "marks that are not called special"]
+)
+def test_no_special_token_is_masked_or_counted_in_any_layout(tmp_path, stage, kind):
+    source = ModelSource(str(make_encoder(tmp_path / "bert")))
+    tokenizer = around(load_tokenizer(source), kind)
+    with open(tmp_path / "corpus.txt", "a") as corpus:
+        corpus.write("\n\n".join(["", *["a warm film"] * 3]))  # too short for two segments
+    rows, everywhere = corpus_rows(stage, tokenizer, 32, 0), Masking(tokenizer, 1.0, seed=1)
+    assert (rows.second > 0).any() and (rows.second == 0).any()
+    some = np.concatenate([np.flatnonzero(rows.second > 0)[:3], np.flatnonzero(rows.second == 0)[:3]])
+    batch = everywhere(rows.collate(some, np.ones(6)), 0)
+    texts = [
+        i for i, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))) if token[0] != "["
+    ]
+    words = torch.isin(batch.labels, torch.tensor(texts))
+    assert (
+        torch.equal(words, batch.labels >= 0) and not torch.isin(batch.input_ids, torch.tensor(texts)).any()
+    )
+    assert replace(rows, masking=everywhere).normalizers(some)["masked"] == words.sum()
 
 
 def test_a_single_layer_is_learned_without_a_projection():
