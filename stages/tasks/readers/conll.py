@@ -2,8 +2,8 @@
 
 Columns are separated by tabs if the line has one, else by white space. Every line has equally many; the first is the
 word, the last its label. Lines that begin with -DOCSTART- are skipped. `data` is a file, or a directory with
-train.conll and optionally dev.conll and test.conll. Without dev, a tenth of train is held out. Sentences of dev or
-test are removed from train.
+train.conll and optionally dev.conll and test.conll. Without dev, some of train is held out, as of tables. Sentences of
+dev or test are removed from train.
 
 Where all labels are O, B-kind or I-kind, they mark entities. In IOB2 B- begins each entity; in IOB1 it stands only between
 two of one kind that touch. Both are read as IOB2.
@@ -22,7 +22,7 @@ from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, hol
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-SUFFIX, VERSION = ".conll", 2
+SUFFIX, VERSION = ".conll", 3
 
 
 def find(request: TaskRequest) -> TaskSource | None:
@@ -81,8 +81,8 @@ def task(source: TaskSource, pairs: dict[str, list[tuple[Row, list[str]]]], note
     """The task of sentences, their words parted by spaces, and the labels of their words."""
     train = Path(source.files["train"])
     if "dev" not in pairs:
-        pairs = hold_out(pairs, train)
-        notes.append(f"dev: {len(pairs['dev']):,} sentences of train, held out, as there is no dev file")
+        pairs, note = hold_out(pairs, train, "sentences")
+        notes.append(note)
     pairs = drop_repeats(pairs)
     labels = sorted({label for _, tags in pairs["train"] for label in tags})
     if len(labels) < 2:

@@ -10,8 +10,9 @@ the rows does not matter. A row has several labels where the type or the metric 
 a type where every label is a list and one of them holds another number than one. Their names may also be written as
 numbers from 0, their places among the given `labels`. Rows that do not fit are refused or, with `unfit_rows`, left out: those without a text, whose
 label is missing (empty, NA, or -1 beside classes that it is not one of), is several labels, or is not a number where the
-others are. Without dev a tenth of train is held out by a hash of the text, so that equal texts stay together. Rows of
-train that are also in dev or test, and rows of dev that are also in test, are dropped.
+others are. Without dev a tenth of train is held out by a hash of the text, so that equal texts stay together; of a small
+file 30 rows, at most a quarter. Rows of train that are also in dev or test, and rows of dev that are also in test, are
+dropped.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from stages.tasks.tables import SUFFIXES, Table, open_table
 from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-VERSION = 2
+VERSION = 3
 KEYS = ("train", "dev", "test", "text", "label", "type", "metric", *TaskRequest.OF_TABLES)
 TYPES: dict[str, type[Kind]] = {"classification": Classes, "multi_label": LabelSets, "regression": Scores}
 ROLES = {
@@ -49,6 +50,7 @@ ROLES = {
 EITHER = ("eval", "evaluation")  # dev if there is no other, else test
 MISSING = ("na", "n/a", "nan", "null", "<na>", "#n/a", "#na", "nat")
 MISSING_IF_RARE = ("none", "-", "--", "?", "-1", "-1.0")
+FEWEST_DEV = 30
 NO_SCORE = (-1.0, -9.0, -99.0, -999.0, -9999.0)
 RARE, NEARLY_ALL, SOME_CLASSES = 0.05, 0.9, 20
 logger = logging.getLogger(__name__)
@@ -352,8 +354,8 @@ def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[st
     """The task of rows and their values."""
     train = Path(source.files["train"])
     if "dev" not in pairs:
-        pairs = hold_out(pairs, train)
-        notes.append(f"dev: {len(pairs['dev']):,} rows of train, held out, as there is no dev file")
+        pairs, note = hold_out(pairs, train, "rows")
+        notes.append(note)
     pairs = drop_repeats(pairs)
     _check_spread([value for _, value in pairs["train"]], kind, train)
     splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
@@ -670,18 +672,34 @@ def _check_spread(values: Iterable[Any], kind: Kind, path: Path) -> None:
         )
 
 
-def hold_out(pairs: dict[str, list], path: Path) -> dict[str, list]:
-    """Move a tenth of train to dev, by a hash of the text."""
-    splits: dict[str, list] = {"train": [], "dev": []}
-    for pair in pairs["train"]:
-        tenth = int(hashlib.sha256(("dev" + pair[0].key).encode()).hexdigest(), 16) % 10
-        splits["train" if tenth else "dev"].append(pair)
-    if not splits["dev"] or not splits["train"]:
-        count = len(pairs["train"])
+def hold_out(pairs: dict[str, list], path: Path, what: str) -> tuple[dict[str, list], str]:
+    """Move some of train to dev, by a hash of the text: a tenth; of a small file `FEWEST_DEV`, at most a quarter.
+
+    Returns the splits, and a note on dev; `what` are the rows.
+
+    Raises:
+        UserError: nothing would be left in train.
+    """
+    train, keys = pairs["train"], []
+    for row, _ in train:
+        digest = int(hashlib.sha256(("dev" + row.key).encode()).hexdigest(), 16)
+        keys.append((digest % 10, digest))
+    tenth, fewest = sum(key[0] == 0 for key in keys), max(1, min(FEWEST_DEV, len(train) // 4))
+    last = sorted(keys)[max(tenth, fewest) - 1]
+    dev = [pair for pair, key in zip(train, keys, strict=True) if key <= last]
+    if len(dev) == len(train):
         raise UserError(
-            f"{path}: {count} rows are too few to hold out a tenth of them as dev; give a dev file"
+            f"{path}: {len(train)} {what} of one text leave nothing to hold out as dev; give a dev file"
         )
-    return pairs | splits
+    note = f"dev: {len(dev):,} of {len(train):,} {what} of train, held out, as there is no dev file"
+    if tenth < fewest:
+        note += (
+            f" (a tenth is too few to choose a model by; {FEWEST_DEV} {what}, at most a quarter, are taken)"
+        )
+    return pairs | {
+        "train": [pair for pair, key in zip(train, keys, strict=True) if key > last],
+        "dev": dev,
+    }, note
 
 
 def drop_repeats(pairs: dict[str, list]) -> dict[str, list]:

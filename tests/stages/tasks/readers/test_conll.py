@@ -220,11 +220,12 @@ def test_a_label_that_train_lacks_and_options_of_tables(tmp_path):
         task.find_task("mine", str(tmp_path / "none.conll"))
 
 
-def test_without_dev_a_tenth_of_the_sentences_is_held_out(tmp_path):
+def test_without_dev_some_of_the_sentences_are_held_out(tmp_path):
     (tmp_path / "tags.conll").write_text("\n".join(f"word{i} A\n. B\n" for i in range(80)))
     found = task.load_task(task.find_task("mine", str(tmp_path / "tags.conll")))
-    assert set(found.splits) == {"train", "dev"} and 1 <= len(found.splits["dev"]) <= 20
-    assert len(found.splits["train"]) + len(found.splits["dev"]) == 80
+    assert set(found.splits) == {"train", "dev"} and len(found.splits["dev"]) == 20
+    assert len(found.splits["train"]) == 60
+    assert any(note.startswith("dev: 20 of 80 sentences of train, held out") for note in found.notes)
 
 
 def test_the_usual_names_and_parts_of_conll_files(tmp_path):

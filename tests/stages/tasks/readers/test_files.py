@@ -1,6 +1,7 @@
 """The user's own data: CSV, TSV, JSONL and task files."""
 
 import csv
+import hashlib
 import json
 import logging
 import random
@@ -179,7 +180,7 @@ def test_missing_task_file():
         (b"text,label\na,1\n\xe9\xe8\xff,0\n", "encoding: .*line 3: not UTF-8"),
         (b"text,label\na,1\nb,1\n", "every label is '1'"),
         (b"text,text\na,1\n", "names a column twice"),
-        (b"text,label\na,1\na,0\n", "2 rows are too few to hold out"),
+        (b"text,label\na,1\na,0\n", "2 rows of one text leave nothing to hold out as dev; give a dev file"),
         (b"text,label\na,1\nb,0\n", "every label is '1'"),
     ],
 )
@@ -367,6 +368,22 @@ def test_the_usual_names_of_splits(tmp_path, names, roles):
         assert any("held out, as there is no dev file" in note for note in task.notes)
     for name in set(names[1:]) - set(roles.values()):
         assert any(note.startswith("not read: ") and f"{name}.csv" in note for note in task.notes)
+
+
+@pytest.mark.parametrize("rows, held_out", [(4, 1), (50, 12), (120, 30), (1000, 95)])
+def test_without_dev_a_tenth_is_held_out_and_of_small_files_enough_to_choose_by(tmp_path, rows, held_out):
+    write_csv(tmp_path / "all.csv", [(f"text {n}", ["bad", "good"][n // 2 % 2]) for n in range(rows)])
+    task = load(tmp_path / "all.csv")
+    dev, train = (set(task.splits[role].text_a) for role in ("dev", "train"))
+    assert len(dev) == held_out and len(train) == rows - held_out and not dev & train
+    by_hash = {
+        f"text {n}" for n in range(rows)
+        if int(hashlib.sha256(f"devtext {n}".encode()).hexdigest(), 16) % 10 == 0
+    }  # fmt: skip
+    assert by_hash <= dev and (by_hash == dev) == (rows in (4, 1000))
+    (note,) = (note for note in task.notes if note.startswith("dev: "))
+    assert f"{held_out:,} of {rows:,} rows of train, held out" in note
+    assert ("a tenth is too few to choose a model by" in note) == (by_hash != dev)
 
 
 def test_siblings_of_a_train_file_are_named(tmp_path):
