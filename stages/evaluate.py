@@ -26,6 +26,7 @@ from stages.tasks.kinds import Kind
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.training.cached_rows import task_rows
+from stages.training.progress import Progress
 from stages.training.stage import Stage
 
 
@@ -57,9 +58,12 @@ def run(stage: Stage) -> None:
     task = stage.task()
     split = "test" if "test" in task.splits else "dev"
     student = stage.options["student"]
-    examined = {name: examine(stage, task, split, name) for name in stage.options["models"]}
+    examined = examine(stage, task, split)
     logits = {name: e.logits[split] for name, e in examined.items()}
-    costs = measure({name: (e.model, e.rows[split]) for name, e in examined.items()})
+    with Progress(stage, None, "row", what="timing") as progress:
+        costs = measure(
+            {name: (e.model, e.rows[split]) for name, e in examined.items()}, advance=progress.advance
+        )
     kinds = {name: e.kind for name, e in examined.items()}
     intervals, retained = confidence_intervals(task, split, logits, kinds)
     results = {
@@ -94,16 +98,22 @@ def run(stage: Stage) -> None:
     stage.publish(write, to_json(info))
 
 
-def examine(stage: Stage, task: Task, split: str, name: str) -> Examined:
-    """Run one model on the reported split, on dev and, where there is one, on the mismatched dev split."""
+def examine(stage: Stage, task: Task, split: str) -> dict[str, Examined]:
+    """Run each model on the reported split, on dev and, where there is one, on the mismatched dev split."""
+    names, parts = stage.options["models"], {split, "dev", "dev_mismatched"} & task.splits.keys()
+    with Progress(stage, len(names) * sum(len(task.splits[part]) for part in parts), "row") as progress:
+        return {name: _examined(stage, task, parts, name, progress) for name in names}
+
+
+def _examined(stage: Stage, task: Task, parts: set[str], name: str, progress: Progress) -> Examined:
     source, max_length = stage.model(name), stage.options["max_length"][name]
     tokenizer, config = load_tokenizer(source), load_config(source)
     model = load_classifier(source, capturing=False).eval().to(stage.device)
     order = class_order(config, task.labels, [])
     rows, logits = {}, {}
-    for part in {split, "dev", "dev_mismatched"} & task.splits.keys():
+    for part in parts:
         rows[part] = task_rows(stage, task, part, tokenizer, max_length)
-        logits[part] = predict(model, rows[part], stage.device)[:, order]
+        logits[part] = predict(model, rows[part], stage.device, advance=progress.advance)[:, order]
     weights = Path(source.name).glob("*.safetensors")
     kind = task.kind.of_model(config)
     return Examined(model.cpu(), rows, logits, kind, sum(path.stat().st_size for path in weights))

@@ -19,6 +19,7 @@ from stages.finetune import fine_tune
 from stages.tasks.task import Task
 from stages.teaching.student import fitted
 from stages.training.cached_rows import task_rows
+from stages.training.progress import Progress
 from stages.training.stage import Stage
 
 
@@ -51,7 +52,9 @@ def check(stage: Stage, task: Task) -> None:
     order = class_order(load_config(source), task.labels, stage.options["teacher_labels"])
     classifier = load_classifier(source)
     dev = task_rows(stage, task, "dev", tokenizer, stage.training.max_length)
-    logits = predict(classifier.eval().to(stage.device), dev, stage.device, stage.precision)[:, order]
+    classifier.eval().to(stage.device)
+    with Progress(stage, len(dev), "row") as progress:
+        logits = predict(classifier, dev, stage.device, stage.precision, advance=progress.advance)[:, order]
     task = fitted(replace(task, kind=task.kind.of_model(classifier.config)), logits)
     reached = score(task, "dev", logits)[task.selection]
     constant = constant_score(task)

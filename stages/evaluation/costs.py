@@ -17,13 +17,16 @@ from stages.tasks.token_rows import TokenRows
 
 SINGLE_ROWS, BATCHES, BATCH = 100, 12, 32
 ATTEMPTS = 3
+Advance = Callable[[int], object]
 WARM = 3
 """Warm-up passes, which are not timed."""
 
 
-def measure(models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0) -> dict[str, Costs]:
+def measure(
+    models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0, advance: Advance | None = None
+) -> dict[str, Costs]:
     """Measure latency, throughput and peak memory of each model; the arguments are those of `speed`."""
-    costs = speed(models, seed)
+    costs = speed(models, seed, advance=advance)
     with torch.inference_mode():
         for name, (model, rows) in models.items():
             costs[name].peak_bytes = _peak_bytes(model, _batch(rows, _drawn(len(rows), seed)[1][0]))
@@ -31,7 +34,10 @@ def measure(models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0)
 
 
 def speed(
-    models: Mapping[str, tuple[Callable, TokenRows]], seed: int = 0, batch: int = BATCH
+    models: Mapping[str, tuple[Callable, TokenRows]],
+    seed: int = 0,
+    batch: int = BATCH,
+    advance: Advance | None = None,
 ) -> dict[str, Costs]:
     """Measure latency and throughput of each model on the same rows of a split.
 
@@ -43,6 +49,7 @@ def speed(
         models: name -> (model in eval mode on the CPU, the split in the model's own tokens).
         seed: of the rows that are drawn.
         batch: rows of a batch.
+        advance: called with the number of rows after each pass.
 
     Returns:
         name -> costs, `peak_bytes` left None.
@@ -50,7 +57,7 @@ def speed(
     calmest: dict[str, Costs] = {}
     for _ in range(ATTEMPTS):
         ran, waited = _scheduled()
-        costs = _speed(models, seed, batch)
+        costs = _speed(models, seed, batch, advance)
         ran, waited = (after - before for after, before in zip(_scheduled(), (ran, waited), strict=True))
         waiting = round(waited / (ran + waited), 3) if ran + waited > 0 else None
         for cost in costs.values():
@@ -72,11 +79,13 @@ def _scheduled() -> tuple[int, int]:
     return ran, waited
 
 
-def _speed(models: Mapping[str, tuple[Callable, TokenRows]], seed: int, size: int) -> dict[str, Costs]:
+def _speed(
+    models: Mapping[str, tuple[Callable, TokenRows]], seed: int, size: int, advance: Advance | None
+) -> dict[str, Costs]:
     single, batches = _drawn(len(next(iter(models.values()))[1]), seed, size)
     with torch.inference_mode():
-        alone = _times(models, [np.array([row]) for row in single])
-        together = _times(models, list(batches))
+        alone = _times(models, [np.array([row]) for row in single], advance)
+        together = _times(models, list(batches), advance)
     costs = {}
     for name, (_, rows) in models.items():
         latency, batch = _percentiles(alone[name]), _percentiles(together[name])
@@ -99,7 +108,7 @@ def _drawn(count: int, seed: int, size: int = BATCH) -> tuple[np.ndarray, np.nda
 
 
 def _times(
-    models: Mapping[str, tuple[Callable, TokenRows]], sets: list[np.ndarray]
+    models: Mapping[str, tuple[Callable, TokenRows]], sets: list[np.ndarray], advance: Advance | None
 ) -> dict[str, list[float]]:
     """Milliseconds of a forward pass over each set of rows, by model."""
     times: dict[str, list[float]] = {name: [] for name in models}
@@ -111,6 +120,8 @@ def _times(
                 model(**inputs)
                 if not warm:
                     times[name].append((time.perf_counter() - began) * 1000)
+                if advance:
+                    advance(len(indices))
     return times
 
 

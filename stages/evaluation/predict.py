@@ -1,5 +1,7 @@
 """A model's logits of tokenized rows."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -17,11 +19,13 @@ def predict(
     device: torch.device,
     precision=torch.float32,
     shared: bool = False,
+    advance: Callable[[int], object] | None = None,
 ) -> np.ndarray:
     """Logits (answers, classes) of the rows, or of their words one after another; from batches sorted by length.
 
     Args:
         shared: each rank computes a part of the batches; all ranks get all logits.
+        advance: called with the number of rows of each batch, when it is done.
     """
     logits = np.zeros((rows.targets.sum(), model.config.num_labels), np.float32)
     rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
@@ -30,6 +34,8 @@ def predict(
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                 found = model(**inputs_of(model, batch.to(device).inputs)).logits.float().cpu()
             logits[label_index(rows.first_targets, batch)[batch.label_mask].numpy()] = found[batch.label_mask]
+            if advance:
+                advance(len(batch.rows))
     if world > 1:
         summed = torch.from_numpy(logits).to(device)  # zeros but for this rank's part
         dist.all_reduce(summed)

@@ -12,6 +12,7 @@ from stages.evaluation.predict import predict
 from stages.tasks.readers import glue
 from stages.tasks.task import Task
 from stages.training.cached_rows import task_rows
+from stages.training.progress import Progress
 from stages.training.stage import Stage
 
 
@@ -28,9 +29,9 @@ def write_submission(stage: Stage, task: Task) -> None:
             indices, split = glue.read_unlabelled(task.name, Path(file))
             test = replace(task, splits={name: split})
             rows = task_rows(stage, test, name, tokenizer, max_length, "unlabelled")
-            predictions = (
-                task.kind.of_model(model.config).answers(predict(model, rows, stage.device)).tolist()
-            )
+            with Progress(stage, len(rows), "row", what=name) as progress:
+                logits = predict(model, rows, stage.device, advance=progress.advance)
+            predictions = task.kind.of_model(model.config).answers(logits).tolist()
             lines = [
                 f"{i}\t{glue.written_answer(task.name, p)}" for i, p in zip(indices, predictions, strict=True)
             ]

@@ -11,7 +11,7 @@ def machine(monkeypatch, waits):
     """A machine whose threads ran 100 ns in each measurement, and waited as long as given; latencies count up."""
     clock, times = {"ran": 0, "waited": 0}, iter(range(1, 99))
 
-    def speed(models, seed, batch):
+    def speed(models, seed, batch, advance):
         n = next(times)
         clock["ran"] += 100
         clock["waited"] += waits[n - 1]
@@ -38,7 +38,7 @@ def test_it_is_measured_until_the_machine_is_calm(monkeypatch, waits, chosen, bu
 
 
 def test_where_linux_does_not_tell_nothing_is_marked(monkeypatch):
-    monkeypatch.setattr(costs, "_speed", lambda models, seed, batch: {
+    monkeypatch.setattr(costs, "_speed", lambda models, seed, batch, advance: {
         "one": Costs(Percentiles(1, 1, 1), Percentiles(1, 1, 1), 1, Lengths(1, 1, 1), 1)})  # fmt: skip
     monkeypatch.setattr(costs, "_scheduled", lambda: (0, 0))
     assert costs.speed({"one": None})["one"].waiting is None
