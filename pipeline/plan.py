@@ -5,7 +5,7 @@ Nothing here imports torch: a plan is made in well under a second.
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes, fingerprint
 from checkpoints.store import read_json
+from pipeline.config.deepspeed_file import read_deepspeed, what_changes_weights
 from pipeline.config.options import Options
 from pipeline.config.two_stage import StageSpec
 
@@ -42,6 +43,7 @@ class Planned:
         action: skip (finished), reuse (another run's), resume (half done) or run.
         made: the directory in which it runs or ran: its own, or another run's.
         cause: why a finished stage runs again.
+        deepspeed: what the run's own DeepSpeed config adds to the engine's.
     """
 
     stage: StageSpec
@@ -50,6 +52,7 @@ class Planned:
     action: Literal["skip", "reuse", "resume", "run"]
     made: Path
     cause: str = ""
+    deepspeed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def artefact(self) -> Path:
@@ -66,11 +69,14 @@ def plan(stages: list[StageSpec], run: Path, o: Options) -> list[Planned]:
         o: `reuse`, `restart`.
 
     Raises:
-        UserError: the options of a half-done stage changed, and `restart` is not set.
+        UserError: the options of a half-done stage changed, and `restart` is not set; or the DeepSpeed config is refused.
     """
     planned: dict[str, Planned] = {}
+    deepspeed = read_deepspeed(o.job)
     others = _finished_elsewhere(run) if o.reuse else {}
     for stage in stages:
+        if "training" in stage.options:
+            stage = replace(stage, options=stage.options | what_changes_weights(deepspeed))
         inputs = {
             name: planned[value].fingerprint if isinstance(value, str) else _identity(value)
             for name, value in stage.inputs.items()
@@ -84,7 +90,7 @@ def plan(stages: list[StageSpec], run: Path, o: Options) -> list[Planned]:
             }
         )
         directory = run / stage.name
-        planned[stage.name] = _decide(stage, directory, key, inputs, others, o)
+        planned[stage.name] = replace(_decide(stage, directory, key, inputs, others, o), deepspeed=deepspeed)
     return list(planned.values())
 
 
@@ -135,7 +141,7 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -
     store.write_json(directory / "stage.json", {
         "name": planned.stage.name, "stage_type": planned.stage.stage_type, "options": planned.stage.options, "inputs": inputs,
         "identities": {k: v if isinstance(v, str) else _identity(v) for k, v in planned.stage.inputs.items()},
-        "fingerprint": planned.fingerprint, "format": _format(planned.stage), "job": job,
+        "fingerprint": planned.fingerprint, "format": _format(planned.stage), "job": job, "deepspeed": planned.deepspeed,
     })  # fmt: skip
 
 

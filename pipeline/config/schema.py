@@ -110,10 +110,24 @@ def updated(settings: T, given: Mapping[str, Any], where: str = "") -> T:
         for group in groups:
             target = target[group]
         target[last] = _parsed(value, known[name].type, where + name)
+    return checked(type(settings), values, where)
+
+
+def checked(schema: type[T], values: Any, where: str = "") -> T:
+    """Values as a type reads them.
+
+    Args:
+        schema: a dataclass, or a TypedDict.
+        values: by name.
+        where: what messages begin with.
+
+    Raises:
+        UserError: all values that are not of their type or out of their limits.
+    """
     from pydantic import ValidationError  # takes a tenth of a second, and --help has no use for it
 
     try:
-        return _validator(type(settings)).validate_python(values)
+        return _validator(schema).validate_python(values)
     except ValidationError as error:
         raise UserError(where + "; ".join(_messages(error.errors(include_url=False)))) from None
 

@@ -46,12 +46,14 @@ class Engine:
             optimizer = default_optimizer(self.parameters, self.options)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
-        config = {
+        details = stage.deepspeed.get("zero_optimization", {})
+        config = stage.deepspeed | {
             "train_micro_batch_size_per_gpu": rows,
             "gradient_accumulation_steps": micro_batches,
             "gradient_clipping": 0.0 if step.optimizers or self.clips_at_once else self.options.clip,
-            "zero_optimization": {"stage": stage.job.zero},
+            "zero_optimization": details | {"stage": stage.job.zero},
             "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # offloaded moments are torch's AdamW's, too
             "steps_per_print": sys.maxsize,
         }
         if stage.precision != torch.float32:
@@ -68,11 +70,12 @@ class Engine:
         """Take DeepSpeed's hooks off the model."""
         self.deepspeed.destroy()
 
-    def backward(self, losses: dict[str, Tensor]) -> None:
+    def backward(self, losses: dict[str, Tensor], ends_step: bool) -> None:
         """Back-propagate this rank's part of the global loss of each pass.
 
         Args:
             losses: scalars, by the tag of the pass.
+            ends_step: whether this is the step's last micro-batch, after which gradients are reduced over ranks.
 
         Raises:
             UserError: the tags are not those of the passes.
@@ -84,6 +87,8 @@ class Engine:
                 "each tag of a `LossTerm`, and no other"
             )
         kept = [self._gradients(each, losses[each.tag]) for each in first]
+        # Its optimisers that reduce while backward runs would otherwise learn of it after backward.
+        self.deepspeed.set_gradient_accumulation_boundary(ends_step)
         # DeepSpeed averages gradients over ranks; ours are parts of one global mean.
         self.deepspeed.backward(losses[last.tag] * self.world, scale_wrt_gas=False)
         if not self.declared.has_own_passes:

@@ -177,7 +177,8 @@ class Job:
                 self.engine.end_micro_batch()
             seed_everything(self.stage.seed, self.state.step, i, self.rank)
             with explain_out_of_memory(self.state.step + 1, self.rows.lengths, indices):
-                seen, part = self._forward_and_backward(indices, weights, total)
+                ends_step = i == self.micro_batches - 1
+                seen, part = self._forward_and_backward(indices, weights, total, ends_step)
             terms.append(seen)
             loss += part
         with self.clock("optimiser"):
@@ -189,7 +190,7 @@ class Job:
         return learning_rate
 
     def _forward_and_backward(
-        self, indices: np.ndarray, weights: np.ndarray, total: dict[str, float]
+        self, indices: np.ndarray, weights: np.ndarray, total: dict[str, float], ends_step: bool
     ) -> tuple[dict[str, LossTerm], Tensor]:
         """Both passes of a micro-batch. Returns its terms, and its part of the global loss."""
         with self.clock("data"):
@@ -202,7 +203,7 @@ class Job:
             for term in terms.values():
                 losses[term.tag] = losses.get(term.tag, 0) + term.weight * term.sum / total[term.normalizer]
         with self.clock("backward"):
-            self.engine.backward(losses)
+            self.engine.backward(losses, ends_step)
         return terms, torch.stack([loss.detach() for loss in losses.values()]).sum()
 
     def _batch(self, indices: np.ndarray, weights: np.ndarray) -> RowBatch:

@@ -167,8 +167,8 @@ class Baseline(Training):
 
 @dataclass
 class Job:
-    """How a stage runs. No option here invalidates a finished stage or changes what is learned, except for
-    rounding and skipped batches."""
+    """How a stage runs. No option here invalidates a finished stage or changes what is learned, except for rounding,
+    skipped batches, and gradients that a DeepSpeed config has reduced in 16 bits."""
 
     nproc: Positive = option(1, "processes (ranks) on this host")
     hostfile: str = option("", "hosts to run on, as a DeepSpeed hostfile (`name slots=N` a line)")
@@ -176,6 +176,9 @@ class Job:
         0, "processes of each rank that tokenize; 0: one for each core that the rank may use"
     )
     zero: Annotated[int, Ge(0), Le(3)] = option(0, "DeepSpeed ZeRO stage, 0 to 3")
+    deepspeed: str = option(
+        "", "a DeepSpeed config (JSON) with details of ZeRO, offload and communication (docs/multi-gpu.md)"
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "bf16, fp16, fp32; auto: bf16 if the processor multiplies it natively"
     )

@@ -37,6 +37,7 @@ class Stage:
         fingerprint: of type, options and inputs.
         job: how it runs: the `job` options.
         device: of this rank.
+        deepspeed: what a user's own DeepSpeed config adds to the engine's.
         resources: closed when the stage is over: what must not live on into the next stage of the same process.
     """
 
@@ -48,6 +49,7 @@ class Stage:
     fingerprint: str
     job: Job
     device: torch.device
+    deepspeed: dict[str, Any] = field(default_factory=dict)
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @staticmethod
@@ -61,7 +63,7 @@ class Stage:
                 store.write_json(directory / "stage.json", spec | {"job": asdict(job)})
         return Stage(
             spec["name"], spec["stage_type"], directory, spec["options"], spec["inputs"], spec["fingerprint"],
-            job, device,
+            job, device, spec.get("deepspeed", {}),
         )  # fmt: skip
 
     @property

@@ -178,12 +178,14 @@ def test_a_directory_that_vanishes_under_a_stage_is_named_and_the_run_goes_on_wh
 def test_ranks_accumulation_and_zero_give_the_same_losses(place):
     """Dropout is off in the student of these runs, so that only rounding may differ."""
     same = ("architecture.dropout=0.0", "reuse=false")
+    details = {"overlap_comm": True, "offload_optimizer": {"device": "cpu", "pin_memory": False}}
+    (place.path / "ds.json").write_text(json.dumps({"zero_optimization": details}))
     losses = {}
     for name, arguments in (
         ("one", ()),
         ("two", ("job.nproc=2",)),
         ("accumulated", ("job.micro_batch=3",)),
-        ("zero2", ("job.nproc=2", "job.zero=2")),
+        ("zero2", ("job.nproc=2", "job.zero=2", "job.deepspeed=ds.json")),
         ("zero3", ("job.zero=3",)),
     ):
         status, output = place.run("general-distill", f"run=same-{name}", *same, *arguments)

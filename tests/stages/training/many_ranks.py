@@ -1,7 +1,8 @@
-"""Trains a tiny student on several ranks, at ZeRO 0 to 2, in one pass and in two; prints how far the weights are apart.
+"""Trains a tiny student on several ranks, in each of several ways; prints how far the weights are apart.
 
-    python -m tests.stages.training.many_ranks RANKS DIRECTORY
+    python -m tests.stages.training.many_ranks RANKS DIRECTORY '[{"zero": 1, "passes": 2}, ...]'
 
+A way is the ZeRO stage, the passes of a rank in a step, and what a DeepSpeed config of the user's adds ("deepspeed").
 The ranks are forks of one process, which has imported what they need.
 """
 
@@ -10,8 +11,15 @@ import os
 import shutil
 import socket
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -20,19 +28,93 @@ from stages.distillation.distillation import Distillation
 from stages.distillation.losses import AttentionScores, HiddenStates
 from stages.distillation.models import ModelSource, load_encoder
 from stages.distillation.teachers import FrozenTeacher
-from stages.training.job import Job
+from stages.training.job import Interrupted, Job
 from tests.conftest import make_corpus, make_encoder
 from tests.stages.training.test_job import make_job
 
 BATCH = 16
 
 
-def train(path: Path, zero: int, micro_batch: int) -> tuple[dict[str, torch.Tensor], float]:
-    """The student's weights after an epoch, and how many messages of control each step took."""
+@dataclass
+class Way:
+    """How it is trained.
+
+    Attributes:
+        zero: ZeRO stage.
+        passes: of a rank in a step.
+        deepspeed: what a DeepSpeed config of the user's adds to the engine's.
+        stops_at: a step at which it is stopped, and then resumed.
+    """
+
+    zero: int = 0
+    passes: int = 1
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+    stops_at: int = 0
+
+
+@dataclass
+class Counts:
+    """Collectives of this rank.
+
+    Attributes:
+        control: by which ranks agree to save or stop.
+        in_backward: that began while a backward pass ran.
+    """
+
+    control: int = 0
+    in_backward: int = 0
+
+
+@contextmanager
+def counted(counts: Counts, job: Job) -> Iterator[None]:
+    """Count the collectives of a job in the block."""
+    plain = {name: getattr(dist, name) for name in ("all_reduce", "reduce")}
+
+    def counting(name: str, *arguments: Any, **keywords: Any) -> Any:
+        counts.control += keywords.get("group") is job.control_group is not None
+        counts.in_backward += torch._C._current_graph_task_id() != -1
+        return plain[name](*arguments, **keywords)
+
+    for name in plain:
+        setattr(dist, name, partial(counting, name))
+    try:
+        yield
+    finally:
+        for name, function in plain.items():
+            setattr(dist, name, function)
+
+
+def train(path: Path, way: Way) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The student's weights after an epoch, and the numbers that are printed."""
     dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(path / "runs", ignore_errors=True)
     dist.barrier()
+    counts = Counts()
+    if way.stops_at:
+        job = make(path, way)
+        step = job.step
+
+        def step_and_stop(rows: np.ndarray) -> float:
+            rate = step(rows)
+            job.stop.number = 15 if job.state.step == way.stops_at else 0
+            return rate
+
+        job.step = step_and_stop
+        with suppress(Interrupted):
+            job.run()
+            raise AssertionError("it was not stopped")
+        job.stage.resources.close()
+    job = make(path, way)
+    with counted(counts, job):
+        job.run()
+    weights = job.student_weights()
+    job.stage.resources.close()
+    return weights, {"messages": counts.control / job.steps, "in_backward": counts.in_backward}
+
+
+def make(path: Path, way: Way) -> Job:
+    """The job of a student and its teacher."""
     teacher, student = (load_encoder(ModelSource(str(path / name))) for name in ("teacher", "student"))
     for module in student.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -41,41 +123,26 @@ def train(path: Path, zero: int, micro_batch: int) -> tuple[dict[str, torch.Tens
     configs = student.config, teacher.config
     model = Distillation(student, [HiddenStates(*configs), AttentionScores(*configs)])
     options = {"epochs": 1, "batch_size": BATCH, "learning_rate": 1e-3}
-    job = make_job(path, model, options, zero=zero, micro_batch=micro_batch)
+    micro_batch = BATCH // dist.get_world_size() // way.passes
+    job = make_job(path, model, options, deepspeed=way.deepspeed, zero=way.zero, micro_batch=micro_batch)
     job.targets = FrozenTeacher(teacher, model.teacher_capture, torch.device("cpu"))
-    messages, plain = [], dist.all_reduce
-
-    def counted(*arguments, **keywords):
-        if keywords.get("group") is job.control_group is not None:
-            messages.append(1)
-        return plain(*arguments, **keywords)
-
-    dist.all_reduce = counted
-    try:
-        Job.run(job)
-    finally:
-        dist.all_reduce = plain
-    return job.student_weights(), len(messages) / job.steps
+    return job
 
 
-def rank(path: Path) -> None:
+def rank(path: Path, ways: list[Way]) -> None:
     torch.set_num_threads(1)
     start_ranks()
-    expected = None
-    for zero in (0, 1, 2):
-        for passes in (1, 2):
-            weights, messages = train(path, zero, BATCH // dist.get_world_size() // passes)
-            expected = expected or weights
-            apart = max((weights[name] - expected[name]).abs().max().item() for name in expected)
-            if dist.get_rank() == 0:
-                print(
-                    json.dumps({"zero": zero, "passes": passes, "apart": apart, "messages": messages}),
-                    flush=True,
-                )
+    first: dict[str, torch.Tensor] = {}
+    for way in ways:
+        weights, numbers = train(path, way)
+        first = first or weights
+        apart = max((weights[name] - first[name]).abs().max().item() for name in first)
+        if dist.get_rank() == 0:
+            print(json.dumps({"apart": apart} | numbers), flush=True)
     dist.barrier()
 
 
-def main(ranks: int, path: Path) -> int:
+def main(ranks: int, path: Path, ways: list[Way]) -> int:
     make_corpus(path / "corpus.txt", 20)
     make_encoder(path / "bert")
     make_encoder(path / "teacher", layers=2)
@@ -92,9 +159,9 @@ def main(ranks: int, path: Path) -> int:
         if not child:
             os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
             try:
-                rank(path)
+                rank(path, ways)
             except BaseException as error:
-                print(f"rank {number}: {error!r}", file=sys.stderr)
+                traceback.print_exception(error)
                 leave(1)
             leave(0)
         children.append(child)
@@ -102,4 +169,5 @@ def main(ranks: int, path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2])))
+    given = [Way(**way) for way in json.loads(sys.argv[3])]
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), given))

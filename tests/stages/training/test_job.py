@@ -70,7 +70,9 @@ class Fragile(nn.Module):
         return {"loss": LossTerm((losses * batch.weight).sum() + broken.sum(), "rows")}
 
 
-def make_job(path: Path, model: nn.Module, training: dict | None = None, evaluate=None, **job) -> Job:
+def make_job(
+    path: Path, model: nn.Module, training: dict | None = None, evaluate=None, deepspeed=None, **job
+) -> Job:
     """A job of a stage on a small corpus under `path`, where `make` has put it."""
     files = {"reader": "files", "version": 1, "files": {"corpus.txt": str(path / "corpus.txt")}}
     options = {
@@ -81,7 +83,9 @@ def make_job(path: Path, model: nn.Module, training: dict | None = None, evaluat
     directory = path / "runs" / "r" / "general"
     directory.mkdir(parents=True, exist_ok=True)
     inputs = {"corpus": {"name": "corpus", "identity": files}}
-    stage = Stage("general", "general", directory, options, inputs, "", settings, torch.device("cpu"))
+    stage = Stage(
+        "general", "general", directory, options, inputs, "", settings, torch.device("cpu"), deepspeed or {}
+    )
     rows = corpus_rows(stage, load_tokenizer(ModelSource(str(path / "bert"))), 16, 0)
     return Job(stage, model, rows, evaluate=evaluate)
 
