@@ -67,11 +67,11 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
 
 def check_inputs(report: Report, check: StageSpec, allow_bin: bool) -> None:
     """Read every row of task and corpora, as the stages will, and check that the models fit them."""
-    from stages.check import check_models
     from stages.distillation.models import ModelSource
     from stages.tasks.corpus import documents
     from stages.tasks.task import TaskSource, load_task
     from stages.tasks.types import Source
+    from stages.teaching.given_models import check_models
 
     given, task = _given(check), None
     for name, entry in given.items():

@@ -1,1 +1,1 @@
-"""What the stages of distillation share: their teacher, live, cached or recorded, and the student they save."""
+"""What the stages of distillation share: given models that fit, their teacher, what a stage costs, the student they save."""

@@ -1,4 +1,4 @@
-"""Before hours are spent: models that do not fit are one line of the stage `check`, and what is not taken as it is is said."""
+"""Models that do not fit are one line of the stage `check`, and what is not taken as it is is said."""
 
 import json
 
@@ -8,10 +8,10 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from checkpoints.errors import UserError
-from stages.check import check_models
 from stages.distillation.models import ModelSource, new_classifier
 from stages.tasks.kinds import Classes
 from stages.tasks.task import find_task, load_task
+from stages.teaching.given_models import check_models
 from tests.conftest import make_encoder, make_task, make_tokenizer, tiny_config
 
 OPTIONS = {"architecture": {"layers": 2, "width": 8, "heads": 2}, "teacher_labels": [], "stages": {}}

@@ -1,0 +1,70 @@
+"""What a training stage will cost: tokens, operations, and about how long they take on this machine."""
+
+from dataclasses import dataclass
+
+from transformers import PretrainedConfig
+
+from stages.distillation.compatibility import forward_flops
+from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
+from stages.teaching.live_teacher import may_keep_layers
+from stages.training.options import StageToCheck
+from stages.training.speed import estimated_seconds
+from stages.training.stage import Stage
+
+
+@dataclass
+class Cost:
+    """What a stage takes.
+
+    Attributes:
+        flops: floating-point operations of the models' passes.
+        seconds: about how long they take on this machine.
+    """
+
+    flops: float
+    seconds: float
+
+
+def training_cost(
+    stage: Stage,
+    plan: StageToCheck,
+    rows: TokenRows,
+    task: Task | None,
+    trained: PretrainedConfig,
+    teacher: PretrainedConfig | None,
+) -> tuple[Cost, str]:
+    """What a stage will cost, and a line that tells it.
+
+    Args:
+        stage: that asks; its device and precision are those of the run.
+        plan: of the training stage.
+        rows: that it reads, without augmentation.
+        task: of the run.
+        trained: the config of the model that it trains.
+        teacher: the teacher's, where the losses read it.
+    """
+    variants = _variants(plan, task)
+    length = float(rows.lengths.mean())
+    tokens = int(rows.lengths.sum()) * plan.epochs * (1 + variants)
+    flops = 3 * forward_flops(trained, tokens, length)
+    seconds = estimated_seconds(stage, trained, flops)
+    if teacher is not None:
+        passes = 1 if may_keep_layers(stage, plan.epochs) else plan.epochs
+        of_teacher = forward_flops(teacher, tokens * passes / plan.epochs, length)
+        seconds += estimated_seconds(stage, teacher, of_teacher)
+        flops += of_teacher
+    augmented = f" x up to {1 + variants} variants" if variants else ""
+    return Cost(flops, seconds), (
+        f"{len(rows):,} rows{augmented} x {plan.epochs} epochs, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a row, "
+        f"{rows.truncated / len(rows):.1%} of rows truncated), {flops / 1e12:,.1f} TFLOP"
+    )
+
+
+def _variants(plan: StageToCheck, task: Task | None) -> int:
+    """How many variants of each row a stage reads at the most: where it learns gold labels, none."""
+    if task is None:
+        return plan.variants
+    if plan.targets == "gold" or (plan.targets == "auto" and task.kind.follows_gold):
+        return 0
+    return plan.variants * (1 if task.splits["train"].text_b is None else 2)

@@ -1,0 +1,121 @@
+"""Do the given models fit each other, the task, and what each stage does with them? No rows are needed to tell."""
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from checkpoints.errors import UserError, about
+from stages.distillation.compatibility import (
+    check_length,
+    check_padding,
+    check_tokenizers,
+    check_vocabularies,
+)
+from stages.distillation.layer_maps import layer_map
+from stages.distillation.losses import build
+from stages.distillation.models import (
+    ModelSource,
+    Say,
+    classifies,
+    load_classifier,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+)
+from stages.distillation.outputs import CaptureSpec
+from stages.distillation.students.architecture import student_config
+from stages.distillation.teachers import check_problem_type, class_order
+from stages.methods import build_method
+from stages.tasks.task import Task
+from stages.training.options import StageToCheck
+
+
+@dataclass
+class Models:
+    """The given models: the teacher's tokenizer, and the configs of teacher and student."""
+
+    tokenizer: PreTrainedTokenizerBase
+    teacher: PretrainedConfig
+    student: PretrainedConfig
+
+    def knows(self, task: Task | None) -> bool:
+        """Whether the teacher classifies as the task needs; otherwise it is tuned first."""
+        return task is not None and classifies(self.teacher) == task.token_level
+
+
+def check_models(
+    teacher: ModelSource, student: ModelSource | None, options: dict[str, Any], task: Task | None, say: Say
+) -> Models:
+    """Check vocabularies, classes, weights, padding, and the layers and lengths of every training stage.
+
+    Args:
+        teacher: as given.
+        student: a general student, if one is given.
+        options: of the stage `check`.
+        task: with its rows.
+        say: called with a line for each change to the given weights, such as a head that is dropped.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    tokenizer, config = load_tokenizer(teacher), load_config(teacher)
+    given = load_config(student) if student else student_config(config, **options["architecture"])
+    models = Models(tokenizer, config, given)
+    check_vocabularies(config, given, len(tokenizer))
+    if task and models.knows(task):
+        check_problem_type(config, task.kind)
+        class_order(config, task.labels, options["teacher_labels"])
+    for name, plan in options["stages"].items():
+        with about(name):
+            check_plan(StageToCheck(**plan), models, task)
+    check_padding(_loaded(teacher, models.knows(task), task, say), tokenizer)
+    if student:
+        _loaded(student, False, task, say)
+        try:
+            own = load_tokenizer(student)
+        except UserError as error:
+            say(f"of the vocabularies only the sizes were compared: {error}")
+        else:
+            check_tokenizers(tokenizer, own)
+    return models
+
+
+def _loaded(source: ModelSource, keeps_head: bool, task: Task | None, say: Say) -> PreTrainedModel:
+    """A model as the stages will load it."""
+    if task is None:
+        return load_encoder(source, say)
+    return load_classifier(source, None if keeps_head else task.kind, say=say)
+
+
+def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[PretrainedConfig, bool]:
+    """Check layers, losses and lengths of a training stage.
+
+    Returns:
+        The config of the model that it trains, and whether its losses read the teacher.
+
+    Raises:
+        ValueError: they do not fit the models.
+    """
+    teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
+    if plan.losses is not None and plan.student is not None:  # a recipe's student
+        student = student_config(teacher, **plan.student)
+        if student.model_type == "bilstm" and models.tokenizer.padding_side == "left":
+            raise UserError(
+                "'bilstm' reads a row from its first column on, but the teacher's tokenizer pads on the left; give textcnn",
+                argument="kind",
+            )
+        configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
+        captures = [build(line, *configs).teacher_capture for line in plan.losses]
+        spec = reduce(or_, captures, CaptureSpec())
+        reads_teacher = spec != CaptureSpec()
+        if task:
+            build_method(plan.method, plan.reads).check(task, student, spec)
+    elif plan.layer_map is not None:
+        layer_map(plan.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
+    trained = teacher if plan.trains == "teacher" else student
+    for config in (trained, teacher) if reads_teacher else (trained,):
+        check_length(config, plan.max_length)
+    return trained, reads_teacher
