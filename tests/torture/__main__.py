@@ -1,12 +1,13 @@
-"""Faults, tried on a small run through the real commands. Prints the table of docs/benchmarks/faults.md.
+"""Faults, tried on a small run through the real commands. Prints the tables of docs/benchmarks/faults.md and multi-gpu.md.
 
     make torture ARGS="--kills 50"                       # 50 kills in every stage, with 1 and 2 ranks: two hours
     make torture ARGS="--kills 9 --stages augment"       # kills in some stages alone
+    make torture ARGS="--only launchers"                 # the faults under each launcher alone: five minutes
 
 Kills: at random moments, in every stage, the faults of `KILLS` in turn. Checkpoints are written at every step, so
 that many of the moments fall into a save. At the end the artefacts of all stages are bitwise those of an undisturbed
 run and the logged lines are the same: no step was lost, or counted twice. Then files are damaged, a disk is
-filled, and the link between two hosts is cut.
+filled, the link between two hosts is cut, and ranks are ended under each of what may start them.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 from tests.integration.conftest import Workplace, workers_of
 from tests.integration.test_resume import metrics
-from tests.torture import two_hosts
+from tests.torture import by_launcher, two_hosts
 from tests.torture.outcome import Outcome
 
 KILLS = {
@@ -42,6 +43,7 @@ TRAINING = ("masked_lm", "teacher", "general", "intermediate", "prediction", "fi
 SECONDS = {"augment": 6.0} | dict.fromkeys(TRAINING, 0.5)
 """A stage is killed at most so long after it has begun: a training one to save, the other to start."""
 
+PARTS = ("kills", "damages", "disk", "hosts", "launchers")
 EPOCHS = ("tuning", "general", "masked_lm", "intermediate", "prediction", "finetuning")
 AUGMENTED = (
     "augment=true",
@@ -64,22 +66,32 @@ def main() -> int:
         default=[],
         help="kills in these alone [all, and the other faults]",
     )
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone [kills and all others]"
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of ranks [1 2]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     o = parser.parse_args()
     random.seed(o.seed)
-    outcomes = []
-    print("| fault | where | times | what happened | lost |\n|---|---|---|---|---|", flush=True)
+    parts = ("kills",) if o.stages else o.only
+    outcomes, columns = [], []
+    if set(parts) != {"launchers"}:
+        print("| fault | where | times | what happened | lost |\n|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         place = Workplace(Path(name))
-        for ranks in o.ranks:
+        for ranks in o.ranks if "kills" in parts else ():
             outcomes += _show(_kills(place, ranks, dict.fromkeys(o.stages or SECONDS, o.kills)))
-        if not o.stages:
+        if "damages" in parts or "disk" in parts:
             outcomes += _show(_damages(place))
+        if "disk" in parts:
             outcomes += _show(_full_disk(place))
-    if not o.stages:
-        outcomes += _show(two_hosts.outcomes())
-    return int(any(outcome.lost != "nothing" or outcome.survivors for outcome in outcomes))
+        if "hosts" in parts:
+            outcomes += _show(two_hosts.outcomes())
+        if "launchers" in parts:
+            columns = list(by_launcher.columns(place))
+            print(f"\n{by_launcher.table(columns)}", flush=True)
+    wrong = any(outcome.lost != "nothing" or outcome.survivors for outcome in outcomes)
+    return int(wrong or any(column.wrong for column in columns))
 
 
 def _show(outcomes: Iterator[Outcome]) -> list[Outcome]:
