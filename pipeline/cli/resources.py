@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
+from math import ceil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -14,40 +16,62 @@ from pipeline.config.two_stage import Entry, StageSpec
 from pipeline.plan import ACTION_LABELS, plan
 from stages.training.machine_limits import memory
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
 PROCESS_BYTES = 500e6
 """Memory of a rank before it holds a model: Python, torch, transformers, deepspeed (measured)."""
 
 TRAINED_MODEL = {"teacher": "teacher", "masked_lm": "teacher", "general": "student", "intermediate": "student",
                  "prediction": "student", "finetune": "student"}  # fmt: skip
 HOLDS_TEACHER = ("general", "intermediate", "prediction")
+LONGEST_OF_MAPS = 512
+"""Tokens up to which an attention loss holds maps of scores, of one layer at a time."""
 
 
 def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageSpec]], o: Options) -> None:
     """Report a run's plan, and whether there is memory and disk enough for it."""
     report.section(f"what run {run.name} needs")
+    from stages.distillation.device import accelerator
+
     try:
         planned = plan(declare(run), run, o)
-        sizes = _parameters(planned[0].stage)
+        models = _models(planned[0].stage)
     except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
         report.fix("plan", str(explain(error) if isinstance(error, UserError) else error))
         return
+    wrong = report.wrong
     check_inputs(report, planned[0].stage, o.allow_bin)
-    most_memory, most_disk, kept = PROCESS_BYTES * o.job.nproc, 0.0, 0.0
+    if report.wrong > wrong:
+        return  # models that do not fit have no needs
+    on_gpu, ranks = accelerator() == "cuda", o.job.nproc
+    place = " of a GPU's memory" if on_gpu else " of memory"
+    most_host, most_device, most_disk, kept = PROCESS_BYTES * ranks, 0.0, 0.0, 0.0
     for step in planned:
         text = ACTION_LABELS[step.action]
         if step.action in ("run", "resume"):
-            parameters = sizes.get(TRAINED_MODEL.get(step.stage.stage_type, ""), 0)
-            needed = _training_bytes(parameters, o) + PROCESS_BYTES * o.job.nproc
-            if step.stage.stage_type in HOLDS_TEACHER:
-                needed += 4 * sizes["teacher"] * o.job.nproc
+            trained = models.get(TRAINED_MODEL.get(step.stage.stage_type, ""))
+            parameters = _count(trained)
+            of_rank = 0.0
+            if trained is not None:
+                try:
+                    of_rank = _rank_bytes(step.stage, trained, models["teacher"], o, maps=not on_gpu)
+                except RuntimeError:  # it reads a number from a tensor, and torch's meta device has none
+                    kind = trained.config.model_type
+                    report.note(step.stage.name, f"the memory of a {kind} in training cannot be estimated")
+            # The host's own part: processes, and rank 0's copy of what a checkpoint holds.
+            host = PROCESS_BYTES * ranks + 12 * parameters
+            device = of_rank if on_gpu else of_rank * ranks + host
             # As the job counts: three numbers a parameter in each checkpoint, one in each of the best weights.
             saved = 4 * parameters * (3 * (o.job.keep + 1) + o.job.keep + 2)
-            artefact = 4 * (sizes["student"] if step.stage.stage_type == "select" else parameters)
-            most_memory, most_disk = max(most_memory, needed), max(most_disk, kept + saved + artefact)
+            artefact = 4 * (_count(models["student"]) if step.stage.stage_type == "select" else parameters)
+            most_host, most_device = max(most_host, host), max(most_device, device)
+            most_disk = max(most_disk, kept + saved + artefact)
             kept += artefact
             if parameters:
                 text += (
-                    f"; {parameters / 1e6:.1f} M parameters, {format_bytes(needed)} of memory, "
+                    f"; {parameters / 1e6:.1f} M parameters, {format_bytes(device)}{place}, "
                     f"{format_bytes(saved)} of checkpoints"
                 )
         report.ok(step.stage.name, text)
@@ -58,11 +82,15 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
         + ("half of the free disk" if o.job.cache_gb == "auto" else format_bytes(1e9 * o.job.cache_gb))
         + " of the teacher's layers (job.cache_gb)",
     )
-    about = "weights, gradients, moments and teacher; activations come on top"
-    _compare(report, "memory", most_memory, memory()[1], about)
-    _compare(
-        report, "disk", most_disk + cache, free_disk(run), f"at the most; {format_bytes(kept + cache)} stay"
-    )
+    about = "weights, gradients, moments, teacher, and a micro-batch's activations in fp32"
+    if on_gpu:
+        _compare_gpus(report, most_device, ranks, about)
+        _compare(report, "memory", most_host, memory()[1], "processes, and a copy of a checkpoint")
+    else:
+        most = max(most_host, most_device)
+        _compare(report, "memory", most, memory()[1], about, FEWER_ROWS)
+    most_disk += cache
+    _compare(report, "disk", most_disk, free_disk(run), f"at the most; {format_bytes(kept + cache)} stay")
 
 
 def check_inputs(report: Report, check: StageSpec, allow_bin: bool) -> None:
@@ -103,22 +131,88 @@ def check_inputs(report: Report, check: StageSpec, allow_bin: bool) -> None:
         report.ok("models", "vocabularies, classes, layers and lengths fit")
 
 
-def _compare(report: Report, subject: str, needed: float, free: float, about: str) -> None:
+FEWER_ROWS = ", or give job.micro_batch=auto"
+
+
+def _compare_gpus(report: Report, needed: float, ranks: int, about: str) -> None:
+    """Compare what a rank needs with the free memory of each GPU that a rank takes."""
+    import torch
+
+    for i in range(min(ranks, torch.cuda.device_count())):
+        _compare(report, f"memory of GPU {i}", needed, torch.cuda.mem_get_info(i)[0], about, FEWER_ROWS)
+
+
+def _compare(report: Report, subject: str, needed: float, free: float, about: str, advice: str = "") -> None:
     text = f"{format_bytes(needed)} needed ({about}), {format_bytes(free)} free"
     if needed > free:
-        report.fix(subject, f"{text}: free {format_bytes(needed - free)} more")
+        report.fix(subject, f"{text}: free {format_bytes(needed - free)} more{advice}")
     else:
         report.ok(subject, text)
 
 
-def _training_bytes(parameters: int, o: Options) -> int:
-    """Weights and gradients (4 bytes each) and AdamW's moments (8) on this host; ZeRO divides some among the ranks."""
+def _rank_bytes(
+    stage: StageSpec, trained: "PreTrainedModel", teacher: "PreTrainedModel", o: Options, maps: bool
+) -> float:
+    """What a rank holds of a stage: weights and gradients (4 bytes each), AdamW's moments (8), teacher, activations.
+
+    ZeRO divides some of it among the ranks. Without ZeRO several ranks reduce a flat copy of the gradients (4).
+    """
+    ranks, training = o.job.nproc, stage.options["training"]
     divided = {0: 0, 1: 8, 2: 12, 3: 16}[o.job.zero]
-    return parameters * (divided + (16 - divided) * o.job.nproc)
+    flat_copy = 4 if ranks > 1 and not o.job.zero else 0
+    needed = _count(trained) * (16 - divided + divided / ranks + flat_copy)
+    rows, length = ceil(training["batch_size"] / ranks), training["max_length"]
+    if o.job.micro_batch:
+        rows = 1 if o.job.micro_batch == "auto" else min(rows, o.job.micro_batch)
+    needed += _activation_bytes(trained, rows, length, maps)
+    if stage.stage_type in HOLDS_TEACHER:
+        needed += 4 * _count(teacher) + _teacher_bytes(teacher, rows, length)
+    return needed
 
 
-def _parameters(check: StageSpec) -> dict[str, int]:
-    """The number of parameters of teacher and student, counted on torch's meta device, which allocates nothing."""
+def _activation_bytes(model: "PreTrainedModel", rows: int, length: int, maps: bool) -> int:
+    """What a training pass keeps for its backward pass, in fp32.
+
+    Args:
+        model: on torch's meta device, where the pass allocates and computes nothing.
+        rows, length: of a micro-batch.
+        maps: whether attention keeps its L x L maps, as on a CPU with dropout; the kernels of a GPU do not.
+    """
+    import torch
+
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+
+    def keep(tensor: "Tensor") -> "Tensor":
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and (
+            maps or tensor.ndim < 4 or tensor.shape[-2:] != (length, length)
+        ):
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(storage)  # or its number would be given to another
+        return tensor
+
+    alive: list[object] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(input_ids=torch.zeros(rows, length, dtype=torch.int64, device="meta"))
+    return sum(kept.values())
+
+
+def _teacher_bytes(teacher: "PreTrainedModel", rows: int, length: int) -> float:
+    """What a teacher's pass hands over, at the most: hidden states, queries and keys of all layers; and a layer's maps."""
+    config = teacher.config
+    layers, width = config.num_hidden_layers, config.hidden_size
+    handed = 3 * (layers + 1) * width * length
+    maps = config.num_attention_heads * length**2 if length <= LONGEST_OF_MAPS else 0
+    return 4 * rows * (handed + 2 * maps)
+
+
+def _count(model: "PreTrainedModel | None") -> int:
+    return sum(p.numel() for p in model.parameters()) if model is not None else 0
+
+
+def _models(check: StageSpec) -> dict[str, "PreTrainedModel"]:
+    """Teacher and student on torch's meta device, which allocates nothing."""
     import torch
     from transformers import AutoModel
 
@@ -132,8 +226,7 @@ def _parameters(check: StageSpec) -> dict[str, int]:
     else:
         student = student_config(teacher, **check.options["architecture"])
     with torch.device("meta"):
-        models = {"teacher": AutoModel.from_config(teacher), "student": AutoModel.from_config(student)}
-    return {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+        return {"teacher": AutoModel.from_config(teacher), "student": AutoModel.from_config(student)}
 
 
 def _given(check: StageSpec) -> dict[str, Entry]:

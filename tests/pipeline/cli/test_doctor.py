@@ -14,7 +14,8 @@ from pipeline.cli.commands import main
 from pipeline.config import two_stage
 from pipeline.config.options import load
 from pipeline.run_lock import run_lock
-from tests.conftest import make_corpus, make_encoder, make_task
+from stages.distillation import device
+from tests.conftest import make_corpus, make_encoder, make_task, tiny_config
 
 GIVEN = ["teacher=teacher", "corpus=corpus.txt", "task=tiny", "data=data", "text_columns=text", "label_column=label",
          "architecture.layers=2", "architecture.width=8", "architecture.heads=2",
@@ -145,6 +146,22 @@ def test_what_a_run_needs_and_too_little_disk_and_memory(tmp_path, monkeypatch, 
     assert status == 1 and any("WRONG" in line and "no such directory" in line for line in lines)
 
 
+def test_a_model_whose_memory_cannot_be_estimated_is_named_and_stops_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_encoder(tmp_path / "teacher")
+    make_corpus(tmp_path / "corpus.txt", 12)
+    make_task(tmp_path / "data")
+
+    def reads_a_number(*given):
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+
+    monkeypatch.setattr(resources, "_activation_bytes", reads_a_number)
+    status, lines = doctor_says(capsys, *GIVEN)
+    assert (
+        status == 0 and sum("the memory of a bert in training cannot be estimated" in x for x in lines) == 4
+    )
+
+
 def test_parameters_are_counted_from_configs_alone(tmp_path):
     from transformers import AutoModel
 
@@ -154,7 +171,59 @@ def test_parameters_are_counted_from_configs_alone(tmp_path):
     o = load("small", ["architecture.layers=4", "architecture.width=16", "architecture.feed_forward=32",
                        "architecture.heads=4"])  # fmt: skip
     check = two_stage.check(o, two_stage.Given({"path": str(teacher)}))
-    assert resources._parameters(check) == {"teacher": numbers, "student": numbers}
+    counted = {name: resources._count(model) for name, model in resources._models(check).items()}
+    assert counted == {"teacher": numbers, "student": numbers}
+
+
+def test_activations_are_those_that_a_pass_keeps():
+    """Counted on torch's meta device: as many bytes as in a pass on the CPU, twice as many for twice the rows."""
+    import torch
+    from transformers import BertModel
+
+    config = tiny_config(layers=3)
+    with torch.device("meta"):
+        model = BertModel(config)
+    kept, weights = {}, BertModel(config)
+    own = {p.untyped_storage().data_ptr() for p in weights.parameters()}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        weights.train()(input_ids=torch.zeros(4, 32, dtype=torch.int64))
+    expected = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
+    assert resources._activation_bytes(model, 4, 32, maps=True) == expected
+    halves = [resources._activation_bytes(model, rows, 32, maps=False) for rows in (2, 4)]
+    assert halves[1] < expected and 1.9 < halves[1] / halves[0] <= 2
+
+
+def test_a_run_is_compared_with_the_memory_of_the_gpus_that_it_takes(tmp_path, monkeypatch, capsys):
+    """Two stand-ins of GPUs, of which the second is nearly full."""
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    make_encoder(tmp_path / "teacher")
+    make_corpus(tmp_path / "corpus.txt", 12)
+    make_task(tmp_path / "data")
+    monkeypatch.setattr(doctor, "_check_gpus", lambda report: None)
+    monkeypatch.setattr(device, "accelerator", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: ((8e9, 2e6)[i], 8e9))
+
+    def of_gpus(*given: str) -> dict[str, str]:
+        lines = [line for line in doctor_says(capsys, *GIVEN, *given)[1] if "memory of GPU" in line]
+        return {line.split()[4]: line for line in lines}
+
+    assert list(of_gpus()) == ["0"] and of_gpus()["0"].startswith("  ok")
+    both = of_gpus("job.nproc=2")
+    assert both["0"].startswith("  ok") and both["1"].startswith("  WRONG")
+    assert both["1"].endswith(" more, or give job.micro_batch=auto")
+    needed = [
+        float(of_gpus("general.batch_size=64", *given)["0"].split(" MB needed")[0].split()[-1])
+        for given in ((), ("job.micro_batch=16",), ("job.micro_batch=auto",))
+    ]
+    assert needed == sorted(needed, reverse=True) and needed[0] > 2 * needed[2], needed
 
 
 def test_drift_from_the_pinned_versions_is_named(tmp_path, monkeypatch, capsys):
