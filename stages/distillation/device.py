@@ -5,6 +5,8 @@ there are.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 # Counting GPUs by NVML, not by CUDA, leaves a process able to fork ranks that use them.
@@ -75,3 +77,19 @@ def is_native(precision: torch.dtype, device: torch.device | str) -> bool:
     if precision == torch.float16:
         return torch.device(device).type == "cuda"
     return precision == torch.float32 or has_bf16(device)
+
+
+@contextmanager
+def tf32_products(device: torch.device, precision: torch.dtype) -> Iterator[None]:
+    """In the block a GPU rounds the factors of fp32 products to TF32, where the models compute in 16 bits anyway.
+
+    Such products are those of the losses, which autocast leaves out. Their factors are queries, keys and states that
+    came in 16 bits, and TF32 holds as many digits as fp16. In fp32 nothing is rounded.
+    """
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda" and precision != torch.float32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

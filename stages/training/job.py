@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from checkpoints.errors import UserError
+from stages.distillation.device import tf32_products
 from stages.distillation.losses.base import LossTerm
 from stages.training.data_order import BUFFER_ROWS, epoch_batches, shard_batch
 from stages.training.engine import Engine
@@ -100,6 +101,7 @@ class Job:
         self.stop = StopSignal()
         self.control_group = dist.new_group(backend="gloo") if self.world > 1 else None
         stage.resources.callback(self._close)
+        stage.resources.enter_context(tf32_products(stage.device, stage.precision))
 
     def run(self) -> State:
         """Train to the end; the model then holds the best weights (or the last, where nothing is evaluated).

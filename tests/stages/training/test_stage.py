@@ -36,3 +36,18 @@ def test_the_precision_is_decided_by_the_device_and_kept(bf16, zero, decided, mo
     (tmp_path / "stage.json").write_text(json.dumps(spec | {"job": asdict(Job(zero=zero))}))
     assert Stage.open(tmp_path, torch.device("cpu")).job.precision == decided
     assert json.loads((tmp_path / "stage.json").read_text())["job"]["precision"] == decided
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "inside"),
+    [
+        ("cuda", torch.bfloat16, "high"),
+        ("cuda", torch.float16, "high"),
+        ("cuda", torch.float32, "highest"),
+        ("cpu", torch.bfloat16, "highest"),
+    ],
+)
+def test_a_gpu_rounds_products_to_tf32_only_while_models_compute_in_16_bits(device, precision, inside):
+    with module.tf32_products(torch.device(device), precision):
+        assert torch.get_float32_matmul_precision() == inside
+    assert torch.get_float32_matmul_precision() == "highest"
