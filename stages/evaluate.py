@@ -25,6 +25,7 @@ from stages.evaluation.scores import constant_score, score
 from stages.tasks.kinds import Kind
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
+from stages.teaching.given_answers import look_at_answers
 from stages.training.cached_rows import task_rows
 from stages.training.progress import Progress
 from stages.training.stage import Stage
@@ -85,9 +86,13 @@ def run(stage: Stage) -> None:
     predictions = {name: kinds[name].answers(logits[name]) for name in ("teacher", student)}
     write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, predictions)
     rows = task.splits[split]
+    noise = None
+    if "record" in stage.inputs:
+        noise, results["teacher"].differ_most = look_at_answers(stage, task)
     info = EvaluationInfo(
         split, len(rows), task.selection, constant_score(task, split), student,
         task.kind.name, list(task.labels) if task.labels else None, len(rows.gold) if task.token_level else None,
+        task.gold, noise,
     )  # fmt: skip
 
     def write(directory: Path) -> None:

@@ -1,5 +1,7 @@
 """The baseline: the same student merely fine-tuned on the task's gold labels, without a teacher.
 
+Where the labels are answers (`stages.tasks.answers`), it learns those: their distributions, where they have them.
+
 It begins from the general student, or from random weights of the same architecture.
 """
 
@@ -7,11 +9,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.distillation.distillation import Distillation
-from stages.distillation.losses import GoldLabels
+from stages.distillation.losses import GoldLabels, Loss, SoftLabels
 from stages.distillation.models import load_classifier, load_config, load_tokenizer, new_classifier
 from stages.distillation.students.architecture import student_config
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
+from stages.teaching.given_answers import answer_logits
+from stages.teaching.recorded_logits import logits_as_outputs
 from stages.teaching.student import choose_on_dev, save_student, task_score
 from stages.training.cached_rows import task_rows
 from stages.training.job import Job
@@ -38,11 +42,16 @@ def run(stage: Stage) -> None:
 def fine_tune(
     stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Train a classifier on gold labels and publish the best on dev; say so if that is no better than a constant."""
+    """Train a classifier on gold labels, or on answers, and publish the best on dev; say so if a constant is as good."""
     length = stage.training.max_length
     train, dev = (task_rows(stage, task, split, tokenizer, length) for split in ("train", "dev"))
-    model = Distillation(classifier, [GoldLabels()])
-    job = Job(stage, model, train, evaluate=task_score(stage, model, dev, task))
+    loss: Loss = GoldLabels()
+    targets = None
+    if task.splits["train"].answers:
+        loss = SoftLabels(problem_type=task.kind.problem_type)
+        targets = logits_as_outputs(answer_logits(task), train, stage.device)
+    model = Distillation(classifier, [loss])
+    job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()
     choose_on_dev(stage, model, dev, task)
     warn_if_constant(stage, task, state.best_score)

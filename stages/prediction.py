@@ -1,7 +1,8 @@
 """Task distillation, second step (paper section 4.2): the tuned teacher's answers.
 
 The student learns the teacher's distribution over classes by soft cross-entropy. The teacher's logits come
-from the record of the intermediate stage; only rows that it has not seen cost a teacher pass, once.
+from the record of the intermediate stage; only rows that it has not seen cost a teacher pass, once. Where the teacher
+is a table of answers, they are what is learned; the teacher of the layers answers for rows that have none.
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from stages.distillation.models import load_classifier, load_tokenizer
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
+from stages.teaching.given_answers import with_answers
 from stages.teaching.recorded_logits import (
     TEACHER_LOGITS_FILE,
     compute_logits,
@@ -46,13 +48,22 @@ def run(stage: Stage) -> None:
     )
     targets = None
     if not gold:
-        targets = logits_as_outputs(recorded_logits(stage, task, train), train, stage.device)
+        targets = logits_as_outputs(learned_logits(stage, task, train), train, stage.device)
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()
     choose_on_dev(stage, model, dev, task)
     warn_if_constant(stage, task, state.best_score)
     scores = {"dev": state.best_score, "metric": task.selection, "steps": state.step}
     stage.publish(save_student(job, tokenizer, scale=task.kind.scale), scores)
+
+
+def learned_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
+    """What the student learns of each target: the answers, where they were given, else the teacher's logits."""
+    if not task.splits["train"].answers:
+        return recorded_logits(stage, task, rows)
+    leave_out = stage.options["leave_out"]
+    needed = leave_out or "augmented" in stage.inputs
+    return with_answers(stage, task, recorded_logits(stage, task, rows) if needed else None, leave_out)
 
 
 def recorded_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:

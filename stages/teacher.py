@@ -33,7 +33,7 @@ def run(stage: Stage) -> None:
 
 
 def tune(stage: Stage, task: Task) -> None:
-    """Fine-tune the encoder on the task's gold labels, keeping the best on dev."""
+    """Fine-tune the encoder on the task's gold labels, or on answers, keeping the best on dev."""
     source = stage.model("model")
     config = set_dropout(load_config(source), stage.training.dropout)
     torch.manual_seed(stage.seed)

@@ -71,7 +71,7 @@ def general_stages(o: Options) -> RunSpec:
 
     def declare(run: Path) -> list[StageSpec]:
         corpora = {"corpus": given_corpus(o.corpus, run)}
-        given = Given(_model(o.teacher, "teacher", PACKAGED, run), corpora=corpora)
+        given = Given(_given_encoder(o, run), corpora=corpora)
         return [check(o, given, only_general=True), general(o, given)]
 
     return RunSpec(o.run or Path(o.preset).stem, declare)
@@ -79,7 +79,12 @@ def general_stages(o: Options) -> RunSpec:
 
 def given_teacher_and_task(o: Options, task: Entry, run: Path) -> Given:
     """The teacher and the task."""
-    return Given(_model(o.teacher, "teacher", PACKAGED, run), _data(task, run))
+    return Given(_given_encoder(o, run), _data(task, run))
+
+
+def _given_encoder(o: Options, run: Path) -> Entry:
+    """The teacher of the layers: as given, or beside a table of answers."""
+    return _model(o.encoder, "answers.encoder" if o.by_answers else "teacher", PACKAGED, run)
 
 
 def given_corpus(name: str, run: Path) -> Entry:
@@ -96,7 +101,7 @@ def given_task(o: Options) -> Entry:
         o.task, o.data, tuple(o.text_columns), o.label_column, o.metric, labels=tuple(o.labels),
         positive_label=o.positive_label, unfit_rows=o.unfit_rows, encoding=o.encoding, delimiter=o.delimiter,
         label_columns=tuple(o.label_columns), label_separator=o.label_separator, columns=tuple(o.columns),
-        spans_column=o.spans_column, tag_scheme=o.tag_scheme,
+        spans_column=o.spans_column, tag_scheme=o.tag_scheme, answers=o.teacher if o.by_answers else "",
     ).entry  # fmt: skip
 
 
@@ -168,7 +173,7 @@ def _data(source: Entry, run: Path) -> Entry:
     """A data source: files by their contents, a hub data set by its revision."""
     if "hub" in source["identity"]:
         instead = "give data=DIRECTORY (tasks) or corpus=FILES, or the packaged ones"
-        return source | {"revision": pin(source["identity"]["hub"], "dataset", instead, run)["revision"]}
+        source = source | {"revision": pin(source["identity"]["hub"], "dataset", instead, run)["revision"]}
     return _hashed(source)
 
 

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 from checkpoints.errors import UserError
 from pipeline.config.schema import CONFIG, arguments, read_yaml, updated
+from stages.tasks.tables import SUFFIXES
 from stages.training.options import (
+    Answers,
     Architecture,
     Augmentation,
     Baseline,
@@ -58,7 +60,8 @@ class Options:
     )
     positive_label: str = option("", "the one of two classes of a data file that F1 is of; none: the second")
     unfit_rows: Literal["refuse", "leave_out"] = option(
-        "refuse", "rows of a data file without a text or one usable label: refuse, or leave_out (counted)"
+        "refuse",
+        "rows, or a teacher's answers, that cannot be used or matched: refuse, or leave_out (counted)",
     )
     encoding: str = option("", "encoding of a data file, such as windows-1251; none: recognised")
     delimiter: str = option(
@@ -68,7 +71,10 @@ class Options:
     corpus: str = option(
         "packaged", "unlabelled text: packaged, files (txt, gz, jsonl, parquet), or a hub data set"
     )
-    teacher: str = option("packaged", "packaged, a local directory, or a hub name (name@revision pins it)")
+    teacher: str = option(
+        "packaged",
+        "packaged, a local directory, or a hub name (name@revision pins it); or a table of answers to texts",
+    )
     teacher_labels: list[str] = option(
         [], "the teacher's class names in its own order, if its config has LABEL_0 ..."
     )
@@ -97,7 +103,18 @@ class Options:
     intermediate: Distilling = field(default_factory=Distilling)
     prediction: Prediction = field(default_factory=Prediction)
     finetuning: Baseline = field(default_factory=Baseline)
+    answers: Answers = field(default_factory=Answers)
     job: Job = field(default_factory=Job)
+
+    @property
+    def by_answers(self) -> bool:
+        """Whether the teacher is a table of answers."""
+        return self.teacher.lower().endswith(SUFFIXES) and not Path(self.teacher).is_dir()
+
+    @property
+    def encoder(self) -> str:
+        """The teacher of the layers."""
+        return self.answers.encoder if self.by_answers else self.teacher
 
 
 @dataclass

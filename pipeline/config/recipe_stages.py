@@ -23,6 +23,11 @@ from stages.training.options import Pretraining, StageToCheck, Training
 
 def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
     """One run of a recipe."""
+    if o.by_answers:
+        raise UserError(
+            f"{o.teacher!r} is a table of answers, but a recipe's students learn from a model; give one, or use task-distill",
+            argument="teacher",
+        )
     task = given_task(o)
     if recipe.rows:
         task["identity"]["rows"] = [recipe.rows, o.seed]

@@ -192,13 +192,9 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
 
     differs = o.intermediate.max_length != o.prediction.max_length
     predicting = _present(teacher="teacher", student="intermediate", task=task)
-    prediction = StageSpec(
-        "prediction",
-        "prediction",
-        common | {"training": asdict(o.prediction), "record_differs": differs},
-        predicting | augmented,
-    )
-    stages += _grid(prediction)
+    learned = common | {"training": asdict(o.prediction), "record_differs": differs}
+    learned |= {"leave_out": o.answers.leave_out} if o.by_answers else {}
+    stages += _grid(StageSpec("prediction", "prediction", learned, predicting | augmented))
 
     models = {"teacher": "teacher", "distilled": "prediction"}
     if o.baselines:
@@ -219,7 +215,10 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
             models["finetuned_general"] = "finetuned_general"
     groups = {"teacher": o.tuning, "distilled": o.prediction}
     lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
-    stages.append(evaluation(models, "distilled", lengths, _present(task=task, unlabelled=given.unlabelled)))
+    shown = _present(task=task, unlabelled=given.unlabelled)
+    if o.by_answers:
+        shown |= {"record": "intermediate"} | augmented
+    stages.append(evaluation(models, "distilled", lengths, shown))
     return stages
 
 

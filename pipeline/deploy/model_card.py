@@ -47,7 +47,9 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
         "language": LANGUAGES.get(data.get("reader", ""), ""),
         "base_model": base,
         "datasets": [data["hub"]] if "hub" in data else [],
-        "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in run.metrics)),
+        "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in run.metrics))
+        if run.about.gold
+        else [],
         "pipeline_tag": "token-classification" if token_level else "text-classification",
         "library_name": "" if kind else "transformers",
         "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
@@ -87,7 +89,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
 
 def _base_model(run: RunRecord) -> str:
     """The hub's name of the given teacher; empty where it is not known."""
-    packaged = TEACHER_NAME if run.options["teacher"] == "packaged" else ""
+    packaged = TEACHER_NAME if run.encoder == "packaged" else ""
     return packaged or _given(run, "teacher", "model").get("hub", "")
 
 

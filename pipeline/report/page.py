@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from pipeline.config.options import Options
 from pipeline.report import plots
-from pipeline.report.run_record import RunRecord, StageRecord, title
+from pipeline.report.run_record import RunRecord, StageRecord
 from pipeline.report.templates import metric_name, page
 from stages.evaluation.results import ModelResult
 
@@ -24,13 +24,13 @@ def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
     """Write the page of a run; the students of `others` on the same rows appear in its plots as grey points."""
     others = [o for o in others if o.same_rows(run)]
     colours = dict.fromkeys(run.models, "baseline") | {"teacher": "teacher", run.about.student: "student"}
-    models = [(title(name), colours[name], run.results[name]) for name in run.models]
+    models = [(run.title(name), colours[name], run.results[name]) for name in run.models]
     students = [other.student for other in others]
     baselines = [run.results[name] for name in run.models if name.startswith("finetuned")]
     calibration = {}
     for name in ("teacher", run.about.student) if run.kind.exclusive else ():
         if measured := run.results[name].calibration:
-            calibration[name] = plots.reliability(measured, colours[name], title(name))
+            calibration[name] = plots.reliability(measured, colours[name], run.title(name), run.accuracy)
     _write(
         "report.html.j2",
         target,

@@ -105,8 +105,8 @@ def quality_against_cost(points: list[Point], others: Points, x_label: str, y_la
         return _svg(figure, f"{y_label} against {x_label}")
 
 
-def reliability(calibration: Calibration, colour: str, model: str) -> Markup:
-    """Plot the accuracy of each bin of confidence; a perfectly calibrated model lies on the diagonal."""
+def reliability(calibration: Calibration, colour: str, model: str, accuracy: str) -> Markup:
+    """Plot the accuracy (of the name that is given) of each bin of confidence; the diagonal is perfect calibration."""
     with rc_context(STYLE):
         figure = _figure(5.2, 3.6)
         axes = figure.subplots()
@@ -128,7 +128,7 @@ def reliability(calibration: Calibration, colour: str, model: str) -> Markup:
         axes.set_xlim(max(0, min(b.confidence for b in calibration.bins) - 0.05), 1.03)
         axes.set_ylim(0, 1.05)
         axes.set_xlabel("confidence")
-        axes.set_ylabel("accuracy")
+        axes.set_ylabel(accuracy)
         return _svg(figure, f"Calibration of {model}")
 
 

@@ -154,6 +154,49 @@ class RunRecord:
         )
 
     @property
+    def encoder(self) -> str:
+        """The option that names the teacher, or the encoder that was tuned on the teacher's answers."""
+        return self.options["answers"]["encoder"] if self.about.answers else self.options["teacher"]
+
+    @property
+    def reference(self) -> str:
+        """What the model "teacher" is: the teacher, or the encoder that was tuned on the teacher's answers."""
+        return "encoder" if self.about.answers else "teacher"
+
+    @property
+    def gold(self) -> str:
+        """What the labels of the reported rows are."""
+        return "gold" if self.about.gold else "answer"
+
+    @property
+    def accuracy(self) -> str:
+        """What the fraction of rows with the right label is."""
+        return "accuracy" if self.about.gold else "agreement"
+
+    @property
+    def gold_note(self) -> str:
+        """A sentence where there are no gold labels; else ""."""
+        if self.about.gold:
+            return ""
+        return (
+            "The labels of these rows are the teacher's answers: the numbers are agreement with the teacher"
+        )
+
+    @property
+    def answers_note(self) -> str:
+        """How noisy the answers are that were the teacher; "" where it is a model."""
+        if not (noise := self.about.answers):
+            return ""
+        said = f"The teacher is a table of answers; an encoder tuned on them taught the layers. Of {noise.rows:,} answers"
+        if noise.differ is None:
+            return f"{said} the mean distance from the encoder's is {noise.distance:.3g}"
+        return f"{said} the encoder gives another label to {noise.differ:.1%}; their mean entropy is {noise.entropy:.2f} bits"
+
+    def title(self, model: str) -> str:
+        """The display name of one of its models."""
+        return self.reference if model == "teacher" else title(model)
+
+    @property
     def busy_note(self) -> str:
         """A warning where costs were measured on a busy machine; else ""."""
         return busy_note(result.costs for result in self.results.values())
@@ -196,7 +239,7 @@ class RunRecord:
             store.verify(directory)
         except store.Damaged as damage:
             raise UserError(
-                f"the model {title(name)!r} is damaged ({damage}): run the command of {self.name} again"
+                f"the model {self.title(name)!r} is damaged ({damage}): run the command of {self.name} again"
             ) from damage
         return directory
 

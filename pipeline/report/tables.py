@@ -52,6 +52,7 @@ def results_table(run: RunRecord) -> str:
     """All that `evaluate` measured of a run."""
     blocks = [_quality(run), _agreement(run), _costs(run)]
     blocks += _classes(run) if run.kind.class_names else []
+    blocks += [_answers(run)] if run.about.answers else []
     return "\n\n".join([*blocks, _examples(run)])
 
 
@@ -63,7 +64,7 @@ def runs_table(runs: list[RunRecord]) -> str:
         value = with_interval(r.metric, r.intervals[metric])
         row = {"student of run": run.name, "metric": metric, "value (95% CI)": value}
         costs = cost_cells([r])
-        row |= {"retained of teacher": percent(r.retained)}
+        row |= {f"retained of {runs[0].reference}": percent(r.retained)}
         rows.append(row | {column: costs[column] for column in ("params", "size", "latency")})
     return terminal_table(rows)
 
@@ -128,16 +129,18 @@ def _quality(run: RunRecord) -> str:
     words = f"{about.words:,} words of " if about.words else ""
     for name in run.models:
         r = run.results[name]
-        row = {"model": title(name)}
+        row = {"model": run.title(name)}
         row |= {f"{m} (95% CI)": with_interval(r.scores[m], r.intervals[m]) for m in run.metrics[:2]}
-        row["retained of teacher (95% CI)"] = "-"
+        retained = f"retained of {run.reference} (95% CI)"
+        row[retained] = "-"
         if r.retained_interval and name != "teacher":
             low, high = r.retained_interval
-            row["retained of teacher (95% CI)"] = f"{r.retained:.1%} ({low:.1%}–{high:.1%})"
+            row[retained] = f"{r.retained:.1%} ({low:.1%}–{high:.1%})"
         rows.append(row)
     return (
         f"{about.selection} on {about.split}: {words}{about.rows:,} rows; the best constant prediction reaches "
-        f"{about.constant:.4f}{run.f1_note and chr(10) + run.f1_note}\n\n{terminal_table(rows)}"
+        f"{about.constant:.4f}{''.join(chr(10) + note for note in (run.f1_note, run.gold_note) if note)}\n\n"
+        f"{terminal_table(rows)}"
     )
 
 
@@ -145,22 +148,22 @@ def _agreement(run: RunRecord) -> str:
     rows = []
     for name in run.models:
         r = run.results[name]
-        row = {"model": title(name)} | agreement_cells([r])
+        row = {"model": run.title(name)} | agreement_cells([r])
         if c := r.calibration:
             scaled = c.temperature is not None
             row["ECE"] = f"{c.error:.4f}"
             row["ECE, scaled"] = f"{c.error_scaled:.4f}" if scaled else "-"
             row["temperature"] = f"{c.temperature:.2f}" if scaled else "-"
         rows.append(row)
-    caption = "agreement with teacher, and calibration" if run.kind.exclusive else "agreement with teacher"
-    return f"{caption}\n\n{terminal_table(rows)}"
+    calibration = ", and calibration" if run.kind.exclusive else ""
+    return f"agreement with {run.reference}{calibration}\n\n{terminal_table(rows)}"
 
 
 def _costs(run: RunRecord) -> str:
     teacher, rows = run.teacher.costs, []
     for name in run.models:
         r, c = run.results[name], run.results[name].costs
-        rows.append({"model": title(name)} | cost_cells([r]) | {
+        rows.append({"model": run.title(name)} | cost_cells([r]) | {
             "p90": f"{c.latency.p90:.2f} ms",
             "p99": f"{c.latency.p99:.2f} ms",
             "speedup": f"{teacher.latency.p50 / c.latency.p50:.1f}x",
@@ -179,28 +182,37 @@ def _classes(run: RunRecord) -> list[str]:
     labels, student, teacher = run.about.labels, run.student, run.teacher
     rows = [
         {"class": _short(label, 35), "rows": f"{s.rows:,}", "precision": f"{s.precision:.3f}",
-         "recall": f"{s.recall:.3f}", "F1": f"{s.f1:.3f}", "teacher's F1": f"{t.f1:.3f}"}
+         "recall": f"{s.recall:.3f}", "F1": f"{s.f1:.3f}", f"{run.reference}'s F1": f"{t.f1:.3f}"}
         for label, s, t in zip(run.kind.class_names, student.classes, teacher.classes, strict=True)
     ]  # fmt: skip
     blocks = [f"classes: scores of the student\n\n{terminal_table(rows)}"]
     if run.kind.exclusive and len(labels) <= MAX_CONFUSION_CLASSES:
         heads = [f"{i} {_short(label, 10)}" for i, label in enumerate(labels)]
         rows = [
-            {"gold": f"{i} {_short(labels[i], 35)}"} | dict(zip(heads, map(str, counts), strict=True))
+            {run.gold: f"{i} {_short(labels[i], 35)}"} | dict(zip(heads, map(str, counts), strict=True))
             for i, counts in enumerate(student.confusion)
         ]
-        caption = "confusion of the student: gold labels down, predicted labels across"
+        caption = f"confusion of the student: {run.gold} labels down, predicted labels across"
         blocks.append(f"{caption}\n\n{terminal_table(rows)}")
     return blocks
 
 
 def _examples(run: RunRecord) -> str:
-    kind, lines = run.kind, ["rows on which student and teacher differ most", ""]
+    kind, lines = run.kind, [f"rows on which student and {run.reference} differ most", ""]
     for row in run.student.differ_most[:3]:
-        said = {"student": kind.shown(row.student), "teacher": kind.shown(row.teacher)}
-        said["gold"] = kind.shown_gold(row.label)
+        said = {"student": kind.shown(row.student), run.reference: kind.shown(row.teacher)}
+        said[run.gold] = kind.shown_gold(row.label)
         lines.append(f"  {_short(' / '.join(row.texts), 78)}")
         lines += [f"    {who:<8} {_short(what, 66)}" for who, what in said.items()]
+    return "\n".join(lines)
+
+
+def _answers(run: RunRecord) -> str:
+    kind, lines = run.kind, [run.answers_note, "training rows on which answer and encoder differ most", ""]
+    for row in run.teacher.differ_most[:3]:
+        lines.append(f"  {_short(' / '.join(row.texts), 78)}")
+        for who, what in (("answer", row.teacher), ("encoder", row.student)):
+            lines.append(f"    {who:<8} {_short(kind.shown(what), 66)}")
     return "\n".join(lines)
 
 

@@ -17,6 +17,8 @@ COLOURS = {
 """The colours of plots, and of pages in light mode."""
 
 METRICS = {
+    "agreement": "agreement with the teacher",
+    "subset_agreement": "agreement with all of the teacher's labels",
     "f1": "F1",
     "entity_f1": "entity F1",
     "exact_match": "exact match",

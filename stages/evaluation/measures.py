@@ -5,9 +5,20 @@ from collections.abc import Mapping
 import numpy as np
 
 from stages.evaluation import statistics
-from stages.evaluation.results import Calibration, CalibrationBin, ClassScores, Disagreement, Interval
+from stages.evaluation.results import (
+    AnswerNoise,
+    Calibration,
+    CalibrationBin,
+    ClassScores,
+    Disagreement,
+    Interval,
+)
 from stages.tasks.kinds import Kind
+from stages.tasks.kinds.base import LEAST
 from stages.tasks.task import Split, Task
+
+TINY = 1e-3
+"""Bits: the entropy of one label, whose logits are finite, is below it."""
 
 EXAMPLES = 10
 """Rows reported of those on which student and teacher differ most."""
@@ -97,6 +108,31 @@ def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray
         Disagreement(int(i), _texts(rows, i), gold[i], student[i].tolist(), teacher[i].tolist())
         for i in np.argsort(-distances, kind="stable")[:EXAMPLES]
     ]
+
+
+def answer_noise(kind: Kind, answers: np.ndarray, encoder: np.ndarray) -> AnswerNoise:
+    """Compare answers with an encoder that was tuned on them.
+
+    Args:
+        kind: of the task.
+        answers: (rows, labels) logits of what was answered.
+        encoder: (rows, labels) its logits.
+    """
+    entropy, differ = None, None
+    if kind.labels:
+        differ = float(
+            (kind.answers(answers) != kind.answers(encoder)).reshape(len(answers), -1).any(1).mean()
+        )
+        entropy = float(answer_entropy(kind, answers).mean())
+    return AnswerNoise(len(answers), entropy, differ, float(kind.distances(answers, encoder).mean()))
+
+
+def answer_entropy(kind: Kind, logits: np.ndarray) -> np.ndarray:
+    """(rows,) entropy of each distribution in bits; where a row has several labels, the sum over them."""
+    p = kind.probabilities(logits)
+    p = p[..., None] if kind.exclusive else np.stack([p, 1 - p], axis=-1)
+    bits = -(p * np.log2(np.maximum(p, LEAST))).sum((1, 2))
+    return np.where(bits < TINY, 0.0, bits)
 
 
 def _texts(rows: Split, index: int) -> list[str]:

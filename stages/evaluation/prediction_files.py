@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.distillation.models import load_classifier, load_tokenizer
+from stages.evaluation.measures import answer_entropy
 from stages.evaluation.predict import predict
 from stages.tasks.readers import glue
 from stages.tasks.task import Task
@@ -38,6 +39,30 @@ def write_submission(stage: Stage, task: Task) -> None:
             archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
     staging.replace(path)
     stage.log(f"the student's predictions of GLUE's test rows are in {path}")
+
+
+def write_answers(path: Path, task: Task, answers: np.ndarray, encoder: np.ndarray) -> None:
+    """Write the training rows as CSV, those first on which the answers and the encoder tuned on them differ most.
+
+    Args:
+        path: of the file.
+        task: with answers.
+        answers, encoder: (rows, labels) logits.
+    """
+    train, kind = task.splits["train"], task.kind
+    distances = kind.distances(answers, encoder)
+    bits = answer_entropy(kind, answers) if kind.labels else np.zeros(len(answers))
+    said, of_encoder = kind.answers(answers), kind.answers(encoder)
+    staging = path.with_name(f".{path.name}")
+    with open(staging, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        second = ["text_b"] if train.text_b else []
+        writer.writerow(["row", "text", *second, "answer", "encoder", "distance", "entropy"])
+        for i in np.argsort(-distances, kind="stable"):
+            texts = [train.text_a[i], *([train.text_b[i]] if train.text_b else [])]
+            labels = kind.written(said[i]), kind.written(of_encoder[i])
+            writer.writerow([i, *texts, *labels, f"{distances[i]:.4f}", f"{bits[i]:.4f}"])
+    staging.replace(path)
 
 
 def write_predictions(path: Path, task: Task, split: str, predictions: dict[str, np.ndarray]) -> None:

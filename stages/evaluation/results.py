@@ -149,7 +149,9 @@ class ModelResult:
         label_loyalty: fraction of rows with the teacher's label.
         probability_loyalty: 1 less the mean distance from the teacher's distribution.
         pearson_to_teacher: the same for a regression.
-        differ_most: the rows on which student and teacher differ most; only of the student that the run is about.
+        differ_most: the rows on which student and teacher differ most; only of the student that the run is about. Where
+            the teacher is a table of answers, of the encoder tuned on them: the training rows on which it, as the
+            student, and the answers differ most.
     """
 
     metric: float
@@ -171,6 +173,23 @@ class ModelResult:
 
 
 @dataclass(frozen=True)
+class AnswerNoise:
+    """How noisy the answers are that were the teacher.
+
+    Attributes:
+        rows: training rows with an answer.
+        entropy: mean entropy of their distributions, in bits; 0 where each is one label. None for scores.
+        differ: fraction of them to which the encoder tuned on the answers gives another label; None for scores.
+        distance: mean distance of the encoder's distribution (or score) from the answer's.
+    """
+
+    rows: int
+    entropy: float | None
+    differ: float | None
+    distance: float
+
+
+@dataclass(frozen=True)
 class EvaluationInfo:
     """What the models of a run were evaluated on.
 
@@ -183,6 +202,8 @@ class EvaluationInfo:
         kind: of the task: a key of `stages.tasks.kinds.KINDS`.
         labels: class names; None for scores.
         words: labelled words in the split, of a token-level task.
+        gold: whether the split has labels of its own; else they are the teacher's answers.
+        answers: where the teacher is a table of answers: how noisy these are.
     """
 
     split: str
@@ -193,6 +214,8 @@ class EvaluationInfo:
     kind: str
     labels: list[str] | None = None
     words: int | None = None
+    gold: bool = True
+    answers: AnswerNoise | None = None
 
 
 def to_json(value: Any) -> dict[str, Any]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 CLASSIFICATION = ("accuracy", "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
 ERRORS = ("mae", "rmse")
+AGREEMENT = {"accuracy": "agreement", "subset_accuracy": "subset_agreement"}
+"""Their names where they compare with a teacher's answers, not with gold labels."""
 LABEL_SETS = ("micro_f1", "macro_f1", "mean_average_precision", "subset_accuracy")
 
 
@@ -64,7 +66,7 @@ def _value(metric: str, predicted, gold, classes: int | None) -> float:
     from scipy import stats
     from sklearn.metrics import f1_score, matthews_corrcoef
 
-    if metric == "accuracy":
+    if metric in ("accuracy", "agreement"):
         return float(np.mean(predicted == gold))
     if metric == "f1":
         classes = classes or int(max(predicted.max(), gold.max())) + 1
@@ -123,7 +125,7 @@ def of_label_sets(
         if metric in ("micro_f1", "macro_f1"):
             average = metric.removesuffix("_f1")
             found[metric] = float(f1_score(gold, said, average=average, zero_division=0))
-        elif metric == "subset_accuracy":
+        elif metric in ("subset_accuracy", "subset_agreement"):
             found[metric] = float(accuracy_score(gold, said))
         elif occur.any():
             found[metric] = float(

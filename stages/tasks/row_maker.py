@@ -363,7 +363,9 @@ def slices(parts: Iterable[Split]) -> Iterator[Split]:
         for start in range(0, len(split), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             second = None if split.text_b is None else split.text_b[part]
-            yield replace(split, text_a=split.text_a[part], text_b=second, labels=split.labels[part])
+            yield replace(
+                split, text_a=split.text_a[part], text_b=second, labels=split.labels[part], answers=None
+            )
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import UserError
+from stages.tasks.answers import answered_by, read_answers, together
 from stages.tasks.readers import READERS, glue, indonesian, newsgroups, rotten_tomatoes
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-__all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
+__all__ = ["Split", "Task", "TaskSource", "find_task", "load_task", "part"]
 
 KNOWN = (*glue.TASKS, *rotten_tomatoes.TASKS, *newsgroups.TASKS, *indonesian.TASKS)
 
@@ -33,7 +35,7 @@ def find_task(
         text_columns: one or two columns of the user's file.
         label_column: the column of the labels.
         metric: selects on dev, instead of the task's own metric.
-        **of_tables: the others of `TaskRequest`, for tables of the user's own.
+        **of_tables: the others of `TaskRequest`: for tables of the user's own, and for `answers`.
 
     Raises:
         UserError: the task is unknown, a file or column is missing, or arguments do not go together.
@@ -46,6 +48,8 @@ def find_task(
             reads = {"files": TaskRequest.OF_TABLES, "spans": ("encoding", "delimiter")}.get(
                 source.reader, ()
             )
+            if request.answers:
+                reads = (*reads, "unfit_rows", *(["labels"] if source.reader == "answers" else []))
             for name in TaskRequest.OF_TABLES:
                 if name not in reads and getattr(request, name) not in ("", (), "refuse"):
                     raise UserError(
@@ -55,7 +59,7 @@ def find_task(
                 raise UserError(
                     f"{source.name!r} is not in CoNLL files; leave this out", argument="tag_scheme"
                 )
-            return source
+            return _with_answers(source, request) if request.answers else source
     close = difflib.get_close_matches(task.lower(), KNOWN, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise UserError(
@@ -63,6 +67,16 @@ def find_task(
         "(NAME.yaml), or a file with its text and label columns",
         argument="task",
     )
+
+
+def _with_answers(source: TaskSource, request: TaskRequest) -> TaskSource:
+    path = Path(request.answers)
+    if not path.is_file():
+        raise UserError(
+            f"{request.answers!r}: no such file; give a table of answers, or a model", argument="teacher"
+        )
+    unfit = source.unfit_rows or ("" if request.unfit_rows == "refuse" else request.unfit_rows)
+    return replace(source, files=source.files | {"answers": str(path.resolve())}, unfit_rows=unfit)
 
 
 def load_task(source: TaskSource, revision: str | None = None) -> Task:
@@ -75,7 +89,12 @@ def load_task(source: TaskSource, revision: str | None = None) -> Task:
     Raises:
         UserError: a row cannot be used (the error names file and line), or the hub cannot be reached.
     """
-    task = READERS[source.reader].load(source, revision)
+    reader, answers = READERS[source.reader], source.files.get("answers", "")
+    if answers and source.reader != "answers":
+        files = {role: path for role, path in source.files.items() if role != "answers"}
+        task = _answered(reader.load(replace(source, files=files), revision), source)
+    else:
+        task = reader.load(source, revision)
     if source.rows:
         task = _some_rows(task, *source.rows)
     if source.held_out:
@@ -83,11 +102,21 @@ def load_task(source: TaskSource, revision: str | None = None) -> Task:
     return _hide_labels(task, *source.unlabelled) if source.unlabelled else task
 
 
+def _answered(task: Task, source: TaskSource) -> Task:
+    """The task, its training rows with the labels that the table of answers has for them."""
+    path, leave_out = Path(source.files["answers"]), bool(source.unfit_rows)
+    pairs = task.splits["train"].text_b is not None
+    usual = ("text", "text_b") if pairs else ("text",)
+    choices = [tuple(source.text), usual] if source.text else [usual]
+    rows = read_answers(path, choices, task.labels or ())
+    return answered_by(task, together(path, rows, task.kind, leave_out), leave_out)
+
+
 def _some_rows(task: Task, count: int, seed: int) -> Task:
     """Keep at most `count` training rows, drawn from the seed."""
     train = task.splits["train"]
     kept = sorted(random.Random(seed).sample(range(len(train)), min(count, len(train))))
-    return replace(task, splits=task.splits | {"train": _part(train, kept)})
+    return replace(task, splits=task.splits | {"train": part(train, kept)})
 
 
 def _hold_out(task: Task, ratio: float, seed: int) -> Task:
@@ -101,7 +130,7 @@ def _hold_out(task: Task, ratio: float, seed: int) -> Task:
         )
     kept = [i for i in range(len(train)) if i not in chosen]
     return replace(
-        task, splits=task.splits | {"train": _part(train, kept), "held_out": _part(train, sorted(chosen))}
+        task, splits=task.splits | {"train": part(train, kept), "held_out": part(train, sorted(chosen))}
     )
 
 
@@ -115,12 +144,14 @@ def _hide_labels(task: Task, ratio: float, seed: int) -> Task:
         )
     shown = sorted(set(range(len(train))) - set(hidden))
     unknown = [task.kind.hidden(train.labels[i]) for i in hidden]
-    parts = {"train": _part(train, shown), "unlabelled": replace(_part(train, hidden), labels=unknown)}
+    parts = {"train": part(train, shown), "unlabelled": replace(part(train, hidden), labels=unknown)}
     return replace(task, splits=task.splits | parts)
 
 
-def _part(split: Split, rows: list[int]) -> Split:
+def part(split: Split, rows: list[int]) -> Split:
     """Return some rows of a split, by their indices."""
     second = split.text_b and [split.text_b[i] for i in rows]
     labels = [split.labels[i] for i in rows]
-    return replace(split, text_a=[split.text_a[i] for i in rows], text_b=second, labels=labels)
+    answers = split.answers and [split.answers[i] for i in rows]
+    texts = [split.text_a[i] for i in rows]
+    return replace(split, text_a=texts, text_b=second, labels=labels, answers=answers)

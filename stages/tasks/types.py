@@ -32,6 +32,7 @@ class TaskRequest:
         spans_column: the column of the spans of entities in the text.
         tag_scheme: of CoNLL files: "iob2", or "iob1", where B- only stands between entities that touch.
         columns: names of the columns of a table without a header line.
+        answers: a table of answers to texts, from which training rows get their labels (`stages.tasks.answers`).
         metric: selects on dev, instead of the task's own metric.
         labels: the class names of the user's table, in order; none: those of its rows, sorted.
         positive_label: the one of two classes of which F1 is; none: the second.
@@ -59,6 +60,7 @@ class TaskRequest:
     columns: tuple[str, ...] = ()
     spans_column: str = ""
     tag_scheme: str = ""
+    answers: str = ""
 
     def packaged(self, tasks: tuple[str, ...]) -> str:
         """Return which of a reader's own `tasks` is meant, "" for none of them.
@@ -158,12 +160,15 @@ class Split:
         continued: of the task's kind (`Kind.continued`).
         labels: class ids or scores of the rows; where a row has several labels, a tuple of 1.0 or 0.0 for each of them;
             where words have labels, for each row a list of their class ids.
+        answers: of training rows whose labels are answers (`stages.tasks.answers`): for each row what was answered, as
+            probabilities of the labels or as a score.
     """
 
     text_a: list[str]
     text_b: list[str] | None
     labels: list[Any]
     continued: tuple[int, ...] | None = None
+    answers: list[tuple[float, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -191,6 +196,8 @@ class Task:
         metrics: those reported.
         selection: the one of them that selects on dev.
         notes: how the files were understood, for the user: what is used as what, what was recognised or left out.
+        gold: whether dev and test have labels of their own; else theirs are answers, too, and metrics are agreement with
+            whoever answered.
     """
 
     name: str
@@ -199,6 +206,7 @@ class Task:
     metrics: tuple[str, ...]
     selection: str
     notes: tuple[str, ...] = ()
+    gold: bool = True
 
     @property
     def labels(self) -> tuple[str, ...] | None:

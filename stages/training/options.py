@@ -146,6 +146,18 @@ class Augmentation:
 
 
 @dataclass
+class Answers:
+    """A teacher that is a table of answers to texts (TEACHER=answers.jsonl; docs/answers.md)."""
+
+    encoder: str = option(
+        "packaged", "second teacher, tuned on the answers, for the layers: packaged, a directory or hub name"
+    )
+    leave_out: Fraction = option(
+        0.0, "fraction of the answers, those farthest from the encoder, that it answers anew for the student"
+    )
+
+
+@dataclass
 class Prediction(Training):
     """The prediction stage: the student learns the teacher's logits."""
 

@@ -76,6 +76,10 @@ class Kind(ABC):
         """(N, C) probabilities of the labels; of a score the score."""
 
     @abstractmethod
+    def logits(self, probabilities: np.ndarray) -> np.ndarray:
+        """(N, C) logits of these `probabilities`, which are taken to be a millionth from 0 and 1 at least."""
+
+    @abstractmethod
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         """(N,) how far two models' answers are from each other, of their logits."""
 
@@ -174,6 +178,10 @@ class Kind(ABC):
         config.label2id = {name: i for i, name in enumerate(names)}
         config.problem_type = self.problem_type
         self.keep(config)
+
+
+LEAST = 1e-6
+"""The probability that stands for 0, whose logarithm is not finite."""
 
 
 def jensen_shannon(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import Kind, ProblemType, jensen_shannon, ratio
+from stages.tasks.kinds.base import LEAST, Kind, ProblemType, jensen_shannon, ratio
 from stages.tasks.types import UNLABELLED
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ class Classes(Kind):
         from scipy.special import softmax
 
         return softmax(np.asarray(logits, np.float64), axis=-1)
+
+    def logits(self, probabilities: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        return np.log(np.maximum(probabilities, LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         return jensen_shannon(self.probabilities(student), self.probabilities(teacher))
@@ -140,7 +145,7 @@ def _from_counts(metrics: Sequence[str], counts_RCC: np.ndarray) -> dict[str, np
     predicted_RC, gold_RC = counts_RCC.sum(1), counts_RCC.sum(2)
     found = {}
     for metric in metrics:
-        if metric == "accuracy":
+        if metric in ("accuracy", "agreement"):
             found[metric] = right_RC.sum(1) / rows_R
         elif metric == "f1":
             f1_RC = ratio(2 * right_RC, predicted_RC + gold_RC)

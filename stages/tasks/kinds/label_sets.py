@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import Kind, ProblemType, jensen_shannon, ratio
+from stages.tasks.kinds.base import LEAST, Kind, ProblemType, jensen_shannon, ratio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stages.tasks.kinds.base import Resampler
 
-F1, DECIDED = "micro_f1", ("micro_f1", "macro_f1", "subset_accuracy")
+F1, DECIDED = "micro_f1", ("micro_f1", "macro_f1", "subset_accuracy", "subset_agreement")
 """DECIDED: metrics of what is answered, and so of the threshold."""
 
 
@@ -47,6 +47,12 @@ class LabelSets(Kind):
         from scipy.special import expit
 
         return expit(np.asarray(logits, np.float64))
+
+    def logits(self, probabilities: np.ndarray) -> np.ndarray:
+        import numpy as np
+        from scipy.special import logit
+
+        return logit(np.clip(probabilities, LEAST, 1 - LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         """The mean over labels of the distance of two distributions: that it holds, and that it does not."""
@@ -88,7 +94,7 @@ class LabelSets(Kind):
                     found[metric] = ratio(2 * right.sum(1), said.sum(1) + true.sum(1))
                 elif metric == "macro_f1":
                     found[metric] = ratio(2 * right, said + true).mean(1)
-                elif metric == "subset_accuracy":
+                elif metric in ("subset_accuracy", "subset_agreement"):
                     found[metric] = sums[:, -1] / rows_RN.shape[1]
                 else:
                     found[metric] = _mean_average_precision(ranked, times_RN)
@@ -158,7 +164,7 @@ class LabelSets(Kind):
 
 def _decided(metric: str, answers: np.ndarray, held: np.ndarray) -> float:
     """A metric of DECIDED, faster than scikit-learn for the many thresholds that are tried."""
-    if metric == "subset_accuracy":
+    if metric in ("subset_accuracy", "subset_agreement"):
         return float((answers == held).all(-1).mean())
     right, both = (answers & held).sum(0), answers.sum(0) + held.sum(0)
     if metric == "micro_f1":

@@ -66,6 +66,10 @@ class Scores(Kind):
         mean, deviation = self.scale
         return logits if self.scale == (0.0, 1.0) else logits * deviation + mean
 
+    def logits(self, probabilities: np.ndarray) -> np.ndarray:
+        mean, deviation = self.scale
+        return (probabilities - mean) / deviation
+
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         return abs(student - teacher)[:, 0] * self.scale[1]
 

@@ -13,7 +13,7 @@ that decides the rows stands in the `TaskSource` (`stages.tasks.types`). `rotten
 format of tables (such as parquet) is a function in `stages.tasks.tables`, which `files` reads through.
 """
 
-from stages.tasks.readers import conll, files, glue, indonesian, newsgroups, rotten_tomatoes, spans
+from stages.tasks.readers import answers, conll, files, glue, indonesian, newsgroups, rotten_tomatoes, spans
 
 READERS = {
     "glue": glue,
@@ -23,5 +23,6 @@ READERS = {
     "spans": spans,
     "conll": conll,
     "files": files,
+    "answers": answers,
 }
 """Every reader. They are asked in this order whether a task is theirs."""

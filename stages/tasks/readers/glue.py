@@ -143,7 +143,7 @@ def unlabelled_files(source: TaskSource) -> dict[str, str]:
 
     The diagnostic set is looked for in `diagnostic/` beside the task's directory, too.
     """
-    if source.reader != "glue" or not source.files:
+    if source.reader != "glue" or "dev" not in source.files:
         return {}
     directory = Path(source.files["dev"]).parent
     found = {}

@@ -1,0 +1,122 @@
+"""Answers to texts that stand alone: no row has a label of its own (`stages.tasks.answers`).
+
+A tenth of the texts is dev and a tenth is test, chosen by a hash of the text. Their labels are answers as well, and so
+all metrics are agreement with whoever answered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from checkpoints.errors import UserError
+from stages.tasks import metrics
+from stages.tasks.answers import Answer, Answered, label_name, labels_of, read_answers, together
+from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
+from stages.tasks.text import slug
+from stages.tasks.types import Split, Task, TaskRequest, TaskSource
+
+VERSION = 1
+SPLITS = {0: "dev", 1: "test"}
+"""Tenth -> the split that it is; the others are train."""
+
+
+def find(request: TaskRequest) -> TaskSource | None:
+    """Return the source of a task whose only rows are answers, None if the request has no answers."""
+    if not request.answers or request.data:
+        return None
+    return TaskSource(
+        slug(request.task), "answers", VERSION, text=list(request.text_columns), metric=request.metric,
+        labels=list(request.labels),
+    )  # fmt: skip
+
+
+def load(source: TaskSource, revision: str | None) -> Task:
+    """Read the answers.
+
+    Raises:
+        UserError: an answer cannot be used, there are too few, or all have one label.
+    """
+    path = Path(source.files["answers"])
+    choices = [tuple(source.text)] if source.text else [("text", "text_b"), ("text",)]
+    rows = read_answers(path, choices, source.labels)
+    kind = _kind(path, rows, source)
+    answered = together(path, rows, kind, bool(source.unfit_rows))
+    if isinstance(kind, Scores):
+        kind = Scores.of([value for (value,) in answered.values.values()])
+    splits = _splits(answered, kind)
+    metric, others = source.metric, metrics.AGREEMENT
+    reported, selection = metrics.select(metric, kind.reported, kind.selectable)
+    notes = [
+        *answered.notes,
+        ", ".join(f"{role}: {len(split):,} texts" for role, split in splits.items()),
+        "nobody's labels are known: what is measured is agreement with the teacher, whose answers these are",
+    ]
+    return Task(
+        source.name, kind, splits, tuple(others.get(m, m) for m in reported), others.get(selection, selection),
+        tuple(notes), gold=False,
+    )  # fmt: skip
+
+
+def _kind(path: Path, answers: list[Answer], source: TaskSource) -> Kind:
+    """What is answered: as the metric says, else as the answers look."""
+    fit = [answer for answer in answers if not answer.unfit]
+    said = [answer.given for answer in fit if answer.form == "label"]
+    if source.metric in metrics.REGRESSION:
+        return Scores()
+    if not source.metric and not source.labels and said and len(said) == len(fit) and _are_scores(said):
+        return Scores()
+    several = source.metric in metrics.LABEL_SETS or any(isinstance(given, list) for given in said)
+    labels = source.labels or _names(path, fit)
+    if len(labels) < 2:
+        raise UserError(
+            f"{path}: every answer is {', '.join(labels)!r:.60}; give answers with two labels or more, or name all with labels="
+        )
+    return LabelSets(tuple(labels)) if several else Classes(tuple(labels))
+
+
+def _are_scores(given: list[Any]) -> bool:
+    """Whether all are numbers, and one is not whole."""
+    try:
+        numbers = [float(value) for value in given]
+    except (TypeError, ValueError):
+        return False
+    return any(not number.is_integer() for number in numbers)
+
+
+def _names(path: Path, answers: list[Answer]) -> list[str]:
+    names: set[str] = set()
+    for answer in answers:
+        if isinstance(answer.given, dict):
+            names |= set(map(label_name, answer.given))
+        elif answer.form == "label":
+            names |= set(map(label_name, answer.given if isinstance(answer.given, list) else [answer.given]))
+        else:
+            raise UserError(
+                f"{path}, line {answer.line}: {answer.form} without names of labels; name the labels in order, as in "
+                "labels=positive,negative",
+                argument="labels",
+            )
+    return sorted(names)
+
+
+def _splits(answered: Answered, kind: Kind) -> dict[str, Split]:
+    rows: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
+    for k in answered.values:
+        tenth = int(hashlib.sha256(("answers" + k).encode()).hexdigest(), 16) % 10
+        rows[SPLITS.get(tenth, "train")].append(k)
+    if not all(rows.values()):
+        raise UserError(
+            f"{answered.path}: {len(answered.values)} texts are too few to hold out two tenths of them; give more answers"
+        )
+    splits = {}
+    for role, keys in rows.items():
+        texts = [list(column) for column in zip(*(answered.first[k].texts for k in keys), strict=True)]
+        values = [answered.values[k] for k in keys]
+        labels = labels_of(kind, values)
+        second = texts[1] if len(texts) == 2 else None
+        splits[role] = Split(texts[0], second, labels, answers=values if role == "train" else None)
+    if len(set(splits["train"].labels)) < 2:
+        raise UserError(f"{answered.path}: every text of train has one label; give answers with two or more")
+    return splits
