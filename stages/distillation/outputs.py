@@ -48,6 +48,7 @@ class CaptureSpec:
         logits: class scores.
         hidden: indices of hidden states; 0 is the embedding output.
         queries_keys: transformer layers, from 1, whose queries and keys are kept.
+        scores: those of which attention scores are enough: what keeps outputs on disk may keep scores instead.
         values: transformer layers, from 1, whose values are kept.
         vocabulary: scores of the vocabulary at the masked tokens (of `read` alone).
         named: further fields of the model's output, such as the heads of a multi-head student.
@@ -56,6 +57,7 @@ class CaptureSpec:
     logits: bool = False
     hidden: frozenset[int] = frozenset()
     queries_keys: frozenset[int] = frozenset()
+    scores: frozenset[int] = frozenset()
     values: frozenset[int] = frozenset()
     vocabulary: bool = False
     named: frozenset[str] = frozenset()
@@ -66,7 +68,7 @@ class CaptureSpec:
     @property
     def layers(self) -> frozenset[int]:
         """The transformer layers whose attention is looked into."""
-        return self.queries_keys | self.values
+        return self.queries_keys | self.scores | self.values
 
 
 @dataclass
@@ -77,6 +79,8 @@ class ModelOutputs:
         logits_BC: class scores, or None; (B, L, C) at token level.
         hidden_BLW: hidden states by index; 0 is the embedding output.
         queries_BHLD, keys_BHLD, values_BHLD: by transformer layer, from 1.
+        scores_BHLL: by transformer layer Q K^T / sqrt(D), where that was kept instead of queries and keys; 0 where
+            one of two tokens is padding.
         vocabulary_NV: scores of the vocabulary at the masked tokens, row by row, or None.
         named: further fields of the model's output.
     """
@@ -86,8 +90,20 @@ class ModelOutputs:
     queries_BHLD: dict[int, Tensor] = field(default_factory=dict)
     keys_BHLD: dict[int, Tensor] = field(default_factory=dict)
     values_BHLD: dict[int, Tensor] = field(default_factory=dict)
+    scores_BHLL: dict[int, Tensor] = field(default_factory=dict)
     vocabulary_NV: Tensor | None = None
     named: dict[str, Tensor] = field(default_factory=dict)
+
+    def attention_scores(self, layer: int) -> Tensor:
+        """Q K^T / sqrt(D) of a layer, (B, H, L, L) in fp32, as kept or computed from queries and keys."""
+        if layer in self.scores_BHLL:
+            return self.scores_BHLL[layer].float()
+        return scaled_products(self.queries_BHLD[layer], self.keys_BHLD[layer])
+
+
+def scaled_products(a_BHLD: Tensor, b_BHLD: Tensor) -> Tensor:
+    """A B^T / sqrt(D), (B, H, L, L) in fp32."""
+    return a_BHLD.float() @ b_BHLD.float().transpose(-1, -2) / a_BHLD.shape[-1] ** 0.5
 
 
 @contextmanager
@@ -173,7 +189,8 @@ class _AttentionCapture:
         """
         if layer is None:
             self.calls = layer = self.calls + 1
-        if layer in self.spec.queries_keys and layer not in self.outputs.queries_BHLD:
+        wanted = layer in self.spec.queries_keys or layer in self.spec.scores
+        if wanted and layer not in self.outputs.queries_BHLD:
             self.outputs.queries_BHLD[layer], self.outputs.keys_BHLD[layer] = query, key
         if layer in self.spec.values and layer not in self.outputs.values_BHLD:
             self.outputs.values_BHLD[layer] = value

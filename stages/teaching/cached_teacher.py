@@ -4,6 +4,7 @@ Reading a token's hidden states, queries and keys back costs a few microseconds,
 some hundred: where a stage passes over its rows many times, the teacher's part of a step all but goes away.
 """
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,22 @@ SHARD_ROWS = 1000
 """Rows of a file: what a killed stage may compute again."""
 
 
+@dataclass
+class _Shard:
+    """What is kept of some rows: (tokens, F) of their tokens, and the scores of their pairs, row by row."""
+
+    layers: Tensor
+    scores: Tensor
+
+
 class TeacherCache:
     """The outputs of a teacher, from disk.
 
     Each token is stored as one vector of two bytes a number: its hidden states, then queries, keys and values of the
-    requested layers. Those of a teacher that computes in fp32 are rounded to bf16, which has its range and 8 bits of its
-    24: a relative error of 2^-8 at most. Shards are sealed: a resumed stage computes only missing ones, unless it
-    resumes in another precision.
+    requested layers. Where rows are short, H L scores of a token are fewer than its 2 H D queries and keys; then the
+    losses that need no more have scores, (L, L) for each head and layer of a row. Numbers of a teacher that computes in
+    fp32 are rounded to bf16, which has its range and 8 bits of its 24: a relative error of 2^-8 at most. Shards are
+    sealed: a resumed stage computes only missing ones, unless it resumes in another precision.
 
     Args:
         stage: in whose directory the shards lie until it is finished.
@@ -42,24 +52,34 @@ class TeacherCache:
         self.stage, self.name, self.rows, self.teacher = stage, name, rows, teacher
         rounded = teacher.precision == torch.float32
         self.stored = torch.bfloat16 if rounded else teacher.precision
-        precision = stage.job.precision + ("-as-bf16" if rounded else "")
-        self.directory = stage.directory / "teacher" / f"{name}-{precision}"
         outputs = teacher(rows.collate(np.arange(1), np.ones(1, np.float32)).to(teacher.device))
         self.heads = teacher.model.config.num_attention_heads
+        self.pairs = np.concatenate([[0], np.square(rows.lengths, dtype=np.int64).cumsum()])
+        """Pairs of tokens in the rows before each, and in all."""
+        self.spec, self.scored = self._smallest(outputs)
+        form = stage.job.precision + ("-as-bf16" if rounded else "") + ("-scores" if self.scored else "")
+        self.directory = stage.directory / "teacher" / f"{name}-{form}"
         # Logits of words lie with the layers.
         self.words = outputs.logits_BC is not None and outputs.logits_BC.ndim == 3
         self.classes = 0 if outputs.logits_BC is None or self.words else outputs.logits_BC.shape[1]
-        self.widths = [part.shape[-1] for part in _parts(outputs, teacher.spec)]
-        self.shards: list[Tensor] = []
+        self.widths = [part.shape[-1] for part in _parts(outputs, self.spec)]
+        self.shards: list[_Shard] = []
         self.logits_NC: Tensor | None = None
 
     @property
     def bytes(self) -> int:
         """Its size on disk."""
-        return (
-            int(self.rows.lengths.sum()) * sum(self.widths) * self.stored.itemsize
-            + 4 * len(self.rows) * self.classes
-        )
+        tokens, pairs = int(self.rows.lengths.sum()), int(self.pairs[-1])
+        numbers = tokens * sum(self.widths) + pairs * self.heads * len(self.scored)
+        return numbers * self.stored.itemsize + 4 * len(self.rows) * self.classes
+
+    def _smallest(self, outputs: ModelOutputs) -> tuple[CaptureSpec, list[int]]:
+        """What is kept of each token, and the layers of which scores are kept of each pair of tokens."""
+        spec, tokens = self.teacher.spec, int(self.rows.lengths.sum())
+        layers = spec.scores - spec.queries_keys
+        if any(self.pairs[-1] < tokens * 2 * outputs.queries_BHLD[layer].shape[-1] for layer in layers):
+            return spec, sorted(layers)
+        return replace(spec, queries_keys=spec.queries_keys | layers), []
 
     def fill(self) -> "TeacherCache":
         """Run the teacher over the rows of the shards that are not there; ranks share them. Called on every rank."""
@@ -85,7 +105,7 @@ class TeacherCache:
         wait_for(path / store.MANIFEST for path in paths)
         for path, start in zip(paths, starts, strict=True):
             stop = min(start + SHARD_ROWS, len(self.rows))
-            self.shards.append(self._mapped(path / "layers.bin", start, stop, shared=False))
+            self.shards.append(self._mapped(path, start, stop, shared=False))
         if self.classes:
             self.logits_NC = torch.from_numpy(
                 np.concatenate([np.load(path / "logits.npy") for path in paths])
@@ -94,19 +114,24 @@ class TeacherCache:
 
     def __call__(self, batch: Batch) -> ModelOutputs:
         """The outputs of a batch; zeros at padded positions."""
-        places_BL = batch.attention_mask.cpu()
-        flat_BLF = torch.zeros(*places_BL.shape, sum(self.widths), dtype=self.stored)
-        for i, row in enumerate(batch.rows.tolist()):
-            shard, first = divmod(row, SHARD_ROWS)
-            begin, length = self._begin(row) - self._begin(row - first), int(self.rows.lengths[row])
-            flat_BLF[i, self.rows.span(row, flat_BLF.shape[1])] = self.shards[shard][begin : begin + length]
-        parts = flat_BLF.to(batch.input_ids.device, self.teacher.precision).split(self.widths, dim=-1)
+        rows, length = batch.rows.tolist(), batch.attention_mask.shape[1]
+        flat_BLF = torch.zeros(len(rows), length, sum(self.widths), dtype=self.stored)
+        scores_BSLL = torch.zeros(len(rows), self.heads * len(self.scored), length, length, dtype=self.stored)
+        for i, row in enumerate(rows):
+            shard, first = self.shards[row // SHARD_ROWS], row - row % SHARD_ROWS
+            places = self.rows.span(row, length)
+            flat_BLF[i, places] = self._tokens(shard, row, first)
+            if self.scored:
+                scores_BSLL[i, :, places, places] = self._scores(shard, row, first)
+        device, precision = batch.input_ids.device, self.teacher.precision
+        parts = iter(flat_BLF.to(device, precision).split(self.widths, dim=-1))
         outputs = ModelOutputs()
-        spec, parts = self.teacher.spec, iter(parts)
-        outputs.hidden_BLW = dict(zip(sorted(spec.hidden), parts, strict=False))
-        for layers, of in _per_head(outputs, spec):
+        outputs.hidden_BLW = dict(zip(sorted(self.spec.hidden), parts, strict=False))
+        for layers, of in _per_head(outputs, self.spec):
             for layer in sorted(layers):
                 of[layer] = next(parts).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        scores = scores_BSLL.to(device, precision).split(self.heads, dim=1)
+        outputs.scores_BHLL = dict(zip(self.scored, scores, strict=False))
         if self.words:
             outputs.logits_BC = next(parts)
         if self.classes:
@@ -114,24 +139,47 @@ class TeacherCache:
         return outputs
 
     def _compute(self, indices: np.ndarray, directory: Path) -> None:
-        start = self._begin(indices[0])
-        layers = self._mapped(directory / "layers.bin", indices[0], indices[-1] + 1, shared=True)
+        first = int(indices[0])
+        shard = self._mapped(directory, first, first + len(indices), shared=True)
         logits_NC = np.zeros((len(indices), self.classes), np.float32)
         for batch in batches_by_length(self.rows, of=indices):
             outputs = self.teacher(batch.to(self.teacher.device))
-            flat_BLF = torch.cat(_parts(outputs, self.teacher.spec), dim=-1).cpu()
-            for row_LF, row in zip(flat_BLF, batch.rows.tolist(), strict=True):
-                begin, length = self._begin(row) - start, int(self.rows.lengths[row])
-                layers[begin : begin + length] = row_LF[self.rows.span(row, len(row_LF))]
+            nothing_BL0 = torch.empty(*batch.attention_mask.shape, 0, device=self.teacher.device)
+            flat_BLF = torch.cat([nothing_BL0, *_parts(outputs, self.spec)], dim=-1).cpu()
+            scores = [outputs.attention_scores(layer) for layer in self.scored]
+            scores_BSLL = torch.cat(scores, dim=1).cpu() if scores else None
+            for i, row in enumerate(batch.rows.tolist()):
+                places = self.rows.span(row, flat_BLF.shape[1])
+                self._tokens(shard, row, first).copy_(flat_BLF[i, places])
+                if scores_BSLL is not None:
+                    self._scores(shard, row, first).copy_(scores_BSLL[i, :, places, places])
             if self.classes:
-                logits_NC[batch.rows.cpu().numpy() - indices[0]] = outputs.logits_BC.float().cpu()
+                logits_NC[batch.rows.cpu().numpy() - first] = outputs.logits_BC.float().cpu()
         np.save(directory / "logits.npy", logits_NC)
 
-    def _mapped(self, path: Path, start: int, stop: int, shared: bool) -> Tensor:
-        """The (tokens, F) file of rows start to stop, made where it is not there."""
+    def _mapped(self, directory: Path, start: int, stop: int, shared: bool) -> _Shard:
+        """The files of rows start to stop, made where they are not there."""
+
+        def file(name: str, numbers: int) -> Tensor:
+            if not numbers:
+                return torch.empty(0, dtype=self.stored)
+            return torch.from_file(str(directory / name), shared=shared, size=numbers, dtype=self.stored)
+
         tokens = self._begin(stop) - self._begin(start)
-        size = tokens * sum(self.widths)
-        return torch.from_file(str(path), shared=shared, size=size, dtype=self.stored).view(tokens, -1)
+        width, pairs = sum(self.widths), int(self.pairs[stop] - self.pairs[start])
+        layers = file("layers.bin", tokens * width).view(tokens, width)
+        return _Shard(layers, file("scores.bin", pairs * self.heads * len(self.scored)))
+
+    def _tokens(self, shard: _Shard, row: int, first: int) -> Tensor:
+        """The (L, F) numbers of a row, of a shard that begins with the row `first`."""
+        begin = self._begin(row) - self._begin(first)
+        return shard.layers[begin : begin + int(self.rows.lengths[row])]
+
+    def _scores(self, shard: _Shard, row: int, first: int) -> Tensor:
+        """The (S, L, L) scores of a row, S all heads of all layers of which scores are kept."""
+        maps, length = self.heads * len(self.scored), int(self.rows.lengths[row])
+        begin, end = (int(self.pairs[i] - self.pairs[first]) * maps for i in (row, row + 1))
+        return shard.scores[begin:end].view(maps, length, length)
 
     def _begin(self, row: int) -> int:
         return int(self.rows.offsets[row])

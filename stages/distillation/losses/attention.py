@@ -58,19 +58,24 @@ class AttentionScores(Loss):
         self.form = choose(form, ("auto", "maps", "traces"), "form")
         self.windows = joint_windows(student, teacher, self.layers)
         self.student_capture = CaptureSpec(queries_keys=frozenset(self.layers))
-        self.teacher_capture = CaptureSpec(queries_keys=frozenset(self.layers.values()))
+        asked = "scores" if self.heads == attention_heads(student, teacher)[1] else "queries_keys"
+        self.teacher_capture = CaptureSpec(**{asked: frozenset(self.layers.values())})
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         total, device = 0.0, batch.weight.device.type
         with torch.autocast(device, enabled=False):
             for s, t in self.layers.items():
                 mine = self._masked(student.queries_BHLD[s], student.keys_BHLD[s], batch)
-                theirs = self._masked(teacher.queries_BHLD[t], teacher.keys_BHLD[t], batch)
                 length, window = mine[0].shape[-2], self.windows[s]
-                if window is not None and window < length - 1:
+                window = None if window is None or window >= length - 1 else window
+                if t in teacher.scores_BHLL:
+                    theirs_BHLL = teacher.attention_scores(t) * _pairs(batch.mask_BL)
+                    total = total + _ScoreDistance.apply(*mine, theirs_BHLL, 1.0, window)
+                    continue
+                theirs = self._masked(teacher.queries_BHLD[t], teacher.keys_BHLD[t], batch)
+                by_maps = self.form == "maps" or self.form == "auto" and length <= MAPS_UP_TO[device]
+                if by_maps or window is not None:
                     total = total + score_distance_by_maps(*mine, *theirs, window)
-                elif self.form == "maps" or self.form == "auto" and length <= MAPS_UP_TO[device]:
-                    total = total + score_distance_by_maps(*mine, *theirs)
                 else:
                     total = total + score_distance_by_traces(*mine, *theirs)
         return {"attention": LossTerm(total / self.heads, "pairs", self.weight)}
@@ -120,7 +125,7 @@ class AttentionMaps(Loss):
         self.averaged = len(set(attention_heads(student, teacher))) > 1
         self.windows = joint_windows(student, teacher, self.layers)
         self.student_capture = CaptureSpec(queries_keys=frozenset(self.layers))
-        self.teacher_capture = CaptureSpec(queries_keys=frozenset(self.layers.values()))
+        self.teacher_capture = CaptureSpec(scores=frozenset(self.layers.values()))
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         total = 0.0
@@ -128,8 +133,8 @@ class AttentionMaps(Loss):
         with torch.autocast(mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
                 mask_BLL = attended(batch.attention_mask, self.windows[s])
-                mine = self._maps(student.queries_BHLD[s], student.keys_BHLD[s], mask_BLL)
-                theirs = self._maps(teacher.queries_BHLD[t], teacher.keys_BHLD[t], mask_BLL)
+                mine = self._maps(student.attention_scores(s), mask_BLL)
+                theirs = self._maps(teacher.attention_scores(t), mask_BLL)
                 if self.distance == "mse":
                     distance = (mine.exp() - theirs.exp()).square().sum(-1)
                 else:
@@ -137,9 +142,9 @@ class AttentionMaps(Loss):
                 total = total + (distance.mean(1) * mask_BL).sum()
         return {"maps": LossTerm(total, "pairs" if self.distance == "mse" else "tokens", self.weight)}
 
-    def _maps(self, q_BHLD: Tensor, k_BHLD: Tensor, mask_BLL: Tensor) -> Tensor:
+    def _maps(self, scores_BHLL: Tensor, mask_BLL: Tensor) -> Tensor:
         """Logarithms of the probabilities."""
-        maps_BHLL = softmax_of(q_BHLD, k_BHLD, mask_BLL)
+        maps_BHLL = log_softmax(scores_BHLL, mask_BLL)
         if self.averaged:
             return maps_BHLL.logsumexp(1, keepdim=True) - math.log(maps_BHLL.shape[1])
         return maps_BHLL
@@ -169,22 +174,28 @@ def attended(mask_BL: Tensor, window: int | None = None) -> Tensor:
     return mask_BL[:, None, :] * ((places_L[:, None] - places_L).abs() <= window)
 
 
-def softmax_of(a_BHLD: Tensor, b_BHLD: Tensor, mask_BLL: Tensor) -> Tensor:
-    """log softmax(A B^T / sqrt(D)) over the positions that are attended to, (B, H, L, L) in fp32."""
-    scores = a_BHLD.float() @ b_BHLD.float().transpose(-1, -2) / a_BHLD.shape[-1] ** 0.5
-    return scores.masked_fill(mask_BLL[:, None] == 0, torch.finfo(torch.float32).min).log_softmax(-1)
+def log_softmax(scores_BHLL: Tensor, mask_BLL: Tensor) -> Tensor:
+    """Logarithms of the probabilities over the positions that are attended to."""
+    return scores_BHLL.masked_fill(mask_BLL[:, None] == 0, torch.finfo(torch.float32).min).log_softmax(-1)
+
+
+def _pairs(mask_BL: Tensor) -> Tensor:
+    """(B, 1, L, L), 1 for pairs of real tokens."""
+    return (mask_BL[:, :, None] * mask_BL[:, None, :])[:, None]
 
 
 class _ScoreDistance(torch.autograd.Function):
-    """The gradient is found along with the value, so that the (B, H, L, L) map is gone when the forward pass ends."""
+    """The gradient is found along with the value, so that the (B, H, L, L) map is gone when the forward pass ends.
+
+    The teacher's map, which `their_scale` is still to be multiplied with, is overwritten.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor, window: int | None = None
+        ctx: Any, qs: Tensor, ks: Tensor, theirs_BHLL: Tensor, their_scale: float, window: int | None
     ) -> Tensor:
-        shape, (qs, ks, qt, kt) = qs.shape, (x.flatten(0, 1) for x in (qs, ks, qt, kt))
-        scale, their_scale = qs.shape[-1] ** -0.5, qt.shape[-1] ** -0.5
-        map_NLL = torch.bmm(qt, kt.transpose(1, 2))
+        shape, (qs, ks, map_NLL) = qs.shape, (x.flatten(0, 1) for x in (qs, ks, theirs_BHLL))
+        scale = qs.shape[-1] ** -0.5
         map_NLL.baddbmm_(qs, ks.transpose(1, 2), beta=-their_scale, alpha=scale)
         if window is not None:
             map_NLL.triu_(-window).tril_(window)
@@ -208,7 +219,8 @@ def score_distance_by_maps(
     Args:
         window: only pairs that are at most so far apart.
     """
-    return _ScoreDistance.apply(qs, ks, qt, kt, window)
+    theirs_BHLL = qt.detach() @ kt.detach().transpose(-1, -2)
+    return _ScoreDistance.apply(qs, ks, theirs_BHLL, qt.shape[-1] ** -0.5, window)
 
 
 def score_distance_by_traces(qs: Tensor, ks: Tensor, qt: Tensor, kt: Tensor) -> Tensor:

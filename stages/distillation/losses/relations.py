@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from stages.distillation.losses.attention import attended, softmax_of, split_heads
+from stages.distillation.losses.attention import attended, log_softmax, split_heads
 from stages.distillation.losses.base import Loss, LossTerm, attention_heads, choose, mapped_layers
-from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.outputs import CaptureSpec, ModelOutputs, scaled_products
 from stages.tasks.batches import Batch
 
 
@@ -57,7 +57,7 @@ class Relations(Loss):
         with torch.autocast(mask_BL.device.type, enabled=False):
             for s, t in self.layers.items():
                 p_student, p_teacher = (
-                    softmax_of(x, x, attended(batch.attention_mask))
+                    log_softmax(scaled_products(x, x), attended(batch.attention_mask))
                     for x in (split_heads(mine[s], self.heads), split_heads(theirs[t], self.heads))
                 )
                 distance = (p_teacher.exp() * (p_teacher - p_student)).sum(-1).mean(1)

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig
 
+from stages.distillation.losses import AttentionMaps, AttentionScores
 from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
-from stages.distillation.outputs import CaptureSpec
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.kinds import Classes
 from stages.teaching import cached_teacher as teacher_cache
@@ -16,7 +18,7 @@ from stages.teaching.cached_teacher import TeacherCache
 from stages.training.cached_rows import corpus_rows
 from stages.training.options import Job
 from stages.training.stage import Stage
-from tests.conftest import make_corpus, make_encoder
+from tests.conftest import WORDS, make_corpus, make_encoder
 
 NEEDS = CaptureSpec(logits=True, hidden=frozenset({0, 2, 4}), queries_keys=frozenset({2, 4}))
 
@@ -62,7 +64,7 @@ def test_a_cached_view_is_the_models(parts):
 
 def test_whole_shards_are_kept_and_torn_ones_computed_again(parts, monkeypatch):
     stage, rows, teacher = parts
-    whole = [shard.clone() for shard in TeacherCache(stage, "train", rows, teacher).fill().shards]
+    whole = [shard.layers.clone() for shard in TeacherCache(stage, "train", rows, teacher).fill().shards]
     torn = stage.directory / "teacher" / "train-fp32-as-bf16" / "shard-00001" / "layers.bin"
     torn.write_bytes(torn.read_bytes()[:-8])
     computed = []
@@ -73,8 +75,8 @@ def test_whole_shards_are_kept_and_torn_ones_computed_again(parts, monkeypatch):
     again = TeacherCache(stage, "train", rows, teacher).fill()
     assert [of.tolist() for of in computed] == [list(range(20, 40))]
     for one, other in zip(whole, again.shards, strict=True):
-        torch.testing.assert_close(one, other)
-    assert again.bytes == sum(2 * shard.numel() for shard in again.shards) + 8 * len(rows)
+        torch.testing.assert_close(one, other.layers)
+    assert again.bytes == sum(2 * shard.layers.numel() for shard in again.shards) + 8 * len(rows)
 
 
 def test_a_stage_that_goes_on_in_another_precision_reads_none_of_the_former_numbers(parts):
@@ -85,8 +87,8 @@ def test_a_stage_that_goes_on_in_another_precision_reads_none_of_the_former_numb
         stage, "train", rows, FrozenTeacher(teacher.model, NEEDS, stage.device, torch.bfloat16)
     ).fill()
     for one, other in zip(full.shards, low.shards, strict=True):
-        assert other.dtype == torch.bfloat16
-        torch.testing.assert_close(other.float(), one.float(), rtol=0.05, atol=0.05)
+        assert other.layers.dtype == torch.bfloat16
+        torch.testing.assert_close(other.layers.float(), one.layers.float(), rtol=0.05, atol=0.05)
 
 
 def test_layers_of_fp32_take_two_bytes_and_come_back_as_fp32(parts):
@@ -96,6 +98,53 @@ def test_layers_of_fp32_take_two_bytes_and_come_back_as_fp32(parts):
     assert on_disk == 2 * int(rows.lengths.sum()) * sum(cache.widths)
     outputs = cache(rows.collate(np.arange(3), np.ones(3, np.float32)))
     assert {x.dtype for x in (*outputs.hidden_BLW.values(), *outputs.keys_BHLD.values())} == {torch.float32}
+
+
+def test_of_short_rows_scores_are_kept_and_the_losses_are_those_of_the_model(parts, tmp_path):
+    """Rows of up to 6 tokens, heads 4 wide: 6 scores of a token and head, 8 numbers of its query and key."""
+    stage, _, teacher = parts
+    short = tmp_path / "short.txt"
+    short.write_text("\n\n".join(" ".join(WORDS[: 1 + n % 4]) for n in range(42)) + "\n")
+    stage.inputs["corpus"]["identity"]["files"] = {"short.txt": str(short)}
+    config = teacher.model.config
+    student = BertConfig(**config.to_dict() | {"num_hidden_layers": 2})
+    losses = [
+        AttentionScores(student, config),
+        AttentionScores(student, config, form="traces"),
+        AttentionMaps(student, config),
+    ]
+    teacher = FrozenTeacher(teacher.model, CaptureSpec(scores=frozenset({2, 4})), stage.device)
+    rows = corpus_rows(stage, load_tokenizer(ModelSource(teacher.model.name_or_path)), 6, 0)
+    cache = TeacherCache(stage, "train", rows, teacher).fill()
+    assert cache.scored == [2, 4] and cache.widths == []
+    assert cache.bytes == sum(path.stat().st_size for path in cache.directory.glob("shard-*/scores.bin"))
+    assert cache.bytes == 2 * 2 * 4 * int(np.square(rows.lengths).sum())
+    batch = rows.collate(np.array([41, 0, 19, 20, 21]), np.array([1, 1, 1, 1, 0], np.float32))
+    mine = ModelOutputs()
+    for layer in (1, 2):
+        mine.queries_BHLD[layer], mine.keys_BHLD[layer] = torch.randn(
+            2, 5, 4, batch.attention_mask.shape[1], 4
+        )
+    kept, live = cache(batch), teacher(batch)
+    for loss in losses:
+        for name, term in loss.terms(mine, live, batch).items():
+            torch.testing.assert_close(
+                loss.terms(mine, kept, batch)[name].sum, term.sum, rtol=2e-3, atol=1e-5
+            )
+    exact = {layer: live.attention_scores(layer) for layer in (2, 4)}
+    for layer, scores_BHLL in kept.scores_BHLL.items():
+        real = (batch.attention_mask[:, :, None] * batch.attention_mask[:, None])[:, None]
+        torch.testing.assert_close(scores_BHLL, exact[layer] * real, rtol=ROUNDED, atol=1e-5)
+
+
+def test_what_another_loss_needs_whole_is_kept_whole(parts):
+    stage, rows, teacher = parts
+    spec = CaptureSpec(scores=frozenset({2, 4}), queries_keys=frozenset({4}))
+    short = corpus_rows(stage, load_tokenizer(ModelSource(teacher.model.name_or_path)), 6, 0)
+    cache = TeacherCache(stage, "train", short, FrozenTeacher(teacher.model, spec, stage.device))
+    assert cache.scored == [2] and cache.spec.queries_keys == {4}
+    cache = TeacherCache(stage, "train", rows, FrozenTeacher(teacher.model, spec, stage.device))
+    assert cache.scored == [] and cache.spec.queries_keys == {2, 4}
 
 
 @pytest.mark.parametrize(

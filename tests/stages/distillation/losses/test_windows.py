@@ -9,7 +9,7 @@ from transformers import AutoModel, ModernBertConfig
 from stages.distillation import capture
 from stages.distillation.layer_maps import attention_window
 from stages.distillation.losses import AttentionMaps, AttentionScores
-from stages.distillation.losses.attention import attended, softmax_of
+from stages.distillation.losses.attention import attended, log_softmax
 from stages.distillation.students.architecture import random_student, student_config
 
 LENGTHS = [9, 4]
@@ -49,8 +49,7 @@ def test_a_window_is_the_models_own(models):
     for layer in range(1, 7):
         window = attention_window(TEACHER, layer)
         assert window == (None if layer in (1, 4) else 2)
-        q, k = outputs.queries_BHLD[layer], outputs.keys_BHLD[layer]
-        maps = softmax_of(q, k, attended(mask_BL, window)).exp()
+        maps = log_softmax(outputs.attention_scores(layer), attended(mask_BL, window)).exp()
         for row, n in enumerate(LENGTHS):
             torch.testing.assert_close(maps[row, :, :n, :n], expected[layer - 1][row, :, :n, :n])
 
