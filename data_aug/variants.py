@@ -10,9 +10,9 @@ ranks and runs gives the same variants (up to how the model's arithmetic rounds 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,6 +25,8 @@ from data_aug.word_vectors import WordVectors
 from data_aug.words import ENGLISH, Span, Synonyms, content_words, is_word
 
 Row = tuple[str, str | None]  # text_a and text_b; None where the task has single sentences
+Given = Callable[[int], Mapping[tuple[int, int], list[str]]]
+"""Of a row's number the candidates of words of its first text, by the numbers of first and last word."""
 Label = int | float | str | tuple[float, ...] | None
 
 SHARD_ROWS = 100
@@ -72,6 +74,7 @@ class Counts:
         by_masked_lm: words replaced by a candidate of the masked LM.
         by_vectors: words replaced by a neighbour among the word vectors.
         by_synonyms: words replaced by a synonym.
+        by_given: words, or several together, replaced by a candidate that the caller gave.
         unchanged: words drawn for replacement that stayed: no candidate, or the candidate drawn was the word itself.
         duplicates: variants dropped because they equal the original or an earlier variant.
         barred: variants dropped because they are rows of another split.
@@ -84,6 +87,7 @@ class Counts:
     by_masked_lm: int = 0
     by_vectors: int = 0
     by_synonyms: int = 0
+    by_given: int = 0
     unchanged: int = 0
     duplicates: int = 0
     barred: int = 0
@@ -107,7 +111,7 @@ class Found(NamedTuple):
     """
 
     words: list[str]
-    source: Literal["by_masked_lm", "by_vectors"]
+    source: Literal["by_masked_lm", "by_vectors", "by_given"]
     synonyms: Sequence[str] = ()
 
 
@@ -154,7 +158,8 @@ class _Sentence:
 
     text: str
     spans: list[Span]
-    draws: np.ndarray  # (variants, content words, 2): whether the word is replaced, and by which candidate
+    given: dict[Span, Found]  # those of them whose candidates the caller gave
+    draws: np.ndarray  # (variants, spans, 2): whether the word is replaced, and by which candidate
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,7 @@ def augment_rows(
     seed: int,
     first_row_id: int = 0,
     barred: Callable[[Row], bool] = lambda row: False,
-    fixed: Callable[[int], Sequence[int]] = lambda row_id: (),
+    given: Given = lambda row_id: {},
 ) -> tuple[list[list[Row]], Counts]:
     """Make the variants of consecutive rows.
 
@@ -200,7 +205,8 @@ def augment_rows(
         seed: 0 or more.
         first_row_id: number of the first row, 0 or more; the others follow.
         barred: whether a variant must be dropped, for example because it is a row of dev or test.
-        fixed: of a row's number the words of its first text that stay, by their numbers; spaces separate words.
+        given: of a row's number the candidates of some words of its first text, by the numbers of their first and last
+            word (spaces separate words); words whose list is empty stay.
 
     Returns:
         For each row its texts and those of its variants; and what was done.
@@ -234,9 +240,15 @@ def augment_rows(
             spans, variants = (
                 ([], 0) if text in too_long else (content_words(text, settings.stop_words), settings.variants)
             )
-            if stay := set(fixed(row_id)):
-                spans = [(start, end) for start, end in spans if text.count(" ", 0, start) not in stay]
-            sentences.append(_Sentence(text, spans, random.random((variants, len(spans), 2))))
+            known = _spans_of_words(text, given(row_id))
+            free = [
+                span for span in spans if not any(span[0] < end and start < span[1] for start, end in known)
+            ]
+            given_words = {
+                span: Found(words, "by_given") for span, words in known.items() if words and variants
+            }
+            spans = sorted([*free, *given_words])
+            sentences.append(_Sentence(text, spans, given_words, random.random((variants, len(spans), 2))))
 
     totals = dict.fromkeys((f.name for f in fields(Counts)), 0)
     vary = _vary_stepwise if settings.repredict else _vary_at_once
@@ -265,7 +277,7 @@ def augment_shards(
     shard_rows: int = SHARD_ROWS,
     wanted: Callable[[int], bool] = lambda index: True,
     barred: Callable[[Row], bool] = lambda row: False,
-    fixed: Callable[[int], Sequence[int]] = lambda row_id: (),
+    given: Given = lambda row_id: {},
 ) -> Iterator[Shard]:
     """Yield the variants of rows numbered from 0, `shard_rows` at a time, so that memory does not grow with the rows.
 
@@ -283,7 +295,7 @@ def augment_shards(
     while chunk := list(islice(rows, shard_rows)):
         if wanted(index):
             first = index * shard_rows
-            yield Shard(index, first, *augment_rows(chunk, candidates, settings, seed, first, barred, fixed))
+            yield Shard(index, first, *augment_rows(chunk, candidates, settings, seed, first, barred, given))
         index += 1
 
 
@@ -376,11 +388,11 @@ def _vary_at_once(
     sentences: Sequence[_Sentence], candidates: Callable, p: float, totals: dict[str, int]
 ) -> Iterator[list[str]]:
     """Yield the variants of each sentence, with candidates from the original sentence."""
-    queries = [Query(s.text, *span, s.text) for s in sentences for span in s.spans]
+    queries = [Query(s.text, *span, s.text) for s in sentences for span in s.spans if span not in s.given]
     found = iter(candidates(queries) if queries else [])
     for sentence in sentences:
         originals = [sentence.text[start:end] for start, end in sentence.spans]
-        options = list(islice(found, len(originals)))
+        options = [sentence.given.get(span) or next(found) for span in sentence.spans]
         variants = []
         for draws in sentence.draws:
             words = list(originals)
@@ -407,22 +419,38 @@ def _vary_stepwise(
         queries = []
         for sentence, _, words, i in active:
             text, spans = _splice(sentence, words)
-            start, end = spans[i]
-            queries.append(Query(text, start, end, sentence.text))
-        for (_, draws, words, i), found in zip(active, candidates(queries), strict=True):
-            words[i] = _replacement(words[i], found, draws[i, 1], totals)
+            if sentence.spans[i] not in sentence.given:
+                start, end = spans[i]
+                queries.append(Query(text, start, end, sentence.text))
+        found = iter(candidates(queries) if queries else [])
+        for sentence, draws, words, i in active:
+            option = sentence.given.get(sentence.spans[i]) or next(found)
+            words[i] = _replacement(words[i], option, draws[i, 1], totals)
     texts = (_splice(sentence, words)[0] for sentence, _, words, _ in drafts)
     for sentence in sentences:
         yield list(islice(texts, len(sentence.draws)))
 
 
 def _replacement(word: str, found: Found, draw: float, totals: dict[str, int]) -> str:
-    """Return the candidate that `draw` in [0, 1) picks, in the word's casing; the word itself if it has none."""
+    """Return the candidate that `draw` in [0, 1) picks; the word itself if it has none.
+
+    The candidate takes the word's casing, unless the caller gave it.
+    """
     words = [*found.words, *found.synonyms]
     i = int(draw * len(words))
-    new = match_case(words[i], word) if words else word
+    new = words[i] if words else word
+    if found.source != "by_given":
+        new = match_case(new, word)
     totals["unchanged" if new == word else found.source if i < len(found.words) else "by_synonyms"] += 1
     return new
+
+
+def _spans_of_words(text: str, given: Mapping[tuple[int, int], list[str]]) -> dict[Span, list[str]]:
+    """By their characters what is given by the numbers of first and last word."""
+    if not given:
+        return {}
+    starts = list(accumulate((len(word) + 1 for word in text.split(" ")), initial=0))
+    return {(starts[first], starts[last + 1] - 1): words for (first, last), words in given.items()}
 
 
 def _splice(sentence: _Sentence, words: Sequence[str]) -> tuple[str, list[Span]]:

@@ -21,6 +21,7 @@ from pipeline.launch.in_place import job_on_given_ranks, launcher_of
 from pipeline.launch.interrupts import look
 from pipeline.launch.worker import REFUSAL
 from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan, read_finished, write_stage_spec
+from pipeline.program import as_started
 from pipeline.report.run_record import read_run_record
 from pipeline.report.tables import results_table, seeds_table
 from pipeline.run_lock import run_lock
@@ -138,7 +139,7 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
     if "evaluate" in artefacts:
         shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
         table = results_table(read_run_record(run))
-        print(f"\n{table}\n\nmake report RUN={run.name} shows the same as a page, with curves")
+        print(as_started(f"\n{table}\n\nmake report RUN={run.name} shows the same as a page, with curves"))
     elif "augment" in artefacts:
         print(f"\n{(artefacts['augment'] / 'samples.txt').read_text(encoding='utf-8')}")
         print(f"the augmented rows are in {artefacts['augment']}: datasets.Dataset.from_file reads each file")

@@ -6,6 +6,7 @@ ranks makes the same rows. `data_aug` holds the algorithm; this is the job aroun
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import reduce
 from operator import add
@@ -20,6 +21,7 @@ from data_aug.variants import (
     SHARD_ROWS,
     Candidates,
     Counts,
+    Given,
     Row,
     Settings,
     augment_shards,
@@ -32,7 +34,7 @@ from data_aug.word_vectors import WordVectors
 from data_aug.words import ENGLISH, Synonyms
 from stages.distillation.models import load_masked_lm, load_tokenizer
 from stages.tasks.text import folded
-from stages.tasks.types import Split
+from stages.tasks.types import Split, Task
 from stages.training.options import Augmentation
 from stages.training.progress import Progress
 from stages.training.stage import Stage, barrier, wait_for
@@ -68,7 +70,7 @@ def run(stage: Stage) -> None:
     settings = Settings(options.p, options.variants, options.repredict, options.long_texts, stop_words)
     shards = augment_shards(
         _rows(train), candidates, settings, stage.seed, wanted=missing.__contains__,
-        barred=lambda row: _key(row) in others, fixed=lambda row: task.kind.fixed(train.labels[row]),
+        barred=lambda row: _key(row) in others, given=_given(task, options.entities),
     )  # fmt: skip
     progress = Progress(stage, len(missing), "shard")
     for shard in shards:
@@ -97,6 +99,29 @@ def run(stage: Stage) -> None:
         )
 
     stage.publish(write, {"variants": counts.variants, "sentences": counts.sentences})
+
+
+def _given(task: Task, entities: str) -> Given:
+    """The words of entities stay, or are swapped for entities of the same kind and as many words, of other rows."""
+    train, kind = task.splits["train"], task.kind
+    if entities == "keep":
+        return lambda row: {(word, word): [] for word in kind.fixed(train.labels[row])}
+    words = [text.split(" ") for text in train.text_a]
+
+    def named(row: int) -> Iterator[tuple[int, int, tuple[str, int], str]]:
+        """Of each entity first and last word, what it may be swapped within, and its text."""
+        for name, first, last in kind.entities(train.labels[row]):
+            yield first, last, (name, last - first), " ".join(words[row][first : last + 1])
+
+    alike: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for row in range(len(train)):
+        for _, _, group, text in named(row):
+            alike[group].add(text)
+    lists = {group: sorted(texts) for group, texts in alike.items()}
+    return lambda row: {
+        (first, last): [other for other in lists[group] if other != text]
+        for first, last, group, text in named(row)
+    }
 
 
 def _rows(split: Split) -> Iterator[Row]:
@@ -133,7 +158,8 @@ def describe(counts: Counts) -> str:
     return (
         f"{counts.variants:,} variants of {counts.sentences:,} sentences ({counts.variants_per_sentence:.1f} each); "
         f"words replaced: {counts.by_masked_lm:,} by the masked LM, {counts.by_vectors:,} by word vectors, "
-        f"{f'{counts.by_synonyms:,} by synonyms, ' if counts.by_synonyms else ''}{counts.unchanged:,} drawn but unchanged; {counts.duplicates:,} duplicates dropped"
+        f"{f'{counts.by_synonyms:,} by synonyms, ' if counts.by_synonyms else ''}"
+        f"{f'{counts.by_given:,} entities swapped, ' if counts.by_given else ''}{counts.unchanged:,} drawn but unchanged; {counts.duplicates:,} duplicates dropped"
         + "".join(f"; {what}: {count:,}" for what, count in rest.items() if count)
     )
 

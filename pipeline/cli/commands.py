@@ -24,6 +24,7 @@ from pipeline.config.schema import CONFIG, arguments, closest, help_text, update
 from pipeline.launch.given_ranks import given_ranks
 from pipeline.launch.in_place import RunEnded, on_all_ranks
 from pipeline.plan import RUNS
+from pipeline.program import as_started
 from pipeline.report.run_record import RunRecord, read_run_record
 from pipeline.report.tables import results_table, runs_table
 from pipeline.run import StageFailed, StageRefused, make, make_recipe
@@ -35,7 +36,7 @@ usage: python -m pipeline COMMAND [key=value | --key value | --key=value ...]
 
 {commands}
 
-`python -m pipeline COMMAND --help` explains a command and lists its options. `make COMMAND` is the same.
+`python -m pipeline COMMAND --help` explains a command and lists its options.
 Every command resumes where it was stopped, skips what is finished, and makes again what changed."""
 
 NEXT = """
@@ -159,7 +160,7 @@ def _show(text: str) -> int:
 
 def _usage() -> str:
     lines = [f"  {name:<17}{known.doc.splitlines()[0]}" for name, known in COMMANDS.items()]
-    return USAGE.format(commands="\n".join(lines))
+    return as_started(USAGE.format(commands="\n".join(lines)))
 
 
 def _help(name: str) -> str:
@@ -167,7 +168,7 @@ def _help(name: str) -> str:
     parts += [help_text(COMMANDS[name].settings).lstrip("\n")]
     if name == "recipe":
         parts.insert(2, f"Lines of a recipe\n{help_text(RecipeFile)}\n{help_text(StudentSpec)}\n")
-    return "\n\n".join(parts)
+    return as_started("\n\n".join(parts))
 
 
 @dataclass
@@ -194,7 +195,7 @@ def demo(given: dict[str, str]) -> None:
     for name in (run.name for run in runs):
         print()
         report(ReportSettings(run=name))
-    print(NEXT.format(run=runs[0].name))
+    print(as_started(NEXT.format(run=runs[0].name)))
 
 
 @command(Options, makes_run=True)

@@ -85,6 +85,8 @@ def augmentation(o: Options, given: Given) -> list[StageSpec]:
     varied = _common(o) | {"seed": settings.pop("seed")}
     for name in ("masked_lm", "vectors", "language", "synonyms", "nltk_download"):
         del settings[name]  # inputs, known by their contents
+    if settings["entities"] == "keep":
+        del settings["entities"]  # the rows are those that were made before there was a choice
     inputs = _present(
         masked_lm="masked_lm", task=given.task, vectors=given.vectors,
         stop_words=given.stop_words, synonyms=given.synonyms,

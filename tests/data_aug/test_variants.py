@@ -224,3 +224,15 @@ def test_shards_on_disk(tmp_path: Path, rows: list, labels: list) -> None:
         assert list(data) == expected
     with pytest.raises(ValueError, match="1 labels for"):
         write_shard(path, replace(shard, rows=[[row] for row in rows]), labels[:1])
+
+
+@pytest.mark.parametrize("repredict", [False, True])
+def test_given_words_are_swapped_as_given_or_stay_and_the_others_are_replaced(repredict) -> None:
+    row = ("film by ada lovelace in Rome shows zebra", None)
+    given_words = {(2, 3): ["Paul Erdos", "MARIE CURIE"], (5, 5): []}
+    [variants], counts = augment_rows(
+        [row], fake, Settings(p=0.7, variants=12, repredict=repredict), 0, given=lambda row_id: given_words
+    )
+    found = [re.fullmatch(r"(.+) by (.+) in Rome (.+) zebra", text) for text, _ in variants]
+    assert all(found) and {match[2] for match in found} == {"ada lovelace", "Paul Erdos", "MARIE CURIE"}
+    assert len({match[1] for match in found}) > 1 and counts.by_given > 0 < counts.by_masked_lm

@@ -1,4 +1,4 @@
-"""Entities through both stages: made, killed, augmented outside entities, reported, asked, exported."""
+"""Entities through both stages: made, killed, augmented, reported, asked, exported."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import sentences
 
 GIVEN = ("task=names", "data=names", "finetuning.epochs=1", "augment=true", "augmentation.variants=3",
-         "augmentation.vectors=none", "masked_lm.tokens=600", "masked_lm.epochs=1", "masked_lm.max_length=32",
+         "augmentation.vectors=none", "augmentation.entities=swap", "masked_lm.tokens=600", "masked_lm.epochs=1", "masked_lm.max_length=32",
          "text_columns=", "label_column=", "tuning.learning_rate=1e-2", "tuning.epochs=6")  # fmt: skip
 KINDS = {"film": "work", "movie": "work", "actor": "person"}
 
@@ -38,17 +38,19 @@ def test_killed_in_both_task_stages_it_ends_in_the_same_weights(place, names):
     assert place.weights("killed-names") == place.weights("entities")
 
 
-def test_variants_keep_entities_and_labels(names):
+def test_variants_swap_entities_within_their_kind_and_keep_labels(names):
     from data_aug.variants import read_shard
 
     texts, _, labels, rows, variants = read_shard(names / "augment/model/rows-00000000.arrow")
-    original = {}
+    original, swapped = {}, set()
     for text, label, row in zip(texts, labels, rows, strict=True):
         original.setdefault(row, (text.split(" "), label))
         words, of = original[row]
         assert label == of and len(text.split(" ")) == len(label)
-        assert all(a == b for a, b in zip(words, text.split(" "), strict=True) if a in KINDS)
-    assert any(variants)
+        pairs = [(a, b) for a, b in zip(words, text.split(" "), strict=True) if a in KINDS]
+        assert all(KINDS[a] == KINDS.get(b) for a, b in pairs)
+        swapped |= {(a, b) for a, b in pairs if a != b}
+    assert any(variants) and swapped == {("film", "movie"), ("movie", "film")}
 
 
 def test_reported_predicted_and_exported_entities_are_those_of_stock_transformers(place, names):
