@@ -36,6 +36,8 @@ def run(stage: Stage) -> None:
         stage.log(note)
     student = stage.model("student") if "student" in stage.inputs else None
     models = check_models(stage.model("teacher"), student, stage.options, task, stage.log)
+    if task and stage.options.get("swaps_entities"):
+        task.kind.entities([])  # raises where the task has none
     if task and models.knows(task) and not stage.options["accept_teacher"]:
         _check_scores(stage, task, models)
     plans = {name: StageToCheck(**plan) for name, plan in stage.options["stages"].items()}

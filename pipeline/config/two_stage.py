@@ -102,6 +102,8 @@ def teacher(o: Options, given: Given) -> StageSpec:
         "teacher_labels": o.teacher_labels,
         "accept_teacher": o.accept_teacher,
     }
+    if o.augment and o.augmentation.entities == "swap":
+        options["swaps_entities"] = True
     inputs = _present(model=given.teacher, task=given.task)
     return StageSpec("teacher", "teacher", _common(o) | options, inputs)
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from checkpoints.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PretrainedConfig
@@ -66,6 +68,17 @@ class Kind(ABC):
     def continued(self) -> tuple[int, ...] | None:
         """At token level for each class that of the further tokens of a word; None: they learn nothing."""
         return None
+
+    def entities(self, label: Any) -> list[tuple[str, int, int]]:
+        """The entities of a row, by its label: kind, first and last word.
+
+        Raises:
+            ValueError: labels of this kind mark none.
+        """
+        raise UserError(
+            f"'swap' needs labels of words that mark entities, and the task has {self.name}; take keep",
+            argument="augmentation.entities",
+        )
 
     def fixed(self, label: Any) -> list[int]:
         """The words of a row that augmentation must not replace, by their numbers."""

@@ -116,11 +116,10 @@ class Entities(Words):
         scores = ratio(right, said), ratio(right, true), ratio(2 * right, said + true)
         return [(p, r, f, int(n)) for p, r, f, n in zip(*(s.tolist() for s in scores), true, strict=True)]
 
-    def entities(self, ids: Iterable[int]) -> list[Entity]:
-        """The entities of a row, by its labels."""
+    def entities(self, label: Iterable[int]) -> list[Entity]:
         from seqeval.metrics.sequence_labeling import get_entities
 
-        return get_entities([self.labels[int(i)] for i in ids])
+        return get_entities([self.labels[int(i)] for i in label])
 
     def fixed(self, label: Any) -> list[int]:
         outside = self.labels.index(OUTSIDE)

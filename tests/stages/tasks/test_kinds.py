@@ -10,7 +10,7 @@ from stages.distillation.losses import GoldLabels, SoftLabels
 from stages.distillation.models import kind_of
 from stages.distillation.outputs import ModelOutputs
 from stages.evaluation import statistics
-from stages.tasks.kinds import KINDS, Classes, LabelSets, Scores
+from stages.tasks.kinds import KINDS, Classes, Entities, LabelSets, Scores, Words
 
 RANDOM = np.random.default_rng(0)
 GOLD = (RANDOM.random((80, 4)) < (0.6, 0.3, 0.1, 0.0)).astype(float)  # no row has the last label
@@ -147,3 +147,12 @@ def test_a_model_is_scaled_to_units_and_back():
             torch.testing.assert_close(model(ids).logits, learned * 50 + 300)
             to_learned_scale(model, (300.0, 50.0))
             torch.testing.assert_close(model(ids).logits, learned, atol=1e-4, rtol=1e-4)
+
+
+def test_only_entities_can_be_swapped():
+    assert Entities.of(["B-x", "O"]).entities([0, 1, 2]) == [("x", 0, 1)]
+    for kind in (Classes(("a", "b")), Words(("N", "V")), Scores()):
+        with pytest.raises(
+            ValueError, match=f"needs labels of words that mark entities, .* has {kind.name}; take keep"
+        ):
+            kind.entities([])
