@@ -45,7 +45,9 @@ def make(tmp_path, world):
     make_encoder(tmp_path / "bert", width=32)
     make_encoder(tmp_path / "student", layers=2, width=24, seed=1)  # heads 6 wide: no multiple of 8
 
-    def job(name: str, batch_size: int = 16, epochs: int = 2, **settings) -> Job:
+    def job(
+        name: str, batch_size: int = 16, epochs: int = 2, deepspeed: dict | None = None, **settings
+    ) -> Job:
         training = asdict(replace(Training(), epochs=epochs, batch_size=batch_size, learning_rate=1e-3))
         options = {"training": training, "seed": 1}
         directory = tmp_path / "runs" / name / "general"
@@ -53,7 +55,7 @@ def make(tmp_path, world):
         files = CORPUS | {"files": {"corpus.txt": str(tmp_path / "corpus.txt")}}
         stage = Stage(
             "general", "general", directory, options, {"corpus": {"name": "corpus", "identity": files}}, "",
-            JobOptions(**{"precision": "bf16"} | settings), world,
+            JobOptions(**{"precision": "bf16"} | settings), world, deepspeed or {},
         )  # fmt: skip
         torch.manual_seed(1)
         source = ModelSource(str(tmp_path / "bert"))
@@ -141,6 +143,25 @@ def test_zero_learns_the_same_within_rounding(make, zero):
     expected = plain.student_weights()
     for name, value in sharded.student_weights().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_offload_learns_the_same_within_rounding(make, zero):
+    on_host = {"device": "cpu", "pin_memory": True}
+    details = {"offload_optimizer": on_host} | ({"offload_param": on_host} if zero == 3 else {})
+    plain = make("plain", precision="fp32", epochs=1)
+    offloaded = make("off", precision="fp32", epochs=1, zero=zero, deepspeed={"zero_optimization": details})
+    plain.run(), offloaded.run()
+    expected = plain.student_weights()
+    for name, value in offloaded.student_weights().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_jobs_products_use_tf32_only_in_16_bits(make):
+    for precision, rounded in (("fp32", "highest"), ("bf16", "high")):
+        job = make(precision, precision=precision)
+        assert torch.get_float32_matmul_precision() == rounded
+        job.stage.resources.close()
 
 
 def test_accumulation_learns_the_same_within_rounding(make):
