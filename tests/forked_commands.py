@@ -9,6 +9,7 @@ process starts up and imports is not: tests of that run `subprocess.Popen` itsel
 import contextlib
 import ctypes
 import functools
+import gc
 import json
 import os
 import runpy
@@ -28,7 +29,9 @@ PRELOADED = (
     "deepspeed",
     "onnxruntime",
     "torch.onnx",
+    "sklearn.metrics",
     "transformers.models.auto.modeling_auto",
+    "transformers.models.bert.modeling_bert",
     "pipeline.cli.commands",
     "pipeline.cli.doctor",
     "pipeline.deploy.export",
@@ -166,4 +169,10 @@ if __name__ == "__main__":
         __import__(name)
     warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*prior to execution", category=RuntimeWarning)
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    get_checkpoint_conversion_mapping(
+        "bert"
+    )  # compiles a thousand regular expressions, which forks find compiled
+    gc.freeze()  # or each fork would copy what its collector looks at
     serve(socket.socket(fileno=int(sys.argv[1])))

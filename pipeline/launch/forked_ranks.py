@@ -7,6 +7,7 @@ a new process.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -82,6 +83,7 @@ def main() -> None:
 
     from pipeline.launch import stage_types  # noqa: F401
 
+    gc.freeze()  # or each fork would copy what its collector looks at
     # Python 3.12 warns where a process with threads forks; the one thread here is the memory allocator's, which allows it.
     warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
     for line in launcher.makefile("rb"):
