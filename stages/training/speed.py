@@ -13,8 +13,9 @@ from stages.training.stage import Stage
 TOKENS = 2048
 """Of the batch that is multiplied: 64 rows of 32 tokens."""
 
-SECONDS = 0.8
-"""Of the measurement of one size, after a quarter of that to warm up."""
+FIRST, SECONDS, LONG = 0.04, 0.8, 60.0
+"""Of the measurement of one size, after a quarter of that to warm up: of the first one, and of a second one where the
+first says that the work takes longer than `LONG`."""
 
 OTHER_WORK = 1.6
 """What a step takes in times of its matrix products: attention, activations, losses, optimiser, reading of rows. Measured
@@ -36,12 +37,18 @@ def estimated_seconds(stage: Stage, config: PretrainedConfig, flops: float) -> f
         stage.device.type == "cpu"
     ):  # ranks share the cores; this process has all of them, or those of one rank
         ranks = max(1, min(ranks, cores() // torch.get_num_threads()))
-    return OTHER_WORK * flops / products_per_second(width, inner, stage.precision, stage.device) / ranks
+
+    def estimated(measured: float) -> float:
+        speed = products_per_second(width, inner, stage.precision, stage.device, measured)
+        return OTHER_WORK * flops / speed / ranks
+
+    seconds = estimated(FIRST)
+    return seconds if seconds < LONG else estimated(SECONDS)
 
 
 @cache
 def products_per_second(
-    width: int, inner: int, precision: torch.dtype, device: torch.device, seconds: float = SECONDS
+    width: int, inner: int, precision: torch.dtype, device: torch.device, seconds: float
 ) -> float:
     """Floating-point operations a second of a feed-forward layer's two products, `width` to `inner` and back."""
     x_TW = torch.ones(TOKENS, width, dtype=precision, device=device)

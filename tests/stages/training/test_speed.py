@@ -38,6 +38,19 @@ def test_ranks_divide_gpus_and_their_own_cores_but_not_shared_ones(rates, monkey
     assert estimated_seconds(stage(nproc=2), TEACHER, 4e9) == one / 2
 
 
+def test_short_work_is_measured_shortly_and_long_work_well(monkeypatch):
+    measured = []
+
+    def rate(width, inner, precision, device, seconds):
+        measured.append(seconds)
+        return 1e9 if seconds == speed.FIRST else 2e9
+
+    monkeypatch.setattr(speed, "products_per_second", rate)
+    assert estimated_seconds(stage(), TEACHER, 1e9) == speed.OTHER_WORK and measured == [speed.FIRST]
+    assert estimated_seconds(stage(), TEACHER, 1e11) == pytest.approx(50 * speed.OTHER_WORK)
+    assert measured == [speed.FIRST, speed.FIRST, speed.SECONDS]
+
+
 def test_a_product_is_counted_and_timed():
     size = (64, 256, torch.float32, torch.device("cpu"))
     assert 1e7 < products_per_second(*size, seconds=0.01) < 1e13
