@@ -96,6 +96,37 @@ def test_several_labels_and_spans(tmp_path, rows):
 
 
 @quick
+@given(st.sampled_from([("qas", "question"), ("question", "answers"), ("answers", "text"), ("answers", "answer_start")]),
+       JSON, st.booleans())  # fmt: skip
+@example(("answers", "text"), "a", False)
+@example(("answers", "answer_start"), True, False)
+def test_questions(tmp_path, change, value, of_table):
+    about, what = change
+    answers = [{"text": "a", "answer_start": 0, "answers": 0} | ({what: value} if about == "answers" else {})]
+    asked = {"id": 1, "question": "b", "answers": answers} | ({what: value} if about == "question" else {})
+    paragraphs = [
+        {"context": f"a {n}", "qas": [asked | ({what: value} if about == "qas" else {})]} for n in range(9)
+    ]
+    path = tmp_path / ("a.jsonl" if of_table else "a.json")
+    if of_table:
+        cells = {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
+        path.write_text(
+            json.dumps({"question": "b", "context": "a", "answers": cells if about == "answers" else value})
+        )
+    else:
+        path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    one_line(lambda: load_task(find_task("mine", str(path))))
+
+
+@quick
+@given(st.binary(max_size=200))
+def test_files_of_questions(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(b'{"data": [{"paragraphs": [' + content)
+    one_line(lambda: load_task(find_task("mine", str(path))))
+
+
+@quick
 @given(st.sampled_from([".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet"]), st.binary(max_size=300))
 @example(".jsonl", b'{"a\\nb": 1}')
 @example(".txt", b"a\0b\n")

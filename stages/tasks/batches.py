@@ -33,7 +33,9 @@ class Batch:
             student read differently, names begin with `teacher_` or `student_`; both read what has no such prefix.
         labels: (B,) int64 or float32, or None; (B, C) float32 where a row has several labels. (B, L) int64 at token
             level: at the first token of each word, or
-            at each masked token, and IGNORE_INDEX elsewhere.
+            at each masked token, and IGNORE_INDEX elsewhere. (B, L, 2) int64 of windows of a question's context: 1
+            where the answer starts and where it ends, 0 at the other places that may be answered (the context's
+            tokens, and the row's first token, which stands for no answer), and IGNORE_INDEX elsewhere.
         weight: (B,) float32, 0 for a row that only fills the batch.
         rows: (B,) int64, the rows' numbers in the data.
         padded: whether `mask_BL` may have zeros: known before the batch is on a device, where asking costs a wait.
@@ -63,25 +65,39 @@ class Batch:
         return self.attention_mask * self.weight[:, None]
 
     @property
+    def has_spans(self) -> bool:
+        """Whether the labels are where answers start and end, so that a row's loss is over its places together."""
+        return self.labels is not None and self.labels.ndim == 3
+
+    @property
     def label_mask(self) -> torch.Tensor:
-        """Positions that are scored: (B,), all; or at token level (B, L), the first token of each word."""
+        """Positions that have logits of their own.
+
+        (B,), all; or (B, L): at token level the first token of each word, of a window the places that may be answered.
+        """
         if self.labels is None or self.labels.ndim == 1 or self.labels.is_floating_point():
             return self.weight >= 0
-        return self.labels != IGNORE_INDEX
+        return (self.labels[..., 0] if self.has_spans else self.labels) != IGNORE_INDEX
 
     def sum(self, losses: torch.Tensor) -> torch.Tensor:
-        """The sum of losses, (B,) or (B, L), over the scored positions of the rows that count."""
-        weight = self.weight if losses.ndim == 1 else self.weight[:, None]
-        return (losses * self.label_mask * weight).sum()
+        """The sum of losses over the rows that count: (B,); or (B, L), over their scored positions.
+
+        Of a window, which is one target, it is the mean over its positions.
+        """
+        if losses.ndim == 1:
+            return (losses * self.weight).sum()
+        if self.has_spans:
+            return ((losses * self.label_mask).sum(1) / self.label_mask.sum(1) * self.weight).sum()
+        return (losses * self.label_mask * self.weight[:, None]).sum()
 
     @property
     def labelled(self) -> torch.Tensor:
-        """Positions whose gold label is known, in the shape of `label_mask`; none where there are no labels."""
+        """Where the gold label is known: (B,); at token level (B, L). Nowhere if there are no labels."""
         if self.labels is None:
             return self.weight < 0
         if self.labels.is_floating_point():
             return ~self.labels.view(len(self.labels), -1).isnan().any(1)
-        return self.labels >= 0
+        return (self.labels[:, :, 0] >= 0).any(1) if self.has_spans else self.labels >= 0
 
     def at_masked(self, x_BL: torch.Tensor) -> torch.Tensor:
         """What (B, L, ...) holds at the masked tokens, (N, ...), row by row."""
@@ -100,8 +116,10 @@ class Batch:
             raise UserError(
                 "None; a loss at masked tokens needs them, -100 where nothing is masked", argument="labels"
             )
+        elif normalizer == "targets":
+            found = (self.label_mask.any(1) if self.has_spans else self.label_mask).sum()
         else:  # the labels of masked tokens are the tokens
-            found = (self.label_mask if normalizer == "targets" else self.labelled).sum()
+            found = self.labelled.sum()
         return max(1, int(found))
 
     def inputs_of(self, side: str) -> dict[str, torch.Tensor]:
@@ -136,7 +154,7 @@ def normalizers(
 
     Args:
         lengths: tokens of each row.
-        targets: targets of each row; one by default.
+        targets: targets of each row; one by default, as of a window with its start and end.
         labelled: targets of each row whose gold label is known; all by default.
 
     Returns:

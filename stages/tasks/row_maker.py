@@ -17,6 +17,7 @@ import numpy as np
 
 from checkpoints.errors import UserError
 from stages.tasks.types import CONTINUED, IGNORE_INDEX, Split
+from stages.tasks.windows import windows
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -126,6 +127,8 @@ class Block:
         labels: of the rows, or of all tokens if words have labels; None for a corpus.
         words: whether words have the labels.
         truncated: how many of the rows were truncated.
+        begins: of windows of questions' contexts, which are the first of their question; None for other rows.
+        places: (T, 2) start and end in the context of what may be answered, window after window, in characters.
     """
 
     tokens: np.ndarray
@@ -134,6 +137,8 @@ class Block:
     labels: np.ndarray | None = None
     words: bool = False
     truncated: int = 0
+    begins: np.ndarray | None = None
+    places: np.ndarray | None = None
 
     def until(self, row: int) -> Block:
         """The rows before `row` of a corpus."""
@@ -240,8 +245,11 @@ class RowMaker:
                 return
 
     def task_blocks(self, parts: Iterable[Split]) -> Iterator[Block]:
-        """Yield the rows of a task. A pair that is too long loses tokens of its longer text."""
+        """Yield the rows of a task. A pair that is too long loses tokens of its longer text; questions get windows."""
         for split in slices(parts):
+            if split.asks:
+                yield self._windows(split)
+                continue
             words = split.token_level
             texts: list = [text.split(" ") for text in split.text_a] if words else split.text_a
             if split.text_b is not None:
@@ -262,6 +270,15 @@ class RowMaker:
                 of_row = partial(_of_tokens, continued=split.continued)
                 labels = np.concatenate(list(map(of_row, encodings, split.labels)))
             yield Block(tokens, lengths, second, labels, words, sum(bool(e.overflowing) for e in encodings))
+
+    def _windows(self, split: Split) -> Block:
+        """The windows of questions' contexts."""
+        cut = windows(split, self.tokenizer, self.frame, self.max_length)
+        lengths = np.fromiter(map(len, cut.encodings), np.int64, len(cut.encodings))
+        tokens = np.fromiter(chain.from_iterable(e.ids for e in cut.encodings), self.dtype, lengths.sum())
+        lead = len(self.frame.before) + len(self.frame.between)
+        second = np.array([lead + e.sequence_ids.count(0) for e in cut.encodings], np.int32)
+        return Block(tokens, lengths, second, cut.labels, words=True, begins=cut.begins, places=cut.places)
 
     def _encode(self, documents: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens of some documents, the number of each one's, and of each token whether it begins a word."""

@@ -45,9 +45,11 @@ def find_task(
         raise UserError(f"{request.spans_column!r} needs a file; give data", argument="spans_column")
     for reader in READERS.values():
         if source := reader.find(request):
-            reads = {"files": TaskRequest.OF_TABLES, "spans": ("encoding", "delimiter")}.get(
-                source.reader, ()
-            )
+            reads = {
+                "files": TaskRequest.OF_TABLES,
+                "spans": ("encoding", "delimiter"),
+                "questions": ("unfit_rows", "encoding"),
+            }.get(source.reader, ())
             if request.answers:
                 reads = (*reads, "unfit_rows", *(["labels"] if source.reader == "answers" else []))
             for name in TaskRequest.OF_TABLES:

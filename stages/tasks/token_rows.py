@@ -8,6 +8,8 @@ A directory holds flat files:
 - second.bin: where in its row segment B starts, 0 without one (int32).
 - labels.bin, for tasks: the label of each row, or of each token if words have labels (int64 or float64); or for each
   row a number for each of several labels (float64).
+- begins.bin, places.bin, for questions, whose rows are windows of their contexts: whether a row is the first of its
+  question (bool); start and end in the context of all targets, in characters (int32).
 - rows.json: the counts, and the token types that the tokenizer gives. It is written last, so that a half-written
   directory never opens.
 """
@@ -27,6 +29,7 @@ from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
 from stages.tasks.row_maker import BERT_SEGMENTS, Block, RowMaker, Segments
 from stages.tasks.types import CONTINUED, IGNORE_INDEX, UNLABELLED, Split
+from stages.tasks.windows import END, START
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +61,8 @@ class TokenRows:
         scale: mean and deviation of scores; the scores of batches are deviations from the mean.
         width_multiple: of the width of batches, where no row is longer (`stages.distillation.device`).
         masking: that of the batches, if they are masked; `normalizers` then has "masked".
+        begins: (N,) of windows of questions' contexts, which are the first of their question; None for other rows.
+        places: (T, 2) start and end in the context of all targets of the windows, in characters.
     """
 
     tokens: np.ndarray
@@ -70,6 +75,8 @@ class TokenRows:
     width_multiple: int = 1
     scale: tuple[float, float] = (0.0, 1.0)
     masking: Masking | None = None
+    begins: np.ndarray | None = None
+    places: np.ndarray | None = None
 
     @classmethod
     def open(cls, directory: Path, width_multiple: int = 1) -> TokenRows:
@@ -94,14 +101,29 @@ class TokenRows:
             "segments", asdict(BERT_SEGMENTS)
         )  # which alone were there before they were kept
         segments = segments and Segments(**segments)
-        return cls(tokens, offsets, lengths, second, labels, counts, segments, width_multiple)
+        begins = places = None
+        if "places" in types:
+            begins = mapped("begins", rows)
+            places = mapped("places", 2 * counts["targets"]).reshape(-1, 2)
+        return cls(
+            tokens,
+            offsets,
+            lengths,
+            second,
+            labels,
+            counts,
+            segments,
+            width_multiple,
+            begins=begins,
+            places=places,
+        )
 
     def __len__(self) -> int:
         return self.counts["rows"]
 
     @cached_property
     def targets(self) -> np.ndarray:
-        """Targets of each row, int64: one, or one for each word."""
+        """Targets of each row, int64: one, or one for each word, or for each place that may be answered."""
         if not self.counts.get("words"):
             return np.broadcast_to(np.int64(1), len(self))  # takes no memory
         return np.add.reduceat(self.labels != IGNORE_INDEX, self.offsets[:-1], dtype=np.int64)
@@ -135,7 +157,10 @@ class TokenRows:
 
     def normalizers(self, indices: np.ndarray) -> dict[str, float]:
         """Return what the losses of a global batch of these rows are divided by."""
-        found = normalizers(self.lengths[indices], self.targets[indices], self.labelled[indices])
+        labelled = self.labelled[indices]
+        if self.places is not None:  # a window is one target, whatever its places
+            return normalizers(self.lengths[indices], labelled=labelled > 0)
+        found = normalizers(self.lengths[indices], self.targets[indices], labelled)
         if self.masking is None:
             return found
         tokens = [self.tokens[self.offsets[row] : self.offsets[row + 1]] for row in indices]
@@ -175,6 +200,9 @@ class TokenRows:
             if self.counts.get("words"):
                 found = np.full(mask_BL.shape, IGNORE_INDEX)
                 found[mask_BL] = _without_marks(self.labels[found_T])
+                if self.places is not None:
+                    codes = found[..., None]
+                    found = np.where(codes < 0, codes, (codes & (START, END)) != 0)
             else:
                 found = self.labels[indices]
                 if self.scale != (0.0, 1.0):
@@ -216,6 +244,7 @@ class _Writer:
         self.files["offsets"].write(np.zeros(1, "int64").tobytes())
         self.rows = self.tokens = self.longest = self.truncated = self.unknown = self.special = 0
         self.labels: list[np.ndarray] = []
+        self.windows: list[tuple[np.ndarray, np.ndarray]] = []
         self.words = False
 
     def __enter__(self) -> _Writer:
@@ -242,6 +271,8 @@ class _Writer:
         self.words |= block.words
         if block.labels is not None:
             self.labels.append(block.labels)
+        if block.begins is not None and block.places is not None:
+            self.windows.append((block.begins, block.places))
         self.special += sum(int(np.count_nonzero(block.tokens == token)) for token in self.maker.special)
         if self.maker.unknown is not None:
             self.unknown += int(np.count_nonzero(block.tokens == self.maker.unknown))
@@ -264,6 +295,12 @@ class _Writer:
             self.types["labels"] = str(labels.dtype)
             labels.tofile(self.directory / "labels.bin")
             more |= {"labels_a_row": labels.shape[1]} if labels.ndim == 2 else {}
+        if self.windows:
+            for name, parts in zip(("begins", "places"), zip(*self.windows, strict=True), strict=True):
+                whole = np.concatenate(parts)
+                self.types[name] = str(whole.dtype)
+                whole.tofile(self.directory / f"{name}.bin")
+            more |= {"targets": len(whole)}
         counts = {name: getattr(self, name) for name in ("rows", "tokens", "longest", "truncated", "unknown")}
         counts |= {"vocabulary": self.maker.vocabulary, "pad": self.maker.pad, "types": self.types}
         counts |= {"words": True} if self.words else {}
@@ -341,7 +378,7 @@ def merge_shards(
             rows = TokenRows.open(shard)
             block = Block(
                 rows.tokens, rows.lengths, rows.second, rows.labels, rows.counts.get("words", False),
-                rows.truncated,
+                rows.truncated, rows.begins, rows.places,
             )  # fmt: skip
             if limit_tokens is not None and writer.tokens + len(rows.tokens) > limit_tokens:
                 reached = np.searchsorted(

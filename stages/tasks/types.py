@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -151,15 +151,35 @@ class TaskSource(Source):
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The gold answers to a question: parts of its context.
+
+    Attributes:
+        texts: of the answers; none where the context has no answer.
+        starts: where in the context each begins, in characters.
+        context: where `Split.gold` gives it; the label of a row has it beside it, as `text_b`.
+        known: False where the answers are not known.
+    """
+
+    texts: tuple[str, ...] = ()
+    starts: tuple[int, ...] = ()
+    context: str = ""
+    known: bool = True
+
+
+UNKNOWN = Answers(known=False)
+
+
+@dataclass(frozen=True)
 class Split:
     """The rows of one split, as columns of equal length.
 
     Attributes:
         text_a: the texts, or the first texts of pairs. Where words have labels, single spaces separate the words.
-        text_b: the second texts of pairs; None for single texts.
+        text_b: the second texts of pairs, the contexts of questions; None for single texts.
         continued: of the task's kind (`Kind.continued`).
         labels: class ids or scores of the rows; where a row has several labels, a tuple of 1.0 or 0.0 for each of them;
-            where words have labels, for each row a list of their class ids.
+            where words have labels, for each row a list of their class ids; the `Answers` of questions.
         answers: of training rows whose labels are answers (`stages.tasks.answers`): for each row what was answered, as
             probabilities of the labels or as a score.
     """
@@ -179,8 +199,16 @@ class Split:
         return bool(self.labels) and isinstance(self.labels[0], list)
 
     @property
+    def asks(self) -> bool:
+        """Whether the rows are questions."""
+        return bool(self.labels) and isinstance(self.labels[0], Answers)
+
+    @property
     def gold(self) -> list[Any]:
-        """All labels in one list: of the rows, or of all words of all rows."""
+        """All labels in one list: of the rows, or of all words of all rows; answers with their contexts."""
+        if self.asks:
+            pairs = zip(self.labels, self.text_b or (), strict=True)
+            return [replace(answers, context=context) for answers, context in pairs]
         return list(chain.from_iterable(self.labels)) if self.token_level else self.labels
 
 

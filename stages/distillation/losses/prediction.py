@@ -1,6 +1,8 @@
 """Prediction-layer distillation (TinyBERT, equation 10, and on the logits), and the plain losses on gold labels.
 
-One target a row, or one a word at token level, where logits_BC is (B, L, C).
+One target a row, or one a word at token level, where logits_BC is (B, L, C). Where a question's answer is looked for in a
+window of its context, logits_BC is (B, L, 2): the two outputs are distributions over the places that may be answered
+(the context's tokens, and the first token, which stands for no answer), and the loss of a window is the mean of both.
 """
 
 from typing import Any
@@ -46,7 +48,10 @@ class SoftLabels(Loss):
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         z_student, z_teacher = student.logits_BC.float(), teacher.logits_BC.float()
         temperature = self.temperature(self.progress)
-        if self.several_labels:
+        if batch.has_spans:
+            target = _log_over_places(z_teacher / temperature, batch).exp()
+            losses = _over_places(-target * _log_over_places(z_student / temperature, batch), batch)
+        elif self.several_labels:
             target = torch.sigmoid(z_teacher / temperature)
             losses = _binary_cross_entropy(z_student / temperature, target)
         elif z_student.shape[-1] == 1:
@@ -59,6 +64,8 @@ class SoftLabels(Loss):
 
 class MatchedLogits(Loss):
     """Mean squared difference of logits, over classes and targets (Ba and Caruana, arXiv 1312.6184, equation 1).
+
+    Of a window it is the mean over its places.
 
     Args:
         weight: of the loss; a number or a schedule.
@@ -100,7 +107,9 @@ class GoldLabels(Loss):
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
         logits, labels = student.logits_BC.float(), batch.labels
-        if labels.shape == logits.shape:
+        if batch.has_spans:
+            losses = _over_places(-_log_over_places(logits, batch) * (labels == 1), batch)
+        elif labels.shape == logits.shape:
             losses = _binary_cross_entropy(logits, labels.nan_to_num())
         elif logits.shape[-1] == 1:
             losses = (logits[..., 0] - labels.nan_to_num()).square()
@@ -109,6 +118,16 @@ class GoldLabels(Loss):
                 logits.flatten(0, -2), labels.clamp(min=0).flatten(), reduction="none"
             ).view_as(labels)
         return {"gold_labels": LossTerm(batch.sum(losses * batch.labelled), "labels", self.weight)}
+
+
+def _log_over_places(logits_BLC: Tensor, batch: Batch) -> Tensor:
+    """(B, L, C) log-probabilities over the places of each row that may be answered; -inf at the others."""
+    return logits_BLC.masked_fill(~batch.label_mask[..., None], -torch.inf).log_softmax(1)
+
+
+def _over_places(losses_BLC: Tensor, batch: Batch) -> Tensor:
+    """(B,) sums over the places that may be answered, and means over the outputs: of start and end."""
+    return losses_BLC.masked_fill(~batch.label_mask[..., None], 0).sum(1).mean(-1)
 
 
 def _binary_cross_entropy(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:

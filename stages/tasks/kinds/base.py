@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PretrainedConfig
 
+    from stages.tasks.types import Split
+
     Resampler = Callable[[np.ndarray], dict[str, np.ndarray]]
     """Takes resamples, (R, N) numbers of rows drawn with replacement; returns metric -> (R,) values."""
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+Head = Literal["SequenceClassification", "TokenClassification", "QuestionAnswering"]
+"""What transformers calls a model with it: `AutoModelFor...`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Kind(ABC):
     Attributes:
         labels: class names in the order of the model's outputs; None where it gives a score.
         name: of the kind, as records of runs have it.
+        head: what the model has above its encoder.
         problem_type: in the model's config, by which stock transformers choose loss and activation.
         selectable: metrics that may select on dev.
         reported: metrics that are reported; the first selects, unless another is asked for.
@@ -39,19 +44,24 @@ class Kind(ABC):
         exclusive: whether exactly one of the labels holds.
         scale: mean and deviation of scores, which are learned as deviations from the mean.
         follows_gold: whether the prediction stage learns gold labels by default, as TinyBERT does on STS-B.
+        predicts_original: whether the prediction stage reads the original rows, not the augmented ones.
+        fixes_second: whether augmentation leaves the second text of a row as it is.
         fits_on_dev: whether `fitted` chooses something.
     """
 
     labels: tuple[str, ...] | None = None
 
     name: ClassVar[str]
-    problem_type: ClassVar[ProblemType]
+    head: ClassVar[Head] = "SequenceClassification"
+    problem_type: ClassVar[ProblemType | None]
     selectable: ClassVar[tuple[str, ...]]
     reported: ClassVar[tuple[str, ...]]
     token_level: ClassVar[bool] = False
     exclusive: ClassVar[bool] = False
     scale: ClassVar[tuple[float, float]] = (0.0, 1.0)
     follows_gold: ClassVar[bool] = False
+    predicts_original: ClassVar[bool] = False
+    fixes_second: ClassVar[bool] = False
     fits_on_dev: ClassVar[bool] = False
 
     @property
@@ -148,6 +158,10 @@ class Kind(ABC):
         """Precision, recall, F1 and number of gold answers of each of `class_names`; 0 where one is not defined."""
         return []
 
+    def cells(self, logits: np.ndarray, split: Split) -> list[str]:
+        """What the model says to each row of a split, as cells of a table."""
+        return [self.written(answer) for answer in self.answers(logits)]
+
     @abstractmethod
     def written(self, answer: Any) -> str:
         """An answer, or a gold label, as a cell of a table."""
@@ -160,9 +174,9 @@ class Kind(ABC):
     def hidden(self, label: Any) -> Any:
         """A label in its place that says that it is not known."""
 
-    @abstractmethod
     def predicted(self, values: np.ndarray) -> tuple[Any, Any]:
         """(label, its probability) of a row's probabilities (C,); lists of them; or ("", the score)."""
+        return "", float(values[0])
 
     @abstractmethod
     def shown(self, values: Sequence[float]) -> str:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Kind, ProblemType, jensen_shannon, ratio
+from stages.tasks.kinds.base import LEAST, Head, Kind, ProblemType, jensen_shannon, ratio
 from stages.tasks.types import UNLABELLED
 
 if TYPE_CHECKING:
     import numpy as np
 
     from stages.tasks.kinds.base import Resampler
+    from stages.tasks.types import Split
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,14 @@ class Words(Classes):
     """Each word of a row has one class. A cell holds those of all words, separated by spaces."""
 
     name: ClassVar[str] = "words"
+    head: ClassVar[Head] = "TokenClassification"
     token_level: ClassVar[bool] = True
+
+    def cells(self, logits: np.ndarray, split: Split) -> list[str]:
+        import numpy as np
+
+        ends = np.cumsum([len(labels) for labels in split.labels])[:-1]
+        return [self.written(of_row) for of_row in np.split(self.answers(logits), ends)]
 
     def written(self, answer: Any) -> str:
         return " ".join(self.labels[int(tag)] for tag in answer)

@@ -110,9 +110,6 @@ class Scores(Kind):
     def hidden(self, label: Any) -> Any:
         return math.nan
 
-    def predicted(self, values: np.ndarray) -> tuple[Any, Any]:
-        return "", float(values[0])
-
     def shown(self, values: Sequence[float]) -> str:
         return f"{values[0]:.2f}"
 

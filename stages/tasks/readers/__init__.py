@@ -13,7 +13,17 @@ that decides the rows stands in the `TaskSource` (`stages.tasks.types`). `rotten
 format of tables (such as parquet) is a function in `stages.tasks.tables`, which `files` reads through.
 """
 
-from stages.tasks.readers import answers, conll, files, glue, indonesian, newsgroups, rotten_tomatoes, spans
+from stages.tasks.readers import (
+    answers,
+    conll,
+    files,
+    glue,
+    indonesian,
+    newsgroups,
+    questions,
+    rotten_tomatoes,
+    spans,
+)
 
 READERS = {
     "glue": glue,
@@ -22,6 +32,7 @@ READERS = {
     "indonesian": indonesian,
     "spans": spans,
     "conll": conll,
+    "questions": questions,
     "files": files,
     "answers": answers,
 }

@@ -341,7 +341,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     if "test" in rows and all(row.unfit for row in rows["test"]):
         notes.append(f"the test file is not used: its rows have no labels in {source.label!r}")
         del rows["test"]
-    rows = {role: _fitting(of, source, role, notes) for role, of in rows.items()}
+    rows = {role: fitting(of, source, role, notes) for role, of in rows.items()}
     labels = None if regression else source.labels or _sorted_classes(rows["train"], source)
     if labels:
         labels = _positive_last(labels, source.positive_label)
@@ -380,7 +380,7 @@ def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: li
     if "test" in rows and all(row.names is None for row in rows["test"]):
         notes.append("the test file is not used: its rows have no labels")
         del rows["test"]
-    rows = {role: _fitting(of, source, role, notes) for role, of in rows.items()}
+    rows = {role: fitting(of, source, role, notes) for role, of in rows.items()}
     labels = source.labels or sorted({name for row in rows["train"] for name in row.names or ()})
     if len(labels) < 2:
         raise UserError(
@@ -580,7 +580,7 @@ def _is_no_score(label: str, others: list[str]) -> bool:
     return _number(label) in NO_SCORE and all((_number(other) or 0.0) >= 0 for other in others)
 
 
-def _fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) -> list[Row]:
+def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) -> list[Row]:
     """The rows that can be used, if those that cannot are to be left out."""
     unfit = [row for row in rows if row.unfit]
     if not unfit:
@@ -672,17 +672,21 @@ def _check_spread(values: Iterable[Any], kind: Kind, path: Path) -> None:
         )
 
 
-def hold_out(pairs: dict[str, list], path: Path, what: str) -> tuple[dict[str, list], str]:
+def hold_out(
+    pairs: dict[str, list], path: Path, what: str, text: int | None = None
+) -> tuple[dict[str, list], str]:
     """Move some of train to dev, by a hash of the text: a tenth; of a small file `FEWEST_DEV`, at most a quarter.
 
-    Returns the splits, and a note on dev; `what` are the rows.
+    Returns the splits, and a note on dev; `what` are the rows. With `text`, rows whose text of that number is the same stay
+    together.
 
     Raises:
         UserError: nothing would be left in train.
     """
     train, keys = pairs["train"], []
     for row, _ in train:
-        digest = int(hashlib.sha256(("dev" + row.key).encode()).hexdigest(), 16)
+        key = row.key if text is None else folded(row.texts[text])
+        digest = int(hashlib.sha256(("dev" + key).encode()).hexdigest(), 16)
         keys.append((digest % 10, digest))
     tenth, fewest = sum(key[0] == 0 for key in keys), max(1, min(FEWEST_DEV, len(train) // 4))
     last = sorted(keys)[max(tenth, fewest) - 1]
