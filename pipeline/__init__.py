@@ -34,19 +34,15 @@ class Result:
         Raises:
             UserError: its files are damaged.
         """
-        from transformers import (
-            AutoModelForSequenceClassification,
-            AutoModelForTokenClassification,
-            AutoTokenizer,
-        )
+        from transformers import AutoTokenizer
 
         from pipeline.report.run_record import read_run_record
+        from stages.distillation.models import HEADS
 
         run = read_run_record(self.path)
         directory = run.model(run.about.student)
-        words = run.kind.token_level
-        auto = AutoModelForTokenClassification if words else AutoModelForSequenceClassification
-        return auto.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+        model = HEADS[run.kind.head].from_pretrained(directory)
+        return model, AutoTokenizer.from_pretrained(directory)
 
 
 def distill(

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -51,8 +52,12 @@ def run(stage: Stage) -> None:
     """
     task, options = stage.task(), Augmentation(**stage.options["augmentation"])
     train = task.splits["train"]
+    fixes_second = task.kind.fixes_second
     others = {
-        key for name, split in task.splits.items() if name != "train" for key in map(_key, _rows(split))
+        _key(row)
+        for name, split in task.splits.items()
+        if name != "train"
+        for row in _rows(split, fixes_second)
     }
     ranks, rank = dist.get_world_size(), dist.get_rank()
     starts = range(0, len(train), SHARD_ROWS)
@@ -69,12 +74,18 @@ def run(stage: Stage) -> None:
     stop_words = frozenset(given["content"]) if given else ENGLISH
     settings = Settings(options.p, options.variants, options.repredict, options.long_texts, stop_words)
     shards = augment_shards(
-        _rows(train), candidates, settings, stage.seed, wanted=missing.__contains__,
+        _rows(train, fixes_second), candidates, settings, stage.seed, wanted=missing.__contains__,
         barred=lambda row: _key(row) in others, given=_given(task, options.entities),
     )  # fmt: skip
     progress = Progress(stage, len(missing), "shard")
     for shard in shards:
-        labels = train.labels[starts[shard.index] :][: len(shard.rows)]
+        part = slice(starts[shard.index], starts[shard.index] + len(shard.rows))
+        labels = train.labels[part]
+        if train.asks:
+            labels = list(map(task.kind.written, labels))
+        if fixes_second and train.text_b:
+            contexts = zip(shard.rows, train.text_b[part], strict=True)
+            shard = replace(shard, rows=[[(text, second) for text, _ in of] for of, second in contexts])
         with store.sealed(paths[shard.index]) as directory:
             write_shard(directory / "rows.arrow", shard, labels)
         progress.advance()
@@ -124,8 +135,10 @@ def _given(task: Task, entities: str) -> Given:
     }
 
 
-def _rows(split: Split) -> Iterator[Row]:
-    return zip(split.text_a, split.text_b or [None] * len(split), strict=True)
+def _rows(split: Split, first_alone: bool) -> Iterator[Row]:
+    """What is varied of each row."""
+    second = None if first_alone else split.text_b
+    return zip(split.text_a, second or [None] * len(split), strict=True)
 
 
 def _key(row: Row) -> tuple[str, ...]:

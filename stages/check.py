@@ -13,6 +13,7 @@ from checkpoints.errors import UserError, about
 from stages.distillation.models import load_classifier
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import check_scale
+from stages.tasks.kinds import Questions
 from stages.tasks.task import Split, Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.cost import Cost, training_cost
@@ -86,12 +87,12 @@ def _rows(
     """The rows that a stage will read, tokenized into the cache of the runs.
 
     Raises:
-        ValueError: there are none, or words whose labels are asked for are truncated.
+        ValueError: there are none, words whose labels are asked for are truncated, or a question is too long.
     """
     if plan.data != "task" or task is None:
         held_out = None if plan.mlm_probability is None else False
         return corpus_rows(stage, tokenizer, plan.max_length, plan.tokens, held_out, plan.data)
-    if task.token_level:
+    if task.token_level or task.kind.head == Questions.head:
         for split in task.splits.keys() - {"train", "unlabelled"}:
             if cut := task_rows(stage, task, split, tokenizer, plan.max_length).truncated:
                 raise UserError(

@@ -81,11 +81,11 @@ def run(stage: Stage) -> None:
     results[student].differ_most = differ_most(
         replace(task, kind=kinds[student]), split, logits[student], logits["teacher"]
     )
+    rows = task.splits[split]
     if "unlabelled" in stage.inputs:
         write_submission(stage, task)
-    predictions = {name: kinds[name].answers(logits[name]) for name in ("teacher", student)}
+    predictions = {name: kinds[name].cells(logits[name], rows) for name in ("teacher", student)}
     write_predictions(stage.directory.parent / f"{split}_predictions.csv", task, split, predictions)
-    rows = task.splits[split]
     noise = None
     if "record" in stage.inputs:
         noise, results["teacher"].differ_most = look_at_answers(stage, task)
@@ -106,7 +106,9 @@ def run(stage: Stage) -> None:
 def examine(stage: Stage, task: Task, split: str) -> dict[str, Examined]:
     """Run each model on the reported split, on dev and, where there is one, on the mismatched dev split."""
     names, parts = stage.options["models"], {split, "dev", "dev_mismatched"} & task.splits.keys()
-    with Progress(stage, len(names) * sum(len(task.splits[part]) for part in parts), "row") as progress:
+    total = len(names) * sum(len(task.splits[part]) for part in parts)
+    # Of questions only the tokenizer tells how many windows they make.
+    with Progress(stage, None if task.splits[split].asks else total, "row") as progress:
         return {name: _examined(stage, task, parts, name, progress) for name in names}
 
 
@@ -118,7 +120,7 @@ def _examined(stage: Stage, task: Task, parts: set[str], name: str, progress: Pr
     rows, logits = {}, {}
     for part in parts:
         rows[part] = task_rows(stage, task, part, tokenizer, max_length)
-        logits[part] = predict(model, rows[part], stage.device, advance=progress.advance)[:, order]
+        logits[part] = predict(model, rows[part], stage.device, order=order, advance=progress.advance)
     weights = Path(source.name).glob("*.safetensors")
     kind = task.kind.of_model(config)
     return Examined(model.cpu(), rows, logits, kind, sum(path.stat().st_size for path in weights))

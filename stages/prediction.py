@@ -36,7 +36,8 @@ def run(stage: Stage) -> None:
     torch.manual_seed(stage.seed)
     student = load_classifier(stage.model("student"), task.kind)
     gold = options.targets == "gold" or options.targets == "auto" and task.kind.follows_gold
-    if gold:  # gold labels are those of the original rows (paper, section 4.2's footnote on STS-B)
+    if gold or task.kind.predicts_original:
+        # The paper reads the original rows for STS-B's gold scores (footnote of section 4.2), and for SQuAD.
         train = task_rows(stage, task, "train", tokenizer, options.max_length)
     else:
         train = train_rows(stage, task, tokenizer, options.max_length)

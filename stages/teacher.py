@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation.models import classifies, load_classifier, load_config, load_tokenizer
+from stages.distillation.models import head_of, load_classifier, load_config, load_tokenizer
 from stages.distillation.students.architecture import set_dropout
 from stages.distillation.teachers import class_order
 from stages.evaluation.predict import predict
@@ -26,7 +26,7 @@ from stages.training.stage import Stage
 def run(stage: Stage) -> None:
     """Tune or check the teacher; the artefact is a classifier whose classes are named."""
     task = stage.task()
-    if classifies(load_config(stage.model("model"))) == task.token_level:
+    if head_of(load_config(stage.model("model"))) == task.kind.head:
         check(stage, task)
     else:
         tune(stage, task)
@@ -54,7 +54,9 @@ def check(stage: Stage, task: Task) -> None:
     dev = task_rows(stage, task, "dev", tokenizer, stage.training.max_length)
     classifier.eval().to(stage.device)
     with Progress(stage, len(dev), "row") as progress:
-        logits = predict(classifier, dev, stage.device, stage.precision, advance=progress.advance)[:, order]
+        logits = predict(
+            classifier, dev, stage.device, stage.precision, advance=progress.advance, order=order
+        )
     task = fitted(replace(task, kind=task.kind.of_model(classifier.config)), logits)
     reached = score(task, "dev", logits)[task.selection]
     constant = constant_score(task)
@@ -73,7 +75,7 @@ def check(stage: Stage, task: Task) -> None:
         classifier.config.id2label = {i: names[i] for i in range(len(names))}
         classifier.config.label2id = {name: i for i, name in classifier.config.id2label.items()}
         classifier.config.problem_type = task.kind.problem_type
-        task.kind.keep(classifier.config)
+    task.kind.keep(classifier.config)
 
     def write(directory) -> None:
         classifier.save_pretrained(directory)

@@ -213,7 +213,8 @@ def task_distill(given: dict[str, str]) -> None:
 
     Example: make task-distill TASK=reviews DATA=reviews.csv ARGS="text_columns=review label_column=stars"
 
-    Needs task=. With a data file, text_columns= and label_column= say what is in it.
+    Needs task=. With a data file, text_columns= and label_column= say what is in it; files in SQuAD's layouts (questions
+    about a text) need neither.
     """
     make(given, task_stages)
 
@@ -438,7 +439,7 @@ def predict(given: PredictSettings) -> None:
         if given.file:
             path, target = Path(given.file), Path(given.to) if given.to else None
             how = {"encoding": given.encoding, "delimiter": given.delimiter}
-            columns = tuple(given.text_columns) or predict.text_columns(run, path, **how)
+            columns = tuple(given.text_columns) or predict.text_columns(student.kind, run, path, **how)
             rows = predict.predict_table(student, path, columns, target, **how)
             if target:
                 print(f"the predictions for {rows:,} rows are in {target}")

@@ -10,8 +10,9 @@ from pipeline.deploy.model_card import write_card
 from pipeline.deploy.older_transformers import model_settings, tokenizer_settings
 from pipeline.report.run_record import RunRecord
 from stages.distillation.models import (
+    HEADS,
     ModelSource,
-    classifies,
+    head_of,
     load_classifier,
     load_config,
     load_tokenizer,
@@ -19,6 +20,7 @@ from stages.distillation.models import (
 from stages.distillation.outputs import inputs_of
 from stages.distillation.students.architecture import KINDS
 from stages.distillation.students.architecture import __name__ as KINDS_MODULE
+from stages.tasks.kinds import Classes
 
 
 def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[FormatResult]:
@@ -56,7 +58,7 @@ def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[
 def how_to_load(directory: Path) -> str:
     """One line on how to load an exported model."""
     config = load_config(ModelSource(str(directory)))
-    auto = f"AutoModelFor{'Token' if classifies(config) else 'Sequence'}Classification"
+    auto = HEADS[head_of(config) or Classes.head].__name__
     line = f"{auto}.from_pretrained({str(directory)!r}) loads it"
     if config.model_type in KINDS:
         return (

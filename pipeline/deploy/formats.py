@@ -44,8 +44,9 @@ class FormatResult:
         file: in the exported directory; empty for the teacher, which is not exported.
         bytes: size of the weights' file.
         metric: the selection metric on the compared rows.
-        agreement: fraction of these rows with the label of the student in PyTorch; None for a regression.
-        difference: the largest from the logits of the student in PyTorch; None for the teacher.
+        agreement: fraction of these rows with the label or answer of the student in PyTorch; None for a regression.
+        difference: the largest from the logits of the student in PyTorch (for questions from the log-probabilities of the
+            answer and of none); None for the teacher.
         costs: latency and throughput.
     """
 
@@ -93,11 +94,12 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
         for name, model in models.items():
             own = rows["teacher" if name == "teacher" else "student"]
             order = class_order(model.config, labels, [])
-            logits[name] = predict(model, own, torch.device("cpu"))[:, order]
+            logits[name] = predict(model, own, torch.device("cpu"), order=order)
             # each format by itself: onnxruntime's idle threads spin, and would slow the others down
             costs |= speed({name: (model, own)})
     kinds = {name: run.kind.of_model(model.config) for name, model in models.items()}
-    difference = float(np.abs(logits["onnx"] - logits["student"]).max())
+    compared = {name: of[:, :2] if texts.asks else of for name, of in logits.items()}
+    difference = float(np.abs(compared["onnx"] - compared["student"]).max())
     if not difference < LARGEST_DIFFERENCE:
         raise UserError(
             f"the logits of ONNX differ by {difference:.2g} from PyTorch's, more than {LARGEST_DIFFERENCE}: export without "
@@ -110,7 +112,7 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
             files[name].stat().st_size,
             kinds[name].measure(run.metrics[:1], logits[name], np.asarray(texts.gold), words)[run.metrics[0]],
             kinds[name].agreement(logits[name], logits["student"], kinds["student"]).get("label_loyalty"),
-            None if name == "teacher" else float(np.abs(logits[name] - logits["student"]).max()),
+            None if name == "teacher" else float(np.abs(compared[name] - compared["student"]).max()),
             costs[name],
         )
         for name, (title, file) in FORMATS.items()

@@ -10,9 +10,10 @@ from markupsafe import Markup
 from pipeline.deploy.formats import ROWS, FormatResult
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
-from stages.distillation.models import ModelSource, classifies, load_config
+from stages.distillation.models import ModelSource, head_of, load_config
 from stages.distillation.students.architecture import KINDS
 from stages.evaluation.results import busy_note
+from stages.tasks.kinds import Classes, Questions
 from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {
@@ -23,6 +24,12 @@ HUB_METRICS = {
 
 LANGUAGES = {"glue": "en", "rotten_tomatoes": "en", "newsgroups": "en", "indonesian": "id"}
 """Reader -> the language of its tasks."""
+
+PIPELINES = {
+    "SequenceClassification": "text-classification", "TokenClassification": "token-classification",
+    "QuestionAnswering": "question-answering",
+}  # fmt: skip
+"""Head -> the hub's name of its task."""
 
 OMITTED = re.compile(
     "task|data|corpus|teacher|student|augmentation.(masked_lm|vectors)|job.*|baselines|finetuning.*"
@@ -41,7 +48,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
     """
     base, data = _base_model(run), run.task.identity
     config = load_config(ModelSource(str(path.parent)))
-    token_level, kind = bool(classifies(config)), config.model_type if config.model_type in KINDS else ""
+    head, kind = head_of(config) or Classes.head, config.model_type if config.model_type in KINDS else ""
     about = {
         "license": license,
         "language": LANGUAGES.get(data.get("reader", ""), ""),
@@ -50,7 +57,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
         "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in run.metrics))
         if run.about.gold
         else [],
-        "pipeline_tag": "token-classification" if token_level else "text-classification",
+        "pipeline_tag": PIPELINES[head],
         "library_name": "" if kind else "transformers",
         "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
     }
@@ -69,7 +76,8 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
         unlabelled=data.get("unlabelled", [0])[0],
         corpus=_given(run, "general", "corpus").get("name", ""),
         pairs=len(run.text_columns) == 2,
-        token_level=token_level,
+        token_level=run.kind.token_level,
+        asks=isinstance(run.kind, Questions),
         kind=kind,
         threshold=getattr(run.kind.of_model(config), "threshold", None),
         stages=", ".join(

@@ -12,16 +12,17 @@ import torch
 from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import ModelOutput
 
-from stages.distillation.models import classifies
+from stages.distillation.models import head_of
 from stages.distillation.outputs import inputs_of
 
 
 class OnnxClassifier:
     """An ONNX file in onnxruntime on the CPU, with as many threads as torch.
 
-    It is called with the same tensors as the torch model, and returns an object with `logits`.
+    It is called with the same tensors as the torch model, and returns an object with `logits`, or with `start_logits` and
+    `end_logits`.
     """
 
     def __init__(self, path: Path, config: PretrainedConfig):
@@ -32,12 +33,13 @@ class OnnxClassifier:
 
     def __call__(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> SequenceClassifierOutput:
+    ) -> ModelOutput:
         """The logits of a batch."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         given = {name: value.numpy() for name, value in inputs.items() if value is not None}
-        (logits,) = self.session.run(None, given)
-        return SequenceClassifierOutput(logits=torch.from_numpy(logits))
+        names = [output.name for output in self.session.get_outputs()]
+        found = zip(names, self.session.run(names, given), strict=True)
+        return ModelOutput({name: torch.from_numpy(logits) for name, logits in found})
 
 
 def write_onnx(model: PreTrainedModel, names: Collection[str], fp32: Path, int8: Path) -> None:
@@ -56,13 +58,16 @@ def write_onnx(model: PreTrainedModel, names: Collection[str], fp32: Path, int8:
     order = inspect.signature(model.forward).parameters  # in which torch's exporter names them
     inputs = inputs_of(model, {name: example[name] for name in order if name in names})
     both = {0: "batch_size", 1: "sequence_length"}
-    axes = {name: both for name in inputs} | {
-        "logits": both if classifies(model.config) else {0: "batch_size"}
-    }
+    outputs = {
+        "SequenceClassification": {"logits": {0: "batch_size"}},
+        "TokenClassification": {"logits": both},
+        "QuestionAnswering": {"start_logits": both, "end_logits": both},
+    }[head_of(model.config) or "SequenceClassification"]
+    axes = {name: both for name in inputs} | outputs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about tracing; the logits are compared afterwards
         torch.onnx.export(
-            model.eval(), (), fp32, kwargs=inputs, input_names=list(inputs), output_names=["logits"],
+            model.eval(), (), fp32, kwargs=inputs, input_names=list(inputs), output_names=list(outputs),
             dynamic_axes=axes, dynamo=False,
         )  # fmt: skip
     logging.disable(logging.WARNING)  # it recommends pre-processing; the predictions are compared afterwards

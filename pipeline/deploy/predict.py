@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 import numpy as np
@@ -23,14 +24,20 @@ from pipeline.report.run_record import RunRecord
 from stages.distillation.compatibility import longest_row
 from stages.distillation.models import ModelSource, kind_of, load_classifier, load_tokenizer
 from stages.distillation.outputs import inputs_of
-from stages.evaluation.predict import check_finite
-from stages.tasks.kinds import Entities, Kind, LabelSets
+from stages.evaluation.predict import check_finite, predict
+from stages.tasks.kinds import Entities, Kind, LabelSets, Questions
 from stages.tasks.readers.glue import TASKS
+from stages.tasks.readers.questions import COLUMNS
 from stages.tasks.tables import open_table, rows_with
 from stages.tasks.text import check_text
+from stages.tasks.token_rows import write_task_rows
+from stages.tasks.types import UNKNOWN, Split
 
 BATCH, POOL = 32, 2048
 """Rows of a forward pass, and rows that are tokenized and sorted by length together."""
+
+WINDOW = 384
+"""Tokens of a window of a context where the model and its tokenizer have no limit, as is usual with SQuAD."""
 
 Row = Sequence[str]
 """The one text of a row, or its two."""
@@ -108,9 +115,13 @@ class Classifier:
     def predict(self, rows: Sequence[Row], progress: bool = False) -> list[tuple[str, str]]:
         """(label, its probability) of each row, as cells of a table; ("", score) for a regression.
 
+        Of a question it is (answer, its probability); the answer is empty for none.
+
         A token-level model gives the labels of all words, separated by spaces, and the lowest of their probabilities.
         Where a row has several labels or entities, both are lists, as JSON.
         """
+        if isinstance(self.kind, Questions):
+            return [(text, _cell(probability)) for text, probability in self.answers(self.kind, rows)]
         if isinstance(self.kind, Entities):
             found = [
                 ([{"label": e[0], "start": e[1], "end": e[2]} for e in of], [e[3] for e in of])
@@ -129,6 +140,15 @@ class Classifier:
         if isinstance(label, list):
             return ", ".join(label) or "none"
         return label or f"{score:.2f}"
+
+    def answers(self, kind: Questions, rows: Sequence[Row]) -> list[tuple[str, float]]:
+        """(answer, its probability) of each question and its context, as evaluation finds them; empty for no answer."""
+        split = Split([row[0] for row in rows], [row[1] for row in rows], [UNKNOWN] * len(rows))
+        with TemporaryDirectory() as folder:
+            windows = write_task_rows([split], self.tokenizer, self.max_length or WINDOW, Path(folder))
+            logits = predict(self.model, windows, torch.device("cpu"))
+        texts, probabilities = kind.cells(logits, split), kind.probabilities(logits)
+        return [(text, float(of[1 if text else 0])) for text, of in zip(texts, probabilities, strict=True)]
 
     def entities(self, texts: Sequence[str]) -> list[list[tuple[str, int, int, float]]]:
         """(kind, start, end, probability) of the entities of each text, in characters, the end not included.
@@ -180,6 +200,11 @@ class Classifier:
         for text in row:
             if not check_text(text, where).strip():
                 raise UserError(f"{where} is empty: give a text")
+        if isinstance(self.kind, Questions) and len(row) != 2:
+            raise UserError(
+                f"{where}: give a question and the text that answers it (text= and text_b=, or a tab between them), "
+                f"not {len(row)} texts"
+            )
         if self.pairs is not None and len(row) != 1 + self.pairs:
             takes = "two texts (text= and text_b=, or a tab between them)" if self.pairs else "one text"
             raise UserError(f"{where}: the task takes {takes}, not {len(row)} texts")
@@ -231,13 +256,18 @@ def print_predictions(classifier: Classifier, rows: Sequence[Row]) -> None:
             print("\n".join(map("\t".join, classifier.label_words(row[0]))), end="\n\n")
         return
     for row, prediction in zip(rows, classifier.predict(rows, progress=len(rows) > POOL), strict=True):
-        print("\t".join([*filter(None, prediction), *row]))
+        if isinstance(classifier.kind, Questions):
+            print("\t".join([prediction[0] or "no answer", prediction[1], row[0]]))
+        else:
+            print("\t".join([*filter(None, prediction), *row]))
 
 
 def predict_table(
     classifier: Classifier, path: Path, columns: tuple[str, ...], target: Path | None, **how: str
 ) -> int:
     """Write a table with two more columns: label and score, or predicted_label and predicted_score beside such.
+
+    Of questions they are answer and score.
 
     Args:
         classifier: the model.
@@ -259,7 +289,8 @@ def predict_table(
         rows.append(classifier.check([row[column] for column in columns], f"{path}, line {line}"))
     predictions = classifier.predict(rows, progress=True)
     head = list(dict.fromkeys(column for row in table for column in row))
-    names = ("label", "score") if classifier.kind.labels else ("score",)
+    asks = isinstance(classifier.kind, Questions)
+    names = ("answer" if asks else "label", "score") if classifier.kind.labels or asks else ("score",)
     sets = (
         [f"{prefix}{name}{n or ''}" for name in names]
         for n in range(10**6)
@@ -267,7 +298,7 @@ def predict_table(
         if n != 1
     )
     added = next(names for names in sets if not {*names} & {*head})
-    values = (dict(zip(added, filter(None, prediction), strict=True)) for prediction in predictions)
+    values = (dict(zip(added, prediction[-len(added) :], strict=True)) for prediction in predictions)
     written = [row | value for row, value in zip(table, values, strict=True)]
     with _written(target) as file:
         if target and target.suffix.lower() == ".jsonl":
@@ -302,16 +333,18 @@ def _write_separated(file: TextIO, head: list[str], rows: list[dict[str, Any]], 
     csv.writer(file, delimiter="\t" if tabs else ",", quoting=quoting).writerows(cells)
 
 
-def text_columns(run: RunRecord | None, path: Path, **how: str) -> tuple[str, ...]:
-    """The text columns of a table: those of the run's task, or the names that `evaluate` writes."""
+def text_columns(kind: Kind, run: RunRecord | None, path: Path, **how: str) -> tuple[str, ...]:
+    """The text columns of a table: those of the run's task or of its kind, or the names that `evaluate` writes."""
     first = set(open_table(path, **how).columns)
     identity = run.task.identity if run else {}
-    known = [tuple(identity.get("text", ()))]
+    known = [tuple(identity.get("text", ())), COLUMNS if isinstance(kind, Questions) else ()]
     if identity.get("reader") == "glue":
         known += [TASKS[identity["task"]].text, TASKS[identity["task"]].hub_text]
     found = [columns for columns in known if columns and first >= set(columns)]
-    if found or run:
-        return (*found, run.text_columns)[0]
+    if found:
+        return found[0]
+    if run:
+        return run.text_columns
     return ("text", "text_b") if "text_b" in first else ("text",)
 
 

@@ -15,6 +15,7 @@ from pipeline.deploy.predict import Classifier
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import page
 from stages.distillation.teachers import class_order
+from stages.tasks.kinds import Classes, Questions
 
 HOST = "127.0.0.1"
 """Only users of this machine can connect."""
@@ -31,10 +32,9 @@ class Predictor:
     """The teacher and the student of a run, which predict one text at a time."""
 
     def __init__(self, run: RunRecord):
-        if run.about.words:
-            raise UserError(
-                f"run {run.name} labels words, but the page shows labels of whole texts: use `predict`"
-            )
+        if run.kind.head != Classes.head:
+            what = "answers questions" if isinstance(run.kind, Questions) else "labels words"
+            raise UserError(f"run {run.name} {what}, but the page shows labels of whole texts: use `predict`")
         self.models = {
             "teacher": Classifier.of_run(run, "teacher"),
             "student": Classifier.of_run(run, run.about.student),

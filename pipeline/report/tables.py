@@ -94,12 +94,14 @@ def agreement_cells(results: list[ModelResult]) -> dict[str, str]:
     def mean(values: list[float | None], form: str) -> str:
         return "-" if None in values else format(statistics.mean(values), form)
 
-    if results[0].classes is None:
-        return {"Pearson with teacher": mean([r.pearson_to_teacher for r in results], ".4f")}
-    return {
-        "same label": mean([r.label_loyalty for r in results], ".1%"),
-        "probability loyalty": mean([r.probability_loyalty for r in results], ".1%"),
-    }
+    if results[0].classes is not None:
+        return {
+            "same label": mean([r.label_loyalty for r in results], ".1%"),
+            "probability loyalty": mean([r.probability_loyalty for r in results], ".1%"),
+        }
+    if "exact_match" in results[0].scores:
+        return {"same answer": mean([r.label_loyalty for r in results], ".1%")}
+    return {"Pearson with teacher": mean([r.pearson_to_teacher for r in results], ".4f")}
 
 
 def cost_cells(results: list[ModelResult]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from checkpoints.errors import UserError
-from stages.distillation.outputs import inputs_of
+from stages.distillation.outputs import inputs_of, logits_of
 
 PROBES = (
     "Don't re-use   two  spaces\tand\nlines",
@@ -81,7 +81,8 @@ def check_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     def shown(rows: int) -> torch.Tensor:
         inputs = tokenizer(*(texts[:rows] for texts in pairs), padding=True, return_tensors="pt")
         with torch.no_grad():
-            return model.eval()(**inputs_of(model, inputs))[0][0]
+            output = model.eval()(**inputs_of(model, inputs))
+        return (logits_of(output) if hasattr(output, "start_logits") else output[0])[0]
 
     try:
         alone, padded = shown(1), shown(2)

@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -28,11 +29,20 @@ from checkpoints.errors import UserError
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.weights import Arrived
-from stages.tasks.kinds import Classes, Entities, Kind, LabelSets, Scores, Words
+from stages.tasks.kinds import Classes, Entities, Kind, LabelSets, Questions, Scores, Words
+from stages.tasks.kinds.base import Head
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+HEADS: dict[Head, Any] = {
+    "SequenceClassification": AutoModelForSequenceClassification,
+    "TokenClassification": AutoModelForTokenClassification,
+    "QuestionAnswering": AutoModelForQuestionAnswering,
+}
+"""What a model answers with, and what loads it: one answer a row, one a token, or where an answer starts and ends."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +76,17 @@ def load_config(source: ModelSource) -> PretrainedConfig:
         else:
             config = AutoConfig.from_pretrained(source.name, trust_remote_code=False, **arguments)
     known = any(hasattr(transformers, name) for name in config.architectures or ())
-    if classifies(config) is None and not known:
+    if head_of(config) is None and not known:
         config.architectures = _filled_classifier(source, config)
     return config
 
 
 def _filled_classifier(source: ModelSource, config: PretrainedConfig) -> list[str] | None:
-    """The class of classifier of which the weights lack nothing, if there is one."""
+    """The class of model with a head of which the weights lack nothing, if there is one."""
     with torch.random.fork_rng(devices=[]):
-        for token_level in (False, True):
+        for auto in HEADS.values():
             try:
-                arrived, _ = _read(_classifier(token_level), source, config)
+                arrived, _ = _read(auto, source, config)
             except UserError:  # there is no such classifier of its kind, or no weights are there to ask
                 continue
             if not arrived.missing:
@@ -119,7 +129,7 @@ def load_classifier(
     config: PretrainedConfig | None = None,
     say: Say | None = None,
 ) -> PreTrainedModel:
-    """A classifier of rows or of words, in fp32. A head that the weights lack is drawn from torch's generator.
+    """A model with a head, in fp32. A head that the weights lack is drawn from torch's generator.
 
     So is one in place of a head for other labels.
 
@@ -138,9 +148,9 @@ def load_classifier(
     config = config or copy.deepcopy(own)
     if kind:
         kind.configure(config)
-    token_level = kind.token_level if kind else bool(classifies(config))
-    arrived = _load(_classifier(token_level), source, config, capturing, kind is None, say)
-    if kind and classifies(own) is not None and not arrived.dropped_head:
+    auto = HEADS[kind.head if kind else head_of(config) or Classes.head]
+    arrived = _load(auto, source, config, capturing, kind is None, say)
+    if kind and head_of(own) is not None and not arrived.dropped_head:
         given = kind_of(own)
         if (given.name, given.labels) == (kind.name, kind.labels):
             to_learned_scale(arrived.model, kind.scale)
@@ -148,16 +158,31 @@ def load_classifier(
             _draw_head(arrived.model)
             if say:
                 say(
-                    f"{source.name}: its head is of another task ({', '.join(given.labels or ('scores',)):.100}); it is "
+                    f"{source.name}: its head is of another task ({', '.join(given.labels or (given.name,)):.100}); it is "
                     "dropped, a new one is learned"
                 )
     return arrived.model
 
 
 def new_classifier(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
-    """A classifier with random weights, drawn from torch's generator, for a task of the kind."""
+    """A model with random weights, drawn from torch's generator, for a task of the kind.
+
+    Raises:
+        UserError: there is no such head for a model of that type.
+    """
     kind.configure(config)
-    return _classifier(kind.token_level).from_config(config, attn_implementation=ATTENTION)
+    check_head(config, kind)
+    return HEADS[kind.head].from_config(config, attn_implementation=ATTENTION)
+
+
+def check_head(config: PretrainedConfig, kind: Kind) -> None:
+    """A model of the config's type must have a head for the kind of task.
+
+    Raises:
+        UserError: it has none.
+    """
+    if type(config) not in HEADS[kind.head]._model_mapping:
+        raise UserError(f"a {config.model_type} has no head for {kind.name}; give a model of BERT's kind")
 
 
 def _draw_head(model: PreTrainedModel) -> None:
@@ -203,27 +228,22 @@ def _head(model: nn.Module) -> str:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
 
 
-def classifies(config: PretrainedConfig) -> bool | None:
-    """What a model's weights answer for: False a row, True each token, None for an encoder without a head."""
+def head_of(config: PretrainedConfig) -> Head | None:
+    """The head that is among a model's weights; None for an encoder without one."""
     names = config.architectures or []
-    kinds = {False: "ForSequenceClassification", True: "ForTokenClassification"}
-    return next(
-        (token_level for token_level, kind in kinds.items() if any(kind in name for name in names)), None
-    )
+    return next((head for head in HEADS if any(f"For{head}" in name for name in names)), None)
 
 
 def kind_of(config: PretrainedConfig) -> Kind:
     """The kind of task that a classifier's config tells of, its labels in the order of the logits."""
     labels: Any = tuple(config.id2label[i] for i in range(config.num_labels))
-    if classifies(config):
+    if head_of(config) == Questions.head:
+        return Questions().of_model(config)
+    if head_of(config) == Words.head:
         return Entities(labels) if Entities.describes(labels) else Words(labels)
     if config.problem_type == LabelSets.problem_type:
         return LabelSets(labels).of_model(config)
     return Scores() if config.num_labels == 1 else Classes(labels)
-
-
-def _classifier(token_level: bool) -> type:
-    return AutoModelForTokenClassification if token_level else AutoModelForSequenceClassification
 
 
 def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:

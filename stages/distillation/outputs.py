@@ -19,6 +19,7 @@ from operator import or_
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -76,7 +77,7 @@ class ModelOutputs:
     """What was captured of a forward pass.
 
     Attributes:
-        logits_BC: class scores, or None; (B, L, C) at token level.
+        logits_BC: class scores, or None; (B, L, C) at token level; (B, L, 2) of starts and ends of answers.
         hidden_BLW: hidden states by index; 0 is the embedding output.
         queries_BHLD, keys_BHLD, values_BHLD: by transformer layer, from 1.
         scores_BHLL: by transformer layer Q K^T / sqrt(D), where that was kept instead of queries and keys; 0 where
@@ -158,13 +159,20 @@ def capture(
 
 def _read_output(output: Any, what: CaptureSpec, outputs: ModelOutputs) -> None:
     try:
-        outputs.logits_BC = output.logits if what.logits else None
+        outputs.logits_BC = logits_of(output) if what.logits else None
         outputs.hidden_BLW = {index: output.hidden_states[index] for index in what.hidden}
         outputs.named = {name: getattr(output, name) for name in what.named}
     except (AttributeError, IndexError, TypeError) as error:
         raise ValueError(
             f"the model's {type(output).__name__} does not hold what a loss reads: {error}"
         ) from error
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits that a model with a head returns; those of starts and ends of answers as one tensor, (B, L, 2)."""
+    if hasattr(output, "start_logits"):
+        return torch.stack([output.start_logits, output.end_logits], -1)
+    return output.logits
 
 
 @dataclass

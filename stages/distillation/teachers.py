@@ -9,8 +9,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
 from stages.distillation.model_surgery import pack
+from stages.distillation.models import head_of
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
-from stages.tasks.kinds import Kind
+from stages.tasks.kinds import Kind, Questions
 from stages.tasks.text import as_argument
 
 if TYPE_CHECKING:
@@ -61,12 +62,14 @@ def class_order(
 
     Args:
         config: of the teacher.
-        labels: class names of the task; None for regression.
+        labels: class names of the task; None for regression, and for questions.
         teacher_labels: the teacher's class names in its own order, where its config lacks them.
 
     Raises:
         ValueError: the teacher's classes are unnamed, or not those of the task.
     """
+    if head_of(config) == Questions.head:
+        return [0, 1]  # start and end, which are not named
     if labels is None:
         if config.num_labels != 1:
             raise UserError(f"the task is a regression, but the teacher has {config.num_labels} classes")

@@ -82,7 +82,7 @@ def _scheduled() -> tuple[int, int]:
 def _speed(
     models: Mapping[str, tuple[Callable, TokenRows]], seed: int, size: int, advance: Advance | None
 ) -> dict[str, Costs]:
-    single, batches = _drawn(len(next(iter(models.values()))[1]), seed, size)
+    single, batches = _drawn(min(len(rows) for _, rows in models.values()), seed, size)
     with torch.inference_mode():
         alone = _times(models, [np.array([row]) for row in single], advance)
         together = _times(models, list(batches), advance)

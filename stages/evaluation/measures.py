@@ -13,7 +13,7 @@ from stages.evaluation.results import (
     Disagreement,
     Interval,
 )
-from stages.tasks.kinds import Kind
+from stages.tasks.kinds import Kind, Questions
 from stages.tasks.kinds.base import LEAST
 from stages.tasks.task import Split, Task
 
@@ -99,15 +99,17 @@ def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> Calibr
 def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray) -> list[Disagreement]:
     """The rows (of a token-level task: words) on which student and teacher differ most, the largest distance first.
 
-    The distance is the kind's: between class distributions, or between scores.
+    The distance is the kind's: between class distributions, between scores, or between parts of a context.
     """
-    rows, gold = task.splits[split], task.splits[split].gold
-    distances = task.kind.distances(student, teacher)
-    student, teacher = task.kind.probabilities(student), task.kind.probabilities(teacher)
-    return [
-        Disagreement(int(i), _texts(rows, i), gold[i], student[i].tolist(), teacher[i].tolist())
-        for i in np.argsort(-distances, kind="stable")[:EXAMPLES]
-    ]
+    rows, kind = task.splits[split], task.kind
+    order = np.argsort(-kind.distances(student, teacher), kind="stable")[:EXAMPLES]
+    if isinstance(kind, Questions):
+        gold = [kind.written(answers) for answers in rows.labels]
+        said = [kind.cells(of, rows) for of in (student, teacher)]
+    else:
+        gold = rows.gold
+        said = [kind.probabilities(of).tolist() for of in (student, teacher)]
+    return [Disagreement(int(i), _texts(rows, i), gold[i], said[0][i], said[1][i]) for i in order]
 
 
 def answer_noise(kind: Kind, answers: np.ndarray, encoder: np.ndarray) -> AnswerNoise:

@@ -8,8 +8,9 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from checkpoints.errors import UserError
-from stages.distillation.outputs import inputs_of
+from stages.distillation.outputs import inputs_of, logits_of
 from stages.tasks.batches import batches_by_length, label_index
+from stages.tasks.kinds.questions import best_answers
 from stages.tasks.token_rows import TokenRows
 
 
@@ -20,10 +21,14 @@ def predict(
     precision=torch.float32,
     shared: bool = False,
     advance: Callable[[int], object] | None = None,
+    order: list[int] | None = None,
 ) -> np.ndarray:
     """Logits (answers, classes) of the rows, or of their words one after another; from batches sorted by length.
 
+    Of questions what `best_answers` makes of the logits of all windows: (questions, 4).
+
     Args:
+        order: for each class its index in the model's logits; none: as they are.
         shared: each rank computes a part of the batches; all ranks get all logits.
         advance: called with the number of rows of each batch, when it is done.
     """
@@ -32,7 +37,7 @@ def predict(
     with torch.no_grad():
         for batch in batches_by_length(rows, rank=rank, world=world):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                found = model(**inputs_of(model, batch.to(device).inputs)).logits.float().cpu()
+                found = logits_of(model(**inputs_of(model, batch.to(device).inputs))).float().cpu()
             logits[label_index(rows.first_targets, batch)[batch.label_mask].numpy()] = found[batch.label_mask]
             if advance:
                 advance(len(batch.rows))
@@ -40,7 +45,12 @@ def predict(
         summed = torch.from_numpy(logits).to(device)  # zeros but for this rank's part
         dist.all_reduce(summed)
         logits = summed.cpu().numpy()
-    return check_finite(logits if rows.scored is None else logits[rows.scored])
+    logits = check_finite(logits if rows.scored is None else logits[rows.scored])
+    if order is not None:
+        logits = logits[:, order]
+    if rows.begins is not None and rows.places is not None:
+        return best_answers(logits, rows.targets, rows.begins, rows.places)
+    return logits
 
 
 def check_finite(logits: np.ndarray) -> np.ndarray:

@@ -65,21 +65,14 @@ def write_answers(path: Path, task: Task, answers: np.ndarray, encoder: np.ndarr
     staging.replace(path)
 
 
-def write_predictions(path: Path, task: Task, split: str, predictions: dict[str, np.ndarray]) -> None:
-    """Write the rows of a split with their labels and each model's predictions, as CSV.
-
-    A cell of a token-level task holds the labels of all words of the row, separated by spaces.
-    """
-    rows = task.splits[split]
-    if words := task.words(split):
-        ends = np.cumsum(words)[:-1]
-        predictions = {model: np.split(of, ends) for model, of in predictions.items()}
-
-    staging, written = path.with_name(f".{path.name}"), task.kind.written
+def write_predictions(path: Path, task: Task, split: str, predictions: dict[str, list[str]]) -> None:
+    """Write the rows of a split with their labels and each model's predictions (`Kind.cells`), as CSV."""
+    rows, staging = task.splits[split], path.with_name(f".{path.name}")
     with open(staging, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", *(["text_b"] if rows.text_b else []), "label", *predictions])
         for i, (text, label) in enumerate(zip(rows.text_a, rows.labels, strict=True)):
             second = [rows.text_b[i]] if rows.text_b else []
-            writer.writerow([text, *second, written(label), *(written(of[i]) for of in predictions.values())])
+            said = [cells[i] for cells in predictions.values()]
+            writer.writerow([text, *second, task.kind.written(label), *said])
     staging.replace(path)

@@ -62,16 +62,17 @@ class Disagreement:
     Attributes:
         row: counts from 0 in the split; for token-level tasks it counts words.
         texts: the row's one or two texts; for token-level tasks the word and its text.
-        label: gold: a class id, the score of a regression, or 1.0 or 0.0 for each of several labels.
-        student: class probabilities, or one score.
+        label: gold: a class id, the score of a regression, 1.0 or 0.0 for each of several labels, or the answers to a
+            question as a cell of a table.
+        student: class probabilities, one score, or an answer.
         teacher: the same.
     """
 
     row: int
     texts: list[str]
-    label: int | float | tuple[float, ...]
-    student: list[float]
-    teacher: list[float]
+    label: int | float | tuple[float, ...] | str
+    student: list[float] | str
+    teacher: list[float] | str
 
 
 @dataclass(frozen=True)

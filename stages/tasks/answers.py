@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints.errors import UserError
-from stages.tasks.kinds import Kind
+from stages.tasks.kinds import Classes, Kind
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, folded
 from stages.tasks.types import Split, Task
@@ -142,9 +142,10 @@ def together(path: Path, answers: list[Answer], kind: Kind, leave_out: bool) -> 
     Raises:
         UserError: one cannot be used, and is not to be left out; or none can be used.
     """
-    if kind.token_level:
+    if kind.head != Classes.head:
+        what = "for words" if kind.token_level else "to questions about a text"
         raise UserError(
-            f"{path}: answers for words cannot be learned, only answers for whole rows; give a task with a label a row"
+            f"{path}: answers {what} cannot be learned, only answers for whole rows; give a task with a label a row"
         )
     values: dict[str, list[tuple[float, ...]]] = {}
     first: dict[str, Answer] = {}

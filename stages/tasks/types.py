@@ -151,7 +151,7 @@ class TaskSource(Source):
 
 
 @dataclass(frozen=True)
-class Answers:
+class GoldAnswers:
     """The gold answers to a question: parts of its context.
 
     Attributes:
@@ -167,7 +167,7 @@ class Answers:
     known: bool = True
 
 
-UNKNOWN = Answers(known=False)
+UNKNOWN = GoldAnswers(known=False)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Split:
         text_b: the second texts of pairs, the contexts of questions; None for single texts.
         continued: of the task's kind (`Kind.continued`).
         labels: class ids or scores of the rows; where a row has several labels, a tuple of 1.0 or 0.0 for each of them;
-            where words have labels, for each row a list of their class ids; the `Answers` of questions.
+            where words have labels, for each row a list of their class ids; the `GoldAnswers` of questions.
         answers: of training rows whose labels are answers (`stages.tasks.answers`): for each row what was answered, as
             probabilities of the labels or as a score.
     """
@@ -201,7 +201,7 @@ class Split:
     @property
     def asks(self) -> bool:
         """Whether the rows are questions."""
-        return bool(self.labels) and isinstance(self.labels[0], Answers)
+        return bool(self.labels) and isinstance(self.labels[0], GoldAnswers)
 
     @property
     def gold(self) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from checkpoints.errors import UserError
-from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Answers, Split
+from stages.tasks.types import IGNORE_INDEX, UNLABELLED, GoldAnswers, Split
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -89,7 +89,7 @@ def windows(split: Split, tokenizer: str, frame: Frame, max_length: int) -> Wind
     )  # fmt: skip
 
 
-def _labels(in_context: np.ndarray, offsets: np.ndarray, answers: Answers) -> np.ndarray:
+def _labels(in_context: np.ndarray, offsets: np.ndarray, answers: GoldAnswers) -> np.ndarray:
     """Labels of a window's tokens: where the first gold answer is, or the first token if not all of it is there."""
     labels = np.where(in_context, 0, IGNORE_INDEX)
     labels[0] = 0

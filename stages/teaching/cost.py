@@ -62,9 +62,12 @@ def training_cost(
 
 
 def _variants(plan: StageToCheck, task: Task | None) -> int:
-    """How many variants of each row a stage reads at the most: where it learns gold labels, none."""
+    """How many variants of each row a stage reads at the most: where it reads the original rows, none."""
     if task is None:
         return plan.variants
     if plan.targets == "gold" or (plan.targets == "auto" and task.kind.follows_gold):
         return 0
-    return plan.variants * (1 if task.splits["train"].text_b is None else 2)
+    if task.kind.predicts_original and not plan.reads_teacher:
+        return 0
+    one = task.splits["train"].text_b is None or task.kind.fixes_second
+    return plan.variants * (1 if one else 2)

@@ -19,7 +19,8 @@ from stages.distillation.losses import build
 from stages.distillation.models import (
     ModelSource,
     Say,
-    classifies,
+    check_head,
+    head_of,
     load_classifier,
     load_config,
     load_encoder,
@@ -43,7 +44,7 @@ class Models:
 
     def knows(self, task: Task | None) -> bool:
         """Whether the teacher classifies as the task needs; otherwise it is tuned first."""
-        return task is not None and classifies(self.teacher) == task.token_level
+        return task is not None and head_of(self.teacher) == task.kind.head
 
 
 def check_models(
@@ -112,6 +113,7 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
         spec = reduce(or_, captures, CaptureSpec())
         reads_teacher = spec != CaptureSpec()
         if task:
+            check_head(student, task.kind)
             build_method(plan.method, plan.reads).check(task, student, spec)
     elif plan.layer_map is not None:
         layer_map(plan.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)

@@ -17,7 +17,7 @@ from stages.distillation.models import in_units
 from stages.distillation.outputs import ModelOutputs
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import score
-from stages.tasks.batches import Batch, batches_by_length, normalizers
+from stages.tasks.batches import Batch, batches_by_length
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.training.job import Job
@@ -79,7 +79,7 @@ def distillation_score(
 
     What is returned is called on every rank; ranks share the rows.
     """
-    total = normalizers(rows.lengths, rows.targets, rows.labelled)
+    total = rows.normalizers(np.arange(len(rows)))
 
     def measure() -> float:
         loss = torch.zeros((), dtype=torch.float64, device=stage.device)

@@ -87,16 +87,20 @@ def train_rows(
     shards = stage.artifact_dir("augmented")
 
     def starts() -> list[Start]:
-        continued = task.splits["train"].continued
         groups = by_size({path.name: path for path in sorted(shards.glob("rows-*.arrow"))})
-        return [partial(_augmented, group.values(), continued) for group in groups]
+        return [partial(_augmented, group.values(), task) for group in groups]
 
     data = {"augmented": sha256_file(shards / store.MANIFEST)}
     return replace(_cached(stage, data, tokenizer, max_length, starts), scale=task.kind.scale)
 
 
-def _augmented(paths: Iterable[Path], continued: tuple[int, ...] | None) -> Iterator[Split]:
-    return slices(Split(*read_shard(path)[:3], continued) for path in paths)
+def _augmented(paths: Iterable[Path], task: Task) -> Iterator[Split]:
+    train = task.splits["train"]
+    for path in paths:
+        text_a, text_b, labels, *_ = read_shard(path)
+        if train.asks:
+            labels = [task.kind.read(str(label)) for label in labels]
+        yield from slices([Split(text_a, text_b, labels, train.continued)])
 
 
 def corpus_rows(

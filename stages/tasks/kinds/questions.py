@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from stages.tasks.kinds.base import Head, Kind, ProblemType
-from stages.tasks.types import UNKNOWN, Answers
+from stages.tasks.kinds.base import LEAST, Head, Kind, ProblemType
+from stages.tasks.types import UNKNOWN, GoldAnswers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +63,12 @@ class Questions(Kind):
         import numpy as np
 
         return np.exp(logits[:, :2])
+
+    def logits(self, probabilities: np.ndarray) -> np.ndarray:
+        """The first two of them."""
+        import numpy as np
+
+        return np.log(np.maximum(probabilities, LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         """1 - the F1 of the characters of two answers; 0 where there are none, 1 where only one of them is."""
@@ -132,7 +138,7 @@ class Questions(Kind):
 
     def read(self, cell: str) -> Any:
         found = json.loads(cell)
-        return Answers(tuple(found["text"]), tuple(found["answer_start"]))
+        return GoldAnswers(tuple(found["text"]), tuple(found["answer_start"]))
 
     def hidden(self, label: Any) -> Any:
         return UNKNOWN

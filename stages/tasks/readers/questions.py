@@ -27,12 +27,12 @@ from stages.tasks.kinds.questions import METRICS
 from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, fitting, hold_out, unread
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, recognised, slug, text_lines
-from stages.tasks.types import Answers, Split, Task, TaskRequest, TaskSource
+from stages.tasks.types import GoldAnswers, Split, Task, TaskRequest, TaskSource
 
 COLUMNS, ANSWERS = ("question", "context"), "answers"
 HEAD = 20_000
 """Characters of a file by which SQuAD's layout is recognised."""
-Read = tuple[Row, Answers]
+Read = tuple[Row, GoldAnswers]
 
 
 def find(request: TaskRequest) -> TaskSource | None:
@@ -211,7 +211,7 @@ def _row(
         unfit = unfit or f"it is_impossible and has answers ({about}keep one of the two)"
     row = Row(line, tuple(texts), json.dumps(name, default=str), path, unfit)
     found = () if unfit else tuple(answers["answer_start"])
-    return row, Answers(tuple(answers["text"]) if found else (), found)
+    return row, GoldAnswers(tuple(answers["text"]) if found else (), found)
 
 
 def _without_repeated_ids(read: list[Read]) -> list[Read]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from checkpoints.errors import UserError
 from stages.distillation.models import (
     ModelSource,
-    classifies,
+    head_of,
     load_classifier,
     load_config,
     load_encoder,
@@ -121,7 +121,7 @@ def test_a_classifier_without_its_head_is_refused_but_an_encoder_to_tune(tmp_pat
     with pytest.raises(UserError, match=r"missing \((pre_)?classifier.*remove \"architectures\""):
         own(directory)
     configure(directory, architectures=None)
-    assert classifies(load_config(ModelSource(str(directory)))) is None
+    assert head_of(load_config(ModelSource(str(directory)))) is None
     tuned = load_classifier(ModelSource(str(directory)), Classes(("yes", "no")))
     assert tuned.config.num_labels == 2
 
@@ -135,7 +135,7 @@ def test_a_classifier_whose_config_does_not_say_so_is_one(tmp_path, kind, token_
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    assert classifies(load_config(ModelSource(str(directory)))) is token_level
+    assert head_of(load_config(ModelSource(str(directory)))) == (Words if token_level else Classes).head
     assert torch.equal(torch.rand(3), expected)  # a head that is drawn after it stays the same
     assert own(directory).config.id2label == dict(enumerate(LABELS))
 

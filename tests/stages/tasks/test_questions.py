@@ -22,7 +22,7 @@ from stages.tasks.kinds import Questions
 from stages.tasks.kinds.questions import LONGEST, best_answers, score
 from stages.tasks.row_maker import RowMaker
 from stages.tasks.token_rows import TokenRows, merge_shards, write_rows, write_shard, write_task_rows
-from stages.tasks.types import IGNORE_INDEX, UNKNOWN, Answers, Split
+from stages.tasks.types import IGNORE_INDEX, UNKNOWN, GoldAnswers, Split
 from stages.training.data_order import shard_batch
 from tests.conftest import WORDS, make_tokenizer, tiny_config
 
@@ -71,7 +71,11 @@ CONTEXT = " ".join((WORDS * 3)[:50])
 SPLIT = Split(
     ["the film was ?", "a story ?", "who cry"],
     [CONTEXT, "a good film .", CONTEXT],
-    [Answers(("warm great",), (CONTEXT.index("warm great"),)), Answers(("film",), (7,)), Answers()],
+    [
+        GoldAnswers(("warm great",), (CONTEXT.index("warm great"),)),
+        GoldAnswers(("film",), (7,)),
+        GoldAnswers(),
+    ],
 )
 
 
@@ -235,7 +239,10 @@ def test_unknown_answers_are_no_gold(tmp_path):
 
 RANDOM = np.random.default_rng(0)
 GOLD = np.array(
-    [Answers(("film",), (0,), "film plot") if i % 3 else Answers(context="film plot") for i in range(30)]
+    [
+        GoldAnswers(("film",), (0,), "film plot") if i % 3 else GoldAnswers(context="film plot")
+        for i in range(30)
+    ]
 )
 LOGITS = np.stack([RANDOM.normal(size=30).round(1), RANDOM.normal(size=30).round(1), np.zeros(30),
                    RANDOM.choice((4, 9), 30)], axis=1)  # fmt: skip

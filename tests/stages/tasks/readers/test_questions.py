@@ -9,7 +9,7 @@ import pytest
 from checkpoints.errors import UserError
 from stages.tasks.kinds import Questions
 from stages.tasks.task import find_task, load_task
-from stages.tasks.types import Answers
+from stages.tasks.types import GoldAnswers
 
 COUNT = 40
 
@@ -73,7 +73,7 @@ def test_all_layouts_give_the_same_questions(tmp_path, second):
     assert any("10 of 40 questions have no answer" in note for note in task.notes) == second
     contexts = [set(task.splits[role].text_b) for role in ("train", "dev")]
     assert not contexts[0] & contexts[1]  # both questions of a context are on one side
-    given = Answers(("warm",) * (1 if second else 2), (10,) * (1 if second else 2))
+    given = GoldAnswers(("warm",) * (1 if second else 2), (10,) * (1 if second else 2))
     assert task.splits["train"].gold[0].context and given in {a for *_, a in rows(task)} or second
 
 
