@@ -1,7 +1,8 @@
 """Runs commands of the pipeline in forks of one process that has imported everything once.
 
 A command imports for seconds what it then uses for one. `ForkedPopen` is a `subprocess.Popen` whose process is a fork
-of a server; where the command starts the process that forks the ranks, that is a fork of the command. Pipes, sessions,
+of a server; where it starts the process that forks the ranks, or commands (as the stand-in for srun does), those are
+forks of it. Pipes, sessions,
 signals, exit statuses and command lines are those of real processes, and so is what `ps` shows. What happens while a
 process starts up and imports is not: tests of that run `subprocess.Popen` itself. Linux without a GPU only.
 """
@@ -79,12 +80,12 @@ def _server() -> socket.socket:
     return ours
 
 
-class _RanksPopen(subprocess.Popen):
-    """In a command: forks where the process that forks the ranks is started, and starts anything else."""
+class _ChildPopen(subprocess.Popen):
+    """In a fork of the server: forks where a command or the process that forks the ranks is started; starts anything else."""
 
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, flags,
                        shell, p2cread, p2cwrite, *rest) -> None:  # fmt: skip
-        if list(args[:3]) != [sys.executable, "-m", RANKS]:
+        if list(args[:2]) != [sys.executable, "-m"] or args[2] not in (RANKS, "pipeline"):
             given = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, flags, shell)
             super()._execute_child(*given, p2cread, p2cwrite, *rest)
             return
@@ -92,8 +93,10 @@ class _RanksPopen(subprocess.Popen):
         sys.stderr.flush()
         self.pid = os.fork()
         if not self.pid:
-            os.dup2(p2cread, 0)
-            preexec_fn()
+            if p2cread != -1:
+                os.dup2(p2cread, 0)
+            if preexec_fn:
+                preexec_fn()
             _become(args, env)
         self._child_created = True
 
@@ -115,7 +118,7 @@ def serve(server: socket.socket) -> None:
             asked = json.loads(request)
             os.chdir(asked["cwd"])
             sys.path[0] = asked["cwd"]
-            subprocess.Popen = _RanksPopen
+            subprocess.Popen = _ChildPopen
             _become(asked["command"], asked["environment"])
         os.wait()
         server.send(os.read(read, 20))

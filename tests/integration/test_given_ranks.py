@@ -1,6 +1,7 @@
-"""Commands on ranks that another launcher has started: torchrun itself, and a stand-in for srun."""
+"""Commands on ranks that another launcher has started: torchrun itself, and a stand-in for srun, whose ranks are forks."""
 
 import contextlib
+import copy
 import os
 import signal
 import subprocess
@@ -22,9 +23,10 @@ LAUNCHERS = {
 
 def started_by(place: Workplace, launcher: str) -> Workplace:
     """The same workplace, whose commands another launcher starts on two ranks."""
-    new = object.__new__(Workplace)
-    new.__dict__ |= place.__dict__
-    new.popen, new.prefix = subprocess.Popen, (sys.executable, *LAUNCHERS[launcher])
+    new = copy.copy(place)
+    new.prefix = (sys.executable, *LAUNCHERS[launcher])
+    if launcher == "torchrun":
+        new.popen = subprocess.Popen
     return new
 
 
@@ -51,13 +53,14 @@ def ranks_of(run: str) -> list[int]:
     return found
 
 
-def test_the_weights_are_those_of_ranks_that_the_command_starts(given, whole):
-    run = f"whole-{given.prefix[2]}"
-    status, output = given.run("task-distill", f"run={run}", "reuse=false")
+def test_the_weights_are_those_of_ranks_that_the_command_starts(place, whole):
+    """Of torchrun, too: below, from Python."""
+    given = started_by(place, "srun")
+    status, output = given.run("task-distill", "run=whole-srun", "reuse=false")
     assert status == 0 and output.count("[general] starts") == 1, output
-    assert set(given.weights(run)) == set(STAGES)
-    assert given.weights(run) == given.weights(whole)
-    assert metrics(given, run) == metrics(given, whole)
+    assert set(given.weights("whole-srun")) == set(STAGES)
+    assert given.weights("whole-srun") == given.weights(whole)
+    assert metrics(given, "whole-srun") == metrics(given, whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["sigterm", "kill"])
@@ -86,6 +89,7 @@ def test_stopped_and_started_again_it_ends_in_the_same_weights(given, whole, num
 
 def test_a_rank_that_dies_ends_the_others_which_say_so_once(place):
     given, run = started_by(place, "srun"), "one-dies"
+    given.popen = subprocess.Popen  # the variables of a fork are not in its /proc/PID/environ
     process = given.start("general-distill", f"run={run}", "reuse=false", "general.epochs=500")
     while process.poll() is None and not (given.path / "runs" / run / "general" / "metrics.jsonl").exists():
         time.sleep(0.01)
@@ -123,7 +127,7 @@ def test_a_command_that_runs_no_stage_is_rank_0s_alone(place):
     assert status == 0 and output.count("best-practice ") == 1, output
 
 
-def test_from_python_every_rank_has_the_result(place, tmp_path):
+def test_from_python_every_rank_has_the_result(place, whole, tmp_path):
     given = started_by(place, "torchrun")
     options = dict(line.split("=", 1) for line in given.given)
     task, data = options.pop("task"), options.pop("data")
@@ -139,3 +143,7 @@ def test_from_python_every_rank_has_the_result(place, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("the result is ['distilled', 'teacher']") == 2, done.stdout
+    assert done.stdout.count("[general] starts") == 1, done.stdout
+    made = given.weights("python")
+    assert set(made) == {"teacher", "general", "intermediate", "prediction"}
+    assert made.items() <= given.weights(whole).items()
