@@ -114,6 +114,7 @@ def test_killed_while_it_is_fitted_a_masked_lm_ends_in_the_same_weights(place, g
     assert rows_of(place, f"refit{zero}") == rows_of(place, f"fit{zero}")
 
 
+@pytest.mark.slow
 def test_a_student_is_distilled_from_augmented_rows_and_nothing_is_made_twice(place, given):
     arguments = ("run=augtask", "augment=true", *AUGMENTED)
     status, output = place.run("task-distill", *arguments)

@@ -39,6 +39,7 @@ json.dump(answer, open("answer.json", "w"))
 """
 
 
+@pytest.mark.slow
 def test_a_script_distils_twice_and_is_refused_as_the_command_is(place):
     options = {name: value for name, value in arguments(place.given).items() if name not in ("task", "data")}
     options |= {"baselines": False, "text_columns": ["text"], "seed": 7}
