@@ -132,7 +132,7 @@ def given_vectors(o: Options) -> Entry | None:
 
 
 def given_student(name: str, run: Path) -> Entry:
-    """A general student, or with run:NAME the student that another run is about.
+    """A general student, or with run:NAME that of a run of `general-distill`, or the student that another run is about.
 
     Raises:
         UserError: there is no such run, it is not finished, or it is this one.
@@ -145,8 +145,11 @@ def given_student(name: str, run: Path) -> Entry:
     if not (directory / "options.json").is_file():
         known = ", ".join(sorted(path.parent.name for path in RUNS.glob("*/results.json"))) or "none yet"
         raise UserError(f"student={name}: there is no run {other!r} under {RUNS}/; finished are {known}")
-    spec = read_json(directory / "evaluate" / "stage.json")
-    stage = spec.get("inputs", {}).get(spec.get("options", {}).get("student", ""), {}).get("stage", "")
+    if read_json(directory / "options.json").get("stages", [])[-1:] == ["general"]:
+        stage = "general"
+    else:
+        spec = read_json(directory / "evaluate" / "stage.json")
+        stage = spec.get("inputs", {}).get(spec.get("options", {}).get("student", ""), {}).get("stage", "")
     model = made_in(directory / stage, read_finished(directory / stage)) / "model"
     if not stage or not (model / "config.json").is_file():
         raise UserError(

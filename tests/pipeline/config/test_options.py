@@ -1,7 +1,11 @@
+import json
+from pathlib import Path
+
 import pytest
 import yaml
 
 from checkpoints.errors import UserError
+from pipeline.config.inputs import given_student
 from pipeline.config.options import PRESETS, Options, load
 from pipeline.config.schema import arguments, describe
 from pipeline.config.two_stage import Given, two_stage
@@ -185,3 +189,16 @@ def test_baselines_are_one_or_both(value, names):
 def test_a_baseline_needs_what_it_begins_with():
     with pytest.raises(UserError, match="baselines=general needs a general student.*baselines=random"):
         load("small", ["baselines=general", "student=teacher-layers"])
+
+
+def test_a_run_of_the_general_stage_alone_gives_its_student(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run, stages in (("text", ["check", "general"]), ("half", ["check", "general", "evaluate"])):
+        model = tmp_path / "runs" / run / "general" / "model"
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}")
+        (tmp_path / "runs" / run / "options.json").write_text(json.dumps({"stages": stages}))
+    given = given_student("run:text", Path("runs/task"))
+    assert given["path"] == str(tmp_path / "runs/text/general/model")
+    with pytest.raises(UserError, match="run 'half' has no student yet"):
+        given_student("run:half", Path("runs/task"))
