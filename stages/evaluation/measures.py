@@ -38,8 +38,8 @@ def confidence_intervals(
         kinds: model -> the task's kind, with what was chosen for the model; the task's own by default.
 
     Returns:
-        (model -> metric -> interval, model -> interval of the ratio; {} where the teacher scores 0 or less on 2% of
-        the resamples or more).
+        (model -> metric -> interval, model -> interval of the ratio; {} if the teacher scores 0 or less on more than
+        2% of the resamples).
     """
     gold, words = np.asarray(task.splits[split].gold), task.words(split)
     kinds = kinds or dict.fromkeys(logits, task.kind)

@@ -142,7 +142,8 @@ class ModelResult:
         bytes: size of the weights' files.
         flops: floating-point operations of the encoder for a row of mean length.
         costs: latency, throughput and memory.
-        retained: student / teacher, of the selection metric; None where the teacher's is 0 or less, or is so on 2% of the resamples.
+        retained: student / teacher, of the selection metric; None if the teacher's is 0 or less, or is so on more than
+            2% of the resamples.
         retained_interval: its 95% confidence interval.
         confusion: gold classes down, predicted classes across.
         classes: scores of each class, in the order of the task's labels.

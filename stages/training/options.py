@@ -83,7 +83,7 @@ class Distilling(Training):
     hidden_weight: float = option(1.0, "weight of the hidden-state and embedding losses")
     attention_weight: float = option(1.0, "weight of the attention-score loss")
     projection: Literal["per_layer", "shared"] = option(
-        "per_layer", "of hidden states: per_layer (paper, eq. 8 and 9) or shared (published code)"
+        "per_layer", "projection of hidden states: per_layer (paper, eq. 8 and 9) or shared (published code)"
     )
 
 
@@ -122,12 +122,14 @@ class Augmentation:
     repredict: bool = option(
         False, "predict candidates again after each replacement (paper), not once (published code)"
     )
-    masked_lm: str = option("", "masked language model: directory or hub name; none: the given teacher")
+    masked_lm: str = option(
+        "", "masked language model: directory or hub name; if left out: the given teacher"
+    )
     vectors: str = option(
         "packaged", "word vectors for words of several tokens: packaged, a GloVe text file, or none"
     )
     language: str = option(
-        "english", "language of the texts, whose stop words are kept; others than English: from nltk's data"
+        "english", "language of the texts; its stop words are never replaced (not English: from nltk's data)"
     )
     synonyms: Literal["none", "wordnet"] = option(
         "none", "further candidates: a word's synonyms, from nltk's WordNet (English)"
