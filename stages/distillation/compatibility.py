@@ -31,7 +31,7 @@ PADDED_DIFFERENCE = 1e-3
 
 
 def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, tokens: int) -> None:
-    """Teacher, student and tokenizer must have vocabularies of one size.
+    """Check that teacher, student and tokenizer have vocabularies of one size.
 
     Raises:
         ValueError: they do not.
@@ -49,7 +49,7 @@ def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, tok
 
 
 def check_tokenizers(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
-    """Both must make the same token ids of a text: the student reads the teacher's.
+    """Check that both tokenizers make the same token ids of a text, because the student reads the teacher's.
 
     Raises:
         ValueError: a token has another id, or a text is written otherwise.
@@ -71,10 +71,10 @@ def check_tokenizers(teacher: PreTrainedTokenizerBase, student: PreTrainedTokeni
 
 
 def check_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """What a model shows of texts may not depend on the padding that its tokenizer adds.
+    """Check that a model's outputs do not depend on the padding that its tokenizer adds.
 
     Raises:
-        ValueError: it does, or the model cannot read what the tokenizer gives.
+        ValueError: they do, or the model cannot read what the tokenizer gives.
     """
     pairs = [["a b", " ".join("abcdefgh")], ["c", "d e"]]
 
@@ -115,10 +115,10 @@ def check_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def longest_row(model: PreTrainedModel) -> int | None:
-    """Return how many tokens a model reads at the most; None if that has no limit.
+    """Return the maximum number of tokens that a model reads; None if there is no limit.
 
-    RoBERTa and its kind count positions from their padding token, and use those up to it for no token. They tell it
-    themselves: their table of positions has a padding index.
+    RoBERTa and its kind count positions from their padding token, so the first ones are not used. The padding index of
+    their table of positions tells how many.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     for name, module in model.base_model.named_modules():
@@ -129,7 +129,7 @@ def longest_row(model: PreTrainedModel) -> int | None:
 
 
 def check_length(config: PretrainedConfig, max_length: int) -> None:
-    """Rows must fit the model's positions.
+    """Check that rows of a length fit the model's positions.
 
     Raises:
         ValueError: they do not.
@@ -150,9 +150,9 @@ def _longest_row_of(settings: str) -> int | None:
 
 
 def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> float:
-    """Floating-point operations of an encoder's forward pass over `tokens` tokens in rows of about `length`.
+    """Count the floating-point operations of an encoder's forward pass over `tokens` tokens in rows of about `length`.
 
-    Those of its matrix products, as torch counts them; a student that is not a transformer knows its own.
+    torch counts those of the matrix products. The config of a student that is not a transformer counts its own.
     """
     if hasattr(config, "forward_flops"):
         return config.forward_flops(tokens)

@@ -24,20 +24,20 @@ WIDTH_MULTIPLE = {"cuda": 8}
 
 
 def accelerator() -> str:
-    """The type of the device that ranks get: "cuda" (ROCm's, too) or "cpu". Does not start a GPU."""
+    """Return the type of the device that ranks get: "cuda" (also for ROCm) or "cpu". This does not start a GPU."""
     if os.environ.get("DS_ACCELERATOR", "cuda") != "cuda":
         return "cpu"
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def device_of_rank(local_rank: int) -> torch.device:
-    """The device of a rank of this host.
+    """Return the device of a rank.
 
     Args:
-        local_rank: its number on this host, from 0.
+        local_rank: number of the rank on this host, from 0.
 
     Raises:
-        UserError: there are fewer GPUs.
+        UserError: this host has fewer GPUs.
     """
     if accelerator() == "cpu":
         return torch.device("cpu")
@@ -56,7 +56,7 @@ def device_of_rank(local_rank: int) -> torch.device:
 
 
 def has_bf16(device: torch.device | str) -> bool:
-    """Whether bfloat16 matrix products are faster than float32's: measured 2.5 times with AVX512-BF16.
+    """Return whether bfloat16 matrix products are faster than float32's (2.5 times, measured with AVX512-BF16).
 
     On NVIDIA from compute capability 8.0 on (A100); earlier GPUs emulate it.
     """
@@ -66,14 +66,17 @@ def has_bf16(device: torch.device | str) -> bool:
 
 
 def native_precision(device: torch.device | str, zero: int = 0) -> Literal["bf16", "fp16", "fp32"]:
-    """What `precision=auto` means: bf16 where it is native; else fp16 on a GPU, where ZeRO shards nothing; else fp32."""
+    """Return what `precision=auto` means.
+
+    It is bf16 if the device multiplies bf16 natively; else fp16 on a GPU without ZeRO; else fp32.
+    """
     if has_bf16(device):
         return "bf16"
     return "fp16" if torch.device(device).type == "cuda" and not zero else "fp32"
 
 
 def is_native(precision: torch.dtype, device: torch.device | str) -> bool:
-    """Whether the device multiplies in the precision, and does not emulate it."""
+    """Return whether the device multiplies in the precision natively, without emulating it."""
     if precision == torch.float16:
         return torch.device(device).type == "cuda"
     return precision == torch.float32 or has_bf16(device)

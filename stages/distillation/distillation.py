@@ -13,7 +13,7 @@ from stages.tasks.batches import Batch
 
 
 class Distillation(nn.Module):
-    """A student and its losses. The losses' projections and queues are left behind when the student is saved.
+    """A student and its losses, as a job trains them. The saved student does not hold the losses' projections and queues.
 
     Args:
         student: a model of transformers, or any whose output has the fields that the losses read.

@@ -13,16 +13,16 @@ PLACES = 1 << 16
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, sooner on a CPU."""
+    """`nn.Dropout`, faster on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.p) if self.training else x
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """Zero each number with probability p, rounded to 1/65,536, and divide the others by the probability to stay.
+    """Zero each number with probability p, rounded to 1/65,536, and divide the others by 1 - p.
 
-    On a GPU, or for p of 0 and 1, torch's own.
+    On a GPU, and for p = 0 and p = 1, this is torch's own dropout.
     """
     dropped = round(p * PLACES)
     if x.device.type != "cpu" or not 0 < dropped < PLACES:
@@ -35,7 +35,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 
 def replace_dropout(model: nn.Module) -> None:
-    """Have `model` use it in the place of its own dropout; it has no weights, and is saved as before."""
+    """Replace a model's dropout modules by `Dropout`. They have no weights, so the model is saved as before."""
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.__class__ = Dropout
@@ -44,12 +44,12 @@ def replace_dropout(model: nn.Module) -> None:
 def attention(
     q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, mask: Tensor | None, p: float, scale: float
 ) -> Tensor:
-    """Attention with dropout of its probabilities, (B, L, H, D), operation by operation, in fp32 as SDPA's plain form.
+    """Compute attention with dropout of its probabilities, in fp32, as SDPA's plain form does. Returns (B, L, H, D).
 
     Args:
-        mask: bool, broadcast to (B, H, L, L); False is not read. None reads all.
-        p: of dropout.
-        scale: of the scores.
+        mask: bool, broadcast to (B, H, L, L); False: the token is not attended to. None attends to all tokens.
+        p: probability of dropout.
+        scale: factor of the scores.
     """
     with torch.autocast(q_BHLD.device.type, enabled=False):
         scores = (q_BHLD.float() * scale) @ k_BHLD.float().transpose(-1, -2)

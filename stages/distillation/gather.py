@@ -6,20 +6,20 @@ from torch import Tensor
 
 
 def gather_rows(x_BF: Tensor, weight_B: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors of all rows of the global batch, in its order; gradients flow back to the ranks that they come from.
+    """Gather the vectors of all rows of the global batch, in the order of the batch.
 
-    A loss that sums over this rank's rows, each against all, is the same on one rank and on several. Called on every
-    rank, in the same order.
+    Gradients flow back to the ranks that the rows come from. So a loss that compares each of this rank's rows with all
+    rows is the same on one rank and on several. Every rank must call it, in the same order.
 
     Args:
-        x_BF: (B, ...) this rank's rows; ranks may have different numbers of them.
+        x_BF: (B, ...) this rank's rows; ranks may have different numbers of rows.
         weight_B: (B,) 0 for rows that only fill the batch; they are left out.
 
     Returns:
-        (N, ...) of all rows that count, and (b,) int64, which of them are this rank's.
+        (N, ...) all rows that count, and (b,) int64, the places of this rank's rows among them.
 
     Example:
-        In-batch negatives: each student vector is to be most similar to the teacher's of the same row.
+        In-batch negatives: each student vector should be most similar to the teacher's vector of the same row.
 
         >>> theirs_NF, own_B = gather_rows(teacher_BF, batch.weight)
         >>> scores_BN = student_BF[batch.weight > 0] @ theirs_NF.T

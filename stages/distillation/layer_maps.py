@@ -7,11 +7,11 @@ from checkpoints.errors import UserError
 
 
 def layer_map(which: str | Sequence[int], student_layers: int, teacher_layers: int) -> dict[int, int]:
-    """The teacher layer of each student layer.
+    """Find the teacher layer of each student layer.
 
     Args:
-        which: `uniform`, every k-th layer (g(m) = m N / M); `last`, the top ones; `first`, the bottom ones; or a list
-            of the teacher layer, from 1, of each student layer.
+        which: `uniform`: every k-th layer (g(m) = m N / M). `last`: the top ones. `first`: the bottom ones. Or a list of
+            the teacher layer, from 1, of each student layer.
         student_layers: M.
         teacher_layers: N.
 
@@ -52,11 +52,11 @@ def layer_map(which: str | Sequence[int], student_layers: int, teacher_layers: i
 
 
 def attention_window(config: Any, layer: int) -> int | None:
-    """How many positions away a transformer layer's tokens attend to; None: to all.
+    """Find how many positions away the tokens of a transformer layer attend to; None: no limit.
 
     Args:
-        config: of the model; ModernBERT's names a kind of attention for each layer.
-        layer: from 1.
+        config: the model's config; ModernBERT's names a kind of attention for each layer.
+        layer: number of the layer, from 1.
     """
     kinds = getattr(config, "layer_types", None)
     return config.sliding_window if kinds and kinds[layer - 1] == "sliding_attention" else None

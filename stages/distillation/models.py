@@ -64,7 +64,7 @@ Say = Callable[[str], object]
 
 
 def load_config(source: ModelSource) -> PretrainedConfig:
-    """The model's config; where it names no class of transformers, that of the classifier which its weights fill.
+    """Load a model's config. If it names no class of transformers, the weights tell which classifier it is.
 
     Published TinyBERT weights name no model type: they are BERT.
     """
@@ -95,7 +95,7 @@ def _filled_classifier(source: ModelSource, config: PretrainedConfig) -> list[st
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The model's fast tokenizer. Never built from a bare vocabulary file, which tokenizes all to [UNK]."""
+    """Load a model's fast tokenizer, but never from a bare vocabulary file: such a one turns all into [UNK]."""
     with _told(source):
         tokenizer = AutoTokenizer.from_pretrained(
             source.name, revision=source.revision or "main", trust_remote_code=False, use_fast=True
@@ -114,10 +114,10 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def load_encoder(source: ModelSource, say: Say | None = None) -> PreTrainedModel:
-    """The encoder without a task head, in fp32, with the capturing attention function.
+    """Load an encoder without a task head, in fp32, with the capturing attention function.
 
     Raises:
-        UserError: a weight of it is missing, has another shape, or has no place.
+        UserError: a weight of the encoder is missing, has another shape, or has no place in the model.
     """
     return _load(AutoModel, source, load_config(source), capturing=True, say=say).model
 
@@ -129,20 +129,20 @@ def load_classifier(
     config: PretrainedConfig | None = None,
     say: Say | None = None,
 ) -> PreTrainedModel:
-    """A model with a head, in fp32. A head that the weights lack is drawn from torch's generator.
+    """Load a model with a head for a kind of task, in fp32.
 
-    So is one in place of a head for other labels.
+    If the weights have no head, or one for other labels, a new head is drawn from torch's generator.
 
     Args:
         source: where the weights are.
-        kind: of the task whose answers it gives; None: it keeps the checkpoint's own labels and head.
-        capturing: with the capturing attention function; False for stock attention.
-        config: other than the weights' own.
+        kind: kind of the task that the model answers; None keeps the checkpoint's own labels and head.
+        capturing: whether the model gets the capturing attention function; False for stock attention.
+        config: used instead of the config beside the weights.
         say: called with a line when a prefix is taken off the names of the weights, or a head is dropped.
 
     Raises:
         UserError: a weight of the encoder (without `kind` also of the head) is missing, has another shape, or has no
-            place.
+            place in the model.
     """
     own = load_config(source)
     config = config or copy.deepcopy(own)
@@ -165,7 +165,7 @@ def load_classifier(
 
 
 def new_classifier(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
-    """A model with random weights, drawn from torch's generator, for a task of the kind.
+    """Make a model with random weights, drawn from torch's generator, for a kind of task.
 
     Raises:
         UserError: there is no such head for a model of that type.
@@ -176,7 +176,7 @@ def new_classifier(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
 
 
 def check_head(config: PretrainedConfig, kind: Kind) -> None:
-    """A model of the config's type must have a head for the kind of task.
+    """Check that a model of the config's type has a head for the kind of task.
 
     Raises:
         UserError: it has none.
@@ -194,11 +194,11 @@ def _draw_head(model: PreTrainedModel) -> None:
 
 
 def to_learned_scale(model: PreTrainedModel, scale: tuple[float, float]) -> None:
-    """Let a model that answers scores in the user's units answer deviations from the mean.
+    """Change a model that answers scores in the user's units so that it answers standard deviations from the mean.
 
     Args:
-        model: its last linear layer is changed.
-        scale: mean and deviation; with (0, 1) nothing is.
+        model: the model, whose last linear layer is changed.
+        scale: mean and standard deviation; (0, 1) changes nothing.
     """
     mean, deviation = scale
     if scale != (0.0, 1.0):
@@ -211,7 +211,7 @@ def to_learned_scale(model: PreTrainedModel, scale: tuple[float, float]) -> None
 def in_units(
     model: PreTrainedModel, weights: dict[str, torch.Tensor], scale: tuple[float, float]
 ) -> dict[str, torch.Tensor]:
-    """The weights of a model that answers deviations from the mean, changed so that it answers in the user's units."""
+    """Return a model's weights, changed so that it answers in the user's units, not in deviations from the mean."""
     mean, deviation = scale
     if scale == (0.0, 1.0):
         return weights
@@ -229,13 +229,13 @@ def _head(model: nn.Module) -> str:
 
 
 def head_of(config: PretrainedConfig) -> Head | None:
-    """The head that is among a model's weights; None for an encoder without one."""
+    """Return the head that is among a model's weights; None for an encoder without one."""
     names = config.architectures or []
     return next((head for head in HEADS if any(f"For{head}" in name for name in names)), None)
 
 
 def kind_of(config: PretrainedConfig) -> Kind:
-    """The kind of task that a classifier's config tells of, its labels in the order of the logits."""
+    """Return the kind of task in a classifier's config, with labels in the order of the logits."""
     labels: Any = tuple(config.id2label[i] for i in range(config.num_labels))
     if head_of(config) == Questions.head:
         return Questions().of_model(config)
@@ -247,7 +247,7 @@ def kind_of(config: PretrainedConfig) -> Kind:
 
 
 def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:
-    """A masked language model in fp32, and whether its head was among the weights.
+    """Load a masked language model in fp32, and say whether its head was among the weights.
 
     A missing head's dense layer starts as the identity, so that initial logits come from the tied embeddings.
     """

@@ -43,16 +43,16 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class CaptureSpec:
-    """What to capture of a forward pass; nothing else is kept.
+    """What to capture in a forward pass.
 
     Attributes:
-        logits: class scores.
-        hidden: indices of hidden states; 0 is the embedding output.
+        logits: whether class scores are kept.
+        hidden: indices of the hidden states that are kept; 0 is the embedding output.
         queries_keys: transformer layers, from 1, whose queries and keys are kept.
         scores: those of which attention scores are enough: what keeps outputs on disk may keep scores instead.
         values: transformer layers, from 1, whose values are kept.
-        vocabulary: scores of the vocabulary at the masked tokens (of `read` alone).
-        named: further fields of the model's output, such as the heads of a multi-head student.
+        vocabulary: whether scores of the vocabulary at the masked tokens are kept (only by `read`).
+        named: names of further fields of the model's output that are kept, such as the heads of a multi-head student.
     """
 
     logits: bool = False
@@ -74,7 +74,7 @@ class CaptureSpec:
 
 @dataclass
 class ModelOutputs:
-    """What was captured of a forward pass.
+    """What was captured in a forward pass.
 
     Attributes:
         logits_BC: class scores, or None; (B, L, C) at token level; (B, L, 2) of starts and ends of answers.
@@ -111,15 +111,15 @@ def scaled_products(a_BHLD: Tensor, b_BHLD: Tensor) -> Tensor:
 def capture(
     model: nn.Module, what: "CaptureSpec | Loss | Iterable[Loss]", side: Side = "student"
 ) -> Iterator[ModelOutputs]:
-    """Fill the outputs that are returned with what the model computes while the context is open.
+    """Capture what a model computes while the context is open.
 
-    A second forward pass replaces what the first one left.
+    The context returns a `ModelOutputs`, which each forward pass of the model fills. A second pass replaces the first.
 
     Args:
-        model: as transformers loads it, an encoder or one with a head; any other module whose output has the
-            fields that are asked for.
-        what: losses, or what they would ask for.
-        side: which side of the losses the model is on.
+        model: an encoder as transformers loads it, with or without a head; or any module whose output has the fields that
+            the losses read.
+        what: the losses that will read the outputs, or a `CaptureSpec`.
+        side: whether the losses take the model as student or as teacher.
 
     Raises:
         ValueError: the model's output or its attention does not show what is asked for.
@@ -295,7 +295,7 @@ AttentionMaskInterface.register(ATTENTION, _mask)
 
 
 def inputs_of(model: Any, inputs: Mapping[str, Value]) -> dict[str, Value]:
-    """Of inputs by name those that a model's forward takes; no token types where it knows but one."""
+    """Select the inputs that a model's forward takes. Token types are left out if the model has only one."""
     kind: Any = type(model)
     names = _argument_names(kind)
     if getattr(getattr(model, "config", None), "type_vocab_size", 2) <= 1:
@@ -309,7 +309,7 @@ def _argument_names(model: Any) -> frozenset[str]:
 
 
 def read(model: Any, batch: "Batch", spec: CaptureSpec, side: Side = "student") -> ModelOutputs:
-    """Run `model` on a batch and return what is asked for."""
+    """Run a model on a batch and return what `spec` asks for."""
     reader = model.base_model if spec.vocabulary else model
     inputs = inputs_of(model, batch.inputs_of(side))
     if not batch.padded and batch.weight.device.type == "cuda" and isinstance(model, PreTrainedModel):

@@ -16,14 +16,14 @@ def made(
     given: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
 ) -> T:
-    """The object that a line of a recipe names.
+    """Make the object that a line of a recipe describes.
 
     Args:
         line: the name, or {name: settings}.
         known: the registry: name -> class, whose constructor's arguments are the settings.
         argument: the key of the recipe under which the line stands.
-        given: arguments that are no settings; each class gets those that it takes.
-        defaults: of settings, for classes that have them.
+        given: arguments that are not settings; each class gets those that it takes.
+        defaults: values of settings that the line does not give, for classes that have these settings.
 
     Raises:
         ValueError: there is no such name or setting, or a setting's value is refused.

@@ -16,18 +16,18 @@ from typing import Any
 from checkpoints.errors import UserError
 
 Schedule = Callable[[float], float]
-"""The value at a share of the stage's steps, from 0 to below 1."""
+"""Fraction of the stage's steps that are done, from 0 to below 1 -> value."""
 
 
 def schedule(value: Any, name: str) -> Schedule:
-    """What a recipe's value says.
+    """Make the schedule that a recipe's value describes.
 
     Args:
         value: a number, or one of the forms above.
-        name: of the setting, for what is said where it is none of them.
+        name: of the setting, for the error message.
 
     Raises:
-        UserError: the value is no schedule.
+        UserError: the value is not a schedule.
     """
     if is_number(value):
         return lambda progress: float(value)
@@ -72,7 +72,7 @@ def _line(points: list[list[float]]) -> Schedule:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a recipe's value is a finite number."""
+    """Return whether a recipe's value is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -22,10 +22,11 @@ class FrozenTeacher:
     """A model in eval mode, without gradients, whose outputs are the targets.
 
     Args:
-        model: encoder or classifier; the teacher's alone from now on (its weights are packed).
-        spec: what the losses read of it.
-        precision: of its weights and all it computes, so that nothing is cast in a step.
-        class_order: for each of the task's classes, the teacher's index of the same name.
+        model: encoder or classifier. Nothing else may use it afterwards, because its weights are packed.
+        spec: what the losses read from it.
+        device: where it runs.
+        precision: type of its weights and of all that it computes, so that nothing is cast in a step.
+        class_order: for each of the task's classes, the index of that class in the teacher. None: the same order.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class FrozenTeacher:
         self.class_order = None if in_order else class_order
 
     def __call__(self, batch: "Batch") -> ModelOutputs:
-        """The outputs of a batch, its logits in the task's class order."""
+        """Compute the outputs of a batch, with logits in the task's class order."""
         # `no_grad`, as tensors of `inference_mode` cannot enter a loss that has gradients.
         with (
             torch.no_grad(),
@@ -58,10 +59,10 @@ class FrozenTeacher:
 def class_order(
     config: PretrainedConfig, labels: Sequence[str] | None, teacher_labels: list[str]
 ) -> list[int]:
-    """For each class of the task, the index under which the teacher knows it. By name, never by position.
+    """Find each class of the task among the teacher's, by name, never by position.
 
     Args:
-        config: of the teacher.
+        config: the teacher's config.
         labels: class names of the task; None for regression, and for questions.
         teacher_labels: the teacher's class names in its own order, where its config lacks them.
 
@@ -101,10 +102,10 @@ def class_order(
 
 
 def check_problem_type(config: PretrainedConfig, kind: Kind) -> None:
-    """A classifier's labels must exclude each other where the task's do, as far as its config says.
+    """Check that a classifier gives one label a row, or several, as the task does; its config tells.
 
     Raises:
-        ValueError: they do not.
+        ValueError: it does not.
     """
     if kind.labels and config.problem_type not in (None, "regression", kind.problem_type):
         gives, wants = (

@@ -15,15 +15,15 @@ from stages.distillation.outputs import capture, inputs_of
 class DistillationTrainer(Trainer):
     """A `transformers.Trainer` whose loss is the sum of distillation losses.
 
-    The losses' projections are trained with the student, and left behind when it is saved: `save_model` and
-    checkpoints hold the student alone. Resume, ranks and logging are the Trainer's own; the stages of this project
-    resume bitwise and divide by the global batch, which this does not.
+    The losses' projections are trained with the student. `save_model` and checkpoints hold the student alone. Resume,
+    ranks and logging are the Trainer's own. Unlike the stages of this project, it does not resume bitwise and does not
+    divide by the counts of the global batch.
 
     Args:
-        student: trained; a stock model.
-        teacher: frozen; a stock model, or None where no loss reads it.
-        losses: summed, each by its own weight.
-        **arguments: the Trainer's: args, train_dataset, data_collator, eval_dataset ...
+        student: a stock model, which is trained.
+        teacher: a stock model, which is frozen; None if no loss reads it.
+        losses: their weighted sum is the loss.
+        **arguments: arguments of the Trainer, such as args, train_dataset, data_collator, eval_dataset.
 
     Raises:
         ValueError: there is more than one device.
@@ -55,7 +55,7 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the losses are means of their own batch
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The Trainer's optimiser, and with it the losses' own parameters."""
+        """Make the Trainer's optimiser, and add the losses' own parameters."""
         optimizer = super().create_optimizer(model)
         if self.loss_parameters:
             optimizer.add_param_group({"params": self.loss_parameters})
@@ -68,7 +68,7 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """The sum of the losses of a batch."""
+        """Compute the weighted sum of the losses of a batch."""
         for loss in self.losses:
             loss.progress = self.state.global_step / max(1, self.state.max_steps)
         outputs_of_teacher = None

@@ -1,4 +1,4 @@
-"""What of a model's weights is in its files: what is not there, transformers draws at random and says nowhere."""
+"""Compares a model's weights with its files: transformers draws missing weights at random and does not say so."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Arrived:
-    """How a model's weights and its files differ, by transformers' account.
+    """How a model's weights and its files differ, as transformers reports it.
 
     Attributes:
         model: as it was loaded.
@@ -33,7 +33,7 @@ class Arrived:
         return cls(model, set(info["missing_keys"]), set(info["unexpected_keys"]), reshaped)
 
     def faults(self, own_head: bool) -> str:
-        """Name what may not differ; empty if all is there.
+        """Name the differences that are faults; empty if there are none.
 
         The encoder must be whole, and hold all of its weights in the files. A pooler or a head may be new.
 
@@ -63,7 +63,7 @@ class Arrived:
 
     @property
     def prefix(self) -> str:
-        """What stands before the names in the files, of a wrapper, and without which they fill the encoder; or empty."""
+        """Find the prefix of a wrapper, without which the names in the files are the encoder's; empty if there is none."""
         wanted = {self._plain(name) for name in filter(self._is_encoders, self.missing)}
         parts = [name.split(".") for name in self.unexpected]
         prefixes = {".".join(part[:n]) + "." for part in parts for n in range(1, min(len(part), 5))}

@@ -58,12 +58,12 @@ def build(
     layer_map: Any = "uniform",
     mlm_probability: float = 0.0,
 ) -> Loss:
-    """The loss of a recipe's line: its name, or {name: settings}.
+    """Make the loss that a line of a recipe describes.
 
     Args:
-        line: as above.
-        student, teacher: the models' configs, for losses that read them.
-        layer_map: where the settings have none.
+        line: the loss's name, or {name: settings}.
+        student, teacher: the models' configs.
+        layer_map: used if the settings have none.
         mlm_probability: the fraction of tokens that are masked.
 
     Raises:

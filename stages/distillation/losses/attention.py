@@ -22,16 +22,18 @@ MAPS_UP_TO = {"cpu": 128, "cuda": 512}
 class AttentionScores(Loss):
     """Mean squared difference of raw attention scores Q K^T / sqrt(D), before softmax (TinyBERT, equation 7).
 
-    sum_m ||A_m - A^T_g(m)||^2 / (H * sum of squared lengths), over pairs of real tokens, added over the mapped
-    layers m. Pairs that either layer does not attend to, because they are further apart than its window (ModernBERT),
-    differ by 0. Where the head counts differ, the concatenated queries and keys are split into gcd(student, teacher)
-    heads. `AttentionMaps` compares probabilities instead; `Relations` compares tokens of one side with each other.
+    The loss is sum_m ||A_m - A^T_g(m)||^2 / (H * sum of squared lengths). A_m are the student's scores of layer m and
+    A^T_g(m) those of the teacher's layer for it. The sum runs over pairs of real tokens. If two tokens are further apart
+    than the attention window of either layer (ModernBERT), their pair counts as equal. If the numbers of heads differ, the
+    concatenated queries and keys are split into gcd(student, teacher) heads. `AttentionMaps` compares probabilities
+    instead. `Relations` compares queries with queries, keys with keys, or values with values.
 
     Args:
         student, teacher: the models' configs.
         layer_map: which teacher layer each student layer learns from: uniform, last, first or a list.
-        weight: of the loss; a number or a schedule.
-        form: "maps" builds the L x L maps, "traces" D x D products instead; "auto" takes the faster.
+        weight: factor of the loss in the sum of losses; a number or a schedule.
+        form: "maps" builds the L x L maps; "traces" builds D x D products, in memory linear in L; "auto" takes the faster.
+            The value is the same.
 
     Raises:
         ValueError: the layer counts do not fit the map, or the student has no attention.
@@ -90,14 +92,14 @@ class AttentionScores(Loss):
 class AttentionMaps(Loss):
     """Distance of attention probabilities, softmax(Q K^T / sqrt(D)), over real tokens.
 
-    `mse` is the mean over heads and token pairs; `kl` is KL(teacher || student) of each token's row, the mean over
-    heads and tokens. Where the head counts differ, both sides' maps are averaged over their heads first.
-    `AttentionScores` is what TinyBERT found better.
+    `mse` is the mean squared difference over heads and token pairs. `kl` is KL(teacher || student) of each token's row, the
+    mean over heads and tokens. If the numbers of heads differ, the maps of each model are averaged over its heads first.
+    TinyBERT's authors found `AttentionScores` better.
 
     Args:
         student, teacher: the models' configs.
         layer_map: which teacher layer each student layer learns from: uniform, last, first or a list.
-        weight: of the loss; a number or a schedule.
+        weight: factor of the loss in the sum of losses; a number or a schedule.
         distance: mse or kl.
 
     Raises:

@@ -30,31 +30,31 @@ class LossTerm:
         normalizer: rows; tokens (sum of lengths); pairs of tokens (sum of squared lengths); targets (one a row, or
             one a word at token level); labels (targets whose gold label is known); masked (tokens that are expected to
             be masked).
-        weight: of the term in the loss.
-        tag: of the backward pass it belongs to (`stages.training.step`).
+        weight: factor of the term in the loss.
+        tag: name of the backward pass that the term belongs to (`stages.training.step.Pass`).
     """
 
     sum: Tensor
     normalizer: Normalizer
     weight: float = 1.0
-    tag: str = "loss"  # of the backward pass that it belongs to (`stages.training.step.Pass`)
+    tag: str = "loss"
 
 
 class Loss(nn.Module):
     """A distillation loss.
 
-    A loss of your own sets what it reads of each model and returns terms; learned parts (projections) are its
-    parameters, and what it remembers from step to step (a queue) are its buffers. Both are in the job's checkpoints
-    and left behind when the student is saved.
+    To write one, declare what it reads from each model (`student_capture`, `teacher_capture`), and implement `terms`. What
+    it learns (projections) are its parameters. What it remembers from step to step (a queue) are its buffers. The job's
+    checkpoints hold both; the saved student holds neither.
 
     Args:
-        weight: of its terms in the sum of losses; a number or a schedule.
+        weight: factor of its terms in the sum of losses; a number or a schedule.
 
     Attributes:
-        student_capture, teacher_capture: what it reads of the models.
-        whole_batch: whether a row's loss depends on the other rows of the global batch (in-batch negatives); such
-            a loss needs the batch in one piece on each rank.
-        progress: the fraction of the stage's steps that are done, which schedules read.
+        student_capture, teacher_capture: what it reads from the models.
+        whole_batch: whether a row's loss depends on the other rows of the global batch (in-batch negatives). Such a loss
+            needs the whole batch of a rank at once, without gradient accumulation.
+        progress: the fraction of the stage's steps that are done, from 0 to 1. Schedules read it.
         is_scheduled: whether any of its settings is a schedule.
 
     Example:
@@ -78,17 +78,23 @@ class Loss(nn.Module):
         self.weight_schedule = self.schedule(weight, "weight")
 
     def schedule(self, value: Any, setting: str) -> Schedule:
-        """The schedule that a setting's value stands for."""
+        """Return the schedule that a setting's value stands for."""
         self.is_scheduled = self.is_scheduled or isinstance(value, dict)
         return schedule(value, setting)
 
     @property
     def weight(self) -> float:
-        """Of the terms in the sum of losses, at this point of the training."""
+        """The factor of the terms in the sum of losses, at this point of the training."""
         return self.weight_schedule(self.progress)
 
     def terms(self, student: ModelOutputs, teacher: Any, batch: Batch) -> dict[str, LossTerm]:
-        """The sums of a batch, by name. `teacher` is a `ModelOutputs`, or None for a loss that reads no teacher."""
+        """Return the sums of a batch, by name.
+
+        Args:
+            student: what was captured from the student.
+            teacher: what was captured from the teacher; None for a loss that reads no teacher.
+            batch: masks, labels, and the weights of the rows (`batch.sum` applies them).
+        """
         raise NotImplementedError
 
     def forward(
@@ -98,13 +104,13 @@ class Loss(nn.Module):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """The mean loss of a batch.
+        """Compute the mean loss of a batch.
 
         Args:
-            student, teacher: what `capture` filled in; the teacher's may be None where the loss reads none.
-            attention_mask: (B, L), 1 for real tokens; needed by losses on tokens.
-            labels: (B,) class indices or scores, or (B, L) at token level with -100 where nothing is scored;
-                needed by losses on gold labels and on masked tokens.
+            student, teacher: outputs that `capture` has filled; the teacher's may be None if the loss reads no teacher.
+            attention_mask: (B, L), 1 for real tokens. Losses on tokens need it.
+            labels: (B,) class indices or scores, or (B, L) at token level, with -100 for tokens that are not scored.
+                Losses on gold labels and on masked tokens need them.
 
         Returns:
             A scalar, the weighted sum of its terms.

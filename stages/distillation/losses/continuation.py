@@ -10,14 +10,14 @@ from stages.tasks.batches import Batch
 class Continuation(Loss):
     """max(0, ||z_S - phi z_T||^2 - m phi), summed over classes, averaged over targets (equations 4 to 6).
 
-    phi rises to 1, so that the student first meets a smoothed teacher; differences below the margin m count as the
-    teacher's noise. With m = 0 it is the first phase of Annealing-KD (arXiv 2104.07163), and with phi = 1 as well
-    `MatchedLogits` times the number of classes.
+    phi rises to 1, so that the student first learns from a smoothed teacher. A squared distance up to m phi counts as 0,
+    as noise of the teacher. With m = 0 the loss is the first phase of Annealing-KD (arXiv 2104.07163). With m = 0 and
+    phi = 1 it is `MatchedLogits` times the number of classes.
 
     Args:
-        phi: of the teacher's logits, a schedule from near 0 to 1.
-        margin: m.
-        weight: of the loss; the paper's 1 - psi.
+        phi: factor of the teacher's logits; a number, or a schedule from near 0 to 1.
+        margin: m; a number or a schedule.
+        weight: factor of the loss, 1 - psi in the paper; a number or a schedule.
 
     Example:
         >>> loss = Continuation(phi={"linear": [0.1, 1.0]}, margin=0.5)

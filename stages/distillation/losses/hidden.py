@@ -18,21 +18,24 @@ from stages.tasks.batches import Batch
 
 
 class HiddenStates(Loss):
-    """Distance of hidden states after a learned projection to the teacher's width, over real tokens.
+    """Distance between the hidden states of student and teacher, after a learned projection to the teacher's width.
 
-    `mse`: sum_m ||H_m W_m - H^T_g(m)||^2 / (d_teacher * sum of lengths), m = 0 being the embedding output
-    (TinyBERT, equations 8 and 9).
-    `normalised`: the same of states divided by their norms, not over d_teacher (Patient KD, arXiv 1908.09355, eq. 7).
-    `cosine`: sum_m of 1 - cos(H_m W_m, H^T_g(m)), over the sum of lengths (as DistilBERT, arXiv 1910.01108).
+    It is a mean over real tokens. H are the student's states, H^T the teacher's; layer m of the student learns from layer
+    g(m) of the teacher, and m = 0 is the embedding output. Three distances:
+
+    `mse`: sum_m ||H_m W_m - H^T_g(m)||^2 / (d_teacher * sum of lengths) (TinyBERT, equations 8 and 9).
+    `normalised`: like `mse`, but states are divided by their norms, and the sum not by d_teacher (Patient KD,
+    arXiv 1908.09355, equation 7).
+    `cosine`: sum_m (1 - cos(H_m W_m, H^T_g(m))) / sum of lengths (as DistilBERT, arXiv 1910.01108).
 
     Args:
         student, teacher: the models' configs.
         layer_map: which teacher layer each student layer learns from: uniform, last, first or a list.
-        weight: of the loss; a number or a schedule.
+        weight: factor of the loss in the sum of losses; a number or a schedule.
         distance: mse, normalised or cosine.
         projection: per_layer, as in the paper; shared, one for all layers, as in the published code; or none, for
             equal widths.
-        only: the student layers that learn, 0 the embedding, such as [3]; None for all.
+        only: the student layers that learn, such as [3]; 0 is the embedding. None for all.
 
     Raises:
         ValueError: the layer counts do not fit the map, or projection="none" with unequal widths.
@@ -108,16 +111,16 @@ class _SquaredDistance(torch.autograd.Function):
 
 
 class Gram(Loss):
-    """How the states of one mapped layer go with those of the next: H_m^T H_m+1 / length, of each row.
+    """Distance between student and teacher of H_m^T H_m+1 / length: how one layer's states relate to the next one's.
 
-    Mean squared difference of the two (W, W) matrices, the student's after a learned projection to the teacher's
-    width; summed over neighbouring mapped layers, averaged over rows (flow of solution procedure, Yim et al., CVPR
-    2017). `HiddenStates` compares the states themselves.
+    The mean squared difference of the two (W, W) matrices of a row. The student's states are first projected to the
+    teacher's width by a learned projection. The loss is summed over neighbouring mapped layers and averaged over rows
+    (flow of solution procedure, Yim et al., CVPR 2017). `HiddenStates` compares the states themselves.
 
     Args:
         student, teacher: the models' configs.
         layer_map: which teacher layer each student layer learns from: uniform, last, first or a list.
-        weight: of the loss; a number or a schedule.
+        weight: factor of the loss in the sum of losses; a number or a schedule.
 
     Raises:
         ValueError: the layer counts do not fit the map.

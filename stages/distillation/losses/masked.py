@@ -16,10 +16,10 @@ from stages.tasks.batches import Batch
 
 
 class MaskedWords(Loss):
-    """Cross-entropy of the masked tokens, BERT's own loss (arXiv 1810.04805, section 3.1); no teacher.
+    """Cross-entropy of the masked tokens: BERT's own loss (arXiv 1810.04805, section 3.1). It reads no teacher.
 
     Args:
-        weight: of the loss; a number or a schedule.
+        weight: factor of the loss in the sum of losses; a number or a schedule.
 
     Example:
         >>> outputs = ModelOutputs(vocabulary_NV=torch.zeros(1, 8))
@@ -37,14 +37,14 @@ class MaskedWords(Loss):
 
 
 class MaskedSoftLabels(Loss):
-    """KL(teacher || student) of the distributions over the vocabulary at the masked tokens, at temperature T.
+    """KL(teacher || student) of the distributions over the vocabulary at the masked tokens, at temperature tau.
 
-    Its gradient is that of the soft cross-entropy (DistilBERT, arXiv 1910.01108, section 2).
+    It has the same gradient as the soft cross-entropy (DistilBERT, arXiv 1910.01108, section 2).
 
     Args:
-        temperature: T of both sides.
-        t_squared: multiply by T^2, so that the gradient keeps its size at any T (arXiv 1503.02531, section 2).
-        weight: of the loss; a number or a schedule.
+        temperature: tau, of student and teacher; a number or a schedule.
+        t_squared: multiply by tau^2, so that the gradient keeps its size at any tau (arXiv 1503.02531, section 2).
+        weight: factor of the loss in the sum of losses; a number or a schedule.
 
     Example:
         >>> outputs = ModelOutputs(vocabulary_NV=torch.zeros(1, 8))

@@ -17,22 +17,23 @@ from stages.tasks.batches import Batch
 
 
 class SoftLabels(Loss):
-    """Cross-entropy with the teacher's distribution at temperature T: -softmax(z_T/T) . log_softmax(z_S/T).
+    """Cross-entropy with the teacher's distribution at temperature tau: -softmax(z_T/tau) . log_softmax(z_S/tau).
 
-    TinyBERT's equation 10. Summed over classes, averaged over targets, not multiplied by T^2 (set the weight for
-    that). A teacher of one output (a score) is followed in mean squared error. The published code also divides by
-    the number of classes; we do not. `MatchedLogits` compares the logits themselves.
+    TinyBERT's equation 10, with the logits z_T of the teacher and z_S of the student. It is summed over classes and
+    averaged over targets. It is not multiplied by tau^2 (give that as the weight), and not divided by the number of
+    classes, as the published code does. If the models have one output (a score), it is the mean squared error.
+    `MatchedLogits` compares the logits instead.
 
-    Where a row has several labels, each is a distribution of its own, and the loss is the mean over the C labels of the
-    binary cross-entropy with q = sigmoid(z_T/T): -(q log sigmoid(z_S/T) + (1 - q) log(1 - sigmoid(z_S/T))).
+    If a row has several labels, each label is a distribution of its own. The loss is then the mean over the C labels of
+    the binary cross-entropy with q = sigmoid(z_T/tau): -(q log sigmoid(z_S/tau) + (1 - q) log(1 - sigmoid(z_S/tau))).
 
     Args:
-        temperature: T of both sides; a number or a schedule.
-        weight: of the loss; a number or a schedule.
-        problem_type: as in the student's config; "multi_label_classification" where a row has several labels.
+        temperature: tau, of student and teacher; a number or a schedule.
+        weight: factor of the loss in the sum of losses; a number or a schedule.
+        problem_type: as in the student's config; "multi_label_classification" if a row has several labels.
 
     Example:
-        >>> loss = SoftLabels(temperature=2.0, weight=4.0)   # T^2, as Hinton et al., arXiv 1503.02531
+        >>> loss = SoftLabels(temperature=2.0, weight=4.0)   # tau^2, as Hinton et al., arXiv 1503.02531
         >>> outputs = ModelOutputs(logits_BC=torch.zeros(3, 2))
         >>> round(loss(outputs, outputs).item(), 4)   # 4 log 2
         2.7726
@@ -68,7 +69,7 @@ class MatchedLogits(Loss):
     Of a window it is the mean over its places.
 
     Args:
-        weight: of the loss; a number or a schedule.
+        weight: factor of the loss in the sum of losses; a number or a schedule.
 
     Example:
         >>> MatchedLogits()(ModelOutputs(torch.tensor([[1.0, 3.0]])), ModelOutputs(torch.tensor([[1.0, 1.0]])))
@@ -86,13 +87,13 @@ class MatchedLogits(Loss):
 
 
 class GoldLabels(Loss):
-    """Cross-entropy with the gold class, or squared error with the gold score, where it is known; no teacher.
+    """Cross-entropy with the gold class, or squared error with the gold score. It reads no teacher.
 
-    Where a row has several labels (`labels` has the shape of the logits), it is the mean over the labels of the binary
-    cross-entropy.
+    Only targets with a known label count. If a row has several labels (`labels` has the shape of the logits), the loss is
+    the mean over the labels of the binary cross-entropy.
 
     Args:
-        weight: of the loss; a number or a schedule.
+        weight: factor of the loss in the sum of losses; a number or a schedule.
 
     Example:
         >>> outputs = ModelOutputs(logits_BC=torch.zeros(2, 2))

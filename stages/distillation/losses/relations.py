@@ -13,16 +13,17 @@ from stages.tasks.batches import Batch
 
 
 class Relations(Loss):
-    """KL(softmax(X_T X_T^T / sqrt(D)) || softmax(X_S X_S^T / sqrt(D))), X the queries, keys or values of a layer.
+    """KL(softmax(X_T X_T^T / sqrt(D)) || softmax(X_S X_S^T / sqrt(D))), for X the queries, keys or values of a layer.
 
-    The mean over relation heads and real tokens, summed over mapped layers. The concatenated heads are split into
-    gcd(student heads, teacher heads) relation heads, so that widths and heads may differ.
+    X_T are the teacher's and X_S the student's. The loss is a mean over relation heads and real tokens, summed over mapped
+    layers. The concatenated heads are split into gcd(student heads, teacher heads) relation heads, so that widths and
+    numbers of heads may differ.
 
     Args:
         student, teacher: the models' configs.
         of: queries, keys or values.
         layer_map: which teacher layer each student layer learns from: uniform, last, first or a list.
-        weight: of the loss; a number or a schedule.
+        weight: factor of the loss in the sum of losses; a number or a schedule.
 
     Raises:
         ValueError: the layer counts do not fit the map, or the student has no attention.
