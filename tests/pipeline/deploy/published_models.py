@@ -31,12 +31,12 @@ PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 HEAD = """\
 # Models that were tried
 
-What a model reads is what its own tokenizer's call gives: token types or none, special tokens, the sides on which
-texts are padded and truncated. Each model below is tiny and has random weights, and a tokenizer of the kind that it is
-published with. It reads single texts and pairs, short and too long ones padded together. Its inputs and logits are
-those of stock transformers, `model(**tokenizer(..., truncation=True, padding=True))`, in five places: the rows of
-training, the evaluation, `predict`, the exported directory, and for some the ONNX file. Or it is refused in one line,
-by the stage `check`, before any work.
+A model reads exactly what a call of its own tokenizer gives: token types or none, special tokens, and the sides on
+which texts are padded and truncated. Each model below is tiny and has random weights, and a tokenizer of the kind with
+which it is published. It reads single texts and pairs, short and too long ones, padded together. Its inputs and logits
+must be those of stock transformers, `model(**tokenizer(..., truncation=True, padding=True))`, in five places: the rows
+of training, the evaluation, `predict`, the exported directory, and for some models the ONNX file. If a model cannot be
+read like this, the stage `check` refuses it with a one-line message, before any work.
 
 The test `tests/pipeline/deploy/test_published_models.py` compares each line with what happens.
 `.venv/bin/python -m tests.pipeline.deploy.published_models` writes the page.
