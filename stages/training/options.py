@@ -137,7 +137,7 @@ class Augmentation:
     nltk_download: bool = option(False, "fetch nltk's data where this machine has none")
     entities: Literal["keep", "swap"] = option(
         "keep",
-        "entities of the text: keep, or swap for others of the same kind and as many words of the training rows",
+        "entities of the text: keep, or swap for others of their kind and length from the training rows",
     )
     masks_per_pass: Positive = option(
         1, "words masked in one forward pass; 1 is exact, more is faster (docs/augmentation.md)"
