@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from tabulate import tabulate
 
 from checkpoints.errors import UserError, to_user_error
@@ -381,6 +381,11 @@ class ExportSettings(OfRun):
     onnx: bool = option(True, "also write ONNX files, in fp32 and int8")
     license: str = option("", "the licence that the model card states, such as apache-2.0")
     push: str = option("", "also upload it to this private repository of the hub: OWNER/NAME")
+    promise: Annotated[float, Ge(0), Lt(1)] = option(
+        0.0,
+        "also find from which confidence on the student agrees at least this often, such as 0.95; 0: do not",
+    )
+    agree_with: Literal["teacher", "gold"] = option("teacher", "whose labels the promise is about")
 
 
 @command(ExportSettings)
@@ -397,9 +402,15 @@ def export(given: ExportSettings) -> None:
         raise UserError(f"{target} exists: give another to=DIR, or remove it")
     if given.push:
         hub.check_push(given.push)
-    from pipeline.deploy import export, formats
+    from pipeline.deploy import cascade, export, formats
 
-    measured = export.export(run, target, given.onnx, given.license)
+    if given.promise:
+        cascade.check_promise(run, given.agree_with)
+    measured, promised = export.export(
+        run, target, given.onnx, given.license, given.promise, given.agree_with
+    )
+    if promised:
+        print(promised)
     if measured:
         print(f"{formats.formats_table(run, measured)}\n")
     print(f"the student is in {target}: {export.how_to_load(target)}")
@@ -414,6 +425,9 @@ class PredictSettings(OfRun):
     text_b: str | None = option(None, "the second text, where the task takes pairs")
     file: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
     to: str = option("", "the .csv, .tsv or .jsonl file to write; if left out: standard output")
+    ask_teacher: bool = option(
+        False, "where the export in model= is below its threshold, the teacher of run= answers"
+    )
     text_columns: list[str] = option([], "text columns of the file; if left out: those of the run")
     encoding: str = option("", "encoding of the file, such as windows-1251; if left out: recognised")
     delimiter: str = option("", "separator of the file: comma, semicolon, tab, pipe; if left out: recognised")
@@ -435,6 +449,14 @@ def predict(given: PredictSettings) -> None:
         if run
         else predict.Classifier.of_directory(Path(given.model))
     )
+    if given.ask_teacher:
+        from pipeline.deploy.cascade import teacher_of
+
+        if not given.model:
+            raise UserError(
+                "the student of a run has no threshold; give model=DIR of an export with one", "ask_teacher"
+            )
+        student.teacher = teacher_of(read_run_record(_finished(given.run)), student)
     with contextlib.suppress(BrokenPipeError):  # as in `predict ... | head`
         if given.file:
             path, target = Path(given.file), Path(given.to) if given.to else None

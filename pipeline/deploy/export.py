@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from checkpoints import store
+from pipeline.deploy.cascade import Cascade, With, add_cascade
 from pipeline.deploy.formats import FormatResult, compare_formats
 from pipeline.deploy.model_card import write_card
 from pipeline.deploy.older_transformers import model_settings, tokenizer_settings
@@ -23,7 +24,14 @@ from stages.distillation.students.architecture import __name__ as KINDS_MODULE
 from stages.tasks.kinds import Classes
 
 
-def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[FormatResult]:
+def export(
+    run: RunRecord,
+    target: Path,
+    with_onnx: bool,
+    license: str,
+    promise: float = 0.0,
+    agree_with: With = "teacher",
+) -> tuple[list[FormatResult], Cascade | None]:
     """Write the student that a run is about to a new directory, which appears whole or not at all.
 
     Args:
@@ -31,12 +39,14 @@ def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[
         target: a path that does not exist yet.
         with_onnx: whether to write ONNX files, and to measure each format.
         license: for the model card; an identifier of the hub, or empty.
+        promise: with which agreement the student answers above a threshold; 0: none is looked for.
+        agree_with: whose labels these answers agree with.
 
     Returns:
-        What was measured of each format; empty without ONNX.
+        What was measured of each format, empty without ONNX; and the promise, if one is made.
 
     Raises:
-        UserError: the student is damaged, the ONNX model's logits differ from PyTorch's, or the disk is full.
+        UserError: no threshold keeps the promise, the student is damaged, the ONNX model's logits differ from PyTorch's, or the disk is full.
     """
     student = run.about.student
     source, staging = run.model(student), store.fresh_staging(target)
@@ -45,14 +55,15 @@ def export(run: RunRecord, target: Path, with_onnx: bool, license: str) -> list[
             if path.name != store.MANIFEST:
                 shutil.copyfile(path, staging / path.name)
         fit_settings(staging, run.max_length(student))
+        cascade = add_cascade(run, staging, promise, agree_with) if promise else None
         formats = compare_formats(run, staging) if with_onnx else []
-        write_card(run, formats, license, staging / "README.md")
+        write_card(run, formats, license, staging / "README.md", cascade)
         staging.rename(target)
     except Exception as error:
         raise store.disk_error(error, target) from error
     finally:
         store.remove(staging)
-    return formats
+    return formats, cascade
 
 
 def how_to_load(directory: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from pipeline.deploy.cascade import Cascade
 from pipeline.deploy.formats import ROWS, FormatResult
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
@@ -37,7 +38,9 @@ OMITTED = re.compile(
 """Options that a card leaves out: those that name files, and those that the student does not depend on."""
 
 
-def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: Path) -> None:
+def write_card(
+    run: RunRecord, formats: list[FormatResult], license: str, path: Path, cascade: Cascade | None = None
+) -> None:
     """Write the card beside the exported model.
 
     Args:
@@ -45,6 +48,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
         formats: what was measured of each exported format; empty without ONNX.
         license: an identifier of the hub, or empty.
         path: of the card, in the directory of the model.
+        cascade: what the model promises above a threshold.
     """
     base, data = _base_model(run), run.task.identity
     config = load_config(ModelSource(str(path.parent)))
@@ -87,6 +91,7 @@ def write_card(run: RunRecord, formats: list[FormatResult], license: str, path: 
         ),
         options={k: here for k, (here, _) in given.items() if not OMITTED.fullmatch(k)},
         formats=formats,
+        cascade=cascade,
         busy=busy_note(f.costs for f in formats),
         compared=min(ROWS, run.about.rows),
         max_length=run.max_length(run.about.student),

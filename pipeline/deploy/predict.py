@@ -52,12 +52,14 @@ class Classifier:
         tokenizer: of the model.
         max_length: tokens of a row; longer rows are truncated. None: rows of any length can be read.
         pairs: whether a row has two texts; None if unknown.
+        teacher: answers rows below the threshold of an exported student; None: they are only marked.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
     pairs: bool | None = None
+    teacher: "Classifier | None" = None
 
     @classmethod
     def of_run(cls, run: RunRecord, name: str) -> "Classifier":
@@ -91,6 +93,11 @@ class Classifier:
         """What it answers; its labels are in the order of the logits."""
         return kind_of(self.model.config)
 
+    @property
+    def threshold(self) -> float | None:
+        """The confidence from which on an exported student keeps its promise; None where it makes none."""
+        return getattr(self.model.config, "confidence_threshold", None)
+
     def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
         """Probabilities (rows, classes), or scores (rows, 1) of a regression, in the order of the rows."""
         found = np.empty((len(rows), self.kind.outputs), np.float32)
@@ -112,10 +119,13 @@ class Classifier:
                     bar.update(len(chunk))
         return check_finite(found)
 
-    def predict(self, rows: Sequence[Row], progress: bool = False) -> list[tuple[str, str]]:
+    def predict(self, rows: Sequence[Row], progress: bool = False) -> list[tuple[str, ...]]:
         """(label, its probability) of each row, as cells of a table; ("", score) for a regression.
 
         Of a question it is (answer, its probability); the answer is empty for none.
+
+        A student with a threshold adds who answered: student; ask, where the answer is below it; or teacher, if that is
+        at hand.
 
         A token-level model gives the labels of all words, separated by spaces, and the lowest of their probabilities.
         Where a row has several labels or entities, both are lists, as JSON.
@@ -132,7 +142,15 @@ class Classifier:
             labelled = [list(zip(*self.label_words(row[0]), strict=True)) for row in rows]
             return [(" ".join(labels), min(probabilities)) for _, labels, probabilities in labelled]
         found = [self.kind.predicted(values) for values in self(rows, progress)]
-        return [(_cell(label), _cell(score)) for label, score in found]
+        cells: list[tuple[str, ...]] = [(_cell(label), _cell(score)) for label, score in found]
+        if self.threshold is None:
+            return cells
+        unsure = [i for i, (_, score) in enumerate(found) if score < self.threshold]
+        cells = [(*cell, "student") for cell in cells]
+        asked = self.teacher.predict([rows[i] for i in unsure], progress) if self.teacher and unsure else []
+        for place, i in enumerate(unsure):
+            cells[i] = (*asked[place], "teacher") if asked else (*cells[i][:2], "ask")
+        return cells
 
     def said(self, values: np.ndarray) -> str:
         """What it answers by a row's probabilities, for a reader."""
@@ -269,6 +287,8 @@ def predict_table(
 
     Of questions they are answer and score.
 
+    A student with a threshold adds a third, by: who answered (`Classifier.predict`).
+
     Args:
         classifier: the model.
         path: CSV, TSV, JSON, JSONL or Parquet.
@@ -290,7 +310,9 @@ def predict_table(
     predictions = classifier.predict(rows, progress=True)
     head = list(dict.fromkeys(column for row in table for column in row))
     asks = isinstance(classifier.kind, Questions)
-    names = ("answer" if asks else "label", "score") if classifier.kind.labels or asks else ("score",)
+    names = ["answer" if asks else "label", "score"] if classifier.kind.labels or asks else ["score"]
+    numbers = slice(0 if isinstance(classifier.kind, (LabelSets, Entities)) else len(names) - 1, len(names))
+    names += ["by"] if classifier.threshold is not None else []
     sets = (
         [f"{prefix}{name}{n or ''}" for name in names]
         for n in range(10**6)
@@ -302,9 +324,8 @@ def predict_table(
     written = [row | value for row, value in zip(table, values, strict=True)]
     with _written(target) as file:
         if target and target.suffix.lower() == ".jsonl":
-            lists = isinstance(classifier.kind, (LabelSets, Entities))
             for row in written:
-                values = {name: json.loads(row[name]) for name in (added if lists else added[-1:])}
+                values = {name: json.loads(row[name]) for name in added[numbers]}
                 file.write(json.dumps(row | values, ensure_ascii=False, default=str) + "\n")
         else:
             _write_separated(

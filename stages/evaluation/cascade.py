@@ -1,0 +1,94 @@
+"""From which confidence on a student agrees with its teacher as often as promised, by held-out rows.
+
+The rows above come from the student; those below go to the teacher.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+STEPS = 20
+"""Of a cascade's thresholds that are tried: the most confident 5%, 10%, ... of the held-out rows."""
+
+RISK = 0.05
+"""Probability with which a promise may be broken, over the draw of the held-out rows."""
+
+ROOM = 2
+"""The first threshold that is tried has so many times the rows that would do if every one agreed: one may disagree by
+chance, and then no other is tried."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold that keeps its promise.
+
+    Attributes:
+        confidence: of the student's answers, from which on they count.
+        agreement: observed, of the held-out rows above.
+        lower: its lower confidence bound, one-sided.
+        share: of the held-out rows that are above.
+        rows: held out.
+    """
+
+    confidence: float
+    agreement: float
+    lower: float
+    share: float
+    rows: int
+
+
+def lower_bound(right: int, rows: int, risk: float = RISK) -> float:
+    """The lower confidence bound of a ratio (Clopper and Pearson 1934), one-sided.
+
+    Example:
+        >>> round(lower_bound(59, 59), 3)
+        0.95
+    """
+    from scipy.stats import beta
+
+    return float(beta.ppf(risk, right, rows - right + 1)) if right else 0.0
+
+
+def least_rows(promise: float, risk: float = RISK) -> int:
+    """The held-out rows above a threshold without which it is not tried."""
+    return ROOM * math.ceil(math.log(risk) / math.log(promise))
+
+
+def find_threshold(
+    confidences: np.ndarray, agrees: np.ndarray, promise: float, risk: float = RISK
+) -> Threshold | None:
+    """The lowest threshold above which the student agrees as often as promised, with probability 1 - `risk`.
+
+    The thresholds are tested one after the other, from the most confident rows down, each at the level `risk`, until
+    one fails. The first that is too low passes by chance with that probability at most, and without it none after it
+    is reached: so the thresholds need no correction for their number (fixed-sequence testing; Angelopoulos et al. 2021,
+    arXiv 2110.01052, section 3). Which thresholds there are depends on the confidences alone.
+
+    Args:
+        confidences: (N,) of the student's answers to held-out rows, on which nothing was chosen.
+        agrees: (N,) whether each is the teacher's.
+        promise: agreement, from 0 to 1, both excluded.
+        risk: the probability with which the promise may be broken.
+
+    Returns:
+        None where no threshold passes.
+
+    Example:
+        >>> confidences = np.linspace(0.5, 1.0, 400)
+        >>> find_threshold(confidences, confidences > 0.75, promise=0.9).share
+        0.5
+    """
+    order = np.argsort(-confidences, kind="stable")
+    sorted_N, right_N = confidences[order], np.cumsum(agrees[order])
+    found = None
+    for step in range(1, STEPS + 1):
+        threshold = sorted_N[math.ceil(step * len(order) / STEPS) - 1]
+        rows = int(np.searchsorted(-sorted_N, -threshold, side="right"))  # equal ones count too
+        if rows < least_rows(promise, risk):
+            continue
+        right = int(right_N[rows - 1])
+        if (lower := lower_bound(right, rows, risk)) < promise:
+            break
+        found = Threshold(float(threshold), right / rows, lower, rows / len(order), len(order))
+    return found
