@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import GOOD, WORDS
 
-GIVEN = ("task=asked", "data=asked", "finetuning.epochs=1", "augment=true", "augmentation.variants=3",
+GIVEN = ("task=asked", "data=asked", "finetuning.epochs=1", "baselines=random", "augment=true", "augmentation.variants=3",
          "augmentation.vectors=none", "masked_lm.tokens=600", "masked_lm.epochs=1", "masked_lm.max_length=32",
          "text_columns=", "label_column=", "tuning.learning_rate=1e-2", "tuning.epochs=8",
          "prediction.learning_rate=1e-2", "prediction.epochs=4")  # fmt: skip

@@ -15,8 +15,9 @@ from transformers import BertConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.losses import Continuation, GoldLabels, MatchedLogits, SoftLabels
-from stages.distillation.models import HEADS, kind_of
+from stages.distillation.models import kind_of, new_classifier
 from stages.distillation.outputs import ModelOutputs
+from stages.distillation.students.textcnn import TextCNNConfig
 from stages.evaluation import statistics
 from stages.tasks.kinds import Questions
 from stages.tasks.kinds.questions import LONGEST, best_answers, score
@@ -263,7 +264,12 @@ def test_the_threshold_is_the_best_on_dev_and_is_kept_in_the_config(metric):
     again = BertConfig.from_dict(config.to_dict())
     assert kind_of(again) == kind.of_model(again) == chosen and again.num_labels == 2
     assert kind_of(BertConfig(architectures=["BertForQuestionAnswering"])) == Questions()
-    assert HEADS[kind.head].from_config(tiny_config()).config.num_labels == 2
+
+
+def test_a_student_without_a_head_for_questions_is_refused():
+    with pytest.raises(UserError, match="a textcnn has no head for questions; give a model of BERT's kind"):
+        new_classifier(TextCNNConfig(vocab_size=30), Questions())
+    assert type(new_classifier(tiny_config(), Questions())).__name__ == "BertForQuestionAnswering"
 
 
 def test_whole_questions_are_resampled_and_agreement_is_of_the_parts(monkeypatch):
