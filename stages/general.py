@@ -12,12 +12,13 @@ from stages.teaching.live_teacher import teacher_outputs
 from stages.teaching.student import layer_losses, save_student
 from stages.training.cached_rows import corpus_rows
 from stages.training.job import Job
+from stages.training.options import General
 from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
     """Distil the teacher's layers on the corpus into a general student."""
-    source, options = stage.model("teacher"), stage.training
+    source, options = stage.model("teacher"), stage.training_as(General)
     tokenizer, teacher = load_tokenizer(source), load_encoder(source)
     config = student_config(teacher.config, **stage.options["architecture"], which=options.layer_map)
     student = random_student(config, stage.seed)

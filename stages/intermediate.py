@@ -19,12 +19,13 @@ from stages.teaching.recorded_logits import TeacherLogits
 from stages.teaching.student import distillation_score, layer_losses, save_student
 from stages.training.cached_rows import task_rows, train_rows
 from stages.training.job import Job
+from stages.training.options import Distilling
 from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
     """Distil the tuned teacher's layers on the task's text; the lowest loss on dev is kept."""
-    task, options, source = stage.task(), stage.training, stage.model("teacher")
+    task, options, source = stage.task(), stage.training_as(Distilling), stage.model("teacher")
     tokenizer = load_tokenizer(source)
     student = begin(stage, task.kind)
     train = train_rows(stage, task, tokenizer, options.max_length)

@@ -19,6 +19,7 @@ from stages.tasks.masking import Masking
 from stages.teaching.student import save_student
 from stages.training.cached_rows import corpus_rows
 from stages.training.job import Job
+from stages.training.options import Pretraining
 from stages.training.stage import Stage
 
 
@@ -28,7 +29,7 @@ def run(stage: Stage) -> None:
     Raises:
         UserError: there is neither a head nor a corpus to fit one.
     """
-    source, options = stage.model("model"), stage.training
+    source, options = stage.model("model"), stage.training_as(Pretraining)
     tokenizer = load_tokenizer(source)
     masking = Masking(tokenizer, options.mlm_probability, stage.seed)
     check_length(load_config(source), options.max_length)
@@ -39,7 +40,7 @@ def run(stage: Stage) -> None:
             f"{source.name} has no masked-LM head, and there is no text to fit one; give text, or a masked language model",
             argument="corpus",
         )
-    scores = {}
+    scores: dict[str, float] = {}
     if not has_head:
         rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
         rows = replace(rows, masking=masking)

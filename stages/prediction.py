@@ -26,12 +26,13 @@ from stages.teaching.recorded_logits import (
 from stages.teaching.student import choose_on_dev, save_student, task_score
 from stages.training.cached_rows import task_rows, train_rows
 from stages.training.job import Job
+from stages.training.options import Prediction
 from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
     """Distil the teacher's answers; the best student on dev is kept."""
-    task, options, source = stage.task(), stage.training, stage.model("teacher")
+    task, options, source = stage.task(), stage.training_as(Prediction), stage.model("teacher")
     tokenizer = load_tokenizer(source)
     torch.manual_seed(stage.seed)
     student = load_classifier(stage.model("student"), task.kind)

@@ -5,6 +5,7 @@ It starts from random weights, from some of the teacher's layers, or from an ear
 on held-out tokens is logged. With 0 it is an encoder that reads the text as it is. The last weights are kept.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import build
 from stages.distillation.models import load_config, load_encoder, load_masked_lm, load_tokenizer
-from stages.distillation.outputs import CaptureSpec
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students.architecture import (
     random_student,
     student_config,
@@ -21,17 +22,19 @@ from stages.distillation.students.architecture import (
 )
 from stages.distillation.teachers import FrozenTeacher
 from stages.evaluation.masked_accuracy import held_out_accuracy
+from stages.tasks.batches import Batch
 from stages.tasks.masking import Masking
 from stages.teaching.live_teacher import teacher_outputs
 from stages.teaching.student import save_student
 from stages.training.cached_rows import corpus_rows
 from stages.training.job import Job
+from stages.training.options import Pretraining
 from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
     """Train the student on the corpus under the recipe's losses."""
-    source, options = stage.model("teacher"), stage.training
+    source, options = stage.model("teacher"), stage.training_as(Pretraining)
     tokenizer = load_tokenizer(source)
     p = options.mlm_probability
     masking = Masking(tokenizer, p, stage.seed) if p else None
@@ -41,13 +44,15 @@ def run(stage: Stage) -> None:
 
     configs = (student.config, load_config(source), stage.options["layer_map"], p)
     model = Distillation(student, [build(line, *configs) for line in stage.options["losses"]])
-    targets = None
+    targets: Callable[[Batch], ModelOutputs] | None = None
     if model.teacher_capture != CaptureSpec():
-        targets = FrozenTeacher(load(stage, "teacher"), model.teacher_capture, stage.device, stage.precision)
+        targets = live = FrozenTeacher(
+            load(stage, "teacher"), model.teacher_capture, stage.device, stage.precision
+        )
         if not masking:
-            targets = teacher_outputs(stage, targets, {"corpus": rows})["corpus"]
+            targets = teacher_outputs(stage, live, {"corpus": rows})["corpus"]
     job = Job(stage, model, rows, targets, set_progress=model.set_progress, batch_transform=masking)
-    scores = {"steps": job.run().step, "tokens": int(rows.lengths.sum())}
+    scores: dict[str, float] = {"steps": job.run().step, "tokens": int(rows.lengths.sum())}
     if model.student_capture.vocabulary:
         scores |= held_out_accuracy(stage, student, tokenizer, "the student")
     stage.publish(save_student(job, tokenizer), scores)
@@ -57,7 +62,7 @@ def begin(stage: Stage) -> PreTrainedModel:
     """The initial student. A new masked-LM head starts as the identity, the head of teacher layers as the teacher's."""
     if "student" in stage.inputs:
         return load(stage, "student")
-    kind = AutoModelForMaskedLM if stage.training.mlm_probability else AutoModel
+    kind = AutoModelForMaskedLM if stage.training_as(Pretraining).mlm_probability else AutoModel
     sizes = dict(stage.options["student"])
     init, layers = sizes.pop("init"), sizes.pop("init_layers")
     if init == "teacher-layers":
@@ -70,4 +75,5 @@ def load(stage: Stage, name: str) -> PreTrainedModel:
     """A model that the stage is given: with its masked-LM head where pieces are masked."""
     source = stage.model(name)
     torch.manual_seed(stage.seed)
-    return load_masked_lm(source)[0] if stage.training.mlm_probability else load_encoder(source)
+    masked = stage.training_as(Pretraining).mlm_probability
+    return load_masked_lm(source)[0] if masked else load_encoder(source)

@@ -19,6 +19,7 @@ from stages.finetune import fine_tune
 from stages.tasks.task import Task
 from stages.teaching.student import fitted
 from stages.training.cached_rows import task_rows
+from stages.training.options import Tuning
 from stages.training.progress import Progress
 from stages.training.stage import Stage
 
@@ -35,7 +36,7 @@ def run(stage: Stage) -> None:
 def tune(stage: Stage, task: Task) -> None:
     """Fine-tune the encoder on the task's gold labels, or on answers, keeping the best on dev."""
     source = stage.model("model")
-    config = set_dropout(load_config(source), stage.training.dropout)
+    config = set_dropout(load_config(source), stage.training_as(Tuning).dropout)
     torch.manual_seed(stage.seed)
     classifier = load_classifier(source, task.kind, config=config)
     fine_tune(stage, task, classifier, load_tokenizer(source))

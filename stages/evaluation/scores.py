@@ -17,10 +17,10 @@ def constant_score(task: Task, split: str = "dev") -> float:
     return task.kind.constant(task.selection, np.asarray(task.splits[split].gold), task.words(split))
 
 
-def warn_if_constant(stage: Stage, task: Task, reached: float) -> None:
+def warn_if_constant(stage: Stage, task: Task, reached: float | None) -> None:
     """Say so when what a stage reached on dev is no better than the best constant answer."""
     constant = constant_score(task)
-    if reached <= constant:
+    if reached is not None and reached <= constant:
         stage.log(
             f"warning: {task.selection} {reached:.4f} on dev is no better than a constant answer's {constant:.4f}"
         )

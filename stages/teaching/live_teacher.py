@@ -36,7 +36,7 @@ def teacher_outputs(
     stage: Stage, teacher: FrozenTeacher, rows: dict[str, TokenRows]
 ) -> dict[str, Callable[[Batch], ModelOutputs]]:
     """For each of the named rows what gives the teacher's outputs: the disk where that pays and fits, else the model."""
-    live = dict.fromkeys(rows, teacher)
+    live: dict[str, Callable[[Batch], ModelOutputs]] = dict.fromkeys(rows, teacher)
     if not may_keep_layers(stage, stage.training.epochs):
         return live
     caches = {name: TeacherCache(stage, name, of, teacher) for name, of in rows.items()}
@@ -59,8 +59,8 @@ def _keeps(stage: Stage, size: int) -> bool:
     """
     begun = stage.directory / "teacher" / KEPT
     if is_first_rank() and not begun.exists():
-        auto = stage.job.cache_gb == "auto"
-        room = shutil.disk_usage(stage.directory).free / 2 if auto else 1e9 * stage.job.cache_gb
+        limit = stage.job.cache_gb
+        room = shutil.disk_usage(stage.directory).free / 2 if limit == "auto" else 1e9 * limit
         begun.parent.mkdir(exist_ok=True)
         store.write_json(begun, {"kept": size <= room})
     barrier()
