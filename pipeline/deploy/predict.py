@@ -182,6 +182,16 @@ class Classifier:
             for row in tag(list(texts), batch_size=BATCH)
         ]
 
+    def marked(self, text: str) -> list[tuple[str, str]]:
+        """(piece, its label) of a text at token level; the pieces make up the text, and outside entities have no label."""
+        if not isinstance(self.kind, Entities):
+            return [(word + " ", label) for word, label, _ in self.label_words(text)]
+        pieces, at = [], 0
+        for label, start, end, _ in self.entities([text])[0]:
+            pieces += [(text[at:start], ""), (text[start:end], label)]
+            at = end
+        return [piece for piece in (*pieces, (text[at:], "")) if piece[0]]
+
     def label_words(self, text: str) -> list[tuple[str, str, str]]:
         """(word, its label, the label's probability) of each word; words and punctuation marks are separated by spaces.
 

@@ -15,7 +15,7 @@ from pipeline.deploy.predict import Classifier
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import page
 from stages.distillation.teachers import class_order
-from stages.tasks.kinds import Classes, Questions
+from stages.tasks.kinds import Questions
 
 HOST = "127.0.0.1"
 """Only users of this machine can connect."""
@@ -32,9 +32,6 @@ class Predictor:
     """The teacher and the student of a run, which predict one text at a time."""
 
     def __init__(self, run: RunRecord):
-        if run.kind.head != Classes.head:
-            what = "answers questions" if isinstance(run.kind, Questions) else "labels words"
-            raise UserError(f"run {run.name} {what}, but the page shows labels of whole texts: use `predict`")
         self.models = {
             "teacher": Classifier.of_run(run, "teacher"),
             "student": Classifier.of_run(run, run.about.student),
@@ -44,42 +41,57 @@ class Predictor:
             name: class_order(model.model.config, self.labels, []) for name, model in self.models.items()
         }
         self.lock = threading.Lock()
-        self.predict([["warm"] * (1 + bool(self.models["student"].pairs))])
+        self.predict(["warm"] * (1 + bool(self.models["student"].pairs)))
 
     def answer(self, body: bytes) -> dict[str, Any]:
         """Answer a request: the JSON {"texts": [one text, or two]}.
 
         Returns:
             {"labels": class names or None, "teacher" and "student": {"values": probabilities in the order of the
-            labels, or [score], "said": the answer, "milliseconds": the median latency}}.
+            labels, [score], or [probability] of the answer to a question; "said": the answer; "milliseconds": the
+            median latency}}. For labels of words "marked" stands for "values": the text in pieces, [[piece, its label
+            or ""], ...].
 
         Raises:
             UserError: the request is malformed, or its texts do not fit the task.
         """
         try:
             texts = json.loads(body)["texts"]
-            rows = [self.models["student"].check(list(texts), "the text")]
+            row = self.models["student"].check(list(texts), "the text")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError('send {"texts": ["..."]}, with two texts for a pair') from error
-        return {"labels": self.labels} | self.predict(rows)
+        return {"labels": self.labels} | self.predict(row)
 
-    def predict(self, rows: Sequence[Sequence[str]]) -> dict[str, dict[str, Any]]:
+    def predict(self, row: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The prediction of each model, and its latency, tokenization included."""
         found = {}
         with self.lock:  # concurrent passes would slow each other down
-            for name, model in self.models.items():
+            for name in self.models:
                 times = []
                 for _ in range(PASSES):
                     began = time.perf_counter()
-                    values = model(rows)[0]
+                    answer = self._answer(name, row)
                     times.append(1000 * (time.perf_counter() - began))
-                ordered = [float(values[i]) for i in self.order[name]]
-                found[name] = {
-                    "values": ordered,
-                    "said": model.said(values),
-                    "milliseconds": statistics.median(times),
-                }
+                found[name] = answer | {"milliseconds": statistics.median(times)}
         return found
+
+    def _answer(self, name: str, row: Sequence[str]) -> dict[str, Any]:
+        model = self.models[name]
+        if isinstance(model.kind, Questions):
+            ((text, probability),) = model.answers(model.kind, [row])
+            return {"values": [probability], "said": text or "no answer"}
+        if model.kind.token_level:
+            marked = model.marked(row[0])
+            said = ", ".join(f"{piece.strip()}: {label}" for piece, label in marked if label)
+            return {"marked": marked, "said": said}
+        values = model([row])[0]
+        return {"values": [float(values[i]) for i in self.order[name]], "said": model.said(values)}
+
+
+def _fields(run: RunRecord) -> tuple[str, ...]:
+    if isinstance(run.kind, Questions):
+        return ("question", "text that answers it")
+    return ("first text", "second text") if len(run.text_columns) == 2 else ("text",)
 
 
 def make_server(run: RunRecord, port: int) -> ThreadingHTTPServer:
@@ -93,7 +105,7 @@ def make_server(run: RunRecord, port: int) -> ThreadingHTTPServer:
         "serve.html.j2",
         run=run,
         nonce=nonce,
-        pairs=len(run.text_columns) == 2,
+        fields=_fields(run),
         examples=[row.texts for row in run.student.differ_most[:EXAMPLES]],
     ).encode()
 

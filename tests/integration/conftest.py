@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -55,6 +56,14 @@ class Workplace:
         process = self.start(command, *arguments, tiny=tiny)
         output = process.communicate(timeout=timeout)[0]
         return process.returncode, output
+
+    def served(self, run: str, *texts: str) -> dict:
+        """What the page of a run is answered for a text, or two."""
+        from pipeline.deploy.serve import Predictor
+        from pipeline.report.run_record import read_run_record
+
+        predictor = Predictor(read_run_record(self.path / "runs" / run))
+        return predictor.answer(json.dumps({"texts": texts}).encode())
 
     def interrupt(self, when: Callable[[], bool], signal_number: int, command: str, *arguments: str):
         """Start a command and signal it as soon as `when()` holds: (exit status, output)."""

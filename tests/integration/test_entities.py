@@ -81,5 +81,9 @@ def test_reported_predicted_and_exported_entities_are_those_of_stock_transformer
         assert [{"label": e["entity_group"], "start": e["start"], "end": e["end"]} for e in stock] == row[
             "predicted_label"
         ]
+    answer = place.served("entities", texts[0])["student"]
+    assert "".join(piece for piece, _ in answer["marked"]) == texts[0]
+    stock = [(texts[0][e["start"] : e["end"]], e["entity_group"]) for e in tag(texts[0])]
+    assert [(piece, label) for piece, label in answer["marked"] if label] == stock
     status, output = place.run("predict", "run=entities", f"text={texts[0]}", tiny=False)
     assert status == 0 and all(len(line.split("\t")) == 5 for line in output.split("\n") if line), output

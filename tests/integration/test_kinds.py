@@ -163,8 +163,9 @@ def test_words_are_labelled_from_teacher_to_export(place, tags):
     assert status == 0 and "AutoModelForTokenClassification" in output, output
     card = (place.path / "tagger" / "README.md").read_text()
     assert "pipeline_tag: token-classification" in card and "language: id" in card
-    status, output = place.run("serve", "run=tags-seed1", tiny=False)
-    assert status == 2 and "labels words" in output, output
+    found = place.served("tags-seed1", text)
+    marked = [(f"{word} ", tag) for word, tag, _ in lines]
+    assert found["student"]["marked"] == marked and found["teacher"]["milliseconds"] > 0
 
 
 def test_two_ranks_and_accumulation_learn_the_same_of_words(place, tags):

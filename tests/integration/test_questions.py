@@ -74,8 +74,6 @@ def test_reported_predicted_and_exported_answers_are_those_of_the_model_card(pla
         status, output = place.run(command, "run=asked", tiny=False)
         assert status == 0, output
     assert "same answer" in output
-    status, output = place.run("serve", "run=asked", tiny=False)
-    assert status == 2 and "answers questions" in output and "\nTraceback" not in output
     status, output = place.run("export", "run=asked", "to=asked-export", tiny=False)
     assert status == 0 and "ONNX int8" in output and "AutoModelForQuestionAnswering" in output, output
 
@@ -106,6 +104,8 @@ def test_reported_predicted_and_exported_answers_are_those_of_the_model_card(pla
         assert capsys.readouterr().out.strip() == (row["distilled"] or "no answer")
 
     one = table[0]
+    answer = place.served("asked", one["text"], one["text_b"])["student"]
+    assert answer["said"] == (one["distilled"] or "no answer") and 0 < answer["values"][0] <= 1
     status, output = place.run(
         "predict", "run=asked", f"text={one['text']}", f"text_b={one['text_b']}", tiny=False
     )

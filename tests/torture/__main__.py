@@ -2,7 +2,7 @@
 
     make torture ARGS="--kills 50"                       # 50 kills in every stage, with 1 and 2 ranks: two hours
     make torture ARGS="--kills 9 --stages augment"       # kills in some stages alone
-    make torture ARGS="--only launchers"                 # the faults under each launcher alone: five minutes
+    make torture ARGS="--only launchers"                 # the faults under each launcher alone
 
 Kills: at random moments, in every stage, the faults of `KILLS` in turn. Checkpoints are written at every step, so
 that many of the moments fall into a save. At the end the artefacts of all stages are bitwise those of an undisturbed
