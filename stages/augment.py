@@ -6,7 +6,6 @@ ranks makes the same rows. `data_aug` holds the algorithm; this is the job aroun
 
 import os
 import shutil
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
@@ -14,34 +13,30 @@ from operator import add
 from pathlib import Path
 
 import torch.distributed as dist
-from tabulate import tabulate
 
 from checkpoints import store
 from checkpoints.errors import about
+from data_aug.samples import describe, samples
 from data_aug.variants import (
     SHARD_ROWS,
     Candidates,
     Counts,
-    Given,
     Row,
     Settings,
     augment_shards,
     read_counts,
-    read_shard,
     write_shard,
 )
 from data_aug.word_prediction import MaskedLM
 from data_aug.word_vectors import WordVectors
 from data_aug.words import ENGLISH, Synonyms
 from stages.distillation.models import load_masked_lm, load_tokenizer
+from stages.tasks.entity_swaps import given_words
 from stages.tasks.text import folded
-from stages.tasks.types import Split, Task
+from stages.tasks.types import Split
 from stages.training.options import Augmentation
 from stages.training.progress import Progress
 from stages.training.stage import Stage, barrier, wait_for
-
-SAMPLES = 8  # sentences shown, each with up to two variants
-COLUMN = 52  # characters in each of the two columns of samples
 
 
 def run(stage: Stage) -> None:
@@ -75,7 +70,7 @@ def run(stage: Stage) -> None:
     settings = Settings(options.p, options.variants, options.repredict, options.long_texts, stop_words)
     shards = augment_shards(
         _rows(train, fixes_second), candidates, settings, stage.seed, wanted=missing.__contains__,
-        barred=lambda row: _key(row) in others, given=_given(task, options.entities),
+        barred=lambda row: _key(row) in others, given=given_words(task, options.entities),
     )  # fmt: skip
     progress = Progress(stage, len(missing), "shard")
     for shard in shards:
@@ -112,29 +107,6 @@ def run(stage: Stage) -> None:
     stage.publish(write, {"variants": counts.variants, "sentences": counts.sentences})
 
 
-def _given(task: Task, entities: str) -> Given:
-    """The words of entities stay, or are swapped for entities of the same kind and as many words, of other rows."""
-    train, kind = task.splits["train"], task.kind
-    if entities == "keep":
-        return lambda row: {(word, word): [] for word in kind.fixed(train.labels[row])}
-    words = [text.split(" ") for text in train.text_a]
-
-    def named(row: int) -> Iterator[tuple[int, int, tuple[str, int], str]]:
-        """Of each entity first and last word, what it may be swapped within, and its text."""
-        for name, first, last in kind.entities(train.labels[row]):
-            yield first, last, (name, last - first), " ".join(words[row][first : last + 1])
-
-    alike: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for row in range(len(train)):
-        for _, _, group, text in named(row):
-            alike[group].add(text)
-    lists = {group: sorted(texts) for group, texts in alike.items()}
-    return lambda row: {
-        (first, last): [other for other in lists[group] if other != text]
-        for first, last, group, text in named(row)
-    }
-
-
 def _rows(split: Split, first_alone: bool) -> Iterator[Row]:
     """What is varied of each row."""
     second = None if first_alone else split.text_b
@@ -160,31 +132,3 @@ def _candidates(stage: Stage, options: Augmentation) -> Candidates:
         vectors = WordVectors.read(Path(given["path"]), cache)
     synonyms = Synonyms() if "synonyms" in stage.inputs else None
     return Candidates(masked_lm, vectors, options.candidates, synonyms)
-
-
-def describe(counts: Counts) -> str:
-    """Say what augmentation did, in one line."""
-    rest = {
-        "variants dropped because they are rows of dev or test": counts.barred,
-        "sentences without variants because they are too long for the masked LM": counts.too_long,
-    }
-    return (
-        f"{counts.variants:,} variants of {counts.sentences:,} sentences ({counts.variants_per_sentence:.1f} each); "
-        f"words replaced: {counts.by_masked_lm:,} by the masked LM, {counts.by_vectors:,} by word vectors, "
-        f"{f'{counts.by_synonyms:,} by synonyms, ' if counts.by_synonyms else ''}"
-        f"{f'{counts.by_given:,} entities swapped, ' if counts.by_given else ''}{counts.unchanged:,} drawn but unchanged; {counts.duplicates:,} duplicates dropped"
-        + "".join(f"; {what}: {count:,}" for what, count in rest.items() if count)
-    )
-
-
-def samples(artefact: Path) -> str:
-    """Show sentences of the first shard and some of their variants, side by side."""
-    texts_a, texts_b, _, rows, variants = read_shard(sorted(artefact.glob("rows-*.arrow"))[0])
-    shown = []
-    originals = [i for i, variant in enumerate(variants) if variant == 0 and variants[i + 1 : i + 2] == [1]]
-    for i in originals[:: max(1, len(originals) // SAMPLES)][:SAMPLES]:
-        for j in range(i + 1, min(i + 3, len(rows))):
-            if rows[j] == rows[i]:
-                side = texts_a if texts_a[j] != texts_a[i] else texts_b
-                shown.append((side[i], side[j]))
-    return tabulate(shown, ["original", "variant"], maxcolwidths=COLUMN, disable_numparse=True)
