@@ -1,10 +1,12 @@
 """What augmentation does with the words of entities."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from data_aug.variants import Given
 from stages.tasks.types import Task
+
+Given = Callable[[int], Mapping[tuple[int, int], list[str]]]
+"""Of a row's number the candidates of some of its words, by the numbers of first and last word (`data_aug.variants`)."""
 
 
 def given_words(task: Task, entities: str) -> Given:

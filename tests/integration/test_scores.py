@@ -80,11 +80,11 @@ def test_a_task_begins_from_the_student_of_another(place, prices):
     [
         ("run:none", "there is no run 'none' under runs/; finished are "),
         ("run:../x", "letters, digits"),
-        ("run:half", "run 'half' has no student yet; run its own command again"),
+        ("run:no-student-yet", "run 'no-student-yet' has no student yet; run its own command again"),
     ],
 )
 def test_a_run_without_a_student_is_told_in_a_line(place, prices, name, words):
-    (place.path / "runs/half").mkdir(exist_ok=True)
-    (place.path / "runs/half/options.json").write_text("{}")
+    (place.path / "runs/no-student-yet").mkdir(exist_ok=True)
+    (place.path / "runs/no-student-yet/options.json").write_text("{}")
     status, output = place.run("task-distill", f"student={name}", "run=wrong")
     assert status == 2 and words in output and output.count("\n") == 1, output
