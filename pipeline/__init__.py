@@ -56,13 +56,14 @@ def distill(
 ) -> Result:
     """Make a student of a task, as the command `task-distill` does, and return its run when it is finished.
 
-    Finished stages are skipped and half-done ones resumed, so a second call returns at once. Stages run in processes of
+    Finished stages are skipped and half-done ones resumed. Called again after it finished, it returns at once. Stages run in processes of
     their own and print their progress. The run is written to `runs/` in the working directory. If torchrun or srun starts
     the script on several ranks, each rank must make this call. The stages then run in the ranks' own processes.
 
     Args:
         task: a GLUE task, a packaged task, a task file (.yaml), or any name together with `data`.
-        data: a CSV, TSV, JSON, JSONL or Parquet file, or a directory of them or in GLUE's layout.
+        data: a CSV, TSV, JSON, JSONL or Parquet file, or a directory of such files, or one in GLUE's layout; or another
+            file that docs/data.md names.
         text_columns: names of the one or two text columns of a data file.
         label_column: name of the label column of a data file.
         run: name of the run; if left out: `<preset>-<task>`.
@@ -75,7 +76,7 @@ def distill(
         checkpoints.errors.UserError: an option, the data or a model is refused. It is a `ValueError` with the message
             of the command.
         pipeline.run.StageFailed: a stage was interrupted or failed. The same call resumes it.
-        pipeline.launch.in_place.RunEnded: on a rank other than 0, where the run failed.
+        pipeline.launch.in_place.RunEnded: the run failed; raised on every rank but 0.
 
     Example:
         >>> result = distill(task="reviews", data="reviews.csv", text_columns="review", label_column="stars")

@@ -49,7 +49,8 @@ class CaptureSpec:
         logits: whether class scores are kept.
         hidden: indices of the hidden states that are kept; 0 is the embedding output.
         queries_keys: transformer layers, from 1, whose queries and keys are kept.
-        scores: those of which attention scores are enough: what keeps outputs on disk may keep scores instead.
+        scores: those of which only attention scores are needed. A cache on disk may keep scores instead of queries and
+            keys.
         values: transformer layers, from 1, whose values are kept.
         vocabulary: whether scores of the vocabulary at the masked tokens are kept (only by `read`).
         named: names of further fields of the model's output that are kept, such as the heads of a multi-head student.

@@ -51,11 +51,11 @@ class Job:
         stage: directory, options and ranks of the stage.
         model: called as model(batch, targets), returns `LossTerm`s by name; its `student` is evaluated and kept.
         rows: the data.
-        targets: called with a batch, what the teacher shows of it. None: the model takes no targets.
+        targets: called with a batch, returns the teacher's outputs for it. None: the model takes no targets.
         evaluate: the student's score on dev, higher is better; the best weights are kept. None: the last are kept.
         collector: saved with every checkpoint.
         set_progress: called before each step with the fraction of steps completed. Must be stateless: it is not
-            checkpointed. With it the loss may grow.
+            checkpointed. With it the check for a diverging loss is off.
         batch_transform: called with (batch, epoch) while the batch is still in the CPU's memory.
         step: what the stage declares of an optimiser step. None: one loss, one backward pass, one AdamW.
 
@@ -275,7 +275,7 @@ class Job:
         return better
 
     def student_weights(self) -> dict[str, Tensor]:
-        """The student's weights on the CPU, whole, tied ones once. Called on every rank."""
+        """The student's weights on the CPU, unsharded; tied weights appear once. Called on every rank."""
         return whole_weights(self.model.get_submodule("student"))
 
     # Checkpoints, and what ranks agree on.

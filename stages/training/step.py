@@ -20,8 +20,7 @@ class Pass:
         tag: of its `LossTerm`s.
         hook: called after the pass with the gradients of this pass alone, by parameter name. What it leaves in the
             dict, changed or not, is what the optimiser gets.
-        trains: parameters that this pass trains, and no other pass does (a discriminator's). None: all that no other
-            pass names.
+        trains: parameters that only this pass trains (a discriminator's). None: all parameters that no other pass names.
     """
 
     tag: str = LossTerm.tag
@@ -38,7 +37,7 @@ class Step:
 
     Attributes:
         passes: backward passes, in order.
-        after_step: called after the optimiser's step (masks that keep weights at zero).
+        after_step: called after the optimiser's step (for example to apply masks that keep weights at zero).
         optimizers: given all parameters by name, makes the optimisers, each with groups and settings of its own. The
             job scales each group's `lr` by its schedule. None: one AdamW under the stage's options.
 
@@ -81,14 +80,14 @@ def needs_whole_batch(model: nn.Module, step: Step) -> bool:
 def refuse_unsupported(
     step: Step, model: nn.Module, settings: JobOptions, ranks: int, micro_batches: int
 ) -> None:
-    """Refuse what the step, or a loss of the whole batch, does not combine with.
+    """Refuse settings that do not go with this step, or with a loss that needs the whole batch.
 
     Args:
         step: that the stage declares.
         model: with its losses.
         settings: how the job runs.
         ranks: that run it.
-        micro_batches: passes of a rank in a step.
+        micro_batches: parts that a rank's batch is split into.
 
     Raises:
         UserError: names the value, the limit and the fix.

@@ -163,7 +163,7 @@ def split_heads(x_BHLD: Tensor, heads: int) -> Tensor:
 def joint_windows(
     student: PretrainedConfig, teacher: PretrainedConfig, layers: dict[int, int]
 ) -> dict[int, int | None]:
-    """By student layer, how far the tokens of both its layer and the teacher's attend; None: to all tokens."""
+    """{student layer: the smaller attention window of it and its teacher layer}; None: no limit."""
     windows = {s: (attention_window(student, s), attention_window(teacher, t)) for s, t in layers.items()}
     return {s: min((w for w in pair if w is not None), default=None) for s, pair in windows.items()}
 

@@ -1,4 +1,4 @@
-"""Continuation-KD (Jafari et al., arXiv 2212.05998): a teacher that is turned up while the student trains."""
+"""Continuation-KD (Jafari et al., arXiv 2212.05998): a teacher whose logits are scaled up while the student trains."""
 
 from typing import Any
 

@@ -24,8 +24,8 @@ class HiddenStates(Loss):
     g(m) of the teacher, and m = 0 is the embedding output. Three distances:
 
     `mse`: sum_m ||H_m W_m - H^T_g(m)||^2 / (d_teacher * sum of lengths) (TinyBERT, equations 8 and 9).
-    `normalised`: like `mse`, but states are divided by their norms, and the sum not by d_teacher (Patient KD,
-    arXiv 1908.09355, equation 7).
+    `normalised`: like `mse`, but states are divided by their norms, and the sum is not divided by d_teacher
+    (Patient KD, arXiv 1908.09355, equation 7).
     `cosine`: sum_m (1 - cos(H_m W_m, H^T_g(m))) / sum of lengths (as DistilBERT, arXiv 1910.01108).
 
     Args:
@@ -111,7 +111,7 @@ class _SquaredDistance(torch.autograd.Function):
 
 
 class Gram(Loss):
-    """Distance between student and teacher of H_m^T H_m+1 / length: how one layer's states relate to the next one's.
+    """Compares H_m^T H_m+1 / length of student and teacher: how one layer's states relate to the next one's.
 
     The mean squared difference of the two (W, W) matrices of a row. The student's states are first projected to the
     teacher's width by a learned projection. The loss is summed over neighbouring mapped layers and averaged over rows

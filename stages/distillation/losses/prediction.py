@@ -20,8 +20,8 @@ class SoftLabels(Loss):
     """Cross-entropy with the teacher's distribution at temperature tau: -softmax(z_T/tau) . log_softmax(z_S/tau).
 
     TinyBERT's equation 10, with the logits z_T of the teacher and z_S of the student. It is summed over classes and
-    averaged over targets. It is not multiplied by tau^2 (give that as the weight), and not divided by the number of
-    classes, as the published code does. If the models have one output (a score), it is the mean squared error.
+    averaged over targets. It is not multiplied by tau^2 (give that as the weight). The published code divides it by the
+    number of classes, which this loss does not. If the models have one output (a score), it is the mean squared error.
     `MatchedLogits` compares the logits instead.
 
     If a row has several labels, each label is a distribution of its own. The loss is then the mean over the C labels of
@@ -66,7 +66,7 @@ class SoftLabels(Loss):
 class MatchedLogits(Loss):
     """Mean squared difference of logits, over classes and targets (Ba and Caruana, arXiv 1312.6184, equation 1).
 
-    Of a window it is the mean over its places.
+    For a question's window it is the mean over the positions that may hold the answer.
 
     Args:
         weight: factor of the loss in the sum of losses; a number or a schedule.
