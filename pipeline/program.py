@@ -18,7 +18,7 @@ def as_started(text: str) -> str:
     if Path(sys.argv[0]).name != INSTALLED:
         return text
     text = text.replace("python -m pipeline", INSTALLED)
-    return re.sub(r'make ([a-z-]+)((?: [A-Z]+=(?:"[^"]*"|[^\s"]+))*)', _typed, text)
+    return re.sub(r'\bmake ([a-z-]+)((?: [A-Z]+=(?:"[^"]*"|[^\s"]+))*)', _typed, text)
 
 
 def _typed(command: re.Match[str]) -> str:

@@ -139,7 +139,8 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
     if "evaluate" in artefacts:
         shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
         table = results_table(read_run_record(run))
-        print(as_started(f"\n{table}\n\nmake report RUN={run.name} shows the same as a page, with curves"))
+        hint = as_started(f"make report RUN={run.name} shows the same as a page, with curves")
+        print(f"\n{table}\n\n{hint}")
     elif "augment" in artefacts:
         print(f"\n{(artefacts['augment'] / 'samples.txt').read_text(encoding='utf-8')}")
         print(f"the augmented rows are in {artefacts['augment']}: datasets.Dataset.from_file reads each file")

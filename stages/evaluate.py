@@ -79,7 +79,7 @@ def run(stage: Stage) -> None:
             found = kinds[name].agreement(logits[name], logits["teacher"], kinds["teacher"])
             results[name] = replace(result, **found)
     results[student].differ_most = differ_most(
-        replace(task, kind=kinds[student]), split, logits[student], logits["teacher"]
+        replace(task, kind=kinds[student]), split, logits[student], logits["teacher"], kinds["teacher"]
     )
     rows = task.splits[split]
     if "unlabelled" in stage.inputs:

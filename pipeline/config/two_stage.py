@@ -102,8 +102,6 @@ def teacher(o: Options, given: Given) -> StageSpec:
         "teacher_labels": o.teacher_labels,
         "accept_teacher": o.accept_teacher,
     }
-    if o.augment and o.augmentation.entities == "swap":
-        options["swaps_entities"] = True
     inputs = _present(model=given.teacher, task=given.task)
     return StageSpec("teacher", "teacher", _common(o) | options, inputs)
 
@@ -159,6 +157,8 @@ def check(
         "teacher_labels": o.teacher_labels,
         "accept_teacher": o.accept_teacher,
     }
+    if o.augment and o.augmentation.entities == "swap":
+        options["swaps_entities"] = True
     inputs = _present(teacher=given.teacher, task=given.task, student=given.student) | given.corpora
     return StageSpec("check", "check", options, inputs)
 

@@ -9,10 +9,13 @@ import numpy as np
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from pipeline.deploy.predict import Classifier
+from pipeline.deploy.predict import THRESHOLD, Classifier
 from pipeline.report.run_record import RunRecord
 from stages.evaluation.cascade import RISK, Threshold, find_threshold, least_rows
 from stages.tasks.tables import read_rows
+
+PROMISED = (THRESHOLD, "promise")
+"""What an export that promises adds to config.json."""
 
 With = Literal["teacher", "gold"]
 
@@ -89,8 +92,15 @@ def add_cascade(run: RunRecord, directory: Path, promise: float, agree_with: Wit
     cascade = Cascade(promise, agree_with, RISK, found)
     path = directory / "config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    store.write_json(path, config | {"confidence_threshold": found.confidence, "promise": asdict(cascade)})
+    store.write_json(path, config | {THRESHOLD: found.confidence, "promise": asdict(cascade)})
     return cascade
+
+
+def forget_promise(directory: Path) -> None:
+    """Take out of config.json what another export promised, of which this model was made."""
+    path = directory / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    store.write_json(path, {name: value for name, value in config.items() if name not in PROMISED})
 
 
 def teacher_of(run: RunRecord, student: Classifier) -> Classifier:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from checkpoints import store
-from pipeline.deploy.cascade import Cascade, With, add_cascade
+from pipeline.deploy.cascade import Cascade, With, add_cascade, forget_promise
 from pipeline.deploy.formats import FormatResult, compare_formats
 from pipeline.deploy.model_card import write_card
 from pipeline.deploy.older_transformers import model_settings, tokenizer_settings
@@ -54,6 +54,7 @@ def export(
         for path in source.iterdir():
             if path.name != store.MANIFEST:
                 shutil.copyfile(path, staging / path.name)
+        forget_promise(staging)
         fit_settings(staging, run.max_length(student))
         cascade = add_cascade(run, staging, promise, agree_with) if promise else None
         formats = compare_formats(run, staging) if with_onnx else []

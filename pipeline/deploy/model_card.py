@@ -33,7 +33,7 @@ PIPELINES = {
 """Head -> the hub's name of its task."""
 
 OMITTED = re.compile(
-    "task|data|corpus|teacher|student|augmentation.(masked_lm|vectors)|job.*|baselines|finetuning.*"
+    "task|data|corpus|teacher|student|augmentation.(masked_lm|vectors)|answers.encoder|job.*|baselines|finetuning.*"
 )
 """Options that a card leaves out: those that name files, and those that the student does not depend on."""
 

@@ -39,6 +39,9 @@ BATCH, POOL = 32, 2048
 WINDOW = 384
 """Tokens of a window of a context where the model and its tokenizer have no limit, as is usual with SQuAD."""
 
+THRESHOLD = "confidence_threshold"
+"""Where config.json has the confidence from which on an exported student keeps its promise."""
+
 Row = Sequence[str]
 """The one text of a row, or its two."""
 
@@ -52,13 +55,15 @@ class Classifier:
         tokenizer: of the model.
         max_length: tokens of a row; longer rows are truncated. None: rows of any length can be read.
         pairs: whether a row has two texts; None if unknown.
-        teacher: answers rows below the threshold of an exported student; None: they are only marked.
+        threshold: the confidence from which on an exported student keeps its promise; None where it makes none.
+        teacher: answers rows below the threshold; None: they are only marked.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     max_length: int | None
     pairs: bool | None = None
+    threshold: float | None = None
     teacher: "Classifier | None" = None
 
     @classmethod
@@ -75,7 +80,9 @@ class Classifier:
         """
         if not (directory / "config.json").is_file():
             raise UserError(f"model={directory} has no config.json: give a directory that `export` wrote")
-        return cls._load(directory)
+        found = cls._load(directory)
+        found.threshold = getattr(found.model.config, THRESHOLD, None)
+        return found
 
     @classmethod
     def _load(cls, directory: Path, max_length: int = 0, pairs: bool | None = None) -> "Classifier":
@@ -92,11 +99,6 @@ class Classifier:
     def kind(self) -> Kind:
         """What it answers; its labels are in the order of the logits."""
         return kind_of(self.model.config)
-
-    @property
-    def threshold(self) -> float | None:
-        """The confidence from which on an exported student keeps its promise; None where it makes none."""
-        return getattr(self.model.config, "confidence_threshold", None)
 
     def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
         """Probabilities (rows, classes), or scores (rows, 1) of a regression, in the order of the rows."""

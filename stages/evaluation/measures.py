@@ -96,19 +96,24 @@ def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> Calibr
     return Calibration(plain, error, temperature, scaled, statistics.calibration_error(scaled))
 
 
-def differ_most(task: Task, split: str, student: np.ndarray, teacher: np.ndarray) -> list[Disagreement]:
+def differ_most(
+    task: Task, split: str, student: np.ndarray, teacher: np.ndarray, of_teacher: Kind | None = None
+) -> list[Disagreement]:
     """The rows (of a token-level task: words) on which student and teacher differ most, the largest distance first.
 
-    The distance is the kind's: between class distributions, between scores, or between parts of a context.
+    The distance is the kind's: between class distributions, between scores, or between parts of a context. Where
+    thresholds were chosen on dev, the task's kind has the student's, and `of_teacher` the teacher's.
     """
-    rows, kind = task.splits[split], task.kind
-    order = np.argsort(-kind.distances(student, teacher), kind="stable")[:EXAMPLES]
+    rows, kind, of_teacher = task.splits[split], task.kind, of_teacher or task.kind
     if isinstance(kind, Questions):
+        distances = kind.apart(kind.answers(student), of_teacher.answers(teacher))
         gold = [kind.written(answers) for answers in rows.labels]
-        said = [kind.cells(of, rows) for of in (student, teacher)]
+        said = [kind.cells(student, rows), of_teacher.cells(teacher, rows)]
     else:
+        distances = kind.distances(student, teacher)
         gold = rows.gold
         said = [kind.probabilities(of).tolist() for of in (student, teacher)]
+    order = np.argsort(-distances, kind="stable")[:EXAMPLES]
     return [Disagreement(int(i), _texts(rows, i), gold[i], said[0][i], said[1][i]) for i in order]
 
 

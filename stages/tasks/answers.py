@@ -124,7 +124,7 @@ def parsed(cell: Any) -> Any:
             for read in (json.loads, ast.literal_eval):
                 try:
                     return read(text)
-                except (ValueError, SyntaxError, MemoryError, RecursionError):
+                except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                     pass
         return text or None
     return None if isinstance(cell, float) and math.isnan(cell) else cell
@@ -237,7 +237,7 @@ def _known(names: Sequence[str], kind: Kind) -> tuple[str, ...]:
 def _number(value: Any, what: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
         raise ValueError(f"{what} is {value!r:.40}, not a finite number")

@@ -15,7 +15,7 @@ from pipeline.program import as_started
         ('make predict RUN=a TEXT="a fine film"  # x', 'tinydistil predict run=a text="a fine film"  # x'),
         ('make label DATA=a.csv ARGS="labels=a,b model=M"', "tinydistil label data=a.csv labels=a,b model=M"),
         ("python -m pipeline COMMAND --help", "tinydistil COMMAND --help"),
-        ("it makes students", "it makes students"),
+        ("it makes students, a remake of", "it makes students, a remake of"),
     ],
 )
 def test_a_command_is_typed_as_the_program_was_started(monkeypatch, text, typed):

@@ -71,10 +71,14 @@ class Questions(Kind):
         return np.log(np.maximum(probabilities, LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-        """1 - the F1 of the characters of two answers; 0 where there are none, 1 where only one of them is."""
+        return self.apart(self.answers(student), self.answers(teacher))
+
+    @staticmethod
+    def apart(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+        """(N,) 1 - the F1 of the characters of two answers; 0 where there are none, 1 where only one of them is."""
         import numpy as np
 
-        (from_s, to_s), (from_t, to_t) = self.answers(student).T, self.answers(teacher).T
+        (from_s, to_s), (from_t, to_t) = student.T, teacher.T
         both = np.clip(np.minimum(to_s, to_t) - np.maximum(from_s, from_t), 0, None)
         lengths = (to_s - from_s) + (to_t - from_t)
         return 1 - np.where(lengths == 0, 1, 2 * both / np.maximum(lengths, 1))

@@ -7,6 +7,7 @@ all metrics are agreement with whoever answered.
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,12 @@ def _kind(path: Path, answers: list[Answer], source: TaskSource) -> Kind:
 
 
 def _are_scores(given: list[Any]) -> bool:
-    """Whether all are numbers, and one is not whole."""
+    """Whether all are numbers, and one is finite and not whole."""
     try:
         numbers = [float(value) for value in given]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
-    return any(not number.is_integer() for number in numbers)
+    return any(math.isfinite(number) and not number.is_integer() for number in numbers)
 
 
 def _names(path: Path, answers: list[Answer]) -> list[str]:

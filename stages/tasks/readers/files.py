@@ -471,7 +471,7 @@ def _label(value: Any, declared: list[str], separator: str = "") -> tuple[str, t
             return text, None, "" if text else "is empty"
         try:
             value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return text, None, ""
         if not isinstance(value, (list, dict)):  # a set, or a text in brackets
             return text, None, ""
@@ -681,9 +681,11 @@ def hold_out(
     together.
 
     Raises:
-        UserError: nothing would be left in train.
+        UserError: there are no rows, or nothing would be left in train.
     """
     train, keys = pairs["train"], []
+    if not train:
+        raise UserError(f"{path}: no {what}; give a file with some")
     for row, _ in train:
         key = row.key if text is None else folded(row.texts[text])
         digest = int(hashlib.sha256(("dev" + key).encode()).hexdigest(), 16)

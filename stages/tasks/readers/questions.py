@@ -167,7 +167,7 @@ def _table(path: Path, source: TaskSource) -> Iterator[Read]:
             except ValueError:
                 try:
                     cell = ast.literal_eval(cell)
-                except (ValueError, SyntaxError, MemoryError, RecursionError):
+                except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                     cell = None
         fits = isinstance(cell, dict) and all(
             isinstance(cell.get(name), list) for name in ("text", "answer_start")

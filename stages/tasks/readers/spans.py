@@ -22,6 +22,7 @@ from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, slug
 from stages.tasks.types import Task, TaskRequest, TaskSource
 
+VERSION = 2
 KINDS = ("label", "entity_group", "entity", "type")
 
 
@@ -53,7 +54,7 @@ def find(request: TaskRequest) -> TaskSource | None:
                     argument=argument,
                 )
     return TaskSource(
-        slug(request.task or Path(request.data).stem), "spans", metric=request.metric, spans=request.spans_column,
+        slug(request.task or Path(request.data).stem), "spans", VERSION, metric=request.metric, spans=request.spans_column,
         files={role: str(file.resolve()) for role, file in files.items()}, text=list(request.text_columns),
         encoding=request.encoding, delimiter=request.delimiter,
     )  # fmt: skip
@@ -89,7 +90,7 @@ def _spans(cell: Any, text: str, where: str) -> list[tuple[int, int, str]]:
         except ValueError:
             try:
                 cell = ast.literal_eval(cell)
-            except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
                 raise UserError(f"{where}: {cell!r:.60} is not a list of spans; write one") from error
     if cell is not None and not isinstance(cell, list):
         raise UserError(f"{where}: {cell!r:.60} is not a list of spans; write one")

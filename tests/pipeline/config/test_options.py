@@ -202,3 +202,14 @@ def test_a_run_of_the_general_stage_alone_gives_its_student(tmp_path, monkeypatc
     assert given["path"] == str(tmp_path / "runs/text/general/model")
     with pytest.raises(UserError, match="run 'half' has no student yet"):
         given_student("run:half", Path("runs/task"))
+
+
+def test_check_refuses_a_swap_and_the_teacher_does_not_depend_on_it():
+    given = Given(teacher={"path": "t"}, task={"path": "x"}, corpora={"corpus": {"path": "c"}})
+    stages = {}
+    for entities in ("keep", "swap"):
+        o = load("small", ["task=x", "augment=true", f"augmentation.entities={entities}"])
+        stages[entities] = {stage.name: stage for stage in two_stage(o, given)}
+    assert stages["swap"]["check"].options["swaps_entities"] is True
+    assert stages["swap"]["teacher"] == stages["keep"]["teacher"]
+    assert stages["swap"]["augment"] != stages["keep"]["augment"]

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.cli import commands as cli
+from pipeline.deploy.cascade import forget_promise
 from pipeline.deploy.predict import Classifier
 from pipeline.report.run_record import read_run_record
 from tests.conftest import sentences
@@ -128,3 +130,14 @@ def test_a_teacher_cannot_be_asked_without_a_threshold(place, capsys):
         assert words in capsys.readouterr().err
     assert cli.main(["predict", "model=plain", "text=a good film"]) == 0
     assert len(capsys.readouterr().out.split("\t")) == 3
+
+
+def test_a_promise_is_not_inherited(place):
+    """By students of a run that began with an export that promises: they are exported without it."""
+    copy = Path(shutil.copytree("export", "begun-from-it"))
+    assert Classifier.of_directory(copy).threshold is not None
+    forget_promise(copy)
+    assert Classifier.of_directory(copy).threshold is None
+    assert "promise" not in json.loads((copy / "config.json").read_text())
+    run = read_run_record(Path("runs/one"))
+    assert Classifier.of_run(run, "distilled").threshold is None

@@ -209,6 +209,8 @@ def test_answers_alone_need_names_and_two_labels(place):
         "b",
         "a",
     )
+    odd = alone(answers(["0", "1"] * 40 + ["NaN", '{["glad"]}'], "label", many(82)), unfit_rows="leave_out")
+    assert isinstance(odd.kind, Classes) and {"0", "1"} < set(odd.labels)  # neither scores nor a traceback
     with pytest.raises(UserError, match="every answer is 'glad'"):
         alone(answers(["glad"] * 80, "label", many()))
     with pytest.raises(UserError, match="no such file; give a table of answers"):

@@ -19,11 +19,12 @@ from stages.distillation.models import kind_of, new_classifier
 from stages.distillation.outputs import ModelOutputs
 from stages.distillation.students.textcnn import TextCNNConfig
 from stages.evaluation import statistics
+from stages.evaluation.measures import differ_most
 from stages.tasks.kinds import Questions
 from stages.tasks.kinds.questions import LONGEST, best_answers, score
 from stages.tasks.row_maker import RowMaker
 from stages.tasks.token_rows import TokenRows, merge_shards, write_rows, write_shard, write_task_rows
-from stages.tasks.types import IGNORE_INDEX, UNKNOWN, GoldAnswers, Split
+from stages.tasks.types import IGNORE_INDEX, UNKNOWN, GoldAnswers, Split, Task
 from stages.training.data_order import shard_batch
 from tests.conftest import WORDS, make_tokenizer, tiny_config
 
@@ -286,3 +287,12 @@ def test_whole_questions_are_resampled_and_agreement_is_of_the_parts(monkeypatch
     assert kind.distances(LOGITS, other) == pytest.approx([1 - 8 / 13] * 10 + [0] * 20)
     none = Questions(threshold=-99.0)
     assert none.distances(LOGITS, LOGITS).tolist() == [0] * 30
+
+
+def test_each_model_is_shown_under_its_own_threshold():
+    """The student answers nothing, the teacher a part of the context: so they differ."""
+    rows = Split(["q"] * 30, ["c" * 60] * 30, [GoldAnswers(("c",), (0,))] * 30)
+    student, teacher = Questions(threshold=-99.0), Questions(threshold=99.0)
+    task = Task("x", student, {"test": rows}, ("f1",), "f1")
+    found = differ_most(task, "test", LOGITS, LOGITS, teacher)
+    assert {row.student for row in found} == {""} and "" not in {row.teacher for row in found}
