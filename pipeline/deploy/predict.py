@@ -28,10 +28,12 @@ from stages.evaluation.predict import check_finite, predict
 from stages.tasks.kinds import Entities, Kind, LabelSets, Questions
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.readers.questions import COLUMNS
+from stages.tasks.row_maker import Frame
 from stages.tasks.tables import open_table, rows_with
 from stages.tasks.text import check_text
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import UNKNOWN, Split
+from stages.tasks.windows import room_for_question
 
 BATCH, POOL = 32, 2048
 """Rows of a forward pass, and rows that are tokenized and sorted by length together."""
@@ -100,6 +102,11 @@ class Classifier:
         """What it answers; its labels are in the order of the logits."""
         return kind_of(self.model.config)
 
+    @cached_property
+    def _room(self) -> int:
+        """The tokens that a question may have."""
+        return room_for_question(Frame.of(self.tokenizer), self.max_length or WINDOW)
+
     def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
         """Probabilities (rows, classes), or scores (rows, 1) of a regression, in the order of the rows."""
         found = np.empty((len(rows), self.kind.outputs), np.float32)
@@ -165,7 +172,7 @@ class Classifier:
         """(answer, its probability) of each question and its context, as evaluation finds them; empty for no answer."""
         split = Split([row[0] for row in rows], [row[1] for row in rows], [UNKNOWN] * len(rows))
         with TemporaryDirectory() as folder:
-            windows = write_task_rows([split], self.tokenizer, self.max_length or WINDOW, Path(folder))
+            windows = write_task_rows([split], self.tokenizer, self.max_length or WINDOW, Path(folder), 1.0)
             logits = predict(self.model, windows, torch.device("cpu"))
         texts, probabilities = kind.cells(logits, split), kind.probabilities(logits)
         return [(text, float(of[1 if text else 0])) for text, of in zip(texts, probabilities, strict=True)]
@@ -235,6 +242,12 @@ class Classifier:
                 f"{where}: give a question and the text that answers it (text= and text_b=, or a tab between them), "
                 f"not {len(row)} texts"
             )
+        if isinstance(self.kind, Questions):
+            tokens = len(self.tokenizer(row[0], add_special_tokens=False)["input_ids"])
+            if tokens > self._room:
+                raise UserError(
+                    f"{where}: the question has {tokens} tokens, at most {self._room} may be; shorten it"
+                )
         if self.pairs is not None and len(row) != 1 + self.pairs:
             takes = "two texts (text= and text_b=, or a tab between them)" if self.pairs else "one text"
             raise UserError(f"{where}: the task takes {takes}, not {len(row)} texts")

@@ -277,14 +277,14 @@ class _Writer:
         if self.maker.unknown is not None:
             self.unknown += int(np.count_nonzero(block.tokens == self.maker.unknown))
 
-    def check(self) -> None:
-        """Refuse rows of which too many tokens are unknown, and no rows at all."""
+    def check(self, max_unknown: float = MAX_UNKNOWN) -> None:
+        """Refuse rows of which a larger fraction of the tokens is unknown, and no rows at all."""
         if not self.rows:
             raise UserError("there is no text to tokenize; give a task or a corpus with rows")
         fraction = self.unknown / max(1, self.tokens - self.special)
-        if fraction > MAX_UNKNOWN:
+        if fraction > max_unknown:
             raise UserError(
-                f"{fraction:.0%} of the tokens are {self.maker.unknown_token}, at most {MAX_UNKNOWN:.0%} may be: give "
+                f"{fraction:.0%} of the tokens are {self.maker.unknown_token}, at most {max_unknown:.0%} may be: give "
                 "text that fits the tokenizer's vocabulary, and check the files of both"
             )
 
@@ -314,6 +314,7 @@ def write_rows(
     blocks: Iterable[Block],
     directory: Path,
     progress: Callable[[int], None] | None = None,
+    max_unknown: float = MAX_UNKNOWN,
 ) -> None:
     """Write rows to a directory, which `TokenRows.open` opens.
 
@@ -322,6 +323,7 @@ def write_rows(
         blocks: the rows.
         directory: where they go.
         progress: called with the number of tokens so far.
+        max_unknown: the fraction of the tokens that may be unknown.
 
     Raises:
         UserError: there are no rows, or too many tokens are unknown.
@@ -330,10 +332,10 @@ def write_rows(
         for block in blocks:
             writer.append(block)
             if writer.tokens >= CHECK_AFTER:
-                writer.check()
+                writer.check(max_unknown)
             if progress:
                 progress(writer.tokens)
-    writer.check()
+    writer.check(max_unknown)
     writer.finish()
 
 
@@ -391,7 +393,11 @@ def merge_shards(
 
 
 def write_task_rows(
-    parts: Iterable[Split], tokenizer: PreTrainedTokenizerBase, max_length: int, directory: Path
+    parts: Iterable[Split],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    directory: Path,
+    max_unknown: float = MAX_UNKNOWN,
 ) -> TokenRows:
     """Tokenize the rows of a task.
 
@@ -400,12 +406,13 @@ def write_task_rows(
         tokenizer: a fast one.
         max_length: tokens in a row, special tokens included. A pair that is too long loses tokens of its longer text.
         directory: where the rows go.
+        max_unknown: the fraction of the tokens that may be unknown.
 
     Raises:
         UserError: there are no rows, too many tokens are unknown, or the length has no room for text.
     """
     maker = RowMaker.of(tokenizer, max_length)
-    write_rows(maker, maker.task_blocks(parts), directory)
+    write_rows(maker, maker.task_blocks(parts), directory, max_unknown=max_unknown)
     return TokenRows.open(directory)
 
 

@@ -40,6 +40,11 @@ class Windows:
     places: np.ndarray
 
 
+def room_for_question(frame: Frame, max_length: int) -> int:
+    """The tokens that a question may have, so that windows of `max_length` tokens overlap and go on."""
+    return max_length - frame.width - max_length // OVERLAP - 1
+
+
 def windows(split: Split, tokenizer: str, frame: Frame, max_length: int) -> Windows:
     """Cut the contexts of questions into windows of at most `max_length` tokens.
 
@@ -62,8 +67,7 @@ def windows(split: Split, tokenizer: str, frame: Frame, max_length: int) -> Wind
     backend = Tokenizer.from_str(tokenizer)
     backend.no_padding()
     backend.no_truncation()
-    overlap = max_length // OVERLAP
-    room = max_length - frame.width - overlap - 1
+    room = room_for_question(frame, max_length)
     questions = backend.encode_batch_fast(split.text_a, add_special_tokens=False)
     for text, question in zip(split.text_a, questions, strict=True):
         if len(question) > room:
@@ -72,7 +76,7 @@ def windows(split: Split, tokenizer: str, frame: Frame, max_length: int) -> Wind
                 "leave room for its context; shorten it, or raise this",
                 argument="max_length",
             )
-    backend.enable_truncation(max_length, stride=overlap, strategy="only_second")
+    backend.enable_truncation(max_length, stride=max_length // OVERLAP, strategy="only_second")
     cut = backend.encode_batch(list(zip(split.text_a, split.text_b or (), strict=True)))
     per_question = [[encoding, *encoding.overflowing] for encoding in cut]
     labels, places = [], []

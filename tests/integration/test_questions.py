@@ -110,5 +110,12 @@ def test_reported_predicted_and_exported_answers_are_those_of_the_model_card(pla
         "predict", "run=asked", f"text={one['text']}", f"text_b={one['text_b']}", tiny=False
     )
     assert status == 0 and output.split("\t")[0] == (one["distilled"] or "no answer")
+    for question, words in (
+        (" ".join(["film"] * 30), "the question has 30 tokens, at most "),
+        ("日本 語", ""),
+    ):
+        given = (f"text={question}", f"text_b={one['text_b']}")
+        status, output = place.run("predict", "run=asked", *given, tiny=False)
+        assert (status == 2) == bool(words) and words in output and "Traceback" not in output, output
     status, output = place.run("predict", "run=asked", f"text={one['text']}", tiny=False)
     assert status == 2 and "a question and the text that answers it" in output and "Traceback" not in output
