@@ -13,7 +13,6 @@ mean. Texts are matched with the task's by content, whatever their case and whit
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 from collections import Counter
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 from checkpoints.errors import UserError
 from stages.tasks.kinds import Classes, Kind
 from stages.tasks.tables import open_table
-from stages.tasks.text import check_text, folded
+from stages.tasks.text import check_text, folded, literal
 from stages.tasks.types import Split, Task
 
 FORMS = ("probabilities", "logits", "label")
@@ -121,11 +120,7 @@ def parsed(cell: Any) -> Any:
     if isinstance(cell, str):
         text = cell.strip()
         if text[:1] + text[-1:] in ("[]", "{}"):
-            for read in (json.loads, ast.literal_eval):
-                try:
-                    return read(text)
-                except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-                    pass
+            return literal(text)
         return text or None
     return None if isinstance(cell, float) and math.isnan(cell) else cell
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import gzip
 import io
@@ -16,6 +17,16 @@ from typing import Any, BinaryIO
 import yaml
 
 from checkpoints.errors import UserError
+
+
+def literal(text: str) -> Any:
+    """The value that a text writes as JSON or as Python does; the text itself if it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            pass
+    return text
 
 
 def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:

@@ -13,7 +13,6 @@ or test stay, but the same question about it does not.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from stages.tasks.kinds import Questions
 from stages.tasks.kinds.questions import METRICS
 from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, fitting, hold_out, unread
 from stages.tasks.tables import open_table
-from stages.tasks.text import check_text, recognised, slug, text_lines
+from stages.tasks.text import check_text, literal, recognised, slug, text_lines
 from stages.tasks.types import GoldAnswers, Split, Task, TaskRequest, TaskSource
 
 COLUMNS, ANSWERS = ("question", "context"), "answers"
@@ -162,13 +161,7 @@ def _table(path: Path, source: TaskSource) -> Iterator[Read]:
                 raise UserError(f"{where}: no {column!r}; this row has {', '.join(map(repr, row))}")
         cell: Any = row[ANSWERS]
         if isinstance(cell, str):
-            try:
-                cell = json.loads(cell)
-            except ValueError:
-                try:
-                    cell = ast.literal_eval(cell)
-                except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-                    cell = None
+            cell = literal(cell)
         fits = isinstance(cell, dict) and all(
             isinstance(cell.get(name), list) for name in ("text", "answer_start")
         )

@@ -7,8 +7,6 @@ letters and digits or single other characters, and also at the ends of spans.
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from stages.tasks.kinds.entities import METRICS, OUTSIDE
 from stages.tasks.readers import conll
 from stages.tasks.readers.files import Row, data_files
 from stages.tasks.tables import open_table
-from stages.tasks.text import check_text, slug
+from stages.tasks.text import check_text, literal, slug
 from stages.tasks.types import Task, TaskRequest, TaskSource
 
 VERSION = 2
@@ -85,13 +83,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
 def _spans(cell: Any, text: str, where: str) -> list[tuple[int, int, str]]:
     """The spans of a cell, in order."""
     if isinstance(cell, str) and cell.strip():
-        try:
-            cell = json.loads(cell)
-        except ValueError:
-            try:
-                cell = ast.literal_eval(cell)
-            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-                raise UserError(f"{where}: {cell!r:.60} is not a list of spans; write one") from error
+        cell = literal(cell)
     if cell is not None and not isinstance(cell, list):
         raise UserError(f"{where}: {cell!r:.60} is not a list of spans; write one")
     spans: list[tuple[int, int, str]] = []
