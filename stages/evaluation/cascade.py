@@ -15,8 +15,8 @@ RISK = 0.05
 """Probability with which a promise may be broken, over the draw of the held-out rows."""
 
 ROOM = 2
-"""The first threshold that is tried has so many times the rows that would do if every one agreed: one may disagree by
-chance, and then no other is tried."""
+"""The search begins with more rows than would do if all agreed: so many times as many. If the first threshold fails, no
+other is tried, and with the fewest rows a single disagreement would make it fail."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stages.tasks.row_maker import Frame
 
 OVERLAP = 3
-"""Neighbours share one part in so many of a row's tokens: the 128 of 384 that are usual with SQuAD."""
+"""Neighbouring windows share a third of `max_length`: 128 of 384 tokens, as is usual with SQuAD."""
 START, END = 1, 2
 """Labels of the tokens where an answer starts and where it ends; 3 where it does both, 0 at others that may be answered."""
 

@@ -159,7 +159,8 @@ class Answers:
         "packaged", "second teacher, tuned on the answers, for the layers: packaged, a directory or hub name"
     )
     leave_out: Fraction = option(
-        0.0, "fraction of the answers, those farthest from the encoder, that it answers anew for the student"
+        0.0,
+        "fraction of the answers that the encoder's predictions replace: those that differ most from them",
     )
 
 

@@ -232,7 +232,7 @@ def test_a_batch_that_breaks_the_loss_is_named_and_can_be_left_out(place, ranks)
     lines = [f"{text}\tit is\t{i / 7:.3f}" for i, (text, _) in enumerate(sentences(40, 5))]
     lines[17] = (
         lines[17].split("\t")[0] + "\tit is\t1e30"
-    )  # its square is no number of fp32; GLUE's scores stay as they are
+    )  # its square overflows in fp32; GLUE's scores are not standardised
     head = "sentence1\tsentence2\tscore"
     (place.path / "broken" / "train.tsv").write_text("\n".join([head, *lines]) + "\n")
     dev = ["a good film\tit is\t0.5", "a bad film\tit is\t1.5", "dull\tit is\t2.5"]
