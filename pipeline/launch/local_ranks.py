@@ -114,7 +114,7 @@ def _watch(workers: Sequence[Child], first: int, received: deque[int], silent: t
             for worker in workers:
                 worker.send_signal(number)
         codes = [worker.poll() for worker in workers]
-        failed = next((code for code in codes if code), 0)
+        failed = next((code for code in codes if code and code != 128 + stopped), 0)
         if failed or time.monotonic() > deadline or silent.is_set():
             if None in codes:  # the others may have failed for a reason of their own in the same moment
                 time.sleep(1 if failed > 0 else 0.2)
@@ -127,8 +127,8 @@ def _watch(workers: Sequence[Child], first: int, received: deque[int], silent: t
             if failed > 0:
                 return failed
             return 128 + (stopped or -failed) if stopped or failed else 1
-        if all(code == 0 for code in codes):
-            return 0
+        if None not in codes:
+            return 128 + stopped if stopped and any(codes) else 0
         time.sleep(0.05)
 
 

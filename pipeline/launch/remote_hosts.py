@@ -146,7 +146,7 @@ def _watch(hosts: dict[str, _Host], received: deque[int]) -> int:
             for host in hosts.values():
                 host.tell("heartbeat")
         codes = {name: host.poll() for name, host in hosts.items()}
-        failed, code = next(((name, code) for name, code in codes.items() if code), ("", 0))
+        failed, code = next(((n, c) for n, c in codes.items() if c and c != 128 + stopped), ("", 0))
         if failed or time.monotonic() > deadline:
             for host in hosts.values():
                 host.leave()
@@ -156,8 +156,8 @@ def _watch(hosts: dict[str, _Host], received: deque[int]) -> int:
             if code < 0 or code in (255, 127):
                 print(f"error: {_reason(failed, code)}", file=sys.stderr)
             return 128 + stopped if stopped else max(code, 1)
-        if all(code == 0 for code in codes.values()):
-            return 0
+        if None not in codes.values():
+            return 128 + stopped if stopped and any(codes.values()) else 0
         time.sleep(0.05)
 
 

@@ -1,6 +1,11 @@
-"""Where the ranks of a host meet."""
+"""Where the ranks of a host meet, and how they end together."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -16,3 +21,36 @@ def test_a_port_is_held_until_rank_0_listens():
         rank_0.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         rank_0.bind(("", held.getsockname()[1]))
         rank_0.listen()
+
+
+RANK = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: stop())
+def stop():
+    time.sleep({"0": 2.5, "1": 0}[os.environ["RANK"]])
+    print("saved", flush=True)
+    sys.exit(int(os.environ["STATUS"]))
+open(sys.argv[1] + "/ready-" + os.environ["RANK"], "w").close()
+time.sleep(60)
+"""
+
+RUN = """
+import os, subprocess, sys
+from pathlib import Path
+from pipeline.launch.local_ranks import HostRanks, run_ranks
+start = lambda stage, environment: subprocess.Popen([sys.executable, "-c", os.environ["CODE"], stage], env=environment)
+sys.exit(run_ranks(Path(sys.argv[1]), HostRanks(2), start))
+"""
+
+
+@pytest.mark.parametrize("status, saved", [(143, 2), (7, 1)])
+def test_a_rank_that_has_saved_does_not_end_one_that_still_saves(tmp_path, status, saved):
+    environment = os.environ | {"CODE": RANK, "STATUS": str(status)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, tmp_path], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and len(list(tmp_path.glob("ready-*"))) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert (process.returncode, output.count("saved")) == (status, saved)
