@@ -32,6 +32,10 @@ from stages.training.signals import StopSignal
 from stages.training.stage import Stage
 from stages.training.step import Step, needs_whole_batch, refuse_ranks, refuse_unsupported
 
+FIRST_CHECKPOINT_SECONDS = 15.0
+"""Seconds until the first checkpoint. Each later interval is twice as long, up to `job.checkpoint_seconds`, so that a kill
+costs a short stage little."""
+
 MAX_CONSECUTIVE_SKIPS = 10
 """Abort after more consecutive batches than this with a non-finite loss."""
 
@@ -118,6 +122,7 @@ class Job:
             )
         self.stop.listen()
         state, saved_at = self.state, time.monotonic()
+        interval = min(FIRST_CHECKPOINT_SECONDS, self.settings.checkpoint_seconds)
         with closing(JobProgress(self.stage, state, self.steps, self.log)) as progress:
             while state.step < self.steps and not self._patience_is_out():
                 epoch, place = divmod(state.step, self.batches_per_epoch)
@@ -128,11 +133,12 @@ class Job:
                     progress.write_line(epoch, learning_rate)
                     self._report_overflows()
                 improved = self._evaluate_if_due(epoch)
-                due = improved or time.monotonic() - saved_at >= self.settings.checkpoint_seconds
+                due = improved or time.monotonic() - saved_at >= interval
                 due, stop = self._sync_decision(due, self.stop.number)
                 if due or stop:
                     self._save()
                     saved_at = time.monotonic()
+                    interval = min(2 * interval, self.settings.checkpoint_seconds)
                 if stop:
                     self.checkpoints.finish()
                     self.stop.obeyed()

@@ -204,7 +204,10 @@ class Job:
     micro_batch: Literal["auto"] | NotNegative = option(
         0, "micro-batch size per rank in rows; 0: no accumulation; auto: halved until it fits"
     )
-    checkpoint_seconds: Annotated[float, Ge(0)] = option(120.0, "seconds between checkpoints")
+    checkpoint_seconds: Annotated[float, Ge(0)] = option(
+        120.0,
+        "seconds between checkpoints, at most; the first comes after 15, and each interval is twice the last",
+    )
     skip_bad_batches: bool = option(False, "skip batches with a non-finite loss, and report them")
     cache_gb: Literal["auto"] | Annotated[float, Ge(0)] = option(
         "auto",

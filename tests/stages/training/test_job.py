@@ -1,6 +1,7 @@
 """A job whose model takes too much memory, or whose loss is not finite, and one whose log is shown as curves."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -319,6 +320,16 @@ def test_the_disk_is_looked_at_before_the_stage_and_before_each_save(make, tmp_p
     kept = sorted((make.directory / "checkpoints").glob("*"))
     assert [path.name for path in kept] == ["step-00000001", "step-00000002"]
     store.verify(kept[-1])
+
+
+def test_the_first_checkpoint_comes_soon_and_the_next_at_intervals_that_double(make, tmp_path, monkeypatch):
+    """Seconds are steps here: the loop looks at the clock once in each, and once more after a save."""
+    job = make_job(tmp_path, Fragile(SOUND), CONSTANT | {"epochs": 60}, checkpoint_seconds=50)
+    saved, clock = [], itertools.count()
+    monkeypatch.setattr("stages.training.job.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(job, "_save", lambda: saved.append(job.state.step))
+    job.run()
+    assert np.diff([0, *saved]).tolist()[:4] == [15, 30, 50, 50]
 
 
 def test_the_newest_and_the_best_are_kept_and_the_best_is_what_comes_out(make, tmp_path):
