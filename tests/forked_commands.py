@@ -42,7 +42,7 @@ PRELOADED = (
     "pipeline.report.pareto",
     "pipeline.report.recipe_summary",
 )
-RANKS = "pipeline.launch.forked_ranks"
+RANKS = "pipeline.launch.fork_server"
 TITLE_LENGTH = 1 << 14
 """Bytes kept in the server's command line, for those of its forks."""
 

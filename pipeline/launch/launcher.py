@@ -108,12 +108,12 @@ class Launcher:
 
 
 class _ForkServer:
-    """The process that forks the ranks (pipeline/launch/forked_ranks.py), as the launcher sees it."""
+    """The process that forks the ranks (pipeline/launch/fork_server.py), as the launcher sees it."""
 
     def __init__(self, run: Path):
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self.process = _start("forked_ranks", f"{run}/", stdin=theirs.fileno())
+            self.process = _start("fork_server", f"{run}/", stdin=theirs.fileno())
         self._answers = self._socket.makefile()
 
     def run_stage(self, stage: Path, ranks: int) -> int:

@@ -6,7 +6,7 @@ A new one is a class in a file of this package (`Method` says what it may overri
 from collections.abc import Sequence
 from typing import Any
 
-from stages.distillation.registry import made
+from stages.distillation.recipe_lines import build_from_line
 from stages.methods.assistants import Assistants
 from stages.methods.base import Method
 from stages.methods.sparse_ngrams import SparseNGrams
@@ -30,4 +30,4 @@ def build_method(line: str | dict[str, Any], reads: Sequence[str] = ()) -> Metho
     Raises:
         ValueError: there is no such method or setting, or a setting's value is refused.
     """
-    return made(line, METHODS, "method", {"reads": tuple(reads)})
+    return build_from_line(line, METHODS, "method", {"reads": tuple(reads)})

@@ -16,7 +16,7 @@ from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
-from stages.distillation.registry import made
+from stages.distillation.recipe_lines import build_from_line
 
 __all__ = [
     "LOSSES",
@@ -72,7 +72,7 @@ def build(
     """
     given: dict[str, Any] = {"student": student, "teacher": teacher}
     given["problem_type"] = getattr(student, "problem_type", None)  # a bare config has none
-    loss = made(line, LOSSES, "losses", given, {"layer_map": layer_map})
+    loss = build_from_line(line, LOSSES, "losses", given, {"layer_map": layer_map})
     if loss.student_capture.vocabulary and not mlm_probability:
         raise UserError(
             f"{line!r} reads masked tokens, and none are masked; give the student a corpus as data and an "

@@ -15,7 +15,7 @@ import types
 from pathlib import Path
 
 import pipeline.launch
-from pipeline.launch import child_process, forked_ranks, launcher
+from pipeline.launch import child_process, fork_server, launcher
 from stages.training.options import Job
 
 HERE = pipeline.launch.__path__[0]
@@ -45,7 +45,7 @@ class Tracer:
         return self
 
 
-def fork_server(line: int, in_forks: bool, sent: mmap.mmap) -> int:
+def status_of_fork_server(line: int, in_forks: bool, sent: mmap.mmap) -> int:
     """Status of a stage that a fork server runs, or that of the fork server where it ended first; 0: it goes on."""
     ours, theirs = socket.socketpair()
     with child_process.signals_blocked():
@@ -79,7 +79,7 @@ def _run_fork_server() -> None:
     sys.modules.update({fake.__name__: fake for fake in fakes})
     pipeline.launch.worker = worker
     child_process.die_at_signals()
-    forked_ranks.main()
+    fork_server.main()
     os._exit(0)
 
 
@@ -106,7 +106,7 @@ def main() -> int:
         if where == "launcher":
             status = launch(line, directory, sent)
         else:
-            status = fork_server(line, where == "rank", sent)
+            status = status_of_fork_server(line, where == "rank", sent)
         if not sent[0]:
             print(f"{line - 1} lines")
             return int(line < 10)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation import registry
+from stages.distillation import recipe_lines
 from stages.distillation.losses import LOSSES
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.ngrams import NGramsConfig, NGramsForSequenceClassification
@@ -40,7 +40,7 @@ def task(labels=("a", "b"), **splits) -> Task:
     return Task("t", kind, rows | splits, ("accuracy",), "accuracy")
 
 
-@pytest.mark.parametrize("module", [registry, base, assistants, sparse_ngrams], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [recipe_lines, base, assistants, sparse_ngrams], ids=lambda m: m.__name__)
 def test_the_examples_of_the_docstrings_run(module):
     names = vars(module) | {"torch": torch, "LOSSES": LOSSES}
     examples = [t for t in doctest.DocTestFinder().find(module, globs=copy.copy(names)) if t.examples]

@@ -9,7 +9,7 @@ from checkpoints.errors import UserError, about
 T = TypeVar("T")
 
 
-def made(
+def build_from_line(
     line: Any,
     known: Mapping[str, type[T]],
     argument: str,
@@ -29,7 +29,7 @@ def made(
         ValueError: there is no such name or setting, or a setting's value is refused.
 
     Example:
-        >>> made({"soft_labels": {"temperature": 2.0}}, LOSSES, "losses", given={})
+        >>> build_from_line({"soft_labels": {"temperature": 2.0}}, LOSSES, "losses", given={})
         SoftLabels()
     """
     if isinstance(line, str):
