@@ -107,8 +107,9 @@ def examine(stage: Stage, task: Task, split: str) -> dict[str, Examined]:
     """Run each model on the reported split, on dev and, where there is one, on the mismatched dev split."""
     names, parts = stage.options["models"], {split, "dev", "dev_mismatched"} & task.splits.keys()
     total = len(names) * sum(len(task.splits[part]) for part in parts)
-    # Of questions only the tokenizer tells how many windows they make.
-    with Progress(stage, None if task.splits[split].asks else total, "row") as progress:
+    # Only the tokenizer tells how many windows texts make.
+    windows = task.splits[split].asks or task.kind.pooling
+    with Progress(stage, None if windows else total, "row") as progress:
         return {name: _examined(stage, task, parts, name, progress) for name in names}
 
 

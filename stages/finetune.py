@@ -49,7 +49,7 @@ def fine_tune(
     targets = None
     if task.splits["train"].answers:
         loss = SoftLabels(problem_type=task.kind.problem_type)
-        targets = logits_as_outputs(answer_logits(task), train, stage.device)
+        targets = logits_as_outputs(answer_logits(task)[train.texts], train, stage.device)
     model = Distillation(classifier, [loss])
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()

@@ -65,7 +65,8 @@ def learned_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
         return recorded_logits(stage, task, rows)
     leave_out = stage.options["leave_out"]
     needed = leave_out or "augmented" in stage.inputs
-    return with_answers(stage, task, recorded_logits(stage, task, rows) if needed else None, leave_out)
+    encoder = recorded_logits(stage, task, rows) if needed else None
+    return with_answers(stage, task, rows, encoder, leave_out)
 
 
 def recorded_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:

@@ -102,6 +102,7 @@ def given_task(o: Options) -> Entry:
         positive_label=o.positive_label, unfit_rows=o.unfit_rows, encoding=o.encoding, delimiter=o.delimiter,
         label_columns=tuple(o.label_columns), label_separator=o.label_separator, columns=tuple(o.columns),
         spans_column=o.spans_column, tag_scheme=o.tag_scheme, answers=o.teacher if o.by_answers else "",
+        windows=o.windows,
     ).entry  # fmt: skip
 
 

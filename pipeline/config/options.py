@@ -69,6 +69,10 @@ class Options:
     delimiter: str = option(
         "", "separator of a data file: comma, semicolon, tab, pipe or a character; if left out: recognised"
     )
+    windows: Literal["", "mean", "max"] = option(
+        "",
+        "texts above max_length: read in windows, whose logits are pooled by mean or max; if left out: truncated",
+    )
     metric: str = option("", "metric that chooses the best step on dev, if the task has several")
     corpus: str = option(
         "packaged", "unlabelled text: packaged, files (txt, gz, jsonl, parquet), or a hub data set"

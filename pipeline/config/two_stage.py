@@ -222,8 +222,10 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
     shown = _present(task=task, unlabelled=given.unlabelled)
     if o.by_answers:
         shown |= {"record": "intermediate"} | augmented
-    stages.append(evaluation(models, "distilled", lengths, shown))
-    return stages
+    evaluated = evaluation(models, "distilled", lengths, shown)
+    if o.by_answers:
+        evaluated.options["record_length"] = o.intermediate.max_length
+    return [*stages, evaluated]
 
 
 def _present(**inputs: str | Entry | None) -> dict[str, str | Entry]:

@@ -11,7 +11,7 @@ import torch
 from checkpoints.errors import UserError
 from pipeline.report.run_record import RunRecord
 from pipeline.report.tables import percent, terminal_table
-from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
+from stages.distillation.models import ModelSource, kind_of, load_classifier, load_tokenizer
 from stages.distillation.teachers import class_order
 from stages.evaluation.costs import speed
 from stages.evaluation.predict import predict
@@ -90,7 +90,8 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
         for name in ("teacher", "student"):
             tokenizer = load_tokenizer(ModelSource(str(files[name].parent)))
             length = run.max_length("teacher" if name == "teacher" else run.about.student)
-            rows[name] = write_task_rows([texts], tokenizer, length, Path(folder) / name)
+            folder_of, pooling = Path(folder) / name, kind_of(models[name].config).pooling
+            rows[name] = write_task_rows([texts], tokenizer, length, folder_of, pooling=pooling)
         for name, model in models.items():
             own = rows["teacher" if name == "teacher" else "student"]
             order = class_order(model.config, labels, [])

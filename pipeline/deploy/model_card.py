@@ -83,6 +83,7 @@ def write_card(
         token_level=run.kind.token_level,
         asks=isinstance(run.kind, Questions),
         kind=kind,
+        pooling=getattr(config, "window_pooling", ""),
         threshold=getattr(run.kind.of_model(config), "threshold", None),
         stages=", ".join(
             stage.name

@@ -33,13 +33,13 @@ from stages.tasks.tables import open_table, rows_with
 from stages.tasks.text import check_text
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import UNKNOWN, Split
-from stages.tasks.windows import room_for_question
+from stages.tasks.windows import room_for_first
 
 BATCH, POOL = 32, 2048
 """Rows of a forward pass, and rows that are tokenized and sorted by length together."""
 
 WINDOW = 384
-"""Tokens of a window of a context where the model and its tokenizer have no limit, as is usual with SQuAD."""
+"""Tokens of a window where the model and its tokenizer have no limit, as is usual with SQuAD."""
 
 THRESHOLD = "confidence_threshold"
 """Where config.json has the confidence from which on an exported student keeps its promise."""
@@ -55,7 +55,7 @@ class Classifier:
     Attributes:
         model: in eval mode, with stock attention.
         tokenizer: of the model.
-        max_length: tokens of a row; longer rows are truncated. None: rows of any length can be read.
+        max_length: tokens of a row; longer rows are truncated, or read in windows. None: rows of any length can be read.
         pairs: whether a row has two texts; None if unknown.
         threshold: the confidence from which on an exported student keeps its promise; None where it makes none.
         teacher: answers rows below the threshold; None: they are only marked.
@@ -104,11 +104,15 @@ class Classifier:
 
     @cached_property
     def _room(self) -> int:
-        """The tokens that a question may have."""
-        return room_for_question(Frame.of(self.tokenizer), self.max_length or WINDOW)
+        """The tokens that a question may have, or the first text of a pair that is read in windows."""
+        return room_for_first(Frame.of(self.tokenizer), self.max_length or WINDOW)
 
     def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
         """Probabilities (rows, classes), or scores (rows, 1) of a regression, in the order of the rows."""
+        if self.kind.pooling:
+            second = [row[1] for row in rows] if len(rows[0]) == 2 else None
+            split = Split([row[0] for row in rows], second, [0] * len(rows))
+            return self.kind.probabilities(self._logits(split, progress))
         found = np.empty((len(rows), self.kind.outputs), np.float32)
         with (
             torch.inference_mode(),
@@ -171,11 +175,17 @@ class Classifier:
     def answers(self, kind: Questions, rows: Sequence[Row]) -> list[tuple[str, float]]:
         """(answer, its probability) of each question and its context, as evaluation finds them; empty for no answer."""
         split = Split([row[0] for row in rows], [row[1] for row in rows], [UNKNOWN] * len(rows))
-        with TemporaryDirectory() as folder:
-            windows = write_task_rows([split], self.tokenizer, self.max_length or WINDOW, Path(folder), 1.0)
-            logits = predict(self.model, windows, torch.device("cpu"))
+        logits = self._logits(split)
         texts, probabilities = kind.cells(logits, split), kind.probabilities(logits)
         return [(text, float(of[1 if text else 0])) for text, of in zip(texts, probabilities, strict=True)]
+
+    def _logits(self, split: Split, progress: bool = False) -> np.ndarray:
+        """What evaluation makes of the logits of all windows of texts."""
+        length = self.max_length or WINDOW
+        with TemporaryDirectory() as folder:
+            rows = write_task_rows([split], self.tokenizer, length, Path(folder), 1.0, self.kind.pooling)
+            with tqdm(total=len(rows), unit=" windows", disable=None if progress else True) as bar:
+                return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
 
     def entities(self, texts: Sequence[str]) -> list[list[tuple[str, int, int, float]]]:
         """(kind, start, end, probability) of the entities of each text, in characters, the end not included.
@@ -242,11 +252,12 @@ class Classifier:
                 f"{where}: give a question and the text that answers it (text= and text_b=, or a tab between them), "
                 f"not {len(row)} texts"
             )
-        if isinstance(self.kind, Questions):
+        if len(row) == 2 and (isinstance(self.kind, Questions) or self.kind.pooling):
             tokens = len(self.tokenizer(row[0], add_special_tokens=False)["input_ids"])
             if tokens > self._room:
+                first = "question" if isinstance(self.kind, Questions) else "first text"
                 raise UserError(
-                    f"{where}: the question has {tokens} tokens, at most {self._room} may be; shorten it"
+                    f"{where}: the {first} has {tokens} tokens, at most {self._room} may be; shorten it"
                 )
         if self.pairs is not None and len(row) != 1 + self.pairs:
             takes = "two texts (text= and text_b=, or a tab between them)" if self.pairs else "one text"

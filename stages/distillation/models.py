@@ -241,9 +241,10 @@ def kind_of(config: PretrainedConfig) -> Kind:
         return Questions().of_model(config)
     if head_of(config) == Words.head:
         return Entities(labels) if Entities.describes(labels) else Words(labels)
+    pooling = getattr(config, "window_pooling", "")
     if config.problem_type == LabelSets.problem_type:
-        return LabelSets(labels).of_model(config)
-    return Scores() if config.num_labels == 1 else Classes(labels)
+        return LabelSets(labels, pooling=pooling).of_model(config)
+    return Scores(pooling=pooling) if config.num_labels == 1 else Classes(labels, pooling=pooling)
 
 
 def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:

@@ -25,7 +25,8 @@ def predict(
 ) -> np.ndarray:
     """Logits (answers, classes) of the rows, or of their words one after another; from batches sorted by length.
 
-    Of questions what `best_answers` makes of the logits of all windows: (questions, 4).
+    Of texts in windows their pooled logits: (texts, classes). Of questions what `best_answers` makes of the logits of all
+    windows: (questions, 4).
 
     Args:
         order: for each class its index in the model's logits; none: as they are.
@@ -50,7 +51,7 @@ def predict(
         logits = logits[:, order]
     if rows.begins is not None and rows.places is not None:
         return best_answers(logits, rows.targets, rows.begins, rows.places)
-    return logits
+    return rows.of_texts(logits)
 
 
 def check_finite(logits: np.ndarray) -> np.ndarray:

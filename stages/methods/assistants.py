@@ -77,6 +77,11 @@ class Assistants(Method):
                 "layers",
                 argument="losses",
             )
+        if task.kind.pooling and "held_out" in task.splits:
+            raise UserError(
+                f"{task.kind.pooling!r}: assistants are weighed by whole rows; leave this out, or held_out",
+                argument="windows",
+            )
         if self.weights == "evolved" and "held_out" not in task.splits:
             raise UserError(
                 "evolved are fitted on rows that nothing else reads, and there are none; set held_out=FRACTION, or take "

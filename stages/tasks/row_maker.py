@@ -127,8 +127,9 @@ class Block:
         labels: of the rows, or of all tokens if words have labels; None for a corpus.
         words: whether words have the labels.
         truncated: how many of the rows were truncated.
-        begins: of windows of questions' contexts, which are the first of their question; None for other rows.
-        places: (T, 2) start and end in the context of what may be answered, window after window, in characters.
+        begins: of windows, which are the first of their text or question; None for whole texts.
+        places: (T, 2) start and end in the context of what may be answered, window after window, in characters; None where
+            no questions are asked.
     """
 
     tokens: np.ndarray
@@ -157,6 +158,7 @@ class RowMaker:
         frame: the special tokens of a row.
         truncation_side, padding_side: of the tokenizer.
         vocabulary, pad, unknown, unknown_token, special: the tokenizer's size and token ids; `special` without `unknown`.
+        windows: whether longer texts are cut into windows, as contexts of questions always are; else truncated.
     """
 
     tokenizer: str
@@ -169,9 +171,10 @@ class RowMaker:
     unknown: int | None
     unknown_token: str | None
     special: list[int]
+    windows: bool = False
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> RowMaker:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, windows: bool = False) -> RowMaker:
         """Take what is needed from a fast tokenizer.
 
         Raises:
@@ -188,6 +191,7 @@ class RowMaker:
         return cls(
             tokenizer.backend_tokenizer.to_str(), frame, max_length, tokenizer.truncation_side,
             tokenizer.padding_side, len(tokenizer), tokenizer.pad_token_id or 0, unknown, tokenizer.unk_token, special,
+            windows,
         )  # fmt: skip
 
     @property
@@ -198,6 +202,7 @@ class RowMaker:
             "truncation_side": "right",
             "padding_side": "right",
             "pad": 0,
+            "windows": False,
         }
         own = {name: getattr(self, name) for name in bert if name != "segments"}
         own["segments"] = self.frame.segments and asdict(self.frame.segments)
@@ -245,9 +250,9 @@ class RowMaker:
                 return
 
     def task_blocks(self, parts: Iterable[Split]) -> Iterator[Block]:
-        """Yield the rows of a task. A pair that is too long loses tokens of its longer text; questions get windows."""
+        """Yield the rows of a task. A pair that is too long loses tokens of its longer text, or gets windows."""
         for split in slices(parts):
-            if split.asks:
+            if split.asks or self.windows:
                 yield self._windows(split)
                 continue
             words = split.token_level
@@ -272,13 +277,15 @@ class RowMaker:
             yield Block(tokens, lengths, second, labels, words, sum(bool(e.overflowing) for e in encodings))
 
     def _windows(self, split: Split) -> Block:
-        """The windows of questions' contexts."""
+        """The windows of texts, or of questions' contexts."""
         cut = windows(split, self.tokenizer, self.frame, self.max_length)
         lengths = np.fromiter(map(len, cut.encodings), np.int64, len(cut.encodings))
         tokens = np.fromiter(chain.from_iterable(e.ids for e in cut.encodings), self.dtype, lengths.sum())
-        lead = len(self.frame.before) + len(self.frame.between)
-        second = np.array([lead + e.sequence_ids.count(0) for e in cut.encodings], np.int32)
-        return Block(tokens, lengths, second, cut.labels, words=True, begins=cut.begins, places=cut.places)
+        second = np.zeros(len(cut.encodings), np.int32)
+        if split.text_b is not None:
+            lead = len(self.frame.before) + len(self.frame.between)
+            second[:] = [lead + e.sequence_ids.count(0) for e in cut.encodings]
+        return Block(tokens, lengths, second, cut.labels, split.asks, begins=cut.begins, places=cut.places)
 
     def _encode(self, documents: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens of some documents, the number of each one's, and of each token whether it begins a word."""

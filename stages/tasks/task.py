@@ -10,6 +10,7 @@ from typing import Any
 
 from checkpoints.errors import UserError
 from stages.tasks.answers import answered_by, read_answers, together
+from stages.tasks.kinds import Kind
 from stages.tasks.readers import READERS, glue, indonesian, newsgroups, rotten_tomatoes
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
@@ -61,6 +62,7 @@ def find_task(
                 raise UserError(
                     f"{source.name!r} is not in CoNLL files; leave this out", argument="tag_scheme"
                 )
+            source = replace(source, windows=request.windows)
             return _with_answers(source, request) if request.answers else source
     close = difflib.get_close_matches(task.lower(), KNOWN, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
@@ -97,6 +99,8 @@ def load_task(source: TaskSource, revision: str | None = None) -> Task:
         task = _answered(reader.load(replace(source, files=files), revision), source)
     else:
         task = reader.load(source, revision)
+    if source.windows:
+        task = _in_windows(task, source.windows)
     if source.rows:
         task = _some_rows(task, *source.rows)
     if source.held_out:
@@ -112,6 +116,16 @@ def _answered(task: Task, source: TaskSource) -> Task:
     choices = [tuple(source.text), usual] if source.text else [usual]
     rows = read_answers(path, choices, task.labels or ())
     return answered_by(task, together(path, rows, task.kind, leave_out), leave_out)
+
+
+def _in_windows(task: Task, pooling: str) -> Task:
+    """The task, whose long texts are read in windows."""
+    if task.kind.head != Kind.head:
+        raise UserError(
+            f"{pooling!r} pools what is said of a whole text, and the task has {task.kind.name}; leave this out",
+            argument="windows",
+        )
+    return replace(task, kind=replace(task.kind, pooling=pooling))
 
 
 def _some_rows(task: Task, count: int, seed: int) -> Task:

@@ -8,8 +8,8 @@ A directory holds flat files:
 - second.bin: where in its row segment B starts, 0 without one (int32).
 - labels.bin, for tasks: the label of each row, or of each token if words have labels (int64 or float64); or for each
   row a number for each of several labels (float64).
-- begins.bin, places.bin, for questions, whose rows are windows of their contexts: whether a row is the first of its
-  question (bool); start and end in the context of all targets, in characters (int32).
+- begins.bin, for windows of texts or of questions' contexts: whether a row is the first of its text (bool).
+- places.bin, for questions: start and end in the context of all targets, in characters (int32).
 - rows.json: the counts, and the token types that the tokenizer gives. It is written last, so that a half-written
   directory never opens.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
 from stages.tasks.row_maker import BERT_SEGMENTS, Block, RowMaker, Segments
 from stages.tasks.types import CONTINUED, IGNORE_INDEX, UNLABELLED, Split
-from stages.tasks.windows import END, START
+from stages.tasks.windows import END, START, pooled
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +61,9 @@ class TokenRows:
         scale: mean and deviation of scores; the scores of batches are deviations from the mean.
         width_multiple: of the width of batches, where no row is longer (`stages.distillation.device`).
         masking: that of the batches, if they are masked; `normalizers` then has "masked".
-        begins: (N,) of windows of questions' contexts, which are the first of their question; None for other rows.
-        places: (T, 2) start and end in the context of all targets of the windows, in characters.
+        begins: (N,) of windows, which are the first of their text or question; None for whole texts.
+        places: (T, 2) start and end in the context of all targets of questions' windows, in characters.
+        pooling: of the logits of a text's windows, `Kind.pooling`.
     """
 
     tokens: np.ndarray
@@ -77,6 +78,7 @@ class TokenRows:
     masking: Masking | None = None
     begins: np.ndarray | None = None
     places: np.ndarray | None = None
+    pooling: str = ""
 
     @classmethod
     def open(cls, directory: Path, width_multiple: int = 1) -> TokenRows:
@@ -101,10 +103,8 @@ class TokenRows:
             "segments", asdict(BERT_SEGMENTS)
         )  # which alone were there before they were kept
         segments = segments and Segments(**segments)
-        begins = places = None
-        if "places" in types:
-            begins = mapped("begins", rows)
-            places = mapped("places", 2 * counts["targets"]).reshape(-1, 2)
+        begins = mapped("begins", rows) if "begins" in types else None
+        places = mapped("places", 2 * counts["targets"]).reshape(-1, 2) if "places" in types else None
         return cls(
             tokens,
             offsets,
@@ -120,6 +120,15 @@ class TokenRows:
 
     def __len__(self) -> int:
         return self.counts["rows"]
+
+    @cached_property
+    def texts(self) -> np.ndarray:
+        """(N,) the number of each row's text: the row's own, where rows are not windows."""
+        return np.arange(len(self)) if self.begins is None else np.cumsum(self.begins) - 1
+
+    def of_texts(self, logits: np.ndarray) -> np.ndarray:
+        """(texts, C): logits (N, C) of the rows, those of windows pooled."""
+        return logits if self.begins is None else pooled(logits, self.begins, self.pooling)
 
     @cached_property
     def targets(self) -> np.ndarray:
@@ -244,7 +253,7 @@ class _Writer:
         self.files["offsets"].write(np.zeros(1, "int64").tobytes())
         self.rows = self.tokens = self.longest = self.truncated = self.unknown = self.special = 0
         self.labels: list[np.ndarray] = []
-        self.windows: list[tuple[np.ndarray, np.ndarray]] = []
+        self.windows: dict[str, list[np.ndarray]] = {"begins": [], "places": []}
         self.words = False
 
     def __enter__(self) -> _Writer:
@@ -271,8 +280,9 @@ class _Writer:
         self.words |= block.words
         if block.labels is not None:
             self.labels.append(block.labels)
-        if block.begins is not None and block.places is not None:
-            self.windows.append((block.begins, block.places))
+        for name, parts in self.windows.items():
+            if (part := getattr(block, name)) is not None:
+                parts.append(part)
         self.special += sum(int(np.count_nonzero(block.tokens == token)) for token in self.maker.special)
         if self.maker.unknown is not None:
             self.unknown += int(np.count_nonzero(block.tokens == self.maker.unknown))
@@ -295,12 +305,12 @@ class _Writer:
             self.types["labels"] = str(labels.dtype)
             labels.tofile(self.directory / "labels.bin")
             more |= {"labels_a_row": labels.shape[1]} if labels.ndim == 2 else {}
-        if self.windows:
-            for name, parts in zip(("begins", "places"), zip(*self.windows, strict=True), strict=True):
+        for name, parts in self.windows.items():
+            if parts:
                 whole = np.concatenate(parts)
                 self.types[name] = str(whole.dtype)
                 whole.tofile(self.directory / f"{name}.bin")
-            more |= {"targets": len(whole)}
+                more |= {"targets": len(whole)} if name == "places" else {}
         counts = {name: getattr(self, name) for name in ("rows", "tokens", "longest", "truncated", "unknown")}
         counts |= {"vocabulary": self.maker.vocabulary, "pad": self.maker.pad, "types": self.types}
         counts |= {"words": True} if self.words else {}
@@ -398,6 +408,7 @@ def write_task_rows(
     max_length: int,
     directory: Path,
     max_unknown: float = MAX_UNKNOWN,
+    pooling: str = "",
 ) -> TokenRows:
     """Tokenize the rows of a task.
 
@@ -407,13 +418,14 @@ def write_task_rows(
         max_length: tokens in a row, special tokens included. A pair that is too long loses tokens of its longer text.
         directory: where the rows go.
         max_unknown: the fraction of the tokens that may be unknown.
+        pooling: `Kind.pooling`: with it, longer texts are cut into windows.
 
     Raises:
         UserError: there are no rows, too many tokens are unknown, or the length has no room for text.
     """
-    maker = RowMaker.of(tokenizer, max_length)
+    maker = RowMaker.of(tokenizer, max_length, bool(pooling))
     write_rows(maker, maker.task_blocks(parts), directory, max_unknown=max_unknown)
-    return TokenRows.open(directory)
+    return replace(TokenRows.open(directory), pooling=pooling)
 
 
 def write_corpus_rows(

@@ -37,6 +37,7 @@ class TaskRequest:
         labels: the class names of the user's table, in order; none: those of its rows, sorted.
         positive_label: the one of two classes of which F1 is; none: the second.
         unfit_rows: "leave_out" or "refuse" rows of the table whose text or label cannot be used.
+        windows: how the logits of a text's windows are pooled, "mean" or "max"; none: longer texts are truncated.
         encoding: of the table; none: recognised.
         delimiter: of the table: comma, semicolon, tab, pipe or a character; none: recognised.
     """
@@ -61,6 +62,7 @@ class TaskRequest:
     spans_column: str = ""
     tag_scheme: str = ""
     answers: str = ""
+    windows: str = ""
 
     def packaged(self, tasks: tuple[str, ...]) -> str:
         """Return which of a reader's own `tasks` is meant, "" for none of them.
@@ -125,6 +127,7 @@ class TaskSource(Source):
         labels: class names, in order.
         positive_label, unfit_rows, encoding, delimiter, label_columns, label_separator, columns: of `TaskRequest`.
         spans, tag_scheme: `spans_column` and `tag_scheme` of `TaskRequest`.
+        windows: of `TaskRequest`.
         rows: (maximum number of training rows, seed that draws them).
         held_out: (ratio of training rows that are set aside, seed that draws them).
         unlabelled: (ratio of training rows whose labels are hidden, seed that draws them).
@@ -145,6 +148,7 @@ class TaskSource(Source):
     columns: list[str] = field(default_factory=list)
     spans: str = ""
     tag_scheme: str = ""
+    windows: str = ""
     rows: tuple[int, int] | None = None
     held_out: tuple[float, int] | None = None
     unlabelled: tuple[float, int] | None = None

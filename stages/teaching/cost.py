@@ -55,8 +55,9 @@ def training_cost(
         seconds += estimated_seconds(stage, teacher, of_teacher)
         flops += of_teacher
     augmented = f" x up to {1 + variants} variants" if variants else ""
+    texts = "" if rows.begins is None else f"{int(rows.begins.sum()):,} texts in windows, "
     return Cost(flops, seconds), (
-        f"{len(rows):,} rows{augmented} x {plan.epochs} epochs, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a row, "
+        f"{texts}{len(rows):,} rows{augmented} x {plan.epochs} epochs, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a row, "
         f"{rows.truncated / len(rows):.1%} of rows truncated), {flops / 1e12:,.1f} TFLOP"
     )
 

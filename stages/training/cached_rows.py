@@ -60,7 +60,9 @@ def task_rows(
         return [lambda: slices([task.splits[split]])]
 
     data = {"task": stage.inputs[given], "split": split}
-    return replace(_cached(stage, data, tokenizer, max_length, starts), scale=task.kind.scale)
+    return _of_task(
+        task, _cached(stage, data, tokenizer, max_length, starts, windows=bool(task.kind.pooling))
+    )
 
 
 def train_rows(
@@ -81,7 +83,9 @@ def train_rows(
             return [lambda: slices([task.splits["train"], task.splits["unlabelled"]])]
 
         data = {"task": stage.inputs["task"], "split": "train and unlabelled"}
-        return replace(_cached(stage, data, tokenizer, max_length, both), scale=task.kind.scale)
+        return _of_task(
+            task, _cached(stage, data, tokenizer, max_length, both, windows=bool(task.kind.pooling))
+        )
     if "augmented" not in stage.inputs:
         return task_rows(stage, task, "train", tokenizer, max_length)
     shards = stage.artifact_dir("augmented")
@@ -91,7 +95,14 @@ def train_rows(
         return [partial(_augmented, group.values(), task) for group in groups]
 
     data = {"augmented": sha256_file(shards / store.MANIFEST)}
-    return replace(_cached(stage, data, tokenizer, max_length, starts), scale=task.kind.scale)
+    return _of_task(
+        task, _cached(stage, data, tokenizer, max_length, starts, windows=bool(task.kind.pooling))
+    )
+
+
+def _of_task(task: Task, rows: TokenRows) -> TokenRows:
+    """Rows with what the task's kind says of their labels and windows."""
+    return replace(rows, scale=task.kind.scale, pooling=task.kind.pooling)
 
 
 def _augmented(paths: Iterable[Path], task: Task) -> Iterator[Split]:
@@ -151,6 +162,7 @@ def _cached(
     max_length: int,
     starts: Callable[[], list[Start]],
     limit: int | None = None,
+    windows: bool = False,
 ) -> TokenRows:
     """The rows of `data`, made if they are not in the cache.
 
@@ -161,8 +173,9 @@ def _cached(
         max_length: tokens of a row.
         starts: called if the rows are missing; returns what starts the streams that make up the data.
         limit: of tokens.
+        windows: whether longer texts are cut into windows.
     """
-    maker = RowMaker.of(tokenizer, max_length)
+    maker = RowMaker.of(tokenizer, max_length, windows)
     vocabulary = json.loads(maker.tokenizer)
     vocabulary = {key: value for key, value in vocabulary.items() if key not in ("truncation", "padding")}
     known = {"data": data, "tokenizer": fingerprint(vocabulary), "max_length": max_length, "format": FORMAT}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from checkpoints.errors import UserError
@@ -35,6 +35,8 @@ class Kind(ABC):
 
     Attributes:
         labels: class names in the order of the model's outputs; None where it gives a score.
+        pooling: of the logits of a long text's windows: "mean" or "max" of each; "": texts are truncated. It is in the
+            model's config, as `window_pooling`.
         name: of the kind, as records of runs have it.
         head: what the model has above its encoder.
         problem_type: in the model's config, by which stock transformers choose loss and activation.
@@ -50,6 +52,7 @@ class Kind(ABC):
     """
 
     labels: tuple[str, ...] | None = None
+    pooling: str = field(default="", kw_only=True)
 
     name: ClassVar[str]
     head: ClassVar[Head] = "SequenceClassification"
@@ -194,8 +197,11 @@ class Kind(ABC):
         """The kind with what was chosen for a model, as its config keeps it."""
         return self
 
-    def keep(self, config: PretrainedConfig) -> None:  # noqa: B027 (most have nothing to keep)
-        """Keep what was chosen for a model in its config."""
+    def keep(self, config: PretrainedConfig) -> None:
+        """Keep in a model's config what was chosen for it, and how its windows are pooled."""
+        vars(config).pop("window_pooling", None)  # of another task, from which the model comes
+        if self.pooling:
+            config.window_pooling = self.pooling
 
     def configure(self, config: PretrainedConfig) -> None:
         """Note labels and problem type in a model's config."""

@@ -159,6 +159,7 @@ class LabelSets(Kind):
         return replace(self, threshold=getattr(config, "label_threshold", None))
 
     def keep(self, config: PretrainedConfig) -> None:
+        super().keep(config)
         config.label_threshold = self.threshold
 
 

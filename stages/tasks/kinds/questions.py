@@ -173,6 +173,7 @@ class Questions(Kind):
         return self if chosen is None else replace(self, threshold=chosen)
 
     def keep(self, config: PretrainedConfig) -> None:
+        super().keep(config)
         config.no_answer_threshold = self.threshold
 
     def configure(self, config: PretrainedConfig) -> None:
