@@ -41,20 +41,24 @@ class Point:
 def write_pareto(runs: list[RunRecord], target: Path) -> str:
     """Make the table of runs on the same rows, for the terminal; write it to `<target>.md`, and draw it in `<target>.png`."""
     points = points_of(runs)
-    markdown = _table(points, runs[0], markdown_table)
+    references = " or ".join(sorted({run.reference for run in runs}))
+    markdown = _table(points, runs[0], references, markdown_table)
     target.with_suffix(".md").write_text(markdown + "\n", encoding="utf-8")
     places = [(p.name, p.flops / 1e6, p.metric, p.on_front) for p in points]
     x, y = "MFLOP for a row of mean length", metric_name(runs[0].metrics[0])
     write_front(places, x, y, target.with_suffix(".png"))
-    return _table(points, runs[0], terminal_table)
+    return _table(points, runs[0], references, terminal_table)
 
 
 def points_of(runs: list[RunRecord]) -> list[Point]:
-    """The models, fewest operations first. The teachers of all runs are one point; so are the seeds of one run."""
+    """The models, fewest operations first.
+
+    The teachers of all runs are one point; so are the encoders that were tuned on answers, and the seeds of one run.
+    """
     found: dict[str, Point] = {}
     for run in runs:
         for model in run.models:
-            name = "teacher" if model == "teacher" else f"{SEED.sub('', run.name)}: {model}"
+            name = run.reference if model == "teacher" else f"{SEED.sub('', run.name)}: {model}"
             found.setdefault(name, Point(name, [])).results.append(run.results[model])
     points = sorted(found.values(), key=lambda p: (p.flops, -p.metric))
     best = float("-inf")
@@ -64,7 +68,7 @@ def points_of(runs: list[RunRecord]) -> list[Point]:
     return points
 
 
-def _table(points: list[Point], run: RunRecord, form: Callable[[Rows], str]) -> str:
+def _table(points: list[Point], run: RunRecord, references: str, form: Callable[[Rows], str]) -> str:
     rows = []
     for p in points:
         retained = [result.retained for result in p.results if result.retained is not None]
@@ -72,8 +76,8 @@ def _table(points: list[Point], run: RunRecord, form: Callable[[Rows], str]) -> 
             "model": f"{p.name} *" if p.on_front else p.name,
             run.metrics[0]: f"{p.metric:.4f}",
             "seeds": str(len(p.results)),
-            "retained of teacher": percent(statistics.mean(retained) if len(retained) == len(p.results) else None),
-        } | agreement_cells(p.results) | cost_cells(p.results))  # fmt: skip
+            f"retained of {references}": percent(statistics.mean(retained) if len(retained) == len(p.results) else None),
+        } | agreement_cells(p.results, references) | cost_cells(p.results))  # fmt: skip
     return (
         f"{run.task.name}, {run.about.split}, {run.about.rows:,} rows; fewest operations first. * marks the Pareto "
         f"front: no model with as few operations is as good.\n\n{form(rows)}"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pipeline.report.run_record import RunRecord, title
-from stages.evaluation.results import Interval, ModelResult, read_results
+from pipeline.report.run_record import RunRecord, read_run_record
+from stages.evaluation.results import Interval, ModelResult
 
 WIDTH = 120
 """Columns of a table that is not printed to a terminal."""
@@ -71,25 +71,25 @@ def runs_table(runs: list[RunRecord]) -> str:
 
 def seeds_table(runs: list[Path]) -> str:
     """Mean and standard deviation of each model over the runs of several seeds; empty if a run was not evaluated."""
-    files = [run / "results.json" for run in runs]
-    if not all(file.is_file() for file in files):
+    if not all((run / "results.json").is_file() for run in runs):
         return ""
-    found, rows = [read_results(file) for file in files], []
+    records, rows = [read_run_record(run) for run in runs], []
+    found = [record.results for record in records]
     for name in found[0]:
         values = [results[name].metric for results in found]
         retained = [r[name].retained for r in found if name != "teacher" and r[name].retained is not None]
         rows.append({
-            "model": title(name),
+            "model": records[0].title(name),
             "mean": f"{statistics.mean(values):.4f}",
             "std": f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-",
-            "retained of teacher": percent(statistics.mean(retained) if retained else None),
+            f"retained of {records[0].reference}": percent(statistics.mean(retained) if retained else None),
             "lowest": percent(min(retained, default=None)),
         })  # fmt: skip
     return f"over {len(runs)} seeds: {', '.join(run.name for run in runs)}\n\n{terminal_table(rows)}"
 
 
-def agreement_cells(results: list[ModelResult]) -> dict[str, str]:
-    """A model's agreement with the teacher, the mean over its seeds."""
+def agreement_cells(results: list[ModelResult], reference: str = "teacher") -> dict[str, str]:
+    """A model's agreement with the teacher, or with the encoder of its answers; the mean over its seeds."""
 
     def mean(values: list[float | None], form: str) -> str:
         return "-" if None in values else format(statistics.mean(values), form)
@@ -101,7 +101,7 @@ def agreement_cells(results: list[ModelResult]) -> dict[str, str]:
         }
     if "exact_match" in results[0].scores:
         return {"same answer": mean([r.label_loyalty for r in results], ".1%")}
-    return {"Pearson with teacher": mean([r.pearson_to_teacher for r in results], ".4f")}
+    return {f"Pearson with {reference}": mean([r.pearson_to_teacher for r in results], ".4f")}
 
 
 def cost_cells(results: list[ModelResult]) -> dict[str, str]:
@@ -150,7 +150,7 @@ def _agreement(run: RunRecord) -> str:
     rows = []
     for name in run.models:
         r = run.results[name]
-        row = {"model": run.title(name)} | agreement_cells([r])
+        row = {"model": run.title(name)} | agreement_cells([r], run.reference)
         if c := r.calibration:
             scaled = c.temperature is not None
             row["ECE"] = f"{c.error:.4f}"

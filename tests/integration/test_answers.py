@@ -6,6 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.report.pareto import write_pareto
+from pipeline.report.run_record import read_run_record
+from pipeline.report.tables import seeds_table
 from tests.conftest import sentences
 
 ALONE = ("teacher=alone.jsonl", "answers.encoder=teacher", "task=alone", "data=", "label_column=", "student=teacher-layers",
@@ -39,6 +42,9 @@ def test_without_gold_labels_nothing_says_accuracy(place, alone):
     assert set(results["distilled"]["scores"]) == {"agreement", "f1"}
     for text in said:
         assert "accuracy" not in text.lower() and "gold" not in text.replace("--gold", ""), text
+    record = read_run_record(run)
+    for table in (seeds_table([run]), write_pareto([record], run / "front")):
+        assert "\nencoder " in table and "retained of encoder" in table and "teacher" not in table, table
     assert "the numbers are agreement with the teacher" in said[0] and "agreement with the teacher" in said[3]
 
 

@@ -127,7 +127,7 @@ class Run:
     """What the summary reads of a finished run."""
 
     def __init__(self, name: str, **metrics: float):
-        self.name, self.models = name, list(metrics)
+        self.name, self.models, self.reference = name, list(metrics), "teacher"
         self.results = {m: SimpleNamespace(metric=v, flops=len(m)) for m, v in metrics.items()}
 
 
