@@ -4,7 +4,9 @@
   "answers": [{"text": ..., "answer_start": ...}], "is_impossible": ...}]}]}]}. `is_impossible` is of version 2.0, in
   which a context may have no answer.
 - A table (JSON lines, Parquet, a saved data set) with columns question, context and answers, {"text": [...],
-  "answer_start": [...]}, as `datasets` has it; a column id is not required. A question without answers has none.
+  "answer_start": [...]}, as `datasets` has it, or [{"text": ..., "answer_start": ...}]; a column id is not required. A
+  question without answers has none.
+- SQuAD itself on the hub: the tasks `squad` and `squad-v2`, whose test rows nobody has.
 
 `data` is a file, or a directory with train and optionally dev and test. Without dev some of train is held out, by a hash of
 the context, so that the questions of a context stay together. Questions of train whose context is also in dev
@@ -15,12 +17,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.hub_datasets import load_hub
 from stages.tasks.kinds import Questions
 from stages.tasks.kinds.questions import METRICS
 from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, fitting, hold_out, unread
@@ -29,6 +32,8 @@ from stages.tasks.text import check_text, literal, recognised, slug, text_lines
 from stages.tasks.types import GoldAnswers, Split, Task, TaskRequest, TaskSource
 
 COLUMNS, ANSWERS = ("question", "context"), "answers"
+HUB = {"squad": ("rajpurkar/squad", "plain_text"), "squad-v2": ("rajpurkar/squad_v2", "squad_v2")}
+"""Task -> its data set on the hub, and the configuration."""
 HEAD = 20_000
 """Characters of a file by which SQuAD's layout is recognised."""
 Read = tuple[Row, GoldAnswers]
@@ -41,7 +46,14 @@ def find(request: TaskRequest) -> TaskSource | None:
         UserError: there is no train file, or the metric is another kind's.
     """
     named = request.text_columns in ((), COLUMNS) and request.label_column in ("", ANSWERS)
-    if not request.data or not named or request.label_columns or request.columns:
+    if not named or request.label_columns or request.columns:
+        return None
+    task = request.task.lower().replace("_", "-").replace("squadv2", "squad-v2")
+    if not request.data and task in HUB:
+        metrics.select(request.metric, METRICS, METRICS)
+        hub, config = HUB[task]
+        return TaskSource(task, "questions", hub=hub, config=config, metric=request.metric)
+    if not request.data:
         return None
     path = Path(request.data)
     if not path.exists():
@@ -81,16 +93,23 @@ def load(source: TaskSource, revision: str | None) -> Task:
     """Read the questions, their contexts and their answers.
 
     Raises:
-        UserError: a file or a question cannot be used; the error names it.
+        UserError: a file or a question cannot be used, the error names it; or the hub cannot be reached.
     """
     pairs: dict[str, list[Read]] = {}
     notes: list[str] = []
+    if source.hub:
+        instead = "give the directory of SQuAD's files as data"
+        sets = load_hub(source.hub, source.config, revision, instead, argument="data")
+        for role, name in (("train", "train"), ("dev", "validation")):
+            pairs[role] = list(_rows(Path(source.hub, name), enumerate(sets[name], start=1)))
     for key, name in source.files.items():
         path, role = Path(name), key.partition(".")[0]
-        read = list(_squad(path, source) if _is_squad(path) else _table(path, source))
+        read = list(
+            _squad(path, source) if _is_squad(path) else _rows(path, open_table(path, source.encoding).rows)
+        )
         pairs.setdefault(role, []).extend(_without_repeated_ids(read))
         notes.append(f"{role}: {path.name}, {len(read):,} questions")
-    notes += unread(source)
+    notes += [] if source.hub else unread(source)
     if "test" in pairs and not any(answers.texts for _, answers in pairs["test"]):
         notes.append("the test file is not used: its questions have no answers")
         del pairs["test"]
@@ -152,9 +171,9 @@ def _squad(path: Path, source: TaskSource) -> Iterator[Read]:
         yield _row(path, number, entry.get("id"), entry.get("question"), context, found, impossible)
 
 
-def _table(path: Path, source: TaskSource) -> Iterator[Read]:
-    """The questions of a table."""
-    for line, row in open_table(path, source.encoding).rows:
+def _rows(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Read]:
+    """The questions of a table, by their lines."""
+    for line, row in rows:
         where = f"{path}, line {line}"
         for column in (*COLUMNS, ANSWERS):
             if column not in row:
@@ -162,6 +181,8 @@ def _table(path: Path, source: TaskSource) -> Iterator[Read]:
         cell: Any = row[ANSWERS]
         if isinstance(cell, str):
             cell = literal(cell)
+        if isinstance(cell, list) and all(isinstance(answer, dict) for answer in cell):
+            cell = {name: [answer.get(name) for answer in cell] for name in ("text", "answer_start")}
         fits = isinstance(cell, dict) and all(
             isinstance(cell.get(name), list) for name in ("text", "answer_start")
         )

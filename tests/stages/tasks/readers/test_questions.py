@@ -3,6 +3,7 @@
 import copy
 import json
 
+import datasets
 import pandas as pd
 import pytest
 
@@ -12,6 +13,15 @@ from stages.tasks.task import find_task, load_task
 from stages.tasks.types import GoldAnswers
 
 COUNT = 40
+FEATURES = datasets.Features(
+    {name: datasets.Value("string") for name in ("id", "title", "context", "question")}
+    | {
+        "answers": datasets.Sequence(
+            {"text": datasets.Value("string"), "answer_start": datasets.Value("int32")}
+        )
+    }
+)
+"""Those of SQuAD on the hub."""
 
 
 def squad(second: bool = False) -> dict:
@@ -63,7 +73,21 @@ def test_all_layouts_give_the_same_questions(tmp_path, second):
     pd.DataFrame([row | {"answers": json.dumps(row["answers"])} for row in table(data)]).to_csv(
         tmp_path / "four.csv"
     )
-    names = ("one.json", "two.jsonl", "three.parquet", "four.csv")
+    listed = [
+        row
+        | {
+            "answers": [
+                dict(zip(("text", "answer_start"), of, strict=True))
+                for of in zip(*row["answers"].values(), strict=True)
+            ]
+        }
+        for row in table(data)
+    ]
+    pd.DataFrame(listed).to_parquet(tmp_path / "five.parquet")
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(table(data), FEATURES)}).save_to_disk(
+        tmp_path / "six"
+    )
+    names = ("one.json", "two.jsonl", "three.parquet", "four.csv", "five.parquet", "six")
     tasks = [read(tmp_path / name) for name in names]
     assert all(rows(task) == rows(tasks[0]) for task in tasks) and len(rows(tasks[0])) == COUNT
     task = tasks[0]
@@ -75,6 +99,28 @@ def test_all_layouts_give_the_same_questions(tmp_path, second):
     assert not contexts[0] & contexts[1]  # both questions of a context are on one side
     given = GoldAnswers(("warm",) * (1 if second else 2), (10,) * (1 if second else 2))
     assert task.splits["train"].gold[0].context and given in {a for *_, a in rows(task)} or second
+
+
+def test_squad_on_the_hub_is_the_same_questions(tmp_path, monkeypatch):
+    data, asked = squad(), []
+    train, dev = table(data)[:30], table(data)[30:]
+    sets = {
+        "train": datasets.Dataset.from_list(train, FEATURES),
+        "validation": datasets.Dataset.from_list(dev, FEATURES),
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **_: asked.append(given) or sets)
+    for name, of in (("train", train), ("dev", dev)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in of))
+    source = find_task("SQuAD")
+    assert rows(load_task(source)) == rows(read(tmp_path)) and asked == [("rajpurkar/squad", "plain_text")]
+    assert find_task("squad_v2").hub == "rajpurkar/squad_v2" and find_task("squad", str(tmp_path)).hub == ""
+
+    def unreachable(*_, **__):
+        raise ConnectionError("Couldn't reach it")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(UserError, match="rajpurkar/squad.*Couldn't reach it.*directory of SQuAD's files"):
+        load_task(source)
 
 
 def test_a_directory_with_splits_a_metric_and_a_test_file_without_answers(tmp_path):
