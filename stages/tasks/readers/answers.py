@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.answers import Answer, Answered, label_name, labels_of, read_answers, together
 from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
+from stages.tasks.readers.files import NEARLY_ALL, RARE, is_missing
 from stages.tasks.text import slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-VERSION = 1
+VERSION = 2
 SPLITS = {0: "dev", 1: "test"}
 """Tenth -> the split that it is; the others are train."""
 
@@ -42,6 +45,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
     path = Path(source.files["answers"])
     choices = [tuple(source.text)] if source.text else [("text", "text_b"), ("text",)]
     rows = read_answers(path, choices, source.labels)
+    if not source.labels:
+        rows = _without_missing(rows)
     kind = _kind(path, rows, source)
     answered = together(path, rows, kind, bool(source.unfit_rows))
     if isinstance(kind, Scores):
@@ -77,13 +82,31 @@ def _kind(path: Path, answers: list[Answer], source: TaskSource) -> Kind:
     return LabelSets(tuple(labels)) if several else Classes(tuple(labels))
 
 
+def _without_missing(answers: list[Answer]) -> list[Answer]:
+    """The answers; a label that only says that there is none, as a stray NaN, is unfit."""
+    plain = [isinstance(a.given, (str, int, float)) and a.form == "label" and not a.unfit for a in answers]
+    counts = Counter(label_name(a.given) for a, is_plain in zip(answers, plain, strict=True) if is_plain)
+    missing = {
+        label
+        for label, count in counts.items()
+        if is_missing(label, count <= RARE * counts.total(), sorted(counts.keys() - {label}))
+    }
+    return [
+        a._replace(unfit=f"label {label_name(a.given)!r} looks like a missing one")
+        if is_plain and label_name(a.given) in missing
+        else a
+        for a, is_plain in zip(answers, plain, strict=True)
+    ]
+
+
 def _are_scores(given: list[Any]) -> bool:
-    """Whether all are numbers, and one is finite and not whole."""
-    try:
-        numbers = [float(value) for value in given]
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return any(math.isfinite(number) and not number.is_integer() for number in numbers)
+    """Whether nearly all are finite numbers, and one is not whole."""
+    numbers = []
+    for value in given:
+        with suppress(TypeError, ValueError, OverflowError):
+            numbers.append(float(value))
+    finite = [number for number in numbers if math.isfinite(number)]
+    return len(finite) >= NEARLY_ALL * len(given) and any(not number.is_integer() for number in finite)
 
 
 def _names(path: Path, answers: list[Answer]) -> list[str]:

@@ -549,7 +549,7 @@ def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counte
         elif not source.labels and (
             _is_no_score(label, others)
             if regression
-            else _is_missing(label, count <= RARE * counts.total() or label not in known, others)
+            else is_missing(label, count <= RARE * counts.total() or label not in known, others)
         ):
             unfit[label] = (
                 f"label {label!r} looks like a missing one ({count:,} of {counts.total():,} rows; others are "
@@ -564,7 +564,7 @@ def _most(counts: Counter[str], is_one: Any) -> str:
     return f"{sum(count for label, count in counts.items() if is_one(label) is not None):,}"
 
 
-def _is_missing(label: str, rare: bool, others: list[str]) -> bool:
+def is_missing(label: str, rare: bool, others: list[str]) -> bool:
     """Whether a class means that there is none."""
     plain = label.casefold()
     if plain in MISSING or rare and plain in MISSING_IF_RARE:

@@ -202,6 +202,21 @@ def test_answers_alone_of_several_labels_and_of_scores(place):
     assert [value for (value,) in task.splits["train"].answers] == task.splits["train"].labels
 
 
+@pytest.mark.parametrize("said", [["glad", "sad"] * 40, [i / 10 for i in range(80)]])
+@pytest.mark.parametrize("stray", ["NaN", "NA", "-1"])
+def test_a_stray_cell_among_answers_alone_is_no_class_and_is_named(place, said, stray):
+    path = answers([*said, stray], "label", many(81))
+    if stray == "-1" and said[0] != "glad":
+        return  # a score like any other
+    with pytest.raises(UserError, match=f"line 81: .*{stray}.*; fix it, or unfit_rows=leave_out"):
+        alone(path)
+    task = alone(path, unfit_rows="leave_out")
+    assert task.labels == (("glad", "sad") if said[0] == "glad" else None)
+    assert sum(map(len, task.splits.values())) == 80 and any("1 left out" in note for note in task.notes)
+    if said[0] == "glad":
+        assert alone(path, labels=("glad", "sad", stray)).labels == ("glad", "sad", stray)
+
+
 def test_answers_alone_need_names_and_two_labels(place):
     with pytest.raises(UserError, match="labels=positive,negative"):
         alone(answers([[0.5, 0.5]] * 80, texts=many()))
