@@ -37,6 +37,11 @@ def run(stage: Stage) -> None:
         stage.log(note)
     student = stage.model("student") if "student" in stage.inputs else None
     models = check_models(stage.model("teacher"), student, stage.options, task, stage.log)
+    if task and "weight" in stage.options and not task.labels:
+        raise UserError(
+            f"{stage.options['weight']!r} weighs answers by their labels, and the task has scores; take one",
+            argument="answers.weight",
+        )
     if task and stage.options.get("swaps_entities"):
         task.kind.entities([])  # raises where the task has none
     if task and models.knows(task) and not stage.options["accept_teacher"]:

@@ -14,7 +14,7 @@ from stages.distillation.models import load_classifier, load_config, load_tokeni
 from stages.distillation.students.architecture import student_config
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
-from stages.teaching.given_answers import answer_logits
+from stages.teaching.given_answers import learned_answers
 from stages.teaching.recorded_logits import logits_as_outputs
 from stages.teaching.student import choose_on_dev, save_student, task_score
 from stages.training.cached_rows import task_rows
@@ -49,7 +49,7 @@ def fine_tune(
     targets = None
     if task.splits["train"].answers:
         loss = SoftLabels(problem_type=task.kind.problem_type)
-        targets = logits_as_outputs(answer_logits(task)[train.texts], train, stage.device)
+        targets = logits_as_outputs(learned_answers(stage, task)[train.texts], train, stage.device)
     model = Distillation(classifier, [loss])
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()

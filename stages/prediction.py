@@ -16,7 +16,7 @@ from stages.distillation.models import load_classifier, load_tokenizer
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
-from stages.teaching.given_answers import with_answers
+from stages.teaching.given_answers import needs_encoder, with_answers
 from stages.teaching.recorded_logits import (
     TEACHER_LOGITS_FILE,
     compute_logits,
@@ -63,10 +63,9 @@ def learned_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:
     """What the student learns of each target: the answers, where they were given, else the teacher's logits."""
     if not task.splits["train"].answers:
         return recorded_logits(stage, task, rows)
-    leave_out = stage.options["leave_out"]
-    needed = leave_out or "augmented" in stage.inputs
-    encoder = recorded_logits(stage, task, rows) if needed else None
-    return with_answers(stage, task, rows, encoder, leave_out)
+    return with_answers(
+        stage, task, rows, recorded_logits(stage, task, rows) if needs_encoder(stage) else None
+    )
 
 
 def recorded_logits(stage: Stage, task: Task, rows: TokenRows) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The two-stage pipeline as a list of stages: general distillation, then task distillation."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,18 @@ def teacher(o: Options, given: Given) -> StageSpec:
     return StageSpec("teacher", "teacher", _common(o) | options, inputs)
 
 
+def folds(o: Options, task: Entry, tuned: StageSpec) -> list[StageSpec]:
+    """Encoders tuned as `tuned`, each without one fold of the answers, and what they say to that fold."""
+    count, stages = o.answers.folds, []
+    for fold in range(count):
+        lacking = task | {"identity": task["identity"] | {"fold": [fold, count]}}
+        inputs = {**tuned.inputs, "task": lacking}
+        stages.append(StageSpec(f"fold-{fold + 1}", "teacher", tuned.options, inputs))
+    options = _common(o) | {"folds": count, "max_length": o.tuning.max_length}
+    inputs = {"task": task, **{stage.name: stage.name for stage in stages}}
+    return [*stages, StageSpec("out_of_fold", "out_of_fold", options, inputs)]
+
+
 def evaluation(models: dict[str, str], student: str, lengths: dict[str, int], inputs: dict) -> StageSpec:
     """The evaluation of some models; `student` is the one that the run is about."""
     options = {"models": list(models), "max_length": lengths, "student": student}
@@ -157,6 +169,8 @@ def check(
         "teacher_labels": o.teacher_labels,
         "accept_teacher": o.accept_teacher,
     }
+    if o.by_answers and o.answers.weight != "one":
+        options["weight"] = o.answers.weight
     if o.augment and o.augmentation.entities == "swap":
         options["swaps_entities"] = True
     inputs = _present(teacher=given.teacher, task=given.task, student=given.student) | given.corpora
@@ -171,11 +185,17 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
         given: teacher, task, and whatever else the options need.
     """
     common, architecture, task = _common(o), asdict(o.architecture), given.task
+    tuned, doubts = teacher(o, given), _doubts(o)
+    judge: dict[str, str] = {}
     stages = [
         check(o, given),
         *(augmentation(o, given) if o.augment else ()),  # first: it needs the text only, and may find it bad
-        teacher(o, given),
     ]
+    if o.by_answers and o.answers.folds and task:
+        stages += folds(o, task, tuned)
+        judge = {"out_of_fold": "out_of_fold"}
+        tuned = replace(tuned, options=tuned.options | doubts, inputs={**tuned.inputs, **judge})
+    stages.append(tuned)
     inputs = _present(teacher="teacher", task=task)
     if given.student:
         inputs["student"] = given.student
@@ -197,8 +217,7 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
     differs = o.intermediate.max_length != o.prediction.max_length
     predicting = _present(teacher="teacher", student="intermediate", task=task)
     learned = common | {"training": asdict(o.prediction), "record_differs": differs}
-    learned |= {"leave_out": o.answers.leave_out} if o.by_answers else {}
-    stages += _grid(StageSpec("prediction", "prediction", learned, predicting | augmented))
+    stages += _grid(StageSpec("prediction", "prediction", learned | doubts, predicting | augmented | judge))
 
     models = {"teacher": "teacher", "distilled": "prediction"}
     if o.baselines:
@@ -221,9 +240,9 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
     lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
     shown = _present(task=task, unlabelled=given.unlabelled)
     if o.by_answers:
-        shown |= {"record": "intermediate"} | augmented
+        shown |= judge or {"record": "intermediate"} | augmented
     evaluated = evaluation(models, "distilled", lengths, shown)
-    if o.by_answers:
+    if o.by_answers and not judge:
         evaluated.options["record_length"] = o.intermediate.max_length
     return [*stages, evaluated]
 
@@ -231,6 +250,14 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
 def _present(**inputs: str | Entry | None) -> dict[str, str | Entry]:
     """The inputs that there are."""
     return {name: entry for name, entry in inputs.items() if entry is not None}
+
+
+def _doubts(o: Options) -> dict[str, Any]:
+    """What is done about noisy answers."""
+    if not o.by_answers:
+        return {}
+    weight = {} if o.answers.weight == "one" else {"weight": o.answers.weight}
+    return {"leave_out": o.answers.leave_out} | weight
 
 
 def _common(o: Options) -> dict[str, Any]:

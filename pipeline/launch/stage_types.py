@@ -10,6 +10,7 @@ from stages import (
     general,
     intermediate,
     masked_lm,
+    out_of_fold,
     prediction,
     pretrain,
     select,
@@ -21,6 +22,7 @@ from stages.training.stage import Stage
 STAGE_TYPES: dict[str, Callable[[Stage], None]] = {
     "check": check.run,
     "teacher": teacher.run,
+    "out_of_fold": out_of_fold.run,
     "general": general.run,
     "masked_lm": masked_lm.run,
     "augment": augment.run,

@@ -188,6 +188,8 @@ class RunRecord:
         if not (noise := self.about.answers):
             return ""
         said = f"The teacher is a table of answers; an encoder tuned on them taught the layers. Of {noise.rows:,} answers"
+        if folds := self.options["answers"].get("folds"):
+            said = f"{said}, judged by {folds} encoders tuned without them,"
         if noise.differ is None:
             return f"{said} the mean distance from the encoder's is {noise.distance:.3g}"
         return f"{said} the encoder gives another label to {noise.differ:.1%}; their mean entropy is {noise.entropy:.2f} bits"

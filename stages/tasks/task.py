@@ -103,6 +103,8 @@ def load_task(source: TaskSource, revision: str | None = None) -> Task:
         task = _in_windows(task, source.windows)
     if source.rows:
         task = _some_rows(task, *source.rows)
+    if source.fold:
+        task = _without_fold(task, *source.fold)
     if source.held_out:
         task = _hold_out(task, *source.held_out)
     return _hide_labels(task, *source.unlabelled) if source.unlabelled else task
@@ -133,6 +135,29 @@ def _some_rows(task: Task, count: int, seed: int) -> Task:
     train = task.splits["train"]
     kept = sorted(random.Random(seed).sample(range(len(train)), min(count, len(train))))
     return replace(task, splits=task.splits | {"train": part(train, kept)})
+
+
+def _without_fold(task: Task, fold: int, folds: int) -> Task:
+    """Leave out one fold of the training rows."""
+    train = task.splits["train"]
+    if len(train) < 2 * folds:
+        raise UserError(
+            f"{folds} folds of {len(train)} training rows; there must be two rows in each, lower it",
+            argument="folds",
+        )
+    left_out = set(fold_rows(len(train), fold, folds))
+    kept = [i for i in range(len(train)) if i not in left_out]
+    return replace(task, splits=task.splits | {"train": part(train, kept)})
+
+
+def fold_rows(rows: int, fold: int, folds: int) -> list[int]:
+    """The numbers of the rows in a fold. Every row is in one; which one is drawn.
+
+    Example:
+        >>> sorted(row for fold in range(3) for row in fold_rows(7, fold, 3))
+        [0, 1, 2, 3, 4, 5, 6]
+    """
+    return sorted(random.Random(folds).sample(range(rows), rows)[fold::folds])
 
 
 def _hold_out(task: Task, ratio: float, seed: int) -> Task:

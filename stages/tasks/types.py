@@ -131,6 +131,7 @@ class TaskSource(Source):
         rows: (maximum number of training rows, seed that draws them).
         held_out: (ratio of training rows that are set aside, seed that draws them).
         unlabelled: (ratio of training rows whose labels are hidden, seed that draws them).
+        fold: (number from 0, of how many): the fold that the training rows lack.
     """
 
     task: str = ""
@@ -152,6 +153,7 @@ class TaskSource(Source):
     rows: tuple[int, int] | None = None
     held_out: tuple[float, int] | None = None
     unlabelled: tuple[float, int] | None = None
+    fold: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,14 @@ class Answers:
         0.0,
         "fraction of the answers that the encoder's predictions replace: those that differ most from them",
     )
+    weight: Literal["one", "agreement"] = option(
+        "one",
+        "of an answer beside the encoder's prediction: one, or agreement (1 - their distance; the rest is the prediction's)",
+    )
+    folds: Annotated[int, Ge(0), Le(20)] = option(
+        0,
+        "judge each answer by an encoder tuned without its fold, one of so many; 0: by the encoder tuned on all",
+    )
 
 
 @dataclass

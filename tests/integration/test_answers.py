@@ -5,10 +5,15 @@ import json
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
+from pipeline.deploy.predict import Classifier
 from pipeline.report.pareto import write_pareto
 from pipeline.report.run_record import read_run_record
 from pipeline.report.tables import seeds_table
+from stages.tasks.task import load_task
+from stages.tasks.types import TaskSource
+from stages.teaching.given_answers import LOGITS_FILE
 from tests.conftest import sentences
 
 ALONE = ("teacher=alone.jsonl", "answers.encoder=teacher", "task=alone", "data=", "label_column=", "student=teacher-layers",
@@ -77,6 +82,42 @@ def test_killed_while_encoder_and_student_learn_the_answers_it_ends_in_the_same_
     assert place.weights("alone-killed") == weights and len(weights) == 5
     tables = [(place.path / "runs" / run / "answers.csv").read_text() for run in ("alone", "alone-killed")]
     assert tables[0] == tables[1]
+
+
+def test_each_answer_is_judged_by_an_encoder_that_has_not_seen_it(place, alone):
+    given = [
+        option
+        for option in ALONE
+        if not option.startswith(("augment", "masked_lm", "answers.leave", "baselines"))
+    ]
+    status, output = place.run(
+        "task-distill", *given, "run=judged", "answers.folds=2", "answers.weight=agreement", "answers.leave_out=0.1",
+        "baselines=false",
+    )  # fmt: skip
+    assert status == 0 and output.count("answers are mixed with the encoder's") == 2, "by encoder and student"
+    run = place.path / "runs/judged"
+    entries = [
+        json.loads((run / name / "stage.json").read_text())["inputs"]["task"]
+        for name in ("teacher", "fold-1", "fold-2")
+    ]
+    whole, *without = (load_task(TaskSource.of(entry)).splits["train"] for entry in entries)
+    judged = np.load(run / "out_of_fold/model" / LOGITS_FILE)
+    assert len(judged) == len(whole) and not set(whole.text_a) - {t for of in without for t in of.text_a}
+    for number, split in enumerate(without, start=1):
+        unseen = [i for i, text in enumerate(whole.text_a) if text not in set(split.text_a)]
+        assert len(unseen) == len(whole) - len(split) > len(whole) / 3
+        encoder = Classifier.of_directory(run / f"fold-{number}/model")
+        encoder.max_length = 32
+        said = encoder([[whole.text_a[i]] for i in unseen])
+        assert np.allclose(softmax(judged[unseen], -1), said, atol=1e-4)
+    note = place.run("evaluate", "run=judged", tiny=False)[1]
+    assert "judged by 2 encoders tuned without them" in " ".join(note.split())
+    scores = [json.dumps({"text": text, "label": i / 7}) for i, (text, _) in enumerate(sentences(70, 7))]
+    (place.path / "scored.jsonl").write_text("\n".join(scores))
+    status, output = place.run(
+        "task-distill", *given, "run=scored", "teacher=scored.jsonl", "answers.weight=agreement"
+    )
+    assert status == 2 and "answers.weight: 'agreement' weighs answers by their labels" in output, output
 
 
 def test_gold_rows_stay_for_dev_and_a_recipe_refuses_answers(place):
