@@ -1,11 +1,12 @@
 """Answers made wrong on purpose, whose right labels are known: what noise costs, and what leaving it out gives back.
 
     .venv/bin/python -m tests.bench.noisy_answers                   # runs/noisy-*; resumes where it was stopped
-    .venv/bin/python -m tests.bench.noisy_answers --seeds 1 --levels 0.2
+    .venv/bin/python -m tests.bench.noisy_answers --seeds 1 --levels 0.2 --settings plain judged-weighed
 
-Of 800 packaged review sentences a tenth, a fifth or two fifths of the labels are flipped and given as a table of
-answers; dev (200) and test (1,000) keep people's labels. Each run is made once with all answers, and once with
-`answers.leave_out` as large as the noise. docs/benchmarks/answers.md has the table.
+Of 800 packaged review sentences none, a tenth, a fifth or two fifths of the labels are flipped and given as a table of
+answers; dev (200) and test (1,000) keep people's labels. `SETTINGS` are what is done about it; "no-layers" instead has a
+student that begins as the others do, and learns the answers alone for as many epochs. docs/benchmarks/answers.md has the
+table.
 """
 
 import argparse
@@ -33,6 +34,16 @@ SIZES = [
 ]  # fmt: skip
 
 
+SETTINGS = {
+    "plain": (),
+    "left-out": ("answers.leave_out={level}",),
+    "judged-left-out": ("answers.folds=3", "answers.leave_out={level}"),
+    "judged-weighed": ("answers.folds=3", "answers.weight=agreement"),
+    "no-layers": ("intermediate.learning_rate=1e-12", "intermediate.epochs=1", "prediction.epochs=4"),
+}
+"""Setting -> its options, with the level of noise."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Of one run: accuracies on people's labels, and how well the distance from the encoder finds wrong answers.
@@ -53,16 +64,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--levels", type=float, nargs="+", default=[0.1, 0.2, 0.4])
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.1, 0.2, 0.4])
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     o = parser.parse_args()
-    outcomes: dict[tuple[float, float], list[Outcome]] = {}
+    outcomes: dict[tuple[float, str], list[Outcome]] = {}
     write_data()
     for seed in o.seeds:
         for level in o.levels:
-            for leave_out in (0.0, level):
-                found = outcome(level, leave_out, seed)
-                outcomes.setdefault((level, leave_out), []).append(found)
-                print(level, leave_out, seed, found, flush=True)
+            for setting in o.settings:
+                if not level and setting not in ("plain", "no-layers"):
+                    continue
+                found = outcome(level, setting, seed)
+                outcomes.setdefault((level, setting), []).append(found)
+                print(level, setting, seed, found, flush=True)
     print(table(outcomes))
 
 
@@ -83,7 +97,7 @@ def wrong_rows(level: float, seed: int) -> set[int]:
     return set(random.Random(f"{level} {seed}").sample(range(ROWS["train"]), round(level * ROWS["train"])))
 
 
-def outcome(level: float, leave_out: float, seed: int) -> Outcome:
+def outcome(level: float, setting: str, seed: int) -> Outcome:
     """Make one run, or read it."""
     answers = DATA / f"answers-{level:g}-{seed}.jsonl"
     wrong = wrong_rows(level, seed)
@@ -95,20 +109,21 @@ def outcome(level: float, leave_out: float, seed: int) -> Outcome:
         for i, row in enumerate(rows)
     ]
     answers.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
-    run = f"noisy-{level:g}-{leave_out:g}-{seed}"
+    run = f"noisy-{level:g}-{setting}-{seed}"
+    options = [option.format(level=level) for option in SETTINGS[setting]]
     subprocess.run(
         [sys.executable, "-m", "pipeline", "task-distill", "task=noisy", f"data={DATA}", "text_columns=text",
-         "label_column=label", f"teacher={answers}", f"answers.leave_out={leave_out}", f"seed={seed}", f"run={run}", *SIZES],
+         "label_column=label", f"teacher={answers}", f"seed={seed}", f"run={run}", *SIZES, *options],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     results = json.loads(Path("runs", run, "results.json").read_text())
     with open(Path("runs", run, "answers.csv"), newline="", encoding="utf-8") as file:
         farthest = [int(row["row"]) for row in csv.DictReader(file)][: len(wrong)]
     metrics = (results[name]["metric"] for name in ("teacher", "distilled"))
-    return Outcome(*metrics, len(wrong & set(farthest)) / len(wrong))
+    return Outcome(*metrics, len(wrong & set(farthest)) / max(1, len(wrong)))
 
 
-def table(outcomes: dict[tuple[float, float], list[Outcome]]) -> str:
+def table(outcomes: dict[tuple[float, str], list[Outcome]]) -> str:
     """A row for each level of noise and each setting, means over the seeds in percent."""
 
     def mean(values: list[float]) -> str:
@@ -116,10 +131,10 @@ def table(outcomes: dict[tuple[float, float], list[Outcome]]) -> str:
         return f"{100 * statistics.mean(values):.1f}{spread}"
 
     rows = [
-        {"answers wrong": f"{level:.0%}", "left out": f"{leave_out:.0%}", "encoder": mean([x.encoder for x in of]),
+        {"answers wrong": f"{level:.0%}", "setting": setting, "seeds": f"{len(of)}", "encoder": mean([x.encoder for x in of]),
          "student": mean([x.student for x in of]),
          "wrong ones found": mean([x.found for x in of])}
-        for (level, leave_out), of in outcomes.items()
+        for (level, setting), of in outcomes.items()
     ]  # fmt: skip
     return tabulate(rows, "keys", "github", disable_numparse=True)
 
