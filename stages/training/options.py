@@ -164,11 +164,11 @@ class Answers:
     )
     weight: Literal["one", "agreement"] = option(
         "one",
-        "of an answer beside the encoder's prediction: one, or agreement (1 - their distance; the rest is the prediction's)",
+        "of an answer in a mixture with the encoder's prediction: one, or agreement (1 - their distance)",
     )
     folds: Annotated[int, Ge(0), Le(20)] = option(
         0,
-        "judge each answer by an encoder tuned without its fold, one of so many; 0: by the encoder tuned on all",
+        "judge an answer by an encoder tuned without its fold, one of so many; 0: by that tuned on all",
     )
 
 
