@@ -71,7 +71,7 @@ class Options:
     )
     windows: Literal["", "mean", "max"] = option(
         "",
-        "texts above max_length: read in windows, whose logits are pooled by mean or max; if left out: truncated",
+        "pool the logits of the windows of texts above max_length: mean, max; if left out: truncate them",
     )
     metric: str = option("", "metric that chooses the best step on dev, if the task has several")
     corpus: str = option(
