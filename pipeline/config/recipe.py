@@ -48,6 +48,7 @@ class StudentModel(Architecture):
     kind: str = option(
         "", "a module of stages/distillation/students; if left out: the teacher's kind of model"
     )
+    settings: dict[str, Any] = option({}, "what its kind has beside sizes, by name")
     embeddings: Literal["random", "vectors"] = option(
         "random", "random, or vectors: those of augmentation.vectors"
     )
@@ -59,9 +60,10 @@ class StudentModel(Architecture):
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """The sizes, as stages read them."""
+        """The sizes and what else makes the model's config, as stages read them."""
         sizes = {entry.name: getattr(self, entry.name) for entry in fields(Architecture)}
-        return sizes | ({"kind": self.kind} if self.kind else {})
+        sizes |= {"kind": self.kind} if self.kind else {}
+        return sizes | ({"settings": self.settings} if self.settings else {})
 
 
 @dataclass
@@ -244,6 +246,11 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
         source = (
             before[model.source].student if model.source in before else StudentModel(**asdict(o.architecture))
         )
+        if model.settings not in ({}, source.settings):
+            raise UserError(
+                f"{where}settings={model.settings} are not those of {model.init}, {source.settings}, which it begins as; "
+                "leave them out"
+            )
         spec.student = model = replace(source, init=model.init)
     elif model.kind:
         given = dict(flattened(kind, settings))

@@ -7,7 +7,8 @@ with transformers, so that it is saved, loaded, exported and served as any other
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,19 +39,24 @@ def student_config(
     dropout: float = 0.1,
     kind: str = "",
     which: str | Sequence[int] = "uniform",
+    settings: Mapping[str, Any] | None = None,
 ) -> PretrainedConfig:
     """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both.
 
-    A size of 0 is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own. Where the
-    teacher's layers differ in their kind of attention (ModernBERT), a layer has that of the layer it learns from, by
+    A size of 0 is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own; `settings`
+    are what such a kind has beside sizes. Where the teacher's layers differ in their kind of attention (ModernBERT), a layer has that of the layer it learns from, by
     the layer map `which`.
 
     Raises:
-        ValueError: an unknown kind, or sizes that it does not have.
+        ValueError: an unknown kind, or sizes or settings that it does not have.
     """
     if kind:
         sizes = {"layers": layers, "width": width, "feed_forward": feed_forward, "heads": heads}
-        return _config_of(kind, sizes, teacher, dropout)
+        return _config_of(kind, sizes, settings or {}, teacher, dropout)
+    if settings:
+        raise UserError(
+            f"{dict(settings)} are for a student with a kind; leave them out", argument="settings"
+        )
     config = copy.deepcopy(teacher)
     config.num_hidden_layers = layers
     if kinds := getattr(teacher, "layer_types", None):
@@ -82,7 +88,7 @@ def student_config(
 
 
 def _config_of(
-    kind: str, sizes: dict[str, int], teacher: PretrainedConfig, dropout: float
+    kind: str, sizes: dict[str, int], settings: Mapping[str, Any], teacher: PretrainedConfig, dropout: float
 ) -> PretrainedConfig:
     if kind not in KINDS:
         raise UserError(f"{kind!r} is unknown; there are {', '.join(KINDS)}", argument="kind")
@@ -97,6 +103,14 @@ def _config_of(
             )
         if size:
             setattr(config, config.sizes[name], size)
+    known = getattr(config, "settings", ())
+    for name, value in settings.items():
+        if name not in known:
+            raise UserError(
+                f"{name!r} is not a setting of a {kind}; it has {', '.join(known) or 'none'}",
+                argument="settings",
+            )
+        setattr(config, name, value)
     config.check()
     return config
 
