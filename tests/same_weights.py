@@ -47,6 +47,8 @@ MAKE = {
     "continuation-kd": "recipe name=continuation-kd seeds=1",
     "sparse-ngrams": "recipe name=sparse-ngrams seeds=1",
     "teaching-assistants": "recipe name=teaching-assistants seeds=1",
+    "cmow": "recipe name=cmow seeds=1",
+    "cmow-pairs": "recipe name=cmow-pairs seeds=1 data=STS-B",
     "shape": "recipe name=shape seeds=1",
     "best-practice": f"recipe name=best-practice seeds=1 rows=60 {WIDTH}",
     "demo": "demo preset=demo seed=1",

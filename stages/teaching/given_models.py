@@ -108,6 +108,12 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
                 "'bilstm' reads a row from its first column on, but the teacher's tokenizer pads on the left; give textcnn",
                 argument="kind",
             )
+        if getattr(student, "reads_token_types", False):
+            if "token_type_ids" not in models.tokenizer.model_input_names:
+                raise UserError(
+                    "'diffcat' tells two texts apart by token types, which the teacher's tokenizer does not give; give joint",
+                    argument="settings.pairs",
+                )
         configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
         captures = [build(line, *configs).teacher_capture for line in plan.losses]
         spec = reduce(or_, captures, CaptureSpec())

@@ -20,10 +20,11 @@ from checkpoints.errors import UserError
 from stages.distillation.layer_maps import layer_map
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students.bilstm import BiLSTMConfig
+from stages.distillation.students.cmow import CMOWConfig
 from stages.distillation.students.ngrams import NGramsConfig
 from stages.distillation.students.textcnn import TextCNNConfig
 
-KINDS = {"bilstm": BiLSTMConfig, "ngrams": NGramsConfig, "textcnn": TextCNNConfig}
+KINDS = {"bilstm": BiLSTMConfig, "cmow": CMOWConfig, "ngrams": NGramsConfig, "textcnn": TextCNNConfig}
 """Kinds of students that are no stock models, and their configs."""
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
