@@ -382,7 +382,9 @@ def _write_separated(file: TextIO, head: list[str], rows: list[dict[str, Any]], 
     """Write a table so that `read_rows` reads the same cells: values other than texts as JSON."""
 
     def cell(value: Any) -> str:
-        return value if isinstance(value, str) else "" if value is None else json.dumps(value, default=str)
+        if isinstance(value, (bool, int, float, list, dict)):
+            return json.dumps(value, default=str)
+        return "" if value is None else str(value)  # a text; a date or decimal number of Parquet's
 
     cells = [head, *([cell(row.get(name)) for name in head] for row in rows)]
     quoted = tabs and any(set('\t\r\n"') & set(text) for row in cells for text in row)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from checkpoints.errors import UserError
+from checkpoints.store import read_json
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.weights import Arrived
@@ -71,6 +73,7 @@ def load_config(source: ModelSource) -> PretrainedConfig:
     arguments = {"revision": source.revision} if source.revision else {}
     with _told(source):
         settings, _ = PretrainedConfig.get_config_dict(source.name, **arguments)
+        _check_labels(settings.get("id2label"))
         if "model_type" not in settings:
             config: PretrainedConfig = BertConfig.from_dict(settings)
         else:
@@ -79,6 +82,20 @@ def load_config(source: ModelSource) -> PretrainedConfig:
     if head_of(config) is None and not known:
         config.architectures = _filled_classifier(source, config)
     return config
+
+
+def _check_labels(id2label: Any) -> None:
+    """Raise a UserError unless a config.json numbers its labels from 0."""
+    if (
+        id2label is None
+        or isinstance(id2label, dict)
+        and {*map(str, id2label)} == {*map(str, range(len(id2label)))}
+    ):
+        return
+    raise UserError(
+        f'"id2label" in its config.json is {id2label!r:.80}; number the labels in the order of the outputs: '
+        '{"0": ..., "1": ...}'
+    )
 
 
 def _filled_classifier(source: ModelSource, config: PretrainedConfig) -> list[str] | None:
@@ -282,6 +299,10 @@ def _load(
             "give config.json and all files of weights of one model"
             + ("" if arrived.faults(False) else ', or remove "architectures" from config.json for a new head')
         )
+    if say and arrived.left_out:
+        say(
+            f"{source.name}: its {arrived.left_out} have no place in a {type(arrived.model).__name__}; they are left out"
+        )
     if say and prefix:
         say(f"{source.name}: {prefix!r} is taken off the names of its weights")
     if say and arrived.dropped_head:
@@ -322,6 +343,10 @@ def _told(source: ModelSource) -> Iterator[None]:
         Exception
     ) as error:  # of files that anyone may have written: safetensors' own, type errors of a config
         reason = " ".join(str(error).split())[:300]
+        if isinstance(error, UserError):
+            raise UserError(f"{source.name}: {error}") from None
+        if lacks := _lacks(Path(source.name)):
+            raise UserError(f"{source.name}: {lacks}") from error
         if "scaled_dot_product_attention" in reason:
             raise UserError(
                 f"{source.name}: its attention ({reason.split()[0]}) does not pass through transformers' registry of "
@@ -333,3 +358,27 @@ def _told(source: ModelSource) -> Iterator[None]:
                 argument="allow_bin",
             ) from error
         raise UserError(f"{source.name} cannot be loaded: {reason}") from error
+
+
+def _lacks(directory: Path) -> str:
+    """What is wrong with the files of weights in a directory; empty for what is not known."""
+    if not directory.is_dir():
+        return ""
+    for path in sorted(directory.glob("*.safetensors")):
+        with path.open("rb") as file:
+            if file.read(40).startswith(b"version https://git-lfs"):
+                return f"{path.name} is a pointer of git-lfs, not the weights; fetch them with `git lfs pull`"
+    for index in directory.glob("*.index.json"):
+        named = set(read_json(index).get("weight_map", {}).values())
+        if missing := sorted(name for name in named if not (directory / name).is_file()):
+            return (
+                f"{index.name} names {missing[0]}, which is not there; copy all {len(named)} files of weights"
+            )
+    if any(directory.glob("*.safetensors")) and not (directory / "adapter_config.json").is_file():
+        return ""
+    if (directory / "adapter_config.json").is_file() and not (directory / "model.safetensors").is_file():
+        return "it holds an adapter of PEFT, not a model; merge it into its model (merge_and_unload) and save that"
+    if any(directory.glob("tf_model*")) or any(directory.glob("flax_model*")):
+        if not any(directory.glob("*.bin")):
+            return "its weights are TensorFlow's or Flax's; save them as model.safetensors with transformers"
+    return ""

@@ -9,6 +9,12 @@ from transformers import PreTrainedModel
 SHOWN = 3
 """Names in a message."""
 
+USUAL_HEADS = frozenset(
+    "classifier cls decoder discriminator_predictions generator_lm_head generator_predictions head lm_head lm_loss pooler "
+    "pre_classifier predictions projector qa_outputs score vocab_layer_norm vocab_projector vocab_transform".split()
+)
+"""Parts of published weights that an encoder, or a classifier that was made from one, does without."""
+
 
 @dataclass(frozen=True)
 class Arrived:
@@ -60,6 +66,15 @@ class Arrived:
         return _few(
             f"{name} {self.reshaped[name][0]} instead of {self.reshaped[name][1]}" for name in sorted(heads)
         )
+
+    @property
+    def left_out(self) -> str:
+        """Parts in the files that neither the encoder nor a usual head has, such as a custom head; empty if there are none."""
+        firsts = {self._plain(name).partition(".")[0] for name in self.unexpected}
+        others = sorted(
+            first for first in firsts if first not in USUAL_HEADS and not self._is_encoders(first)
+        )
+        return _few(f"{first}.*" for first in others)
 
     @property
     def prefix(self) -> str:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Table:
     """A table whose rows have not been read yet.
 
     Attributes:
-        columns: names, as the header has them; two may be equal. Of JSON lines those of the first row.
+        columns: names, as the header has them; two may be equal. Of JSON lines those of the first thousand rows.
         rows: (number of the line, or of the row in Parquet, {column: value}) of each row. A column that the header
             names a second time is "NAME (2)", one without a name "column 3".
         said: how it is read, where that was recognised and not given or usual; "" else.
@@ -99,8 +99,10 @@ def rows_with(path: Path, columns: tuple[str, ...], encoding: str = "", delimite
     Raises:
         UserError: as of `open_table`; or a row lacks a column, or there are no rows.
     """
-    line = 0
-    for line, row in open_table(path, encoding, delimiter, wanted=columns).rows:
+    line, table = 0, open_table(path, encoding, delimiter, wanted=columns)
+    if twice := next((column for column in columns if table.columns.count(column) > 1), None):
+        raise UserError(f"{path} names a column twice: {twice!r}; rename one", argument="text_columns")
+    for line, row in table.rows:
         if missing := [column for column in columns if column not in row]:
             raise UserError(
                 f"{path}, line {line}: no column {missing[0]!r} (there are {', '.join(map(repr, row))}); name the text "
@@ -267,15 +269,17 @@ def _fits(reader: Iterator[list[str]], width: int) -> bool:
 
 def _is_written_quoted(lines: Callable[[], Iterator[str]], dialect: _Dialect) -> bool:
     """Whether a writer of CSV made the quotes of a file separated by tabs: it would write the same lines again."""
-    header = next((line.strip("\r\n") for line in lines() if line.strip()), "")
-    if header and all(len(f) > 1 and f[0] == f[-1] == '"' for f in header.split("\t")):
+    quoted = [_is_quoted(line) for line in lines() if line.strip()]
+    if quoted and (quoted[0] or quoted[1:] and sum(quoted[1:]) >= 0.9 * len(quoted[1:])):
         return True
     if not any('"' in line for line in lines()):
         return False
     raw: list[str] = []  # lines of the row at hand
-    needs = [lambda field: re.search('[\t"\r\n]', field), lambda field: not re.fullmatch(r"-?[\d.]*", field)]
-    if next(lines()).endswith("\r\n"):  # Excel quotes commas, too
-        needs.append(lambda field: re.search('[\t",\r\n]', field))
+    needs = [
+        lambda field: re.search('[\t"\r\n]', field),
+        lambda field: not re.fullmatch(r"-?[\d.]*", field),
+        lambda field: re.search('[\t",\r\n]', field),  # Excel quotes commas, too
+    ]
     try:
         for fields in dialect.reader(raw.append(line) or line for line in lines()):  # type: ignore[func-returns-value]
             given = "".join(raw).rstrip("\r\n")
@@ -287,6 +291,10 @@ def _is_written_quoted(lines: Callable[[], Iterator[str]], dialect: _Dialect) ->
     except csv.Error:
         return False
     return bool(needs)
+
+
+def _is_quoted(line: str) -> bool:
+    return all(len(f) > 1 and f[0] == f[-1] == '"' for f in line.strip("\r\n").split("\t"))
 
 
 # JSON
@@ -306,8 +314,8 @@ def _json(path: Path, encoding: str, said: str) -> Table:
         rows: Rows = read_json(path, encoding)
     else:
         rows = enumerate(_whole_json(path, encoding), start=1)
-    head = next(rows, None)
-    return Table(list(head[1]) if head else [], chain([head] if head else [], rows), said)
+    head = list(islice(rows, BATCH))  # a row may lack what is null in it
+    return Table(list(dict.fromkeys(key for _, row in head for key in row)), chain(head, rows), said)
 
 
 def _whole_json(path: Path, encoding: str) -> list[dict[str, object]]:
@@ -398,17 +406,25 @@ def _arrow_rows(path: Path, batches: Iterable, schema) -> Rows:
                 for column, classes in names.items():
                     value = row[column]
                     if isinstance(value, int):
-                        row[column] = classes[value] if 0 <= value < len(classes) else None
+                        row[column] = _class_name(classes, value)
+                    elif isinstance(value, list):
+                        row[column] = [_class_name(classes, one) for one in value]
                 yield number, row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read after row {number}: {error}") from error
 
 
+def _class_name(classes: list[str], value: Any) -> str | None:
+    return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else None
+
+
 def _class_names(schema) -> dict[str, list[str]]:
+    """The names of the classes in columns of classes, or of lists of classes."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        found = {c: f["names"] for c, f in features.items() if f.get("_type") == "ClassLabel"}
-    except (TypeError, KeyError, ValueError, AttributeError):
+        inner = {c: f[0] if isinstance(f, list) else f.get("feature", f) for c, f in features.items()}
+        found = {c: f["names"] for c, f in inner.items() if f.get("_type") == "ClassLabel"}
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError):
         return {}
     return {
         column: [str(name) for name in names] for column, names in found.items() if isinstance(names, list)

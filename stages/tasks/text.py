@@ -94,6 +94,7 @@ def recognised(path: Path, given: str = "") -> str:
                 argument="encoding",
             ) from error
     first_bad, accented, western = 0, False, True
+    letters: set[str] = set()
     try:
         with _opened(path) as file:
             head = file.read(1000)
@@ -111,11 +112,13 @@ def recognised(path: Path, given: str = "") -> str:
                 except UnicodeDecodeError:
                     first_bad = first_bad or number
                     western = western and _is_western(raw)
+                    letters |= set(raw.decode("windows-1252", errors="ignore").lower()) & set(ACCENTED)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if not first_bad:
         return "utf-8"
-    if western and not accented:
+    hungarian = letters & set("õû") and letters <= set(HUNGARIAN)  # in windows-1250 these two are ő and ű
+    if western and not accented and not hungarian:
         return "windows-1252"
     other = "other lines are" if accented else "its encoding is not certain"
     raise UserError(
@@ -132,6 +135,7 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 ACCENTED = "àâäáãåçèéêëìíîïñòóôöõøœùúûüÿßæÀÂÄÁÃÅÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜÆªº"
+HUNGARIAN = "áéíóöúüõû"
 ONE_LETTER = "àÀéÉèÈêÊóÓôòìùûåÅöÖäÄøæíáÁªº"
 WORD_BREAKING = "¡¢£¥§©«®°±²³´»¿½¼¾€‚„†‡‰‹“”›™×÷"
 SIGNS = WORD_BREAKING + "\xa0·‘’•–—…"
@@ -161,6 +165,8 @@ def check_text(text: object, where: str) -> str:
     Raises:
         UserError: it is not a string, or holds a NUL character or half a surrogate pair.
     """
+    if isinstance(text, bytes):
+        raise UserError(f"{where} is bytes ({text!r:.40}), not text; save the column as text")
     if not isinstance(text, str):
         raise UserError(f"{where} is not a string but {text!r:.60}; put the text in quotes")
     if "\0" in text:

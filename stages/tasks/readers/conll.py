@@ -5,24 +5,28 @@ word, the last its label. Lines that begin with -DOCSTART- are skipped. `data` i
 train.conll and optionally dev.conll and test.conll. Without dev, some of train is held out, as of tables. Sentences of
 dev or test are removed from train.
 
-Where all labels are O, B-kind or I-kind, they mark entities. In IOB2 B- begins each entity; in IOB1 it stands only between
+Where nearly all labels are O, B-kind or I-kind, they mark entities, and others are refused. In BIOES (BILOU) S- (U-) is a
+whole entity and E- (L-) the end of one; they are read as B- and I-. In IOB2 B- begins each entity; in IOB1 it stands only between
 two of one kind that touch. Both are read as IOB2.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds import Entities, Words
-from stages.tasks.kinds.entities import METRICS
-from stages.tasks.readers.files import ROLES, Row, data_files, drop_repeats, hold_out, unread
+from stages.tasks.kinds.entities import METRICS, OUTSIDE
+from stages.tasks.readers.files import NEARLY_ALL, ROLES, Row, data_files, drop_repeats, hold_out, unread
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-SUFFIX, VERSION = ".conll", 3
+SUFFIX, VERSION = ".conll", 4
+OTHER_PREFIXES = {"S-": "B-", "E-": "I-", "U-": "B-", "L-": "I-"}
 
 
 def find(request: TaskRequest) -> TaskSource | None:
@@ -69,12 +73,46 @@ def load(source: TaskSource, revision: str | None) -> Task:
             raise UserError(f"{path}: no sentences; give a word and its label on each line")
         pairs.setdefault(role, []).extend(read)
         notes.append(f"{role}: {path.name}, {len(read):,} sentences")
+    pairs = (
+        {role: [(row, _begun(tags)) for row, tags in of] for role, of in pairs.items()}
+        if _ends(pairs)
+        else pairs
+    )
+    _refuse_odd_tags(pairs)
     if Entities.describes(label for of in pairs.values() for _, tags in of for label in tags):
         of_iob1 = source.tag_scheme == "iob1"
         pairs = {
             role: [(row, _as_iob2(row, tags, of_iob1)) for row, tags in of] for role, of in pairs.items()
         }
     return task(source, pairs, notes)
+
+
+def _ends(pairs: dict[str, list[tuple[Row, list[str]]]]) -> bool:
+    """Whether labels also mark the ends of entities, and entities of one word: BIOES or BILOU."""
+    prefixes = {tag[:2] for of in pairs.values() for _, tags in of for tag in tags if tag != OUTSIDE}
+    return bool(prefixes & set(OTHER_PREFIXES)) and prefixes <= {"B-", "I-", *OTHER_PREFIXES}
+
+
+def _begun(tags: list[str]) -> list[str]:
+    return [OTHER_PREFIXES.get(tag[:2], tag[:2]) + tag[2:] if tag != OUTSIDE else tag for tag in tags]
+
+
+def _refuse_odd_tags(pairs: dict[str, list[tuple[Row, list[str]]]]) -> None:
+    """Raise a UserError where nearly all labels mark entities, for the first that does not."""
+    tags = Counter(tag for of in pairs.values() for _, tags in of for tag in tags if tag != OUTSIDE)
+    odd = {tag for tag in tags if not re.match("[BI]-.", tag)}
+    if odd and sum(tags[tag] for tag in odd) <= (1 - NEARLY_ALL) * tags.total():
+        row, place, tag = next(
+            (row, place, tag)
+            for of in pairs.values()
+            for row, tags in of
+            for place, tag in enumerate(tags)
+            if tag in odd
+        )
+        raise UserError(
+            f"{row.path}, line {row.line + place}: label {tag!r} is neither O nor B- or I- and a kind, as nearly all "
+            f"labels are; correct it ({len(odd)} such labels)"
+        )
 
 
 def task(source: TaskSource, pairs: dict[str, list[tuple[Row, list[str]]]], notes: list[str]) -> Task:
@@ -88,6 +126,7 @@ def task(source: TaskSource, pairs: dict[str, list[tuple[Row, list[str]]]], note
     if len(labels) < 2:
         raise UserError(f"{train}: every label is {labels[0]!r}; give two labels or more")
     kind: Words = Entities.of(labels) if Entities.describes(labels) else Words(tuple(labels))
+    notes.append(f"{kind.name}: {', '.join(kind.class_names[:20])}")
     splits = {}
     for role in (role for role in ROLES if role in pairs):
         for row, tags in pairs[role]:

@@ -25,6 +25,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,21 +36,24 @@ from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
 from stages.tasks.tables import SUFFIXES, Table, open_table
-from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
+from stages.tasks.text import as_argument, check_text, folded, literal, parse_yaml, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-VERSION = 3
+VERSION = 4
 KEYS = ("train", "dev", "test", "text", "label", "type", "metric", *TaskRequest.OF_TABLES)
 TYPES: dict[str, type[Kind]] = {"classification": Classes, "multi_label": LabelSets, "regression": Scores}
 ROLES = {
-    "train": ("train", "training"),
-    "dev": ("dev", "devel", "development", "val", "valid", "validate", "validation"),
-    "test": ("test", "testing"),
+    "train": ("train", "training", "trainset"),
+    "dev": ("dev", "devel", "development", "val", "valid", "validate", "validation", "devset", "valset"),
+    "test": ("test", "testing", "testset"),
 }
 """Role -> the words in the names of its files."""
 EITHER = ("eval", "evaluation")  # dev if there is no other, else test
-MISSING = ("na", "n/a", "nan", "null", "<na>", "#n/a", "#na", "nat")
-MISSING_IF_RARE = ("none", "-", "--", "?", "-1", "-1.0")
+MISSING = (
+    "na", "n/a", "nan", "null", "<na>", "nat", "\\n", "#n/a", "#na", "#ref!", "#div/0!", "#value!", "#name?", "#num!",
+    "#null!",
+)  # fmt: skip
+MISSING_IF_RARE = ("none", "-", "--", "?", "-1", "-1.0", ".", "nil", "missing")
 FEWEST_DEV = 30
 NO_SCORE = (-1.0, -9.0, -99.0, -999.0, -9999.0)
 RARE, NEARLY_ALL, SOME_CLASSES = 0.05, 0.9, 20
@@ -276,8 +280,8 @@ def _of_role(paths: list[Path], words: tuple[str, ...]) -> list[Path]:
     if exact:
         return exact
     parts = {path: {p.lower() for p in re.findall("[A-Z]?[a-z]+|[A-Z]+", stems[path])} for path in paths}
-    unlabelled = {"unlabeled", "unlabelled", "unsupervised"}
-    return [path for path in paths if parts[path] & set(words) and not parts[path] & (others | unlabelled)]
+    of_none = {"unlabeled", "unlabelled", "unsupervised", "predictions", "predicted"}
+    return [path for path in paths if parts[path] & set(words) and not parts[path] & (others | of_none)]
 
 
 def _check_columns(path: Path, source: TaskSource, names: tuple[str, str], role: str) -> None:
@@ -323,14 +327,16 @@ def load(source: TaskSource, revision: str | None) -> Task:
     notes: list[str] = []
     for key, name in source.files.items():
         role, path = key.partition(".")[0], Path(name)
-        read, said = _read(path, source, role)
+        read, said = _read(path, source)
         rows.setdefault(role, []).extend(read)
         notes.append(f"{role}: {path.name}, {len(read):,} rows{said and ', read ' + said}")
     notes += unread(source)
+    if length := _length_of_vectors(rows):
+        return _of_several_labels(*_named_places(source, rows, length, notes), notes)
     if source.type == "multi_label" or not source.type and _are_lists(rows["train"]):
         return _of_several_labels(source, rows, notes)
     if source.type != "classification" and not source.labels:
-        rows = _decimal_points(rows)
+        rows = _plain_numbers(rows, notes)
     regression = source.type == "regression"
     if not source.type:
         regression = not source.labels and _looks_like_regression(rows["train"])
@@ -374,9 +380,46 @@ def _are_lists(rows: list[Row]) -> bool:
     return None not in labels and any(len(names or ()) != 1 for names in labels)
 
 
+def _length_of_vectors(rows: dict[str, list[Row]]) -> int:
+    """The length of all labels, where these are lists of 0 and 1 of one length above 1; else 0."""
+    lists = [row.names for of in rows.values() for row in of if row.names]
+    lengths = set(map(len, lists))
+    ones = all(name in ("0", "1", "0.0", "1.0") for names in lists for name in names)
+    return lengths.pop() if len(lengths) == 1 and lengths != {1} and ones else 0
+
+
+def _named_places(
+    source: TaskSource, rows: dict[str, list[Row]], length: int, notes: list[str]
+) -> tuple[TaskSource, dict[str, list[Row]]]:
+    """The task and its rows, whose labels are the places of the ones in vectors."""
+    if source.labels and len(source.labels) != length:
+        raise UserError(
+            f"{len(source.labels)} names, and each row has {length} numbers of 0 and 1; give as many names",
+            argument="labels",
+        )
+    names = source.labels or [str(place) for place in range(length)]
+    if not source.labels:
+        notes.append(
+            f"labels are vectors of {length} numbers, 0 or 1: their places are the names (labels= gives others)"
+        )
+
+    def named(row: Row) -> Row:
+        ones = tuple(name for name, one in zip(names, row.names or (), strict=False) if float(one))
+        return row._replace(names=ones) if row.names else row
+
+    return replace(source, labels=names), {role: list(map(named, of)) for role, of in rows.items()}
+
+
 def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: list[str]) -> Task:
     """The task of rows with several labels each."""
     rows = {role: [_with_names(row, source) for row in of] for role, of in rows.items()}
+    counts = Counter(name for of in rows.values() for row in of for name in row.names or ())
+    missing = {
+        name
+        for name, count in counts.items()
+        if not source.labels and is_missing(name, count <= RARE * counts.total(), sorted({*counts} - {name}))
+    }
+    rows = {role: [_without_missing(row, missing) for row in of] for role, of in rows.items()}
     if "test" in rows and all(row.names is None for row in rows["test"]):
         notes.append("the test file is not used: its rows have no labels")
         del rows["test"]
@@ -393,8 +436,7 @@ def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: li
             for name in set(row.names or ()) - set(labels):
                 raise UserError(
                     f"{row.path}, line {row.line}: label {name!r} is not one of train's labels "
-                    f"{', '.join(labels):.200}; fix it, add such rows to train, or name all labels: "
-                    f"{as_argument('labels', [*labels, name]):.300}"
+                    f"{', '.join(labels):.200}; fix it, add such rows to train, or {_naming([*labels, name])}"
                 )
             pairs[role].append((row, tuple(float(name in (row.names or ())) for name in labels)))
     each = sum(len(row.names or ()) for row in rows["train"]) / len(rows["train"])
@@ -402,11 +444,20 @@ def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: li
     return _task(source, LabelSets(tuple(labels)), pairs, notes)
 
 
+def _without_missing(row: Row, missing: set[str]) -> Row:
+    """A row, unfit where one of its labels says that there is none."""
+    found = next((name for name in row.names or () if name in missing), None)
+    return (
+        row if found is None or row.unfit else row._replace(unfit=f"label {found!r} looks like a missing one")
+    )
+
+
 def _with_names(row: Row, source: TaskSource) -> Row:
     """A row with the names of its labels, where it can be used."""
     names, unfit = row.names, row.unfit
     if names is None and row.label:
-        names = (row.label,)
+        inside = re.fullmatch(r"\[([^\[\]]*)\]", row.label)  # beside [joy, anger] stands [joy]
+        names = (inside[1] if inside and row.label not in source.labels else row.label,)
     elif names is not None and unfit.startswith("the label"):
         unfit = ""
     if names is None or unfit or not source.labels:
@@ -420,7 +471,7 @@ def _with_names(row: Row, source: TaskSource) -> Row:
     return row._replace(names=names, unfit=unfit)
 
 
-def _read(path: Path, source: TaskSource, role: str) -> tuple[list[Row], str]:
+def _read(path: Path, source: TaskSource) -> tuple[list[Row], str]:
     """The rows of a file, and how it is read where that is unusual."""
     table, label_columns = _open(path, source), source.label_columns or [source.label]
     rows = []
@@ -428,10 +479,13 @@ def _read(path: Path, source: TaskSource, role: str) -> tuple[list[Row], str]:
         table.rows, f"reading {path.name}", unit=" rows", delay=2, leave=False, disable=None
     ):
         where = f"{path}, line {line}"
-        for column in (*source.text, *label_columns):
-            if column not in row and not (column in label_columns and role == "test"):
-                raise UserError(f"{where}: no {column!r}; this row has {', '.join(map(repr, row))}")
-        cells = [row[column] for column in source.text]
+        if all(
+            str(row.get(c) or "").strip().casefold() == c.casefold() for c in (*source.text, *label_columns)
+        ):
+            raise UserError(
+                f"{where}: this row is the header; remove it (columns= is for files without a header line)"
+            )
+        cells = [row.get(column) for column in source.text]
         cells = ["" if cell is None or cell != cell else cell for cell in cells]  # null, and pandas' NaN
         texts = tuple(
             check_text(cell, f"{where}: {column!r}") for column, cell in zip(source.text, cells, strict=True)
@@ -463,20 +517,18 @@ def _ones(cells: dict[str, Any]) -> tuple[tuple[str, ...] | None, str]:
 def _label(value: Any, declared: list[str], separator: str = "") -> tuple[str, tuple[str, ...] | None, str]:
     """A cell as a label, its labels if it is a list of some, and why it is not one label."""
     if separator and isinstance(value, str) and value.strip() and value.strip()[0] != "[":
-        names = tuple(name.strip() for name in value.split(separator))
-        return "", names, "is empty" if "" in names else ""
+        names = tuple(name.strip() for name in value.split(separator) if name.strip())
+        return "", names, "" if names else "is empty"
     if isinstance(value, str):
         text = value if value in declared else value.strip()
-        if text in declared or text[:1] + text[-1:] not in ("[]", "{}"):
+        if text in declared or not re.fullmatch(r"\[.*\]|\{.*\}|\(.*\)|array\(.*\)", text, re.DOTALL):
             return text, None, "" if text else "is empty"
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            return text, None, ""
-        if not isinstance(value, (list, dict)):  # a set, or a text in brackets
+        value = _list_in(text)
+        if value is None:
             return text, None, ""
     if isinstance(value, dict) and len(value) == 1:  # Label Studio's {"choices": [...]}
-        value = next(iter(value.values()))
+        inside = next(iter(value.values()))
+        value = inside if isinstance(inside, (str, list)) else value
     if isinstance(value, (list, tuple)):
         each = [_label(part, declared) for part in value]
         several = None if any(unfit for *_, unfit in each) else tuple(name for name, *_ in each)
@@ -487,7 +539,36 @@ def _label(value: Any, declared: list[str], separator: str = "") -> tuple[str, t
         return "", None, "is empty"
     if isinstance(value, dict):
         return "", None, f"is not one label but {value!r:.60}"
-    return value.strip() if isinstance(value, str) else json.dumps(value, default=str), None, ""
+    if isinstance(value, bytes):
+        return "", None, f"is bytes ({value!r:.40}), not text"
+    if isinstance(value, (bool, int, float)):
+        return json.dumps(value), None, ""
+    return str(value).strip(), None, ""  # a text; a decimal number or a date of Parquet's
+
+
+QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?"
+
+
+def _list_in(text: str) -> list | tuple | dict | None:
+    """The list or dict that a cell holds, as JSON, Python or numpy write it, or as [a, b]; None for another text.
+
+    Example:
+        >>> _list_in("['joy' 'fear']"), _list_in("[0 1]"), _list_in("[joy, fear]"), _list_in("[unsure]")
+        (['joy', 'fear'], ['0', '1'], ['joy', 'fear'], None)
+    """
+    if of_numpy := re.fullmatch(r"array\((.*?)(?:, dtype=\w+)?\)", text, re.DOTALL):
+        text = of_numpy[1]
+    apart = re.fullmatch(rf"\[\s*((?:{QUOTED}|{NUMBER})(?:\s+(?:{QUOTED}|{NUMBER}))+)\s*\]", text)
+    if apart:  # numpy's: ast would join the strings
+        items = re.findall(rf"{QUOTED}|{NUMBER}", apart[1])
+        return [ast.literal_eval(item) if item[0] in "'\"" else item.rstrip(".") for item in items]
+    value = literal(text)
+    if isinstance(value, (list, tuple, dict)):
+        return value
+    if re.fullmatch(r"\[[^\[\]{}'\"]*,[^\[\]{}'\"]*\]", text):
+        return [name.strip() for name in text[1:-1].split(",")]
+    return None
 
 
 def _number(label: str) -> float | None:
@@ -498,16 +579,34 @@ def _number(label: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _decimal_points(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
-    """Rows whose labels have decimal points, if nearly all are numbers with commas that do not divide thousands."""
+WRITTEN_NUMBERS = (
+    (r"-?\d+(,\d+)?", "", ","),  # 1200,5
+    (r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?", ",", "."),  # 1,200.5
+    (r"-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?", ".", ","),  # 1.200,5
+)
+"""Forms of numbers: what divides thousands, and the decimal sign."""
+
+
+def _plain_numbers(rows: dict[str, list[Row]], notes: list[str]) -> dict[str, list[Row]]:
+    """Rows whose labels are numbers as Python reads them, where nearly all are written in one of `WRITTEN_NUMBERS`."""
     labels = [row.label for row in rows["train"] if not row.unfit]
-    numbers = [label for label in labels if re.fullmatch(r"-?\d+(,\d+)?", label)]
-    decimal = any("," in label and not re.fullmatch(r"-?[1-9]\d{0,2},\d{3}", label) for label in numbers)
-    if not decimal or len(numbers) < NEARLY_ALL * len(labels):
+    if sum("," in label for label in labels) == 0:
         return rows
-    return {
-        role: [row._replace(label=row.label.replace(",", ".")) for row in of] for role, of in rows.items()
-    }
+    for form, thousands, point in WRITTEN_NUMBERS:
+        numbers = [label for label in labels if re.fullmatch(form, label)]
+        if len(numbers) < NEARLY_ALL * len(labels):
+            continue
+        if not thousands and all(re.fullmatch(r"-?[1-9]\d{0,2},\d{3}|[^,]*", label) for label in numbers):
+            continue  # the comma divides thousands
+        sample = max((label for label in numbers if "," in label), key=len)
+
+        def plain(label: str, form=form, thousands=thousands, point=point) -> str:
+            fits = re.fullmatch(form, label)
+            return label.replace(thousands, "").replace(point, ".") if fits else label
+
+        notes.append(f"labels are numbers: {sample!r} is read as {plain(sample)}")
+        return {role: [row._replace(label=plain(row.label)) for row in of] for role, of in rows.items()}
+    return rows
 
 
 def _looks_like_regression(rows: list[Row]) -> bool:
@@ -592,6 +691,10 @@ def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) ->
         notes.append(f"{role}: {len(unfit):,} rows left out ({why}), lines {lines}")
         return [row for row in rows if not row.unfit]
     first = unfit[0]
+    if len(unfit) == len(rows):
+        raise UserError(
+            f"{first.path}, line {first.line}: {first.unfit}, and no other row fits either; fix the file"
+        )
     more = f" (and {len(unfit) - 1:,} more rows do not fit: lines {lines})" if len(unfit) > 1 else ""
     kept = sorted({row.label for row in rows if row.label})
     is_class = "looks like" in first.unfit and len(kept) <= SOME_CLASSES
@@ -622,25 +725,41 @@ def _values(rows: list[Row], labels: list[str] | None) -> list[int] | list[float
     for row in rows:
         value = _number(row.label) if labels is None else classes.get(row.label)
         if value is None:
-            every = as_argument("labels", [*classes, row.label])
+            twins = [name for name in classes if folded(name) == folded(row.label)]
+            fix = f"train writes {twins[0]!r}; write it so" if len(twins) == 1 else "fix it"
             raise UserError(
                 f"{row.path}, line {row.line}: label {row.label!r} is not one of train's labels "
-                f"{', '.join(classes):.200}; fix it, add such rows to train, or name all classes: {every:.300}"
+                f"{', '.join(classes):.200}; {fix}, add such rows to train, or {_naming([*classes, row.label])}"
             )
         values.append(value)
     return values
 
 
+def _naming(names: list[str]) -> str:
+    """The hint to name all classes, as an argument that can be pasted where it is short."""
+    every = as_argument("labels", names)
+    return f"name all: {every}" if len(every) <= 300 else f"name all {len(names)} with labels="
+
+
 def unread(source: TaskSource) -> list[str]:
     """A note on the tables beside train's that are not read, where names like train's say that they belong together."""
     train = Path(source.files["train"])
-    if train.is_dir() or not _of_role([train], ROLES["train"]):
-        return []
     read = {Path(name) for name in source.files.values()}
-    suffixes = SUFFIXES if train.name.lower().endswith(SUFFIXES) else (train.suffix,)
-    others = [path.name for path in _tables(train.parent, suffixes) if path.resolve() not in read]
-    how = "" if len(read) > 1 else " (data=DIRECTORY reads those of usual names)"
-    return [f"not read: {', '.join(others[:10])}{how}"] if others else []
+    if train.is_dir():
+        found = [path for path in sorted(train.parent.iterdir()) if (path / "state.json").is_file()]
+    elif _of_role([train], ROLES["train"]):
+        suffixes = SUFFIXES if train.name.lower().endswith(SUFFIXES) else (train.suffix,)
+        words = {word for role in ROLES.values() for word in role}
+        tables = _tables(train.parent, suffixes)
+        of_split = (
+            path for path in sorted(train.parent.iterdir()) if path.name.partition(".")[0].lower() in words
+        )
+        found = list(dict.fromkeys([*tables, *(path for path in of_split if path.is_file())]))
+    else:
+        return []
+    others = [path.name for path in found if path.resolve() not in read]
+    usual = " (a directory is read by the usual names of its files: train, dev or validation, test)"
+    return [f"not read: {', '.join(others[:10])}{usual if len(read) == 1 else ''}"] if others else []
 
 
 def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:

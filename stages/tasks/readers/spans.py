@@ -71,6 +71,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
         for line, row in open_table(path, source.encoding, source.delimiter).rows:
             where = f"{path}, line {line}"
             text = check_text(row.get(source.text[0]), f"{where}: {source.text[0]!r}")
+            if source.spans not in row:
+                raise UserError(f"{where}: no {source.spans!r}; write [] where the text has no entity")
             words, tags = _words(text, _spans(row.get(source.spans), text, where))
             if not words:
                 raise UserError(f"{where}: {source.text[0]!r} is empty; fill it or remove the row")

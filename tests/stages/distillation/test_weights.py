@@ -182,3 +182,39 @@ def save(directory, config, kind):
     new_classifier(config, kind).save_pretrained(directory)
     make_tokenizer(directory)
     return directory
+
+
+@pytest.mark.parametrize(
+    "labels", [{"1": "bad", "2": "fair", "3": "good"}, {"0": "bad", "2": "good"}, ["bad", "good"]]
+)
+def test_labels_are_numbered_from_0(directory, labels):
+    configure(directory, id2label=labels, label2id=None)
+    with pytest.raises(UserError, match='"id2label" in its config.json is .*number the labels'):
+        own(directory)
+
+
+def test_files_that_hold_no_weights_are_named(directory):
+    weights = directory / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+    with pytest.raises(UserError, match="pointer of git-lfs.*git lfs pull"):
+        own(directory)
+    weights.rename(directory / "model-00001-of-00002.safetensors").write_bytes(kept)
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": parts}))
+    with pytest.raises(UserError, match="names model-00002-of-00002.safetensors, which is not there"):
+        own(directory)
+    index.unlink()
+    (directory / "model-00001-of-00002.safetensors").rename(directory / "adapter_model.safetensors")
+    (directory / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="adapter of PEFT.*merge"):
+        own(directory)
+
+
+def test_a_head_of_another_kind_is_said(directory):
+    rename(directory, lambda name: name.replace("classifier.", "lstm."))
+    configure(directory, architectures=["BertLSTMClassifier"])
+    said = []
+    load_encoder(ModelSource(str(directory)), say=said.append)
+    assert len(said) == 1 and "its lstm.* have no place in a BertModel; they are left out" in said[0]

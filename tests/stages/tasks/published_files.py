@@ -172,7 +172,7 @@ CASES = [
     Case("two files in two encodings, joined", {"mix.csv": csv_of("text,label", ["é,good"]) + "é,bad\n".encode("latin-1")}, refused="line 3: not UTF-8, and other lines are"),
     Case("emoji, zero-width joiners, line separators in quotes", {"tweets.csv": csv_of("text,label", [f'"👩‍👩‍👧 {n}\u2028a\nb",{NAMES[n % 2]}' for n in range(N)])}, labelled([f"👩‍👩‍👧 {n}\u2028a\nb" for n in range(N)])),
     Case("a text of 200,000 characters", {"long.csv": csv_of("text,label", [f"{'word ' * 40_000}{n},{NAMES[n % 2]}" if n == 5 else row for n, row in enumerate(PLAIN)])}, [("word " * 40_000 + "5", "good") if n == 5 else row for n, row in enumerate(labelled())]),
-    Case("train.csv, valid.csv and testset.csv", {"train.csv": csv_of("text,label", PLAIN[:30]), "valid.csv": csv_of("text,label", PLAIN[30:]), "notes.csv": b"a\n"}, labelled(), said="not read: notes.csv", data="."),
+    Case("train.csv and valid.csv", {"train.csv": csv_of("text,label", PLAIN[:30]), "valid.csv": csv_of("text,label", PLAIN[30:]), "notes.csv": b"a\n"}, labelled(), said="not read: notes.csv", data="."),
     Case("Kaggle's twitter_training.csv and twitter_validation.csv, with headers", {"twitter_training.csv": csv_of("text,label", PLAIN[:30]), "twitter_validation.csv": csv_of("text,label", PLAIN[30:])}, labelled(), said="dev: twitter_validation.csv", data="."),
     Case("ids in the label column", {"x.csv": csv_of("text,label", [f"{t},id-{n}" for n, t in enumerate(TEXTS)])}, refused="label_column: .*40 different labels in 40 rows"),
     Case("an unclosed quote", {"x.csv": csv_of("text,label", [PLAIN[0], '"open,bad', *PLAIN[1:]])}, refused="line 3: not CSV .*fix its quotes"),

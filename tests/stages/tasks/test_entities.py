@@ -146,6 +146,7 @@ def test_spans_become_labels_of_words(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"text": "a b"}, "line 1: no 'spans'; write \\[\\]"),
         ({"text": "a b", "spans": [[0, 2, "x"], [1, 3, "y"]]}, r"line 1: the spans 0 to 2 \(x\) and 1 to 3 \(y\) overlap"),
         ({"text": "a b", "spans": [[0, 4, "x"]]}, "is not a span of the text's 3 characters"),
         ({"text": "a b", "spans": [[0, 1]]}, "is not a span"),

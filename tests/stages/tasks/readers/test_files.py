@@ -197,7 +197,7 @@ def test_bad_csv_is_one_line(tmp_path, content, message):
     [
         ("{", "line 2: not JSON"),
         ("[1]", "not a JSON object"),
-        ('{"label": 1}', "line 2: no 'text'; this row has 'label'"),
+        ('{"label": 1}', "line 2: 'text' is empty"),
         ('{"text": 3, "label": 1}', "line 2: 'text' is not a string"),
         ('{"text": "a", "label": null}', "label 'label' is empty"),
         (r'{"text": "\ud800", "label": 1}', "half a surrogate pair"),
@@ -391,7 +391,10 @@ def test_siblings_of_a_train_file_are_named(tmp_path):
     write_csv(tmp_path / "train.csv")
     write_csv(tmp_path / "val.csv")
     notes = load(tmp_path / "train.csv").notes
-    assert "not read: val.csv (data=DIRECTORY reads those of usual names)" in notes
+    assert (
+        "not read: val.csv (a directory is read by the usual names of its files: train, dev or validation, test)"
+        in notes
+    )
     write_csv(tmp_path / "reviews.csv")
     assert not any("not read" in note for note in load(tmp_path / "reviews.csv").notes)
 
@@ -417,7 +420,7 @@ def test_a_class_that_only_dev_has_is_said(tmp_path):
     assert any(note.startswith("warning: train has no row of 'rare'") for note in notes)
     write_csv(tmp_path / "train.csv")
     write_csv(tmp_path / "dev.csv", [("x", "good"), ("y", "awful")])
-    with pytest.raises(UserError, match="name all classes: labels=bad,good,awful"):
+    with pytest.raises(UserError, match="name all: labels=bad,good,awful"):
         load(tmp_path)
     notes = load(tmp_path, labels=("bad", "good", "awful")).notes
     assert any(note.startswith("warning: train has no row of 'awful'") for note in notes)
