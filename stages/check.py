@@ -51,8 +51,9 @@ def run(stage: Stage) -> None:
         raise UserError("there is nothing to train")
     costs = {}
     for name, plan in plans.items():
+        own = stage.task(plan.data) if plan.learns_task and plan.data != "task" else task
         with about(name):
-            costs[name] = _check_stage(stage, name, plan, models, task)
+            costs[name] = _check_stage(stage, name, plan, models, own)
     if any(plan.variants for plan in plans.values()):
         stage.log("the augmentation itself is not counted")
     total = sum(cost.flops for cost in costs.values())
@@ -94,15 +95,17 @@ def _rows(
     Raises:
         ValueError: there are none, words whose labels are asked for are truncated, or a question is too long.
     """
-    if plan.data != "task" or task is None:
+    if not plan.learns_task or task is None:
         held_out = None if plan.mlm_probability is None else False
         return corpus_rows(stage, tokenizer, plan.max_length, plan.tokens, held_out, plan.data)
     if task.token_level or task.kind.head == Questions.head:
         for split in task.splits.keys() - {"train", "unlabelled"}:
-            if cut := task_rows(stage, task, split, tokenizer, plan.max_length).truncated:
+            if cut := task_rows(stage, task, split, tokenizer, plan.max_length, plan.data).truncated:
                 raise UserError(
                     f"{plan.max_length} tokens truncate {cut} rows of {split}, whose last words would have no "
                     "prediction; raise it",
                     argument="max_length",
                 )
+    if plan.data != "task":
+        return task_rows(stage, task, "train", tokenizer, plan.max_length, plan.data)
     return train_rows(stage, task, tokenizer, plan.max_length, plan.with_unlabelled)

@@ -26,7 +26,8 @@ def run(stage: Stage) -> None:
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
     configs = (student.config, load_config(stage.model("teacher")), stage.options["layer_map"])
-    model = Distillation(student, [build(line, *configs) for line in stage.options["losses"]])
+    losses = method.losses(stage.options["losses"])
+    model = Distillation(student, [build(line, *configs) for line in losses])
     answers = model.student_capture.logits
     targets = method.targets(stage, task, model.teacher_capture, {"train": train, "dev": dev}, answers)
     evaluate = (

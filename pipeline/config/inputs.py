@@ -106,6 +106,14 @@ def given_task(o: Options) -> Entry:
     ).entry  # fmt: skip
 
 
+def given_other_task(name: str, data: str, rows: int, seed: int, run: Path) -> Entry:
+    """Where the rows of a task that a recipe's student learns first come from; at most `rows`, drawn from the seed."""
+    entry = find_task(name, data).entry
+    if rows:
+        entry["identity"]["rows"] = [rows, seed]
+    return _data(entry, run)
+
+
 def _add_augmentation(given: Given, o: Options, run: Path) -> None:
     """Add the masked language model, the word vectors, and what nltk's data has, if they are asked for."""
     if o.augmentation.masked_lm:

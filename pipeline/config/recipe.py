@@ -36,14 +36,18 @@ from stages.training.options import (
 
 RECIPES = Path(__file__).parent / "recipes"
 SIZES = ("layers", "width", "feed_forward", "heads")
-RESERVED = ("check", "teacher", "general", "evaluate", "task", "random", "teacher-layers")
+BEGINNINGS = ("random", "teacher-layers", "general", "encoder")
+RESERVED = ("check", "teacher", "evaluate", "task", *BEGINNINGS)
 
 
 @dataclass
 class StudentModel(Architecture):
     """The student's model: its sizes, those of the preset unless given, and what it begins as."""
 
-    init: str = option("random", "random, teacher-layers, general, or the name of an earlier student")
+    init: str = option(
+        "random",
+        "random, teacher-layers, general, encoder (the given one, before tuning), or an earlier student",
+    )
     init_layers: LayerMap = option("uniform", "the teacher's layers that init=teacher-layers copies")
     kind: str = option(
         "", "a module of stages/distillation/students; if left out: the teacher's kind of model"
@@ -55,7 +59,7 @@ class StudentModel(Architecture):
 
     @property
     def source(self) -> str:
-        """The stage whose model this one begins as; none where it is made."""
+        """What this one begins as: a stage's model, or the given encoder; none where it is made."""
         return "" if self.init in ("random", "teacher-layers") else self.init
 
     @property
@@ -67,11 +71,21 @@ class StudentModel(Architecture):
 
 
 @dataclass
+class OtherTask:
+    """Another task than the recipe's, which a student learns from gold labels so that others begin from it."""
+
+    name: str = option("", "a GLUE task, a packaged task, a task file, or a name of your own with `data`")
+    data: str = option("", "directory or file of its rows")
+    rows: NotNegative = option(0, "number of its training rows to use, drawn from the seed; 0: all")
+
+
+@dataclass
 class StudentSpec:
     """The settings of a recipe's student."""
 
     __pydantic_config__ = CONFIG
 
+    task: OtherTask = field(default_factory=OtherTask)
     data: str = option("task", "what it learns from: task; corpus, that of corpus=; or another corpus")
     losses: list[str | dict] = option([], "lines `- loss` or `- loss: {setting: value}`")
     layer_map: LayerMap = option("uniform", "the teacher layer of each student layer")
@@ -80,6 +94,11 @@ class StudentSpec:
     reads: list[str] = option([], "earlier students that its method reads; teacher: the tuned teacher")
     student: StudentModel = field(default_factory=StudentModel)
     training: Training = field(default_factory=Training)
+
+    @property
+    def learns_own_task(self) -> bool:
+        """Whether it learns the task of the recipe."""
+        return self.data == "task" and not self.task.name
 
     @property
     def corpus(self) -> str:
@@ -198,6 +217,11 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
                 f"{where}{name}: data={students[name].data!r}: a student of a corpus is not evaluated; "
                 "put it under stages"
             )
+        if students[name].task.name and name in shown:
+            raise UserError(
+                f"{where}{name}: task.name={students[name].task.name!r}: a student of another task is not evaluated; "
+                "put it under stages"
+            )
     if not parts.unlabelled and any(student.with_unlabelled for student in students.values()):
         raise UserError(f"{where}with_unlabelled=true needs unlabelled=FRACTION: there are no such rows")
     return Recipe(
@@ -221,7 +245,7 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
     if not spec.losses:
         raise UserError(f"{where}losses=[] must be a list of lines `- name: {{setting: value}}`")
     for name in spec.reads:
-        if spec.method == "plain" or spec.data != "task":
+        if spec.method == "plain" or not spec.learns_own_task:
             raise UserError(
                 f"{where}reads={spec.reads} is for a student of the task with a method; leave it out"
             )
@@ -230,19 +254,27 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
             raise UserError(
                 f"{where}reads={name!r} must be one of {known}, or an earlier student of the task"
             )
+    if spec.task != OtherTask() and (spec.data != "task" or spec.with_unlabelled or not spec.task.name):
+        raise UserError(
+            f"{where}task={asdict(spec.task)} needs a name, and goes with neither data nor with_unlabelled; leave these out"
+        )
     if spec.method != "plain" and spec.data != "task":
         raise UserError(f"{where}method={spec.method!r} is for students of the task; leave it out")
-    if model.init not in ("random", "teacher-layers", "general", *before):
-        known = ", ".join(["random", "teacher-layers", "general", *before])
+    if model.init not in (*BEGINNINGS, *before):
+        known = ", ".join([*BEGINNINGS, *before])
         raise UserError(f"{where}init={model.init!r} must be one of {known}, or an earlier student")
-    if model.kind and model.init in ("general", "teacher-layers"):
+    if model.kind and model.init in ("encoder", "general", "teacher-layers"):
         raise UserError(
             f"{where}init={model.init} makes a student of the teacher's own kind, not a {model.kind}"
         )
     if model.embeddings == "vectors" and model.init != "random":
         raise UserError(f"{where}embeddings=vectors needs init=random, not {model.init}")
-    unused = list(SIZES[1:]) if model.init == "teacher-layers" else []
-    if model.source:
+    if spec.task.name and model.init == "teacher-layers":
+        raise UserError(
+            f"{where}init=teacher-layers: a student of another task knows no tuned teacher; take encoder"
+        )
+    unused = {"encoder": SIZES, "teacher-layers": SIZES[1:]}.get(model.init, ())
+    if model.source in before or model.source == "general":
         source = (
             before[model.source].student if model.source in before else StudentModel(**asdict(o.architecture))
         )
@@ -254,7 +286,7 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
         spec.student = model = replace(source, init=model.init)
     elif model.kind:
         given = dict(flattened(kind, settings))
-        unused = [size for size in SIZES if f"student.{size}" not in given]
+        unused = tuple(size for size in SIZES if f"student.{size}" not in given)
     zeros: dict[str, Any] = dict.fromkeys(unused, 0)  # 0: the teacher's, or the kind's own
     spec.student = model = replace(model, **zeros)
     if model.width and model.heads and model.width % model.heads:

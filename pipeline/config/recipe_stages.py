@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints.errors import UserError
-from pipeline.config.inputs import given_corpus, given_task, given_teacher_and_task, given_vectors
+from pipeline.config.inputs import (
+    given_corpus,
+    given_other_task,
+    given_task,
+    given_teacher_and_task,
+    given_vectors,
+)
 from pipeline.config.options import Options
 from pipeline.config.recipe import Recipe
 from pipeline.config.two_stage import (
@@ -38,7 +44,10 @@ def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
 
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(o, task, run)
-        for student in recipe.students.values():
+        for name, student in recipe.students.items():
+            if other := student.task.name:
+                rows = student.task.rows
+                given.tasks[f"task {name}"] = given_other_task(other, student.task.data, rows, o.seed, run)
             if student.student.source == "general":
                 given.corpora["corpus"] = given_corpus(o.corpus, run)
             if student.data != "task":
@@ -70,7 +79,11 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
                 if fitted not in plans:
                     made.append(masked_lm(o, given, fitted, data))
                     plans[fitted] = _plan("teacher", data, o.masked_lm)
-        inputs |= {"student": spec.student.source} if spec.student.source else {}
+        elif spec.task.name:
+            data = f"task {name}"
+            inputs = {"teacher": given.teacher, "task": given.tasks[data]}
+        if source := spec.student.source:
+            inputs["student"] = given.teacher if source == "encoder" else source
         if spec.student.embeddings == "vectors":
             vectors = given_vectors(o)
             if not vectors:
@@ -81,6 +94,9 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
         options |= {"method": spec.method, "reads": spec.reads} if spec.method != "plain" else {}
         own = {"student": spec.student.sizes, "losses": spec.losses, "layer_map": spec.layer_map}
         own |= {"method": spec.method, "reads": spec.reads}
+        own["reads_others"] = [
+            n for n in spec.reads if n != "teacher" and not recipe.students[n].learns_own_task
+        ]
         plans[name] = _plan("student", data, spec.training, with_unlabelled=spec.with_unlabelled, **own)
         if not spec.student.source:
             begin = {"init": spec.student.init, "init_layers": spec.student.init_layers}

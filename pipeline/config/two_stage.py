@@ -36,6 +36,7 @@ class Given:
 
     Attributes:
         corpora: by name: "corpus" is that of the options; recipes have others.
+        tasks: other tasks, that students of a recipe learn first, by the name of the input.
         stop_words: of another language than English.
         unlabelled: test rows of GLUE.
     """
@@ -43,6 +44,7 @@ class Given:
     teacher: Entry
     task: Entry | None = None
     corpora: dict[str, Entry] = field(default_factory=dict)
+    tasks: dict[str, Entry] = field(default_factory=dict)
     student: Entry | None = None
     masked_lm: Entry | None = None
     vectors: Entry | None = None
@@ -173,7 +175,8 @@ def check(
         options["weight"] = o.answers.weight
     if o.augment and o.augmentation.entities == "swap":
         options["swaps_entities"] = True
-    inputs = _present(teacher=given.teacher, task=given.task, student=given.student) | given.corpora
+    inputs = _present(teacher=given.teacher, task=given.task, student=given.student)
+    inputs |= given.corpora | given.tasks
     return StageSpec("check", "check", options, inputs)
 
 

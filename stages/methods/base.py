@@ -1,6 +1,6 @@
 """What a published method may have of its own in the making of a student. This one has nothing: it is plain distillation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Method:
 
     Attributes:
         found: what it measured or fitted, by name. It is reported with the student's scores.
+        reads_other_tasks: whether it may read students that learned another task.
 
     Example:
         A student whose biases train ten times as fast:
@@ -55,6 +56,8 @@ class Method:
         ...             return [torch.optim.AdamW(others, lr=rate), torch.optim.AdamW(biases, lr=10 * rate)]
         ...         return Step(optimizers=optimizers)
     """
+
+    reads_other_tasks = False
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
@@ -98,6 +101,13 @@ class Method:
             encoder = student_from_teacher_layers(teacher, sizes["layers"], sizes["dropout"], layers)
             student.base_model.load_state_dict(encoder.state_dict(), strict=False)
         return student, tokenizer
+
+    def losses(self, lines: Sequence[str | dict[str, Any]]) -> Sequence[str | dict[str, Any]]:
+        """The recipe's lines of losses, with the settings that the method measured in `begin`.
+
+        Before any work they are checked with what it returns then.
+        """
+        return lines
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool

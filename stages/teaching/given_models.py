@@ -71,7 +71,8 @@ def check_models(
         class_order(config, task.labels, options["teacher_labels"])
     for name, plan in options["stages"].items():
         with about(name):
-            check_plan(StageToCheck(**plan), models, task)
+            plan = StageToCheck(**plan)
+            check_plan(plan, models, None if plan.learns_task and plan.data != "task" else task)
     check_padding(_loaded(teacher, models.knows(task), task, say), tokenizer)
     if student:
         _loaded(student, False, task, say)
@@ -115,12 +116,24 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
                     argument="settings.pairs",
                 )
         configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
-        captures = [build(line, *configs).teacher_capture for line in plan.losses]
+        method = build_method(plan.method, plan.reads)
+        if plan.reads_others and not method.reads_other_tasks:
+            raise UserError(
+                f"{plan.reads_others[0]!r} learned another task, whose answers teach nothing here; name students of this "
+                "task",
+                argument="reads",
+            )
+        captures = [build(line, *configs).teacher_capture for line in method.losses(plan.losses)]
         spec = reduce(or_, captures, CaptureSpec())
         reads_teacher = spec != CaptureSpec()
+        if plan.data != "task" and plan.learns_task and reads_teacher:
+            raise UserError(
+                f"{plan.losses} read a teacher, and there is none of another task; take gold_labels",
+                argument="losses",
+            )
         if task:
             check_head(student, task.kind)
-            build_method(plan.method, plan.reads).check(task, student, spec)
+            method.check(task, student, spec)
     elif plan.layer_map is not None:
         layer_map(plan.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
     trained = teacher if plan.trains == "teacher" else student

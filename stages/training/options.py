@@ -250,13 +250,14 @@ class StageToCheck:
     Attributes:
         trains: teacher or student.
         reads_teacher: whether the student's losses read the teacher; of a recipe's student its losses tell.
-        data: "task", or the name of a corpus among the inputs.
+        data: "task", or the name of a corpus or of another task ("task NAME") among the inputs.
         max_length, epochs, tokens: of its training options.
         layer_map: of its losses on layers; None where it has none.
         mlm_probability: None where it trains no masked language model.
         variants: of each row, where it reads augmented ones.
         targets: whose predictions it learns: teacher, gold or auto.
         student, losses, method, reads, with_unlabelled: of a recipe's student.
+        reads_others: those of `reads` that learned another task.
     """
 
     trains: Literal["teacher", "student"]
@@ -273,4 +274,10 @@ class StageToCheck:
     losses: list[Any] | None = None
     method: str | dict[str, Any] = "plain"
     reads: list[str] = field(default_factory=list)
+    reads_others: list[str] = field(default_factory=list)
     with_unlabelled: bool = False
+
+    @property
+    def learns_task(self) -> bool:
+        """Whether it learns a task, not a corpus."""
+        return self.data.partition(" ")[0] == "task"

@@ -131,9 +131,9 @@ class Stage:
             ) from damage
         return path
 
-    def task(self) -> Task:
-        """The task's rows."""
-        source = self.inputs["task"]
+    def task(self, given: str = "task") -> Task:
+        """The rows of the task that is the input `given`."""
+        source = self.inputs[given]
         return load_task(TaskSource.of(source), source.get("revision"))
 
     def log(self, text: str) -> None:
