@@ -45,6 +45,7 @@ MAKE = {
     "which-student-tags": "recipe name=which-student-tags seeds=1",
     "framework": f"recipe name=framework seeds=1 {WIDTH}",
     "continuation-kd": "recipe name=continuation-kd seeds=1",
+    "panda": "recipe name=panda seeds=1",
     "sparse-ngrams": "recipe name=sparse-ngrams seeds=1",
     "teaching-assistants": "recipe name=teaching-assistants seeds=1",
     "cmow": "recipe name=cmow seeds=1",

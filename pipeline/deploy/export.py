@@ -19,8 +19,8 @@ from stages.distillation.models import (
     load_tokenizer,
 )
 from stages.distillation.outputs import inputs_of
-from stages.distillation.students.architecture import KINDS
-from stages.distillation.students.architecture import __name__ as KINDS_MODULE
+from stages.distillation.students.architecture import OWN
+from stages.distillation.students.architecture import __name__ as OWN_MODULE
 from stages.tasks.kinds import Classes
 
 
@@ -72,10 +72,8 @@ def how_to_load(directory: Path) -> str:
     config = load_config(ModelSource(str(directory)))
     auto = HEADS[head_of(config) or Classes.head].__name__
     line = f"{auto}.from_pretrained({str(directory)!r}) loads it"
-    if config.model_type in KINDS:
-        return (
-            f"after `import {KINDS_MODULE}` of this project, {line}; the ONNX files do not need this project"
-        )
+    if config.model_type in OWN:
+        return f"after `import {OWN_MODULE}` of this project, {line}; the ONNX files do not need this project"
     return line
 
 

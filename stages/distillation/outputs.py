@@ -214,7 +214,7 @@ def _attention_captured(model: nn.Module, state: _AttentionCapture) -> Iterator[
     if switched is not None:
         switched.set_attn_implementation(ATTENTION)
     if model not in _NUMBERED:
-        _NUMBERED[model] = _numbered_modules(model)
+        _NUMBERED[model] = numbered_modules(model)
     touched = []
     for module, number in _NUMBERED[model]:
         touched.append((module.__dict__, module.__dict__.get("_capture")))
@@ -235,7 +235,7 @@ _NUMBERED: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, int | None]]] = We
 """Of a model its modules, found once: going through them takes as long as a layer's kernels take to start."""
 
 
-def _numbered_modules(model: nn.Module) -> list[tuple[nn.Module, int | None]]:
+def numbered_modules(model: nn.Module) -> list[tuple[nn.Module, int | None]]:
     """The modules below a model, with the number of the layer that they may be the attention of, from 1."""
     of_type: dict[type, list[nn.Module]] = defaultdict(list)
     for module in model.modules():

@@ -22,10 +22,14 @@ from stages.distillation.outputs import ATTENTION
 from stages.distillation.students.bilstm import BiLSTMConfig
 from stages.distillation.students.cmow import CMOWConfig
 from stages.distillation.students.ngrams import NGramsConfig
+from stages.distillation.students.prompted import PromptedConfig
 from stages.distillation.students.textcnn import TextCNNConfig
 
 KINDS = {"bilstm": BiLSTMConfig, "cmow": CMOWConfig, "ngrams": NGramsConfig, "textcnn": TextCNNConfig}
 """Kinds of students that are no stock models, and their configs."""
+
+OWN = (*KINDS, PromptedConfig.model_type)
+"""All types of models that this project adds to transformers'."""
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
 _DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
@@ -44,9 +48,9 @@ def student_config(
 ) -> PretrainedConfig:
     """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both.
 
-    A size of 0 is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own; `settings`
-    are what such a kind has beside sizes. Where the teacher's layers differ in their kind of attention (ModernBERT), a layer has that of the layer it learns from, by
-    the layer map `which`.
+    A size of 0, layers too, is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own;
+    `settings` are what such a kind has beside sizes. Where the teacher's layers differ in their kind of attention
+    (ModernBERT), a layer has that of the layer it learns from, by the layer map `which`.
 
     Raises:
         ValueError: an unknown kind, or sizes or settings that it does not have.
@@ -59,7 +63,7 @@ def student_config(
             f"{dict(settings)} are for a student with a kind; leave them out", argument="settings"
         )
     config = copy.deepcopy(teacher)
-    config.num_hidden_layers = layers
+    config.num_hidden_layers = layers = layers or teacher.num_hidden_layers
     if kinds := getattr(teacher, "layer_types", None):
         n = teacher.num_hidden_layers
         spread = [

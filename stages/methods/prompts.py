@@ -1,0 +1,181 @@
+"""Soft prompts on a frozen encoder, and PANDA: a prompt that learns from one that came from another task.
+
+Prompt tuning is that of P-tuning v2 (Liu et al., arXiv 2110.07602). PANDA is Zhong et al., arXiv 2208.10160.
+
+Axes in names: B rows, C classes, L positions, W width of the hidden states.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from checkpoints.errors import UserError
+from stages.distillation.models import load_classifier
+from stages.distillation.outputs import CaptureSpec, ModelOutputs, inputs_of
+from stages.distillation.schedules import is_number
+from stages.distillation.students.prompted import PromptedForSequenceClassification
+from stages.methods.base import Method
+from stages.tasks.batches import Batch, batches_by_length
+from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
+from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
+from stages.training.cached_rows import task_rows
+from stages.training.stage import Stage
+
+SIMILARITY = "similarity"
+"""As the weight of a loss: what PANDA measures."""
+
+
+class SoftPrompt(Method):
+    """Nothing of the student's encoder trains but keys and values that each layer reads before those of a row.
+
+    A student that begins as one with a prompt goes on with its prompt: that is prompt transfer. The head is new then,
+    unless it learned the same labels.
+
+    Args:
+        tokens: of the prompt in each layer (PANDA: 20). A prompt that is transferred keeps its own.
+        dropout: of the prompt (PANDA: 0.1).
+    """
+
+    def __init__(self, tokens: int = 20, dropout: float = 0.1):
+        super().__init__()
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= 512:
+            raise UserError(f"{tokens!r} must be a whole number from 1 to 512", argument="tokens")
+        if not is_number(dropout) or not 0 <= dropout < 1:
+            raise UserError(f"{dropout!r} must be a number from 0 to below 1", argument="dropout")
+        self.tokens, self.dropout = tokens, dropout
+
+    def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
+        """Refuse students without attention of their own in each layer, labels of words, and losses on attention."""
+        super().check(task, student, spec)
+        if not hasattr(student, "num_attention_heads") or hasattr(student, "num_hidden_groups"):
+            raise UserError(
+                f"a {student.model_type} has no attention of each layer for a prompt; give an encoder of BERT's kind",
+                argument="method",
+            )
+        if task.kind.head != "SequenceClassification":
+            raise UserError(
+                f"{task.kind.name} are not for a soft prompt, whose student answers once a row; take plain",
+                argument="method",
+            )
+        if spec.layers:
+            raise UserError(
+                "attention to a prompt has no counterpart in the teacher; take losses on logits or hidden states",
+                argument="losses",
+            )
+
+    def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The student as it begins, with a prompt drawn from the seed or transferred; all else is frozen."""
+        student, tokenizer = super().begin(stage, task)
+        if not isinstance(student, PromptedForSequenceClassification):
+            student = PromptedForSequenceClassification.of(student, self.tokens, self.dropout)
+        student.encoder.requires_grad_(False)
+        student.prompt.requires_grad_(True)
+        return student, tokenizer
+
+
+class Panda(SoftPrompt):
+    """The teacher is a student whose prompt came from another task and was tuned on this one.
+
+    Args:
+        reads: three earlier students: the teacher; the source, whose prompt the teacher began with, and which may have
+            learned another task; one that tuned a fresh prompt on this task.
+        tokens, dropout: of the student's own prompt.
+
+    The weight `similarity` of a loss stands for max(0, cosine) of the embeddings of source and target. The embedding of
+    a prompt is the mean, over the tokens of the training rows, of what the prompt adds to the encoder's output.
+    """
+
+    reads_other_tasks = True
+
+    def __init__(self, reads: Sequence[str], tokens: int = 20, dropout: float = 0.1):
+        super().__init__(tokens, dropout)
+        if len(reads) != 3:
+            raise UserError(
+                f"{list(reads)} must be three earlier students: the teacher, the source of its prompt, and one with a fresh "
+                "prompt",
+                argument="reads",
+            )
+        self.teacher, self.source, self.fresh = (f"reads {name}" for name in reads)
+        self.similarity = 0.0
+
+    def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
+        """Refuse losses that do not read the teacher's logits, or read its layers."""
+        super().check(task, student, spec)
+        if spec != CaptureSpec(logits=True):
+            raise UserError(
+                "a transferred prompt teaches by its logits; take losses on them, matched_logits at least",
+                argument="losses",
+            )
+
+    def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """A fresh prompt on the frozen encoder; the similarity of the source's prompt to this task's is measured."""
+        student, tokenizer = super().begin(stage, task)
+        rows = task_rows(stage, task, "train", tokenizer, stage.training.max_length)
+        source, fresh = (_prompted(stage, given) for given in (self.source, self.fresh))
+        of_outputs = functional.cosine_similarity(embedding(source, rows), embedding(fresh, rows), dim=0)
+        mean, mean_fresh = (prompted.prompt.table.weight.mean(0) for prompted in (source, fresh))
+        of_prompts = functional.cosine_similarity(mean, mean_fresh, dim=0)
+        self.similarity = max(0.0, of_outputs.item())
+        self.found = {SIMILARITY: of_outputs.item(), "cosine of mean prompt tokens": of_prompts.item()}
+        stage.log("; ".join(f"{name} {value:.4f}" for name, value in self.found.items()))
+        return student, tokenizer
+
+    def losses(self, lines: Sequence[str | dict[str, Any]]) -> Sequence[str | dict[str, Any]]:
+        """The lines, with the similarity where a weight is its name."""
+        return [_weighted(line, self.similarity) for line in lines]
+
+    def targets(
+        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
+    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+        """The logits of the transferred prompt's student."""
+        logits_NC = teacher_logits(stage, task, rows["train"], self.teacher)
+        return {"train": logits_as_outputs(logits_NC, rows["train"], stage.device)}
+
+
+@torch.no_grad()
+def embedding(student: PromptedForSequenceClassification, rows: TokenRows) -> Tensor:
+    """What a prompt adds to the encoder's output, (W,): the mean over all tokens of the rows.
+
+    Args:
+        student: with the prompt; it is set to eval mode.
+        rows: in its tokens.
+    """
+    student.eval()
+    added_W, tokens = torch.zeros(student.encoder.config.hidden_size, device=student.device), 0
+    for batch in batches_by_length(rows):
+        inputs = inputs_of(student, batch.to(student.device).inputs)
+        mask_BL1 = inputs["attention_mask"][..., None]
+        prompted_BLW = student(**inputs, output_hidden_states=True).hidden_states[-1]
+        with student.without_prompt():
+            plain_BLW = student(**inputs, output_hidden_states=True).hidden_states[-1]
+        added_W += ((prompted_BLW - plain_BLW) * mask_BL1).sum((0, 1))
+        tokens += int(mask_BL1.sum())
+    return added_W / tokens
+
+
+def _prompted(stage: Stage, given: str) -> PromptedForSequenceClassification:
+    model = load_classifier(stage.model(given))
+    if not isinstance(model, PromptedForSequenceClassification):
+        raise UserError(
+            f"{given.removeprefix('reads ')!r} has no prompt; name students with method soft_prompt or panda",
+            argument="reads",
+        )
+    moved: Any = model
+    return moved.to(stage.device)
+
+
+def _weighted(line: str | dict[str, Any], similarity: float) -> str | dict[str, Any]:
+    """The line, with the similarity where its weight is that word."""
+    if not isinstance(line, dict):
+        return line
+    return {
+        name: settings | {"weight": similarity}
+        if isinstance(settings, dict) and settings.get("weight") == SIMILARITY
+        else settings
+        for name, settings in line.items()
+    }
