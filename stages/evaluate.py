@@ -76,7 +76,9 @@ def run(stage: Stage) -> None:
         if name in retained and teacher > 0:
             result.retained, result.retained_interval = result.metric / teacher, retained[name]
         if name != "teacher":
-            found = kinds[name].agreement(logits[name], logits["teacher"], kinds["teacher"])
+            found = kinds[name].agreement(
+                logits[name], logits["teacher"], kinds["teacher"], task.groups(split)
+            )
             results[name] = replace(result, **found)
     results[student].differ_most = differ_most(
         replace(task, kind=kinds[student]), split, logits[student], logits["teacher"], kinds["teacher"]

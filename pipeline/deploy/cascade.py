@@ -51,7 +51,7 @@ def check_promise(run: RunRecord, agree_with: With) -> None:
     Raises:
         UserError: its rows have no single label, something was chosen on them, or the labels to agree with are not known.
     """
-    if not run.kind.exclusive or run.kind.token_level:
+    if not run.kind.exclusive or run.kind.token_level or not run.kind.class_names:
         raise UserError(f"run {run.name} does not give one label a row, which a promise is about", "promise")
     if run.about.split == "dev":
         raise UserError(

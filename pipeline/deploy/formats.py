@@ -17,6 +17,7 @@ from stages.evaluation.costs import speed
 from stages.evaluation.predict import predict
 from stages.evaluation.results import Costs, busy_note
 from stages.tasks.tables import read_rows
+from stages.tasks.task import part
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import Split
 
@@ -86,7 +87,7 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
     logits, costs = {}, {}
     with TemporaryDirectory() as folder:
         rows = {}
-        words = [len(row) for row in texts.labels] if texts.token_level else None
+        groups = run.kind.groups(texts)
         for name in ("teacher", "student"):
             tokenizer = load_tokenizer(ModelSource(str(files[name].parent)))
             length = run.max_length("teacher" if name == "teacher" else run.about.student)
@@ -111,8 +112,12 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
             title,
             file,
             files[name].stat().st_size,
-            kinds[name].measure(run.metrics[:1], logits[name], np.asarray(texts.gold), words)[run.metrics[0]],
-            kinds[name].agreement(logits[name], logits["student"], kinds["student"]).get("label_loyalty"),
+            kinds[name].measure(run.metrics[:1], logits[name], np.asarray(texts.gold), groups)[
+                run.metrics[0]
+            ],
+            kinds[name]
+            .agreement(logits[name], logits["student"], kinds["student"], groups)
+            .get("label_loyalty"),
             None if name == "teacher" else float(np.abs(compared[name] - compared["student"]).max()),
             costs[name],
         )
@@ -143,12 +148,15 @@ def _load(directory: Path) -> Any:
 
 
 def _reported(run: RunRecord) -> Split:
-    """Rows that `evaluate` reported, their labels as class ids."""
+    """Rows that `evaluate` reported, their labels as class ids; of questions with candidates, whole ones."""
     if not run.predictions.is_file():
         raise UserError(f"{run.predictions} is missing: remove {run.path / 'evaluate'} and run the command of "
                         f"{run.name} again, or export without ONNX (onnx=false)")  # fmt: skip
     rows = [row for _, row in read_rows(run.predictions)]
-    rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(ROWS, len(rows)), dtype=int)]
     columns = [[row[name] for row in rows] for name in run.text_columns]
     gold = [run.kind.read(row["label"]) for row in rows]
-    return Split(columns[0], columns[1] if len(columns) == 2 else None, gold, run.kind.continued)
+    split = Split(columns[0], columns[1] if len(columns) == 2 else None, gold, run.kind.continued)
+    groups = [1] * len(rows) if split.token_level else run.kind.groups(split) or [1] * len(rows)
+    ends, wanted = np.cumsum(groups), min(ROWS, len(rows)) * len(groups) // len(rows)
+    chosen = np.linspace(0, len(groups) - 1, wanted, dtype=int)
+    return part(split, [row for i in chosen for row in range(ends[i] - groups[i], ends[i])])

@@ -14,7 +14,7 @@ from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, head_of, load_config
 from stages.distillation.students.architecture import KINDS
 from stages.evaluation.results import busy_note
-from stages.tasks.kinds import Classes, Questions
+from stages.tasks.kinds import Classes, Questions, Ranking
 from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {
@@ -61,7 +61,7 @@ def write_card(
         "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in run.metrics))
         if run.about.gold
         else [],
-        "pipeline_tag": PIPELINES[head],
+        "pipeline_tag": "text-ranking" if isinstance(run.kind, Ranking) else PIPELINES[head],
         "library_name": "" if kind else "transformers",
         "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
     }
@@ -82,6 +82,7 @@ def write_card(
         pairs=len(run.text_columns) == 2,
         token_level=run.kind.token_level,
         asks=isinstance(run.kind, Questions),
+        ranks=isinstance(run.kind, Ranking),
         kind=kind,
         pooling=getattr(config, "window_pooling", ""),
         threshold=getattr(run.kind.of_model(config), "threshold", None),

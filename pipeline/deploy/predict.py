@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,8 @@ from stages.distillation.compatibility import longest_row
 from stages.distillation.models import ModelSource, kind_of, load_classifier, load_tokenizer
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite, predict
-from stages.tasks.kinds import Entities, Kind, LabelSets, Questions
+from stages.tasks.kinds import Entities, Kind, LabelSets, Questions, Ranking
+from stages.tasks.kinds.ranking import ranks
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.readers.questions import COLUMNS
 from stages.tasks.row_maker import Frame
@@ -84,6 +86,7 @@ class Classifier:
             raise UserError(f"model={directory} has no config.json: give a directory that `export` wrote")
         found = cls._load(directory)
         found.threshold = getattr(found.model.config, THRESHOLD, None)
+        found.pairs = True if isinstance(found.kind, Ranking) else None
         return found
 
     @classmethod
@@ -137,6 +140,9 @@ class Classifier:
 
         Of a question it is (answer, its probability); the answer is empty for none.
 
+        Of a question and a candidate it is (rank, probability that it is right): the rank among the candidates that the rows
+        have for the question, from 1.
+
         A student with a threshold adds who answered: student; ask, where the answer is below it; or teacher, if that is
         at hand.
 
@@ -154,6 +160,11 @@ class Classifier:
         if self.kind.token_level:
             labelled = [list(zip(*self.label_words(row[0]), strict=True)) for row in rows]
             return [(" ".join(labels), min(probabilities)) for _, labels, probabilities in labelled]
+        if isinstance(self.kind, Ranking):
+            scores = [self.kind.predicted(values)[1] for values in self(rows, progress)]
+            return [
+                (str(rank), _cell(score)) for rank, score in zip(_ranks(rows, scores), scores, strict=True)
+            ]
         found = [self.kind.predicted(values) for values in self(rows, progress)]
         cells: list[tuple[str, ...]] = [(_cell(label), _cell(score)) for label, score in found]
         if self.threshold is None:
@@ -265,6 +276,17 @@ class Classifier:
         return row
 
 
+def _ranks(rows: Sequence[Row], scores: Sequence[float]) -> list[int]:
+    """The rank of each row among those with the same first text."""
+    found, rows_of = [0] * len(rows), defaultdict(list)
+    for i, row in enumerate(rows):
+        rows_of[row[0]].append(i)
+    for of in rows_of.values():
+        for i, rank in zip(of, ranks([scores[i] for i in of]), strict=True):
+            found[i] = rank
+    return found
+
+
 def _cell(value: str | float | list) -> str:
     """A label, a number with four digits, or a list of either as JSON."""
     if isinstance(value, list):
@@ -321,7 +343,7 @@ def predict_table(
 ) -> int:
     """Write a table with two more columns: label and score, or predicted_label and predicted_score beside such.
 
-    Of questions they are answer and score.
+    Of questions they are answer and score; of candidates rank and score.
 
     A student with a threshold adds a third, by: who answered (`Classifier.predict`).
 
@@ -345,9 +367,11 @@ def predict_table(
         rows.append(classifier.check([row[column] for column in columns], f"{path}, line {line}"))
     predictions = classifier.predict(rows, progress=True)
     head = list(dict.fromkeys(column for row in table for column in row))
-    asks = isinstance(classifier.kind, Questions)
-    names = ["answer" if asks else "label", "score"] if classifier.kind.labels or asks else ["score"]
-    numbers = slice(0 if isinstance(classifier.kind, (LabelSets, Entities)) else len(names) - 1, len(names))
+    said = {Questions: "answer", Ranking: "rank"}.get(type(classifier.kind), "label")
+    names = [said, "score"] if classifier.kind.labels or said == "answer" else ["score"]
+    numbers = slice(
+        0 if isinstance(classifier.kind, (LabelSets, Entities, Ranking)) else len(names) - 1, len(names)
+    )
     names += ["by"] if classifier.threshold is not None else []
     sets = (
         [f"{prefix}{name}{n or ''}" for name in names]

@@ -77,7 +77,7 @@ def _table(recipe: Recipe, runs: list[RunRecord], form: Callable[[Rows], str]) -
         rows.append(row | agreement_cells(results) | cost_cells(results))
     return (
         f"{recipe.name} on {runs[0].task.name}: {metric} on {about.split} ({about.rows:,} rows), "
-        f"{seeds} seed{'s' if seeds > 1 else ''}, mean ± standard deviation; the best constant prediction reaches "
+        f"{seeds} seed{'s' if seeds > 1 else ''}, mean ± standard deviation; {runs[0].kind.constant_name} reaches "
         f"{about.constant:.4f}\n\n{form(rows)}"
     )
 

@@ -99,7 +99,7 @@ def agreement_cells(results: list[ModelResult], reference: str = "teacher") -> d
             "same label": mean([r.label_loyalty for r in results], ".1%"),
             "probability loyalty": mean([r.probability_loyalty for r in results], ".1%"),
         }
-    if "exact_match" in results[0].scores:
+    if {"exact_match", "mrr"} & results[0].scores.keys():
         return {"same answer": mean([r.label_loyalty for r in results], ".1%")}
     return {f"Pearson with {reference}": mean([r.pearson_to_teacher for r in results], ".4f")}
 
@@ -140,7 +140,7 @@ def _quality(run: RunRecord) -> str:
             row[retained] = f"{r.retained:.1%} ({low:.1%}–{high:.1%})"
         rows.append(row)
     return (
-        f"{about.selection} on {about.split}: {words}{about.rows:,} rows; the best constant prediction reaches "
+        f"{about.selection} on {about.split}: {words}{about.rows:,} rows; {run.kind.constant_name} reaches "
         f"{about.constant:.4f}{''.join(chr(10) + note for note in (run.f1_note, run.gold_note) if note)}\n\n"
         f"{terminal_table(rows)}"
     )

@@ -31,7 +31,7 @@ from checkpoints.store import read_json
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.weights import Arrived
-from stages.tasks.kinds import Classes, Entities, Kind, LabelSets, Questions, Scores, Words
+from stages.tasks.kinds import Classes, Entities, Kind, LabelSets, Questions, Ranking, Scores, Words
 from stages.tasks.kinds.base import Head
 
 transformers.logging.set_verbosity_error()
@@ -261,6 +261,8 @@ def kind_of(config: PretrainedConfig) -> Kind:
     pooling = getattr(config, "window_pooling", "")
     if config.problem_type == LabelSets.problem_type:
         return LabelSets(labels, pooling=pooling).of_model(config)
+    if getattr(config, "ranking", False):
+        return Ranking(labels, pooling=pooling)
     return Scores(pooling=pooling) if config.num_labels == 1 else Classes(labels, pooling=pooling)
 
 

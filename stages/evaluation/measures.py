@@ -41,10 +41,10 @@ def confidence_intervals(
         (model -> metric -> interval, model -> interval of the ratio; {} if the teacher scores 0 or less on more than
         2% of the resamples).
     """
-    gold, words = np.asarray(task.splits[split].gold), task.words(split)
+    gold, groups = np.asarray(task.splits[split].gold), task.groups(split)
     kinds = kinds or dict.fromkeys(logits, task.kind)
-    measures = {name: kinds[name].resampler(task.metrics, of, gold, words) for name, of in logits.items()}
-    drawn = statistics.bootstrap(measures, len(task.splits[split]), task.kind.outputs**2)
+    measures = {name: kinds[name].resampler(task.metrics, of, gold, groups) for name, of in logits.items()}
+    drawn = statistics.bootstrap(measures, len(groups or gold), task.kind.outputs**2)
     of_teacher = drawn["teacher"][task.selection]
     intervals, retained = {}, {}
     for name, values in drawn.items():
@@ -69,7 +69,7 @@ def confusion(task: Task, split: str, logits: np.ndarray) -> list[list[int]]:
 def class_scores(task: Task, split: str, logits: np.ndarray) -> list[ClassScores]:
     """Precision, recall and F1 of each class; 0 where one is not defined."""
     gold = np.asarray(task.splits[split].gold)
-    return [ClassScores(*row) for row in task.kind.class_scores(logits, gold, task.words(split))]
+    return [ClassScores(*row) for row in task.kind.class_scores(logits, gold, task.groups(split))]
 
 
 def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> Calibration:

@@ -9,12 +9,12 @@ from stages.training.stage import Stage
 
 def score(task: Task, split: str, logits: np.ndarray) -> dict[str, float]:
     """All metrics of the task, of a model's logits in its class order; `task.kind` has what was chosen for the model."""
-    return task.kind.measure(task.metrics, logits, np.asarray(task.splits[split].gold), task.words(split))
+    return task.kind.measure(task.metrics, logits, np.asarray(task.splits[split].gold), task.groups(split))
 
 
 def constant_score(task: Task, split: str = "dev") -> float:
     """What the best constant answer reaches on the selection metric."""
-    return task.kind.constant(task.selection, np.asarray(task.splits[split].gold), task.words(split))
+    return task.kind.constant(task.selection, np.asarray(task.splits[split].gold), task.groups(split))
 
 
 def warn_if_constant(stage: Stage, task: Task, reached: float | None) -> None:

@@ -30,7 +30,7 @@ def bootstrap(
 
     Args:
         measures: model -> what computes its metrics of (R, N) resamples (`stages.tasks.kinds.Kind.resampler`).
-        rows: their number.
+        rows: their number, or that of the groups of rows that are drawn as a whole.
         cells: numbers that a measure holds of each resample.
         seed: of the draws.
 

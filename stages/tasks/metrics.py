@@ -16,6 +16,7 @@ REGRESSION = ("pearson", "spearman")
 ERRORS = ("mae", "rmse")
 AGREEMENT = {"accuracy": "agreement", "subset_accuracy": "subset_agreement"}
 """Their names where they compare with a teacher's answers, not with gold labels."""
+RANKING = ("map", "mrr", "precision_at_1")
 LABEL_SETS = ("micro_f1", "macro_f1", "mean_average_precision", "subset_accuracy")
 
 

@@ -252,6 +252,6 @@ class Task:
         """Whether each word has a label, instead of each row."""
         return self.kind.token_level
 
-    def words(self, split: str) -> list[int] | None:
-        """At token level the number of words of each row of a split; else None."""
-        return [len(labels) for labels in self.splits[split].labels] if self.token_level else None
+    def groups(self, split: str) -> list[int] | None:
+        """The number of answers of each group of a split that belongs together; None: a row is one answer."""
+        return self.kind.groups(self.splits[split])

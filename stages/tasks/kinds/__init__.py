@@ -9,10 +9,11 @@ from stages.tasks.kinds.classes import Classes, Words
 from stages.tasks.kinds.entities import Entities
 from stages.tasks.kinds.label_sets import LabelSets
 from stages.tasks.kinds.questions import Questions
+from stages.tasks.kinds.ranking import Ranking
 from stages.tasks.kinds.scores import Scores
 
-__all__ = ["KINDS", "Classes", "Entities", "Kind", "LabelSets", "Questions", "Scores", "Words"]
+__all__ = ["KINDS", "Classes", "Entities", "Kind", "LabelSets", "Questions", "Ranking", "Scores", "Words"]
 
 KINDS: dict[str, type[Kind]] = {
-    kind.name: kind for kind in (Classes, Entities, LabelSets, Questions, Scores, Words)
+    kind.name: kind for kind in (Classes, Entities, LabelSets, Questions, Ranking, Scores, Words)
 }

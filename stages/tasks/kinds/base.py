@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stages.tasks.types import Split
 
     Resampler = Callable[[np.ndarray], dict[str, np.ndarray]]
-    """Takes resamples, (R, N) numbers of rows drawn with replacement; returns metric -> (R,) values."""
+    """Takes resamples, (R, N) numbers of groups drawn with replacement; returns metric -> (R,) values."""
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
@@ -49,6 +49,7 @@ class Kind(ABC):
         predicts_original: whether the prediction stage reads the original rows, not the augmented ones.
         fixes_second: whether augmentation leaves the second text of a row as it is.
         fits_on_dev: whether `fitted` chooses something.
+        constant_name: what `constant` is, for a reader.
     """
 
     labels: tuple[str, ...] | None = None
@@ -66,6 +67,7 @@ class Kind(ABC):
     predicts_original: ClassVar[bool] = False
     fixes_second: ClassVar[bool] = False
     fits_on_dev: ClassVar[bool] = False
+    constant_name: ClassVar[str] = "the best constant prediction"
 
     @property
     def outputs(self) -> int:
@@ -81,6 +83,10 @@ class Kind(ABC):
     def continued(self) -> tuple[int, ...] | None:
         """At token level for each class that of the further tokens of a word; None: they learn nothing."""
         return None
+
+    def groups(self, split: Split) -> list[int] | None:
+        """The number of answers of each group that is drawn as a whole: of the words of a row; None: of one answer a row."""
+        return [len(labels) for labels in split.labels] if self.token_level else None
 
     def entities(self, label: Any) -> list[tuple[str, int, int]]:
         """The entities of a row, by its label: kind, first and last word.
@@ -115,7 +121,11 @@ class Kind(ABC):
 
     @abstractmethod
     def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> dict[str, float]:
         """Return {metric: value}.
 
@@ -123,27 +133,36 @@ class Kind(ABC):
             metrics: names.
             logits: (N, C).
             gold: (N,) or (N, C), in the form of `answers`.
-            words: at token level, the number of words of each row.
+            groups: of the split (`groups`).
         """
 
     @abstractmethod
     def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> Resampler:
         """What computes the metrics of resamples; the arguments are those of `measure`."""
 
     @abstractmethod
-    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
         """The best value of a metric that one constant answer to everything reaches."""
 
     def agreement(
-        self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None
+        self,
+        student: np.ndarray,
+        teacher: np.ndarray,
+        of_teacher: Self | None = None,
+        groups: Sequence[int] | None = None,
     ) -> dict[str, float]:
         """How close a student's logits are to its teacher's, right or wrong.
 
         Args:
             student, teacher: (N, C) logits.
             of_teacher: the kind with what was chosen for the teacher, where that may be another.
+            groups: of the split (`groups`).
 
         Returns:
             The fields of `stages.evaluation.results.ModelResult` that hold: "label_loyalty", the fraction of equal
@@ -156,7 +175,7 @@ class Kind(ABC):
         }
 
     def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self, logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None = None
     ) -> list[tuple[float, float, float, int]]:
         """Precision, recall, F1 and number of gold answers of each of `class_names`; 0 where one is not defined."""
         return []
@@ -210,6 +229,8 @@ class Kind(ABC):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: i for i, name in enumerate(names)}
         config.problem_type = self.problem_type
+        if hasattr(config, "ranking"):  # of the task that the model had before
+            del config.ranking
         self.keep(config)
 
 

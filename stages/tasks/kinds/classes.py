@@ -47,33 +47,41 @@ class Classes(Kind):
         return logits.argmax(-1)
 
     def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> dict[str, float]:
         return plain.compute(metrics, self.answers(logits), gold, self.outputs)
 
     def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> Resampler:
         import numpy as np
 
         answers, classes = self.answers(logits), self.outputs
-        if words is None:
+        if groups is None:
             return lambda rows_RN: _from_counts(
                 metrics, _confusions(answers[rows_RN], gold[rows_RN], classes)
             )
-        of_rows = _row_confusions(answers, gold, classes, words)
+        of_rows = _row_confusions(answers, gold, classes, groups)
 
         def of_words(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
-            times_RN = np.stack([np.bincount(rows, minlength=len(words)) for rows in rows_RN])
+            times_RN = np.stack([np.bincount(rows, minlength=len(groups)) for rows in rows_RN])
             return _from_counts(metrics, (times_RN @ of_rows).reshape(-1, classes, classes))
 
         return of_words
 
-    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
         return plain.constant_baseline((metric,), gold, self.outputs)[metric]
 
     def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self, logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None = None
     ) -> list[tuple[float, float, float, int]]:
         return plain.class_scores(self.answers(logits), gold, self.outputs)
 

@@ -61,23 +61,31 @@ class Entities(Words):
         )
 
     def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> dict[str, float]:
         """As in the base class; entity F1 is seqeval's, over all kinds together."""
         answers = self.answers(logits)
         found = plain.compute([m for m in metrics if m == "accuracy"], answers, gold, self.outputs)
         if set(metrics) - {"accuracy"}:
-            right, said, true = self._counts(answers, gold, words or [len(gold)])
+            right, said, true = self._counts(answers, gold, groups or [len(gold)])
             found["entity_f1"] = float(ratio(2 * right.sum(), said.sum() + true.sum()))
             found["exact_match"] = float(_exact(right, said, true).mean())
         return {metric: found[metric] for metric in metrics}
 
     def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> Resampler:
         import numpy as np
 
-        words, answers = words or [len(gold)], self.answers(logits)
+        words, answers = groups or [len(gold)], self.answers(logits)
         right, said, true = self._counts(answers, gold, words)
         lengths = np.asarray(words)
         right_words = np.add.reduceat(answers == gold, np.cumsum(lengths) - lengths)
@@ -96,22 +104,22 @@ class Entities(Words):
 
         return measure
 
-    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
         """Of no entities at all; of the most frequent label for the accuracy."""
         import numpy as np
 
         if metric == "accuracy":
-            return super().constant(metric, gold, words)
+            return super().constant(metric, gold, groups)
         nothing = np.zeros((len(gold), self.outputs))
         nothing[:, self.labels.index(OUTSIDE)] = 1
-        return self.measure([metric], nothing, gold, words)[metric]
+        return self.measure([metric], nothing, gold, groups)[metric]
 
     def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self, logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None = None
     ) -> list[tuple[float, float, float, int]]:
         """Of the entities of each kind."""
         right, said, true = (
-            of.sum(0) for of in self._counts(self.answers(logits), gold, words or [len(gold)])
+            of.sum(0) for of in self._counts(self.answers(logits), gold, groups or [len(gold)])
         )
         scores = ratio(right, said), ratio(right, true), ratio(2 * right, said + true)
         return [(p, r, f, int(n)) for p, r, f, n in zip(*(s.tolist() for s in scores), true, strict=True)]

@@ -69,13 +69,21 @@ class LabelSets(Kind):
         return probabilities >= (0.5 if self.threshold is None else self.threshold)
 
     def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> dict[str, float]:
         probabilities = self.probabilities(logits)
         return plain.of_label_sets(metrics, self.holds(probabilities), probabilities, gold)
 
     def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> Resampler:
         import numpy as np
 
@@ -102,7 +110,7 @@ class LabelSets(Kind):
 
         return measure
 
-    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
         """Of answers that are the most frequent labels, however many, the most frequent set, and nothing."""
         import numpy as np
 
@@ -115,7 +123,7 @@ class LabelSets(Kind):
         return max(plain.of_label_sets([metric], same + a > 0, same, gold)[metric] for a in answers)
 
     def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self, logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None = None
     ) -> list[tuple[float, float, float, int]]:
         return plain.class_scores(self.answers(logits), gold > 0, self.outputs)
 

@@ -107,25 +107,37 @@ class Questions(Kind):
         )
 
     def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> dict[str, float]:
         """As SQuAD's evaluation counts (`score`); the mean over the questions."""
         return {metric: float(self.values(metric, logits, gold).mean()) for metric in metrics}
 
     def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> Resampler:
         values = {metric: self.values(metric, logits, gold) for metric in metrics}
         return lambda rows_RN: {metric: of[rows_RN].mean(1) for metric, of in values.items()}
 
-    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
         """Of no answer, or of the most frequent gold answer."""
         frequent = Counter(normalized(text) for answers in gold for text in set(answers.texts)).most_common(1)
         said = ["", *(text for text, _ in frequent)]
         return max(sum(score(metric, text, answers.texts) for answers in gold) / len(gold) for text in said)
 
     def agreement(
-        self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None
+        self,
+        student: np.ndarray,
+        teacher: np.ndarray,
+        of_teacher: Self | None = None,
+        groups: Sequence[int] | None = None,
     ) -> dict[str, float]:
         """ "label_loyalty": the fraction of questions that both answer with the same part of the context."""
         same = self.answers(student) == (of_teacher or self).answers(teacher)

@@ -74,7 +74,11 @@ class Scores(Kind):
         return abs(student - teacher)[:, 0] * self.scale[1]
 
     def agreement(
-        self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None
+        self,
+        student: np.ndarray,
+        teacher: np.ndarray,
+        of_teacher: Self | None = None,
+        groups: Sequence[int] | None = None,
     ) -> dict[str, float]:
         found = plain.compute(("pearson",), student[:, 0], teacher[:, 0])
         return {"pearson_to_teacher": found["pearson"]}
@@ -83,12 +87,20 @@ class Scores(Kind):
         return self.probabilities(logits)[:, 0]
 
     def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> dict[str, float]:
         return plain.compute(metrics, self.answers(logits), gold)
 
     def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, words: Sequence[int] | None = None
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
     ) -> Resampler:
         answers = self.answers(logits)
         return lambda rows_RN: {
@@ -98,7 +110,7 @@ class Scores(Kind):
             for metric in metrics
         }
 
-    def constant(self, metric: str, gold: np.ndarray, words: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
         return plain.constant_baseline((metric,), gold)[metric]
 
     def written(self, answer: Any) -> str:

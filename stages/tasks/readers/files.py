@@ -1,7 +1,7 @@
 """The user's own task: a table, a directory of tables or of saved `datasets`, or a task file that names them.
 
 A task file is YAML with the keys train, dev, test (paths relative to it), text (one column or a list of two), label,
-type (classification, multi_label or regression), labels (the class names in order), positive_label, metric, encoding,
+type (classification, multi_label, ranking or regression), labels (the class names in order), positive_label, metric, encoding,
 delimiter, unfit_rows, label_columns, label_separator and columns. Only train, text and a label are required.
 
 Without `type` the metric decides, and without a metric the training labels: a task is a regression if nine of ten of
@@ -13,6 +13,10 @@ label is missing (empty, NA, or -1 beside classes that it is not one of), is sev
 others are. Without dev a tenth of train is held out by a hash of the text, so that equal texts stay together; of a small
 file 30 rows, at most a quarter. Rows of train that are also in dev or test, and rows of dev that are also in test, are
 dropped.
+
+In a ranking the first text is a question and the second one of its candidates, right or wrong. Its rows are put together;
+the candidates of a question are held out, or dropped, all or none. Questions without a right candidate are left out, and
+in dev and test those without a wrong one.
 """
 
 from __future__ import annotations
@@ -34,14 +38,19 @@ from tqdm import tqdm
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
+from stages.tasks.kinds import Classes, Kind, LabelSets, Ranking, Scores
 from stages.tasks.tables import SUFFIXES, Table, open_table
 from stages.tasks.text import as_argument, check_text, folded, literal, parse_yaml, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 VERSION = 4
 KEYS = ("train", "dev", "test", "text", "label", "type", "metric", *TaskRequest.OF_TABLES)
-TYPES: dict[str, type[Kind]] = {"classification": Classes, "multi_label": LabelSets, "regression": Scores}
+TYPES: dict[str, type[Kind]] = {
+    "classification": Classes,
+    "multi_label": LabelSets,
+    "ranking": Ranking,
+    "regression": Scores,
+}
 ROLES = {
     "train": ("train", "training", "trainset"),
     "dev": ("dev", "devel", "development", "val", "valid", "validate", "validation", "devset", "valset"),
@@ -154,6 +163,11 @@ def _column_names(value: object, argument: str) -> list[str]:
 def _check_labels_given(source: TaskSource, named: bool) -> None:
     """Raise a UserError where what is said of the labels does not go together."""
     several = source.type == "multi_label"
+    if source.type == "ranking" and len(source.text) != 2:
+        raise UserError(
+            f"{', '.join(source.text) or 'none'}: a ranking reads two text columns, the question and a candidate; name both",
+            argument="text_columns",
+        )
     if source.label_columns and (source.label or source.label_separator or named):
         raise UserError(
             f"{', '.join(source.label_columns):.200} are the labels; leave label_column, label_separator and labels out",
@@ -212,7 +226,7 @@ def _unfit_rows(given: str) -> str:
 
 
 def _type(type: str, metric: str) -> str:
-    """Return "classification", "multi_label", "regression", or "" if the labels decide."""
+    """Return "classification", "multi_label", "ranking", "regression", or "" if the labels decide."""
     known = {kind: of.selectable for kind, of in TYPES.items()}
     if type and type not in known:
         raise UserError(f"{type!r} is unknown; choose one of {', '.join(known)}", argument="type")
@@ -335,7 +349,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
         return _of_several_labels(*_named_places(source, rows, length, notes), notes)
     if source.type == "multi_label" or not source.type and _are_lists(rows["train"]):
         return _of_several_labels(source, rows, notes)
-    if source.type != "classification" and not source.labels:
+    if source.type not in ("classification", "ranking") and not source.labels:
         rows = _plain_numbers(rows, notes)
     regression = source.type == "regression"
     if not source.type:
@@ -352,17 +366,27 @@ def load(source: TaskSource, revision: str | None) -> Task:
     if labels:
         labels = _positive_last(labels, source.positive_label)
     pairs = {role: list(zip(of, _values(of, labels), strict=True)) for role, of in rows.items()}
-    kind: Kind = Classes(tuple(labels)) if labels else Scores()
+    kind: Kind = Scores()
+    if labels:
+        kind = Ranking(tuple(labels)) if source.type == "ranking" else Classes(tuple(labels))
     return _task(source, kind, pairs, notes)
 
 
 def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[str]) -> Task:
     """The task of rows and their values."""
     train = Path(source.files["train"])
+    ranks = isinstance(kind, Ranking)
+    if ranks and len(kind.labels or ()) != 2:
+        raise UserError(
+            f"{train}: {len(kind.labels or ())} labels; a ranking has two, wrong and right: give such a column",
+            argument="label_column",
+        )
     if "dev" not in pairs:
-        pairs, note = hold_out(pairs, train, "rows")
+        pairs, note = hold_out(pairs, train, "rows", text=0 if ranks else None)
         notes.append(note)
-    pairs = drop_repeats(pairs)
+    pairs = drop_repeats(pairs, text=0 if ranks else None)
+    if ranks:
+        pairs = {role: _questions(of, role, notes) for role, of in pairs.items()}
     _check_spread([value for _, value in pairs["train"]], kind, train)
     splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
     if not kind.labels:
@@ -372,6 +396,28 @@ def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[st
     if kind.labels:
         notes += _of_classes(kind, splits, "f1" in reported[0])
     return Task(source.name, kind, splits, *reported, notes=tuple(notes))
+
+
+def _questions(pairs: list[tuple[Row, Any]], role: str, notes: list[str]) -> list[tuple[Row, Any]]:
+    """The rows of the questions that can be ranked, those of one question together."""
+    questions: dict[str, list[tuple[Row, Any]]] = {}
+    for row, value in pairs:
+        questions.setdefault(row.texts[0], []).append((row, value))
+    enough = {1} if role == "train" else {0, 1}
+    kept = [of for of in questions.values() if enough <= {value for _, value in of}]
+    if not kept:
+        raise UserError(
+            f"{pairs[0][0].path}: no question of {role} has both a right and a wrong candidate; give some, or name the "
+            "label of right ones: positive_label="
+        )
+    total = sum(map(len, kept))
+    note = f"{role}: {len(kept):,} questions with {total:,} candidates, {total / len(kept):.1f} each"
+    if left := len(questions) - len(kept):
+        note += (
+            f"; {left:,} without {'a right' if role == 'train' else 'a right or a wrong'} candidate left out"
+        )
+    notes.append(note)
+    return [pair for of in kept for pair in of]
 
 
 def _are_lists(rows: list[Row]) -> bool:
@@ -806,8 +852,7 @@ def hold_out(
     if not train:
         raise UserError(f"{path}: no {what}; give a file with some")
     for row, _ in train:
-        key = row.key if text is None else folded(row.texts[text])
-        digest = int(hashlib.sha256(("dev" + key).encode()).hexdigest(), 16)
+        digest = int(hashlib.sha256(("dev" + _key(row, text)).encode()).hexdigest(), 16)
         keys.append((digest % 10, digest))
     tenth, fewest = sum(key[0] == 0 for key in keys), max(1, min(FEWEST_DEV, len(train) // 4))
     last = sorted(keys)[max(tenth, fewest) - 1]
@@ -827,21 +872,29 @@ def hold_out(
     }, note
 
 
-def drop_repeats(pairs: dict[str, list]) -> dict[str, list]:
-    """Drop rows of train that are also in dev or test, and rows of dev that are also in test."""
+def drop_repeats(pairs: dict[str, list], text: int | None = None) -> dict[str, list]:
+    """Drop rows of train that are also in dev or test, and rows of dev that are also in test.
+
+    With `text`, rows are the same if their texts of that number are.
+    """
     kept: dict[str, list] = {}
     seen: set[str] = set()
     for role in ("test", "dev", "train"):
         if role not in pairs:
             continue
-        kept[role] = [pair for pair in pairs[role] if pair[0].key not in seen]
+        kept[role] = [pair for pair in pairs[role] if _key(pair[0], text) not in seen]
         dropped = len(pairs[role]) - len(kept[role])
         if dropped:
             logger.warning("%d rows of %s dropped: their texts are also in dev or test", dropped, role)
         if not kept[role]:
             raise UserError(f"every row of {role} is also in dev or test; give other rows")
-        seen |= {pair[0].key for pair in kept[role]}
+        seen |= {_key(row, text) for row, _ in kept[role]}
     return kept
+
+
+def _key(row: Row, text: int | None) -> str:
+    """Equal for rows that count as the same: by all their texts, or by one."""
+    return row.key if text is None else folded(row.texts[text])
 
 
 def _split(pairs: list[tuple[Row, int | float]]) -> Split:

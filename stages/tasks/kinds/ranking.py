@@ -1,0 +1,169 @@
+"""Candidates of questions, right or wrong, which a model ranks: answer selection, retrieval with few candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import comb
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from stages.tasks import metrics as plain
+from stages.tasks.kinds.classes import Classes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PretrainedConfig
+
+    from stages.tasks.kinds.base import Resampler
+    from stages.tasks.types import Split
+
+
+@dataclass(frozen=True)
+class Ranking(Classes):
+    """A row is a question and one of its candidates; rows of one question follow each other.
+
+    A model is a cross-encoder: it reads both texts and answers whether the candidate is wrong or right, the second class.
+    By that probability the candidates of a question are ranked. Each metric is a mean over questions, which have at least
+    one right candidate. Of candidates with equal probabilities the wrong ones come first, so that a model gains nothing by
+    not telling them apart.
+
+    The model's config says `ranking`, so that `predict` knows it; for stock transformers it is a classifier of two classes.
+    """
+
+    name: ClassVar[str] = "ranking"
+    selectable: ClassVar[tuple[str, ...]] = plain.RANKING
+    reported: ClassVar[tuple[str, ...]] = plain.RANKING
+    constant_name: ClassVar[str] = "a random order"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """None: whether a candidate is more probably right than wrong does not matter."""
+        return ()
+
+    def groups(self, split: Split) -> list[int]:
+        """The number of candidates of each question."""
+        return [len(list(same)) for _, same in groupby(split.text_a)]
+
+    def measure(
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
+    ) -> dict[str, float]:
+        values = self._of_questions(metrics, logits, gold, groups)
+        return {metric: float(of.mean()) for metric, of in values.items()}
+
+    def resampler(
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
+    ) -> Resampler:
+        values = self._of_questions(metrics, logits, gold, groups)
+        return lambda rows_RN: {metric: of[rows_RN].mean(1) for metric, of in values.items()}
+
+    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+        """What a random order of the candidates reaches in the mean."""
+        import numpy as np
+
+        parts = _split(np.asarray(gold), groups)
+        return sum(_by_chance(metric, len(right), int(right.sum())) for right in parts) / len(parts)
+
+    def agreement(
+        self,
+        student: np.ndarray,
+        teacher: np.ndarray,
+        of_teacher: Self | None = None,
+        groups: Sequence[int] | None = None,
+    ) -> dict[str, float]:
+        """As in the base class; "label_loyalty" is the fraction of questions whose first candidate is the same."""
+        first = [[part.argmax() for part in _split(self.scores(of), groups)] for of in (student, teacher)]
+        same = sum(one == other for one, other in zip(*first, strict=True)) / len(first[0])
+        return super().agreement(student, teacher) | {"label_loyalty": same}
+
+    @staticmethod
+    def scores(logits: np.ndarray) -> np.ndarray:
+        """(N,) by which candidates are ranked: the log-odds of right."""
+        return logits[:, 1] - logits[:, 0]
+
+    def _of_questions(
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None
+    ) -> dict[str, np.ndarray]:
+        """(questions,) what each of them counts."""
+        import numpy as np
+
+        pairs = zip(_split(self.scores(logits), groups), _split(gold, groups), strict=True)
+        right = [of[np.lexsort((of, -scores))] for scores, of in pairs]
+        return {metric: np.array([_value(metric, of) for of in right]) for metric in metrics}
+
+    def cells(self, logits: np.ndarray, split: Split) -> list[str]:
+        """The rank of each candidate, from 1."""
+        return [
+            str(rank)
+            for scores in _split(self.scores(logits), self.groups(split))
+            for rank in ranks(scores.tolist())
+        ]
+
+    def predicted(self, values: np.ndarray) -> tuple[Any, Any]:
+        return "", float(values[1])
+
+    def shown(self, values: Sequence[float]) -> str:
+        return f"right {values[1]:.0%}"
+
+    def shown_gold(self, label: Any) -> str:
+        return "right" if int(label) else "wrong"
+
+    def keep(self, config: PretrainedConfig) -> None:
+        config.ranking = True
+
+
+def ranks(scores: Sequence[float]) -> list[int]:
+    """The rank of each of a question's candidates, from 1; of equal ones the first is first.
+
+    Example:
+        >>> ranks([0.2, 0.9, 0.5])
+        [3, 1, 2]
+    """
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    places = {row: rank for rank, row in enumerate(order, start=1)}
+    return [places[row] for row in range(len(scores))]
+
+
+def _split(values: np.ndarray, groups: Sequence[int] | None) -> list[np.ndarray]:
+    """The values of each question."""
+    import numpy as np
+
+    return np.split(values, np.cumsum(groups)[:-1]) if groups else [values]
+
+
+def _value(metric: str, right: np.ndarray) -> float:
+    """A metric of one question, by whether each candidate is right, the best first."""
+    import numpy as np
+
+    places = np.flatnonzero(right) + 1
+    if not len(places):
+        return 0.0
+    if metric == "precision_at_1":
+        return float(places[0] == 1)
+    if metric == "mrr":
+        return float(1 / places[0])
+    return float(np.mean(np.arange(1, len(places) + 1) / places))
+
+
+def _by_chance(metric: str, candidates: int, right: int) -> float:
+    """The mean of a metric over all orders of a question's candidates, so many of which are right."""
+    if not right:
+        return 0.0
+    if metric == "precision_at_1":
+        return right / candidates
+    harmonic = sum(1 / k for k in range(1, candidates + 1))
+    if metric == "mrr":  # the first right one is k-th where the others are all after it
+        firsts = range(1, candidates - right + 2)
+        return sum(comb(candidates - k, right - 1) / k for k in firsts) / comb(candidates, right)
+    if candidates == 1:
+        return 1.0
+    # A right one at place k has in the mean (right - 1) (k - 1) / (candidates - 1) right ones before it.
+    return (harmonic + (right - 1) / (candidates - 1) * (candidates - harmonic)) / candidates
