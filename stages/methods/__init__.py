@@ -9,13 +9,24 @@ from typing import Any
 from stages.distillation.recipe_lines import build_from_line
 from stages.methods.assistants import Assistants
 from stages.methods.base import Method
+from stages.methods.many_heads import ManyHeads
 from stages.methods.prompts import Panda, SoftPrompt
 from stages.methods.sparse_ngrams import SparseNGrams
 
-__all__ = ["METHODS", "Assistants", "Method", "Panda", "SoftPrompt", "SparseNGrams", "build_method"]
+__all__ = [
+    "METHODS",
+    "Assistants",
+    "ManyHeads",
+    "Method",
+    "Panda",
+    "SoftPrompt",
+    "SparseNGrams",
+    "build_method",
+]
 
 METHODS: dict[str, type[Method]] = {
     "assistants": Assistants,
+    "many_heads": ManyHeads,
     "panda": Panda,
     "plain": Method,
     "soft_prompt": SoftPrompt,

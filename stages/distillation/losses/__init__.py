@@ -12,6 +12,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.continuation import Continuation
+from stages.distillation.losses.each_head import EachHead
 from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
@@ -23,6 +24,7 @@ __all__ = [
     "AttentionMaps",
     "AttentionScores",
     "Continuation",
+    "EachHead",
     "GoldLabels",
     "Gram",
     "HiddenStates",
@@ -40,6 +42,7 @@ LOSSES: dict[str, type[Loss]] = {
     "attention_maps": AttentionMaps,
     "attention_scores": AttentionScores,
     "continuation": Continuation,
+    "each_head": EachHead,
     "gold_labels": GoldLabels,
     "gram": Gram,
     "hidden_states": HiddenStates,

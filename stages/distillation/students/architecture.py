@@ -21,11 +21,18 @@ from stages.distillation.layer_maps import layer_map
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students.bilstm import BiLSTMConfig
 from stages.distillation.students.cmow import CMOWConfig
+from stages.distillation.students.many_heads import ManyHeadsConfig
 from stages.distillation.students.ngrams import NGramsConfig
 from stages.distillation.students.prompted import PromptedConfig
 from stages.distillation.students.textcnn import TextCNNConfig
 
-KINDS = {"bilstm": BiLSTMConfig, "cmow": CMOWConfig, "ngrams": NGramsConfig, "textcnn": TextCNNConfig}
+KINDS = {
+    "bilstm": BiLSTMConfig,
+    "cmow": CMOWConfig,
+    "many_heads": ManyHeadsConfig,
+    "ngrams": NGramsConfig,
+    "textcnn": TextCNNConfig,
+}
 """Kinds of students that are no stock models, and their configs."""
 
 OWN = (*KINDS, PromptedConfig.model_type)

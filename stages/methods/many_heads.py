@@ -1,0 +1,100 @@
+"""CERBERUS (Matsubara et al., arXiv 2201.05767): a student of one body and several heads, each with its own teacher."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from checkpoints.errors import UserError
+from stages.distillation.losses.each_head import HEADS
+from stages.distillation.models import load_tokenizer
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.students.many_heads import BODIES, ManyHeadsConfig, with_many_heads
+from stages.methods.base import Method
+from stages.tasks.batches import Batch
+from stages.tasks.kinds import Classes
+from stages.tasks.task import Task
+from stages.tasks.token_rows import TokenRows
+from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
+from stages.training.cached_rows import train_rows
+from stages.training.stage import Stage
+
+
+class ManyHeads(Method):
+    """The student begins as another student, whose last layers and classifier become the beginning of each head.
+
+    Head k learns from the k-th of the teachers, under the loss `each_head`. They may be of any kinds and tokenizers.
+
+    Args:
+        reads: the teachers: one for each head, or one for all. They are earlier students; "teacher" is the tuned teacher.
+        heads: their number.
+        layers: own layers of each head; the body has the student's others.
+    """
+
+    def __init__(self, reads: Sequence[str], heads: int = 3, layers: int = 1):
+        super().__init__()
+        for name, value in (("heads", heads), ("layers", layers)):
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 100:
+                raise UserError(f"{value!r} must be a whole number from 1 to 100", argument=name)
+        if len(reads) not in (1, heads):
+            raise UserError(
+                f"[{', '.join(reads)}] must name one teacher for all heads, or {heads}, one for each",
+                argument="reads",
+            )
+        self.heads, self.layers = heads, layers
+        self.reads = list(reads) if len(reads) == heads else list(reads) * heads
+
+    def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
+        """Refuse tasks other than classes of rows, students that have no layers to part, and losses that see no heads."""
+        super().check(task, student, spec)
+        if not isinstance(task.kind, Classes) or task.token_level:
+            raise UserError(
+                "many_heads averages the probabilities of a row's classes, and the task has none; take plain",
+                argument="method",
+            )
+        if student.model_type not in BODIES:
+            raise UserError(
+                f"a {student.model_type} is not taken apart into body and heads; give a student of {', '.join(BODIES)}",
+                argument="method",
+            )
+        if student.num_hidden_layers <= self.layers:
+            raise UserError(
+                f"{self.layers} layers a head leave no body of a student of {student.num_hidden_layers}; give it more",
+                argument="student.layers",
+            )
+        if spec not in (CaptureSpec(), CaptureSpec(named=frozenset([HEADS]))):
+            raise UserError(
+                "the heads have a teacher each, under each_head alone; put the losses into it",
+                argument="losses",
+            )
+
+    def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The student of the recipe, taken apart."""
+        student, tokenizer = super().begin(stage, task)
+        if isinstance(student.config, ManyHeadsConfig):
+            raise UserError(
+                "the student begins as one that has many heads already; begin from a stock one",
+                argument="init",
+            )
+        return with_many_heads(student, self.heads, self.layers), tokenizer
+
+    def targets(
+        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
+    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+        """Each teacher's logits, asked once and then read from the cache of all runs."""
+        if spec == CaptureSpec():
+            return dict.fromkeys(rows)
+        length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
+        tables = {}
+        for name in dict.fromkeys(self.reads):
+            theirs = train_rows(stage, task, load_tokenizer(stage.model(f"reads {name}")), length, everything)
+            tables[name] = teacher_logits(stage, task, theirs, f"reads {name}")
+        table_NX = np.concatenate([tables[name] for name in self.reads], 1)
+        shown = logits_as_outputs(table_NX, rows["train"], stage.device)
+
+        def by_head(batch: Batch) -> ModelOutputs:
+            logits_BX = shown(batch).logits_BC
+            assert logits_BX is not None
+            return ModelOutputs(named={HEADS: logits_BX.unflatten(1, (self.heads, -1))})
+
+        return {"train": by_head}
