@@ -23,7 +23,13 @@ HUB_METRICS = {
 }  # fmt: skip
 """The hub's names of metrics, where they differ from ours."""
 
-LANGUAGES = {"glue": "en", "rotten_tomatoes": "en", "newsgroups": "en", "indonesian": "id"}
+LANGUAGES = {
+    "glue": "en",
+    "rotten_tomatoes": "en",
+    "newsgroups": "en",
+    "indonesian": "id",
+    "chatterbot": "en",
+}
 """Reader -> the language of its tasks."""
 
 PIPELINES = {

@@ -11,12 +11,27 @@ from typing import Any
 from checkpoints.errors import UserError
 from stages.tasks.answers import answered_by, read_answers, together
 from stages.tasks.kinds import Kind
-from stages.tasks.readers import READERS, glue, indonesian, newsgroups, questions, rotten_tomatoes
+from stages.tasks.readers import (
+    READERS,
+    chatterbot,
+    glue,
+    indonesian,
+    newsgroups,
+    questions,
+    rotten_tomatoes,
+)
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task", "part"]
 
-KNOWN = (*glue.TASKS, *rotten_tomatoes.TASKS, *newsgroups.TASKS, *indonesian.TASKS, *questions.HUB)
+KNOWN = (
+    *glue.TASKS,
+    *rotten_tomatoes.TASKS,
+    *newsgroups.TASKS,
+    *indonesian.TASKS,
+    *chatterbot.TASKS,
+    *questions.HUB,
+)
 
 
 def find_task(

@@ -64,8 +64,8 @@ class TaskRequest:
     answers: str = ""
     windows: str = ""
 
-    def packaged(self, tasks: tuple[str, ...]) -> str:
-        """Return which of a reader's own `tasks` is meant, "" for none of them.
+    def packaged(self, tasks: tuple[str, ...], allowed: tuple[str, ...] = metrics.CLASSIFICATION) -> str:
+        """Return which of a reader's own `tasks` is meant, "" for none of them; `allowed` are the metrics of its kind.
 
         Raises:
             UserError: the request has options that only fit the user's own files, or an unknown metric.
@@ -78,7 +78,7 @@ class TaskRequest:
                 f"{task!r} is packaged and takes no data or columns; give your own data another name",
                 argument="task",
             )
-        metrics.select(self.metric)
+        metrics.select(self.metric, allowed, allowed)
         return task
 
 

@@ -218,7 +218,8 @@ class Kind(ABC):
 
     def keep(self, config: PretrainedConfig) -> None:
         """Keep in a model's config what was chosen for it, and how its windows are pooled."""
-        vars(config).pop("window_pooling", None)  # of another task, from which the model comes
+        for name in ("window_pooling", "ranking"):  # of another task, from which the model comes
+            vars(config).pop(name, None)
         if self.pooling:
             config.window_pooling = self.pooling
 
@@ -229,8 +230,6 @@ class Kind(ABC):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: i for i, name in enumerate(names)}
         config.problem_type = self.problem_type
-        if hasattr(config, "ranking"):  # of the task that the model had before
-            del config.ranking
         self.keep(config)
 
 

@@ -117,6 +117,7 @@ class Ranking(Classes):
         return "right" if int(label) else "wrong"
 
     def keep(self, config: PretrainedConfig) -> None:
+        super().keep(config)
         config.ranking = True
 
 

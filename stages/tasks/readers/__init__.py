@@ -15,6 +15,7 @@ format of tables (such as parquet) is a function in `stages.tasks.tables`, which
 
 from stages.tasks.readers import (
     answers,
+    chatterbot,
     conll,
     files,
     glue,
@@ -30,6 +31,7 @@ READERS = {
     "rotten_tomatoes": rotten_tomatoes,
     "newsgroups": newsgroups,
     "indonesian": indonesian,
+    "chatterbot": chatterbot,
     "spans": spans,
     "conll": conll,
     "questions": questions,
