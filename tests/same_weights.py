@@ -47,6 +47,7 @@ MAKE = {
     "continuation-kd": "recipe name=continuation-kd seeds=1",
     "panda": "recipe name=panda seeds=1",
     "sparse-ngrams": "recipe name=sparse-ngrams seeds=1",
+    "cerberus": "recipe name=cerberus seeds=1",
     "teaching-assistants": "recipe name=teaching-assistants seeds=1",
     "cmow": "recipe name=cmow seeds=1",
     "cmow-pairs": "recipe name=cmow-pairs seeds=1 data=STS-B",

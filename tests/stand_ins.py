@@ -133,6 +133,13 @@ def make_packages(place: Path, seed: int) -> None:
             "Category\tText\nd\tstring\nclass\t\n\n" + "\n".join(groups)
         )
 
+    topic = make_package(place / "chatterbot_corpus") / "data" / "english"
+    topic.mkdir()
+    pairs = [
+        [f"{text} {i} ?", f"{text.split()[0]} {label}"] for i, (text, label) in enumerate(sentences(60, 9))
+    ]
+    (topic / "films.yml").write_text(json.dumps({"conversations": pairs}))
+
     write_words(make_package(place / "nlp_id") / "data" / "dataset_postag.txt", 120, ("NN", "VB", "JJ"))
 
 

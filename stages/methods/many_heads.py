@@ -69,14 +69,26 @@ class ManyHeads(Method):
             )
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The student of the recipe, taken apart."""
+        """The student of the recipe, taken apart; one that has as many heads already is trained on."""
         student, tokenizer = super().begin(stage, task)
-        if isinstance(student.config, ManyHeadsConfig):
+        return self.apart(student), tokenizer
+
+    def apart(self, student: PreTrainedModel) -> PreTrainedModel:
+        """Give a student its heads.
+
+        Raises:
+            ValueError: it has heads of another number or size.
+        """
+        config = student.config
+        if not isinstance(config, ManyHeadsConfig):
+            return with_many_heads(student, self.heads, self.layers)
+        if (config.heads, config.head_layers) != (self.heads, self.layers):
             raise UserError(
-                "the student begins as one that has many heads already; begin from a stock one",
-                argument="init",
+                f"the student begins as one of {config.heads} heads of {config.head_layers} layers, not {self.heads} of "
+                f"{self.layers}; give the same numbers, or begin from a stock student",
+                argument="method",
             )
-        return with_many_heads(student, self.heads, self.layers), tokenizer
+        return student
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool

@@ -28,6 +28,7 @@ RECIPE = {
         "bilstm": {"student": {"init": "random", "kind": "bilstm", "layers": 1, "width": 8}, "losses": ["gold_labels"]},
         "averaged": {"method": {"assistants": {"temperature": 2.0}}, "reads": ["teacher", "bilstm"]},
         "one-teacher": HEADS | {"reads": ["teacher"]},
+        "further": HEADS | {"student": {"init": "one-teacher"}, "reads": ["bilstm"]},
         "two-teachers": HEADS | {"reads": ["teacher", "bilstm"]},
     },
 }  # fmt: skip
@@ -126,7 +127,6 @@ def test_a_stock_student_is_a_stock_classifier_of_pairs(place, ranked):
         ("students.two-teachers.reads=[teacher,bilstm,bilstm]", "reads: .* must name one teacher for all heads, or 2"),
         ("students.two-teachers.method={many_heads: {heads: 2, layers: 2}}", "2 layers a head leave no body of a student of 2"),
         ("students.two-teachers.losses=[soft_labels]", "losses: the heads have a teacher each, under each_head alone"),
-        ("students.two-teachers.student.init=one-teacher", "begins as one that has many heads already"),
         ("students.bilstm.method={many_heads: {heads: 1}} students.bilstm.reads=[teacher]", "a bilstm is not taken apart"),
     ],
 )  # fmt: skip

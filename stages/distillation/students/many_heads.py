@@ -58,7 +58,7 @@ class ManyHeadsConfig(PretrainedConfig):
     def part(self, layers: int) -> PretrainedConfig:
         """The stock config with so many layers."""
         settings = copy.deepcopy(self.stock or {})
-        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        config: Any = AutoConfig.for_model(settings.pop("model_type"), **settings)
         config.num_hidden_layers, config.num_labels = layers, self.num_labels
         return config
 
@@ -106,13 +106,10 @@ class ManyHeadsForSequenceClassification(PreTrainedModel):
         output_hidden_states: bool = False,
     ) -> ManyHeadsOutput:
         """The hidden states are the body's."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        body = self.body(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            output_hidden_states=output_hidden_states,
-            **types,
-        )
+        more: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        if output_hidden_states:
+            more["output_hidden_states"] = True
+        body = self.body(input_ids=input_ids, attention_mask=attention_mask, **more)
         states_BLW = body.last_hidden_state
         each = [head(inputs_embeds=states_BLW, attention_mask=attention_mask).logits for head in self.heads]
         logits_BKC = torch.stack(each, 1)

@@ -10,11 +10,13 @@ import torch
 from checkpoints.errors import UserError
 from stages.distillation import recipe_lines
 from stages.distillation.losses import LOSSES
+from stages.distillation.models import new_classifier
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.ngrams import NGramsConfig, NGramsForSequenceClassification
 from stages.methods import (
     METHODS,
     Assistants,
+    ManyHeads,
     Method,
     SparseNGrams,
     assistants,
@@ -71,6 +73,10 @@ def test_a_new_method_is_one_class_and_one_line(monkeypatch):
         ({"assistants": {"weights": [1, -1]}}, ["a", "b"], "must be 2 numbers from 0"),
         ({"assistants": {"weights": ["x", 1]}}, ["a", "b"], "must be 2 numbers from 0"),
         ({"assistants": {"temperature": 0}}, ["a"], "temperature: 0 must be a number above 0"),
+        ({"many_heads": {"heads": 0}}, ["a"], "many_heads.heads: 0 must be a whole number from 1 to 100"),
+        ({"many_heads": {"layers": True}}, ["a"], "layers: True must be a whole number"),
+        ("many_heads", [], "reads: .* must name one teacher for all heads, or 3, one for each"),
+        ("many_heads", ["a", "b"], r"reads: \[a, b\] must name one teacher for all heads, or 3"),
         ({"sparse_ngrams": {"ngrams": 0.5}}, [], "sparse_ngrams.ngrams: 0.5 must be a whole number from 1"),
         ({"sparse_ngrams": {"longest": 9}}, [], "longest: 9 must be a whole number from 1 to 8"),
         ({"sparse_ngrams": {"drop": 1}}, [], "drop: 1 must be a number from 0 to below 1"),
@@ -214,3 +220,31 @@ def test_sparse_ngrams_refuse_what_they_cannot_read():
             method.check(given, student, logits)
     with pytest.raises(UserError, match="the training text has no words"):
         counted(["...", "!"], 10, 2)
+
+
+def test_many_heads_refuse_what_has_no_body_or_no_classes():
+    heads, deep = CaptureSpec(named=frozenset(["head_logits"])), tiny_config()
+    deep.num_hidden_layers = 2
+    method = ManyHeads(["a", "b"], heads=2, layers=1)
+    method.check(task(), deep, heads)
+    method.check(task(), deep, CaptureSpec())
+    shallow = tiny_config()
+    shallow.num_hidden_layers = 1
+    for given, student, spec, words in (
+        (task(labels=None), deep, heads, "method: many_heads averages the probabilities of a row's classes"),
+        (task(), NGramsConfig(), heads, "method: a student of kind ngrams needs"),
+        (task(), tiny_config("distilbert"), heads, "a distilbert is not taken apart .* a student of bert, "),
+        (task(), shallow, heads, "student.layers: 1 layers a head leave no body of a student of 1"),
+        (task(), deep, CaptureSpec(logits=True), "losses: .* under each_head alone"),
+    ):
+        with pytest.raises(UserError, match=words):
+            method.check(given, student, spec)
+
+
+def test_a_student_that_has_its_heads_already_keeps_them():
+    deep = tiny_config()
+    deep.num_hidden_layers = 2
+    student = ManyHeads(["a"], heads=3, layers=1).apart(new_classifier(deep, Classes(("a", "b"))))
+    assert ManyHeads(["a"], heads=3, layers=1).apart(student) is student
+    with pytest.raises(UserError, match="begins as one of 3 heads of 1 layers, not 2 of 1"):
+        ManyHeads(["a"], heads=2, layers=1).apart(student)

@@ -32,7 +32,7 @@ def inputs(padded=9):
 
 
 def test_every_kind_is_known_by_its_modules_name():
-    assert set(SIZES) | {"cmow", "ngrams"} == set(KINDS)  # which have tests of their own
+    assert set(SIZES) | {"cmow", "many_heads", "ngrams"} == set(KINDS)  # which have tests of their own
 
 
 @pytest.mark.parametrize("words", [False, True], ids=["rows", "words"])
@@ -93,7 +93,10 @@ def test_operations_are_those_of_the_products():
 
 def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
     for wrong, words in (
-        ({"kind": "gru", "layers": 1}, "kind: 'gru' is unknown; there are bilstm, cmow, ngrams, textcnn"),
+        (
+            {"kind": "gru", "layers": 1},
+            "kind: 'gru' is unknown; there are bilstm, cmow, many_heads, ngrams, textcnn",
+        ),
         (
             {"kind": "bilstm", "layers": 1, "width": 8, "heads": 2},
             "heads: 2 for a bilstm, whose sizes are layers, width; leave it out",
