@@ -163,11 +163,6 @@ def _column_names(value: object, argument: str) -> list[str]:
 def _check_labels_given(source: TaskSource, named: bool) -> None:
     """Raise a UserError where what is said of the labels does not go together."""
     several = source.type == "multi_label"
-    if source.type == "ranking" and len(source.text) != 2:
-        raise UserError(
-            f"{', '.join(source.text) or 'none'}: a ranking reads two text columns, the question and a candidate; name both",
-            argument="text_columns",
-        )
     if source.label_columns and (source.label or source.label_separator or named):
         raise UserError(
             f"{', '.join(source.label_columns):.200} are the labels; leave label_column, label_separator and labels out",
@@ -308,6 +303,11 @@ def _check_columns(path: Path, source: TaskSource, names: tuple[str, str], role:
     there = f"the columns of {path} are {', '.join(f'{name!r:.40}' for name in columns)}"
     if not 1 <= len(text) <= 2:
         raise UserError(f"{len(text)} text columns; name 1 or 2: {there}", argument=names[0])
+    if source.type == "ranking" and len(text) != 2:
+        raise UserError(
+            f"{text[0]!r} alone: a ranking reads a question and a candidate; name two: {there}",
+            argument=names[0],
+        )
     if not labels[0]:
         raise UserError(f"no label column; name it: {there}", argument=names[1])
     of_labels = "label_columns" if source.label_columns else names[1]

@@ -141,7 +141,7 @@ def test_task_file(tmp_path):
             "train: a.csv\ntext: body\nlabel: label\n",
             "text: no column 'body'; the columns of .* are 'text', 'label'",
         ),
-        ("train: a.csv\ntext: text\nlabel: label\ntype: ranking\n", "type: 'ranking' is unknown"),
+        ("train: a.csv\ntext: text\nlabel: label\ntype: sorting\n", "type: 'sorting' is unknown"),
         (
             "train: a.csv\ntext: text\nlabel: label\nlabels: [yes, no]\n",
             "labels: .* put yes, no, true and false in quotes",
