@@ -10,6 +10,7 @@ from typing import Any
 CONFIG = (
     "config.json",
     "tokenizer*.json",
+    "preprocessor_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",

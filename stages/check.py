@@ -5,21 +5,22 @@ operations and truncated rows of every training stage.
 """
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError, about
 from stages.distillation.models import load_classifier
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import check_scale
 from stages.tasks.kinds import Questions
+from stages.tasks.rows import TaskRows
 from stages.tasks.task import Split, Task
-from stages.tasks.token_rows import TokenRows
 from stages.teaching.cost import Cost, training_cost
 from stages.teaching.given_models import Models, check_models, check_plan
-from stages.training.cached_rows import corpus_rows, task_rows, train_rows
+from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.options import StageToCheck
+from stages.training.rows_of_task import rows_to_train
 from stages.training.stage import Stage
 
 SOME_ROWS = 200
@@ -70,7 +71,7 @@ def _check_scores(stage: Stage, task: Task, models: Models) -> None:
     dev = task.splits["dev"]
     some = Split(dev.text_a[:SOME_ROWS], dev.text_b and dev.text_b[:SOME_ROWS], dev.labels[:SOME_ROWS])
     length = stage.options["stages"]["tuning"]["max_length"] if "tuning" in stage.options["stages"] else 128
-    rows = task_rows(stage, replace(task, splits={"some": some}), "some", models.tokenizer, length)
+    rows = task_rows(stage, replace(task, splits={"some": some}), "some", models.preprocessor, length)
     teacher = load_classifier(stage.model("teacher"), capturing=False)
     check_scale(predict(teacher.eval().to(stage.device), rows, stage.device)[:, 0], np.array(some.labels))
 
@@ -78,7 +79,7 @@ def _check_scores(stage: Stage, task: Task, models: Models) -> None:
 def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, task: Task | None) -> Cost:
     """Check one training stage, tokenize its rows, and log what it will cost."""
     trained, reads_teacher = check_plan(plan, models, task)
-    rows = _rows(stage, plan, models.tokenizer, task)
+    rows = _rows(stage, plan, models.preprocessor, task)
     if name == "tuning" and models.knows(task):
         stage.log(f"{name}: the given teacher is tuned already, and is only evaluated")
         return Cost(0.0, 0.0)
@@ -87,9 +88,7 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
     return cost
 
 
-def _rows(
-    stage: Stage, plan: StageToCheck, tokenizer: PreTrainedTokenizerBase, task: Task | None
-) -> TokenRows:
+def _rows(stage: Stage, plan: StageToCheck, preprocessor: Any, task: Task | None) -> TaskRows:
     """The rows that a stage will read, tokenized into the cache of the runs.
 
     Raises:
@@ -97,15 +96,15 @@ def _rows(
     """
     if not plan.learns_task or task is None:
         held_out = None if plan.mlm_probability is None else False
-        return corpus_rows(stage, tokenizer, plan.max_length, plan.tokens, held_out, plan.data)
+        return corpus_rows(stage, preprocessor, plan.max_length, plan.tokens, held_out, plan.data)
     if task.token_level or task.kind.head == Questions.head:
         for split in task.splits.keys() - {"train", "unlabelled"}:
-            if cut := task_rows(stage, task, split, tokenizer, plan.max_length, plan.data).truncated:
+            if cut := task_rows(stage, task, split, preprocessor, plan.max_length, plan.data).truncated:
                 raise UserError(
                     f"{plan.max_length} tokens truncate {cut} rows of {split}, whose last words would have no "
                     "prediction; raise it",
                     argument="max_length",
                 )
     if plan.data != "task":
-        return task_rows(stage, task, "train", tokenizer, plan.max_length, plan.data)
-    return train_rows(stage, task, tokenizer, plan.max_length, plan.with_unlabelled)
+        return task_rows(stage, task, "train", preprocessor, plan.max_length, plan.data)
+    return rows_to_train(stage, task, preprocessor, plan.max_length, plan.with_unlabelled)

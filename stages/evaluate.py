@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from checkpoints import store
 from stages.distillation.compatibility import forward_flops
-from stages.distillation.models import load_classifier, load_config, load_tokenizer
+from stages.distillation.models import load_classifier, load_config, load_preprocessor
 from stages.distillation.teachers import class_order
 from stages.evaluation.costs import measure
 from stages.evaluation.measures import (
@@ -23,11 +23,11 @@ from stages.evaluation.prediction_files import write_predictions, write_submissi
 from stages.evaluation.results import Costs, EvaluationInfo, Interval, ModelResult, to_json
 from stages.evaluation.scores import constant_score, score
 from stages.tasks.kinds import Kind
+from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
-from stages.tasks.token_rows import TokenRows
 from stages.teaching.given_answers import look_at_answers
-from stages.training.cached_rows import task_rows
 from stages.training.progress import Progress
+from stages.training.rows_of_task import rows_of
 from stages.training.stage import Stage
 
 
@@ -37,14 +37,14 @@ class Examined:
 
     Attributes:
         model: on the CPU.
-        rows: split -> its tokenized rows.
+        rows: split -> its rows of tokens or pixels.
         logits: split -> logits, in the task's class order.
         kind: the task's, with what was chosen for the model.
         bytes: size of the weights' files.
     """
 
     model: PreTrainedModel
-    rows: dict[str, TokenRows]
+    rows: dict[str, TaskRows]
     logits: dict[str, np.ndarray]
     kind: Kind
     bytes: int
@@ -117,12 +117,12 @@ def examine(stage: Stage, task: Task, split: str) -> dict[str, Examined]:
 
 def _examined(stage: Stage, task: Task, parts: set[str], name: str, progress: Progress) -> Examined:
     source, max_length = stage.model(name), stage.options["max_length"][name]
-    tokenizer, config = load_tokenizer(source), load_config(source)
+    preprocessor, config = load_preprocessor(source, task.kind), load_config(source)
     model = load_classifier(source, capturing=False).eval().to(stage.device)
     order = class_order(config, task.labels, [])
     rows, logits = {}, {}
     for part in parts:
-        rows[part] = task_rows(stage, task, part, tokenizer, max_length)
+        rows[part] = rows_of(stage, task, part, preprocessor, max_length)
         logits[part] = predict(model, rows[part], stage.device, order=order, advance=progress.advance)
     weights = Path(source.name).glob("*.safetensors")
     kind = task.kind.of_model(config)

@@ -5,20 +5,22 @@ Where the labels are answers (`stages.tasks.answers`), it learns those: their di
 It begins from the general student, or from random weights of the same architecture.
 """
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import GoldLabels, Loss, SoftLabels
-from stages.distillation.models import load_classifier, load_config, load_tokenizer, new_classifier
+from stages.distillation.models import load_classifier, load_config, load_preprocessor, new_classifier
 from stages.distillation.students.architecture import student_config
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
 from stages.teaching.given_answers import learned_answers
 from stages.teaching.recorded_logits import logits_as_outputs
 from stages.teaching.student import choose_on_dev, save_student, task_score
-from stages.training.cached_rows import task_rows
 from stages.training.job import Job
+from stages.training.rows_of_task import changes_of, rows_of
 from stages.training.stage import Stage
 
 
@@ -36,22 +38,25 @@ def run(stage: Stage) -> None:
         else:
             config = student_config(load_config(source), **stage.options["architecture"])
         classifier = new_classifier(config, task.kind)
-    fine_tune(stage, task, classifier, load_tokenizer(source))
+    fine_tune(stage, task, classifier, load_preprocessor(source, task.kind))
 
 
-def fine_tune(
-    stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Train a classifier on gold labels, or on answers, and publish the best on dev; say so if a constant is as good."""
+def fine_tune(stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: Any) -> None:
+    """Train a classifier on gold labels, or on answers, and publish the best on dev; say so if a constant is as good.
+
+    Args:
+        tokenizer: of its rows, or the image processor.
+    """
     length = stage.training.max_length
-    train, dev = (task_rows(stage, task, split, tokenizer, length) for split in ("train", "dev"))
+    train, dev = (rows_of(stage, task, split, tokenizer, length) for split in ("train", "dev"))
     loss: Loss = GoldLabels()
     targets = None
     if task.splits["train"].answers:
         loss = SoftLabels(problem_type=task.kind.problem_type)
         targets = logits_as_outputs(learned_answers(stage, task)[train.texts], train, stage.device)
     model = Distillation(classifier, [loss])
-    job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
+    score = task_score(stage, model, dev, task)
+    job = Job(stage, model, train, targets, score, batch_transform=changes_of(stage, task))
     state = job.run()
     choose_on_dev(stage, model, dev, task)
     warn_if_constant(stage, task, state.best_score)

@@ -11,8 +11,8 @@ from stages.distillation.models import load_config
 from stages.evaluation.scores import warn_if_constant
 from stages.methods import build_method
 from stages.teaching.student import choose_on_dev, distillation_score, save_student, task_score
-from stages.training.cached_rows import task_rows, train_rows
 from stages.training.job import Job
+from stages.training.rows_of_task import changes_of, rows_of, rows_to_train
 from stages.training.stage import Stage
 
 
@@ -22,8 +22,8 @@ def run(stage: Stage) -> None:
     method = build_method(stage.options.get("method", "plain"), stage.options.get("reads", ()))
     student, tokenizer = method.begin(stage, task)
     everything = stage.options.get("with_unlabelled", False)
-    train = train_rows(stage, task, tokenizer, options.max_length, everything)
-    dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
+    train = rows_to_train(stage, task, tokenizer, options.max_length, everything)
+    dev = rows_of(stage, task, "dev", tokenizer, options.max_length)
 
     configs = (student.config, load_config(stage.model("teacher")), stage.options["layer_map"])
     losses = method.losses(stage.options["losses"])
@@ -36,11 +36,15 @@ def run(stage: Stage) -> None:
         else distillation_score(stage, model, targets["dev"], dev)
     )
     step = method.step(model, options)
-    job = Job(stage, model, train, targets["train"], evaluate, set_progress=model.set_progress, step=step)
+    job = Job(
+        stage, model, train, targets["train"], evaluate,
+        set_progress=model.set_progress, batch_transform=changes_of(stage, task), step=step,
+    )  # fmt: skip
     state = job.run()
     if answers:
         choose_on_dev(stage, model, dev, task)
         warn_if_constant(stage, task, state.best_score)
+    method.examine(stage, task, model, dev)
     scores = {"dev": state.best_score, "metric": task.selection if answers else "-loss", "steps": state.step}
     scores |= {"found": method.found} if method.found else {}
     stage.publish(save_student(job, tokenizer, scale=task.kind.scale), scores)

@@ -10,7 +10,15 @@ from dataclasses import replace
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation.models import head_of, load_classifier, load_config, load_tokenizer
+from stages.distillation.models import (
+    has_weights,
+    knows,
+    load_classifier,
+    load_config,
+    load_preprocessor,
+    new_classifier,
+    note_image_size,
+)
 from stages.distillation.students.architecture import set_dropout
 from stages.distillation.teachers import class_order
 from stages.evaluation.predict import predict
@@ -18,28 +26,36 @@ from stages.evaluation.scores import constant_score, score
 from stages.finetune import fine_tune
 from stages.tasks.task import Task
 from stages.teaching.student import fitted
-from stages.training.cached_rows import task_rows
 from stages.training.options import Tuning
 from stages.training.progress import Progress
+from stages.training.rows_of_task import rows_of
 from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
     """Tune or check the teacher; the artefact is a classifier whose classes are named."""
     task = stage.task()
-    if head_of(load_config(stage.model("model"))) == task.kind.head:
+    if knows(load_config(stage.model("model")), task.kind):
         check(stage, task)
     else:
         tune(stage, task)
 
 
 def tune(stage: Stage, task: Task) -> None:
-    """Fine-tune the encoder on the task's gold labels, or on answers, keeping the best on dev."""
+    """Fine-tune the encoder on the task's gold labels, or on answers, keeping the best on dev.
+
+    A directory with a config and no weights stands for random weights.
+    """
     source = stage.model("model")
     config = set_dropout(load_config(source), stage.training_as(Tuning).dropout)
+    preprocessor = load_preprocessor(source, task.kind)
+    note_image_size(config, preprocessor)
     torch.manual_seed(stage.seed)
-    classifier = load_classifier(source, task.kind, config=config)
-    fine_tune(stage, task, classifier, load_tokenizer(source))
+    if has_weights(source):
+        classifier = load_classifier(source, task.kind, config=config)
+    else:
+        classifier = new_classifier(config, task.kind)
+    fine_tune(stage, task, classifier, preprocessor)
 
 
 def check(stage: Stage, task: Task) -> None:
@@ -49,10 +65,11 @@ def check(stage: Stage, task: Task) -> None:
         ValueError: it does no better than a constant answer, or its classes are not the task's.
     """
     source = stage.model("model")
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_preprocessor(source, task.kind)
     order = class_order(load_config(source), task.labels, stage.options["teacher_labels"])
     classifier = load_classifier(source)
-    dev = task_rows(stage, task, "dev", tokenizer, stage.training.max_length)
+    note_image_size(classifier.config, tokenizer)
+    dev = rows_of(stage, task, "dev", tokenizer, stage.training.max_length)
     classifier.eval().to(stage.device)
     with Progress(stage, len(dev), "row") as progress:
         logits = predict(

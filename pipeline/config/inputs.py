@@ -24,12 +24,15 @@ from pipeline.config.two_stage import (
 from pipeline.deploy.hub import pin
 from pipeline.plan import RUNS, hashed, made_in, read_finished
 from stages.tasks.corpus import find_corpus
-from stages.tasks.packages import packaged_teacher, packaged_vectors
+from stages.tasks.packages import packaged_convnet, packaged_teacher, packaged_vectors
 from stages.tasks.readers.glue import unlabelled_files
 from stages.tasks.task import TaskSource, find_task
 
 PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
 MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
+MODELS = {"packaged": packaged_teacher, "packaged-convnet": packaged_convnet}
+"""Models that come with `make setup` or the project, by the names that options have for them."""
+
 STUDENT = "give a local directory, or leave student= empty to make one"
 
 
@@ -171,7 +174,7 @@ def given_student(name: str, run: Path) -> Entry:
 
 def _model(name: str, what: str, instead: str, run: Path) -> Entry:
     """A model: a local directory by its contents, one of the hub by its revision."""
-    path = packaged_teacher() if name == "packaged" else Path(os.path.expanduser(name))
+    path = MODELS[name]() if name in MODELS else Path(os.path.expanduser(name))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{what}={path} holds no config.json: give the directory of a Hugging Face model")

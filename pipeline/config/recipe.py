@@ -18,7 +18,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
 
 from checkpoints.errors import UserError
 from pipeline.config.options import Options, as_preset, load
@@ -128,6 +130,9 @@ class RecipeFile:
     unlabelled: Fraction = option(
         0.0, "fraction of the other rows whose labels are hidden, drawn from the seed"
     )
+    image_augmentation: Annotated[float, Ge(0), Le(1)] = option(
+        0.0, "strength of the random changes to training images; 0: none"
+    )
     baseline: str = option("", "the student that gains are measured against")
     main: str = option("", "the student that report, predict and export are about; if left out: the last")
     base: dict[str, Any] = option({}, "settings that all students share")
@@ -152,6 +157,7 @@ class Recipe:
         rows: maximum number of training rows; 0: all.
         held_out: fraction of them that no student learns from.
         unlabelled: fraction of the others whose labels are hidden.
+        image_augmentation: strength of the random changes to training images.
     """
 
     name: str
@@ -160,6 +166,7 @@ class Recipe:
     rows: int
     held_out: float
     unlabelled: float
+    image_augmentation: float
     students: dict[str, StudentSpec]
     shown: list[str]
     grid_values: dict[str, dict[str, list[str]]]
@@ -231,6 +238,7 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
         parts.rows,
         parts.held_out,
         parts.unlabelled,
+        parts.image_augmentation,
         students,
         shown,
         grid_values,

@@ -39,6 +39,8 @@ def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
         task["identity"]["rows"] = [recipe.rows, o.seed]
     if recipe.held_out:
         task["identity"]["held_out"] = [recipe.held_out, o.seed]
+    if recipe.image_augmentation:
+        task["identity"]["image_augmentation"] = recipe.image_augmentation
     if recipe.unlabelled:
         task["identity"]["unlabelled"] = [recipe.unlabelled, o.seed]
 

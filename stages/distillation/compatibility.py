@@ -152,7 +152,7 @@ def _longest_row_of(settings: str) -> int | None:
 def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> float:
     """Count the floating-point operations of an encoder's forward pass over `tokens` tokens in rows of about `length`.
 
-    torch counts those of the matrix products. The config of a student that is not a transformer counts its own.
+    An image counts as one token. torch counts those of the matrix products. The config of a student that is not a transformer counts its own.
     """
     if hasattr(config, "forward_flops"):
         return config.forward_flops(tokens)
@@ -179,6 +179,8 @@ def _count(config: PretrainedConfig, length: int, device: str) -> int:
     with torch.device(device):
         model = AutoModel.from_config(config, attn_implementation="eager").eval()
         ids_1L = torch.ones(1, length, dtype=torch.long)
+        pixels = torch.zeros(1, 3, *[getattr(config, "image_size", 1)] * 2)
+    inputs = inputs_of(model, {"input_ids": ids_1L, "pixel_values": pixels})
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(input_ids=ids_1L)
+        model(**inputs)
     return counter.get_total_flops()

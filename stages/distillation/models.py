@@ -14,12 +14,15 @@ import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BaseImageProcessor,
     BertConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -31,7 +34,18 @@ from checkpoints.store import read_json
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.weights import Arrived
-from stages.tasks.kinds import Classes, Entities, Kind, LabelSets, Questions, Ranking, Scores, Words
+from stages.tasks.images import side
+from stages.tasks.kinds import (
+    Classes,
+    Entities,
+    ImageClasses,
+    Kind,
+    LabelSets,
+    Questions,
+    Ranking,
+    Scores,
+    Words,
+)
 from stages.tasks.kinds.base import Head
 
 transformers.logging.set_verbosity_error()
@@ -43,8 +57,9 @@ HEADS: dict[Head, Any] = {
     "SequenceClassification": AutoModelForSequenceClassification,
     "TokenClassification": AutoModelForTokenClassification,
     "QuestionAnswering": AutoModelForQuestionAnswering,
+    "ImageClassification": AutoModelForImageClassification,
 }
-"""What a model answers with, and what loads it: one answer a row, one a token, or where an answer starts and ends."""
+"""What a model answers with, and what loads it: one answer a row, a token or an image, or where an answer starts and ends."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,38 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_image_processor(source: ModelSource) -> BaseImageProcessor:
+    """Load what makes a model's pixels of an image; Pillow's form of it, whatever else is installed."""
+    try:
+        return AutoImageProcessor.from_pretrained(
+            source.name, revision=source.revision or "main", trust_remote_code=False, backend="pil"
+        )
+    except Exception as error:  # as in `_told`
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{source.name} has no image processor that can be loaded ({reason}); give a model that reads images, with its "
+            "preprocessor_config.json"
+        ) from error
+
+
+def load_preprocessor(source: ModelSource, kind: Kind) -> Any:
+    """Load what makes a model's inputs of the rows of a kind of task: its image processor, or its tokenizer."""
+    return load_image_processor(source) if isinstance(kind, ImageClasses) else load_tokenizer(source)
+
+
+def note_image_size(config: PretrainedConfig, preprocessor: Any) -> PretrainedConfig:
+    """Note in a model's config the side of the images that it is given, where the config does not say (a convnet's)."""
+    if isinstance(preprocessor, BaseImageProcessor) and not hasattr(config, "image_size"):
+        config.image_size = side(preprocessor)
+    return config
+
+
+def has_weights(source: ModelSource) -> bool:
+    """Whether a model has weights; a local directory may hold its config alone."""
+    directory = Path(source.name)
+    return not directory.is_dir() or any(any(directory.glob(f"*.{end}")) for end in ("safetensors", "bin"))
+
+
 def load_encoder(source: ModelSource, say: Say | None = None) -> PreTrainedModel:
     """Load an encoder without a task head, in fp32, with the capturing attention function.
 
@@ -189,7 +236,14 @@ def new_classifier(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
     """
     kind.configure(config)
     check_head(config, kind)
-    return HEADS[kind.head].from_config(config, attn_implementation=ATTENTION)
+    return HEADS[kind.head].from_config(config, **_attention(config))
+
+
+def _attention(config: PretrainedConfig) -> dict[str, str]:
+    """The argument that gives a model the capturing attention function; a convnet takes none."""
+    reads_images = type(config) in AutoModelForImageClassification._model_mapping
+    has_none = reads_images and not hasattr(config, "num_attention_heads")
+    return {} if has_none else {"attn_implementation": ATTENTION}
 
 
 def check_head(config: PretrainedConfig, kind: Kind) -> None:
@@ -251,6 +305,15 @@ def head_of(config: PretrainedConfig) -> Head | None:
     return next((head for head in HEADS if any(f"For{head}" in name for name in names)), None)
 
 
+def knows(config: PretrainedConfig, kind: Kind) -> bool:
+    """Whether a model has a head for the kind of task, and so is a teacher that need not be tuned.
+
+    A classifier of images with other classes, such as ImageNet's, is tuned: most published ones are of that sort.
+    """
+    of_others = isinstance(kind, ImageClasses) and {*config.id2label.values()} != {*kind.labels}
+    return head_of(config) == kind.head and not of_others
+
+
 def kind_of(config: PretrainedConfig) -> Kind:
     """Return the kind of task in a classifier's config, with labels in the order of the logits."""
     labels: Any = tuple(config.id2label[i] for i in range(config.num_labels))
@@ -258,6 +321,8 @@ def kind_of(config: PretrainedConfig) -> Kind:
         return Questions().of_model(config)
     if head_of(config) == Words.head:
         return Entities(labels) if Entities.describes(labels) else Words(labels)
+    if head_of(config) == ImageClasses.head:
+        return ImageClasses(labels)
     pooling = getattr(config, "window_pooling", "")
     if config.problem_type == LabelSets.problem_type:
         return LabelSets(labels, pooling=pooling).of_model(config)
@@ -318,7 +383,7 @@ def _read(
     kind: Any, source: ModelSource, config: PretrainedConfig, capturing: bool = False
 ) -> tuple[Arrived, str]:
     """Load what there is, and return it with the prefix that was taken off the names of the weights."""
-    arguments: dict[str, Any] = {"attn_implementation": ATTENTION} if capturing else {}
+    arguments: dict[str, Any] = _attention(config) if capturing else {}
     if source.revision:
         arguments["revision"] = source.revision
 

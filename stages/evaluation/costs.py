@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.results import Costs, Lengths, Percentiles
 from stages.tasks.batches import Batch
-from stages.tasks.token_rows import TokenRows
+from stages.tasks.rows import TaskRows
 
 SINGLE_ROWS, BATCHES, BATCH = 100, 12, 32
 ATTEMPTS = 3
@@ -23,7 +23,7 @@ WARM = 3
 
 
 def measure(
-    models: dict[str, tuple[PreTrainedModel, TokenRows]], seed: int = 0, advance: Advance | None = None
+    models: dict[str, tuple[PreTrainedModel, TaskRows]], seed: int = 0, advance: Advance | None = None
 ) -> dict[str, Costs]:
     """Measure latency, throughput and peak memory of each model; the arguments are those of `speed`."""
     costs = speed(models, seed, advance=advance)
@@ -34,7 +34,7 @@ def measure(
 
 
 def speed(
-    models: Mapping[str, tuple[Callable, TokenRows]],
+    models: Mapping[str, tuple[Callable, TaskRows]],
     seed: int = 0,
     batch: int = BATCH,
     advance: Advance | None = None,
@@ -80,7 +80,7 @@ def _scheduled() -> tuple[int, int]:
 
 
 def _speed(
-    models: Mapping[str, tuple[Callable, TokenRows]], seed: int, size: int, advance: Advance | None
+    models: Mapping[str, tuple[Callable, TaskRows]], seed: int, size: int, advance: Advance | None
 ) -> dict[str, Costs]:
     single, batches = _drawn(min(len(rows) for _, rows in models.values()), seed, size)
     with torch.inference_mode():
@@ -108,7 +108,7 @@ def _drawn(count: int, seed: int, size: int = BATCH) -> tuple[np.ndarray, np.nda
 
 
 def _times(
-    models: Mapping[str, tuple[Callable, TokenRows]], sets: list[np.ndarray], advance: Advance | None
+    models: Mapping[str, tuple[Callable, TaskRows]], sets: list[np.ndarray], advance: Advance | None
 ) -> dict[str, list[float]]:
     """Milliseconds of a forward pass over each set of rows, by model."""
     times: dict[str, list[float]] = {name: [] for name in models}
@@ -125,7 +125,7 @@ def _times(
     return times
 
 
-def _batch(rows: TokenRows, indices: np.ndarray) -> Batch:
+def _batch(rows: TaskRows, indices: np.ndarray) -> Batch:
     return rows.collate(indices, np.ones(len(indices), np.float32))
 
 

@@ -1,4 +1,4 @@
-"""A model's logits of tokenized rows."""
+"""A model's logits of rows of tokens or pixels."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from checkpoints.errors import UserError
 from stages.distillation.outputs import inputs_of, logits_of
 from stages.tasks.batches import batches_by_length, label_index
 from stages.tasks.kinds.questions import best_answers
-from stages.tasks.token_rows import TokenRows
+from stages.tasks.rows import TaskRows
 
 
 def predict(
     model: PreTrainedModel,
-    rows: TokenRows,
+    rows: TaskRows,
     device: torch.device,
     precision=torch.float32,
     shared: bool = False,

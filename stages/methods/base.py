@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
 from data_aug.word_vectors import WordVectors
@@ -14,6 +14,7 @@ from stages.distillation.models import (
     load_classifier,
     load_config,
     load_encoder,
+    load_preprocessor,
     load_tokenizer,
     new_classifier,
 )
@@ -24,8 +25,9 @@ from stages.distillation.students.architecture import (
     student_from_teacher_layers,
 )
 from stages.tasks.batches import Batch
+from stages.tasks.kinds import ImageClasses
+from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
-from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher, teacher_outputs
 from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
 from stages.training.cached_rows import train_rows
@@ -79,10 +81,10 @@ class Method:
                 argument="method",
             )
 
-    def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The student as it begins, and the tokenizer of its rows; a head that is new is drawn from the seed."""
+    def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, Any]:
+        """The student as it begins, and the tokenizer (or image processor) of its rows; a head that is new is drawn from the seed."""
         source = stage.model("teacher")
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_preprocessor(source, task.kind)
         torch.manual_seed(stage.seed)
         if "student" in stage.inputs:
             given = stage.model("student")
@@ -110,19 +112,23 @@ class Method:
         return lines
 
     def targets(
-        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
+        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
     ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
         """What the teacher shows of the named rows: nothing, its recorded logits, or its layers, live or from disk.
+
+        It sees images in each step, as they are changed for the student.
 
         Args:
             stage: of the student.
             task: with its rows.
             spec: what the student's losses read of the teacher.
-            rows: "train" and "dev", in the student's tokens.
+            rows: "train" and "dev", in the student's tokens or pixels.
             train_alone: whether those of dev are not needed.
         """
         if spec == CaptureSpec():
             return dict.fromkeys(rows)
+        if isinstance(task.kind, ImageClasses):
+            return dict.fromkeys(rows, task_teacher(stage, task, spec))
         if spec == CaptureSpec(logits=True):  # the teacher may read other tokens than the student
             length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
             theirs = train_rows(stage, task, load_tokenizer(stage.model("teacher")), length, everything)
@@ -134,3 +140,6 @@ class Method:
     def step(self, model: Distillation, training: Training) -> Step | None:
         """What it declares of the optimiser step; None: one loss, one backward pass, one AdamW."""
         return None
+
+    def examine(self, stage: Stage, task: Task, model: Distillation, dev: TaskRows) -> None:
+        """Look at the trained student, of which the best weights are kept: what it fills into `found` is reported."""

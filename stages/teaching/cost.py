@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from stages.distillation.compatibility import forward_flops
+from stages.tasks.kinds import ImageClasses
+from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
-from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import may_keep_layers
 from stages.training.options import StageToCheck
 from stages.training.speed import estimated_seconds
@@ -29,7 +30,7 @@ class Cost:
 def training_cost(
     stage: Stage,
     plan: StageToCheck,
-    rows: TokenRows,
+    rows: TaskRows,
     task: Task | None,
     trained: PretrainedConfig,
     teacher: PretrainedConfig | None,
@@ -45,15 +46,18 @@ def training_cost(
         teacher: the teacher's, where the losses read it.
     """
     variants = _variants(plan, task)
-    length = float(rows.lengths.mean())
+    length, images = float(rows.lengths.mean()), task is not None and isinstance(task.kind, ImageClasses)
     tokens = int(rows.lengths.sum()) * plan.epochs * (1 + variants)
     flops = 3 * forward_flops(trained, tokens, length)
     seconds = estimated_seconds(stage, trained, flops)
     if teacher is not None:
-        passes = 1 if may_keep_layers(stage, plan.epochs) else plan.epochs
+        once = not images and may_keep_layers(stage, plan.epochs)
+        passes = 1 if once else plan.epochs
         of_teacher = forward_flops(teacher, tokens * passes / plan.epochs, length)
         seconds += estimated_seconds(stage, teacher, of_teacher)
         flops += of_teacher
+    if images:
+        return Cost(flops, seconds), f"{len(rows):,} images x {plan.epochs} epochs, {flops / 1e12:,.2f} TFLOP"
     augmented = f" x up to {1 + variants} variants" if variants else ""
     texts = "" if rows.begins is None else f"{int(rows.begins.sum()):,} texts in windows, "
     return Cost(flops, seconds), (

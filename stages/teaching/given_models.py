@@ -5,7 +5,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError, about
 from stages.distillation.compatibility import (
@@ -20,31 +20,36 @@ from stages.distillation.models import (
     ModelSource,
     Say,
     check_head,
-    head_of,
+    has_weights,
+    knows,
     load_classifier,
     load_config,
     load_encoder,
+    load_image_processor,
     load_tokenizer,
+    note_image_size,
 )
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import student_config
+from stages.distillation.students.vision import VISION
 from stages.distillation.teachers import check_problem_type, class_order
 from stages.methods import build_method
+from stages.tasks.kinds import ImageClasses
 from stages.tasks.task import Task
 from stages.training.options import StageToCheck
 
 
 @dataclass
 class Models:
-    """The given models: the teacher's tokenizer, and the configs of teacher and student."""
+    """The given models: the teacher's tokenizer or image processor, and the configs of teacher and student."""
 
-    tokenizer: PreTrainedTokenizerBase
+    preprocessor: Any
     teacher: PretrainedConfig
     student: PretrainedConfig
 
     def knows(self, task: Task | None) -> bool:
         """Whether the teacher classifies as the task needs; otherwise it is tuned first."""
-        return task is not None and head_of(self.teacher) == task.kind.head
+        return task is not None and knows(self.teacher, task.kind)
 
 
 def check_models(
@@ -62,6 +67,8 @@ def check_models(
     Raises:
         ValueError: they do not fit.
     """
+    if task and isinstance(task.kind, ImageClasses):
+        return _check_image_models(teacher, options, task, say)
     tokenizer, config = load_tokenizer(teacher), load_config(teacher)
     given = load_config(student) if student else student_config(config, **options["architecture"])
     models = Models(tokenizer, config, given)
@@ -85,6 +92,28 @@ def check_models(
     return models
 
 
+def _check_image_models(teacher: ModelSource, options: dict[str, Any], task: Task, say: Say) -> Models:
+    """What `check_models` is for text."""
+    for name, plan in options["stages"].items():
+        if name != "tuning" and (plan["losses"] is None or plan["data"] != "task"):
+            raise UserError(
+                f"{task.name} has images, which this stage does not read; give them to a recipe whose students learn from "
+                "the task (make recipe NAME=deit)",
+                argument=name,
+            )
+    processor = load_image_processor(teacher)
+    config = note_image_size(load_config(teacher), processor)
+    models = Models(processor, config, config)
+    if models.knows(task):
+        class_order(config, task.labels, options["teacher_labels"])
+    for name, plan in options["stages"].items():
+        with about(name):
+            check_plan(StageToCheck(**plan), models, task)
+    if has_weights(teacher):
+        _loaded(teacher, models.knows(task), task, say)
+    return models
+
+
 def _loaded(source: ModelSource, keeps_head: bool, task: Task | None, say: Say) -> PreTrainedModel:
     """A model as the stages will load it."""
     if task is None:
@@ -103,14 +132,20 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
     """
     teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
     if plan.losses is not None and plan.student is not None:  # a recipe's student
+        kind = plan.student.get("kind", "")
+        if task and isinstance(task.kind, ImageClasses) and kind not in VISION:
+            raise UserError(
+                f"{kind!r} does not read images; a student of them is of kind {' or '.join(VISION)}: give one of these",
+                argument="student.kind",
+            )
         student = student_config(teacher, **plan.student)
-        if student.model_type == "bilstm" and models.tokenizer.padding_side == "left":
+        if student.model_type == "bilstm" and models.preprocessor.padding_side == "left":
             raise UserError(
                 "'bilstm' reads a row from its first column on, but the teacher's tokenizer pads on the left; give textcnn",
                 argument="kind",
             )
         if getattr(student, "reads_token_types", False):
-            if "token_type_ids" not in models.tokenizer.model_input_names:
+            if "token_type_ids" not in models.preprocessor.model_input_names:
                 raise UserError(
                     "'diffcat' tells two texts apart by token types, which the teacher's tokenizer does not give; give joint",
                     argument="settings.pairs",

@@ -15,6 +15,7 @@ from checkpoints import store
 from checkpoints.fingerprint import sha256_file
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.tasks.batches import Batch, indices_by_length, label_index
+from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher
@@ -92,7 +93,7 @@ def compute_logits(
 
 
 def logits_as_outputs(
-    table_NC: np.ndarray, rows: TokenRows, device: torch.device
+    table_NC: np.ndarray, rows: TaskRows, device: torch.device
 ) -> Callable[[Batch], ModelOutputs]:
     """Outputs that hold the teacher's logits of the rows' targets, and nothing else."""
     table, first_targets = torch.from_numpy(table_NC).to(device), rows.first_targets.to(device)

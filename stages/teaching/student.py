@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
@@ -18,8 +18,8 @@ from stages.distillation.outputs import ModelOutputs
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import score
 from stages.tasks.batches import Batch, batches_by_length
+from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
-from stages.tasks.token_rows import TokenRows
 from stages.training.job import Job
 from stages.training.options import Distilling
 from stages.training.stage import Stage
@@ -44,7 +44,7 @@ def layer_losses(options: Distilling, student: PretrainedConfig, teacher: Pretra
     return losses
 
 
-def task_score(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -> Callable[[], float]:
+def task_score(stage: Stage, model: Distillation, rows: TaskRows, task: Task) -> Callable[[], float]:
     """The student's selection metric on dev. What is returned is called on every rank; ranks share the rows."""
 
     def measure() -> float:
@@ -60,7 +60,7 @@ def fitted(task: Task, logits: np.ndarray) -> Task:
     return replace(task, kind=kind)
 
 
-def choose_on_dev(stage: Stage, model: Distillation, rows: TokenRows, task: Task) -> None:
+def choose_on_dev(stage: Stage, model: Distillation, rows: TaskRows, task: Task) -> None:
     """Keep in the student's config what the kind chooses on dev, such as a threshold. Called on every rank."""
     if task.kind.fits_on_dev:
         logits = predict(model.student, rows, stage.device, stage.precision, shared=_share(stage))
@@ -73,7 +73,7 @@ def _share(stage: Stage) -> bool:
 
 
 def distillation_score(
-    stage: Stage, model: Distillation, teacher: Callable[[Batch], ModelOutputs], rows: TokenRows
+    stage: Stage, model: Distillation, teacher: Callable[[Batch], ModelOutputs], rows: TaskRows
 ) -> Callable[[], float]:
     """The negative distillation loss on dev rows: the stage's selection metric before there are predictions.
 
@@ -102,15 +102,15 @@ def distillation_score(
 
 def save_student(
     job: Job,
-    tokenizer: PreTrainedTokenizerBase,
+    preprocessor: Any,
     extra: Callable[[Path], None] | None = None,
     scale: tuple[float, float] = (0.0, 1.0),
 ):
-    """A writer of the stage's artefact: the student in Hugging Face form, with its tokenizer.
+    """A writer of the stage's artefact: the student in Hugging Face form, with its tokenizer or image processor.
 
     Args:
         job: that trained it.
-        tokenizer: of its rows.
+        preprocessor: the tokenizer of its rows, or the image processor.
         extra: writes further files.
         scale: of the task's kind: the student that is written answers in the user's units.
     """
@@ -119,7 +119,7 @@ def save_student(
 
     def write(directory: Path) -> None:
         student.save_pretrained(directory, state_dict=weights)
-        tokenizer.save_pretrained(directory)
+        preprocessor.save_pretrained(directory)
         if extra:
             extra(directory)
 

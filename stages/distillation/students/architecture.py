@@ -25,6 +25,7 @@ from stages.distillation.students.many_heads import ManyHeadsConfig
 from stages.distillation.students.ngrams import NGramsConfig
 from stages.distillation.students.prompted import PromptedConfig
 from stages.distillation.students.textcnn import TextCNNConfig
+from stages.distillation.students.vision import VISION, vision_config
 
 KINDS = {
     "bilstm": BiLSTMConfig,
@@ -64,6 +65,8 @@ def student_config(
     """
     if kind:
         sizes = {"layers": layers, "width": width, "feed_forward": feed_forward, "heads": heads}
+        if kind in VISION:
+            return vision_config(kind, sizes, settings or {}, teacher, dropout)
         return _config_of(kind, sizes, settings or {}, teacher, dropout)
     if settings:
         raise UserError(
@@ -103,7 +106,7 @@ def _config_of(
     kind: str, sizes: dict[str, int], settings: Mapping[str, Any], teacher: PretrainedConfig, dropout: float
 ) -> PretrainedConfig:
     if kind not in KINDS:
-        raise UserError(f"{kind!r} is unknown; there are {', '.join(KINDS)}", argument="kind")
+        raise UserError(f"{kind!r} is unknown; there are {', '.join([*KINDS, *VISION])}", argument="kind")
     config = KINDS[kind](
         vocab_size=teacher.vocab_size, pad_token_id=teacher.pad_token_id, hidden_dropout_prob=dropout
     )

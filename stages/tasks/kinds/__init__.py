@@ -7,13 +7,26 @@ intervals, what the report compares, and how answers are written.
 from stages.tasks.kinds.base import Kind
 from stages.tasks.kinds.classes import Classes, Words
 from stages.tasks.kinds.entities import Entities
+from stages.tasks.kinds.images import ImageClasses
 from stages.tasks.kinds.label_sets import LabelSets
 from stages.tasks.kinds.questions import Questions
 from stages.tasks.kinds.ranking import Ranking
 from stages.tasks.kinds.scores import Scores
 
-__all__ = ["KINDS", "Classes", "Entities", "Kind", "LabelSets", "Questions", "Ranking", "Scores", "Words"]
+__all__ = [
+    "KINDS",
+    "Classes",
+    "Entities",
+    "ImageClasses",
+    "Kind",
+    "LabelSets",
+    "Questions",
+    "Ranking",
+    "Scores",
+    "Words",
+]
 
 KINDS: dict[str, type[Kind]] = {
-    kind.name: kind for kind in (Classes, Entities, LabelSets, Questions, Ranking, Scores, Words)
+    kind.name: kind
+    for kind in (Classes, Entities, ImageClasses, LabelSets, Questions, Ranking, Scores, Words)
 }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-Head = Literal["SequenceClassification", "TokenClassification", "QuestionAnswering"]
+Head = Literal["SequenceClassification", "TokenClassification", "QuestionAnswering", "ImageClassification"]
 """What transformers calls a model with it: `AutoModelFor...`."""
 
 

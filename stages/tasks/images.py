@@ -1,0 +1,181 @@
+"""Images as rows: opened by Pillow, resized by a model's image processor, kept as bytes, normalised batch by batch.
+
+Axes in names: N rows of a split, B of a batch, C channels (red, green, blue), S pixels of a side.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from checkpoints.errors import UserError
+from stages.tasks.batches import Batch, normalizers
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BaseImageProcessor
+
+Image = Path | bytes | np.ndarray
+"""A file, a file's bytes, or (H, W, 3) uint8."""
+
+
+def opened(image: Image, name: str) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8: red, green and blue, turned as its camera noted.
+
+    Args:
+        image: to open.
+        name: for messages.
+
+    Raises:
+        UserError: it is no image that Pillow reads.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    from PIL import Image as pillow
+    from PIL import ImageOps
+
+    try:
+        with pillow.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
+            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name} cannot be read as an image ({reason:.100}); give PNG, JPEG or another format that "
+                        "Pillow reads, or remove it") from error  # fmt: skip
+
+
+def side(processor: BaseImageProcessor) -> int:
+    """Return the pixels of a side of the images that a processor makes, S.
+
+    Raises:
+        UserError: they are not squares of one size.
+    """
+    shapes = {
+        np.asarray(resized(processor, np.zeros((height, width, 3), np.uint8))).shape
+        for height, width in ((48, 64), (64, 48))
+    }
+    (_, height, width), *others = sorted(shapes)
+    if others or height != width:
+        raise UserError(
+            f"the image processor makes images of {' and '.join(f'{h} x {w}' for _, h, w in sorted(shapes))} pixels, but "
+            'all must be squares of one size; give "size" a height and an equal width in preprocessor_config.json'
+        )
+    return height
+
+
+def resized(processor: BaseImageProcessor, image_HWC: np.ndarray) -> np.ndarray:
+    """Return an image as the processor resizes and crops it, (C, S, S) uint8."""
+    made: Any = processor
+    return made(images=[image_HWC], do_rescale=False, do_normalize=False, return_tensors="np")[
+        "pixel_values"
+    ][0]
+
+
+def write_pixels(
+    images: Sequence[Image],
+    names: Sequence[str],
+    processor: BaseImageProcessor,
+    path: Path,
+    advance: Callable[[int], object] | None = None,
+) -> None:
+    """Write resized images to a file of bytes that `np.load` maps, (N, C, S, S)."""
+    size = side(processor)
+    shape = (len(images), 3, size, size)
+    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    for i, (image, name) in enumerate(zip(images, names, strict=True)):
+        pixels[i] = resized(processor, opened(image, name))
+        if advance:
+            advance(1)
+    pixels.flush()
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Rows of images, each with one class; a job trains on them (`stages.training.rows`), evaluation predicts them.
+
+    Attributes:
+        pixels: (N, C, S, S) uint8.
+        labels: (N,) int64 class ids, UNLABELLED where the class is not known.
+        processor: of the model that reads them; it says how pixels are normalised.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    processor: BaseImageProcessor
+
+    truncated: ClassVar[int] = 0
+    begins: ClassVar[None] = None
+    places: ClassVar[None] = None
+    scored: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(N,) 1: all images cost the same."""
+        return np.ones(len(self), np.int64)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(N,) 1: a row has one answer."""
+        return self.lengths
+
+    @property
+    def texts(self) -> np.ndarray:
+        """(N,) the number of each row's image: the row's own."""
+        return np.arange(len(self))
+
+    @property
+    def first_targets(self) -> torch.Tensor:
+        """(N,) int64, the number of each row's answer: the row's own."""
+        import torch
+
+        return torch.arange(len(self))
+
+    def of_texts(self, logits: np.ndarray) -> np.ndarray:
+        """(N, C): the logits as they are, for an image is one row."""
+        return logits
+
+    def normalizers(self, indices: np.ndarray) -> dict[str, float]:
+        """What the losses of a global batch of these rows are divided by."""
+        labelled = (self.labels[indices] >= 0).astype(np.int64)
+        return normalizers(self.lengths[indices], labelled=labelled)
+
+    @cached_property
+    def _linear(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factor and offset of each channel, (C, 1, 1): what rescaling and normalising amount to."""
+        import torch
+
+        given: dict[str, Any] = self.processor.to_dict()
+        factor = given.get("rescale_factor", 1.0) if given.get("do_rescale", True) else 1.0
+        mean, std = (
+            np.broadcast_to(given[name] if given.get("do_normalize") else neutral, 3).astype(np.float64)
+            for name, neutral in (("image_mean", 0.0), ("image_std", 1.0))
+        )
+        scale, offset = (torch.tensor(x, dtype=torch.float32) for x in (factor / std, -mean / std))
+        return scale[:, None, None], offset[:, None, None]
+
+    def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
+        """These rows as a batch: `pixel_values` (B, C, S, S) float32, as the model's image processor would give them.
+
+        Args:
+            indices: (B,) row numbers.
+            weights: (B,) float32, 0 for a row that only fills the batch.
+        """
+        import torch
+
+        scale, offset = self._linear
+        pixels_BCSS = torch.from_numpy(self.pixels[indices]).float() * scale + offset
+        return Batch(
+            {"pixel_values": pixels_BCSS},
+            torch.from_numpy(self.labels[indices]),
+            torch.from_numpy(weights),
+            torch.from_numpy(np.asarray(indices, np.int64)),
+            padded=False,
+        )

@@ -1,0 +1,80 @@
+"""The rows of a task as a model reads them: tokens or pixels, from the cache that all runs share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from transformers import BaseImageProcessor
+
+from checkpoints import store
+from checkpoints.fingerprint import fingerprint
+from stages.tasks.batches import Batch
+from stages.tasks.image_changes import ImageChanges
+from stages.tasks.images import ImageRows, write_pixels
+from stages.tasks.kinds import ImageClasses
+from stages.tasks.rows import TaskRows
+from stages.tasks.task import Task
+from stages.training.cached_rows import is_there, task_rows, train_rows
+from stages.training.progress import Progress
+from stages.training.stage import Stage, is_first_rank, wait_for
+
+FORMAT = 1
+PIXELS_FILE = "pixels.npy"
+
+
+def rows_of(stage: Stage, task: Task, split: str, preprocessor: Any, max_length: int) -> TaskRows:
+    """The rows of a split, as a model reads them.
+
+    Args:
+        stage: that reads them.
+        task: its input "task".
+        split: name of the split.
+        preprocessor: of the model: `stages.distillation.models.load_preprocessor`.
+        max_length: of tokens.
+    """
+    if isinstance(task.kind, ImageClasses):
+        return _images(stage, task, [split], preprocessor)
+    return task_rows(stage, task, split, preprocessor, max_length)
+
+
+def rows_to_train(
+    stage: Stage, task: Task, preprocessor: Any, max_length: int, with_unlabelled: bool = False
+) -> TaskRows:
+    """The rows a stage trains on; the other arguments are those of `rows_of`.
+
+    Args:
+        with_unlabelled: append the task's rows without labels.
+    """
+    if isinstance(task.kind, ImageClasses):
+        return _images(stage, task, ["train", *(["unlabelled"] if with_unlabelled else [])], preprocessor)
+    return train_rows(stage, task, preprocessor, max_length, with_unlabelled)
+
+
+def changes_of(stage: Stage, task: Task) -> Callable[[Batch, int], Batch] | None:
+    """What changes a training batch by (seed, epoch, row), as a job's `batch_transform`; None: nothing does."""
+    if isinstance(task.kind, ImageClasses) and task.kind.augmentation:
+        return ImageChanges(stage.seed, task.kind.augmentation)
+    return None
+
+
+def _images(stage: Stage, task: Task, splits: list[str], processor: BaseImageProcessor) -> ImageRows:
+    """Resized images of some splits, made if they are not in the cache. Called on every rank; rank 0 makes them."""
+    parts = [task.splits[name] for name in splits]
+    known = {
+        "task": stage.inputs["task"],
+        "splits": splits,
+        "processor": processor.to_dict(),
+        "format": FORMAT,
+    }
+    target = stage.cache / f"images-{fingerprint(known)[:20]}"
+    if not is_there(stage, target, "resized images are") and is_first_rank():
+        images = [image for part in parts for image in part.images or ()]
+        names = [name for part in parts for name in part.text_a]
+        with (
+            Progress(stage, len(images), "row", what="resizing") as progress,
+            store.sealed(target, verified=True) as directory,
+        ):
+            write_pixels(images, names, processor, directory / PIXELS_FILE, progress.advance)
+    wait_for([target / store.MANIFEST])
+    labels = np.array([label for part in parts for label in part.labels], np.int64)
+    return ImageRows(np.load(target / PIXELS_FILE, mmap_mode="r"), labels, processor)

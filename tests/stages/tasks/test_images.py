@@ -1,0 +1,108 @@
+"""Images as rows: read, resized, normalised as a stock processor does, changed at random, and answered."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from checkpoints.errors import UserError
+from stages.tasks.image_changes import NUMBERS, ImageChanges
+from stages.tasks.images import ImageRows, opened, resized, side
+from stages.tasks.task import TaskSource, find_task, load_task
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+PROCESSOR = ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=MEAN, image_std=STD)
+NOTHING = torch.full((NUMBERS, 1), 0.5)
+NOTHING[7] = 0.99
+"""Numbers under which an image stays as it is: the middle of each range, and no rectangle."""
+
+
+def rows_of(count: int = 6) -> ImageRows:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 3, 8, 8), np.uint8)
+    return ImageRows(pixels, np.arange(count) % 3, PROCESSOR)
+
+
+def batch_of(rows: ImageRows, *indices: int):
+    return rows.collate(np.array(indices), np.ones(len(indices), np.float32))
+
+
+def test_the_digits_are_split_by_their_pixels_and_never_twice():
+    task = load_task(find_task("digits"))
+    seen = [image.tobytes() for split in task.splits.values() for image in split.images]
+    assert len(seen) == 1797 and len(task.splits["test"]) == 513
+    assert [split.labels[0] for split in task.splits.values()] == [
+        int(load_task(find_task("digits")).splits[name].labels[0]) for name in task.splits
+    ]
+    of_split = [{image.tobytes() for image in split.images} for split in task.splits.values()]
+    assert not of_split[0] & of_split[1] and not of_split[0] & of_split[2] and not of_split[1] & of_split[2]
+    assert all(len({*split.labels}) == 10 for split in task.splits.values())
+
+
+def test_rows_of_the_recipe_are_drawn_with_their_images():
+    source = TaskSource.of(find_task("digits").entry)
+    whole, some = load_task(source).splits["train"], load_task(replace(source, rows=(20, 1))).splits["train"]
+    assert len(some) == 20
+    for name, image, label in zip(some.text_a, some.images, some.labels, strict=True):
+        place = whole.text_a.index(name)
+        assert (whole.images[place] == image).all() and whole.labels[place] == label
+
+
+def test_a_batch_is_what_the_stock_processor_makes_of_the_files(tmp_path):
+    photo = np.random.default_rng(1).integers(0, 256, (20, 13, 3), np.uint8)
+    for name, mode in (("a.png", "RGB"), ("b.png", "L"), ("c.png", "RGBA"), ("d.png", "P")):
+        Image.fromarray(photo).convert(mode).save(tmp_path / name)
+    paths = sorted(tmp_path.iterdir())
+    pixels = np.stack([resized(PROCESSOR, opened(path, path.name)) for path in paths])
+    found = batch_of(ImageRows(pixels, np.zeros(4, np.int64), PROCESSOR), 0, 1, 2, 3).inputs["pixel_values"]
+    images = [Image.open(path).convert("RGB") for path in paths]
+    torch.testing.assert_close(found, PROCESSOR(images=images, return_tensors="pt")["pixel_values"])
+    assert (opened(paths[0].read_bytes(), "a") == photo).all()
+
+
+def test_a_file_that_is_no_image_and_a_processor_without_squares_are_told(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"^row 3 cannot be read as an image \(.*\); give PNG, JPEG"):
+        opened(tmp_path / "a.png", "row 3")
+    with pytest.raises(UserError, match="row 3 cannot be read as an image"):
+        opened(Path("missing.png"), "row 3")
+    with pytest.raises(UserError, match=r"makes images of 8 x 6 pixels, but all must be squares"):
+        side(ViTImageProcessorPil(size={"height": 8, "width": 6}))
+    assert side(PROCESSOR) == 8
+
+
+def test_changes_depend_on_seed_epoch_and_row_alone():
+    rows, changes = rows_of(), ImageChanges(1, 0.8)
+
+    def pixels(changes: ImageChanges, epoch: int, *indices: int) -> torch.Tensor:
+        return changes(batch_of(rows, *indices), epoch).inputs["pixel_values"]
+
+    together = pixels(changes, 3, 0, 1, 2, 3, 4, 5)
+    assert torch.equal(together[[4, 1]], pixels(changes, 3, 4, 1))
+    others = (pixels(changes, 4, 0, 1, 2, 3, 4, 5), pixels(ImageChanges(2, 0.8), 3, 0, 1, 2, 3, 4, 5))
+    for other in (*others, batch_of(rows, 0, 1, 2, 3, 4, 5).inputs["pixel_values"]):
+        assert (together - other).flatten(1).abs().amax(1).min() > 0.1  # no row is as it was
+
+
+def test_changes_move_and_erase_as_a_plain_loop_does():
+    x = batch_of(rows_of(), 2).inputs["pixel_values"]
+    changes = ImageChanges(1, 1.0)
+    torch.testing.assert_close(changes.transformed(x, NOTHING), x)
+    torch.testing.assert_close(ImageChanges(1, 0.0).transformed(x, torch.rand(NUMBERS, 1)), x)
+    moved = NOTHING.clone()
+    moved[3] = (1 + 0.625) / 2  # 0.625 of 0.2 of 8 pixels: one pixel
+    expected = torch.stack([x[..., min(column + 1, 7)] for column in range(8)], -1)
+    torch.testing.assert_close(changes.transformed(x, moved), expected)
+    erased = NOTHING.clone()
+    erased[7:] = torch.tensor([0.25, 1.0, 0.5, 0.25])[
+        :, None
+    ]  # grey 0, a third of the image, centre of the columns
+    found, half = changes.transformed(x, erased), 0.33**0.5 / 2
+    for row in range(8):
+        for column in range(8):
+            inside = abs((column + 0.5) / 8 - 0.5) < half and abs((row + 0.5) / 8 - 0.25) < half
+            wanted = torch.zeros(1, 3) if inside else x[..., row, column]
+            torch.testing.assert_close(found[..., row, column], wanted)
