@@ -51,6 +51,7 @@ MAKE = {
     "teaching-assistants": "recipe name=teaching-assistants seeds=1",
     "cmow": "recipe name=cmow seeds=1",
     "cmow-pairs": "recipe name=cmow-pairs seeds=1 data=STS-B",
+    "deit": "recipe name=deit seeds=1 rows=64 tuning.epochs=2 base.training.epochs=2",
     "shape": "recipe name=shape seeds=1",
     "best-practice": f"recipe name=best-practice seeds=1 rows=60 {WIDTH}",
     "demo": "demo preset=demo seed=1",

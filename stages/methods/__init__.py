@@ -9,6 +9,7 @@ from typing import Any
 from stages.distillation.recipe_lines import build_from_line
 from stages.methods.assistants import Assistants
 from stages.methods.base import Method
+from stages.methods.distillation_token import DistillationTokenEvidence
 from stages.methods.many_heads import ManyHeads
 from stages.methods.prompts import Panda, SoftPrompt
 from stages.methods.sparse_ngrams import SparseNGrams
@@ -16,6 +17,7 @@ from stages.methods.sparse_ngrams import SparseNGrams
 __all__ = [
     "METHODS",
     "Assistants",
+    "DistillationTokenEvidence",
     "ManyHeads",
     "Method",
     "Panda",
@@ -26,6 +28,7 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     "assistants": Assistants,
+    "distillation_token": DistillationTokenEvidence,
     "many_heads": ManyHeads,
     "panda": Panda,
     "plain": Method,

@@ -12,6 +12,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.continuation import Continuation
+from stages.distillation.losses.distillation_token import DistillationToken
 from stages.distillation.losses.each_head import EachHead
 from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
@@ -24,6 +25,7 @@ __all__ = [
     "AttentionMaps",
     "AttentionScores",
     "Continuation",
+    "DistillationToken",
     "EachHead",
     "GoldLabels",
     "Gram",
@@ -42,6 +44,7 @@ LOSSES: dict[str, type[Loss]] = {
     "attention_maps": AttentionMaps,
     "attention_scores": AttentionScores,
     "continuation": Continuation,
+    "distillation_token": DistillationToken,
     "each_head": EachHead,
     "gold_labels": GoldLabels,
     "gram": Gram,

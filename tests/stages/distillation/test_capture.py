@@ -20,6 +20,7 @@ from stages.distillation.losses import (
     attention,
     base,
     continuation,
+    distillation_token,
     hidden,
     masked,
     prediction,
@@ -177,7 +178,9 @@ def test_a_loss_alone_is_the_mean_of_its_batch():
 
 
 @pytest.mark.parametrize(
-    "module", [base, attention, continuation, hidden, masked, prediction, relations], ids=lambda m: m.__name__
+    "module",
+    [base, attention, continuation, distillation_token, hidden, masked, prediction, relations],
+    ids=lambda m: m.__name__,
 )
 def test_the_examples_of_the_docstrings_run(module, student, teacher, batch):
     names = vars(losses) | {"torch": torch, "capture": capture, "CaptureSpec": CaptureSpec}

@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from transformers import DeiTConfig
 
 from stages.distillation.losses import LOSSES, build
 from stages.distillation.losses.base import Loss
@@ -15,6 +16,7 @@ SETTINGS = {
     "attention_maps": ({"distance": "mse"}, {"distance": "kl"}),
     "attention_scores": ({"form": "maps"}, {"form": "traces"}),
     "continuation": ({"phi": 0.5, "margin": 0.1},),
+    "distillation_token": ({"kind": "soft", "alpha": 0.3},),
     "hidden_states": ({"distance": "cosine"}, {"distance": "normalised"}),
     "relations": ({"of": "queries"}, {"of": "values"}),
     "soft_labels": ({"temperature": 3.0},),
@@ -33,7 +35,9 @@ DOUBLED = 0
 
 def made(name: str, given: dict) -> Loss:
     torch.manual_seed(2)
-    return build({name: given}, *pair(3), mlm_probability=0.25)
+    student, teacher = pair(3)
+    student = DeiTConfig() if name == "distillation_token" else student
+    return build({name: given}, student, teacher, mlm_probability=0.25)
 
 
 def drawn(seed: int, width: int) -> ModelOutputs:
@@ -46,7 +50,9 @@ def drawn(seed: int, width: int) -> ModelOutputs:
     rows, longest = len(LENGTHS), max(LENGTHS)
     hidden = {i: draw(rows, longest, width) for i in range(4)}
     heads = [{i: draw(rows, 2, longest, width // 2) for i in range(1, 4)} for _ in range(3)]
-    return ModelOutputs(draw(rows, 3), hidden, *heads, vocabulary_NV=draw(len(MASKED), 9))
+    outputs = ModelOutputs(draw(rows, 3), hidden, *heads, vocabulary_NV=draw(len(MASKED), 9))
+    outputs.named = {name: draw(rows, 3) for name in ("cls_logits", "distillation_logits")}
+    return outputs
 
 
 def batch_for(loss: Loss) -> Batch:
