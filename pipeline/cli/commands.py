@@ -421,7 +421,9 @@ def export(given: ExportSettings) -> None:
 @dataclass
 class PredictSettings(OfRun):
     model: str = option("", "directory of an export, instead of run=")
-    text: str | None = option(None, "a text; if left out: file=, or the lines of standard input")
+    text: str | None = option(
+        None, "a text, or the path of an image; if left out: file=, or the lines of standard input"
+    )
     text_b: str | None = option(None, "the second text, where the task takes pairs")
     file: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
     to: str = option("", "the .csv, .tsv or .jsonl file to write; if left out: standard output")

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from checkpoints import store
+from checkpoints.errors import UserError
 from pipeline.deploy.cascade import Cascade, With, add_cascade, forget_promise
 from pipeline.deploy.formats import FormatResult, compare_formats
 from pipeline.deploy.model_card import write_card
@@ -21,7 +22,7 @@ from stages.distillation.models import (
 from stages.distillation.outputs import inputs_of
 from stages.distillation.students.architecture import OWN
 from stages.distillation.students.architecture import __name__ as OWN_MODULE
-from stages.tasks.kinds import Classes
+from stages.tasks.kinds import Classes, ImageClasses
 
 
 def export(
@@ -48,6 +49,10 @@ def export(
     Raises:
         UserError: no threshold keeps the promise, the student is damaged, the ONNX model's logits differ from PyTorch's, or the disk is full.
     """
+    if with_onnx and isinstance(run.kind, ImageClasses):
+        raise UserError(
+            "onnx=true is for models of text, and this one reads images; export it without ONNX (onnx=false)"
+        )
     student = run.about.student
     source, staging = run.model(student), store.fresh_staging(target)
     try:
@@ -84,6 +89,8 @@ def fit_settings(directory: Path, length: int) -> None:
     """
     source = ModelSource(str(directory))
     model = load_classifier(source, capturing=False)
+    if head_of(model.config) == ImageClasses.head:
+        return  # the image processor is as it was, and the config is one that transformers 4 reads
     names = inputs_of(model, dict.fromkeys([*load_tokenizer(source).model_input_names, "attention_mask"]))
     fitted = {"model_max_length": length, "model_input_names": list(names)}
     for file, change in (

@@ -14,7 +14,7 @@ from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, head_of, load_config
 from stages.distillation.students.architecture import KINDS
 from stages.evaluation.results import busy_note
-from stages.tasks.kinds import Classes, Questions, Ranking
+from stages.tasks.kinds import Classes, ImageClasses, Questions, Ranking
 from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {
@@ -34,7 +34,7 @@ LANGUAGES = {
 
 PIPELINES = {
     "SequenceClassification": "text-classification", "TokenClassification": "token-classification",
-    "QuestionAnswering": "question-answering",
+    "QuestionAnswering": "question-answering", "ImageClassification": "image-classification",
 }  # fmt: skip
 """Head -> the hub's name of its task."""
 
@@ -89,6 +89,7 @@ def write_card(
         token_level=run.kind.token_level,
         asks=isinstance(run.kind, Questions),
         ranks=isinstance(run.kind, Ranking),
+        sees=isinstance(run.kind, ImageClasses),
         kind=kind,
         pooling=getattr(config, "window_pooling", ""),
         threshold=getattr(run.kind.of_model(config), "threshold", None),

@@ -16,17 +16,18 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, pipeline
+from transformers import PreTrainedModel, pipeline
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.report.run_record import RunRecord
 from stages.distillation.compatibility import longest_row
-from stages.distillation.models import ModelSource, kind_of, load_classifier, load_tokenizer
+from stages.distillation.models import ModelSource, kind_of, load_classifier, load_preprocessor
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite, predict
-from stages.tasks.kinds import Entities, Kind, LabelSets, Questions, Ranking
+from stages.tasks.images import ImageRows, opened, resized
+from stages.tasks.kinds import Entities, ImageClasses, Kind, LabelSets, Questions, Ranking
 from stages.tasks.kinds.ranking import ranks
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.readers.questions import COLUMNS
@@ -34,7 +35,7 @@ from stages.tasks.row_maker import Frame
 from stages.tasks.tables import open_table, rows_with
 from stages.tasks.text import check_text
 from stages.tasks.token_rows import write_task_rows
-from stages.tasks.types import UNKNOWN, Split
+from stages.tasks.types import UNKNOWN, UNLABELLED, Split
 from stages.tasks.windows import room_for_first
 
 BATCH, POOL = 32, 2048
@@ -56,7 +57,7 @@ class Classifier:
 
     Attributes:
         model: in eval mode, with stock attention.
-        tokenizer: of the model.
+        tokenizer: of the model; its image processor where it reads images, whose rows are paths of files.
         max_length: tokens of a row; longer rows are truncated, or read in windows. None: rows of any length can be read.
         pairs: whether a row has two texts; None if unknown.
         threshold: the confidence from which on an exported student keeps its promise; None where it makes none.
@@ -64,7 +65,7 @@ class Classifier:
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
     max_length: int | None
     pairs: bool | None = None
     threshold: float | None = None
@@ -92,13 +93,13 @@ class Classifier:
     @classmethod
     def _load(cls, directory: Path, max_length: int = 0, pairs: bool | None = None) -> "Classifier":
         source = ModelSource(str(directory))
-        model, tokenizer = (
-            load_classifier(source, capturing=False),
-            load_tokenizer(source),
-        )
+        model = load_classifier(source, capturing=False).eval()
+        tokenizer = load_preprocessor(source, kind_of(model.config))
+        if isinstance(kind_of(model.config), ImageClasses):
+            return cls(model, tokenizer, None, pairs)
         limits = [max_length or tokenizer.model_max_length, longest_row(model)]
         longest = min((n for n in limits if n and n < LARGE_INTEGER), default=None)
-        return cls(model.eval(), tokenizer, longest, pairs)
+        return cls(model, tokenizer, longest, pairs)
 
     @cached_property
     def kind(self) -> Kind:
@@ -112,6 +113,8 @@ class Classifier:
 
     def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
         """Probabilities (rows, classes), or scores (rows, 1) of a regression, in the order of the rows."""
+        if isinstance(self.kind, ImageClasses):
+            return self.kind.probabilities(self._logits_of_images([row[0] for row in rows], progress))
         if self.kind.pooling:
             second = [row[1] for row in rows] if len(rows[0]) == 2 else None
             split = Split([row[0] for row in rows], second, [0] * len(rows))
@@ -197,6 +200,13 @@ class Classifier:
             rows = write_task_rows([split], self.tokenizer, length, Path(folder), 1.0, self.kind.pooling)
             with tqdm(total=len(rows), unit=" windows", disable=None if progress else True) as bar:
                 return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
+
+    def _logits_of_images(self, paths: Sequence[str], progress: bool) -> np.ndarray:
+        """The logits of image files, (images, classes)."""
+        pixels = np.stack([resized(self.tokenizer, opened(Path(path), path)) for path in paths])
+        rows = ImageRows(pixels, np.full(len(pixels), UNLABELLED), self.tokenizer)
+        with tqdm(total=len(rows), unit=" images", disable=None if progress else True) as bar:
+            return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
 
     def entities(self, texts: Sequence[str]) -> list[list[tuple[str, int, int, float]]]:
         """(kind, start, end, probability) of the entities of each text, in characters, the end not included.
