@@ -36,11 +36,13 @@ def run(stage: Stage) -> None:
         else distillation_score(stage, model, targets["dev"], dev)
     )
     step = method.step(model, options)
+    evaluate = method.evaluation(model, evaluate)
     job = Job(
         stage, model, train, targets["train"], evaluate,
         set_progress=model.set_progress, batch_transform=changes_of(stage, task), step=step,
     )  # fmt: skip
     state = job.run()
+    model.student = method.finish(model)
     if answers:
         choose_on_dev(stage, model, dev, task)
         warn_if_constant(stage, task, state.best_score)

@@ -1,8 +1,10 @@
 """What a job trains: a student and the losses it learns from."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import or_
+from typing import Any
 
 from torch import nn
 
@@ -33,12 +35,14 @@ class Distillation(nn.Module):
 
     @property
     def set_progress(self) -> Callable[[float], None] | None:
-        """Tells the losses what fraction of the steps is done; None where no schedule changes them."""
-        return self._set_progress if any(loss.is_scheduled for loss in self._losses) else None
+        """Tells losses, and what a method has added, what fraction of the steps is done; None where no schedule changes them."""
+        scheduled: list[Any] = [part for part in self.modules() if getattr(part, "is_scheduled", False)]
 
-    def _set_progress(self, progress: float) -> None:
-        for loss in self._losses:
-            loss.progress = progress
+        def tell(progress: float) -> None:
+            for part in scheduled:
+                part.progress = progress
+
+        return tell if scheduled else None
 
     def forward(self, batch: Batch, teacher_outputs: ModelOutputs | None) -> dict[str, LossTerm]:
         """The terms of all losses on a batch."""
@@ -47,5 +51,6 @@ class Distillation(nn.Module):
         outputs = read(self.student, batch, self.student_capture)
         terms: dict[str, LossTerm] = {}
         for loss in self._losses:
-            terms |= loss.terms(outputs, teacher_outputs, batch)
+            own = loss.terms(outputs, teacher_outputs, batch)
+            terms |= {name: replace(term, tag=loss.tag or term.tag) for name, term in own.items()}
         return terms

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
@@ -143,3 +144,11 @@ class Method:
 
     def examine(self, stage: Stage, task: Task, model: Distillation, dev: TaskRows) -> None:
         """Look at the trained student, of which the best weights are kept: what it fills into `found` is reported."""
+
+    def evaluation(self, model: Distillation, evaluate: Callable[[], float]) -> Callable[[], float]:
+        """What chooses the weights that are kept, of `evaluate`, the student's score on dev. NaN: not these weights."""
+        return evaluate
+
+    def finish(self, model: Distillation) -> nn.Module:
+        """The student that is written, made of the trained one, which holds the weights that are kept."""
+        return model.student
