@@ -10,6 +10,7 @@ from stages.distillation.recipe_lines import build_from_line
 from stages.methods.assistants import Assistants
 from stages.methods.base import Method
 from stages.methods.distillation_token import DistillationTokenEvidence
+from stages.methods.grain import Grain
 from stages.methods.many_heads import ManyHeads
 from stages.methods.prompts import Panda, SoftPrompt
 from stages.methods.sparse_ngrams import SparseNGrams
@@ -18,6 +19,7 @@ __all__ = [
     "METHODS",
     "Assistants",
     "DistillationTokenEvidence",
+    "Grain",
     "ManyHeads",
     "Method",
     "Panda",
@@ -29,6 +31,7 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {
     "assistants": Assistants,
     "distillation_token": DistillationTokenEvidence,
+    "grain": Grain,
     "many_heads": ManyHeads,
     "panda": Panda,
     "plain": Method,

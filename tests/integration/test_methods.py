@@ -188,3 +188,72 @@ def test_two_ranks_learn_the_same_ngrams(place, ngrams):
 def test_mistakes_about_ngrams_are_told_in_a_line(place, ngrams, change, words):
     status, output = place.run("recipe", "name=ngrams.yaml", "run=wrong-ngrams", change)
     assert status != 0 and re.search(words, " ".join(output.split())) and "Traceback" not in output, output
+
+
+GRAIN = {
+    "seeds": [1],
+    "baseline": "stock",
+    "base": {
+        "training": TRAINING | {"epochs": 4},
+        "student": {"init": "teacher-layers", "layers": 4},
+        "losses": [{"soft_labels": {"temperature": 8.0}}, "hidden_states"],
+    },
+    "students": {
+        "stock": {"method": {"grain": {"density": 0.7, "units": "feed_forward"}}},
+        "grain": {"method": {"grain": {"density": 0.3, "embedding_rank": 8}}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def grain(place):
+    (place.path / "grain.yaml").write_text(yaml.safe_dump(GRAIN, sort_keys=False))
+    status, output = place.run("recipe", "name=grain.yaml", "run=grain", "reuse=false")
+    assert status == 0, output
+    return output
+
+
+def test_pruned_students_are_smaller_and_stay_so_wherever_they_are_read(place, grain):
+    run = place.path / "runs/grain-seed1"
+    results = json.loads((run / "results.json").read_text())
+    size = {name: of["parameters"] for name, of in results.items()}
+    assert size["grain"] < 0.6 * size["teacher"] and size["stock"] < size["teacher"]
+    assert results["grain"]["flops"] < results["stock"]["flops"] < results["teacher"]["flops"]
+    found = {name: json.loads((run / name / "finished.json").read_text())["scores"]["found"] for name in ("grain", "stock")}  # fmt: skip
+    assert 0.2 < found["grain"]["density"] <= 0.3 and found["stock"]["values left"] == 1
+    config = json.loads((run / "stock/model/config.json").read_text())
+    assert config["model_type"] == "bert" and config["intermediate_size"] < 32
+    evaluated = [json.loads(line) for line in (run / "grain/metrics.jsonl").read_text().splitlines()]
+    assert [line["best"] for line in evaluated if "dev" in line][0] is False  # units are left that will go
+    status, output = place.run("export", "run=grain-seed1", "to=exported-grain", tiny=False)
+    assert status == 0 and "import stages.distillation.students" in output and "ONNX fp32" in output, output
+    answers = [
+        place.run("predict", of, "text=a good film", tiny=False)
+        for of in ("run=grain-seed1", "model=exported-grain")
+    ]
+    assert answers[0] == answers[1] and answers[0][0] == 0, answers
+    for command in (("report", "run=grain-seed1"), ("pareto", "task=tiny")):
+        status, output = place.run(*command, tiny=False)
+        assert status == 0, output
+    assert "grain: grain" in output
+
+
+def test_a_pruned_student_killed_and_resumed_is_bitwise_the_same(place, grain):
+    place.kill_during("killed-grain-seed1", "grain", "name=grain.yaml", "run=killed-grain", "reuse=false",
+                      command="recipe")  # fmt: skip
+    status, output = place.run("recipe", "name=grain.yaml", "run=killed-grain", "reuse=false")
+    assert status == 0 and "[grain] resumes" in output, output
+    assert place.weights("killed-grain-seed1") == place.weights("grain-seed1")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("students.grain.method={grain: {density: 2}}", "grain.method.grain.density: 2 must be a number between"),
+        ("students.grain.losses=[gold_labels]", "grain.losses: grain scores units by losses on the teacher's logits"),
+        ("students.grain.student.kind=pruned_bert", "init=teacher-layers makes a student of the teacher's own kind"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_pruning_are_told_in_a_line(place, grain, change, words):
+    status, output = place.run("recipe", "name=grain.yaml", "run=wrong-grain", change)
+    assert status != 0 and re.search(words, " ".join(output.split())) and "Traceback" not in output, output

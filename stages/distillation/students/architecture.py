@@ -24,6 +24,7 @@ from stages.distillation.students.cmow import CMOWConfig
 from stages.distillation.students.many_heads import ManyHeadsConfig
 from stages.distillation.students.ngrams import NGramsConfig
 from stages.distillation.students.prompted import PromptedConfig
+from stages.distillation.students.pruned_bert import PrunedBertConfig
 from stages.distillation.students.textcnn import TextCNNConfig
 from stages.distillation.students.vision import VISION, vision_config
 
@@ -36,7 +37,7 @@ KINDS = {
 }
 """Kinds of students that are no stock models, and their configs."""
 
-OWN = (*KINDS, PromptedConfig.model_type)
+OWN = (*KINDS, PromptedConfig.model_type, PrunedBertConfig.model_type)
 """All types of models that this project adds to transformers'."""
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
