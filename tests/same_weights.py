@@ -52,7 +52,7 @@ MAKE = {
     "cmow": "recipe name=cmow seeds=1",
     "cmow-pairs": "recipe name=cmow-pairs seeds=1 data=STS-B",
     "deit": "recipe name=deit seeds=1 rows=64 tuning.epochs=2 base.training.epochs=2",
-    "grain": "recipe name=grain seeds=1 base.student.layers=2 base.training.epochs=4",
+    "grain": "recipe name=grain seeds=1 base.method.grain.embedding_rank=8 students.stock-50.method.grain.density=0.7",
     "shape": "recipe name=shape seeds=1",
     "best-practice": f"recipe name=best-practice seeds=1 rows=60 {WIDTH}",
     "demo": "demo preset=demo seed=1",
