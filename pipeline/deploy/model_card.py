@@ -12,7 +12,7 @@ from pipeline.deploy.formats import ROWS, FormatResult
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, head_of, load_config
-from stages.distillation.students.architecture import KINDS
+from stages.distillation.students.architecture import OWN
 from stages.evaluation.results import busy_note
 from stages.tasks.kinds import Classes, ImageClasses, Questions, Ranking
 from stages.tasks.packages import TEACHER_NAME
@@ -58,7 +58,7 @@ def write_card(
     """
     base, data = _base_model(run), run.task.identity
     config = load_config(ModelSource(str(path.parent)))
-    head, kind = head_of(config) or Classes.head, config.model_type if config.model_type in KINDS else ""
+    head, kind = head_of(config) or Classes.head, config.model_type if config.model_type in OWN else ""
     about = {
         "license": license,
         "language": LANGUAGES.get(data.get("reader", ""), ""),

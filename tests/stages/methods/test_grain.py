@@ -19,7 +19,6 @@ from stages.distillation.distillation import Distillation
 from stages.distillation.losses import build
 from stages.distillation.outputs import CaptureSpec, logits_of
 from stages.distillation.students import pruned_bert
-from stages.distillation.students.architecture import student_config
 from stages.distillation.students.pruned_bert import prunable, shrunk
 from stages.methods import build_method, pruning
 from stages.methods.pruning import Pruner, Pruning, Units
@@ -322,8 +321,6 @@ def test_what_cannot_be_pruned_is_refused():
         with pytest.raises(UserError, match=words):
             build_method({"grain": line}).check(task(), config, spec)
     build_method({"grain": {"units": "feed_forward", "density": 0.52}}).check(task(), bert, logits)
-    with pytest.raises(UserError, match="kind: 'pruned_bert' is what pruning makes of a BERT; leave it out"):
-        student_config(bert, layers=0, kind="pruned_bert")
     with pytest.raises(
         UserError, match="patience: 3 may end the training before the units are gone; set it to 0"
     ):
