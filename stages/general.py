@@ -1,7 +1,7 @@
 """General distillation (paper section 4.1): an un-tuned teacher, unlabelled text, no prediction loss.
 
 The student, from random weights, learns the teacher's embeddings, hidden states and raw attention scores
-under the layer map. Out comes a general student for any task.
+under the layer map. Out comes a general student for any task; the projections that it learned with lie beside it.
 """
 
 from stages.distillation.distillation import Distillation
@@ -9,6 +9,7 @@ from stages.distillation.models import load_encoder, load_tokenizer
 from stages.distillation.students.architecture import random_student, student_config
 from stages.distillation.teachers import FrozenTeacher
 from stages.teaching.live_teacher import teacher_outputs
+from stages.teaching.projections import projections_writer
 from stages.teaching.student import layer_losses, save_student
 from stages.training.cached_rows import corpus_rows
 from stages.training.job import Job
@@ -29,4 +30,5 @@ def run(stage: Stage) -> None:
     outputs = teacher_outputs(stage, frozen, {"corpus": rows})
     job = Job(stage, model, rows, targets=outputs["corpus"])
     state = job.run()
-    stage.publish(save_student(job, tokenizer), {"steps": state.step, "tokens": int(rows.lengths.sum())})
+    write = save_student(job, tokenizer, projections_writer(model))
+    stage.publish(write, {"steps": state.step, "tokens": int(rows.lengths.sum())})

@@ -5,6 +5,8 @@ The student learns embeddings, hidden states and raw attention scores as in the 
 logits are recorded on the way, so that the prediction stage needs no teacher.
 """
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedModel
 
@@ -15,23 +17,26 @@ from stages.distillation.students.architecture import student_from_teacher_layer
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Kind
 from stages.teaching.live_teacher import task_teacher, teacher_outputs
+from stages.teaching.projections import begin_with_projections
 from stages.teaching.recorded_logits import TeacherLogits
 from stages.teaching.student import distillation_score, layer_losses, save_student
 from stages.training.cached_rows import task_rows, train_rows
 from stages.training.job import Job
-from stages.training.options import Distilling
+from stages.training.options import Intermediate
 from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
     """Distil the tuned teacher's layers on the task's text; the lowest loss on dev is kept."""
-    task, options, source = stage.task(), stage.training_as(Distilling), stage.model("teacher")
+    task, options, source = stage.task(), stage.training_as(Intermediate), stage.model("teacher")
     tokenizer = load_tokenizer(source)
     student = begin(stage, task.kind)
     train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
     model = Distillation(student, layer_losses(options, student.config, load_config(source)))
+    if options.projection_init == "general" and "student" in stage.inputs:
+        stage.log(begin_with_projections(model, Path(stage.model("student").name)))
     teacher = task_teacher(stage, task, model.teacher_capture | CaptureSpec(logits=True))
     outputs = teacher_outputs(stage, teacher, {"train": train, "dev": dev})
     recorded = TeacherLogits(train, task.kind.outputs, stage.device)

@@ -15,8 +15,8 @@ from stages.training.options import (
     Architecture,
     Augmentation,
     Baseline,
-    Distilling,
     General,
+    Intermediate,
     Job,
     MaskedLM,
     NotNegative,
@@ -106,7 +106,7 @@ class Options:
     general: General = field(default_factory=General)
     masked_lm: MaskedLM = field(default_factory=MaskedLM)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    intermediate: Distilling = field(default_factory=Distilling)
+    intermediate: Intermediate = field(default_factory=Intermediate)
     prediction: Prediction = field(default_factory=Prediction)
     finetuning: Baseline = field(default_factory=Baseline)
     answers: Answers = field(default_factory=Answers)

@@ -88,6 +88,16 @@ class Distilling(Training):
 
 
 @dataclass
+class Intermediate(Distilling):
+    """The intermediate stage: the student learns the layers of the tuned teacher on the task's text."""
+
+    projection_init: Literal["random", "general"] = option(
+        "random",
+        "projections of hidden states begin random (paper), or as the general stage's (published code)",
+    )
+
+
+@dataclass
 class General(Distilling):
     """General distillation: the student learns the layers of the un-tuned teacher on unlabelled text."""
 
@@ -236,7 +246,7 @@ TRAINING: dict[str, type[Training]] = {
     "general": General,
     "masked_lm": Pretraining,
     "pretrain": Pretraining,
-    "intermediate": Distilling,
+    "intermediate": Intermediate,
     "prediction": Prediction,
     "finetune": Baseline,
 }

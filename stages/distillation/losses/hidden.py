@@ -71,6 +71,17 @@ class HiddenStates(Loss):
         self.student_capture = CaptureSpec(hidden=frozenset(self.layers))
         self.teacher_capture = CaptureSpec(hidden=frozenset(self.layers.values()))
 
+    @property
+    def projections_by_name(self) -> dict[str, nn.Module]:
+        """The projections under the layers that they join, such as "2-4": the student's second, the teacher's fourth.
+
+        One that serves all layers is "shared".
+        """
+        if len(self.projections) < len(self.layers):
+            return {"shared": self.projections[0]}
+        names = [f"{s}-{t}" for s, t in self.layers.items()]
+        return dict(zip(names, self.projections, strict=True))
+
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         total = 0.0
         for i, (s, t) in enumerate(self.layers.items()):
