@@ -378,7 +378,14 @@ def submission(given: SubmissionSettings) -> None:
 @dataclass
 class ExportSettings(OfRun):
     to: str = option("", "directory to write, which must not exist; if left out: runs/RUN/export")
-    onnx: bool = option(True, "also write ONNX files, in fp32 and int8")
+    onnx: bool | list[Literal["int8", "int8_static", "fp16"]] = option(
+        True,
+        "also write ONNX files: true (fp32 and int8), false, or fp32 and a list of int8, int8_static, fp16",
+    )
+    max_changed: Annotated[float, Ge(0), Le(1)] = option(
+        0.02,
+        "fraction of the answers that a smaller ONNX file may change; above it, layers stay in fp32 (docs/deploy.md)",
+    )
     license: str = option("", "the licence that the model card states, such as apache-2.0")
     push: str = option("", "also upload it to this private repository of the hub: OWNER/NAME")
     promise: Annotated[float, Ge(0), Lt(1)] = option(
@@ -407,7 +414,7 @@ def export(given: ExportSettings) -> None:
     if given.promise:
         cascade.check_promise(run, given.agree_with)
     measured, promised = export.export(
-        run, target, given.onnx, given.license, given.promise, given.agree_with
+        run, target, given.onnx, given.max_changed, given.license, given.promise, given.agree_with
     )
     if promised:
         print(promised)

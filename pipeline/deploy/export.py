@@ -7,7 +7,7 @@ from pathlib import Path
 from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.deploy.cascade import Cascade, With, add_cascade, forget_promise
-from pipeline.deploy.formats import FormatResult, compare_formats
+from pipeline.deploy.formats import FormatResult, Smaller, compare_formats
 from pipeline.deploy.model_card import write_card
 from pipeline.deploy.older_transformers import model_settings, tokenizer_settings
 from pipeline.report.run_record import RunRecord
@@ -28,7 +28,8 @@ from stages.tasks.kinds import Classes, ImageClasses
 def export(
     run: RunRecord,
     target: Path,
-    with_onnx: bool,
+    onnx: bool | list[Smaller],
+    max_changed: float,
     license: str,
     promise: float = 0.0,
     agree_with: With = "teacher",
@@ -38,7 +39,8 @@ def export(
     Args:
         run: the finished run.
         target: a path that does not exist yet.
-        with_onnx: whether to write ONNX files, and to measure each format.
+        onnx: whether to write ONNX files, in fp32 and int8, and to measure each format; or the smaller formats.
+        max_changed: what a smaller format may change (`pipeline.deploy.smaller.changed`).
         license: for the model card; an identifier of the hub, or empty.
         promise: with which agreement the student answers above a threshold; 0: none is looked for.
         agree_with: whose labels these answers agree with.
@@ -49,9 +51,9 @@ def export(
     Raises:
         UserError: no threshold keeps the promise, the student is damaged, the ONNX model's logits differ from PyTorch's, or the disk is full.
     """
-    if with_onnx and isinstance(run.kind, ImageClasses):
+    if onnx is not False and isinstance(run.kind, ImageClasses):
         raise UserError(
-            "onnx=true is for models of text, and this one reads images; export it without ONNX (onnx=false)"
+            "ONNX is for models of text, and this one reads images; export it without ONNX (onnx=false)"
         )
     student = run.about.student
     source, staging = run.model(student), store.fresh_staging(target)
@@ -62,7 +64,8 @@ def export(
         forget_promise(staging)
         fit_settings(staging, run.max_length(student))
         cascade = add_cascade(run, staging, promise, agree_with) if promise else None
-        formats = compare_formats(run, staging) if with_onnx else []
+        smaller: list[Smaller] = ["int8"] if onnx is True else onnx or []
+        formats = compare_formats(run, staging, smaller, max_changed) if onnx is not False else []
         write_card(run, formats, license, staging / "README.md", cascade)
         staging.rename(target)
     except Exception as error:

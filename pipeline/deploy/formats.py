@@ -1,9 +1,10 @@
 """The formats of an exported student side by side: their predictions on real rows, and their speed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,22 +17,27 @@ from stages.distillation.teachers import class_order
 from stages.evaluation.costs import speed
 from stages.evaluation.predict import predict
 from stages.evaluation.results import Costs, busy_note
+from stages.tasks.kinds import Kind
 from stages.tasks.tables import read_rows
 from stages.tasks.task import part
-from stages.tasks.token_rows import write_task_rows
+from stages.tasks.token_rows import TokenRows, write_task_rows
 from stages.tasks.types import Split
 
 LARGEST_DIFFERENCE = 1e-3
 """Allowed between the fp32 logits of ONNX and of PyTorch. Rounding alone makes a thousandth of it."""
 
 ROWS = 2500
-"""Maximum number of rows to compare, spread evenly over those that `evaluate` reported."""
+"""Maximum number of rows to read, spread evenly over those that `evaluate` reported."""
+
+Smaller = Literal["int8", "int8_static", "fp16"]
 
 FORMATS = {
     "teacher": ("teacher, PyTorch fp32", ""),
     "student": ("student, PyTorch fp32", "model.safetensors"),
     "onnx": ("student, ONNX fp32", "onnx/model.onnx"),
     "int8": ("student, ONNX int8", "onnx/model_quantized.onnx"),
+    "int8_static": ("student, ONNX int8, static", "onnx/model_static_quantized.onnx"),
+    "fp16": ("student, ONNX fp16", "onnx/model_fp16.onnx"),
 }
 """Format -> (title, file in the exported directory, under the name that the hub's tools look for)."""
 
@@ -42,13 +48,14 @@ class FormatResult:
 
     Attributes:
         title: as shown.
-        file: in the exported directory; empty for the teacher, which is not exported.
+        file: in the exported directory; empty for what is not exported: the teacher, and a format that changes too much.
         bytes: size of the weights' file.
         metric: the selection metric on the compared rows.
         agreement: fraction of these rows with the label or answer of the student in PyTorch; None for a regression.
-        difference: the largest from the logits of the student in PyTorch (for questions from the log-probabilities of the
-            answer and of none); None for the teacher.
+        difference: the largest change of a row's probability, or score, from the student in PyTorch; None for the teacher.
         costs: latency and throughput.
+        rows: on which formats are compared.
+        in_fp32: layers of a smaller format that stay in fp32, numbered from 1.
     """
 
     title: str
@@ -58,48 +65,67 @@ class FormatResult:
     agreement: float | None
     difference: float | None
     costs: Costs
+    rows: int
+    in_fp32: list[int]
 
 
-def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
+def compare_formats(
+    run: RunRecord, directory: Path, smaller: Sequence[Smaller], max_changed: float
+) -> list[FormatResult]:
     """Write the ONNX files of the model in `directory`, compare all formats on the run's rows, and time them.
+
+    Every second row calibrates, and decides whether a smaller format keeps to `max_changed`, or which layers have to stay
+    in fp32 for that. The others are those on which all formats are compared.
+
+    Args:
+        run: that made the model.
+        directory: of the exported model.
+        smaller: the formats beside fp32.
+        max_changed: what a smaller format may change (`pipeline.deploy.smaller.changed`).
 
     Raises:
         UserError: onnx or onnxruntime is missing, or the fp32 logits of ONNX differ from those of PyTorch.
     """
     try:
         from pipeline.deploy.onnx_model import OnnxClassifier, write_onnx
+        from pipeline.deploy.smaller import Deciding, write_smaller
     except ImportError as error:
         raise UserError(
             f"{error.name} is not installed: run `make setup`, or export without ONNX (onnx=false)"
         ) from error
 
-    labels, texts = run.about.labels, _reported(run)
-    student = _load(directory)
-    teacher = run.model("teacher")
-    files = {name: directory / file for name, (_, file) in FORMATS.items() if file}
+    labels, (chosen_on, texts) = run.about.labels, _halves(run.kind, _reported(run))
+    student, teacher = _load(directory), run.model("teacher")
+    files = {name: directory / FORMATS[name][1] for name in ("student", "onnx", *smaller)}
     files["teacher"] = teacher / "model.safetensors"
     files["onnx"].parent.mkdir()
     names = load_tokenizer(ModelSource(str(directory))).model_input_names
-    write_onnx(student, names, files["onnx"], files["int8"])
-    models = {"teacher": _load(teacher), "student": student}
-    models |= {name: OnnxClassifier(files[name], student.config) for name in ("onnx", "int8")}
+    write_onnx(student, names, files["onnx"])
+    kind = run.kind.of_model(student.config)
+    groups = kind.groups(texts)
 
+    models: dict[str, Any] = {"teacher": _load(teacher), "student": student}
+    in_fp32: dict[str, list[int] | None] = {}
     logits, costs = {}, {}
     with TemporaryDirectory() as folder:
-        rows = {}
-        groups = run.kind.groups(texts)
-        for name in ("teacher", "student"):
-            tokenizer = load_tokenizer(ModelSource(str(files[name].parent)))
-            length = run.max_length("teacher" if name == "teacher" else run.about.student)
-            folder_of, pooling = Path(folder) / name, kind_of(models[name].config).pooling
-            rows[name] = write_task_rows([texts], tokenizer, length, folder_of, pooling=pooling)
+
+        def rows_of(split: Split, model: str, name: str) -> TokenRows:
+            tokenizer = load_tokenizer(ModelSource(str(files[model].parent)))
+            length = run.max_length("teacher" if model == "teacher" else run.about.student)
+            pooling = kind_of(models[model].config).pooling
+            return write_task_rows([split], tokenizer, length, Path(folder) / name, pooling=pooling)
+
+        few = Deciding(kind, rows_of(chosen_on, "student", "few"), kind.groups(chosen_on), max_changed)
+        for name in smaller:
+            in_fp32[name] = write_smaller(name, files["onnx"], files[name], student, few)
+        rows = {name: rows_of(texts, name, name) for name in models}
+        models |= {name: OnnxClassifier(files[name], student.config) for name in ("onnx", *smaller)}
         for name, model in models.items():
             own = rows["teacher" if name == "teacher" else "student"]
             order = class_order(model.config, labels, [])
             logits[name] = predict(model, own, torch.device("cpu"), order=order)
             # each format by itself: onnxruntime's idle threads spin, and would slow the others down
             costs |= speed({name: (model, own)})
-    kinds = {name: run.kind.of_model(model.config) for name, model in models.items()}
     compared = {name: of[:, :2] if texts.asks else of for name, of in logits.items()}
     difference = float(np.abs(compared["onnx"] - compared["student"]).max())
     if not difference < LARGEST_DIFFERENCE:
@@ -107,40 +133,53 @@ def compare_formats(run: RunRecord, directory: Path) -> list[FormatResult]:
             f"the logits of ONNX differ by {difference:.2g} from PyTorch's, more than {LARGEST_DIFFERENCE}: export without "
             "ONNX (onnx=false)"
         )
-    return [
-        FormatResult(
-            title,
-            file,
+
+    def result(name: str) -> FormatResult:
+        title, file = FORMATS[name]
+        left_out = name in in_fp32 and in_fp32[name] is None
+        of = run.kind.of_model(models["teacher"].config) if name == "teacher" else kind
+        worst = float(np.abs(of.probabilities(logits[name]) - kind.probabilities(logits["student"])).max())
+        found = FormatResult(
+            title + (" (left out)" if left_out else ""),
+            "" if left_out else file,
             files[name].stat().st_size,
-            kinds[name].measure(run.metrics[:1], logits[name], np.asarray(texts.gold), groups)[
-                run.metrics[0]
-            ],
-            kinds[name]
-            .agreement(logits[name], logits["student"], kinds["student"], groups)
-            .get("label_loyalty"),
-            None if name == "teacher" else float(np.abs(compared[name] - compared["student"]).max()),
+            of.measure(run.metrics[:1], logits[name], np.asarray(texts.gold), groups)[run.metrics[0]],
+            of.agreement(logits[name], logits["student"], kind, groups).get("label_loyalty"),
+            None if name == "teacher" else worst,
             costs[name],
+            len(texts),
+            in_fp32.get(name) or [],
         )
-        for name, (title, file) in FORMATS.items()
-    ]
+        if left_out:
+            files[name].unlink()
+        return found
+
+    return [result(name) for name in models]
 
 
 def formats_table(run: RunRecord, formats: list[FormatResult]) -> str:
     """What was measured of the formats."""
     costs, busy = formats[0].costs, busy_note(f.costs for f in formats)
     rows = [
-        {"format": f.title, "size": f"{f.bytes / 1e6:.1f} MB", run.metrics[0]: f"{f.metric:.4f}",
+        {"format": shown(f), "size": f"{f.bytes / 1e6:.1f} MB", run.metrics[0]: f"{f.metric:.4f}",
          "same label": percent(f.agreement),
-         "logits differ by": "-" if f.difference is None else f"{f.difference:.1e}",
+         "worst row": "-" if f.difference is None else f"{f.difference:.4f}",
          "latency": f"{f.costs.latency.p50:.2f} ms", "rows/s": f"{f.costs.rows_per_second:,.0f}"}
         for f in formats
     ]  # fmt: skip
     return (
-        f"formats on {min(ROWS, run.about.rows):,} {run.about.split} rows; same label and difference of logits: "
-        f"compared with the student in PyTorch\nlatency: median, one row of {costs.lengths.mean:.0f} tokens on "
+        f"formats on {formats[0].rows:,} {run.about.split} rows, compared with the student in PyTorch: same label; "
+        f"worst row: largest change of a probability\nlatency: median, one row of {costs.lengths.mean:.0f} tokens on "
         f"average; rows/s: 32 rows at once; {costs.threads} CPU threads\n{busy and busy + chr(10)}\n"
         f"{terminal_table(rows)}"
     )
+
+
+def shown(of: FormatResult) -> str:
+    """The title of a format, with what of it stays in fp32."""
+    if not of.in_fp32:
+        return of.title
+    return f"{of.title} (layer {', '.join(map(str, of.in_fp32))} in fp32)"
 
 
 def _load(directory: Path) -> Any:
@@ -156,7 +195,22 @@ def _reported(run: RunRecord) -> Split:
     columns = [[row[name] for row in rows] for name in run.text_columns]
     gold = [run.kind.read(row["label"]) for row in rows]
     split = Split(columns[0], columns[1] if len(columns) == 2 else None, gold, run.kind.continued)
-    groups = [1] * len(rows) if split.token_level else run.kind.groups(split) or [1] * len(rows)
-    ends, wanted = np.cumsum(groups), min(ROWS, len(rows)) * len(groups) // len(rows)
+    groups = _groups(run.kind, split)
+    wanted = min(ROWS, len(rows)) * len(groups) // len(rows)
     chosen = np.linspace(0, len(groups) - 1, wanted, dtype=int)
-    return part(split, [row for i in chosen for row in range(ends[i] - groups[i], ends[i])])
+    return part(split, [row for i in chosen for row in groups[i]])
+
+
+def _groups(kind: Kind, split: Split) -> list[list[int]]:
+    """The numbers of the rows that stay together: the candidates of a question, else each row by itself."""
+    sizes = None if split.token_level else kind.groups(split)
+    ends = np.cumsum(sizes or [1] * len(split))
+    return [list(range(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _halves(kind: Kind, split: Split) -> tuple[Split, Split]:
+    """Every second row, or question with its candidates, and the others; a single one is in both."""
+    groups = _groups(kind, split)
+    halves = groups[::2], groups[1::2] or groups
+    decide, compare = (part(split, [row for group in half for row in group]) for half in halves)
+    return decide, compare

@@ -8,7 +8,7 @@ import yaml
 from markupsafe import Markup
 
 from pipeline.deploy.cascade import Cascade
-from pipeline.deploy.formats import ROWS, FormatResult
+from pipeline.deploy.formats import FormatResult, shown
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, head_of, load_config
@@ -102,7 +102,8 @@ def write_card(
         formats=formats,
         cascade=cascade,
         busy=busy_note(f.costs for f in formats),
-        compared=min(ROWS, run.about.rows),
+        compared=formats[0].rows if formats else 0,
+        format_title=shown,
         max_length=run.max_length(run.about.student),
         machine=run.stages[-1].machine,
     )

@@ -1,7 +1,6 @@
-"""Write a classifier as ONNX in fp32 and int8, and run it in onnxruntime with the interface of the torch model."""
+"""Write a classifier as ONNX, and run it in onnxruntime with the interface of the torch model."""
 
 import inspect
-import logging
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import onnx  # noqa: F401 (torch writes the file with it)
 import onnxruntime
 import torch
-from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
@@ -42,13 +40,10 @@ class OnnxClassifier:
         return ModelOutput({name: torch.from_numpy(logits) for name, logits in found})
 
 
-def write_onnx(model: PreTrainedModel, names: Collection[str], fp32: Path, int8: Path) -> None:
-    """Write a model as ONNX, for any batch size and length: in fp32, and with int8 weights.
+def write_onnx(model: PreTrainedModel, names: Collection[str], path: Path) -> None:
+    """Write a model as ONNX in fp32, for any batch size and length.
 
     Its inputs are those of `names` (that the tokenizer gives) which the model takes.
-
-    The int8 model quantizes activations dynamically and has one scale per output channel. Its weights have 7 bits, because
-    processors without VNNI add up 8-bit products in 16 bits, which overflow.
 
     Torch's legacy exporter is used. The newer one (dynamo=True) gives the same logits, but takes 10 s instead of 1 s for a
     tiny encoder, writes 0.4 MB more, and needs onnxscript.
@@ -67,11 +62,6 @@ def write_onnx(model: PreTrainedModel, names: Collection[str], fp32: Path, int8:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about tracing; the logits are compared afterwards
         torch.onnx.export(
-            model.eval(), (), fp32, kwargs=inputs, input_names=list(inputs), output_names=list(outputs),
+            model.eval(), (), path, kwargs=inputs, input_names=list(inputs), output_names=list(outputs),
             dynamic_axes=axes, dynamo=False,
         )  # fmt: skip
-    logging.disable(logging.WARNING)  # it recommends pre-processing; the predictions are compared afterwards
-    try:
-        quantize_dynamic(fp32, int8, per_channel=True, reduce_range=True)
-    finally:
-        logging.disable(logging.NOTSET)

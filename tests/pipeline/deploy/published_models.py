@@ -20,6 +20,7 @@ from checkpoints.errors import UserError
 from pipeline.deploy.export import fit_settings
 from pipeline.deploy.onnx_model import OnnxClassifier, write_onnx
 from pipeline.deploy.predict import Classifier
+from pipeline.deploy.smaller import write_int8
 from stages.distillation.compatibility import check_padding
 from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, inputs_of, read
@@ -285,9 +286,9 @@ def _compare(kind: Kind, model: Any, columns: list[list[str]], directory: Path, 
         close(exported(**given).logits, expected)
 
     if kind.onnx:
-        files = rows_at / "fp32.onnx", rows_at / "int8.onnx"
-        write_onnx(evaluated, exported_tokenizer.model_input_names, *files)
-        onnx = OnnxClassifier(files[0], evaluated.config)
+        write_onnx(evaluated, exported_tokenizer.model_input_names, rows_at / "fp32.onnx")
+        write_int8(rows_at / "fp32.onnx", rows_at / "int8.onnx")
+        onnx = OnnxClassifier(rows_at / "fp32.onnx", evaluated.config)
         assert {node.name for node in onnx.session.get_inputs()} == given.keys()
         close(torch.from_numpy(predict(onnx, rows, cpu)), expected)
     return set(inputs["token_type_ids"].unique().tolist()) if "token_type_ids" in inputs else set()

@@ -100,6 +100,76 @@ def test_every_form_gives_the_logits_of_the_trained_student(tmp_path, monkeypatc
     assert not list(tmp_path.glob(".writing-*"))
 
 
+SMALLER = {"int8": "model_quantized", "int8_static": "model_static_quantized", "fp16": "model_fp16"}
+
+
+def logits_of_files(directory: Path, texts: list[str]) -> dict[str, np.ndarray]:
+    """The logits of the ONNX files of an export, by their names."""
+    import onnxruntime
+    from transformers import AutoTokenizer
+
+    encoded = AutoTokenizer.from_pretrained(directory)(
+        texts, padding=True, truncation=True, return_tensors="np"
+    )
+    return {
+        path.stem: onnxruntime.InferenceSession(path).run(None, dict(encoded))[0]
+        for path in (directory / "onnx").iterdir()
+    }
+
+
+def test_smaller_formats_change_no_more_than_they_may(place, capsys):
+    texts = [text for text, _ in sentences(30)]
+    loose, strict = (
+        ["export", "run=one", f"to={limit}", f"onnx=[{','.join(SMALLER)}]", f"max_changed={limit}"]
+        for limit in (1, 0)
+    )
+    assert cli.main(loose) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    found = logits_of_files(Path("1"), texts)
+    assert found.keys() == {"model", *SMALLER.values()} and "in fp32" not in said and "left out" not in said
+    for name, tolerance in ("model_fp16", 0.05), *((SMALLER[name], 1.5) for name in ("int8", "int8_static")):
+        assert 0 < np.abs(found[name] - found["model"]).max() < tolerance, name
+
+    assert cli.main(strict) == 0, capsys.readouterr().err
+    said, card = capsys.readouterr().out, Path("0/README.md").read_text().replace("\\_", "_")
+    kept = logits_of_files(Path("0"), texts)
+    for name, logits in kept.items():
+        assert (logits.argmax(1) == kept["model"].argmax(1))[::2].all(), (
+            name
+        )  # the rows on which it was decided
+    for title, file in (
+        ("int8 ", SMALLER["int8"]),
+        ("int8, static", SMALLER["int8_static"]),
+        ("fp16", "model_fp16"),
+    ):
+        line = next(line for line in said.splitlines() if f"ONNX {title}" in line)
+        assert ("left out" in line) == (file not in kept) == (f"onnx/{file}.onnx" not in card)
+        changes = (found[file].argmax(1) != found["model"].argmax(1))[::2].any()
+        assert changes == ("left out" in line or "in fp32" in line)
+    assert "in fp32" in said or "left out" in said  # the limit was felt
+
+
+def test_scores_change_in_standard_deviations():
+    from pipeline.deploy.smaller import changed, fewest_in_fp32
+    from stages.tasks.kinds import Classes, Scores
+
+    expected = np.array([[0.0], [4.0], [-4.0]])
+    assert changed(Scores(), expected + 1, expected) == pytest.approx(1 / expected.std())
+    assert changed(Classes(("a", "b")), np.eye(2)[[0, 1, 1, 0]], np.eye(2)[[0, 1, 0, 0]]) == 0.25
+
+    tried = []
+
+    def measure(kept):
+        tried.append(kept)
+        return 0.4 - 0.1 * (2 in kept) - 0.2 * (0 in kept)
+
+    assert fewest_in_fp32(measure, 3, 0.45) == [] and tried == [[]]
+    assert fewest_in_fp32(measure, 3, 0.25) == [0]  # the one that helps most
+    assert fewest_in_fp32(measure, 3, 0.15) == [0, 2] and tried[-1] == [0, 2]
+    assert fewest_in_fp32(measure, 3, 0.05) is None and tried[-1] == [0, 1, 2]
+    assert fewest_in_fp32(measure, 0, 0.05) is None
+
+
 def test_the_card_says_what_is_known_and_escapes_it(place, capsys):
     assert cli.main(["export", "run=one", "to=out", "license=apache-2.0"]) == 0, capsys.readouterr().err
     _, head, body = Path("out/README.md").read_text().split("---\n", 2)

@@ -56,6 +56,7 @@ def test_padding_never_counts(kind, words):
 @pytest.mark.parametrize("kind", SIZES)
 def test_what_is_saved_loads_and_onnx_answers_the_same(kind, words, tmp_path):
     from pipeline.deploy.onnx_model import OnnxClassifier, write_onnx
+    from pipeline.deploy.smaller import write_int8
 
     student, batch = a_student(kind, words), inputs()
     student.save_pretrained(tmp_path / "m")
@@ -67,7 +68,8 @@ def test_what_is_saved_loads_and_onnx_answers_the_same(kind, words, tmp_path):
         assert torch.equal(loaded(**batch).logits, expected)
         tapped = load_classifier(ModelSource(str(tmp_path / "m"))).eval()
         assert torch.equal(tapped(**batch).logits, expected)
-    write_onnx(loaded, ["input_ids", "attention_mask"], tmp_path / "m.onnx", tmp_path / "int8.onnx")
+    write_onnx(loaded, ["input_ids", "attention_mask"], tmp_path / "m.onnx")
+    write_int8(tmp_path / "m.onnx", tmp_path / "int8.onnx")
     onnx = OnnxClassifier(tmp_path / "m.onnx", loaded.config)
     torch.testing.assert_close(onnx(**batch).logits, expected, rtol=1e-4, atol=1e-5)
     one = {name: x[1:2, :2] for name, x in batch.items()}
