@@ -12,11 +12,13 @@ from transformers import PreTrainedModel
 
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import GoldLabels, Loss, SoftLabels
-from stages.distillation.models import load_classifier, load_config, load_preprocessor, new_classifier
+from stages.distillation.models import load_classifier, load_config, load_tokenizer, new_classifier
 from stages.distillation.students.architecture import student_config
+from stages.distillation.vocabulary import fit_vocabulary
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
 from stages.teaching.given_answers import learned_answers
+from stages.teaching.reading import reading
 from stages.teaching.recorded_logits import logits_as_outputs
 from stages.teaching.student import choose_on_dev, save_student, task_score
 from stages.training.job import Job
@@ -30,15 +32,17 @@ def run(stage: Stage) -> None:
     torch.manual_seed(stage.seed)
     if "student" in stage.inputs:
         source = stage.model("student")
-        classifier = load_classifier(source, task.kind)
+        classifier, tokenizer = load_classifier(source, task.kind), load_tokenizer(source)
     else:
-        source = stage.model("teacher")
+        tokenizer = reading(stage).tokenizer
         if "shape" in stage.inputs:
             config = load_config(stage.model("shape"))
         else:
-            config = student_config(load_config(source), **stage.options["architecture"])
+            config = student_config(load_config(stage.model("teacher")), **stage.options["architecture"])
+        if "vocabulary" in stage.inputs:
+            fit_vocabulary(config, tokenizer)
         classifier = new_classifier(config, task.kind)
-    fine_tune(stage, task, classifier, load_preprocessor(source, task.kind))
+    fine_tune(stage, task, classifier, tokenizer)
 
 
 def fine_tune(stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: Any) -> None:

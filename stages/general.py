@@ -5,11 +5,13 @@ under the layer map. Out comes a general student for any task; the projections t
 """
 
 from stages.distillation.distillation import Distillation
-from stages.distillation.models import load_encoder, load_tokenizer
+from stages.distillation.models import load_encoder
 from stages.distillation.students.architecture import random_student, student_config
 from stages.distillation.teachers import FrozenTeacher
+from stages.distillation.vocabulary import begin_as_reduced, fit_vocabulary
 from stages.teaching.live_teacher import teacher_outputs
 from stages.teaching.projections import projections_writer
+from stages.teaching.reading import reading
 from stages.teaching.student import layer_losses, save_student
 from stages.training.cached_rows import corpus_rows
 from stages.training.job import Job
@@ -20,15 +22,19 @@ from stages.training.stage import Stage
 def run(stage: Stage) -> None:
     """Distil the teacher's layers on the corpus into a general student."""
     source, options = stage.model("teacher"), stage.training_as(General)
-    tokenizer, teacher = load_tokenizer(source), load_encoder(source)
+    reads, teacher = reading(stage), load_encoder(source)
     config = student_config(teacher.config, **stage.options["architecture"], which=options.layer_map)
+    if "vocabulary" in stage.inputs:
+        fit_vocabulary(config, reads.tokenizer)
     student = random_student(config, stage.seed)
-    rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens)
+    rows = reads.both(corpus_rows(stage, reads.tokenizer, options.max_length, options.tokens))
+    if options.embedding_init == "svd":
+        begin_as_reduced(student, teacher, reads.teacher_ids)
 
     model = Distillation(student, layer_losses(options, student.config, teacher.config))
     frozen = FrozenTeacher(teacher, model.teacher_capture, stage.device, stage.precision)
     outputs = teacher_outputs(stage, frozen, {"corpus": rows})
     job = Job(stage, model, rows, targets=outputs["corpus"])
     state = job.run()
-    write = save_student(job, tokenizer, projections_writer(model))
+    write = save_student(job, reads.tokenizer, projections_writer(model))
     stage.publish(write, {"steps": state.step, "tokens": int(rows.lengths.sum())})

@@ -11,13 +11,15 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.distillation.distillation import Distillation
-from stages.distillation.models import load_classifier, load_config, load_encoder, load_tokenizer
+from stages.distillation.models import load_classifier, load_config, load_encoder
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students.architecture import student_from_teacher_layers
+from stages.distillation.vocabulary import keep_tokens
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Kind
 from stages.teaching.live_teacher import task_teacher, teacher_outputs
 from stages.teaching.projections import begin_with_projections
+from stages.teaching.reading import Reading, reading
 from stages.teaching.recorded_logits import TeacherLogits
 from stages.teaching.student import distillation_score, layer_losses, save_student
 from stages.training.cached_rows import task_rows, train_rows
@@ -29,10 +31,10 @@ from stages.training.stage import Stage
 def run(stage: Stage) -> None:
     """Distil the tuned teacher's layers on the task's text; the lowest loss on dev is kept."""
     task, options, source = stage.task(), stage.training_as(Intermediate), stage.model("teacher")
-    tokenizer = load_tokenizer(source)
-    student = begin(stage, task.kind)
-    train = train_rows(stage, task, tokenizer, options.max_length)
-    dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
+    reads = reading(stage)
+    student = begin(stage, task.kind, reads)
+    train = reads.both(train_rows(stage, task, reads.tokenizer, options.max_length))
+    dev = reads.both(task_rows(stage, task, "dev", reads.tokenizer, options.max_length))
 
     model = Distillation(student, layer_losses(options, student.config, load_config(source)))
     if options.projection_init == "general" and "student" in stage.inputs:
@@ -51,14 +53,17 @@ def run(stage: Stage) -> None:
     state = job.run()
     recorded.gather()
     scores = {"dev": state.best_score, "metric": "-loss", "steps": state.step}
-    stage.publish(save_student(job, tokenizer, recorded.write, task.kind.scale), scores)
+    stage.publish(save_student(job, reads.tokenizer, recorded.write, task.kind.scale), scores)
 
 
-def begin(stage: Stage, kind: Kind) -> PreTrainedModel:
+def begin(stage: Stage, kind: Kind, reads: Reading) -> PreTrainedModel:
     """The student as it begins: a general student, or the teacher's every k-th layer; its head is new."""
     torch.manual_seed(stage.seed)
     if "student" in stage.inputs:
         return load_classifier(stage.model("student"), kind)
     architecture = stage.options["architecture"]
     encoder = load_encoder(stage.model("teacher"))
-    return student_from_teacher_layers(encoder, architecture["layers"], architecture["dropout"])
+    student = student_from_teacher_layers(encoder, architecture["layers"], architecture["dropout"])
+    if reads.teacher_ids is not None:
+        keep_tokens(student, reads.tokenizer, reads.teacher_ids)
+    return student

@@ -12,11 +12,12 @@ import torch
 
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import GoldLabels, SoftLabels
-from stages.distillation.models import load_classifier, load_tokenizer
+from stages.distillation.models import load_classifier
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.given_answers import needs_encoder, with_answers
+from stages.teaching.reading import reading
 from stages.teaching.recorded_logits import (
     TEACHER_LOGITS_FILE,
     compute_logits,
@@ -32,8 +33,9 @@ from stages.training.stage import Stage
 
 def run(stage: Stage) -> None:
     """Distil the teacher's answers; the best student on dev is kept."""
-    task, options, source = stage.task(), stage.training_as(Prediction), stage.model("teacher")
-    tokenizer = load_tokenizer(source)
+    task, options = stage.task(), stage.training_as(Prediction)
+    reads = reading(stage)
+    tokenizer = reads.tokenizer
     torch.manual_seed(stage.seed)
     student = load_classifier(stage.model("student"), task.kind)
     gold = options.targets == "gold" or options.targets == "auto" and task.kind.follows_gold
@@ -50,7 +52,7 @@ def run(stage: Stage) -> None:
     )
     targets = None
     if not gold:
-        targets = logits_as_outputs(learned_logits(stage, task, train), train, stage.device)
+        targets = logits_as_outputs(learned_logits(stage, task, reads.both(train)), train, stage.device)
     job = Job(stage, model, train, targets, task_score(stage, model, dev, task))
     state = job.run()
     choose_on_dev(stage, model, dev, task)

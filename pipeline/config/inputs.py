@@ -20,6 +20,7 @@ from pipeline.config.two_stage import (
     check,
     general,
     two_stage,
+    vocabulary,
 )
 from pipeline.deploy.hub import pin
 from pipeline.plan import RUNS, hashed, made_in, read_finished
@@ -75,7 +76,7 @@ def general_stages(o: Options) -> RunSpec:
     def declare(run: Path) -> list[StageSpec]:
         corpora = {"corpus": given_corpus(o.corpus, run)}
         given = Given(_given_encoder(o, run), corpora=corpora)
-        return [check(o, given, only_general=True), general(o, given)]
+        return [check(o, given, only_general=True), *vocabulary(o, given), general(o, given)]
 
     return RunSpec(o.run or Path(o.preset).stem, declare)
 

@@ -67,7 +67,8 @@ class StudentModel(Architecture):
     @property
     def sizes(self) -> dict[str, Any]:
         """The sizes and what else makes the model's config, as stages read them."""
-        sizes = {entry.name: getattr(self, entry.name) for entry in fields(Architecture)}
+        names = [entry.name for entry in fields(Architecture) if entry.name != "vocabulary"]
+        sizes = {name: getattr(self, name) for name in names}
         sizes |= {"kind": self.kind} if self.kind else {}
         return sizes | ({"settings": self.settings} if self.settings else {})
 
@@ -250,6 +251,10 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
     kind = StudentSpec if settings.get("data", "task") == "task" else CorpusStudentSpec
     spec = updated(kind(student=StudentModel(**asdict(o.architecture))), settings, where)
     model = spec.student
+    if model.vocabulary:
+        raise UserError(
+            f"{where}vocabulary={model.vocabulary}: a recipe's students have the teacher's; leave it out"
+        )
     if not spec.losses:
         raise UserError(f"{where}losses=[] must be a list of lines `- name: {{setting: value}}`")
     for name in spec.reads:

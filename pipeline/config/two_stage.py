@@ -68,9 +68,31 @@ class RunSpec:
 
 def general(o: Options, given: Given) -> StageSpec:
     """The general student."""
-    options = {"training": asdict(o.general), "architecture": asdict(o.architecture)}
-    inputs = _present(teacher=given.teacher, corpus=given.corpora["corpus"])
+    training = _chosen(o.general, embedding_init="random")
+    options = {"training": training, "architecture": architecture(o)}
+    inputs = _present(teacher=given.teacher, corpus=given.corpora["corpus"]) | _own_vocabulary(o)
     return StageSpec("general", "general", _common(o) | options, inputs)
+
+
+def vocabulary(o: Options, given: Given) -> list[StageSpec]:
+    """The student's own vocabulary, if it is to have one."""
+    if not o.architecture.vocabulary or given.student:
+        return []
+    options = {
+        "allow_bin": o.allow_bin, "vocabulary": o.architecture.vocabulary, "corpus_length": o.general.max_length,
+        "corpus_tokens": o.general.tokens, "task_length": o.intermediate.max_length,
+    }  # fmt: skip
+    inputs = _present(teacher=given.teacher, corpus=given.corpora.get("corpus"), task=given.task)
+    return [StageSpec("vocabulary", "vocabulary", options, inputs)]
+
+
+def architecture(o: Options) -> dict[str, Any]:
+    """The sizes of the student, as stages read them."""
+    return _chosen(o.architecture, vocabulary=0)
+
+
+def _own_vocabulary(o: Options) -> dict[str, str | Entry]:
+    return {"vocabulary": "vocabulary"} if o.architecture.vocabulary else {}
 
 
 def masked_lm(o: Options, given: Given, name: str = "masked_lm", corpus: str = "corpus") -> StageSpec:
@@ -83,12 +105,10 @@ def masked_lm(o: Options, given: Given, name: str = "masked_lm", corpus: str = "
 
 def augmentation(o: Options, given: Given) -> list[StageSpec]:
     """The masked language model, and the augmented rows."""
-    settings = asdict(o.augmentation)
+    settings = _chosen(o.augmentation, entities="keep")
     varied = _common(o) | {"seed": settings.pop("seed")}
     for name in ("masked_lm", "vectors", "language", "synonyms", "nltk_download"):
         del settings[name]  # inputs, known by their contents
-    if settings["entities"] == "keep":
-        del settings["entities"]  # the rows are those that were made before there was a choice
     inputs = _present(
         masked_lm="masked_lm", task=given.task, vectors=given.vectors,
         stop_words=given.stop_words, synonyms=given.synonyms,
@@ -162,12 +182,12 @@ def check(
             targets=getattr(group, "targets", "teacher"),
         )
     stages |= plans or {}
-    architecture = asdict(o.architecture)
+    sizes = architecture(o)
     if o.student == "teacher-layers":
-        architecture = {"layers": o.architecture.layers}
+        sizes = {name: size for name, size in sizes.items() if name in ("layers", "vocabulary")}
     options = {
         "stages": {name: asdict(stage) for name, stage in stages.items()},
-        "architecture": architecture,
+        "architecture": sizes,
         "teacher_labels": o.teacher_labels,
         "accept_teacher": o.accept_teacher,
     }
@@ -187,7 +207,8 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
         o: the options.
         given: teacher, task, and whatever else the options need.
     """
-    common, architecture, task = _common(o), asdict(o.architecture), given.task
+    common, sizes, task = _common(o), architecture(o), given.task
+    own_vocabulary = {} if given.student else _own_vocabulary(o)
     tuned, doubts = teacher(o, given), _doubts(o)
     judge: dict[str, str] = {}
     stages = [
@@ -198,7 +219,7 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
         stages += folds(o, task, tuned)
         judge = {"out_of_fold": "out_of_fold"}
         tuned = replace(tuned, options=tuned.options | doubts, inputs={**tuned.inputs, **judge})
-    stages.append(tuned)
+    stages += [tuned, *vocabulary(o, given)]
     inputs = _present(teacher="teacher", task=task)
     if given.student:
         inputs["student"] = given.student
@@ -207,13 +228,13 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
         inputs["student"] = "general"
 
     augmented = {"augmented": "augment"} if o.augment else {}
-    begun = {} if "student" in inputs else {"architecture": architecture}
+    begun = {} if "student" in inputs else {"architecture": sizes}
     stages.append(
         StageSpec(
             "intermediate",
             "intermediate",
-            common | {"training": asdict(o.intermediate)} | begun,
-            inputs | augmented,
+            common | {"training": _chosen(o.intermediate, projection_init="random")} | begun,
+            inputs | augmented | ({} if "student" in inputs else own_vocabulary),
         )
     )
 
@@ -225,15 +246,15 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
     models = {"teacher": "teacher", "distilled": "prediction"}
     if o.baselines:
         options = common | {"training": asdict(o.finetuning)}
-        random = _present(teacher=given.teacher, task=task)
+        random = _present(teacher=given.teacher, task=task) | own_vocabulary
         if given.student:
             random["shape"] = given.student
         elif o.student == "teacher-layers":
-            architecture = {"layers": o.architecture.layers, "dropout": o.architecture.dropout}
+            sizes = {
+                name: size for name, size in sizes.items() if name in ("layers", "dropout", "vocabulary")
+            }
         if o.baselines != "general":
-            stages += _grid(
-                StageSpec("finetuned", "finetune", options | {"architecture": architecture}, random)
-            )
+            stages += _grid(StageSpec("finetuned", "finetune", options | {"architecture": sizes}, random))
             models["finetuned"] = "finetuned"
         if o.baselines != "random" and "student" in inputs:
             own = _present(student=inputs["student"], task=task)
@@ -261,6 +282,13 @@ def _doubts(o: Options) -> dict[str, Any]:
         return {}
     weight = {} if o.answers.weight == "one" else {"weight": o.answers.weight}
     return {"leave_out": o.answers.leave_out} | weight
+
+
+def _chosen(options: Any, **before: Any) -> dict[str, Any]:
+    """A group's options, without those that have the value `before` there was a choice: what they make is the same."""
+    return {
+        name: value for name, value in asdict(options).items() if name not in before or value != before[name]
+    }
 
 
 def _common(o: Options) -> dict[str, Any]:

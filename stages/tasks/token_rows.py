@@ -64,6 +64,7 @@ class TokenRows:
         begins: (N,) of windows, which are the first of their text or question; None for whole texts.
         places: (T, 2) start and end in the context of all targets of questions' windows, in characters.
         pooling: of the logits of a text's windows, `Kind.pooling`.
+        teacher_ids: (V,) the teacher's id of each token, where it has another vocabulary; None: both read the same ids.
     """
 
     tokens: np.ndarray
@@ -79,6 +80,7 @@ class TokenRows:
     begins: np.ndarray | None = None
     places: np.ndarray | None = None
     pooling: str = ""
+    teacher_ids: np.ndarray | None = None
 
     @classmethod
     def open(cls, directory: Path, width_multiple: int = 1) -> TokenRows:
@@ -203,6 +205,9 @@ class TokenRows:
         if self.segments:
             inputs["token_type_ids"] = np.zeros(mask_BL.shape, np.int64)
             inputs["token_type_ids"][mask_BL] = self.segments.types(lengths, self.second[indices])
+        if self.teacher_ids is not None:
+            inputs |= {f"teacher_{name}": values for name, values in inputs.items()}
+            inputs["teacher_input_ids"] = self.teacher_ids[inputs["input_ids"]]
         labels = None
         if self.labels is not None:
             kind = torch.float32 if self.labels.dtype.kind == "f" else torch.int64

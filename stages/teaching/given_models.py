@@ -33,6 +33,7 @@ from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import student_config
 from stages.distillation.students.vision import VISION
 from stages.distillation.teachers import check_problem_type, class_order
+from stages.distillation.vocabulary import teacher_ids
 from stages.methods import build_method
 from stages.tasks.kinds import ImageClasses
 from stages.tasks.task import Task
@@ -72,7 +73,8 @@ def check_models(
     tokenizer, config = load_tokenizer(teacher), load_config(teacher)
     given = load_config(student) if student else student_config(config, **options["architecture"])
     models = Models(tokenizer, config, given)
-    check_vocabularies(config, given, len(tokenizer))
+    smaller = given.vocab_size < config.vocab_size
+    check_vocabularies(config, config if smaller else given, len(tokenizer))
     if task and models.knows(task):
         check_problem_type(config, task.kind)
         class_order(config, task.labels, options["teacher_labels"])
@@ -86,9 +88,17 @@ def check_models(
         try:
             own = load_tokenizer(student)
         except UserError as error:
+            if smaller:
+                raise
             say(f"of the vocabularies only the sizes were compared: {error}")
         else:
-            check_tokenizers(tokenizer, own)
+            if smaller:
+                teacher_ids(
+                    own, tokenizer
+                )  # raises where the student's tokens are not a part of the teacher's
+                check_vocabularies(given, given, len(own))
+            else:
+                check_tokenizers(tokenizer, own)
     return models
 
 

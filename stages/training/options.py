@@ -41,6 +41,10 @@ class Architecture:
     feed_forward: Positive = option(1200, "width of the feed-forward layers d'_i (TinyBERT4: 1200)")
     heads: Positive = option(12, "attention heads (TinyBERT4: 12)")
     dropout: Fraction = option(0.1, "dropout of the student in training (BERT: 0.1)")
+    vocabulary: NotNegative = option(
+        0,
+        "most tokens of the student: the teacher's that corpus and task use most; 0: all of them",
+    )
 
 
 @dataclass
@@ -93,7 +97,7 @@ class Intermediate(Distilling):
 
     projection_init: Literal["random", "general"] = option(
         "random",
-        "projections of hidden states begin random (paper), or as the general stage's (published code)",
+        "projections begin random, or as the general stage's (published code)",
     )
 
 
@@ -102,6 +106,10 @@ class General(Distilling):
     """General distillation: the student learns the layers of the un-tuned teacher on unlabelled text."""
 
     tokens: NotNegative = option(0, "tokens of the corpus to use; 0: all")
+    embedding_init: Literal["random", "svd"] = option(
+        "random",
+        "word embeddings begin random (paper), or svd: as the teacher's, reduced to its width",
+    )
 
 
 @dataclass

@@ -54,12 +54,14 @@ def student_config(
     kind: str = "",
     which: str | Sequence[int] = "uniform",
     settings: Mapping[str, Any] | None = None,
+    vocabulary: int = 0,
 ) -> PretrainedConfig:
     """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both.
 
-    A size of 0, layers too, is the teacher's. Of another kind it has the teacher's vocabulary, and every size is its own;
-    `settings` are what such a kind has beside sizes. Where the teacher's layers differ in their kind of attention
-    (ModernBERT), a layer has that of the layer it learns from, by the layer map `which`.
+    A size of 0, layers too, is the teacher's; `vocabulary` is the maximum number of tokens. Of another kind it has the
+    teacher's vocabulary, and every size is its own; `settings` are what such a kind has beside sizes. Where the teacher's
+    layers differ in their kind of attention (ModernBERT), a layer has that of the layer it learns from, by the layer map
+    `which`.
 
     Raises:
         ValueError: an unknown kind, or sizes or settings that it does not have.
@@ -75,6 +77,7 @@ def student_config(
         )
     config = copy.deepcopy(teacher)
     config.num_hidden_layers = layers = layers or teacher.num_hidden_layers
+    config.vocab_size = min(vocabulary or config.vocab_size, config.vocab_size)
     if kinds := getattr(teacher, "layer_types", None):
         n = teacher.num_hidden_layers
         spread = [

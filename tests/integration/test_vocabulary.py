@@ -1,0 +1,60 @@
+"""Students with a vocabulary of their own: made, resumed, given, exported."""
+
+import csv
+
+import pytest
+import torch
+
+SIZE = 22  # of the 25 of the teacher's 28 tokens that the text has
+
+
+def test_a_student_has_fewer_tokens_and_begins_as_its_teacher_and_the_general_stage_tell(place):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    own = (
+        f"architecture.vocabulary={SIZE}",
+        "general.embedding_init=svd",
+        "intermediate.projection_init=general",
+    )
+    place.kill_during("vocabulary", "intermediate", *own)
+    status, output = place.run("task-distill", "run=vocabulary", *own)
+    assert status == 0 and "resumed at step" in output, output
+    run = place.path / "runs" / "vocabulary"
+    for stage in ("general", "intermediate", "prediction", "finetuned", "finetuned_general"):
+        model = run / stage / "model"
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        assert len(tokenizer) == SIZE and tokenizer.pad_token_id == 0, stage
+    assert len(AutoTokenizer.from_pretrained(run / "teacher" / "model")) == 28
+
+    status, output = place.run("export", "run=vocabulary", "to=own-words", tiny=False)
+    assert status == 0, output
+    student = AutoModelForSequenceClassification.from_pretrained(place.path / "own-words").eval()
+    assert student.get_input_embeddings().weight.shape[0] == SIZE
+    tokenizer = AutoTokenizer.from_pretrained(place.path / "own-words")
+    with open(run / "dev_predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with torch.no_grad():
+        logits = student(**tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")).logits
+    assert [student.config.id2label[i] for i in logits.argmax(-1).tolist()] == [
+        row["distilled"] for row in rows
+    ]
+
+
+@pytest.mark.slow
+def test_a_student_with_its_own_vocabulary_is_given_or_begins_as_teacher_layers(place):
+    from transformers import AutoModel
+
+    own = (f"architecture.vocabulary={SIZE}", "baselines=false")
+    status, output = place.run("general-distill", "run=own-general", *own)
+    assert status == 0 and f"{SIZE} of 28 tokens are kept" in output, output
+    status, output = place.run("task-distill", "run=own-given", "student=run:own-general", *own[1:])
+    assert status == 0, output
+    status, output = place.run(
+        "task-distill", "run=own-layers", "student=teacher-layers", "intermediate.epochs=1", *own
+    )
+    assert status == 0, output
+    for run in ("own-given", "own-layers"):
+        student = AutoModel.from_pretrained(place.path / "runs" / run / "prediction" / "model")
+        assert student.get_input_embeddings().weight.shape[0] == SIZE
+    status, output = place.run("task-distill", "run=own-none", "architecture.vocabulary=5")
+    assert status == 2 and "architecture.vocabulary: 5 has no room for the 6 special tokens" in output, output
