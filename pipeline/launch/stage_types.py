@@ -16,11 +16,13 @@ from stages import (
     select,
     student,
     teacher,
+    vocabulary,
 )
 from stages.training.stage import Stage
 
 STAGE_TYPES: dict[str, Callable[[Stage], None]] = {
     "check": check.run,
+    "vocabulary": vocabulary.run,
     "teacher": teacher.run,
     "out_of_fold": out_of_fold.run,
     "general": general.run,
