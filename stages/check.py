@@ -15,7 +15,7 @@ from stages.evaluation.predict import predict
 from stages.evaluation.scores import check_scale
 from stages.tasks.kinds import Questions
 from stages.tasks.rows import TaskRows
-from stages.tasks.task import Split, Task
+from stages.tasks.task import Split, Task, check_folds
 from stages.teaching.cost import Cost, training_cost
 from stages.teaching.given_models import Models, check_models, check_plan
 from stages.training.cached_rows import corpus_rows, task_rows
@@ -43,6 +43,8 @@ def run(stage: Stage) -> None:
             f"{stage.options['weight']!r} weighs answers by their labels, and the task has scores; take one",
             argument="answers.weight",
         )
+    if task:
+        check_folds(len(task.splits["train"]), stage.options.get("folds", 0))
     if task and stage.options.get("swaps_entities"):
         task.kind.entities([])  # raises where the task has none
     if task and models.knows(task) and not stage.options["accept_teacher"]:
@@ -97,7 +99,7 @@ def _rows(stage: Stage, plan: StageToCheck, preprocessor: Any, task: Task | None
     if not plan.learns_task or task is None:
         held_out = None if plan.mlm_probability is None else False
         return corpus_rows(stage, preprocessor, plan.max_length, plan.tokens, held_out, plan.data)
-    if task.token_level or task.kind.head == Questions.head:
+    if task.token_level or task.kind.head == Questions.head or task.kind.pooling:
         for split in task.splits.keys() - {"train", "unlabelled"}:
             if cut := task_rows(stage, task, split, preprocessor, plan.max_length, plan.data).truncated:
                 raise UserError(

@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from checkpoints.errors import UserError
 from pipeline.config.options import Options
 from stages.training.options import StageToCheck, Training
 
@@ -131,6 +132,8 @@ def teacher(o: Options, given: Given) -> StageSpec:
 def folds(o: Options, task: Entry, tuned: StageSpec) -> list[StageSpec]:
     """Encoders tuned as `tuned`, each without one fold of the answers, and what they say to that fold."""
     count, stages = o.answers.folds, []
+    if count == 1:
+        raise UserError("1 fold leaves nothing to tune on; take 2 to 20, or 0", argument="answers.folds")
     for fold in range(count):
         lacking = task | {"identity": task["identity"] | {"fold": [fold, count]}}
         inputs = {**tuned.inputs, "task": lacking}
@@ -193,6 +196,8 @@ def check(
     }
     if o.by_answers and o.answers.weight != "one":
         options["weight"] = o.answers.weight
+    if o.by_answers and o.answers.folds:
+        options["folds"] = o.answers.folds
     if o.augment and o.augmentation.entities == "swap":
         options["swaps_entities"] = True
     inputs = _present(teacher=given.teacher, task=given.task, student=given.student)

@@ -114,7 +114,7 @@ def _watch(workers: Sequence[Child], first: int, received: deque[int], silent: t
             for worker in workers:
                 worker.send_signal(number)
         codes = [worker.poll() for worker in workers]
-        failed = next((code for code in codes if code and code != 128 + stopped), 0)
+        failed = next((code for code in codes if code and code != (stopped and 128 + stopped)), 0)
         if failed or time.monotonic() > deadline or silent.is_set():
             if None in codes:  # the others may have failed for a reason of their own in the same moment
                 time.sleep(1 if failed > 0 else 0.2)

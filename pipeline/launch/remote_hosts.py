@@ -146,7 +146,9 @@ def _watch(hosts: dict[str, _Host], received: deque[int]) -> int:
             for host in hosts.values():
                 host.tell("heartbeat")
         codes = {name: host.poll() for name, host in hosts.items()}
-        failed, code = next(((n, c) for n, c in codes.items() if c and c != 128 + stopped), ("", 0))
+        failed, code = next(
+            ((n, c) for n, c in codes.items() if c and c != (stopped and 128 + stopped)), ("", 0)
+        )
         if failed or time.monotonic() > deadline:
             for host in hosts.values():
                 host.leave()

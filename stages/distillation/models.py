@@ -324,6 +324,8 @@ def kind_of(config: PretrainedConfig) -> Kind:
     if head_of(config) == ImageClasses.head:
         return ImageClasses(labels)
     pooling = getattr(config, "window_pooling", "")
+    if pooling not in ("", "mean", "max"):
+        raise UserError(f"window_pooling {pooling!r} in config.json is neither mean nor max; correct it")
     if config.problem_type == LabelSets.problem_type:
         return LabelSets(labels, pooling=pooling).of_model(config)
     if getattr(config, "ranking", False):
@@ -435,12 +437,13 @@ def _lacks(directory: Path) -> str:
         with path.open("rb") as file:
             if file.read(40).startswith(b"version https://git-lfs"):
                 return f"{path.name} is a pointer of git-lfs, not the weights; fetch them with `git lfs pull`"
-    for index in directory.glob("*.index.json"):
-        named = set(read_json(index).get("weight_map", {}).values())
-        if missing := sorted(name for name in named if not (directory / name).is_file()):
-            return (
-                f"{index.name} names {missing[0]}, which is not there; copy all {len(named)} files of weights"
-            )
+    if (directory / "model.safetensors").is_file():
+        return ""
+    for index in directory.glob("*.safetensors.index.json"):
+        weight_map = read_json(index).get("weight_map")
+        names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+        if missing := sorted(name for name in names if not (directory / Path(name).name).is_file()):
+            return f"{index.name} names {missing[0]:.100}, which is not there; copy all {len(names)} files of weights"
     if any(directory.glob("*.safetensors")) and not (directory / "adapter_config.json").is_file():
         return ""
     if (directory / "adapter_config.json").is_file() and not (directory / "model.safetensors").is_file():

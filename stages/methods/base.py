@@ -30,7 +30,7 @@ from stages.tasks.kinds import ImageClasses
 from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import task_teacher, teacher_outputs
-from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
+from stages.teaching.recorded_logits import by_windows, logits_as_outputs, teacher_logits
 from stages.training.cached_rows import train_rows
 from stages.training.options import Training
 from stages.training.stage import Stage
@@ -134,6 +134,8 @@ class Method:
             length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
             theirs = train_rows(stage, task, load_tokenizer(stage.model("teacher")), length, everything)
             logits = teacher_logits(stage, task, theirs)
+            if task.kind.pooling:
+                logits = by_windows(logits, theirs, rows["train"])
             return {"train": logits_as_outputs(logits, rows["train"], stage.device)}
         teacher = task_teacher(stage, task, spec)
         return teacher_outputs(stage, teacher, {"train": rows["train"]} if train_alone else rows)

@@ -57,6 +57,11 @@ class ManyHeads(Method):
                 f"a {student.model_type} is not taken apart into body and heads; give a student of {', '.join(BODIES)}",
                 argument="method",
             )
+        if task.kind.pooling:
+            raise UserError(
+                f"{task.kind.pooling!r}: the teachers may cut texts in other places; leave this out",
+                argument="windows",
+            )
         if student.num_hidden_layers <= self.layers:
             raise UserError(
                 f"{self.layers} layers a head leave no body of a student of {student.num_hidden_layers}; give it more",

@@ -422,9 +422,11 @@ def _class_names(schema) -> dict[str, list[str]]:
     """The names of the classes in columns of classes, or of lists of classes."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        inner = {c: f[0] if isinstance(f, list) else f.get("feature", f) for c, f in features.items()}
-        found = {c: f["names"] for c, f in inner.items() if f.get("_type") == "ClassLabel"}
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError):
+        inner = {c: f[0] if isinstance(f, list) and f else f for c, f in features.items()}
+        inner = {c: f.get("feature", f) for c, f in inner.items() if isinstance(f, dict)}
+        classes = {c: f for c, f in inner.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+        found = {c: f["names"] for c, f in classes.items()}
+    except (TypeError, KeyError, ValueError, AttributeError):
         return {}
     return {
         column: [str(name) for name in names] for column, names in found.items() if isinstance(names, list)

@@ -169,14 +169,19 @@ def _some_rows(task: Task, count: int, seed: int) -> Task:
 def _without_fold(task: Task, fold: int, folds: int) -> Task:
     """Leave out one fold of the training rows."""
     train = task.splits["train"]
-    if len(train) < 2 * folds:
-        raise UserError(
-            f"{folds} folds of {len(train)} training rows; there must be two rows in each, lower it",
-            argument="folds",
-        )
+    check_folds(len(train), folds)
     left_out = set(fold_rows(len(train), fold, folds))
     kept = [i for i in range(len(train)) if i not in left_out]
     return replace(task, splits=task.splits | {"train": part(train, kept)})
+
+
+def check_folds(rows: int, folds: int) -> None:
+    """Raise a UserError where a fold of so many training rows would have fewer than two."""
+    if rows < 2 * folds:
+        raise UserError(
+            f"{folds} folds of {rows} training rows; there must be two rows in each, lower it",
+            argument="answers.folds",
+        )
 
 
 def fold_rows(rows: int, fold: int, folds: int) -> list[int]:

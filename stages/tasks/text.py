@@ -117,7 +117,9 @@ def recognised(path: Path, given: str = "") -> str:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if not first_bad:
         return "utf-8"
-    hungarian = letters & set("õû") and letters <= set(HUNGARIAN)  # in windows-1250 these two are ő and ű
+    # In windows-1250 õ and û are ő and ű. French has û, too, but no ö, ü, ó, ú, í or á.
+    odd = "õ" in letters or "û" in letters and letters & set("öüóúíá")
+    hungarian = odd and letters <= set(HUNGARIAN)
     if western and not accented and not hungarian:
         return "windows-1252"
     other = "other lines are" if accented else "its encoding is not certain"

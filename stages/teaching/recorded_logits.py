@@ -92,6 +92,13 @@ def compute_logits(
     return table_NC
 
 
+def by_windows(logits_NC: np.ndarray, theirs: TokenRows, ours: TokenRows) -> np.ndarray:
+    """Logits of the teacher's rows for the student's: where its tokens cut a text otherwise, a window has the text's."""
+    if np.array_equal(theirs.texts, ours.texts):
+        return logits_NC
+    return theirs.of_texts(logits_NC)[ours.texts]
+
+
 def logits_as_outputs(
     table_NC: np.ndarray, rows: TaskRows, device: torch.device
 ) -> Callable[[Batch], ModelOutputs]:

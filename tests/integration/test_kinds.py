@@ -106,7 +106,7 @@ def test_other_vectors_make_their_student_again_and_no_other(place, recipe):
     "change, words",
     [
         ("students.bilstm.losses=[attention_scores]", "bilstm.losses.attention_scores: a bilstm has no"),
-        ("students.bilstm.student.kind=gru", "bilstm.kind: 'gru' is unknown; there are bilstm, cmow, ngrams, textcnn"),
+        ("students.bilstm.student.kind=gru", "bilstm.kind: 'gru' is unknown; there are bilstm"),
         ("students.bilstm.student.init=general", "init=general makes a student of the teacher's own kind"),
         ("students.bilstm.student.embeddings=glove", "embeddings='glove' must be 'random' or 'vectors'"),
         ("unlabelled=0", "with_unlabelled=true needs unlabelled=FRACTION"),

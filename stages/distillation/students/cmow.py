@@ -61,7 +61,12 @@ class CMOWConfig(PretrainedConfig):
                 argument="width",
             )
         given = self.parts if isinstance(self.parts, (list, tuple)) else ()
-        if not given or set(given) - set(PARTS) or len(set(given)) < len(given):
+        if (
+            not given
+            or not all(isinstance(part, str) for part in given)
+            or set(given) - set(PARTS)
+            or len(set(given)) < len(given)
+        ):
             raise UserError(
                 f"{self.parts!r} must be a list of some of {', '.join(PARTS)}", argument="settings.parts"
             )
@@ -74,10 +79,13 @@ class CMOWConfig(PretrainedConfig):
         return self.pairs == "diffcat"
 
     def forward_flops(self, tokens: float) -> float:
-        """The product of two matrices for each token and direction, and the sum of the vectors."""
+        """The product of two matrices for each token and direction, and the sum of the vectors.
+
+        A pair read apart goes over all positions for each text.
+        """
         side = math.isqrt(self.hidden_size)
         each = {"vectors": self.hidden_size, "forwards": 2 * side**3, "backwards": 2 * side**3}
-        return sum(each[part] for part in self.parts) * tokens
+        return sum(each[part] for part in self.parts) * tokens * (2 if self.pairs == "diffcat" else 1)
 
 
 class _CMOW(PreTrainedModel):

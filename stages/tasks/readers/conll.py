@@ -73,12 +73,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
             raise UserError(f"{path}: no sentences; give a word and its label on each line")
         pairs.setdefault(role, []).extend(read)
         notes.append(f"{role}: {path.name}, {len(read):,} sentences")
-    pairs = (
-        {role: [(row, _begun(tags)) for row, tags in of] for role, of in pairs.items()}
-        if _ends(pairs)
-        else pairs
-    )
-    _refuse_odd_tags(pairs)
+    if _mark_entities(pairs):
+        pairs = {role: [(row, _begun(tags)) for row, tags in of] for role, of in pairs.items()}
     if Entities.describes(label for of in pairs.values() for _, tags in of for label in tags):
         of_iob1 = source.tag_scheme == "iob1"
         pairs = {
@@ -87,32 +83,30 @@ def load(source: TaskSource, revision: str | None) -> Task:
     return task(source, pairs, notes)
 
 
-def _ends(pairs: dict[str, list[tuple[Row, list[str]]]]) -> bool:
-    """Whether labels also mark the ends of entities, and entities of one word: BIOES or BILOU."""
-    prefixes = {tag[:2] for of in pairs.values() for _, tags in of for tag in tags if tag != OUTSIDE}
-    return bool(prefixes & set(OTHER_PREFIXES)) and prefixes <= {"B-", "I-", *OTHER_PREFIXES}
+def _mark_entities(pairs: dict[str, list[tuple[Row, list[str]]]]) -> bool:
+    """Whether nearly all labels are O or a prefix and a kind.
+
+    Raises:
+        UserError: they are, and one is not.
+    """
+    tags = Counter(tag for of in pairs.values() for _, tags in of for tag in tags)
+    odd = {tag for tag in tags if tag != OUTSIDE and not re.match("[BIESUL]-.", tag)}
+    others = tags.total() - tags[OUTSIDE]
+    if not tags[OUTSIDE] or not others or sum(tags[tag] for tag in odd) > (1 - NEARLY_ALL) * others:
+        return False
+    for row, of_row in (pair for of in pairs.values() for pair in of):
+        for place, tag in enumerate(of_row):
+            if tag in odd:
+                raise UserError(
+                    f"{row.path}, line {row.line + place}: label {tag!r} is neither O nor B- or I- and a kind, as nearly "
+                    f"all labels are; correct it ({len(odd)} such labels)"
+                )
+    return True
 
 
 def _begun(tags: list[str]) -> list[str]:
-    return [OTHER_PREFIXES.get(tag[:2], tag[:2]) + tag[2:] if tag != OUTSIDE else tag for tag in tags]
-
-
-def _refuse_odd_tags(pairs: dict[str, list[tuple[Row, list[str]]]]) -> None:
-    """Raise a UserError where nearly all labels mark entities, for the first that does not."""
-    tags = Counter(tag for of in pairs.values() for _, tags in of for tag in tags if tag != OUTSIDE)
-    odd = {tag for tag in tags if not re.match("[BI]-.", tag)}
-    if odd and sum(tags[tag] for tag in odd) <= (1 - NEARLY_ALL) * tags.total():
-        row, place, tag = next(
-            (row, place, tag)
-            for of in pairs.values()
-            for row, tags in of
-            for place, tag in enumerate(tags)
-            if tag in odd
-        )
-        raise UserError(
-            f"{row.path}, line {row.line + place}: label {tag!r} is neither O nor B- or I- and a kind, as nearly all "
-            f"labels are; correct it ({len(odd)} such labels)"
-        )
+    """Labels of BIOES or BILOU in the prefixes of IOB2."""
+    return [OTHER_PREFIXES.get(tag[:2], tag[:2]) + tag[2:] for tag in tags]
 
 
 def task(source: TaskSource, pairs: dict[str, list[tuple[Row, list[str]]]], notes: list[str]) -> Task:

@@ -21,7 +21,6 @@ in dev and test those without a wrong one.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import logging
@@ -427,11 +426,15 @@ def _are_lists(rows: list[Row]) -> bool:
 
 
 def _length_of_vectors(rows: dict[str, list[Row]]) -> int:
-    """The length of all labels, where these are lists of 0 and 1 of one length above 1; else 0."""
-    lists = [row.names for of in rows.values() for row in of if row.names]
-    lengths = set(map(len, lists))
-    ones = all(name in ("0", "1", "0.0", "1.0") for names in lists for name in names)
-    return lengths.pop() if len(lengths) == 1 and lengths != {1} and ones else 0
+    """The length of nearly all labels, where these are lists of 0 and 1 of one length above 1; else 0."""
+    usable = [row for of in rows.values() for row in of if row.names or row.label]
+    lengths = Counter(len(row.names or ()) for row in usable if _is_vector(row.names))
+    length, count = next(iter(lengths.most_common(1)), (0, 0))
+    return length if count and count >= NEARLY_ALL * len(usable) else 0
+
+
+def _is_vector(names: tuple[str, ...] | None) -> bool:
+    return len(names or ()) > 1 and set(names or ()) <= {"0", "1", "0.0", "1.0"}
 
 
 def _named_places(
@@ -450,8 +453,13 @@ def _named_places(
         )
 
     def named(row: Row) -> Row:
-        ones = tuple(name for name, one in zip(names, row.names or (), strict=False) if float(one))
-        return row._replace(names=ones) if row.names else row
+        if row.unfit and not row.names and not row.label:
+            return row
+        if not _is_vector(row.names) or len(row.names or ()) != length:
+            return row._replace(names=None, label="", unfit=f"label is no list of {length} numbers, 0 or 1")
+        return row._replace(
+            names=tuple(n for n, one in zip(names, row.names or (), strict=True) if float(one))
+        )
 
     return replace(source, labels=names), {role: list(map(named, of)) for role, of in rows.items()}
 
@@ -608,7 +616,8 @@ def _list_in(text: str) -> list | tuple | dict | None:
     apart = re.fullmatch(rf"\[\s*((?:{QUOTED}|{NUMBER})(?:\s+(?:{QUOTED}|{NUMBER}))+)\s*\]", text)
     if apart:  # numpy's: ast would join the strings
         items = re.findall(rf"{QUOTED}|{NUMBER}", apart[1])
-        return [ast.literal_eval(item) if item[0] in "'\"" else item.rstrip(".") for item in items]
+        read = [literal(item) if item[0] in "'\"" else item.rstrip(".") for item in items]
+        return None if any(item[:1] in ("'", '"') for item in read) else read
     value = literal(text)
     if isinstance(value, (list, tuple, dict)):
         return value
@@ -640,8 +649,8 @@ def _plain_numbers(rows: dict[str, list[Row]], notes: list[str]) -> dict[str, li
         return rows
     for form, thousands, point in WRITTEN_NUMBERS:
         numbers = [label for label in labels if re.fullmatch(form, label)]
-        if len(numbers) < NEARLY_ALL * len(labels):
-            continue
+        if len(numbers) < NEARLY_ALL * len(labels) or sum("," in n for n in numbers) <= RARE * len(labels):
+            continue  # a stray comma is an odd cell, not a way to write numbers
         if not thousands and all(re.fullmatch(r"-?[1-9]\d{0,2},\d{3}|[^,]*", label) for label in numbers):
             continue  # the comma divides thousands
         sample = max((label for label in numbers if "," in label), key=len)
@@ -742,7 +751,7 @@ def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) ->
             f"{first.path}, line {first.line}: {first.unfit}, and no other row fits either; fix the file"
         )
     more = f" (and {len(unfit) - 1:,} more rows do not fit: lines {lines})" if len(unfit) > 1 else ""
-    kept = sorted({row.label for row in rows if row.label})
+    kept = sorted({name for row in rows for name in row.names or (row.label,) if name})
     is_class = "looks like" in first.unfit and len(kept) <= SOME_CLASSES
     name = f", or {as_argument('labels', kept)} makes it a class" if is_class else ""
     if "is several labels" in first.unfit:

@@ -52,7 +52,10 @@ def find(request: TaskRequest) -> TaskSource | None:
     if not request.data and task in HUB:
         metrics.select(request.metric, METRICS, METRICS)
         hub, config = HUB[task]
-        return TaskSource(task, "questions", hub=hub, config=config, metric=request.metric)
+        leave_out = "leave_out" if request.unfit_rows == "leave_out" else ""
+        return TaskSource(
+            task, "questions", hub=hub, config=config, metric=request.metric, unfit_rows=leave_out
+        )
     if not request.data:
         return None
     path = Path(request.data)

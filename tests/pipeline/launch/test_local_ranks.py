@@ -27,7 +27,7 @@ RANK = """
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: stop())
 def stop():
-    time.sleep({"0": 2.5, "1": 0}[os.environ["RANK"]])
+    time.sleep(float(os.environ["SLEEP"]) * (os.environ["RANK"] == "0"))
     print("saved", flush=True)
     sys.exit(int(os.environ["STATUS"]))
 open(sys.argv[1] + "/ready-" + os.environ["RANK"], "w").close()
@@ -43,9 +43,9 @@ sys.exit(run_ranks(Path(sys.argv[1]), HostRanks(2), start))
 """
 
 
-@pytest.mark.parametrize("status, saved", [(143, 2), (7, 1)])
-def test_a_rank_that_has_saved_does_not_end_one_that_still_saves(tmp_path, status, saved):
-    environment = os.environ | {"CODE": RANK, "STATUS": str(status)}
+@pytest.mark.parametrize("status, seconds, saved", [(143, 2.5, 2), (7, 30, 1)])
+def test_a_rank_that_has_saved_does_not_end_one_that_still_saves(tmp_path, status, seconds, saved):
+    environment = os.environ | {"CODE": RANK, "STATUS": str(status), "SLEEP": str(seconds)}
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, tmp_path], env=environment, stdout=subprocess.PIPE, text=True
     )

@@ -16,13 +16,21 @@ SETTINGS = {
     "attention_maps": ({"distance": "mse"}, {"distance": "kl"}),
     "attention_scores": ({"form": "maps"}, {"form": "traces"}),
     "continuation": ({"phi": 0.5, "margin": 0.1},),
+    "each_head": (
+        {"losses": ["gold_labels"]},
+        {"losses": ["soft_labels", {"matched_logits": {"weight": 2.0}}]},
+    ),
     "distillation_token": ({"kind": "soft", "alpha": 0.3},),
     "hidden_states": ({"distance": "cosine"}, {"distance": "normalised"}),
     "relations": ({"of": "queries"}, {"of": "values"}),
     "soft_labels": ({"temperature": 3.0},),
 }
 """Other settings than the defaults, where they choose another formula."""
-LINES = [(name, given) for name in sorted(LOSSES) for given in ({}, *SETTINGS.get(name, ()))]
+LINES = [
+    (name, given)
+    for name in sorted(LOSSES)
+    for given in (*[{}][: name != "each_head"], *SETTINGS.get(name, ()))
+]
 EVERY_LOSS = pytest.mark.parametrize("name, given", LINES, ids=lambda part: part if isinstance(part, str) else
                                      "-".join(map(str, part.values())) or "plain")  # fmt: skip
 
@@ -52,6 +60,7 @@ def drawn(seed: int, width: int) -> ModelOutputs:
     heads = [{i: draw(rows, 2, longest, width // 2) for i in range(1, 4)} for _ in range(3)]
     outputs = ModelOutputs(draw(rows, 3), hidden, *heads, vocabulary_NV=draw(len(MASKED), 9))
     outputs.named = {name: draw(rows, 3) for name in ("cls_logits", "distillation_logits")}
+    outputs.named["head_logits"] = draw(rows, 2, 3)
     return outputs
 
 

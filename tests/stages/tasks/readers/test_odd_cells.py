@@ -187,3 +187,30 @@ def test_ends_and_whole_entities_are_read_as_iob2(tmp_path, tags):
     first = [task.labels[i] for i in task.splits["train"].labels[0]]
     assert first == ["B-per", "I-per", "B-loc", "O"]
     assert any(note.startswith("entities: ") for note in task.notes)
+
+
+def test_one_cell_that_looks_like_another_form_changes_no_task(tmp_path):
+    with pytest.raises(UserError, match="line 61: the label 'label' is several labels"):
+        load(write_csv(tmp_path / "a.csv", [*[(t, i % 2) for i, t in enumerate(TEXTS[1:])], ("x", "[0, 1]")]))
+    for odd in ("a, b", "1,5"):
+        with pytest.raises(UserError, match=f"label {odd!r} is not a finite number"):
+            load(write_csv(tmp_path / "b.csv", [*[(t, i / 8) for i, t in enumerate(TEXTS)], ("x", odd)]))
+    odd = [*[(t, "[0, 1]" if i % 2 else "[1, 1]") for i, t in enumerate(TEXTS)], ("x", "[1, 0, 1]")]
+    with pytest.raises(UserError, match="line 62: label is no list of 2 numbers"):
+        load(write_csv(tmp_path / "c.csv", odd))
+    assert load(write_csv(tmp_path / "c.csv", odd), unfit_rows="leave_out").labels == ("0", "1")
+    joined = [(t, r"['\x' 'b']" if i % 2 else "c") for i, t in enumerate(TEXTS)]
+    assert len(load(write_csv(tmp_path / "d.csv", joined)).labels) == 2
+
+
+def test_tags_of_words_that_look_like_ends_stay_as_they_are(tmp_path):
+    task = load_task(find_task("words", str(sentences(tmp_path, ["S-VV", "B-NN", "E-NN"]) / "train.conll")))
+    assert task.labels == ("B-NN", "E-NN", "S-VV")
+
+
+def test_an_odd_tag_among_ends_is_refused(tmp_path):
+    path = sentences(tmp_path, ["B-per", "E-per", "S-loc", "O"]) / "train.conll"
+    with path.open("a") as file:
+        file.write("\nx X\ny O\n")
+    with pytest.raises(UserError, match="label 'X' is neither O nor B- or I-"):
+        load_task(find_task("names", str(path)))
