@@ -15,6 +15,7 @@ def test_a_student_has_fewer_tokens_and_begins_as_its_teacher_and_the_general_st
         f"architecture.vocabulary={SIZE}",
         "general.embedding_init=svd",
         "intermediate.projection_init=general",
+        "reuse=false",
     )
     place.kill_during("vocabulary", "intermediate", *own)
     status, output = place.run("task-distill", "run=vocabulary", *own)

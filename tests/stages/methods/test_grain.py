@@ -110,10 +110,9 @@ def test_what_is_left_is_saved_loaded_and_written_as_onnx(tmp_path):
     small.save_pretrained(tmp_path / "small")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small").eval()
     torch.testing.assert_close(loaded(**BATCH).logits, wanted, rtol=1e-5, atol=1e-5)
-    write_onnx(loaded, BATCH, tmp_path / "fp32.onnx", tmp_path / "int8.onnx")
+    write_onnx(loaded, BATCH, tmp_path / "fp32.onnx")
     written = OnnxClassifier(tmp_path / "fp32.onnx", loaded.config)
     torch.testing.assert_close(written(**BATCH).logits, wanted, rtol=1e-4, atol=1e-4)
-    assert OnnxClassifier(tmp_path / "int8.onnx", loaded.config)(**BATCH).logits.isfinite().all()
 
 
 def test_embeddings_begin_as_the_best_factors():

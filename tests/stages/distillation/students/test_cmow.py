@@ -138,7 +138,7 @@ def test_what_is_saved_loads_and_onnx_answers_the_same_at_any_length(pairs, tmp_
     with torch.no_grad():
         expected = student(**batch).logits
         assert torch.equal(loaded(**batch).logits, expected)
-    write_onnx(loaded, list(batch), tmp_path / "m.onnx", tmp_path / "int8.onnx")
+    write_onnx(loaded, list(batch), tmp_path / "m.onnx")
     onnx = OnnxClassifier(tmp_path / "m.onnx", loaded.config)
     given = {name: batch[name] for name in [i.name for i in onnx.session.get_inputs()]}
     torch.testing.assert_close(onnx(**given).logits, expected, rtol=1e-4, atol=1e-5)
