@@ -64,6 +64,7 @@ def test_it_is_shown_exported_and_asked_as_any_student(place, run):
     assert "hybrid" in output
 
 
+@pytest.mark.slow
 def test_killed_on_text_and_on_the_task_it_ends_in_the_same_weights(place, run):
     for stage in ("general-text", "hybrid"):
         place.kill_during("killed-cmow-seed1", stage, *GIVEN, "run=killed-cmow", command="recipe")

@@ -52,6 +52,7 @@ def test_the_evidence_is_reported_and_the_run_is_shown(place, images):
         assert status == 0, output
 
 
+@pytest.mark.slow
 def test_a_student_of_images_killed_and_resumed_is_bitwise_the_same(place, images):
     for stage in ("teacher", "token"):
         place.kill_during("killed-images-seed1", stage, *GIVEN, "run=killed-images", command="recipe")

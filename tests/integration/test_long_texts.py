@@ -29,6 +29,7 @@ def long(place):
     return place.path / "runs/long"
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_ends_in_the_same_weights(place, long):
     place.kill_during("long-killed", "intermediate", *GIVEN, "reuse=false")
     status, output = place.run("task-distill", *GIVEN, "run=long-killed", "reuse=false")

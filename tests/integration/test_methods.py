@@ -155,6 +155,7 @@ def test_the_models_of_a_run_are_timed_in_batches_of_a_size(place, ngrams):
     assert "16 rows" in output and re.search("^medians, . thread", output, re.M), output
 
 
+@pytest.mark.slow
 def test_a_student_of_ngrams_killed_and_resumed_is_bitwise_the_same(place, ngrams):
     place.kill_during("killed-ngrams-seed1", "ngrams", "name=ngrams.yaml", "run=killed-ngrams", "reuse=false",
                       command="recipe")  # fmt: skip
@@ -238,6 +239,7 @@ def test_pruned_students_are_smaller_and_stay_so_wherever_they_are_read(place, g
     assert "grain: grain" in output
 
 
+@pytest.mark.slow
 def test_a_pruned_student_killed_and_resumed_is_bitwise_the_same(place, grain):
     place.kill_during("killed-grain-seed1", "grain", "name=grain.yaml", "run=killed-grain", "reuse=false",
                       command="recipe")  # fmt: skip

@@ -99,6 +99,7 @@ def test_the_gains_of_all_pairs_of_tasks_are_shown(place, prompts):
     assert re.search(r"^\| prompts +\| other +\|", output, re.M) and "1 pairs are too few" in output
 
 
+@pytest.mark.slow
 def test_source_and_student_killed_and_resumed_are_bitwise_the_same(place, prompts):
     for stage in ("source", "panda-other"):
         place.kill_during("killed-prompts-seed1", stage, "name=prompts.yaml", "run=killed-prompts", "reuse=false",

@@ -60,6 +60,7 @@ def ranked(place):
     return place.path / "runs/cerberus-seed1"
 
 
+@pytest.mark.slow
 def test_killed_it_ends_in_the_same_weights(place, ranked):
     place.kill_during(
         "killed-cerberus-seed1", "two-teachers", *GIVEN, "run=killed-cerberus", command="recipe"
