@@ -15,8 +15,8 @@ RISK = 0.05
 """Probability with which a promise may be broken, over the draw of the held-out rows."""
 
 ROOM = 2
-"""The search begins with more rows than would do if all agreed: so many times as many. If the first threshold fails, no
-other is tried, and with the fewest rows a single disagreement would make it fail."""
+"""The first threshold is tried on twice the rows that would suffice if all of them agreed. On fewer rows a single
+disagreement would make it fail, and after a failure no other threshold is tried."""
 
 
 @dataclass(frozen=True)

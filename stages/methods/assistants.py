@@ -36,8 +36,8 @@ class Assistants(Method):
 
     Args:
         reads: the assistants; "teacher" among them is the tuned teacher.
-        weights: `equal`; `evolved`, which differential evolution fits on the rows that `held_out` sets aside; `random`,
-            which the seed draws; or a list with one number for each assistant.
+        weights: `equal`; `evolved` (fitted by differential evolution on the rows that `held_out` sets aside); `random`
+            (drawn from the seed); or a list with one number for each assistant.
         temperature: T at which probabilities are averaged. Give that of the student's losses: then the student learns
             the mixture that was fitted.
     """

@@ -31,10 +31,10 @@ SIMILARITY = "similarity"
 
 
 class SoftPrompt(Method):
-    """Nothing of the student's encoder trains but keys and values that each layer reads before those of a row.
+    """Trains a soft prompt and the head of a frozen encoder. The prompt is keys and values that each layer reads first.
 
-    A student that begins as one with a prompt goes on with its prompt: that is prompt transfer. The head is new then,
-    unless it learned the same labels.
+    If the student begins as an earlier one that has a prompt, training starts from that prompt (prompt transfer). The
+    head is then new, unless the earlier student learned the same labels.
 
     Args:
         tokens: of the prompt in each layer (PANDA: 20). A prompt that is transferred keeps its own.
@@ -54,7 +54,8 @@ class SoftPrompt(Method):
         super().check(task, student, spec)
         if not hasattr(student, "num_attention_heads") or hasattr(student, "num_hidden_groups"):
             raise UserError(
-                f"a {student.model_type} has no attention of each layer for a prompt; give an encoder of BERT's kind",
+                "a soft prompt needs layers that each have attention of their own, and those of "
+                f"{student.model_type} have not; give an encoder of BERT's kind",
                 argument="method",
             )
         if task.kind.head != "SequenceClassification":

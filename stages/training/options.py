@@ -186,7 +186,7 @@ class Answers:
     )
     folds: Annotated[int, Ge(0), Le(20)] = option(
         0,
-        "judge an answer by an encoder tuned without its fold, one of so many; 0: by that tuned on all",
+        "number of folds: an encoder tuned on the others judges the answers of each; 0: one tuned on all",
     )
 
 

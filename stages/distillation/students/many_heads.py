@@ -56,7 +56,7 @@ class ManyHeadsConfig(PretrainedConfig):
         )
 
     def part(self, layers: int) -> PretrainedConfig:
-        """The stock config with so many layers."""
+        """The stock config, with `layers` layers."""
         settings = copy.deepcopy(self.stock or {})
         config: Any = AutoConfig.for_model(settings.pop("model_type"), **settings)
         config.num_hidden_layers, config.num_labels = layers, self.num_labels

@@ -41,8 +41,8 @@ def test_what_takes_no_prompt_is_refused():
     SoftPrompt().check(task(), bert, CaptureSpec())
     panda.check(task(), bert, LOGITS)
     for method, given, student, spec, words in (
-        (SoftPrompt(), task(), AlbertConfig(), LOGITS, "method: a albert has no attention of each layer"),
-        (SoftPrompt(), task(), student_config(bert, 1, 8, kind="bilstm"), LOGITS, "method: a bilstm has no"),
+        (SoftPrompt(), task(), AlbertConfig(), LOGITS, "method: a soft prompt needs layers that each have attention of their own, and those of albert"),
+        (SoftPrompt(), task(), student_config(bert, 1, 8, kind="bilstm"), LOGITS, "method: a soft prompt needs .* those of bilstm have not"),
         (SoftPrompt(), task(Words(("x", "y"))), bert, LOGITS, "method: .* are not for a soft prompt"),
         (SoftPrompt(), task(), bert, CaptureSpec(queries_keys=frozenset([1])), "losses: attention to a prompt"),
         (panda, task(), bert, CaptureSpec(), "losses: a transferred prompt teaches by its logits"),
