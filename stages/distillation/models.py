@@ -444,11 +444,9 @@ def _lacks(directory: Path) -> str:
         names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
         if missing := sorted(name for name in names if not (directory / Path(name).name).is_file()):
             return f"{index.name} names {missing[0]:.100}, which is not there; copy all {len(names)} files of weights"
-    if any(directory.glob("*.safetensors")) and not (directory / "adapter_config.json").is_file():
-        return ""
-    if (directory / "adapter_config.json").is_file() and not (directory / "model.safetensors").is_file():
+    if (directory / "adapter_config.json").is_file():
         return "it holds an adapter of PEFT, not a model; merge it into its model (merge_and_unload) and save that"
-    if any(directory.glob("tf_model*")) or any(directory.glob("flax_model*")):
-        if not any(directory.glob("*.bin")):
-            return "its weights are TensorFlow's or Flax's; save them as model.safetensors with transformers"
+    others = any(directory.glob("tf_model*")) or any(directory.glob("flax_model*"))
+    if others and not any(directory.glob("*.safetensors")) and not any(directory.glob("*.bin")):
+        return "its weights are TensorFlow's or Flax's; save them as model.safetensors with transformers"
     return ""
