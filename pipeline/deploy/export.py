@@ -15,6 +15,7 @@ from stages.distillation.models import (
     HEADS,
     ModelSource,
     head_of,
+    kind_of,
     load_classifier,
     load_config,
     load_tokenizer,
@@ -22,7 +23,7 @@ from stages.distillation.models import (
 from stages.distillation.outputs import inputs_of
 from stages.distillation.students.architecture import OWN
 from stages.distillation.students.architecture import __name__ as OWN_MODULE
-from stages.tasks.kinds import Classes, ImageClasses
+from stages.tasks.kinds import Classes
 
 
 def export(
@@ -51,7 +52,7 @@ def export(
     Raises:
         UserError: no threshold keeps the promise, the student is damaged, the ONNX model's logits differ from PyTorch's, or the disk is full.
     """
-    if onnx is not False and isinstance(run.kind, ImageClasses):
+    if onnx is not False and run.kind.reads_images:
         raise UserError(
             "ONNX is for models of text, and this one reads images; export it without ONNX (onnx=false)"
         )
@@ -92,7 +93,7 @@ def fit_settings(directory: Path, length: int) -> None:
     """
     source = ModelSource(str(directory))
     model = load_classifier(source, capturing=False)
-    if head_of(model.config) == ImageClasses.head:
+    if kind_of(model.config).reads_images:
         return  # the image processor is as it was, and the config is one that transformers 4 reads
     names = inputs_of(model, dict.fromkeys([*load_tokenizer(source).model_input_names, "attention_mask"]))
     fitted = {"model_max_length": length, "model_input_names": list(names)}

@@ -14,7 +14,7 @@ from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, head_of, load_config
 from stages.distillation.students.architecture import OWN
 from stages.evaluation.results import busy_note
-from stages.tasks.kinds import Classes, ImageClasses, Questions, Ranking
+from stages.tasks.kinds import Classes, Questions, Ranking
 from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {
@@ -89,7 +89,7 @@ def write_card(
         token_level=run.kind.token_level,
         asks=isinstance(run.kind, Questions),
         ranks=isinstance(run.kind, Ranking),
-        sees=isinstance(run.kind, ImageClasses),
+        sees=run.kind.reads_images,
         kind=kind,
         pooling=getattr(config, "window_pooling", ""),
         threshold=getattr(run.kind.of_model(config), "threshold", None),

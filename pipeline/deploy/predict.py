@@ -27,7 +27,7 @@ from stages.distillation.models import ModelSource, kind_of, load_classifier, lo
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite, predict
 from stages.tasks.images import ImageRows, opened, resized
-from stages.tasks.kinds import Entities, ImageClasses, Kind, LabelSets, Questions, Ranking
+from stages.tasks.kinds import Entities, Kind, LabelSets, Questions, Ranking
 from stages.tasks.kinds.ranking import ranks
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.readers.questions import COLUMNS
@@ -95,7 +95,7 @@ class Classifier:
         source = ModelSource(str(directory))
         model = load_classifier(source, capturing=False).eval()
         tokenizer = load_preprocessor(source, kind_of(model.config))
-        if isinstance(kind_of(model.config), ImageClasses):
+        if kind_of(model.config).reads_images:
             return cls(model, tokenizer, None, pairs)
         limits = [max_length or tokenizer.model_max_length, longest_row(model)]
         longest = min((n for n in limits if n and n < LARGE_INTEGER), default=None)
@@ -113,7 +113,7 @@ class Classifier:
 
     def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
         """Probabilities (rows, classes), or scores (rows, 1) of a regression, in the order of the rows."""
-        if isinstance(self.kind, ImageClasses):
+        if self.kind.reads_images:
             return self.kind.probabilities(self._logits_of_images([row[0] for row in rows], progress))
         if self.kind.pooling:
             second = [row[1] for row in rows] if len(rows[0]) == 2 else None

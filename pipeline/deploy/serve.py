@@ -15,7 +15,7 @@ from pipeline.deploy.predict import Classifier
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import page
 from stages.distillation.teachers import class_order
-from stages.tasks.kinds import ImageClasses, Questions
+from stages.tasks.kinds import Questions
 
 HOST = "127.0.0.1"
 """Only users of this machine can connect."""
@@ -32,7 +32,7 @@ class Predictor:
     """The teacher and the student of a run, which predict one text at a time."""
 
     def __init__(self, run: RunRecord):
-        if isinstance(run.kind, ImageClasses):
+        if run.kind.reads_images:
             raise UserError(f"run={run.name} reads images, and serve is for texts; use predict")
         self.models = {
             "teacher": Classifier.of_run(run, "teacher"),

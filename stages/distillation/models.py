@@ -161,7 +161,7 @@ def load_image_processor(source: ModelSource) -> BaseImageProcessor:
 
 def load_preprocessor(source: ModelSource, kind: Kind) -> Any:
     """Load what makes a model's inputs of the rows of a kind of task: its image processor, or its tokenizer."""
-    return load_image_processor(source) if isinstance(kind, ImageClasses) else load_tokenizer(source)
+    return load_image_processor(source) if kind.reads_images else load_tokenizer(source)
 
 
 def note_image_size(config: PretrainedConfig, preprocessor: Any) -> PretrainedConfig:
@@ -310,7 +310,7 @@ def knows(config: PretrainedConfig, kind: Kind) -> bool:
 
     A classifier of images with other classes, such as ImageNet's, is tuned: most published ones are of that sort.
     """
-    of_others = isinstance(kind, ImageClasses) and {*config.id2label.values()} != {*kind.labels}
+    of_others = kind.reads_images and {*config.id2label.values()} != {*kind.labels}
     return head_of(config) == kind.head and not of_others
 
 

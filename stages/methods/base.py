@@ -26,7 +26,6 @@ from stages.distillation.students.architecture import (
     student_from_teacher_layers,
 )
 from stages.tasks.batches import Batch
-from stages.tasks.kinds import ImageClasses
 from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import task_teacher, teacher_outputs
@@ -128,7 +127,7 @@ class Method:
         """
         if spec == CaptureSpec():
             return dict.fromkeys(rows)
-        if isinstance(task.kind, ImageClasses):
+        if task.kind.reads_images:
             return dict.fromkeys(rows, task_teacher(stage, task, spec))
         if spec == CaptureSpec(logits=True):  # the teacher may read other tokens than the student
             length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from stages.distillation.compatibility import forward_flops
-from stages.tasks.kinds import ImageClasses
 from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import may_keep_layers
@@ -46,7 +45,7 @@ def training_cost(
         teacher: the teacher's, where the losses read it.
     """
     variants = _variants(plan, task)
-    length, images = float(rows.lengths.mean()), task is not None and isinstance(task.kind, ImageClasses)
+    length, images = float(rows.lengths.mean()), task is not None and task.kind.reads_images
     tokens = int(rows.lengths.sum()) * plan.epochs * (1 + variants)
     flops = 3 * forward_flops(trained, tokens, length)
     seconds = estimated_seconds(stage, trained, flops)

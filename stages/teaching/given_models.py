@@ -35,7 +35,6 @@ from stages.distillation.students.vision import VISION
 from stages.distillation.teachers import check_problem_type, class_order
 from stages.distillation.vocabulary import teacher_ids
 from stages.methods import build_method
-from stages.tasks.kinds import ImageClasses
 from stages.tasks.task import Task
 from stages.training.options import StageToCheck
 
@@ -68,7 +67,7 @@ def check_models(
     Raises:
         ValueError: they do not fit.
     """
-    if task and isinstance(task.kind, ImageClasses):
+    if task and task.kind.reads_images:
         return _check_image_models(teacher, options, task, say)
     tokenizer, config = load_tokenizer(teacher), load_config(teacher)
     given = load_config(student) if student else student_config(config, **options["architecture"])
@@ -143,7 +142,7 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
     teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
     if plan.losses is not None and plan.student is not None:  # a recipe's student
         kind = plan.student.get("kind", "")
-        if task and isinstance(task.kind, ImageClasses) and kind not in VISION:
+        if task and task.kind.reads_images and kind not in VISION:
             raise UserError(
                 f"{kind!r} does not read images; a student of them is of kind {' or '.join(VISION)}: give one of these",
                 argument="student.kind",

@@ -32,7 +32,7 @@ def rows_of(stage: Stage, task: Task, split: str, preprocessor: Any, max_length:
         preprocessor: of the model: `stages.distillation.models.load_preprocessor`.
         max_length: of tokens.
     """
-    if isinstance(task.kind, ImageClasses):
+    if task.kind.reads_images:
         return _images(stage, task, [split], preprocessor)
     return task_rows(stage, task, split, preprocessor, max_length)
 
@@ -45,7 +45,7 @@ def rows_to_train(
     Args:
         with_unlabelled: append the task's rows without labels.
     """
-    if isinstance(task.kind, ImageClasses):
+    if task.kind.reads_images:
         return _images(stage, task, ["train", *(["unlabelled"] if with_unlabelled else [])], preprocessor)
     return train_rows(stage, task, preprocessor, max_length, with_unlabelled)
 

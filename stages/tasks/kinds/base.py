@@ -42,6 +42,7 @@ class Kind(ABC):
         problem_type: in the model's config, by which stock transformers choose loss and activation.
         selectable: metrics that may select on dev.
         reported: metrics that are reported; the first selects, unless another is asked for.
+        reads_images: whether a row is an image, not text.
         token_level: whether each word has an answer, instead of each row.
         exclusive: whether exactly one of the labels holds.
         scale: mean and deviation of scores, which are learned as deviations from the mean.
@@ -60,6 +61,7 @@ class Kind(ABC):
     problem_type: ClassVar[ProblemType | None]
     selectable: ClassVar[tuple[str, ...]]
     reported: ClassVar[tuple[str, ...]]
+    reads_images: ClassVar[bool] = False
     token_level: ClassVar[bool] = False
     exclusive: ClassVar[bool] = False
     scale: ClassVar[tuple[float, float]] = (0.0, 1.0)

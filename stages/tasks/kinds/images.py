@@ -21,4 +21,5 @@ class ImageClasses(Classes):
     augmentation: float = field(default=0.0, kw_only=True)
 
     name: ClassVar[str] = "image classes"
+    reads_images: ClassVar[bool] = True
     head: ClassVar[Head] = "ImageClassification"
