@@ -22,7 +22,7 @@ from pipeline.config.two_stage import (
     two_stage,
     vocabulary,
 )
-from pipeline.deploy.hub import pin
+from pipeline.deploy.hub import config_file, pin
 from pipeline.plan import RUNS, hashed, made_in, read_finished
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packages import packaged_convnet, packaged_teacher, packaged_vectors
@@ -45,10 +45,10 @@ def task_stages(o: Options) -> RunSpec:
         given = given_teacher_and_task(o, task, run)
         if o.student and o.student != "teacher-layers":
             given.student = given_student(o.student, run)
-        if not o.student or o.augment and o.corpus:
-            given.corpora["corpus"] = given_corpus(o.corpus, run)
         if o.augment:
             _add_augmentation(given, o, run)
+        if not o.student or o.augment and o.corpus and not given.masked_lm_has_head:
+            given.corpora["corpus"] = given_corpus(o.corpus, run)
         if unlabelled := unlabelled_files(TaskSource.of(task)):
             given.unlabelled = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
         return two_stage(o, given)
@@ -63,7 +63,7 @@ def augment_stages(o: Options) -> RunSpec:
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(o, task, run)
         _add_augmentation(given, o, run)
-        if o.corpus:
+        if o.corpus and not given.masked_lm_has_head:
             given.corpora["corpus"] = given_corpus(o.corpus, run)
         return augmentation(o, given)
 
@@ -122,6 +122,7 @@ def _add_augmentation(given: Given, o: Options, run: Path) -> None:
     """Add the masked language model, the word vectors, and what nltk's data has, if they are asked for."""
     if o.augmentation.masked_lm:
         given.masked_lm = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
+    given.masked_lm_has_head = _has_masked_lm_head(given.masked_lm or given.teacher)
     given.vectors = given_vectors(o)
     language, download = o.augmentation.language, o.augmentation.nltk_download
     with about("augmentation"):
@@ -129,6 +130,14 @@ def _add_augmentation(given: Given, o: Options, run: Path) -> None:
             given.stop_words = {"language": language, "content": sorted(stop_words(language, download))}
         if o.augmentation.synonyms == "wordnet":
             given.synonyms = {"source": "wordnet", "version": Synonyms(language, download).version}
+
+
+def _has_masked_lm_head(model: Entry) -> bool:
+    """Whether a model's config.json names a class with a masked-LM head, so that no text is needed to fit one."""
+    settings = read_json(config_file(model))
+    return any(
+        name.endswith(("ForMaskedLM", "ForPreTraining")) for name in settings.get("architectures") or ()
+    )
 
 
 def given_vectors(o: Options) -> Entry | None:

@@ -37,6 +37,7 @@ class Given:
 
     Attributes:
         corpora: by name: "corpus" is that of the options; recipes have others.
+        masked_lm_has_head: whether augmentation's masked LM needs no text to fit its head.
         tasks: other tasks, that students of a recipe learn first, by the name of the input.
         stop_words: of another language than English.
         unlabelled: test rows of GLUE.
@@ -48,6 +49,7 @@ class Given:
     tasks: dict[str, Entry] = field(default_factory=dict)
     student: Entry | None = None
     masked_lm: Entry | None = None
+    masked_lm_has_head: bool = False
     vectors: Entry | None = None
     stop_words: Entry | None = None
     synonyms: Entry | None = None
@@ -98,9 +100,10 @@ def _own_vocabulary(o: Options) -> dict[str, str | Entry]:
 
 def masked_lm(o: Options, given: Given, name: str = "masked_lm", corpus: str = "corpus") -> StageSpec:
     """The masked language model; its head is trained on `corpus` if it has none."""
+    text = None if given.masked_lm_has_head else given.corpora.get(corpus)
     training = asdict(o.masked_lm)
     options = _common(o) | {"seed": training.pop("seed")} | {"training": training}
-    inputs = _present(model=given.masked_lm or given.teacher, corpus=given.corpora.get(corpus))
+    inputs = _present(model=given.masked_lm or given.teacher, corpus=text)
     return StageSpec(name, "masked_lm", options, inputs)
 
 

@@ -58,6 +58,26 @@ def _ask(name: str, kind: str, revision: str, instead: str) -> str:
         ) from error
 
 
+def config_file(model: dict[str, str]) -> Path:
+    """The config.json of a model's entry: in its directory, or fetched from the hub at its revision.
+
+    Raises:
+        UserError: the hub cannot be reached, or the model has none.
+    """
+    if "path" in model:
+        return Path(model["path"]) / "config.json"
+    import huggingface_hub
+
+    name = model["hub"]
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, "config.json", revision=model["revision"]))
+    except Exception as error:  # a network fails in many ways
+        raise UserError(
+            f"config.json of {name!r} could not be fetched from the hub ({type(error).__name__}); "
+            "give a local directory of the model"
+        ) from error
+
+
 def _has_cache() -> bool:
     from huggingface_hub.constants import HF_HUB_CACHE
 

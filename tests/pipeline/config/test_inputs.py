@@ -1,0 +1,38 @@
+"""What a run asks for: a corpus only where text is read."""
+
+import json
+
+import pytest
+
+from checkpoints.errors import UserError
+from pipeline.config.inputs import augment_stages, task_stages
+from pipeline.config.options import load
+from tests.conftest import make_encoder, make_task
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    make_task(tmp_path / "data")
+    make_encoder(tmp_path / "teacher")
+    return {
+        "task": "mine", "data": "data", "text_columns": "text", "augment": "true", "label_column": "label",
+        "teacher": "teacher", "student": "teacher", "augmentation.vectors": "none",
+    }  # fmt: skip
+
+
+def declared(stages, arguments, run):
+    return {stage.name: stage for stage in stages(load("tinybert4", arguments)).declare(run)}
+
+
+@pytest.mark.parametrize("stages", [task_stages, augment_stages])
+def test_text_is_asked_for_only_where_a_head_is_fitted(arguments, tmp_path, stages):
+    """With a student and a masked LM, nobody needs the hub's Wikipedia."""
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="wikimedia/wikipedia"):
+        declared(stages, arguments, run)
+    config = tmp_path / "teacher" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": ["BertForMaskedLM"]}))
+    made = declared(stages, arguments, run)
+    assert list(made["masked_lm"].inputs) == ["model"] and not any("corpus" in stage.inputs for stage in made.values())
