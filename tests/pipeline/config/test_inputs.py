@@ -35,4 +35,6 @@ def test_text_is_asked_for_only_where_a_head_is_fitted(arguments, tmp_path, stag
     config = tmp_path / "teacher" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": ["BertForMaskedLM"]}))
     made = declared(stages, arguments, run)
-    assert list(made["masked_lm"].inputs) == ["model"] and not any("corpus" in stage.inputs for stage in made.values())
+    assert list(made["masked_lm"].inputs) == ["model"] and not any(
+        "corpus" in stage.inputs for stage in made.values()
+    )
