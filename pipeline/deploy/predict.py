@@ -26,7 +26,7 @@ from stages.distillation.compatibility import longest_row
 from stages.distillation.models import ModelSource, kind_of, load_classifier, load_preprocessor
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite, predict
-from stages.tasks.images import ImageRows, opened, resized
+from stages.tasks.images import opened, resized
 from stages.tasks.kinds import Entities, Kind, LabelSets, Questions, Ranking
 from stages.tasks.kinds.ranking import ranks
 from stages.tasks.readers.glue import TASKS
@@ -35,8 +35,9 @@ from stages.tasks.row_maker import Frame
 from stages.tasks.tables import open_table, rows_with
 from stages.tasks.text import check_text
 from stages.tasks.token_rows import write_task_rows
-from stages.tasks.types import UNKNOWN, UNLABELLED, Split
+from stages.tasks.types import UNKNOWN, Split
 from stages.tasks.windows import room_for_first
+from stages.training.rows_of_task import image_rows
 
 BATCH, POOL = 32, 2048
 """Rows of a forward pass, and rows that are tokenized and sorted by length together."""
@@ -204,7 +205,7 @@ class Classifier:
     def _logits_of_images(self, paths: Sequence[str], progress: bool) -> np.ndarray:
         """The logits of image files, (images, classes)."""
         pixels = np.stack([resized(self.tokenizer, opened(Path(path), path)) for path in paths])
-        rows = ImageRows(pixels, np.full(len(pixels), UNLABELLED), self.tokenizer)
+        rows = image_rows(self.kind, pixels, [self.kind.hidden(None)] * len(pixels), self.tokenizer)
         with tqdm(total=len(rows), unit=" images", disable=None if progress else True) as bar:
             return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
 

@@ -99,7 +99,7 @@ def agreement_cells(results: list[ModelResult], reference: str = "teacher") -> d
             "same label": mean([r.label_loyalty for r in results], ".1%"),
             "probability loyalty": mean([r.probability_loyalty for r in results], ".1%"),
         }
-    if {"exact_match", "mrr"} & results[0].scores.keys():
+    if {"exact_match", "mrr", "sequence_accuracy"} & results[0].scores.keys():
         return {"same answer": mean([r.label_loyalty for r in results], ".1%")}
     return {f"Pearson with {reference}": mean([r.pearson_to_teacher for r in results], ".4f")}
 

@@ -29,6 +29,8 @@ METRICS = {
     "map": "mean average precision over questions",
     "mrr": "mean reciprocal rank",
     "precision_at_1": "precision at 1",
+    "character_accuracy": "character accuracy",
+    "sequence_accuracy": "sequence accuracy",
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",

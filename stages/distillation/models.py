@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
+    AutoModelForCTC,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
@@ -44,6 +45,7 @@ from stages.tasks.kinds import (
     Questions,
     Ranking,
     Scores,
+    Sequences,
     Words,
 )
 from stages.tasks.kinds.base import Head
@@ -58,6 +60,7 @@ HEADS: dict[Head, Any] = {
     "TokenClassification": AutoModelForTokenClassification,
     "QuestionAnswering": AutoModelForQuestionAnswering,
     "ImageClassification": AutoModelForImageClassification,
+    "CTC": AutoModelForCTC,
 }
 """What a model answers with, and what loads it: one answer a row, a token or an image, or where an answer starts and ends."""
 
@@ -323,6 +326,8 @@ def kind_of(config: PretrainedConfig) -> Kind:
         return Entities(labels) if Entities.describes(labels) else Words(labels)
     if head_of(config) == ImageClasses.head:
         return ImageClasses(labels)
+    if head_of(config) == Sequences.head:
+        return Sequences(labels)
     pooling = getattr(config, "window_pooling", "")
     if pooling not in ("", "mean", "max"):
         raise UserError(f"window_pooling {pooling!r} in config.json is neither mean nor max; correct it")

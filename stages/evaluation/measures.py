@@ -13,7 +13,7 @@ from stages.evaluation.results import (
     Disagreement,
     Interval,
 )
-from stages.tasks.kinds import Kind, Questions
+from stages.tasks.kinds import Kind, Questions, Sequences
 from stages.tasks.kinds.base import LEAST
 from stages.tasks.task import Split, Task
 
@@ -112,7 +112,8 @@ def differ_most(
     else:
         distances = kind.distances(student, teacher)
         gold = rows.gold
-        said = [kind.probabilities(of).tolist() for of in (student, teacher)]
+        of_rows = kind.answers if isinstance(kind, Sequences) else kind.probabilities
+        said = [of_rows(of).tolist() for of in (student, teacher)]
     order = np.argsort(-distances, kind="stable")[:EXAMPLES]
     return [Disagreement(int(i), _texts(rows, i), gold[i], said[0][i], said[1][i]) for i in order]
 

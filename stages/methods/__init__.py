@@ -12,6 +12,7 @@ from stages.methods.base import Method
 from stages.methods.distillation_token import DistillationTokenEvidence
 from stages.methods.grain import Grain
 from stages.methods.many_heads import ManyHeads
+from stages.methods.oracle_teacher import OracleTeacher
 from stages.methods.prompts import Panda, SoftPrompt
 from stages.methods.sparse_ngrams import SparseNGrams
 
@@ -22,6 +23,7 @@ __all__ = [
     "Grain",
     "ManyHeads",
     "Method",
+    "OracleTeacher",
     "Panda",
     "SoftPrompt",
     "SparseNGrams",
@@ -33,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "distillation_token": DistillationTokenEvidence,
     "grain": Grain,
     "many_heads": ManyHeads,
+    "oracle_teacher": OracleTeacher,
     "panda": Panda,
     "plain": Method,
     "soft_prompt": SoftPrompt,

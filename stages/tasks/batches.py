@@ -35,7 +35,8 @@ class Batch:
             level: at the first token of each word, or
             at each masked token, and IGNORE_INDEX elsewhere. (B, L, 2) int64 of windows of a question's context: 1
             where the answer starts and where it ends, 0 at the other places that may be answered (the context's
-            tokens, and the row's first token, which stands for no answer), and IGNORE_INDEX elsewhere.
+            tokens, and the row's first token, which stands for no answer), and IGNORE_INDEX elsewhere. (B, T) int64 of
+            strips with T frames: 0 where the row's string (`symbols`) is known, else UNLABELLED.
         weight: (B,) float32, 0 for a row that only fills the batch.
         rows: (B,) int64, the rows' numbers in the data.
         padded: whether `mask_BL` may have zeros: known before the batch is on a device, where asking costs a wait.
@@ -63,6 +64,11 @@ class Batch:
     def mask_BL(self) -> torch.Tensor:
         """1 for real tokens of rows that count, 0 for padding and for rows of weight zero."""
         return self.attention_mask * self.weight[:, None]
+
+    @property
+    def symbols(self) -> torch.Tensor | None:
+        """(B, L) int64, the class ids of each row's string, then UNLABELLED; None where rows have no strings."""
+        return self.inputs.get("symbols")
 
     @property
     def has_spans(self) -> bool:

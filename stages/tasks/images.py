@@ -84,9 +84,8 @@ def write_pixels(
     advance: Callable[[int], object] | None = None,
 ) -> None:
     """Write resized images to a file of bytes that `np.load` maps, (N, C, S, S)."""
-    size = side(processor)
-    shape = (len(images), 3, size, size)
-    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    shape = resized(processor, opened(images[0], names[0])).shape
+    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (len(images), *shape))
     for i, (image, name) in enumerate(zip(images, names, strict=True)):
         pixels[i] = resized(processor, opened(image, name))
         if advance:

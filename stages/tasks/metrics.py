@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from checkpoints.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike
 
 CLASSIFICATION = ("accuracy", "f1", "matthews")
@@ -17,6 +18,7 @@ ERRORS = ("mae", "rmse")
 AGREEMENT = {"accuracy": "agreement", "subset_accuracy": "subset_agreement"}
 """Their names where they compare with a teacher's answers, not with gold labels."""
 RANKING = ("map", "mrr", "precision_at_1")
+SEQUENCES = ("character_accuracy", "sequence_accuracy")
 LABEL_SETS = ("micro_f1", "macro_f1", "mean_average_precision", "subset_accuracy")
 
 
@@ -140,6 +142,33 @@ def of_label_sets(
         else:
             found[metric] = 0.0
     return found
+
+
+def of_sequences(answers: Sequence[str], gold: Sequence[str]) -> np.ndarray:
+    """Count of each row what the metrics of strings are made of.
+
+    Args:
+        answers, gold: N strings.
+
+    Returns:
+        (3, N): the least number of symbols that are changed, added or left out to make the answer of the gold string
+        (Levenshtein); the symbols of the gold string; 1 where both are equal.
+    """
+    import numpy as np
+    from nltk.metrics.distance import edit_distance
+
+    pairs = list(zip(answers, gold, strict=True))
+    return np.array([[edit_distance(a, g), len(g), a == g] for a, g in pairs], np.float64).T
+
+
+def from_sequences(metric: str, means: np.ndarray) -> np.ndarray:
+    """The value of a metric of strings, by means over the rows of `of_sequences`, (3, ...).
+
+    The character accuracy is 1 - the character error rate: edits / symbols of the gold strings. It is below 0 where there
+    are more edits than symbols. The sequence accuracy is the fraction of strings without an error.
+    """
+    edits, symbols, equal = means
+    return 1 - edits / symbols if metric == "character_accuracy" else equal
 
 
 def class_scores(

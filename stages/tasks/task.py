@@ -20,6 +20,7 @@ from stages.tasks.readers import (
     newsgroups,
     questions,
     rotten_tomatoes,
+    strips,
 )
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
@@ -33,6 +34,7 @@ KNOWN = (
     *chatterbot.TASKS,
     *questions.HUB,
     *images.TASKS,
+    *strips.TASKS,
 )
 
 

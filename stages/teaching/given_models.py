@@ -31,6 +31,7 @@ from stages.distillation.models import (
 )
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import student_config
+from stages.distillation.students.strips import STRIPS
 from stages.distillation.students.vision import VISION
 from stages.distillation.teachers import check_problem_type, class_order
 from stages.distillation.vocabulary import teacher_ids
@@ -142,9 +143,13 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
     teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
     if plan.losses is not None and plan.student is not None:  # a recipe's student
         kind = plan.student.get("kind", "")
-        if task and task.kind.reads_images and kind not in VISION:
+        if (
+            task
+            and task.kind.reads_images
+            and kind not in (able := STRIPS if task.kind.head == "CTC" else VISION)
+        ):
             raise UserError(
-                f"{kind!r} does not read images; a student of them is of kind {' or '.join(VISION)}: give one of these",
+                f"{kind!r} does not read images; a student of them is of kind {' or '.join(able)}: give one of these",
                 argument="student.kind",
             )
         student = student_config(teacher, **plan.student)

@@ -1,6 +1,6 @@
 """The rows of a task as a model reads them: tokens or pixels, from the cache that all runs share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ from checkpoints.fingerprint import fingerprint
 from stages.tasks.batches import Batch
 from stages.tasks.image_changes import ImageChanges
 from stages.tasks.images import ImageRows, write_pixels
-from stages.tasks.kinds import ImageClasses
+from stages.tasks.kinds import ImageClasses, Kind, Sequences
 from stages.tasks.rows import TaskRows
+from stages.tasks.strips import StripRows
 from stages.tasks.task import Task
 from stages.training.cached_rows import is_there, task_rows, train_rows
 from stages.training.progress import Progress
@@ -76,5 +77,15 @@ def _images(stage: Stage, task: Task, splits: list[str], processor: BaseImagePro
         ):
             write_pixels(images, names, processor, directory / PIXELS_FILE, progress.advance)
     wait_for([target / store.MANIFEST])
-    labels = np.array([label for part in parts for label in part.labels], np.int64)
-    return ImageRows(np.load(target / PIXELS_FILE, mmap_mode="r"), labels, processor)
+    pixels = np.load(target / PIXELS_FILE, mmap_mode="r")
+    labels = [label for part in parts for label in part.labels]
+    return image_rows(task.kind, pixels, labels, processor)
+
+
+def image_rows(
+    kind: Kind, pixels: np.ndarray, labels: Sequence[Any], processor: BaseImageProcessor
+) -> ImageRows:
+    """Rows of resized images, with their labels, as a kind of task has them."""
+    if isinstance(kind, Sequences):
+        return StripRows.of(pixels, labels, kind.labels, processor)
+    return ImageRows(pixels, np.array(labels, np.int64), processor)

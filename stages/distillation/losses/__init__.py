@@ -15,6 +15,7 @@ from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.distillation_token import DistillationToken
 from stages.distillation.losses.each_head import EachHead
 from stages.distillation.losses.hidden import Gram, HiddenStates
+from stages.distillation.losses.image_frames import ImageFrames
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
@@ -30,6 +31,7 @@ __all__ = [
     "GoldLabels",
     "Gram",
     "HiddenStates",
+    "ImageFrames",
     "Loss",
     "LossTerm",
     "MaskedSoftLabels",
@@ -49,6 +51,7 @@ LOSSES: dict[str, type[Loss]] = {
     "gold_labels": GoldLabels,
     "gram": Gram,
     "hidden_states": HiddenStates,
+    "image_frames": ImageFrames,
     "masked_soft_labels": MaskedSoftLabels,
     "masked_words": MaskedWords,
     "matched_logits": MatchedLogits,

@@ -105,6 +105,7 @@ class Loss(nn.Module):
         teacher: ModelOutputs | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        symbols: Tensor | None = None,
     ) -> Tensor:
         """Compute the mean loss of a batch.
 
@@ -113,11 +114,14 @@ class Loss(nn.Module):
             attention_mask: (B, L), 1 for real tokens. Losses on tokens need it.
             labels: (B,) class indices or scores, or (B, L) at token level, with -100 for tokens that are not scored.
                 Losses on gold labels and on masked tokens need them.
+            symbols: (B, L) class indices of the rows' strings, then -1; `labels` are then (B, T), of T frames, 0 where the
+                string is known and -1 elsewhere.
 
         Returns:
             A scalar, the weighted sum of its terms.
         """
-        inputs = {} if attention_mask is None else {"attention_mask": attention_mask}
+        given = {"attention_mask": attention_mask, "symbols": symbols}
+        inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
         rows = next(x for x in (attention_mask, labels, *_tensors(student)) if x is not None)
         weight = torch.ones(len(rows), device=rows.device)
         batch = Batch(inputs, labels, weight, torch.arange(len(rows), device=rows.device))

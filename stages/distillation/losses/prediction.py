@@ -89,6 +89,8 @@ class MatchedLogits(Loss):
 class GoldLabels(Loss):
     """Cross-entropy with the gold class, or squared error with the gold score. It reads no teacher.
 
+    Of a string it is the CTC loss, -log p(string), for each frame (Graves et al. 2006, equation 8).
+
     Only targets with a known label count. If a row has several labels (`labels` has the shape of the logits), the loss is
     the mean over the labels of the binary cross-entropy.
 
@@ -108,6 +110,9 @@ class GoldLabels(Loss):
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
         logits, labels = student.logits_BC.float(), batch.labels
+        if batch.symbols is not None:
+            of_strings = batch.sum(ctc_losses(logits, batch.symbols))
+            return {"gold_labels": LossTerm(of_strings, "labels", self.weight)}
         if batch.has_spans:
             losses = _over_places(-_log_over_places(logits, batch) * (labels == 1), batch)
         elif labels.shape == logits.shape:
@@ -119,6 +124,20 @@ class GoldLabels(Loss):
                 logits.flatten(0, -2), labels.clamp(min=0).flatten(), reduction="none"
             ).view_as(labels)
         return {"gold_labels": LossTerm(batch.sum(losses * batch.labelled), "labels", self.weight)}
+
+
+def ctc_losses(logits_BTC: Tensor, symbols_BL: Tensor) -> Tensor:
+    """(B,) -log p(string): the sum over all paths of frames that give it; 0 where the string is not known.
+
+    Args:
+        logits_BTC: of T frames; the first class is the blank.
+        symbols_BL: class ids, then negative numbers.
+    """
+    lengths_B = (symbols_BL >= 0).sum(1)
+    frames_B = torch.full_like(lengths_B, logits_BTC.shape[1])
+    logs_TBC = logits_BTC.float().log_softmax(-1).transpose(0, 1)
+    losses_B = functional.ctc_loss(logs_TBC, symbols_BL.clamp(min=0), frames_B, lengths_B, reduction="none")
+    return torch.where(lengths_B > 0, losses_B, 0.0)
 
 
 def _log_over_places(logits_BLC: Tensor, batch: Batch) -> Tensor:

@@ -1,7 +1,8 @@
 """Students: an architecture and how its weights begin.
 
-A student is of the teacher's own kind, or of a kind that a module of this package has: its name is the module's, its
-config says in `sizes` what a recipe's sizes are called in it, and knows its own operations. Such a kind is registered
+A student is of the teacher's own kind, or of a kind that a module of this package has: its config says in `sizes` what a
+recipe's sizes are called in it, in `of_teacher` what it has of the teacher's (if left out, the vocabulary), and knows its
+own operations. Such a kind is registered
 with transformers, so that it is saved, loaded, exported and served as any other.
 """
 
@@ -25,6 +26,7 @@ from stages.distillation.students.many_heads import ManyHeadsConfig
 from stages.distillation.students.ngrams import NGramsConfig
 from stages.distillation.students.prompted import PromptedConfig
 from stages.distillation.students.pruned_bert import PrunedBertConfig
+from stages.distillation.students.strips import STRIPS
 from stages.distillation.students.textcnn import TextCNNConfig
 from stages.distillation.students.vision import VISION, vision_config
 
@@ -34,6 +36,7 @@ KINDS = {
     "many_heads": ManyHeadsConfig,
     "ngrams": NGramsConfig,
     "textcnn": TextCNNConfig,
+    **STRIPS,
 }
 """Kinds of students that are no stock models, and their configs."""
 
@@ -111,9 +114,8 @@ def _config_of(
 ) -> PretrainedConfig:
     if kind not in KINDS:
         raise UserError(f"{kind!r} is unknown; there are {', '.join([*KINDS, *VISION])}", argument="kind")
-    config = KINDS[kind](
-        vocab_size=teacher.vocab_size, pad_token_id=teacher.pad_token_id, hidden_dropout_prob=dropout
-    )
+    names = getattr(KINDS[kind], "of_teacher", ("vocab_size", "pad_token_id"))
+    config = KINDS[kind](**{name: getattr(teacher, name) for name in names}, hidden_dropout_prob=dropout)
     for name, size in sizes.items():
         if (name in config.sizes) != (size > 0):
             wanted = "give one above 0" if name in config.sizes else "leave it out"

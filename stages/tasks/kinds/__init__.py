@@ -12,6 +12,7 @@ from stages.tasks.kinds.label_sets import LabelSets
 from stages.tasks.kinds.questions import Questions
 from stages.tasks.kinds.ranking import Ranking
 from stages.tasks.kinds.scores import Scores
+from stages.tasks.kinds.sequences import Sequences
 
 __all__ = [
     "KINDS",
@@ -23,10 +24,11 @@ __all__ = [
     "Questions",
     "Ranking",
     "Scores",
+    "Sequences",
     "Words",
 ]
 
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind
-    for kind in (Classes, Entities, ImageClasses, LabelSets, Questions, Ranking, Scores, Words)
+    for kind in (Classes, Entities, ImageClasses, LabelSets, Questions, Ranking, Scores, Sequences, Words)
 }

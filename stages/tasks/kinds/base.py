@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-Head = Literal["SequenceClassification", "TokenClassification", "QuestionAnswering", "ImageClassification"]
+Head = Literal[
+    "SequenceClassification", "TokenClassification", "QuestionAnswering", "ImageClassification", "CTC"
+]
 """What transformers calls a model with it: `AutoModelFor...`."""
 
 

@@ -25,6 +25,7 @@ from stages.tasks.readers import (
     questions,
     rotten_tomatoes,
     spans,
+    strips,
 )
 
 READERS = {
@@ -34,6 +35,7 @@ READERS = {
     "indonesian": indonesian,
     "chatterbot": chatterbot,
     "images": images,
+    "strips": strips,
     "spans": spans,
     "conll": conll,
     "questions": questions,

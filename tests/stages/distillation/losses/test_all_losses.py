@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import DeiTConfig
 
-from stages.distillation.losses import LOSSES, build
+from stages.distillation.losses import LOSSES, ImageFrames, build
 from stages.distillation.losses.base import Loss
 from stages.distillation.outputs import ModelOutputs
+from stages.distillation.students.strips import StripOracleConfig
 from stages.tasks.batches import Batch
 from tests.stages.distillation.losses.test_layer_losses import pair
 
@@ -44,7 +45,8 @@ DOUBLED = 0
 def made(name: str, given: dict) -> Loss:
     torch.manual_seed(2)
     student, teacher = pair(3)
-    student = DeiTConfig() if name == "distillation_token" else student
+    own = {"distillation_token": DeiTConfig(), "image_frames": StripOracleConfig()}
+    student = own.get(name, student)
     return build({name: given}, student, teacher, mlm_probability=0.25)
 
 
@@ -61,7 +63,19 @@ def drawn(seed: int, width: int) -> ModelOutputs:
     outputs = ModelOutputs(draw(rows, 3), hidden, *heads, vocabulary_NV=draw(len(MASKED), 9))
     outputs.named = {name: draw(rows, 3) for name in ("cls_logits", "distillation_logits")}
     outputs.named["head_logits"] = draw(rows, 2, 3)
+    outputs.named["image_logits"] = draw(rows, longest, 3)
     return outputs
+
+
+def given_to(loss: Loss) -> tuple[ModelOutputs, ModelOutputs, Batch]:
+    """Outputs of student and teacher, and a batch."""
+    student, teacher, batch = drawn(0, 8), drawn(1, 12), batch_for(loss)
+    if isinstance(loss, ImageFrames):  # of strings: answers are the frames'
+        student.logits_BC = student.named["image_logits"].detach().flip(0).requires_grad_()
+        symbols = torch.tensor([[1, 2, -1], [2, 2, 1], [1, -1, -1], [2, -1, -1]])
+        labels = torch.zeros(len(LENGTHS), max(LENGTHS), dtype=torch.long)
+        batch = replace(batch, labels=labels, inputs=batch.inputs | {"symbols": symbols})
+    return student, teacher, batch
 
 
 def batch_for(loss: Loss) -> Batch:
@@ -123,11 +137,13 @@ def split_rows(name: str, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.T
 @EVERY_LOSS
 def test_a_batch_that_is_repeated_has_the_same_loss(name, given):
     loss = made(name, given)
-    student, teacher, batch = drawn(0, 8), drawn(1, 12), batch_for(loss)
+    student, teacher, batch = given_to(loss)
     twice = [*range(len(LENGTHS))] * 2
     longer = rows_of(batch, twice)
-    once = loss(student, teacher, batch.attention_mask, batch.labels)
-    again = loss(chosen(student, twice), chosen(teacher, twice), longer.attention_mask, longer.labels)
+    once = loss(student, teacher, batch.attention_mask, batch.labels, batch.symbols)
+    again = loss(
+        chosen(student, twice), chosen(teacher, twice), longer.attention_mask, longer.labels, longer.symbols
+    )
     assert once.item() > 0
     torch.testing.assert_close(again, once, rtol=1e-5, atol=0)
 
@@ -135,7 +151,7 @@ def test_a_batch_that_is_repeated_has_the_same_loss(name, given):
 @EVERY_LOSS
 def test_a_row_that_counts_twice_has_twice_its_gradient_and_changes_no_other_rows(name, given):
     loss = made(name, given)
-    student, teacher, batch = drawn(0, 8), drawn(1, 12), batch_for(loss)
+    student, teacher, batch = given_to(loss)
     before = gradients(student, total(loss, student, teacher, batch))
     rows = [*range(len(LENGTHS)), DOUBLED]
     again = total(loss, chosen(student, rows), chosen(teacher, rows), rows_of(batch, rows))
@@ -151,7 +167,7 @@ def test_a_row_of_weight_0_has_no_gradient_and_changes_no_other_rows(name, given
     loss = made(name, given)
     if loss.student_capture.vocabulary:
         pytest.skip("a row of weight 0 has no masked tokens: test_masked.py")
-    student, teacher, batch = drawn(0, 8), drawn(1, 12), batch_for(loss)
+    student, teacher, batch = given_to(loss)
     before = gradients(student, total(loss, student, teacher, batch))
     fills = replace(batch, weight=torch.tensor([0.0, 1.0, 1.0, 1.0]))
     for key, gradient in gradients(student, total(loss, student, teacher, fills)).items():

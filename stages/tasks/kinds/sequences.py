@@ -1,0 +1,130 @@
+"""A string of symbols, read from an image of them by connectionist temporal classification (CTC)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from stages.tasks import metrics as plain
+from stages.tasks.kinds.base import LEAST, Head, Kind, ProblemType, jensen_shannon
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stages.tasks.kinds.base import Resampler
+    from stages.tasks.types import Split
+
+BLANK = "<blank>"
+"""The model's first output: the frame emits no symbol."""
+
+
+@dataclass(frozen=True)
+class Sequences(Kind):
+    """A row has a string of symbols, and a model says of each frame which symbol it emits, or the blank.
+
+    Greedy decoding: the most probable output of each frame; equal neighbours are one, and blanks are left out (Graves et
+    al. 2006, section 3.1). Logits are (N, T, C), of T frames; labels are strings, empty where they are not known.
+    """
+
+    labels: tuple[str, ...] = (BLANK,)
+
+    name: ClassVar[str] = "sequences"
+    head: ClassVar[Head] = "CTC"
+    problem_type: ClassVar[ProblemType | None] = None
+    reads_images: ClassVar[bool] = True
+    selectable: ClassVar[tuple[str, ...]] = plain.SEQUENCES
+    reported: ClassVar[tuple[str, ...]] = plain.SEQUENCES
+    constant_name: ClassVar[str] = "the string of the most frequent symbols"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """None: what counts is strings."""
+        return ()
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        import numpy as np
+        from scipy.special import softmax
+
+        return softmax(np.asarray(logits, np.float64), axis=-1)
+
+    def logits(self, probabilities: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        return np.log(np.maximum(probabilities, LEAST))
+
+    def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+        """The mean over the frames of the distance of their distributions."""
+        return jensen_shannon(self.probabilities(student), self.probabilities(teacher)).mean(-1)
+
+    def answers(self, logits: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        return np.array([self._decoded(frames) for frames in logits], object)
+
+    def emitted(self, values_TC: np.ndarray) -> list[tuple[str, int]]:
+        """The symbols that a row's frames emit, each with the frame that is surest of it, by logits or probabilities."""
+        best_T, frame, found = values_TC.argmax(-1).tolist(), 0, []
+        for symbol, same in groupby(best_T):
+            frames = range(frame, frame := frame + len(list(same)))
+            if symbol:
+                found.append((self.labels[symbol], max(frames, key=lambda t: values_TC[t, symbol])))
+        return found
+
+    def _decoded(self, values_TC: np.ndarray) -> str:
+        return "".join(symbol for symbol, _ in self.emitted(values_TC))
+
+    def measure(
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
+    ) -> dict[str, float]:
+        counts_3N = plain.of_sequences(self.answers(logits), gold)
+        return {metric: float(plain.from_sequences(metric, counts_3N.mean(-1))) for metric in metrics}
+
+    def resampler(
+        self,
+        metrics: Sequence[str],
+        logits: np.ndarray,
+        gold: np.ndarray,
+        groups: Sequence[int] | None = None,
+    ) -> Resampler:
+        counts_3N = plain.of_sequences(self.answers(logits), gold)
+        return lambda rows_RN: {
+            metric: plain.from_sequences(metric, counts_3N[:, rows_RN].mean(-1)) for metric in metrics
+        }
+
+    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+        """Of each length the string that has in each place the most frequent symbol there; the best of them."""
+        import numpy as np
+
+        longest = max(map(len, gold))
+        places = [[text[i] for text in gold if len(text) > i] for i in range(longest)]
+        best = "".join(max(sorted(set(symbols)), key=symbols.count) for symbols in places)
+        tried = [plain.of_sequences([best[:n]] * len(gold), gold) for n in range(longest + 1)]
+        return max(float(np.asarray(plain.from_sequences(metric, counts.mean(-1)))) for counts in tried)
+
+    def cells(self, logits: np.ndarray, split: Split) -> list[str]:
+        return self.answers(logits).tolist()
+
+    def written(self, answer: Any) -> str:
+        return str(answer)
+
+    def read(self, cell: str) -> Any:
+        return cell
+
+    def hidden(self, label: Any) -> Any:
+        return ""
+
+    def predicted(self, values: np.ndarray) -> tuple[Any, Any]:
+        """The string of a row's (T, C) probabilities, and the probability of its most probable path."""
+        return self._decoded(values), float(values.max(-1).prod())
+
+    def shown(self, values: Any) -> str:
+        return values
+
+    def shown_gold(self, label: Any) -> str:
+        return label
