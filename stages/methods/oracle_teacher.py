@@ -66,6 +66,7 @@ class OracleTeacher(Method):
         if self.teacher:
             models["teacher's "] = task_teacher(stage, task, CaptureSpec(logits=True), self.teacher).model
         gold = np.asarray(task.splits["dev"].gold)
+        assert isinstance(task.kind, Sequences)
         for whose, of in models.items():
             logits = predict(of.eval(), dev, stage.device, stage.precision)
             others = predict(of, dev.with_others_images, stage.device, stage.precision)

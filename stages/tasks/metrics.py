@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import UserError
@@ -144,7 +144,7 @@ def of_label_sets(
     return found
 
 
-def of_sequences(answers: Sequence[str], gold: Sequence[str]) -> np.ndarray:
+def of_sequences(answers: Iterable[str], gold: Iterable[str]) -> np.ndarray:
     """Count of each row what the metrics of strings are made of.
 
     Args:

@@ -90,7 +90,7 @@ class StripRows(ImageRows):
         """As of `ImageRows`, and the strings."""
         batch = super().collate(indices, weights)
         symbols_BL = torch.from_numpy(self.symbols[indices])
-        labels_BT = batch.labels[:, None].expand(-1, self.frames).contiguous()
+        labels_BT = torch.from_numpy(self.labels[indices])[:, None].expand(-1, self.frames).contiguous()
         return replace(batch, inputs=batch.inputs | {"symbols": symbols_BL}, labels=labels_BT)
 
     @cached_property

@@ -105,7 +105,7 @@ class StripForCTC(PreTrainedModel):
     main_input_name = "pixel_values"
     _supports_sdpa = True  # it has no attention; all models are made with the capturing attention function
 
-    def __init__(self, config: StripConfig):
+    def __init__(self, config):
         super().__init__(config)
         self.encoder = StripEncoder(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
@@ -133,7 +133,7 @@ class StripOracleForCTC(PreTrainedModel):
     main_input_name = "pixel_values"
     _supports_sdpa = True
 
-    def __init__(self, config: StripOracleConfig):
+    def __init__(self, config):
         super().__init__(config)
         width = config.hidden_size
         self.encoder = StripEncoder(config)
