@@ -16,6 +16,9 @@ DIGITS = (3, 6)
 """The least and the most digits of a string."""
 SIDE, WIDTH = 8, 64
 """Pixels of a digit's side, and of a strip's width."""
+NOISE = 90.0
+"""Deviation of the normal noise that is added to each pixel, of 255. It makes reading hard: of clean strips a teacher that is
+given the strings has no reason to copy them."""
 
 
 def find(request: TaskRequest) -> TaskSource | None:
@@ -42,7 +45,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
 
 
 def composed(role: str) -> tuple[list[Any], list[str], list[list[tuple[int, int]]]]:
-    """Return the strips of a split, always the same: digits in a row, with gaps of random widths.
+    """Return the strips of a split, always the same: digits in a row, with gaps of random widths, under noise.
 
     Returns:
         (8, 64, 3) uint8 images; their strings; for each digit of each string its first column, and that after its last.
@@ -53,15 +56,16 @@ def composed(role: str) -> tuple[list[Any], list[str], list[list[tuple[int, int]
     pixels, classes = load_digits(return_X_y=True)
     greys = (pixels.reshape(-1, SIDE, SIDE) * (255 / 16)).round().astype("uint8")
     own = [i for i, grey in enumerate(greys) if split_of(grey.tobytes()) == role]
-    drawn = random.Random(role)
+    drawn, noise = random.Random(role), np.random.default_rng([*role.encode()])
     images, strings, spans = [], [], []
     for _ in range(ROWS[role]):
         chosen = drawn.choices(own, k=drawn.randint(*DIGITS))
         gaps = sorted(drawn.randint(0, WIDTH - SIDE * len(chosen)) for _ in chosen)
         starts = [gap + SIDE * i for i, gap in enumerate(gaps)]
-        strip = np.zeros((SIDE, WIDTH), np.uint8)
+        strip = np.zeros((SIDE, WIDTH))
         for start, i in zip(starts, chosen, strict=True):
             strip[:, start : start + SIDE] = greys[i]
+        strip = (strip + noise.normal(0, NOISE, strip.shape)).clip(0, 255).round().astype(np.uint8)
         images.append(strip[:, :, None].repeat(3, axis=2))
         strings.append("".join(str(classes[i]) for i in chosen))
         spans.append([(start, start + SIDE) for start in starts])

@@ -27,7 +27,11 @@ def logits_of(*paths: str) -> np.ndarray:
     return np.stack([np.eye(3)[["-ab".index(symbol) for symbol in path]] for path in paths])
 
 
-def test_no_digit_is_in_strings_of_two_splits_and_each_stands_in_its_place():
+def test_no_digit_is_in_strings_of_two_splits_and_each_stands_in_its_place(monkeypatch):
+    noisy = composed("dev")[0][0]
+    assert (noisy == composed("dev")[0][0]).all()
+    monkeypatch.setattr("stages.tasks.readers.strips.NOISE", 0.0)
+    assert (noisy != composed("dev")[0][0]).any()
     digits = {}
     for role in ("train", "dev", "test"):
         images, strings, spans = composed(role)
