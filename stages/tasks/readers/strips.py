@@ -65,8 +65,8 @@ def composed(role: str) -> tuple[list[Any], list[str], list[list[tuple[int, int]
         strip = np.zeros((SIDE, WIDTH))
         for start, i in zip(starts, chosen, strict=True):
             strip[:, start : start + SIDE] = greys[i]
-        strip = (strip + noise.normal(0, NOISE, strip.shape)).clip(0, 255).round().astype(np.uint8)
-        images.append(strip[:, :, None].repeat(3, axis=2))
+        noisy = (strip + noise.normal(0, NOISE, strip.shape)).clip(0, 255).round().astype(np.uint8)
+        images.append(noisy[:, :, None].repeat(3, axis=2))
         strings.append("".join(str(classes[i]) for i in chosen))
         spans.append([(start, start + SIDE) for start in starts])
     return images, strings, spans
