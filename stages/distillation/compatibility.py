@@ -152,11 +152,12 @@ def _longest_row_of(settings: str) -> int | None:
 def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> float:
     """Count the floating-point operations of an encoder's forward pass over `tokens` tokens in rows of about `length`.
 
-    An image counts as one token. torch counts those of the matrix products. The config of a student that is not a transformer counts its own.
+    An image counts as one token. torch counts those of the matrix products. The config of a student that is not a transformer
+    counts its own, of one row.
     """
-    if hasattr(config, "forward_flops"):
-        return config.forward_flops(tokens)
     row = max(1, round(length))
+    if hasattr(config, "forward_flops"):
+        return config.forward_flops(row) * tokens / row
     return _counted(config.to_json_string(use_diff=False), row) * tokens / row
 
 

@@ -79,13 +79,19 @@ class CMOWConfig(PretrainedConfig):
         return self.pairs == "diffcat"
 
     def forward_flops(self, tokens: float) -> float:
-        """The product of two matrices for each token and direction, and the sum of the vectors.
+        """The product of two matrices for each token and direction, the sum of the vectors, and the classifier's hidden layer.
 
         A pair read apart goes over all positions for each text.
         """
         side = math.isqrt(self.hidden_size)
         each = {"vectors": self.hidden_size, "forwards": 2 * side**3, "backwards": 2 * side**3}
-        return sum(each[part] for part in self.parts) * tokens * (2 if self.pairs == "diffcat" else 1)
+        encoder = sum(each[part] for part in self.parts) * tokens * (2 if self.pairs == "diffcat" else 1)
+        return encoder + 2 * self.code_width * self.intermediate_size
+
+    @property
+    def code_width(self) -> int:
+        """Numbers that the classifier reads of a row."""
+        return len(self.parts) * self.hidden_size * (3 if self.pairs == "diffcat" else 1)
 
 
 class _CMOW(PreTrainedModel):
@@ -206,8 +212,7 @@ class CMOWForSequenceClassification(_CMOW):
         super().__init__(config)
         self.encoder = CMOWModel(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        code = len(config.parts) * config.hidden_size * (3 if config.pairs == "diffcat" else 1)
-        self.hidden = nn.Linear(code, config.intermediate_size)
+        self.hidden = nn.Linear(config.code_width, config.intermediate_size)
         self.norm = nn.LayerNorm(config.intermediate_size)
         self.classifier = nn.Linear(config.intermediate_size, config.num_labels)
         self.post_init()

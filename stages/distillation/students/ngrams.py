@@ -53,8 +53,8 @@ class NGramsConfig(PretrainedConfig):
         """All sizes can be."""
 
     def forward_flops(self, tokens: float) -> float:
-        """The sum of the embeddings of at most one n-gram of each length at each word."""
-        return self.longest * self.hidden_size * tokens
+        """The sum of the embeddings of at most one n-gram of each length at each word, and the hidden layer."""
+        return self.longest * self.hidden_size * tokens + 2 * self.hidden_size**2
 
 
 class NGramsForSequenceClassification(PreTrainedModel):

@@ -5,12 +5,15 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForSequenceClassification
 
 from checkpoints.errors import UserError
 from stages.distillation.compatibility import forward_flops
 from stages.distillation.losses import build
 from stages.distillation.models import ModelSource, load_classifier, new_classifier
 from stages.distillation.students.architecture import KINDS, begin_with_vectors, student_config
+from stages.distillation.students.cmow import CMOWConfig
+from stages.distillation.students.ngrams import NGramsConfig
 from stages.tasks.kinds import Classes, Words
 from tests.conftest import make_tokenizer, tiny_config
 
@@ -91,6 +94,21 @@ def test_operations_are_those_of_the_products():
     student = a_student("bilstm")
     products = sum(p.numel() for name, p in student.encoder.named_parameters() if "weight_" in name)
     assert forward_flops(student.config, tokens, 5) == 2 * products * tokens
+
+
+@pytest.mark.parametrize(
+    "config, of_a_token",
+    [
+        (NGramsConfig(hidden_size=8, ngrams=6), 4 * 8),
+        (CMOWConfig(hidden_size=16, intermediate_size=8), 16 + 2 * 128),
+        (CMOWConfig(hidden_size=16, intermediate_size=8, pairs="diffcat"), 2 * (16 + 2 * 128)),
+    ],
+    ids=lambda x: getattr(x, "model_type", ""),
+)
+def test_operations_of_a_hidden_layer_count_once_a_row(config, of_a_token):
+    hidden = AutoModelForSequenceClassification.from_config(config).hidden
+    of_a_row = 9 * of_a_token + 2 * hidden.weight.numel()
+    assert forward_flops(config, 9, 9) == of_a_row and forward_flops(config, 90, 9) == 10 * of_a_row
 
 
 def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
