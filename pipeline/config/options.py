@@ -139,7 +139,7 @@ class Preset:
 
 
 def load(preset: str, given: Mapping[str, Any] | Iterable[str], recipe: Preset | None = None) -> Options:
-    """The options of a run. Later ones win: preset, recipe, what these set for the task, what is given.
+    """The options of a run. Later ones win: preset, what it sets for the task, the same of the recipe, what is given.
 
     Args:
         preset: the preset, where `given` names none.
@@ -151,14 +151,16 @@ def load(preset: str, given: Mapping[str, Any] | Iterable[str], recipe: Preset |
     """
     given = dict(given if isinstance(given, Mapping) else arguments(given))
     preset = str(given.setdefault("preset", preset))
-    files = [*_presets(preset), *([recipe] if recipe else [])]
-    options = Options()
-    for file in files:
-        options = updated(options, file.settings, file.where)
-    task = str(given.get("task") or options.task).lower().replace("_", "-")
+    presets, recipes = _presets(preset), [recipe] if recipe else []
+    of_files = [file.settings["task"] for file in (*presets, *recipes) if file.settings.get("task")]
+    task = str(given.get("task") or (of_files or [""])[-1]).lower().replace("_", "-")
     task = task.replace("sst2", "sst-2").replace("stsb", "sts-b")
-    for file in files:
-        options = updated(options, file.tasks.get(task, {}), file.where)
+    options = Options()
+    for files in (presets, recipes):
+        for file in files:
+            options = updated(options, file.settings, file.where)
+        for file in files:
+            options = updated(options, file.tasks.get(task, {}), file.where)
     options = updated(options, given)
     _check_together(options)
     check_run(options.run)

@@ -57,6 +57,18 @@ def test_rows_are_those_of_the_recipes_own_task(write):
             read_recipe({"name": name, "rows": wrong})
 
 
+def test_a_recipe_wins_over_what_its_preset_sets_for_the_task(write, tmp_path):
+    (tmp_path / "preset.yaml").write_text("tasks: {sts-b: {tuning.epochs: 4, tuning.batch_size: 16}}")
+    name = write(
+        f"extends: {tmp_path}/preset.yaml\ntask: sts-b\ntuning: {{epochs: 2}}\n"
+        "tasks: {cola: {tuning.epochs: 5}}\nstudents: {one: {losses: [gold_labels]}}"
+    )
+    for task, epochs, batch in (("sts-b", 2, 16), ("stsb", 2, 16), ("cola", 5, 32)):
+        tuning = read_recipe({"name": name, "task": task})[1].tuning
+        assert (tuning.epochs, tuning.batch_size) == (epochs, batch)
+    assert read_recipe({"name": name})[1].tuning.batch_size == 16
+
+
 def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
     name = write(
         "base: {student: {layers: 2}}\n"
