@@ -96,9 +96,9 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
         options |= {"method": spec.method, "reads": spec.reads} if spec.method != "plain" else {}
         own = {"student": spec.student.sizes, "losses": spec.losses, "layer_map": spec.layer_map}
         own |= {"method": spec.method, "reads": spec.reads}
-        own["reads_others"] = [
-            n for n in spec.reads if n != "teacher" and not recipe.students[n].learns_own_task
-        ]
+        read = {n: recipe.students[n] for n in spec.reads if n != "teacher"}
+        own["reads_others"] = [n for n, other in read.items() if not other.learns_own_task]
+        own["methods_read"] = {n: other.method for n, other in read.items()}
         plans[name] = _plan("student", data, spec.training, with_unlabelled=spec.with_unlabelled, **own)
         if not spec.student.source:
             begin = {"init": spec.student.init, "init_layers": spec.student.init_layers}
@@ -117,5 +117,5 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
 
 def _plan(trains: Literal["teacher", "student"], data: str, training: Training, **own: Any) -> StageToCheck:
     """What the stage `check` looks at."""
-    known = ("max_length", "epochs", "mlm_probability", "tokens")
+    known = ("max_length", "epochs", "mlm_probability", "tokens", "patience")
     return StageToCheck(trains, data, **{k: v for k, v in asdict(training).items() if k in known}, **own)

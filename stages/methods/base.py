@@ -31,7 +31,7 @@ from stages.tasks.task import Task
 from stages.teaching.live_teacher import task_teacher, teacher_outputs
 from stages.teaching.recorded_logits import by_windows, logits_as_outputs, teacher_logits
 from stages.training.cached_rows import train_rows
-from stages.training.options import Training
+from stages.training.options import StageToCheck, Training
 from stages.training.stage import Stage
 from stages.training.step import Step
 
@@ -80,6 +80,23 @@ class Method:
                 f"a student of kind {student.model_type} needs a method that makes its tokenizer; name that method",
                 argument="method",
             )
+
+    def check_plan(self, plan: StageToCheck) -> None:
+        """Refuse settings of the recipe's student that cannot work, before any work.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        if plan.reads_others and not self.reads_other_tasks:
+            raise UserError(
+                f"{plan.reads_others[0]!r} learned another task, whose answers teach nothing here; name students of this "
+                "task",
+                argument="reads",
+            )
+
+    def trained(self, student: PretrainedConfig) -> PretrainedConfig:
+        """The config of what it trains, made of that of the recipe's student: by it the cost is counted."""
+        return student
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, Any]:
         """The student as it begins, and the tokenizer (or image processor) of its rows; a head that is new is drawn from the seed."""

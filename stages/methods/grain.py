@@ -21,7 +21,7 @@ from stages.distillation.students.pruned_bert import PrunedBertConfig, prunable,
 from stages.methods.base import Method
 from stages.methods.pruning import Pruner, Pruning, Units
 from stages.tasks.task import Task
-from stages.training.options import Training
+from stages.training.options import StageToCheck, Training
 from stages.training.stage import Stage
 from stages.training.step import Pass, Step
 
@@ -110,6 +110,15 @@ class Grain(Method):
                 argument="method.grain.density",
             )
 
+    def check_plan(self, plan: StageToCheck) -> None:
+        """Refuse a training that may end before all units that go are gone."""
+        super().check_plan(plan)
+        if plan.patience:
+            raise UserError(
+                f"{plan.patience} may end the training before the units are gone; set it to 0",
+                argument="training.patience",
+            )
+
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student with all of its units, and the tokenizer of its rows."""
         student, tokenizer = super().begin(stage, task)
@@ -129,11 +138,6 @@ class Grain(Method):
 
     def step(self, model: Distillation, training: Training) -> Step:
         """Scores from the gradients of the losses on logits, masks after the optimiser's step."""
-        if training.patience:
-            raise UserError(
-                f"{training.patience} may end the training before the units are gone; set it to 0",
-                argument="patience",
-            )
         model.pruner = self.pruner = pruner = Pruner(model, self.pruning)
         for module in model.losses.modules():  # projections begin as the identity, as published
             if isinstance(module, nn.Linear) and module.in_features == module.out_features:

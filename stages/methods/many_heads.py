@@ -73,6 +73,10 @@ class ManyHeads(Method):
                 argument="losses",
             )
 
+    def trained(self, student: PretrainedConfig) -> PretrainedConfig:
+        """The student taken apart into body and heads."""
+        return ManyHeadsConfig.of(student, self.heads, self.layers)
+
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student of the recipe, taken apart; one that has as many heads already is trained on."""
         student, tokenizer = super().begin(stage, task)

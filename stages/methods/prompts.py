@@ -17,13 +17,14 @@ from checkpoints.errors import UserError
 from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, inputs_of
 from stages.distillation.schedules import is_number
-from stages.distillation.students.prompted import PromptedForSequenceClassification
+from stages.distillation.students.prompted import PromptedConfig, PromptedForSequenceClassification
 from stages.methods.base import Method
 from stages.tasks.batches import Batch, batches_by_length
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
 from stages.training.cached_rows import task_rows
+from stages.training.options import StageToCheck
 from stages.training.stage import Stage
 
 SIMILARITY = "similarity"
@@ -69,6 +70,10 @@ class SoftPrompt(Method):
                 argument="losses",
             )
 
+    def trained(self, student: PretrainedConfig) -> PretrainedConfig:
+        """The student with its prompt."""
+        return PromptedConfig.of(student, self.tokens, self.dropout)
+
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student as it begins, with a prompt drawn from the seed or transferred; all else is frozen."""
         student, tokenizer = super().begin(stage, task)
@@ -101,7 +106,7 @@ class Panda(SoftPrompt):
                 "prompt",
                 argument="reads",
             )
-        self.teacher, self.source, self.fresh = (f"reads {name}" for name in reads)
+        self.teacher, self.source, self.fresh = reads
         self.similarity = 0.0
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
@@ -112,6 +117,17 @@ class Panda(SoftPrompt):
                 "a transferred prompt teaches by its logits; take losses on them, matched_logits at least",
                 argument="losses",
             )
+
+    def check_plan(self, plan: StageToCheck) -> None:
+        """Refuse a source, or a student with a fresh prompt, that has no prompt."""
+        super().check_plan(plan)
+        for name in (self.source, self.fresh):
+            method = plan.methods_read.get(name, "")
+            if not {"panda", "soft_prompt"} & ({method} if isinstance(method, str) else method.keys()):
+                raise UserError(
+                    f"{name!r} has no prompt; name students with method soft_prompt or panda",
+                    argument="reads",
+                )
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """A fresh prompt on the frozen encoder; the similarity of the source's prompt to this task's is measured."""
@@ -134,7 +150,7 @@ class Panda(SoftPrompt):
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
     ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
         """The logits of the transferred prompt's student."""
-        logits_NC = teacher_logits(stage, task, rows["train"], self.teacher)
+        logits_NC = teacher_logits(stage, task, rows["train"], f"reads {self.teacher}")
         return {"train": logits_as_outputs(logits_NC, rows["train"], stage.device)}
 
 
@@ -159,15 +175,9 @@ def embedding(student: PromptedForSequenceClassification, rows: TokenRows) -> Te
     return added_W / tokens
 
 
-def _prompted(stage: Stage, given: str) -> PromptedForSequenceClassification:
-    model = load_classifier(stage.model(given))
-    if not isinstance(model, PromptedForSequenceClassification):
-        raise UserError(
-            f"{given.removeprefix('reads ')!r} has no prompt; name students with method soft_prompt or panda",
-            argument="reads",
-        )
-    moved: Any = model
-    return moved.to(stage.device)
+def _prompted(stage: Stage, name: str) -> PromptedForSequenceClassification:
+    model: Any = load_classifier(stage.model(f"reads {name}"))
+    return model.to(stage.device)
 
 
 def _weighted(line: str | dict[str, Any], similarity: float) -> str | dict[str, Any]:

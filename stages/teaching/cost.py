@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from transformers import PretrainedConfig
 
 from stages.distillation.compatibility import forward_flops
+from stages.methods import build_method
 from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import may_keep_layers
@@ -47,7 +48,7 @@ def training_cost(
     variants = _variants(plan, task)
     length, images = float(rows.lengths.mean()), task is not None and task.kind.reads_images
     tokens = int(rows.lengths.sum()) * plan.epochs * (1 + variants)
-    flops = 3 * forward_flops(trained, tokens, length)
+    flops = 3 * forward_flops(build_method(plan.method, plan.reads).trained(trained), tokens, length)
     seconds = estimated_seconds(stage, trained, flops)
     if teacher is not None:
         once = not images and may_keep_layers(stage, plan.epochs)

@@ -166,12 +166,7 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
                 )
         configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
         method = build_method(plan.method, plan.reads)
-        if plan.reads_others and not method.reads_other_tasks:
-            raise UserError(
-                f"{plan.reads_others[0]!r} learned another task, whose answers teach nothing here; name students of this "
-                "task",
-                argument="reads",
-            )
+        method.check_plan(plan)
         captures = [build(line, *configs).teacher_capture for line in method.losses(plan.losses)]
         spec = reduce(or_, captures, CaptureSpec())
         reads_teacher = spec != CaptureSpec()

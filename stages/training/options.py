@@ -269,13 +269,14 @@ class StageToCheck:
         trains: teacher or student.
         reads_teacher: whether the student's losses read the teacher; of a recipe's student its losses tell.
         data: "task", or the name of a corpus or of another task ("task NAME") among the inputs.
-        max_length, epochs, tokens: of its training options.
+        max_length, epochs, tokens, patience: of its training options.
         layer_map: of its losses on layers; None where it has none.
         mlm_probability: None where it trains no masked language model.
         variants: of each row, where it reads augmented ones.
         targets: whose predictions it learns: teacher, gold or auto.
         student, losses, method, reads, with_unlabelled: of a recipe's student.
         reads_others: those of `reads` that learned another task.
+        methods_read: the method of each of `reads` that is a student.
     """
 
     trains: Literal["teacher", "student"]
@@ -284,6 +285,7 @@ class StageToCheck:
     epochs: int
     reads_teacher: bool = False
     tokens: int = 0
+    patience: int = 0
     layer_map: Any = None
     mlm_probability: float | None = None
     variants: int = 0
@@ -293,6 +295,7 @@ class StageToCheck:
     method: str | dict[str, Any] = "plain"
     reads: list[str] = field(default_factory=list)
     reads_others: list[str] = field(default_factory=list)
+    methods_read: dict[str, str | dict[str, Any]] = field(default_factory=dict)
     with_unlabelled: bool = False
 
     @property

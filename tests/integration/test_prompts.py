@@ -117,6 +117,7 @@ def test_source_and_student_killed_and_resumed_are_bitwise_the_same(place, promp
         ("stages.source.task.name=nothing", "'nothing' is unknown"),
         ("students.panda-other.reads=[transfer-other]", "panda-other.method.panda.reads: .* must be three earlier students"),
         ("students.panda-other.method={assistants: {}}", "panda-other.reads: 'source' learned another task"),
+        ("students.panda-other.reads=[transfer-other,source,tuned]", "panda-other.reads: 'tuned' has no prompt"),
         ("students.panda-other.losses=[gold_labels]", "panda-other.losses: a transferred prompt teaches by its logits"),
         ("students.fresh.task={name: other.yaml}", "fresh: task.name='other.yaml': .* put it under stages"),
     ],

@@ -48,6 +48,19 @@ class ManyHeadsConfig(PretrainedConfig):
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
 
+    @classmethod
+    def of(cls, stock: Any, heads: int, layers: int) -> "ManyHeadsConfig":
+        """The config of a stock classifier that is taken apart into `heads` heads of `layers` layers."""
+        config = cls(
+            stock=stock.to_dict(), heads=heads, head_layers=layers, vocab_size=stock.vocab_size,
+            type_vocab_size=stock.type_vocab_size, pad_token_id=stock.pad_token_id,
+        )  # fmt: skip
+        for name in ("id2label", "label2id", "problem_type", "ranking"):
+            if hasattr(stock, name):
+                setattr(config, name, getattr(stock, name))
+        config._attn_implementation = stock._attn_implementation
+        return config
+
     def check(self) -> None:
         """Raises UserError: it is made from another student."""
         raise UserError(
@@ -147,18 +160,9 @@ def with_many_heads(stock: PreTrainedModel, heads: int, layers: int) -> ManyHead
         >>> torch.allclose(student(ids).logits.softmax(-1), stock(ids).logits.softmax(-1), atol=1e-6)
         True
     """
-    given: Any = stock.config
-    config = ManyHeadsConfig(
-        stock=given.to_dict(), heads=heads, head_layers=layers, vocab_size=given.vocab_size,
-        type_vocab_size=given.type_vocab_size, pad_token_id=given.pad_token_id,
-    )  # fmt: skip
-    for name in ("id2label", "label2id", "problem_type", "ranking"):
-        if hasattr(given, name):
-            setattr(config, name, getattr(given, name))
-    config._attn_implementation = given._attn_implementation
-    student = ManyHeadsForSequenceClassification(config)
+    student = ManyHeadsForSequenceClassification(ManyHeadsConfig.of(stock.config, heads, layers))
     prefix, own = f"{stock.base_model_prefix}.", stock.state_dict()
-    body = given.num_hidden_layers - layers
+    body = stock.config.num_hidden_layers - layers
     weights = {}
     for name in student.state_dict():
         part, _, rest = name.partition(".")

@@ -49,6 +49,13 @@ class PromptedConfig(PretrainedConfig):
     hidden_dropout_prob: float = 0.1
     initializer_range: float = 0.02
 
+    @classmethod
+    def of(cls, stock: Any, tokens: int, dropout: float) -> "PromptedConfig":
+        """The config of a stock classifier whose encoder has a prompt of `tokens` tokens in each layer."""
+        names = ("id2label", "label2id", "problem_type", "pad_token_id", "vocab_size")
+        shared = {name: getattr(stock, name) for name in names}
+        return cls(encoder=stock.to_dict(), prompt_tokens=tokens, prompt_dropout=dropout, **shared)
+
     def encoder_config(self) -> PretrainedConfig:
         """Return the encoder's config as its own class."""
         values = dict(self.encoder or {})
@@ -108,13 +115,7 @@ class PromptedForSequenceClassification(PreTrainedModel):
             tokens: P, of the prompt.
             dropout: of the prompt.
         """
-        own = model.config
-        shared: dict[str, Any] = {
-            name: getattr(own, name)
-            for name in ("id2label", "label2id", "problem_type", "pad_token_id", "vocab_size")
-        }
-        config = PromptedConfig(encoder=own.to_dict(), prompt_tokens=tokens, prompt_dropout=dropout, **shared)
-        prompted = cls(config)
+        prompted = cls(PromptedConfig.of(model.config, tokens, dropout))
         prompted.encoder.load_state_dict(model.base_model.state_dict(), strict=False)
         return prompted
 

@@ -22,7 +22,8 @@ from stages.distillation.students import pruned_bert
 from stages.distillation.students.pruned_bert import prunable, shrunk
 from stages.methods import build_method, pruning
 from stages.methods.pruning import Pruner, Pruning, Units
-from stages.training.options import Training
+from stages.teaching.given_models import Models, check_plan
+from stages.training.options import StageToCheck, Training
 from tests.conftest import tiny_config
 from tests.stages.methods.test_methods import task
 
@@ -320,10 +321,13 @@ def test_what_cannot_be_pruned_is_refused():
         with pytest.raises(UserError, match=words):
             build_method({"grain": line}).check(task(), config, spec)
     build_method({"grain": {"units": "feed_forward", "density": 0.52}}).check(task(), bert, logits)
+    plan = StageToCheck(
+        "student", "task", 32, 1, losses=["soft_labels"], student={"layers": 0}, method="grain", patience=3
+    )
     with pytest.raises(
-        UserError, match="patience: 3 may end the training before the units are gone; set it to 0"
+        UserError, match="training.patience: 3 may end the training before the units are gone"
     ):
-        build_method("grain").step(a_pruner()[0], Training(patience=3))
+        check_plan(plan, Models(None, bert, bert), task())
     stage = SimpleNamespace(options={}, inputs={})
     with pytest.raises(UserError, match="student.init: begins as a student that is pruned already"):
         begin_with(a_bert(), stage)

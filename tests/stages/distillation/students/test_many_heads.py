@@ -16,6 +16,7 @@ from stages.distillation.outputs import CaptureSpec, ModelOutputs, capture
 from stages.distillation.students import many_heads
 from stages.distillation.students.architecture import student_config
 from stages.distillation.students.many_heads import with_many_heads
+from stages.methods import ManyHeads
 from stages.tasks.kinds import Classes, Ranking
 from tests.conftest import tiny_config
 
@@ -65,6 +66,8 @@ def test_operations_are_those_of_the_body_once_and_of_every_head():
     assert forward_flops(student.config, 90, 9) == pytest.approx(10 * counter.get_total_flops())
     alone = forward_flops(whole.config, 9, 9)
     assert alone < forward_flops(student.config, 9, 9) < 3 * alone
+    taught = ManyHeads(["teacher"], heads=3, layers=1).trained(whole.config)
+    assert forward_flops(taught, 9, 9) == forward_flops(student.config, 9, 9)
 
 
 def test_the_config_says_what_the_task_is():
