@@ -14,6 +14,7 @@ from stages.distillation.models import ModelSource, load_classifier, new_classif
 from stages.distillation.students.architecture import KINDS, begin_with_vectors, student_config
 from stages.distillation.students.cmow import CMOWConfig
 from stages.distillation.students.ngrams import NGramsConfig
+from stages.distillation.students.strips import STRIPS
 from stages.tasks.kinds import Classes, Words
 from tests.conftest import make_tokenizer, tiny_config
 
@@ -35,7 +36,8 @@ def inputs(padded=9):
 
 
 def test_every_kind_is_known_by_its_modules_name():
-    assert set(SIZES) | {"cmow", "many_heads", "ngrams"} == set(KINDS)  # which have tests of their own
+    own = {"cmow", "many_heads", "ngrams", *STRIPS}  # which have tests of their own
+    assert set(SIZES) | own == set(KINDS)
 
 
 @pytest.mark.parametrize("words", [False, True], ids=["rows", "words"])
