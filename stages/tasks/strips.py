@@ -5,7 +5,6 @@ Axes in names: N rows of a split, B of a batch, T frames, L symbols of the longe
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -93,7 +92,7 @@ class StripRows(ImageRows):
         labels_BT = torch.from_numpy(self.labels[indices])[:, None].expand(-1, self.frames).contiguous()
         return replace(batch, inputs=batch.inputs | {"symbols": symbols_BL}, labels=labels_BT)
 
-    @cached_property
+    @property
     def with_others_images(self) -> Self:
         """The same strings, each with the image of the row before it: what a model that copies labels does not notice."""
         return replace(self, pixels=np.roll(self.pixels, 1, axis=0))

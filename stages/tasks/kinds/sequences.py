@@ -99,13 +99,11 @@ class Sequences(Kind):
 
     def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
         """Of each length the string that has in each place the most frequent symbol there; the best of them."""
-        import numpy as np
-
         longest = max(map(len, gold))
         places = [[text[i] for text in gold if len(text) > i] for i in range(longest)]
         best = "".join(max(sorted(set(symbols)), key=symbols.count) for symbols in places)
         tried = [plain.of_sequences([best[:n]] * len(gold), gold) for n in range(longest + 1)]
-        return max(float(np.asarray(plain.from_sequences(metric, counts.mean(-1)))) for counts in tried)
+        return max(float(plain.from_sequences(metric, counts.mean(-1))) for counts in tried)
 
     def cells(self, logits: np.ndarray, split: Split) -> list[str]:
         return self.answers(logits).tolist()

@@ -8,6 +8,9 @@ import torch
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from checkpoints.errors import UserError
+from stages.distillation.losses import GoldLabels
+from stages.distillation.losses.prediction import ctc_losses
+from stages.distillation.outputs import ModelOutputs
 from stages.tasks.kinds.sequences import BLANK, Sequences
 from stages.tasks.readers.strips import DIGITS, SIDE, composed
 from stages.tasks.strips import StripRows
@@ -103,8 +106,6 @@ def test_the_constant_is_the_best_of_the_frequent_symbols_strings():
 
 
 def test_the_ctc_loss_is_that_of_all_paths():
-    from stages.distillation.losses.prediction import ctc_losses
-
     torch.manual_seed(0)
     logits = torch.randn(3, 4, 3)
     symbols = torch.tensor([[1, 1], [2, -1], [-1, -1]])
@@ -117,3 +118,6 @@ def test_the_ctc_loss_is_that_of_all_paths():
         total = sum(torch.stack([p[t, "-ab".index(s)] for t, s in enumerate(path)]).prod() for path in paths)
         assert found[row].item() == pytest.approx(-total.log().item(), abs=1e-5)
     assert found[2] == 0
+    labels = torch.tensor([[0] * 4, [0] * 4, [-1] * 4])
+    alone = GoldLabels()(ModelOutputs(logits), labels=labels, symbols=symbols)
+    assert alone.item() == pytest.approx(found.sum().item() / 8)
