@@ -8,6 +8,7 @@ from typing import Any
 
 from stages.distillation.recipe_lines import build_from_line
 from stages.methods.assistants import Assistants
+from stages.methods.auxiliary_branches import AuxiliaryBranches
 from stages.methods.base import Method
 from stages.methods.distillation_token import DistillationTokenEvidence
 from stages.methods.grain import Grain
@@ -19,6 +20,7 @@ from stages.methods.sparse_ngrams import SparseNGrams
 __all__ = [
     "METHODS",
     "Assistants",
+    "AuxiliaryBranches",
     "DistillationTokenEvidence",
     "Grain",
     "ManyHeads",
@@ -32,6 +34,7 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     "assistants": Assistants,
+    "auxiliary_branches": AuxiliaryBranches,
     "distillation_token": DistillationTokenEvidence,
     "grain": Grain,
     "many_heads": ManyHeads,

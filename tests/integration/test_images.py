@@ -4,28 +4,27 @@ import json
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
-TOKEN = {"student": {"kind": "deit"}, "method": "distillation_token"}
+VIT = {"kind": "vit", "layers": 1, "width": 8, "feed_forward": 16, "heads": 2, "settings": {"patch": 4}}
 RECIPE = {
     "seeds": [1],
     "image_augmentation": 0.5,
     "baseline": "usual",
-    "base": {
-        "student": {
-            "kind": "vit",
-            "layers": 1,
-            "width": 8,
-            "feed_forward": 16,
-            "heads": 2,
-            "settings": {"patch": 4},
-        },
-        "training": {"epochs": 2, "batch_size": 16, "learning_rate": 1.0e-2},
-    },
+    "main": "token",
+    "base": {"training": {"epochs": 2, "batch_size": 16, "learning_rate": 1.0e-2}},
     "students": {
-        "usual": {"losses": ["gold_labels", "soft_labels"]},
-        "token": TOKEN | {"losses": [{"distillation_token": {"kind": "soft"}}]},
+        "usual": {"student": VIT, "losses": ["gold_labels", "soft_labels"]},
+        "branches": {
+            "student": {"kind": "resnet", "layers": 1, "width": 4},
+            "method": {"auxiliary_branches": {"branches": 1}},
+            "losses": [{"each_head": {"losses": ["gold_labels", "soft_labels"]}}, "peers", "adversary"],
+        },
+        "token": {
+            "student": VIT | {"kind": "deit"},
+            "method": "distillation_token",
+            "losses": [{"distillation_token": {"kind": "soft"}}],
+        },
     },
 }
 GIVEN = ("name=images.yaml", "teacher=packaged-convnet", "task=digits", "data=", "text_columns=", "label_column=",
@@ -34,7 +33,7 @@ GIVEN = ("name=images.yaml", "teacher=packaged-convnet", "task=digits", "data=",
 
 @pytest.fixture(scope="module")
 def images(place):
-    (place.path / "images.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    (place.path / "images.yaml").write_text(json.dumps(RECIPE))
     status, output = place.run("recipe", *GIVEN, "run=images")
     assert status == 0 and "60 images x 2 epochs" in output, output
     return place.path / "runs/images-seed1"
@@ -52,14 +51,30 @@ def test_the_evidence_is_reported_and_the_run_is_shown(place, images):
         assert status == 0, output
 
 
+def test_branches_are_measured_and_left_behind(place, images):
+    from transformers import AutoModelForImageClassification
+
+    model, information = AutoModelForImageClassification.from_pretrained(
+        images / "branches/model", output_loading_info=True
+    )
+    assert type(model).__name__ == "ResNetForImageClassification" and not any(information.values())
+    found = json.loads((images / "branches/finished.json").read_text())["scores"]["found"]
+    parameters = sum(p.numel() for p in model.parameters())
+    assert parameters < found["parameters with branches"] < 3 * parameters
+    reached = json.loads((images / "evaluate/model/results.json").read_text())["branches"]["metric"]
+    assert found["accuracy of the main branch on test"] == reached
+    lines = (images / "branches/metrics.jsonl").read_text().splitlines()
+    assert any({"adversary", "discriminator", "peers"} <= json.loads(line).keys() for line in lines)
+
+
 @pytest.mark.slow
 def test_a_student_of_images_killed_and_resumed_is_bitwise_the_same(place, images):
-    for stage in ("teacher", "token"):
+    for stage in ("teacher", "branches", "token"):
         place.kill_during("killed-images-seed1", stage, *GIVEN, "run=killed-images", command="recipe")
     status, output = place.run("recipe", *GIVEN, "run=killed-images")
     assert status == 0 and "[token] resumes" in output, output
     assert place.weights("killed-images-seed1") == place.weights("images-seed1")
-    assert place.weights("images-seed1").keys() >= {"teacher", "usual", "token"}
+    assert place.weights("images-seed1").keys() >= {"teacher", "usual", "branches", "token"}
 
 
 def test_an_export_answers_in_stock_transformers_as_predict_does(place, images):
@@ -83,11 +98,22 @@ def test_an_export_answers_in_stock_transformers_as_predict_does(place, images):
     [
         (
             "recipe",
-            "base.student.settings.patch=3",
+            "students.usual.student.settings.patch=3",
             "settings.patch: 3 must be a whole number that divides the side of the images, 8 pixels",
         ),
-        ("recipe", "base.student.kind=", "'' does not read images; a student of them is of kind vit or deit"),
+        (
+            "recipe",
+            "students.usual.student.kind=",
+            "'' does not read images; a student of them is of kind vit or deit or resnet",
+        ),
         ("recipe", "students.usual.losses=[distillation_token]", "a vit has no distillation token"),
+        (
+            "recipe",
+            "students.branches.student.heads=2",
+            "heads: 2 for a resnet, whose sizes are layers, width",
+        ),
+        ("recipe", "students.branches.student.settings={patch: 2}", "a resnet has none; leave them out"),
+        ("recipe", "students.token.method=auxiliary_branches", "token.method: a deit gets no branches"),
         ("recipe", "teacher=teacher", "has no image processor that can be loaded"),
         ("recipe", "image_augmentation=2", "image_augmentation"),
     ],

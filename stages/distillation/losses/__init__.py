@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
+from stages.distillation.losses.adversary import Adversary
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.continuation import Continuation
@@ -17,12 +18,14 @@ from stages.distillation.losses.each_head import EachHead
 from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.image_frames import ImageFrames
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
+from stages.distillation.losses.peers import Peers
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
 from stages.distillation.recipe_lines import build_from_line
 
 __all__ = [
     "LOSSES",
+    "Adversary",
     "AttentionMaps",
     "AttentionScores",
     "Continuation",
@@ -37,12 +40,14 @@ __all__ = [
     "MaskedSoftLabels",
     "MaskedWords",
     "MatchedLogits",
+    "Peers",
     "Relations",
     "SoftLabels",
     "build",
 ]
 
 LOSSES: dict[str, type[Loss]] = {
+    "adversary": Adversary,
     "attention_maps": AttentionMaps,
     "attention_scores": AttentionScores,
     "continuation": Continuation,
@@ -55,6 +60,7 @@ LOSSES: dict[str, type[Loss]] = {
     "masked_soft_labels": MaskedSoftLabels,
     "masked_words": MaskedWords,
     "matched_logits": MatchedLogits,
+    "peers": Peers,
     "relations": Relations,
     "soft_labels": SoftLabels,
 }

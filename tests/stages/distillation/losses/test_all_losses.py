@@ -14,6 +14,7 @@ from stages.tasks.batches import Batch
 from tests.stages.distillation.losses.test_layer_losses import pair
 
 SETTINGS = {
+    "adversary": ({"between": "branches", "weight": 0.5},),
     "attention_maps": ({"distance": "mse"}, {"distance": "kl"}),
     "attention_scores": ({"form": "maps"}, {"form": "traces"}),
     "continuation": ({"phi": 0.5, "margin": 0.1},),
@@ -23,6 +24,7 @@ SETTINGS = {
     ),
     "distillation_token": ({"kind": "soft", "alpha": 0.3},),
     "hidden_states": ({"distance": "cosine"}, {"distance": "normalised"}),
+    "peers": ({"temperature": 3.0},),
     "relations": ({"of": "queries"}, {"of": "values"}),
     "soft_labels": ({"temperature": 3.0},),
 }
@@ -63,6 +65,7 @@ def drawn(seed: int, width: int) -> ModelOutputs:
     outputs = ModelOutputs(draw(rows, 3), hidden, *heads, vocabulary_NV=draw(len(MASKED), 9))
     outputs.named = {name: draw(rows, 3) for name in ("cls_logits", "distillation_logits")}
     outputs.named["head_logits"] = draw(rows, 2, 3)
+    outputs.named["features"] = draw(rows, 4, width)
     outputs.named["image_logits"] = draw(rows, longest, 3)
     return outputs
 
