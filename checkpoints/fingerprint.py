@@ -11,6 +11,7 @@ CONFIG = (
     "config.json",
     "tokenizer*.json",
     "preprocessor_config.json",
+    "graph.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.*",

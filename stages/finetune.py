@@ -53,7 +53,7 @@ def fine_tune(stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: 
     """
     length = stage.training.max_length
     train, dev = (rows_of(stage, task, split, tokenizer, length) for split in ("train", "dev"))
-    loss: Loss = GoldLabels()
+    loss: Loss = GoldLabels(class_weights=getattr(classifier.config, "class_weights", None))
     targets = None
     if task.splits["train"].answers:
         loss = SoftLabels(problem_type=task.kind.problem_type)

@@ -9,6 +9,7 @@ SECTIONS = {"teacher": "tuning", "augment": "augmentation", "finetune": "finetun
 
 INSTALL = {
     "openai": "run `pip install openai`",
+    "bokeh_sampledata": "run `make recipe NAME=hire`, which installs it",
     "chatterbot_corpus": "run `make recipe NAME=cerberus`, which installs it",
     "nlp_id": "run `make recipe NAME=which-student-tags`, which installs it",
     "orangecontrib": "run `make recipe`, or `pip install --no-deps --require-hashes -r packaged-recipes.txt`",

@@ -4,6 +4,8 @@
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from checkpoints.errors import UserError, about
@@ -25,15 +27,23 @@ from pipeline.config.two_stage import (
 from pipeline.deploy.hub import config_file, pin
 from pipeline.plan import RUNS, hashed, made_in, read_finished
 from stages.tasks.corpus import find_corpus
-from stages.tasks.packages import packaged_convnet, packaged_strip_reader, packaged_teacher, packaged_vectors
+from stages.tasks.packages import (
+    packaged_convnet,
+    packaged_graph_network,
+    packaged_strip_reader,
+    packaged_teacher,
+    packaged_vectors,
+)
 from stages.tasks.readers.glue import unlabelled_files
 from stages.tasks.task import TaskSource, find_task
 
 PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
 MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
-MODELS = {
+MODELS: dict[str, Callable[[], Path]] = {
     "packaged": packaged_teacher,
     "packaged-convnet": packaged_convnet,
+    "packaged-han": partial(packaged_graph_network, "han"),
+    "packaged-rgcn": partial(packaged_graph_network, "rgcn"),
     "packaged-strip-reader": packaged_strip_reader,
 }
 """Models that come with `make setup` or the project, by the names that options have for them."""

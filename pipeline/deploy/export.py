@@ -23,7 +23,7 @@ from stages.distillation.models import (
 from stages.distillation.outputs import inputs_of
 from stages.distillation.students.architecture import OWN
 from stages.distillation.students.architecture import __name__ as OWN_MODULE
-from stages.tasks.kinds import Classes
+from stages.tasks.kinds import Classes, Nodes
 
 
 def export(
@@ -52,9 +52,10 @@ def export(
     Raises:
         UserError: no threshold keeps the promise, the student is damaged, the ONNX model's logits differ from PyTorch's, or the disk is full.
     """
-    if onnx is not False and run.kind.reads_images:
+    if onnx is not False and (run.kind.reads_images or isinstance(run.kind, Nodes)):
+        what = "images" if run.kind.reads_images else "a graph"
         raise UserError(
-            "ONNX is for models of text, and this one reads images; export it without ONNX (onnx=false)"
+            f"ONNX is for models of text, and this one reads {what}; export it without ONNX (onnx=false)"
         )
     student = run.about.student
     source, staging = run.model(student), store.fresh_staging(target)
@@ -93,7 +94,7 @@ def fit_settings(directory: Path, length: int) -> None:
     """
     source = ModelSource(str(directory))
     model = load_classifier(source, capturing=False)
-    if kind_of(model.config).reads_images:
+    if kind_of(model.config).reads_images or isinstance(kind_of(model.config), Nodes):
         return  # the image processor is as it was, and the config is one that transformers 4 reads
     names = inputs_of(model, dict.fromkeys([*load_tokenizer(source).model_input_names, "attention_mask"]))
     fitted = {"model_max_length": length, "model_input_names": list(names)}

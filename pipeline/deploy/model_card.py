@@ -14,7 +14,7 @@ from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, head_of, load_config
 from stages.distillation.students.architecture import OWN
 from stages.evaluation.results import busy_note
-from stages.tasks.kinds import Classes, Questions, Ranking, Sequences
+from stages.tasks.kinds import Classes, Nodes, Questions, Ranking, Sequences
 from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {
@@ -36,6 +36,7 @@ PIPELINES = {
     "SequenceClassification": "text-classification", "TokenClassification": "token-classification",
     "QuestionAnswering": "question-answering", "ImageClassification": "image-classification",
     "CTC": "image-to-text",
+    "NodeClassification": "graph-ml",
 }  # fmt: skip
 """Head -> the hub's name of its task."""
 
@@ -92,6 +93,7 @@ def write_card(
         ranks=isinstance(run.kind, Ranking),
         sees=run.kind.reads_images,
         spells=isinstance(run.kind, Sequences),
+        nodes=isinstance(run.kind, Nodes),
         kind=kind,
         pooling=getattr(config, "window_pooling", ""),
         threshold=getattr(run.kind.of_model(config), "threshold", None),

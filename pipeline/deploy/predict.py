@@ -26,8 +26,9 @@ from stages.distillation.compatibility import longest_row
 from stages.distillation.models import ModelSource, kind_of, load_classifier, load_preprocessor
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite, predict
+from stages.tasks.graphs import NodeRows
 from stages.tasks.images import opened, resized
-from stages.tasks.kinds import Entities, Kind, LabelSets, Questions, Ranking
+from stages.tasks.kinds import Entities, Kind, LabelSets, Nodes, Questions, Ranking
 from stages.tasks.kinds.ranking import ranks
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.readers.questions import COLUMNS
@@ -58,7 +59,8 @@ class Classifier:
 
     Attributes:
         model: in eval mode, with stock attention.
-        tokenizer: of the model; its image processor where it reads images, whose rows are paths of files.
+        tokenizer: of the model; its image processor where it reads images, whose rows are paths of files;
+            its graph where it labels nodes, whose rows are their ids.
         max_length: tokens of a row; longer rows are truncated, or read in windows. None: rows of any length can be read.
         pairs: whether a row has two texts; None if unknown.
         threshold: the confidence from which on an exported student keeps its promise; None where it makes none.
@@ -96,7 +98,7 @@ class Classifier:
         source = ModelSource(str(directory))
         model = load_classifier(source, capturing=False).eval()
         tokenizer = load_preprocessor(source, kind_of(model.config))
-        if kind_of(model.config).reads_images:
+        if kind_of(model.config).reads_images or isinstance(kind_of(model.config), Nodes):
             return cls(model, tokenizer, None, pairs)
         limits = [max_length or tokenizer.model_max_length, longest_row(model)]
         longest = min((n for n in limits if n and n < LARGE_INTEGER), default=None)
@@ -114,6 +116,8 @@ class Classifier:
 
     def __call__(self, rows: Sequence[Row], progress: bool = False) -> np.ndarray:
         """Probabilities (rows, classes), or scores (rows, 1) of a regression, in the order of the rows."""
+        if isinstance(self.kind, Nodes):
+            return self.kind.probabilities(self._logits_of_nodes([row[0] for row in rows]))
         if self.kind.reads_images:
             return self.kind.probabilities(self._logits_of_images([row[0] for row in rows], progress))
         if self.kind.pooling:
@@ -209,6 +213,12 @@ class Classifier:
         with tqdm(total=len(rows), unit=" images", disable=None if progress else True) as bar:
             return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
 
+    def _logits_of_nodes(self, ids: Sequence[str]) -> np.ndarray:
+        """The logits of nodes, (nodes, classes), from one pass over the graph."""
+        rows = NodeRows(self.tokenizer, np.zeros(len(self.tokenizer.numbers), np.int64))
+        logits = predict(self.model, rows, torch.device("cpu"))
+        return logits[[self.tokenizer.numbers[name] for name in ids]]
+
     def entities(self, texts: Sequence[str]) -> list[list[tuple[str, int, int, float]]]:
         """(kind, start, end, probability) of the entities of each text, in characters, the end not included.
 
@@ -269,6 +279,10 @@ class Classifier:
         for text in row:
             if not check_text(text, where).strip():
                 raise UserError(f"{where} is empty: give a text")
+        if isinstance(self.kind, Nodes) and row[0] not in self.tokenizer.numbers:
+            raise UserError(
+                f"{where}: the graph that the model has learned has no node {row[0]!r} with a class; give the id of one"
+            )
         if isinstance(self.kind, Questions) and len(row) != 2:
             raise UserError(
                 f"{where}: give a question and the text that answers it (text= and text_b=, or a tab between them), "
@@ -430,6 +444,8 @@ def _write_separated(file: TextIO, head: list[str], rows: list[dict[str, Any]], 
 def text_columns(kind: Kind, run: RunRecord | None, path: Path, **how: str) -> tuple[str, ...]:
     """The text columns of a table: those of the run's task or of its kind, or the names that `evaluate` writes."""
     first = set(open_table(path, **how).columns)
+    if isinstance(kind, Nodes) and "id" in first:
+        return ("id",)
     identity = run.task.identity if run else {}
     known = [tuple(identity.get("text", ())), COLUMNS if isinstance(kind, Questions) else ()]
     if identity.get("reader") == "glue":

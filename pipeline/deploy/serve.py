@@ -15,7 +15,7 @@ from pipeline.deploy.predict import Classifier
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import page
 from stages.distillation.teachers import class_order
-from stages.tasks.kinds import Questions
+from stages.tasks.kinds import Nodes, Questions
 
 HOST = "127.0.0.1"
 """Only users of this machine can connect."""
@@ -32,8 +32,9 @@ class Predictor:
     """The teacher and the student of a run, which predict one text at a time."""
 
     def __init__(self, run: RunRecord):
-        if run.kind.reads_images:
-            raise UserError(f"run={run.name} reads images, and serve is for texts; use predict")
+        if run.kind.reads_images or isinstance(run.kind, Nodes):
+            what = "images" if run.kind.reads_images else "a graph"
+            raise UserError(f"run={run.name} reads {what}, and serve is for texts; use predict")
         self.models = {
             "teacher": Classifier.of_run(run, "teacher"),
             "student": Classifier.of_run(run, run.about.student),

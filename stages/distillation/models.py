@@ -34,7 +34,9 @@ from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
+from stages.distillation.students.graph_networks import AutoModelForNodeClassification
 from stages.distillation.weights import Arrived
+from stages.tasks.graphs import Graph
 from stages.tasks.images import side
 from stages.tasks.kinds import (
     Classes,
@@ -42,6 +44,7 @@ from stages.tasks.kinds import (
     ImageClasses,
     Kind,
     LabelSets,
+    Nodes,
     Questions,
     Ranking,
     Scores,
@@ -61,8 +64,9 @@ HEADS: dict[Head, Any] = {
     "QuestionAnswering": AutoModelForQuestionAnswering,
     "ImageClassification": AutoModelForImageClassification,
     "CTC": AutoModelForCTC,
+    "NodeClassification": AutoModelForNodeClassification,
 }
-"""What a model answers with, and what loads it: one answer a row, a token or an image, or where an answer starts and ends."""
+"""What a model answers with, and what loads it: one answer a row, a token, an image or a node, or where an answer starts and ends."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,9 @@ def load_image_processor(source: ModelSource) -> BaseImageProcessor:
 
 
 def load_preprocessor(source: ModelSource, kind: Kind) -> Any:
-    """Load what makes a model's inputs of the rows of a kind of task: its image processor, or its tokenizer."""
+    """Load what makes a model's inputs of the rows of a kind of task: its image processor, its graph, or its tokenizer."""
+    if isinstance(kind, Nodes):
+        return kind.graph or Graph.load(Path(source.name))
     return load_image_processor(source) if kind.reads_images else load_tokenizer(source)
 
 
@@ -328,6 +334,8 @@ def kind_of(config: PretrainedConfig) -> Kind:
         return ImageClasses(labels)
     if head_of(config) == Sequences.head:
         return Sequences(labels)
+    if head_of(config) == Nodes.head:
+        return Nodes(labels)
     pooling = getattr(config, "window_pooling", "")
     if pooling not in ("", "mean", "max"):
         raise UserError(f"window_pooling {pooling!r} in config.json is neither mean nor max; correct it")

@@ -26,9 +26,10 @@ from stages.distillation.students.architecture import (
     student_from_teacher_layers,
 )
 from stages.tasks.batches import Batch
+from stages.tasks.kinds import Nodes
 from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
-from stages.teaching.live_teacher import task_teacher, teacher_outputs
+from stages.teaching.live_teacher import Remembered, task_teacher, teacher_outputs
 from stages.teaching.recorded_logits import by_windows, logits_as_outputs, teacher_logits
 from stages.training.cached_rows import train_rows
 from stages.training.options import StageToCheck, Training
@@ -146,6 +147,8 @@ class Method:
             return dict.fromkeys(rows)
         if task.kind.reads_images:
             return dict.fromkeys(rows, task_teacher(stage, task, spec))
+        if isinstance(task.kind, Nodes):
+            return dict.fromkeys(rows, Remembered(task_teacher(stage, task, spec)))
         if spec == CaptureSpec(logits=True):  # the teacher may read other tokens than the student
             length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
             theirs = train_rows(stage, task, load_tokenizer(stage.model("teacher")), length, everything)

@@ -24,6 +24,11 @@ def packaged_convnet() -> Path:
     return Path(__file__).parent / "convnet"
 
 
+def packaged_graph_network(kind: str) -> Path:
+    """Return the directory of the config of a network of nodes, "rgcn" or "han"; its weights are drawn."""
+    return Path(__file__).parent / "graph_teachers" / kind
+
+
 def packaged_strip_reader() -> Path:
     """Return the directory of the config and image processor of a convnet for CTC (8 x 64 pixels); its weights are drawn."""
     return Path(__file__).parent / "strip_reader"

@@ -15,6 +15,7 @@ from stages.tasks.readers import (
     READERS,
     chatterbot,
     glue,
+    graphs,
     images,
     indonesian,
     newsgroups,
@@ -35,6 +36,7 @@ KNOWN = (
     *questions.HUB,
     *images.TASKS,
     *strips.TASKS,
+    *graphs.TASKS,
 )
 
 

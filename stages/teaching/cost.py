@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 from stages.distillation.compatibility import forward_flops
 from stages.methods import build_method
+from stages.tasks.graphs import NodeRows
 from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import may_keep_layers
@@ -46,18 +47,20 @@ def training_cost(
         teacher: the teacher's, where the losses read it.
     """
     variants = _variants(plan, task)
-    length, images = float(rows.lengths.mean()), task is not None and task.kind.reads_images
+    length = float(rows.lengths.mean())
+    images, graph = task is not None and task.kind.reads_images, isinstance(rows, NodeRows)
     tokens = int(rows.lengths.sum()) * plan.epochs * (1 + variants)
     flops = 3 * forward_flops(build_method(plan.method, plan.reads).trained(trained), tokens, length)
     seconds = estimated_seconds(stage, trained, flops)
     if teacher is not None:
         once = not images and may_keep_layers(stage, plan.epochs)
-        passes = 1 if once else plan.epochs
+        passes = 1 if once or graph else plan.epochs
         of_teacher = forward_flops(teacher, tokens * passes / plan.epochs, length)
         seconds += estimated_seconds(stage, teacher, of_teacher)
         flops += of_teacher
-    if images:
-        return Cost(flops, seconds), f"{len(rows):,} images x {plan.epochs} epochs, {flops / 1e12:,.2f} TFLOP"
+    if images or graph:
+        what = "graph" if graph else "images"
+        return Cost(flops, seconds), f"{len(rows):,} {what} x {plan.epochs} epochs, {flops / 1e12:,.2f} TFLOP"
     augmented = f" x up to {1 + variants} variants" if variants else ""
     texts = "" if rows.begins is None else f"{int(rows.begins.sum()):,} texts in windows, "
     return Cost(flops, seconds), (

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -25,24 +26,27 @@ from stages.distillation.models import (
     load_classifier,
     load_config,
     load_encoder,
-    load_image_processor,
+    load_preprocessor,
     load_tokenizer,
     note_image_size,
 )
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.architecture import student_config
+from stages.distillation.students.graph_networks import GRAPHS, RGCNConfig
 from stages.distillation.students.strips import STRIPS
 from stages.distillation.students.vision import VISION
 from stages.distillation.teachers import check_problem_type, class_order
 from stages.distillation.vocabulary import teacher_ids
 from stages.methods import build_method
+from stages.tasks.graphs import Graph
+from stages.tasks.kinds import Nodes
 from stages.tasks.task import Task
 from stages.training.options import StageToCheck
 
 
 @dataclass
 class Models:
-    """The given models: the teacher's tokenizer or image processor, and the configs of teacher and student."""
+    """The given models: the teacher's tokenizer, image processor or graph, and the configs of teacher and student."""
 
     preprocessor: Any
     teacher: PretrainedConfig
@@ -68,8 +72,8 @@ def check_models(
     Raises:
         ValueError: they do not fit.
     """
-    if task and task.kind.reads_images:
-        return _check_image_models(teacher, options, task, say)
+    if task and (task.kind.reads_images or isinstance(task.kind, Nodes)):
+        return _check_models_of_recipe(teacher, options, task, say)
     tokenizer, config = load_tokenizer(teacher), load_config(teacher)
     given = load_config(student) if student else student_config(config, **options["architecture"])
     models = Models(tokenizer, config, given)
@@ -102,18 +106,21 @@ def check_models(
     return models
 
 
-def _check_image_models(teacher: ModelSource, options: dict[str, Any], task: Task, say: Say) -> Models:
-    """What `check_models` is for text."""
+def _check_models_of_recipe(teacher: ModelSource, options: dict[str, Any], task: Task, say: Say) -> Models:
+    """What `check_models` is for text, for images and graphs, which only recipes read."""
+    rows, example = ("images", "deit") if task.kind.reads_images else ("a graph", "hire")
     for name, plan in options["stages"].items():
         if name != "tuning" and (plan["losses"] is None or plan["data"] != "task"):
             raise UserError(
-                f"{task.name} has images, which this stage does not read; give them to a recipe whose students learn from "
-                "the task (make recipe NAME=deit)",
+                f"{task.name} has {rows}, which this stage does not read; give it to a recipe whose students learn from the "
+                f"task (make recipe NAME={example})",
                 argument=name,
             )
-    processor = load_image_processor(teacher)
-    config = note_image_size(load_config(teacher), processor)
-    models = Models(processor, config, config)
+    preprocessor = load_preprocessor(teacher, task.kind)
+    config = note_image_size(load_config(teacher), preprocessor)
+    if isinstance(task.kind, Nodes):
+        _check_graph(teacher, config, task.kind)
+    models = Models(preprocessor, config, config)
     if models.knows(task):
         class_order(config, task.labels, options["teacher_labels"])
     for name, plan in options["stages"].items():
@@ -122,6 +129,23 @@ def _check_image_models(teacher: ModelSource, options: dict[str, Any], task: Tas
     if has_weights(teacher):
         _loaded(teacher, models.knows(task), task, say)
     return models
+
+
+def _check_graph(teacher: ModelSource, config: PretrainedConfig, kind: Nodes) -> None:
+    """Check that a teacher reads graphs, and if it has learned one, that it is the task's; note the graph in its config."""
+    if not isinstance(config, RGCNConfig):
+        raise UserError(
+            f"{teacher.name}: a {config.model_type} does not read graphs; give packaged-rgcn, packaged-han, or a teacher "
+            "that one of them became",
+            argument="teacher",
+        )
+    if has_weights(teacher) and Graph.load(Path(teacher.name)) != kind.graph:
+        raise UserError(
+            f"{teacher.name} has learned another graph, and knows none of these nodes; give a teacher without weights, such "
+            "as packaged-rgcn",
+            argument="teacher",
+        )
+    kind.configure(config)
 
 
 def _loaded(source: ModelSource, keeps_head: bool, task: Task | None, say: Say) -> PreTrainedModel:
@@ -150,6 +174,11 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
         ):
             raise UserError(
                 f"{kind!r} does not read images; a student of them is of kind {' or '.join(able)}: give one of these",
+                argument="student.kind",
+            )
+        if task and isinstance(task.kind, Nodes) and kind not in GRAPHS:
+            raise UserError(
+                f"{kind!r} does not read graphs; a student of them is of kind {' or '.join(GRAPHS)}: give one of these",
                 argument="student.kind",
             )
         student = student_config(teacher, **plan.student)

@@ -1,4 +1,4 @@
-"""The rows of a task as a model reads them: tokens or pixels, from the cache that all runs share."""
+"""The rows of a task as a model reads them: tokens, pixels or a graph, from the cache that all runs share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,9 +9,10 @@ from transformers import BaseImageProcessor
 from checkpoints import store
 from checkpoints.fingerprint import fingerprint
 from stages.tasks.batches import Batch
+from stages.tasks.graphs import NodeRows
 from stages.tasks.image_changes import ImageChanges
 from stages.tasks.images import ImageRows, write_pixels
-from stages.tasks.kinds import ImageClasses, Kind, Sequences
+from stages.tasks.kinds import ImageClasses, Kind, Nodes, Sequences
 from stages.tasks.rows import TaskRows
 from stages.tasks.strips import StripRows
 from stages.tasks.task import Task
@@ -35,6 +36,8 @@ def rows_of(stage: Stage, task: Task, split: str, preprocessor: Any, max_length:
     """
     if task.kind.reads_images:
         return _images(stage, task, [split], preprocessor)
+    if isinstance(task.kind, Nodes):
+        return NodeRows.of(preprocessor, task.splits[split])
     return task_rows(stage, task, split, preprocessor, max_length)
 
 
@@ -44,10 +47,12 @@ def rows_to_train(
     """The rows a stage trains on; the other arguments are those of `rows_of`.
 
     Args:
-        with_unlabelled: append the task's rows without labels.
+        with_unlabelled: append the task's rows without labels. (Of a graph all nodes are read anyway.)
     """
     if task.kind.reads_images:
         return _images(stage, task, ["train", *(["unlabelled"] if with_unlabelled else [])], preprocessor)
+    if isinstance(task.kind, Nodes):
+        return NodeRows.to_train(preprocessor, task.splits["train"])
     return train_rows(stage, task, preprocessor, max_length, with_unlabelled)
 
 

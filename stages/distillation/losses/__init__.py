@@ -21,6 +21,7 @@ from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
 from stages.distillation.losses.peers import Peers
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
+from stages.distillation.losses.typed_relations import TypedRelations
 from stages.distillation.recipe_lines import build_from_line
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Peers",
     "Relations",
     "SoftLabels",
+    "TypedRelations",
     "build",
 ]
 
@@ -63,6 +65,7 @@ LOSSES: dict[str, type[Loss]] = {
     "peers": Peers,
     "relations": Relations,
     "soft_labels": SoftLabels,
+    "typed_relations": TypedRelations,
 }
 
 
@@ -87,6 +90,7 @@ def build(
     """
     given: dict[str, Any] = {"student": student, "teacher": teacher}
     given["problem_type"] = getattr(student, "problem_type", None)  # a bare config has none
+    given["class_weights"] = getattr(student, "class_weights", None)
     loss = build_from_line(line, LOSSES, "losses", given, {"layer_map": layer_map})
     if loss.student_capture.vocabulary and not mlm_probability:
         raise UserError(

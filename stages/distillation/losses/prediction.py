@@ -5,6 +5,7 @@ window of its context, logits_BC is (B, L, 2): the two outputs are distributions
 (the context's tokens, and the first token, which stands for no answer), and the loss of a window is the mean of both.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ class GoldLabels(Loss):
 
     Args:
         weight: factor of the loss in the sum of losses; a number or a schedule.
+        class_weights: factor of the loss at each class, as in the student's config; none: 1.
 
     Example:
         >>> outputs = ModelOutputs(logits_BC=torch.zeros(2, 2))
@@ -105,8 +107,9 @@ class GoldLabels(Loss):
 
     student_capture = CaptureSpec(logits=True)
 
-    def __init__(self, weight: Any = 1.0):
+    def __init__(self, weight: Any = 1.0, class_weights: Sequence[float] | None = None):
         super().__init__(weight)
+        self.class_weights = class_weights
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
         logits, labels = student.logits_BC.float(), batch.labels
@@ -120,8 +123,9 @@ class GoldLabels(Loss):
         elif logits.shape[-1] == 1:
             losses = (logits[..., 0] - labels.nan_to_num()).square()
         else:
+            weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
             losses = functional.cross_entropy(
-                logits.flatten(0, -2), labels.clamp(min=0).flatten(), reduction="none"
+                logits.flatten(0, -2), labels.clamp(min=0).flatten(), weights, reduction="none"
             ).view_as(labels)
         return {"gold_labels": LossTerm(batch.sum(losses * batch.labelled), "labels", self.weight)}
 

@@ -22,6 +22,7 @@ from stages.distillation.layer_maps import layer_map
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students.bilstm import BiLSTMConfig
 from stages.distillation.students.cmow import CMOWConfig
+from stages.distillation.students.graph_networks import HANConfig, RGCNConfig
 from stages.distillation.students.many_heads import ManyHeadsConfig
 from stages.distillation.students.ngrams import NGramsConfig
 from stages.distillation.students.prompted import PromptedConfig
@@ -33,8 +34,10 @@ from stages.distillation.students.vision import VISION, vision_config
 KINDS = {
     "bilstm": BiLSTMConfig,
     "cmow": CMOWConfig,
+    "han": HANConfig,
     "many_heads": ManyHeadsConfig,
     "ngrams": NGramsConfig,
+    "rgcn": RGCNConfig,
     "textcnn": TextCNNConfig,
     **STRIPS,
 }
@@ -115,7 +118,9 @@ def _config_of(
     if kind not in KINDS:
         raise UserError(f"{kind!r} is unknown; there are {', '.join([*KINDS, *VISION])}", argument="kind")
     names = getattr(KINDS[kind], "of_teacher", ("vocab_size", "pad_token_id"))
-    config = KINDS[kind](**{name: getattr(teacher, name) for name in names}, hidden_dropout_prob=dropout)
+    config = KINDS[kind](
+        **{name: getattr(teacher, name, None) for name in names}, hidden_dropout_prob=dropout
+    )
     for name, size in sizes.items():
         if (name in config.sizes) != (size > 0):
             wanted = "give one above 0" if name in config.sizes else "leave it out"

@@ -9,6 +9,7 @@ from stages.tasks.kinds.classes import Classes, Words
 from stages.tasks.kinds.entities import Entities
 from stages.tasks.kinds.images import ImageClasses
 from stages.tasks.kinds.label_sets import LabelSets
+from stages.tasks.kinds.nodes import Nodes
 from stages.tasks.kinds.questions import Questions
 from stages.tasks.kinds.ranking import Ranking
 from stages.tasks.kinds.scores import Scores
@@ -21,6 +22,7 @@ __all__ = [
     "ImageClasses",
     "Kind",
     "LabelSets",
+    "Nodes",
     "Questions",
     "Ranking",
     "Scores",
@@ -30,5 +32,16 @@ __all__ = [
 
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind
-    for kind in (Classes, Entities, ImageClasses, LabelSets, Questions, Ranking, Scores, Sequences, Words)
+    for kind in (
+        Classes,
+        Entities,
+        ImageClasses,
+        LabelSets,
+        Nodes,
+        Questions,
+        Ranking,
+        Scores,
+        Sequences,
+        Words,
+    )  # fmt: skip
 }

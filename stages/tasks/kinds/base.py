@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 Head = Literal[
-    "SequenceClassification", "TokenClassification", "QuestionAnswering", "ImageClassification", "CTC"
+    "SequenceClassification",
+    "TokenClassification",
+    "QuestionAnswering",
+    "ImageClassification",
+    "CTC",
+    "NodeClassification",
 ]
 """What transformers calls a model with it: `AutoModelFor...`."""
 

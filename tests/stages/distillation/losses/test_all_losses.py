@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import DeiTConfig
 
-from stages.distillation.losses import LOSSES, ImageFrames, build
+from stages.distillation.losses import LOSSES, ImageFrames, TypedRelations, build
 from stages.distillation.losses.base import Loss
 from stages.distillation.outputs import ModelOutputs
+from stages.distillation.students.graph_networks import RGCNConfig
 from stages.distillation.students.strips import StripOracleConfig
 from stages.tasks.batches import Batch
 from tests.stages.distillation.losses.test_layer_losses import pair
@@ -27,6 +28,7 @@ SETTINGS = {
     "peers": ({"temperature": 3.0},),
     "relations": ({"of": "queries"}, {"of": "values"}),
     "soft_labels": ({"temperature": 3.0},),
+    "typed_relations": ({"statistic": "edges"},),
 }
 """Other settings than the defaults, where they choose another formula."""
 LINES = [
@@ -40,6 +42,9 @@ EVERY_LOSS = pytest.mark.parametrize("name, given", LINES, ids=lambda part: part
 LENGTHS = [5, 2, 7, 4]
 MASKED = [(0, 1), (0, 3), (1, 1), (2, 0), (3, 2)]
 """(row, position) of the masked tokens, for losses on those."""
+NODES = [4, max(LENGTHS) - 4]
+EDGES = torch.tensor([[0, 0, 0, 0, 0], [0, 1, 2, 3, 3], [4, 4, 5, 6, 5]])
+"""A graph for losses on those: nodes of two types, and relation, source and target of its edges."""
 DOUBLED = 0
 """The row that is repeated."""
 
@@ -49,6 +54,8 @@ def made(name: str, given: dict) -> Loss:
     student, teacher = pair(3)
     own = {"distillation_token": DeiTConfig(), "image_frames": StripOracleConfig()}
     student = own.get(name, student)
+    if name == "typed_relations":
+        student = teacher = RGCNConfig(node_counts=NODES, num_hidden_layers=3)
     return build({name: given}, student, teacher, mlm_probability=0.25)
 
 
@@ -67,6 +74,7 @@ def drawn(seed: int, width: int) -> ModelOutputs:
     outputs.named["head_logits"] = draw(rows, 2, 3)
     outputs.named["features"] = draw(rows, 4, width)
     outputs.named["image_logits"] = draw(rows, longest, 3)
+    outputs.named["edges"] = EDGES.expand(rows, -1, -1)
     return outputs
 
 
@@ -78,6 +86,12 @@ def given_to(loss: Loss) -> tuple[ModelOutputs, ModelOutputs, Batch]:
         symbols = torch.tensor([[1, 2, -1], [2, 2, 1], [1, -1, -1], [2, -1, -1]])
         labels = torch.zeros(len(LENGTHS), max(LENGTHS), dtype=torch.long)
         batch = replace(batch, labels=labels, inputs=batch.inputs | {"symbols": symbols})
+    if isinstance(loss, TypedRelations):  # of nodes: those of the first type have answers
+        student.logits_BC, teacher.logits_BC = (
+            of.named["image_logits"][:, : NODES[0]] for of in (teacher, student)
+        )
+        labels = torch.tensor([[0, -1, 1, 2], [2, 1, -1, 0], [-1, -1, 0, 1], [2, 2, 0, 1]])
+        batch = replace(batch, labels=labels)
     return student, teacher, batch
 
 
@@ -118,7 +132,7 @@ def gradients(student: ModelOutputs, sums: torch.Tensor) -> dict[str, torch.Tens
     for entry in fields(student):
         value = getattr(student, entry.name)
         of = value if isinstance(value, dict) else {"": value}
-        leaves |= {f"{entry.name} {key}": tensor for key, tensor in of.items()}
+        leaves |= {f"{entry.name} {key}": tensor for key, tensor in of.items() if tensor.requires_grad}
     values = torch.autograd.grad(sums, list(leaves.values()), allow_unused=True)
     found = {name: value.flatten(1) for name, value in zip(leaves, values, strict=True) if value is not None}
     assert found
