@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -168,7 +169,7 @@ class WordVectors:
             self._known.clear()
 
     def _write_cache(self, cache: Path) -> None:
-        arrays: dict[str, np.ndarray] = {"ks": np.array(list(self._known), dtype=np.int64)}
+        arrays: dict[str, Any] = {"ks": np.array(list(self._known), dtype=np.int64)}
         for k, known in self._known.items():
             arrays[f"ids_{k}"] = np.array(list(known), dtype=np.int32)
             arrays[f"neighbours_{k}"] = np.array(list(known.values()), dtype=np.int32)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -76,7 +77,7 @@ def run(stage: Stage) -> None:
         if name in retained and teacher > 0:
             result.retained, result.retained_interval = result.metric / teacher, retained[name]
         if name != "teacher":
-            found = kinds[name].agreement(
+            found: dict[str, Any] = kinds[name].agreement(
                 logits[name], logits["teacher"], kinds["teacher"], task.groups(split)
             )
             results[name] = replace(result, **found)

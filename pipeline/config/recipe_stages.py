@@ -94,7 +94,11 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
         inputs |= {f"reads {other}": other for other in spec.reads}
         options |= {"with_unlabelled": True} if spec.with_unlabelled else {}
         options |= {"method": spec.method, "reads": spec.reads} if spec.method != "plain" else {}
-        own = {"student": spec.student.sizes, "losses": spec.losses, "layer_map": spec.layer_map}
+        own: dict[str, Any] = {
+            "student": spec.student.sizes,
+            "losses": spec.losses,
+            "layer_map": spec.layer_map,
+        }
         own |= {"method": spec.method, "reads": spec.reads}
         read = {n: recipe.students[n] for n in spec.reads if n != "teacher"}
         own["reads_others"] = [n for n, other in read.items() if not other.learns_own_task]

@@ -63,7 +63,7 @@ def confusion(task: Task, split: str, logits: np.ndarray) -> list[list[int]]:
     from sklearn.metrics import confusion_matrix
 
     gold = np.asarray(task.splits[split].gold)
-    return confusion_matrix(gold, logits.argmax(-1), labels=range(len(task.labels))).tolist()
+    return confusion_matrix(gold, logits.argmax(-1), labels=range(logits.shape[-1])).tolist()
 
 
 def class_scores(task: Task, split: str, logits: np.ndarray) -> list[ClassScores]:

@@ -1,6 +1,7 @@
 """A model's logits of rows of tokens or pixels."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ def predict(
         shared: each rank computes a part of the batches; all ranks get all logits.
         advance: called with the number of rows of each batch, when it is done.
     """
-    logits = np.zeros((rows.targets.sum(), model.config.num_labels), np.float32)
+    config: Any = model.config
+    logits = np.zeros((rows.targets.sum(), config.num_labels), np.float32)
     rank, world = (dist.get_rank(), dist.get_world_size()) if shared else (0, 1)
     with torch.no_grad():
         for batch in batches_by_length(rows, rank=rank, world=world):

@@ -177,7 +177,7 @@ def begin_with_vectors(
     return len(known)
 
 
-def random_student(config: PretrainedConfig, seed: int, kind: type = AutoModel) -> PreTrainedModel:
+def random_student(config: PretrainedConfig, seed: int, kind: Any = AutoModel) -> PreTrainedModel:
     """An encoder (or `kind` of model) with random weights, drawn from `seed`."""
     torch.manual_seed(seed)
     return kind.from_config(config, attn_implementation=ATTENTION)
@@ -188,7 +188,7 @@ def student_from_teacher_layers(
     layers: int,
     dropout: float,
     which: str | Sequence[int] = "uniform",
-    kind: type = AutoModel,
+    kind: Any = AutoModel,
 ) -> PreTrainedModel:
     """An encoder of the teacher's width that begins as some of its layers: every k-th (k = N / M) if `which` is uniform.
 

@@ -3,6 +3,8 @@
 Axes in names: B rows, L positions, W width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -32,7 +34,7 @@ class _Classifier(PreTrainedModel):
             embedding output first and what the head reads last. It has `embeddings`, and the `width` of the last.
     """
 
-    encoder_class: type[nn.Module]
+    encoder_class: Any
     _supports_sdpa = True  # it has no attention; all models are made with the capturing attention function
 
     def __init__(self, config):
