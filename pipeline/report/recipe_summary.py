@@ -138,8 +138,12 @@ def _verdict(recipe: Recipe, runs: list[RunRecord]) -> str:
         gain = f"{name}: {100 * statistics.mean(gains):+.1f} points over {recipe.baseline}"
         word = "gain" if statistics.mean(gains) > 0 else "loss"
         verdict = f"a significant {word}" if p < SIGNIFICANT else "no significant gain"
-        lines.append(f"- {gain}, {verdict} (paired t-test over {len(runs)} seeds, p = {p:.2f})")
+        lines.append(f"- {gain}, {verdict} (paired t-test over {len(runs)} seeds, {_chance(p)})")
     return "\n".join(lines)
+
+
+def _chance(p: float) -> str:
+    return f"p = {p:.2f}" if p >= 0.01 else "p < 0.01"
 
 
 def _gains(runs: list[RunRecord], name: str, baseline: str) -> list[float]:
