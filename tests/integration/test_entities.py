@@ -30,9 +30,8 @@ def names(place):
     return place.path / "runs" / "entities"
 
 
-def test_killed_in_both_task_stages_it_ends_in_the_same_weights(place, names):
-    for stage in ("intermediate", "prediction"):
-        place.kill_during("killed-names", stage, *GIVEN, "reuse=false")
+def test_killed_while_it_records_logits_of_words_it_ends_in_the_same_weights(place, names):
+    place.kill_during("killed-names", "intermediate", *GIVEN, "reuse=false")
     status, output = place.run("task-distill", *GIVEN, "run=killed-names", "reuse=false")
     assert status == 0 and output.count("resumed at step") == 1, output
     assert place.weights("killed-names") == place.weights("entities")

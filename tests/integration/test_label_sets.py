@@ -1,4 +1,4 @@
-"""A task with several labels a row: made, killed, reported, asked, exported, and answered by stock transformers."""
+"""A task with several labels a row: made, reported, asked, exported, and answered by stock transformers."""
 
 import csv
 import json
@@ -34,16 +34,10 @@ def feelings(place):
     return place.path / "runs" / "feelings"
 
 
-def test_killed_in_both_task_stages_it_ends_in_the_same_weights(place, feelings):
-    for stage in ("intermediate", "prediction"):
-        place.kill_during("killed-feelings", stage, *GIVEN, "reuse=false")
-    status, output = place.run("task-distill", *GIVEN, "run=killed-feelings", "reuse=false")
-    assert status == 0 and output.count("resumed at step") == 1, output
-    assert place.weights("killed-feelings") == place.weights("feelings")
-    configs = [json.loads((run / "prediction/model/config.json").read_text())
-               for run in (feelings, feelings.with_name("killed-feelings"))]  # fmt: skip
-    assert configs[0] == configs[1] and 0.05 <= configs[0]["label_threshold"] <= 0.95
-    assert configs[0]["problem_type"] == "multi_label_classification"
+def test_the_threshold_that_dev_chose_is_in_the_students_config(feelings):
+    config = json.loads((feelings / "prediction/model/config.json").read_text())
+    assert 0.05 <= config["label_threshold"] <= 0.95
+    assert config["problem_type"] == "multi_label_classification"
 
 
 def test_variants_keep_the_labels_of_their_row(feelings):
