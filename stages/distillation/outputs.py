@@ -27,6 +27,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from checkpoints.errors import UserError
 from stages.distillation.dropout import attention
 from stages.distillation.model_surgery import head_alone
 
@@ -164,8 +165,9 @@ def _read_output(output: Any, what: CaptureSpec, outputs: ModelOutputs) -> None:
         outputs.hidden_BLW = {index: output.hidden_states[index] for index in what.hidden}
         outputs.named = {name: getattr(output, name) for name in what.named}
     except (AttributeError, IndexError, TypeError) as error:
-        raise ValueError(
-            f"the model's {type(output).__name__} does not hold what a loss reads: {error}"
+        raise UserError(
+            f"the model's {type(output).__name__} does not hold what a loss reads: {error}; give the student the method "
+            "or the kind that this loss is for, or another loss"
         ) from error
 
 

@@ -152,7 +152,9 @@ def test_what_a_model_does_not_show_is_told(student, batch):
     with pytest.raises(ValueError, match="MPNetModel does not show the attention"):
         with capture(mpnet, CaptureSpec(queries_keys=frozenset({1}))):
             mpnet(**batch)
-    with pytest.raises(ValueError, match="does not hold what a loss reads: .*logits"):
+    with pytest.raises(
+        UserError, match="does not hold what a loss reads: .*logits.*; give the student the method"
+    ):
         with capture(student, CaptureSpec(logits=True)):
             student(**batch)
 
