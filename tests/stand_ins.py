@@ -3,6 +3,7 @@
 import bz2
 import csv
 import json
+import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -140,7 +141,20 @@ def make_packages(place: Path, seed: int) -> None:
     ]
     (topic / "films.yml").write_text(json.dumps({"conversations": pairs}))
 
+    write_films(make_package(place / "bokeh_sampledata") / "_data" / "movies.db", 60)
     write_words(make_package(place / "nlp_id") / "data" / "dataset_postag.txt", 120, ("NN", "VB", "JJ"))
+
+
+def write_films(path: Path, count: int) -> None:
+    """Films whose director gives the genre away."""
+    path.parent.mkdir()
+    with sqlite3.connect(path) as base:
+        base.execute('CREATE TABLE omdb ("imdbID", "Genre", "Director", "Cast")')
+        rows = [
+            (f"t{i}", ("Action", "Comedy", "Drama")[i % 3], f"D{i % 3}", f"A{i % 7}, A{i % 5}")
+            for i in range(count)
+        ]
+        base.executemany("INSERT INTO omdb VALUES (?, ?, ?, ?)", rows)
 
 
 def make_package(path: Path) -> Path:
