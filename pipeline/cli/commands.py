@@ -429,7 +429,8 @@ def export(given: ExportSettings) -> None:
 class PredictSettings(OfRun):
     model: str = option("", "directory of an export, instead of run=")
     text: str | None = option(
-        None, "a text, the path of an image, or the id of a node; if left out: file=, or the lines of standard input"
+        None,
+        "a text, the path of an image, or the id of a node; if left out: file=, or the lines of standard input",
     )
     text_b: str | None = option(None, "the second text, where the task takes pairs")
     file: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
