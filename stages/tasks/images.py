@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import BaseImageProcessor
 
+MOST_PIXELS = 50_000_000
+"""Of an image. A small file may hold more than fits in memory."""
+
 Image = Path | bytes | np.ndarray
 """A file, a file's bytes, or (H, W, 3) uint8."""
 
@@ -33,7 +36,7 @@ def opened(image: Image, name: str) -> np.ndarray:
         name: for messages.
 
     Raises:
-        UserError: it is no image that Pillow reads.
+        UserError: it is no image that Pillow reads, or has more than `MOST_PIXELS`.
     """
     if isinstance(image, np.ndarray):
         return image
@@ -42,7 +45,12 @@ def opened(image: Image, name: str) -> np.ndarray:
 
     try:
         with pillow.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise UserError(f"{name} has {file.width:,} x {file.height:,} pixels; at most {MOST_PIXELS:,} in all are read: "
+                                "make it smaller or remove it")  # fmt: skip
             return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except UserError:
+        raise
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} cannot be read as an image ({reason:.100}); give PNG, JPEG or another format that "

@@ -1,29 +1,124 @@
-"""Images with classes: scikit-learn's handwritten digits."""
+"""Images with classes: scikit-learn's handwritten digits, and folders of the user's own, train/CLASS/a.png."""
 
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
+from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds.images import ImageClasses
+from stages.tasks.readers.files import ROLES, Row, drop_repeats, hold_out
+from stages.tasks.text import slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 TASKS = ("digits",)
 LABELS = tuple("0123456789")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+NOT_READ = ("thumbs.db", "desktop.ini")
+"""What Windows writes beside images."""
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the digits, None for other names.
+    """Return the source of the digits or of a folder of images by class, None for others.
 
     Raises:
-        UserError: the request has options that only fit the user's own files.
+        UserError: the request has options that do not fit, or the folder has two directories for one role.
     """
-    task = request.packaged(TASKS)
-    return TaskSource(task, "images", task=task, metric=request.metric) if task else None
+    if task := request.packaged(TASKS):
+        return TaskSource(task, "images", task=task, metric=request.metric)
+    data = Path(request.data)
+    files = _splits(data) if request.data and data.is_dir() else {}
+    if not any(_is_image(path) for of in _directories(files.get("train")) for path in of.iterdir()):
+        return None
+    if request.text_columns or request.label_column:
+        raise UserError(
+            f"{data} is a folder of images by class and has no columns; leave text_columns and label_column out",
+            argument="data",
+        )
+    metrics.select(request.metric, metrics.CLASSIFICATION, metrics.CLASSIFICATION)
+    named = {role: str(path.resolve()) for role, path in files.items()}
+    return TaskSource(slug(request.task or data.name), "images", metric=request.metric, files=named)
+
+
+def _splits(data: Path) -> dict[str, Path]:
+    """Role -> its directory of classes. Without a directory for train, `data` itself is train's."""
+    found: dict[str, Path] = {}
+    for path in _directories(data):
+        role = next((role for role, words in ROLES.items() if path.name.lower() in words), "")
+        if role in found:
+            raise UserError(
+                f"{data} holds both {found[role].name} and {path.name}; keep one", argument="data"
+            )
+        if role:
+            found[role] = path
+    return found if "train" in found else {"train": data}
+
+
+def _directories(path: Path | None) -> list[Path]:
+    inside = sorted(path.iterdir()) if path else []
+    return [of for of in inside if of.is_dir() and not of.name.startswith((".", "__"))]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
+    """Read the user's folder, or the digits.
+
+    Raises:
+        UserError: there are fewer than two classes, or dev or test has one that train lacks.
+    """
+    return _folder(source) if source.files else _digits(source)
+
+
+def _folder(source: TaskSource) -> Task:
+    """Read the names of the images of a folder; equal files are in one split only."""
+    classes = [path.name for path in _directories(Path(source.files["train"]))]
+    pairs: dict[str, list[tuple[Row, int]]] = {}
+    notes = []
+    for role, directory in source.files.items():
+        pairs[role] = []
+        others: list[str] = []
+        for of in _directories(Path(directory)):
+            if of.name not in classes:
+                raise UserError(
+                    f"{of}: train has no class {of.name!r}; add such images to train, or remove it"
+                )
+            for path in sorted(of.rglob("*")):
+                if _is_image(path):
+                    key = hashlib.sha256(path.read_bytes()).hexdigest()
+                    pairs[role].append((Row(0, (key,), of.name, path), classes.index(of.name)))
+                elif path.is_file() and not path.name.startswith(".") and path.name.lower() not in NOT_READ:
+                    others.append(path.name)
+        note = f"{role}: {Path(directory).name}, {len(pairs[role]):,} images"
+        notes.append(
+            note + (f"; {len(others):,} other files not read: {', '.join(others[:5])}" if others else "")
+        )
+        if not pairs[role]:
+            raise UserError(f"{directory} has no images in directories of classes; add some, or remove it")
+    empty = set(range(len(classes))) - {value for _, value in pairs["train"]}
+    if empty or len(classes) < 2:
+        what = f"no image of {classes[min(empty)]!r}" if empty else f"the single class {classes[0]!r}"
+        raise UserError(
+            f"{source.files['train']} has {what}; give two directories of images or more, none empty"
+        )
+    if "dev" not in pairs:
+        pairs, note = hold_out(pairs, Path(source.files["train"]), "images")
+        notes.append(note)
+    pairs = drop_repeats(pairs)
+    splits = {
+        role: Split([str(row.path) for row, _ in of], None, [value for _, value in of], images=[row.path for row, _ in of])
+        for role, of in pairs.items()
+    }  # fmt: skip
+    return Task(
+        source.name, ImageClasses(tuple(classes)), splits, *metrics.select(source.metric), notes=tuple(notes)
+    )
+
+
+def _digits(source: TaskSource) -> Task:
     """Read the 1,797 digits of 8 x 8 pixels (UCI's test part, by 13 writers), split by a hash of the pixels."""
     from sklearn.datasets import load_digits
 

@@ -106,3 +106,64 @@ def test_changes_move_and_erase_as_a_plain_loop_does():
             inside = abs((column + 0.5) / 8 - 0.5) < half and abs((row + 0.5) / 8 - 0.25) < half
             wanted = torch.zeros(1, 3) if inside else x[..., row, column]
             torch.testing.assert_close(found[..., row, column], wanted)
+
+
+def folder(root: Path, *names: str) -> Path:
+    """Images of other pixels each, of two sizes, grey or with colours."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (9, 7 + number % 2, 3)[: 2 + number % 2]
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, shape, np.uint8)).save(path)
+    return root
+
+
+def test_a_folder_of_images_by_class_is_read_with_its_odd_names(tmp_path):
+    of_train = [f"Train/{name}/{i} A.PNG" for name in ("a Cat", "Dog") for i in range(6)]
+    data = folder(tmp_path, *of_train, "val/Dog/x/y.png", "TEST/a Cat/z.jpg")
+    (data / "Train/Dog/.hidden.png").write_bytes(b"")
+    (data / "Train/Dog/Thumbs.db").write_bytes(b"")
+    (data / "Train/Dog/notes.txt").write_text("of dogs")
+    (data / "val/Dog/again.png").write_bytes((data / "Train/Dog/0 A.PNG").read_bytes())
+    task = load_task(TaskSource.of(find_task("pets", str(data)).entry))
+    assert task.labels == ("Dog", "a Cat")
+    assert {role: len(split) for role, split in task.splits.items()} == {"train": 11, "dev": 2, "test": 1}
+    assert any("1 other files not read: notes.txt" in note for note in task.notes)
+    train = task.splits["train"]
+    for path, name, label in zip(train.images, train.text_a, train.labels, strict=True):
+        assert path.parent.name == task.labels[label] and str(path) == name
+        assert resized(PROCESSOR, opened(path, name)).shape == (3, 8, 8)
+
+
+def test_a_folder_without_splits_holds_a_part_out(tmp_path):
+    data = folder(tmp_path, *(f"{name}/{i}.png" for name in "ab" for i in range(10)))
+    task = load_task(find_task("pets", str(data)))
+    assert len(task.splits["train"]) + len(task.splits["dev"]) == 20 and len(task.splits["dev"]) == 5
+    assert any("held out, as there is no dev file" in note for note in task.notes)
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (["train/a/0.png"], "the single class 'a'"),
+        (["train/a/0.png", "train/b/0.png", "dev/c/0.png"], "train has no class 'c'"),
+        (["train/a/0.png", "train/b/0.png", "dev/a.png"], "has no images in directories of classes"),
+        (
+            ["train/a/0.png", "train/b/0.png", "val/a/1.png", "dev/a/1.png"],
+            "holds both dev and val; keep one",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_learned_is_told(tmp_path, names, words):
+    with pytest.raises(UserError, match=words):
+        load_task(find_task("pets", str(folder(tmp_path, *names))))
+
+
+def test_an_empty_and_a_huge_image_are_told_by_name(tmp_path, monkeypatch):
+    folder(tmp_path, "a.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"empty\.png cannot be read as an image"):
+        opened(tmp_path / "empty.png", "empty.png")
+    monkeypatch.setattr("stages.tasks.images.MOST_PIXELS", 62)
+    with pytest.raises(UserError, match=r"^a\.png has 7 x 9 pixels; at most 62 in all are read"):
+        opened(tmp_path / "a.png", "a.png")
