@@ -49,13 +49,14 @@ def training_cost(
     variants = _variants(plan, task)
     length = float(rows.lengths.mean())
     images, graph = task is not None and task.kind.reads_images, isinstance(rows, NodeRows)
-    tokens = int(rows.lengths.sum()) * plan.epochs * (1 + variants)
+    of_pass = int(rows.lengths.sum()) * (1 + variants)
+    tokens = of_pass * plan.epochs
     flops = 3 * forward_flops(build_method(plan.method, plan.reads).trained(trained), tokens, length)
     seconds = estimated_seconds(stage, trained, flops)
     if teacher is not None:
         once = not images and may_keep_layers(stage, plan.epochs)
         passes = 1 if once or graph else plan.epochs
-        of_teacher = forward_flops(teacher, tokens * passes / plan.epochs, length)
+        of_teacher = forward_flops(teacher, of_pass * passes, length)
         seconds += estimated_seconds(stage, teacher, of_teacher)
         flops += of_teacher
     if images or graph:

@@ -145,7 +145,9 @@ class Job:
                     raise Interrupted(128 + stop, state.step)
         if self.settings.profile or self.stage.device.type == "cpu":
             self.stage.log(str(self.clock))
-        if self.checkpoints.saved_step != state.step:
+        if not self.steps:  # the model is kept as it begins
+            self._evaluate_if_due(0)
+        elif self.checkpoints.saved_step != state.step:
             self._save()  # so that a job killed while its artefact is written ends at once
         self.checkpoints.finish()
         if self.evaluate and state.best_step is not None:
