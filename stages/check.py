@@ -98,7 +98,9 @@ def _rows(stage: Stage, plan: StageToCheck, preprocessor: Any, task: Task | None
     """
     if not plan.learns_task or task is None:
         held_out = None if plan.mlm_probability is None else False
-        return corpus_rows(stage, preprocessor, plan.max_length, plan.tokens, held_out, plan.data)
+        return corpus_rows(
+            stage, preprocessor, plan.max_length, plan.tokens, held_out, plan.data, plan.sentences
+        )
     if task.token_level or task.kind.head == Questions.head or task.kind.pooling:
         for split in task.splits.keys() - {"train", "unlabelled"}:
             if cut := task_rows(stage, task, split, preprocessor, plan.max_length, plan.data).truncated:

@@ -28,18 +28,20 @@ from stages.teaching.live_teacher import teacher_outputs
 from stages.teaching.student import save_student
 from stages.training.cached_rows import corpus_rows
 from stages.training.job import Job
-from stages.training.options import Pretraining
+from stages.training.options import LearningText, Pretraining
 from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
     """Train the student on the corpus under the recipe's losses."""
-    source, options = stage.model("teacher"), stage.training_as(Pretraining)
+    source, options = stage.model("teacher"), stage.training_as(LearningText)
     tokenizer = load_tokenizer(source)
     p = options.mlm_probability
     masking = Masking(tokenizer, p, stage.seed) if p else None
     student = begin(stage)
-    rows = corpus_rows(stage, tokenizer, options.max_length, options.tokens, held_out=False)
+    rows = corpus_rows(
+        stage, tokenizer, options.max_length, options.tokens, held_out=False, sentences=options.sentences
+    )
     rows = replace(rows, masking=masking)
 
     configs = (student.config, load_config(source), stage.options["layer_map"], p)

@@ -30,9 +30,9 @@ from stages.training.options import (
     Architecture,
     Fraction,
     LayerMap,
+    Learning,
+    LearningText,
     NotNegative,
-    Pretraining,
-    Training,
     option,
 )
 
@@ -96,7 +96,7 @@ class StudentSpec:
     method: str | dict = option("plain", "what is its method's own: `name` or `{name: {setting: value}}`")
     reads: list[str] = option([], "earlier students that its method reads; teacher: the tuned teacher")
     student: StudentModel = field(default_factory=StudentModel)
-    training: Training = field(default_factory=Training)
+    training: Learning = field(default_factory=Learning)
 
     @property
     def learns_own_task(self) -> bool:
@@ -113,7 +113,7 @@ class StudentSpec:
 class CorpusStudentSpec(StudentSpec):
     """The settings of a student that learns from a corpus."""
 
-    training: Pretraining = field(default_factory=Pretraining)
+    training: LearningText = field(default_factory=LearningText)  # type: ignore[assignment]
 
 
 @dataclass
@@ -133,6 +133,9 @@ class RecipeFile:
     )
     image_augmentation: Annotated[float, Ge(0), Le(1)] = option(
         0.0, "strength of the random changes to training images; 0: none"
+    )
+    sentence_vectors: bool = option(
+        False, "the score of a pair is answered by the cosine of the sentence vectors of its two texts"
     )
     baseline: str = option("", "the student that gains are measured against")
     main: str = option("", "the student that report, predict and export are about; if left out: the last")
@@ -159,6 +162,7 @@ class Recipe:
         held_out: fraction of them that no student learns from.
         unlabelled: fraction of the others whose labels are hidden.
         image_augmentation: strength of the random changes to training images.
+        sentence_vectors: whether pairs are answered by the cosine of sentence vectors.
     """
 
     name: str
@@ -168,6 +172,7 @@ class Recipe:
     held_out: float
     unlabelled: float
     image_augmentation: float
+    sentence_vectors: bool
     students: dict[str, StudentSpec]
     shown: list[str]
     grid_values: dict[str, dict[str, list[str]]]
@@ -240,6 +245,7 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
         parts.held_out,
         parts.unlabelled,
         parts.image_augmentation,
+        parts.sentence_vectors,
         students,
         shown,
         grid_values,

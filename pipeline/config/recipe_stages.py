@@ -19,6 +19,7 @@ from pipeline.config.two_stage import (
     RunSpec,
     StageSpec,
     check,
+    chosen,
     evaluation,
     general,
     masked_lm,
@@ -41,6 +42,8 @@ def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
         task["identity"]["held_out"] = [recipe.held_out, o.seed]
     if recipe.image_augmentation:
         task["identity"]["image_augmentation"] = recipe.image_augmentation
+    if recipe.sentence_vectors:
+        task["identity"]["sentence_vectors"] = True
     if recipe.unlabelled:
         task["identity"]["unlabelled"] = [recipe.unlabelled, o.seed]
 
@@ -67,7 +70,7 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
     plans = {}
     for name, spec in recipe.students.items():
         options: dict[str, Any] = {
-            "training": asdict(spec.training),
+            "training": chosen(spec.training, sentences=False),
             "losses": spec.losses,
             "layer_map": spec.layer_map,
         }
@@ -121,5 +124,5 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
 
 def _plan(trains: Literal["teacher", "student"], data: str, training: Training, **own: Any) -> StageToCheck:
     """What the stage `check` looks at."""
-    known = ("max_length", "epochs", "mlm_probability", "tokens", "patience")
+    known = ("max_length", "epochs", "mlm_probability", "tokens", "patience", "sentences")
     return StageToCheck(trains, data, **{k: v for k, v in asdict(training).items() if k in known}, **own)

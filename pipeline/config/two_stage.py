@@ -71,7 +71,7 @@ class RunSpec:
 
 def general(o: Options, given: Given) -> StageSpec:
     """The general student."""
-    training = _chosen(o.general, embedding_init="random")
+    training = chosen(o.general, embedding_init="random")
     options = {"training": training, "architecture": architecture(o)}
     inputs = _present(teacher=given.teacher, corpus=given.corpora["corpus"]) | _own_vocabulary(o)
     return StageSpec("general", "general", _common(o) | options, inputs)
@@ -91,7 +91,7 @@ def vocabulary(o: Options, given: Given) -> list[StageSpec]:
 
 def architecture(o: Options) -> dict[str, Any]:
     """The sizes of the student, as stages read them."""
-    return _chosen(o.architecture, vocabulary=0)
+    return chosen(o.architecture, vocabulary=0)
 
 
 def _own_vocabulary(o: Options) -> dict[str, str | Entry]:
@@ -109,7 +109,7 @@ def masked_lm(o: Options, given: Given, name: str = "masked_lm", corpus: str = "
 
 def augmentation(o: Options, given: Given) -> list[StageSpec]:
     """The masked language model, and the augmented rows."""
-    settings = _chosen(o.augmentation, entities="keep")
+    settings = chosen(o.augmentation, entities="keep")
     varied = _common(o) | {"seed": settings.pop("seed")}
     for name in ("masked_lm", "vectors", "language", "synonyms", "nltk_download"):
         del settings[name]  # inputs, known by their contents
@@ -241,7 +241,7 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
         StageSpec(
             "intermediate",
             "intermediate",
-            common | {"training": _chosen(o.intermediate, projection_init="random")} | begun,
+            common | {"training": chosen(o.intermediate, projection_init="random")} | begun,
             inputs | augmented | ({} if "student" in inputs else own_vocabulary),
         )
     )
@@ -292,7 +292,7 @@ def _doubts(o: Options) -> dict[str, Any]:
     return {"leave_out": o.answers.leave_out} | weight
 
 
-def _chosen(options: Any, **before: Any) -> dict[str, Any]:
+def chosen(options: Any, **before: Any) -> dict[str, Any]:
     """A group's options, without those that have the value `before` there was a choice: what they make is the same."""
     return {
         name: value for name, value in asdict(options).items() if name not in before or value != before[name]

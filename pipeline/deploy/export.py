@@ -21,9 +21,10 @@ from stages.distillation.models import (
     load_tokenizer,
 )
 from stages.distillation.outputs import inputs_of
+from stages.distillation.sentence_vectors import pooling_of
 from stages.distillation.students.architecture import OWN
 from stages.distillation.students.architecture import __name__ as OWN_MODULE
-from stages.tasks.kinds import Classes, Nodes
+from stages.tasks.kinds import Classes, Nodes, Similarity
 
 
 def export(
@@ -65,6 +66,8 @@ def export(
                 shutil.copyfile(path, staging / path.name)
         forget_promise(staging)
         fit_settings(staging, run.max_length(student))
+        if run.kind.head == Similarity.head:
+            describe_sentence_encoder(staging, run.max_length(student))
         cascade = add_cascade(run, staging, promise, agree_with) if promise else None
         smaller: list[Smaller] = ["int8"] if onnx is True else onnx or []
         formats = compare_formats(run, staging, smaller, max_changed) if onnx is not False else []
@@ -80,11 +83,36 @@ def export(
 def how_to_load(directory: Path) -> str:
     """One line on how to load an exported model."""
     config = load_config(ModelSource(str(directory)))
+    if head_of(config) == Similarity.head:
+        return f"SentenceTransformer({str(directory)!r}) loads it"
     auto = HEADS[head_of(config) or Classes.head].__name__
     line = f"{auto}.from_pretrained({str(directory)!r}) loads it"
     if config.model_type in OWN:
         return f"after `import {OWN_MODULE}` of this project, {line}; the ONNX files do not need this project"
     return line
+
+
+def describe_sentence_encoder(directory: Path, length: int) -> None:
+    """Write the files by which sentence-transformers loads an encoder with its pooling; its vectors are normalised."""
+    config = load_config(ModelSource(str(directory)))
+    pooling = pooling_of(config)
+    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for i, (path, name) in enumerate(steps)
+    ]
+    modes = {"cls_token": pooling == "cls", "mean_tokens": pooling == "mean", "max_tokens": False}
+    modes = {f"pooling_mode_{name}": chosen for name, chosen in modes.items()}
+    for path, _ in steps[1:]:
+        (directory / path).mkdir()
+    store.write_json(directory / "modules.json", modules)
+    store.write_json(
+        directory / "1_Pooling" / "config.json", {"word_embedding_dimension": config.hidden_size} | modes
+    )
+    store.write_json(
+        directory / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False}
+    )
+    store.write_json(directory / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
 
 
 def fit_settings(directory: Path, length: int) -> None:

@@ -14,7 +14,7 @@ from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, head_of, load_config
 from stages.distillation.students.architecture import OWN
 from stages.evaluation.results import busy_note
-from stages.tasks.kinds import Classes, Nodes, Questions, Ranking, Sequences
+from stages.tasks.kinds import Classes, Nodes, Questions, Ranking, Sequences, Similarity
 from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {
@@ -37,6 +37,7 @@ PIPELINES = {
     "QuestionAnswering": "question-answering", "ImageClassification": "image-classification",
     "CTC": "image-to-text",
     "NodeClassification": "graph-ml",
+    "SentenceSimilarity": "sentence-similarity",
 }  # fmt: skip
 """Head -> the hub's name of its task."""
 
@@ -90,6 +91,7 @@ def write_card(
         pairs=len(run.text_columns) == 2,
         token_level=run.kind.token_level,
         asks=isinstance(run.kind, Questions),
+        embeds=isinstance(run.kind, Similarity),
         ranks=isinstance(run.kind, Ranking),
         sees=run.kind.reads_images,
         spells=isinstance(run.kind, Sequences),

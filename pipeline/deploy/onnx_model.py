@@ -57,6 +57,7 @@ def write_onnx(model: PreTrainedModel, names: Collection[str], path: Path) -> No
         "SequenceClassification": {"logits": {0: "batch_size"}},
         "TokenClassification": {"logits": both},
         "QuestionAnswering": {"start_logits": both, "end_logits": both},
+        "SentenceSimilarity": {name: {0: "batch_size"} for name in ("logits", "first_BW", "second_BW")},
     }[head_of(model.config) or "SequenceClassification"]
     axes = {name: both for name in inputs} | outputs
     with warnings.catch_warnings():

@@ -28,7 +28,7 @@ from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite, predict
 from stages.tasks.graphs import NodeRows
 from stages.tasks.images import opened, resized
-from stages.tasks.kinds import Entities, Kind, LabelSets, Nodes, Questions, Ranking
+from stages.tasks.kinds import Entities, Kind, LabelSets, Nodes, Questions, Ranking, Similarity
 from stages.tasks.kinds.ranking import ranks
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.readers.questions import COLUMNS
@@ -90,7 +90,7 @@ class Classifier:
             raise UserError(f"model={directory} has no config.json: give a directory that `export` wrote")
         found = cls._load(directory)
         found.threshold = getattr(found.model.config, THRESHOLD, None)
-        found.pairs = True if isinstance(found.kind, Ranking) else None
+        found.pairs = True if isinstance(found.kind, (Ranking, Similarity)) else None
         return found
 
     @classmethod

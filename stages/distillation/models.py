@@ -29,10 +29,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from stages.distillation.outputs import ATTENTION
+from stages.distillation.sentence_vectors import POOLING, AutoModelForSentenceSimilarity
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.students.graph_networks import AutoModelForNodeClassification
 from stages.distillation.weights import Arrived
@@ -49,6 +51,7 @@ from stages.tasks.kinds import (
     Ranking,
     Scores,
     Sequences,
+    Similarity,
     Words,
 )
 from stages.tasks.kinds.base import Head
@@ -65,8 +68,10 @@ HEADS: dict[Head, Any] = {
     "ImageClassification": AutoModelForImageClassification,
     "CTC": AutoModelForCTC,
     "NodeClassification": AutoModelForNodeClassification,
+    "SentenceSimilarity": AutoModelForSentenceSimilarity,
 }
-"""What a model answers with, and what loads it: one answer a row, a token, an image or a node, or where an answer starts and ends."""
+"""What a model answers with, and what loads it: one answer a row, a token, an image, a node or a pair of texts that are read
+apart, or where an answer starts and ends."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,22 @@ def load_config(source: ModelSource) -> PretrainedConfig:
     known = any(hasattr(transformers, name) for name in config.architectures or ())
     if head_of(config) is None and not known:
         config.architectures = _filled_classifier(source, config)
+    if (pooling := _pooling(source)) not in ("", "mean"):
+        setattr(config, POOLING, pooling)
     return config
+
+
+def _pooling(source: ModelSource) -> str:
+    """How a directory of sentence-transformers, here or on the hub, pools sentence vectors; empty if it is none."""
+    found = cached_file(
+        source.name, "config.json", subfolder="1_Pooling", revision=source.revision,
+        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    settings = read_json(Path(found)) if found else {}
+    modes = [name.removeprefix("pooling_mode_") for name, chosen in settings.items() if chosen is True]
+    return settings.get("pooling_mode") or "+".join(modes).replace("cls_token", "cls").replace(
+        "mean_tokens", "mean"
+    )
 
 
 def _check_labels(id2label: Any) -> None:
@@ -123,7 +143,9 @@ def _check_labels(id2label: Any) -> None:
 def _filled_classifier(source: ModelSource, config: PretrainedConfig) -> list[str] | None:
     """The class of model with a head of which the weights lack nothing, if there is one."""
     with torch.random.fork_rng(devices=[]):
-        for auto in HEADS.values():
+        for head, auto in HEADS.items():
+            if head == Similarity.head:  # which has no weights
+                continue
             try:
                 arrived, _ = _read(auto, source, config)
             except UserError:  # there is no such classifier of its kind, or no weights are there to ask
@@ -336,6 +358,8 @@ def kind_of(config: PretrainedConfig) -> Kind:
         return Sequences(labels)
     if head_of(config) == Nodes.head:
         return Nodes(labels)
+    if head_of(config) == Similarity.head:
+        return Similarity()
     pooling = getattr(config, "window_pooling", "")
     if pooling not in ("", "mean", "max"):
         raise UserError(f"window_pooling {pooling!r} in config.json is neither mean nor max; correct it")

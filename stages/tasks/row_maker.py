@@ -159,6 +159,7 @@ class RowMaker:
         truncation_side, padding_side: of the tokenizer.
         vocabulary, pad, unknown, unknown_token, special: the tokenizer's size and token ids; `special` without `unknown`.
         windows: whether longer texts are cut into windows, as contexts of questions always are; else truncated.
+        one_segment: whether rows of a corpus are not cut in two.
     """
 
     tokenizer: str
@@ -172,6 +173,7 @@ class RowMaker:
     unknown_token: str | None
     special: list[int]
     windows: bool = False
+    one_segment: bool = False
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, windows: bool = False) -> RowMaker:
@@ -313,7 +315,7 @@ class RowMaker:
         start_R = room * _places(rows_D)
         begin_R = np.repeat(np.cumsum(lengths) - lengths, rows_D) + start_R
         text_R = np.minimum(room, np.repeat(lengths, rows_D) - start_R)
-        two_R = text_R >= MIN_TOKENS
+        two_R = (text_R >= MIN_TOKENS) & (not self.one_segment)
 
         low_R, high_R = text_R // 4, 3 * text_R // 4
         words_before = np.concatenate([[0], np.cumsum(begins_word)])  # so many words begin before a token

@@ -10,7 +10,7 @@ from typing import Any
 
 from checkpoints.errors import UserError
 from stages.tasks.answers import answered_by, read_answers, together
-from stages.tasks.kinds import ImageClasses, Kind
+from stages.tasks.kinds import ImageClasses, Kind, Scores, Similarity
 from stages.tasks.readers import (
     READERS,
     chatterbot,
@@ -124,6 +124,8 @@ def load_task(source: TaskSource, revision: str | None = None) -> Task:
         task = _in_windows(task, source.windows)
     if source.image_augmentation:
         task = _change_images(task, source.image_augmentation)
+    if source.sentence_vectors:
+        task = _by_vectors(task)
     if source.rows:
         task = _some_rows(task, *source.rows)
     if source.fold:
@@ -161,6 +163,23 @@ def _change_images(task: Task, strength: float) -> Task:
             argument="image_augmentation",
         )
     return replace(task, kind=replace(task.kind, augmentation=strength))
+
+
+def _by_vectors(task: Task) -> Task:
+    """The task, its pairs answered by the cosine of their texts' sentence vectors; scores go to 0 to 1."""
+    train = task.splits["train"]
+    if not isinstance(task.kind, Scores) or train.text_b is None:
+        raise UserError(
+            f"true needs pairs of texts with scores, and {task.name} has "
+            f"{task.kind.name if train.text_b else 'single texts'}; leave this out, or give such a task (sts-b)",
+            argument="sentence_vectors",
+        )
+    low, high = min(train.labels), max(train.labels)
+    splits = {
+        name: replace(split, labels=[(score - low) / (high - low) for score in split.labels])
+        for name, split in task.splits.items()
+    }
+    return replace(task, kind=Similarity(pooling=task.kind.pooling), splits=splits)
 
 
 def _some_rows(task: Task, count: int, seed: int) -> Task:

@@ -201,6 +201,17 @@ def parse_yaml(text: str, where: str) -> Any:
     return value
 
 
+def sentences_of(text: str) -> Iterator[str]:
+    """Yield the sentences of a text: they end with a full stop, question or exclamation mark before a capital, or with a line.
+
+    Example:
+        >>> list(sentences_of("It rained, i.e. it poured. Nobody came! Why?"))
+        ['It rained, i.e. it poured.', 'Nobody came!', 'Why?']
+    """
+    parts = re.split(r"(?<=[.!?])\s+(?=[^\Wa-z_]|[\"'(])|\n+", text)
+    yield from filter(None, map(str.strip, parts))
+
+
 def folded(text: str) -> str:
     """Return `text` with case and white space folded; texts that are equal after that count as the same."""
     return " ".join(text.casefold().split())

@@ -129,6 +129,7 @@ class TaskSource(Source):
         spans, tag_scheme: `spans_column` and `tag_scheme` of `TaskRequest`.
         windows: of `TaskRequest`.
         image_augmentation: strength of the random changes to training images (`stages.tasks.image_changes`).
+        sentence_vectors: whether the score of a pair is answered by the cosine of its texts' sentence vectors.
         rows: (maximum number of training rows, seed that draws them).
         held_out: (ratio of training rows that are set aside, seed that draws them).
         unlabelled: (ratio of training rows whose labels are hidden, seed that draws them).
@@ -152,6 +153,7 @@ class TaskSource(Source):
     tag_scheme: str = ""
     windows: str = ""
     image_augmentation: float = 0.0
+    sentence_vectors: bool = False
     rows: tuple[int, int] | None = None
     held_out: tuple[float, int] | None = None
     unlabelled: tuple[float, int] | None = None

@@ -31,6 +31,7 @@ from stages.distillation.models import (
     note_image_size,
 )
 from stages.distillation.outputs import CaptureSpec
+from stages.distillation.sentence_vectors import check_reads_apart
 from stages.distillation.students.architecture import student_config
 from stages.distillation.students.graph_networks import GRAPHS, RGCNConfig
 from stages.distillation.students.strips import STRIPS
@@ -39,7 +40,7 @@ from stages.distillation.teachers import check_problem_type, class_order
 from stages.distillation.vocabulary import teacher_ids
 from stages.methods import build_method
 from stages.tasks.graphs import Graph
-from stages.tasks.kinds import Nodes
+from stages.tasks.kinds import Nodes, Similarity
 from stages.tasks.task import Task
 from stages.training.options import StageToCheck
 
@@ -82,6 +83,8 @@ def check_models(
     if task and models.knows(task):
         check_problem_type(config, task.kind)
         class_order(config, task.labels, options["teacher_labels"])
+    if task and task.kind.head == Similarity.head:
+        check_reads_apart(tokenizer)
     for name, plan in options["stages"].items():
         with about(name):
             plan = StageToCheck(**plan)
@@ -165,6 +168,11 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
         ValueError: they do not fit the models.
     """
     teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
+    if task and plan.learns_task and not plan.epochs and task.kind.head != Similarity.head:
+        raise UserError(
+            "0 leaves the new head untrained, for only sentence vectors need none; give 1 or more",
+            argument="epochs",
+        )
     if plan.losses is not None and plan.student is not None:  # a recipe's student
         kind = plan.student.get("kind", "")
         if (

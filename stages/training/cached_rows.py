@@ -27,6 +27,7 @@ from stages.tasks.corpus import Part, by_size, corpus_parts
 from stages.tasks.row_maker import RowMaker, slices
 from stages.tasks.row_processes import Shard, write_all
 from stages.tasks.task import Split, Task
+from stages.tasks.text import sentences_of
 from stages.tasks.token_rows import TokenRows, merge_shards, write_rows
 from stages.tasks.types import Source
 from stages.training.machine_limits import cores
@@ -35,6 +36,8 @@ from stages.training.stage import Stage, barrier, is_first_rank, ranks, wait_for
 
 FORMAT = 3
 HELD_OUT_EVERY = 50
+SENTENCES = 1
+"""Raise it when `sentences_of` cuts otherwise."""
 SHARD_CHARACTERS = 5_000_000
 """Text of a shard: a few seconds of one process. The packaged corpus is a single one."""
 FEW_TOKENS = 300_000
@@ -121,6 +124,7 @@ def corpus_rows(
     tokens: int,
     held_out: bool | None = None,
     given: str = "corpus",
+    sentences: bool = False,
 ) -> TokenRows:
     """The rows of the unlabelled corpus.
 
@@ -131,21 +135,29 @@ def corpus_rows(
         tokens: limit of tokens, 0 takes all.
         held_out: True takes every 50th document of each part of the corpus, False the others, None all.
         given: name of the input.
+        sentences: whether a row is one sentence, instead of two segments of a document.
     """
     source = stage.inputs[given]
     part = {} if held_out is None else {"held_out": held_out, "every": HELD_OUT_EVERY}
+    part |= {"sentences": SENTENCES} if sentences else {}
 
     def starts() -> list[Start]:
         parts = corpus_parts(Source.of(source), source.get("revision"))
-        return [part if held_out is None else partial(_held_out, part, held_out) for part in parts]
+        chosen: list[Any] = [
+            part if held_out is None else partial(_held_out, part, held_out) for part in parts
+        ]
+        return [partial(_sentences, part) for part in chosen] if sentences else chosen
 
-    return _cached(
-        stage, {"corpus": source, "tokens": tokens} | part, tokenizer, max_length, starts, tokens or None
-    )
+    data = {"corpus": source, "tokens": tokens} | part
+    return _cached(stage, data, tokenizer, max_length, starts, tokens or None, one_segment=sentences)
 
 
 def _held_out(part: Part, held_out: bool) -> Iterator[str]:
     return (text for i, text in enumerate(part()) if (i % HELD_OUT_EVERY == HELD_OUT_EVERY - 1) == held_out)
+
+
+def _sentences(part: Part) -> Iterator[str]:
+    return chain.from_iterable(map(sentences_of, part()))
 
 
 def has_held_out(stage: Stage) -> bool:
@@ -163,6 +175,7 @@ def _cached(
     starts: Callable[[], list[Start]],
     limit: int | None = None,
     windows: bool = False,
+    one_segment: bool = False,
 ) -> TokenRows:
     """The rows of `data`, made if they are not in the cache.
 
@@ -174,8 +187,9 @@ def _cached(
         starts: called if the rows are missing; returns what starts the streams that make up the data.
         limit: of tokens.
         windows: whether longer texts are cut into windows.
+        one_segment: whether rows of a corpus have one segment instead of two.
     """
-    maker = RowMaker.of(tokenizer, max_length, windows)
+    maker = replace(RowMaker.of(tokenizer, max_length, windows), one_segment=one_segment)
     vocabulary = json.loads(maker.tokenizer)
     vocabulary = {key: value for key, value in vocabulary.items() if key not in ("truncation", "padding")}
     known = {"data": data, "tokenizer": fingerprint(vocabulary), "max_length": max_length, "format": FORMAT}

@@ -73,6 +73,9 @@ class Training:
 class Tuning(Training):
     """Fine-tuning of the teacher on the task."""
 
+    epochs: NotNegative = option(
+        3, "passes over the rows; 0: as it is, where a recipe reads sentence vectors"
+    )
     dropout: Fraction = option(0.1, "dropout of the teacher while it is fine-tuned (BERT: 0.1)")
 
 
@@ -113,11 +116,27 @@ class General(Distilling):
 
 
 @dataclass
+class Learning(Training):
+    """A recipe's student that learns from a task."""
+
+    epochs: NotNegative = option(
+        3, "passes over the rows; 0: as it begins, where a recipe reads sentence vectors"
+    )
+
+
+@dataclass
 class Pretraining(Training):
-    """A recipe's student that learns from unlabelled text."""
+    """Training on unlabelled text."""
 
     mlm_probability: Fraction = option(0.15, "probability that a token is masked (BERT: 0.15)")
     tokens: NotNegative = option(20_000_000, "tokens of the corpus to use; 0: all")
+
+
+@dataclass
+class LearningText(Pretraining):
+    """A recipe's student that learns from unlabelled text."""
+
+    sentences: bool = option(False, "a row is one sentence of a document, instead of two segments of it")
 
 
 @dataclass
@@ -253,7 +272,7 @@ TRAINING: dict[str, type[Training]] = {
     "teacher": Tuning,
     "general": General,
     "masked_lm": Pretraining,
-    "pretrain": Pretraining,
+    "pretrain": LearningText,
     "intermediate": Intermediate,
     "prediction": Prediction,
     "finetune": Baseline,
@@ -272,6 +291,7 @@ class StageToCheck:
         max_length, epochs, tokens, patience: of its training options.
         layer_map: of its losses on layers; None where it has none.
         mlm_probability: None where it trains no masked language model.
+        sentences: whether its rows are single sentences of a corpus.
         variants: of each row, where it reads augmented ones.
         targets: whose predictions it learns: teacher, gold or auto.
         student, losses, method, reads, with_unlabelled: of a recipe's student.
@@ -288,6 +308,7 @@ class StageToCheck:
     patience: int = 0
     layer_map: Any = None
     mlm_probability: float | None = None
+    sentences: bool = False
     variants: int = 0
     targets: str = "teacher"
     student: dict[str, Any] | None = None

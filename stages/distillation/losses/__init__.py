@@ -21,6 +21,7 @@ from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
 from stages.distillation.losses.peers import Peers
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
+from stages.distillation.losses.sentence_vectors import ContrastivePairs, ContrastiveVectors, MatchedVectors
 from stages.distillation.losses.typed_relations import TypedRelations
 from stages.distillation.recipe_lines import build_from_line
 
@@ -30,6 +31,8 @@ __all__ = [
     "AttentionMaps",
     "AttentionScores",
     "Continuation",
+    "ContrastivePairs",
+    "ContrastiveVectors",
     "DistillationToken",
     "EachHead",
     "GoldLabels",
@@ -41,6 +44,7 @@ __all__ = [
     "MaskedSoftLabels",
     "MaskedWords",
     "MatchedLogits",
+    "MatchedVectors",
     "Peers",
     "Relations",
     "SoftLabels",
@@ -53,6 +57,8 @@ LOSSES: dict[str, type[Loss]] = {
     "attention_maps": AttentionMaps,
     "attention_scores": AttentionScores,
     "continuation": Continuation,
+    "contrastive_pairs": ContrastivePairs,
+    "contrastive_vectors": ContrastiveVectors,
     "distillation_token": DistillationToken,
     "each_head": EachHead,
     "gold_labels": GoldLabels,
@@ -62,6 +68,7 @@ LOSSES: dict[str, type[Loss]] = {
     "masked_soft_labels": MaskedSoftLabels,
     "masked_words": MaskedWords,
     "matched_logits": MatchedLogits,
+    "matched_vectors": MatchedVectors,
     "peers": Peers,
     "relations": Relations,
     "soft_labels": SoftLabels,

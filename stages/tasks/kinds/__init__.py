@@ -14,6 +14,7 @@ from stages.tasks.kinds.questions import Questions
 from stages.tasks.kinds.ranking import Ranking
 from stages.tasks.kinds.scores import Scores
 from stages.tasks.kinds.sequences import Sequences
+from stages.tasks.kinds.similarity import Similarity
 
 __all__ = [
     "KINDS",
@@ -27,6 +28,7 @@ __all__ = [
     "Ranking",
     "Scores",
     "Sequences",
+    "Similarity",
     "Words",
 ]
 
@@ -42,6 +44,7 @@ KINDS: dict[str, type[Kind]] = {
         Ranking,
         Scores,
         Sequences,
+        Similarity,
         Words,
     )  # fmt: skip
 }

@@ -30,8 +30,9 @@ Head = Literal[
     "ImageClassification",
     "CTC",
     "NodeClassification",
+    "SentenceSimilarity",
 ]
-"""What transformers calls a model with it: `AutoModelFor...`."""
+"""What transformers calls a model with it: `AutoModelFor...`; SentenceSimilarity is that of `stages.distillation.sentence_vectors`."""
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,8 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
             "width=10 must be a multiple of heads=3",
         ),
         (
-            "students: {a: {losses: [x], training: {epochs: 0}}}",
-            "a: training.epochs=0 must be greater than 0",
+            "students: {a: {losses: [x], training: {epochs: -1}}}",
+            "a: training.epochs=-1 must be greater than or equal to 0",
         ),
         (
             "students: {a: {losses: [x], training: {epoch: 1}}}",
