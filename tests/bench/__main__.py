@@ -68,10 +68,12 @@ def main() -> int:
 
 def works_of(place) -> list:
     """The works, in the order of the table."""
+    from stages.distillation.device import has_bf16
     from tests.bench.attention import attention_memory
     from tests.bench.augmentation import augmentation
     from tests.bench.inference import student_inference
     from tests.bench.training import ranks, training
+    from tests.bench.whole_task import whole_task
 
     if place.device.type == "cuda":
         return [
@@ -85,6 +87,7 @@ def works_of(place) -> list:
             training(place, "prediction-sst2", "prediction", "sst-2", 64, 3, plain_steps=90, our_steps=180),
             student_inference(place),
         ]
+    bf16 = has_bf16(place.device)
     return [
         training(place, "general-128", "general", "", 128, goal=2.3, plain_steps=2, our_steps=5),
         training(
@@ -98,6 +101,8 @@ def works_of(place) -> list:
         attention_memory(),
         ranks(place),
         student_inference(place),
+        whole_task(place, "whole-task-sst2", "sst-2", 64, count=40, goal=15 if bf16 else 6),
+        whole_task(place, "whole-task-mrpc", "mrpc", 128, count=20, goal=15 if bf16 else 6),
     ]
 
 

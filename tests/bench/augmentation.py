@@ -1,13 +1,13 @@
 """Work: variants of SST-2's training rows, exact candidates against one word at a time."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from data_aug.variants import Candidates, Settings, augment_rows
+from data_aug.variants import Candidates, Row, Settings, augment_rows
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 from data_aug.words import content_words
@@ -20,7 +20,7 @@ from tests.bench.work import Work
 from tests.data_aug.speed import K, Plain
 
 
-class _Models:
+class Models:
     """The two ways to find candidates, made when first asked for."""
 
     def __init__(self, place: Place):
@@ -45,7 +45,7 @@ class _Models:
 
 def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Work:
     """Variants a second; a shard of the pipeline has 100 rows, the reference gets a part of the same."""
-    models, needed = _Models(place), []
+    models, needed = Models(place), []
     dtype = torch.bfloat16 if has_bf16("cpu") else torch.float32
 
     def variants(find: Callable[[], Callable], count: int) -> Callable[[int], float]:
@@ -59,31 +59,17 @@ def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Wor
             candidates = find()
             models.vectors._known.clear()  # the neighbours of an earlier repeat
             made = []
+            rows = [(text, None) for text in texts]
 
             def run() -> None:
-                rows = [(text, None) for text in texts]
                 made.append(augment_rows(rows, candidates, Settings(), seed=0)[1].variants)
 
             took = seconds(run, place.device)
             if count == our_rows and repeat >= 0:  # ours, after the warm-up
-                needed.append(flops_of(texts) / made[0])
+                needed.append(flops_of(rows, models) / made[0])
             return made[0] / took
 
         return measured
-
-    def queries(texts: list[str]) -> list[Query]:
-        return [Query(text, *span, text) for text in texts for span in content_words(text)]
-
-    def flops_of(texts: list[str]) -> float:
-        """A pass over the sentence twice for each masked word; what follows the last attention, and the vocabulary, at the mask."""
-        config, flops = models.model.config, 0.0
-        after_attention = 2 * config.hidden_size * (config.hidden_size + 2 * config.intermediate_size)
-        for query in queries(texts):
-            if len(place.tokenizer.tokenize(query.text[query.start : query.end])) == 1:
-                tokens = 2 * len(place.tokenizer.tokenize(query.text)) + 3
-                flops += forward_flops(config, tokens, tokens) - after_attention * (tokens - 1)
-                flops += 2 * config.hidden_size * (config.hidden_size + config.vocab_size)
-        return flops
 
     def limit(machine: Machine) -> float:
         """Of the texts that were measured: those of one repeat need half as much again as another's."""
@@ -91,7 +77,7 @@ def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Wor
         return 1 / machine.seconds(statistics.median(needed), 0, precision)
 
     def agrees() -> bool:
-        asked = queries([text for (text,) in place.texts("sst-2", 12, 0)])[:30]
+        asked = _queries(place.texts("sst-2", 12, 0))[:30]
         found = zip(models.plain(asked), models.ours(torch.float32)(asked), strict=True)
         return all(set(plain.words) == set(exact.words) for plain, exact in found)
 
@@ -99,3 +85,19 @@ def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Wor
         "augment-sst2", "variants/s", 8, variants(lambda: models.plain, plain_rows),
         variants(lambda: models.ours(dtype), our_rows), limit, agrees,
     )  # fmt: skip
+
+
+def flops_of(rows: Sequence[Row], models: Models) -> float:
+    """A pass over the sentence twice for each masked word; what follows the last attention, and the vocabulary, at the mask."""
+    config, tokenizer, flops = models.model.config, models.place.tokenizer, 0.0
+    after_attention = 2 * config.hidden_size * (config.hidden_size + 2 * config.intermediate_size)
+    for query in _queries(rows):
+        if len(tokenizer.tokenize(query.text[query.start : query.end])) == 1:
+            tokens = 2 * len(tokenizer.tokenize(query.text)) + 3
+            flops += forward_flops(config, tokens, tokens) - after_attention * (tokens - 1)
+            flops += 2 * config.hidden_size * (config.hidden_size + config.vocab_size)
+    return flops
+
+
+def _queries(rows: Sequence[Sequence[str | None]]) -> list[Query]:
+    return [Query(text, *span, text) for row in rows for text in row if text for span in content_words(text)]

@@ -157,7 +157,7 @@ class Place:
             source = find_corpus(str(root / "corpus.txt"))
             inputs["corpus"] = source.entry
         else:
-            inputs["task"] = _write_task(root / "data", rows)
+            inputs["task"] = write_task(root / "data", rows)
             inputs["student"] = {"path": str(student or self.student)}
         if kind == "prediction":  # the intermediate stage leaves its record beside its student
             inputs["student"] = {"path": str(shutil.copytree(self.student, root / "student"))}
@@ -192,7 +192,8 @@ def metrics(stage: Path) -> list[dict]:
     return [line for line in lines if "tokens_per_second" in line]
 
 
-def _write_task(directory: Path, rows: Texts) -> dict:
+def write_task(directory: Path, rows: Texts) -> dict:
+    """Write rows with made-up labels as a task's files; returns its entry for `stage.json`."""
     columns = ("a", "b")[: len(rows[0])]
     dev = [tuple(f"held out, number {i}" for _ in columns) for i in range(8)]
     directory.mkdir()

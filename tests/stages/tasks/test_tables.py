@@ -96,9 +96,9 @@ def test_random_tables(tmp_path, table):
 
 
 @pytest.mark.slow
-@settings(quick, max_examples=2_000)
+@settings(quick, max_examples=5_000)
 @given(files())
-def test_two_thousand_random_tables(tmp_path, table):
+def test_five_thousand_random_tables(tmp_path, table):
     check_table(tmp_path, table)
 
 
@@ -133,9 +133,9 @@ def test_random_label_names(tmp_path, names):
 
 
 @pytest.mark.slow
-@settings(quick, max_examples=2_000)
+@settings(quick, max_examples=5_000)
 @given(st.lists(NAMES, min_size=2, max_size=6, unique=True))
-def test_two_thousand_random_sets_of_label_names(tmp_path, names):
+def test_five_thousand_random_sets_of_label_names(tmp_path, names):
     check_names(tmp_path, names)
 
 
