@@ -93,7 +93,9 @@ class StudentSpec:
     losses: list[str | dict[str, Any]] = option([], "lines `- loss` or `- loss: {setting: value}`")
     layer_map: LayerMap = option("uniform", "the teacher layer of each student layer")
     with_unlabelled: bool = option(False, "also learn from the rows with hidden labels")
-    method: str | dict[str, Any] = option("plain", "what is its method's own: `name` or `{name: {setting: value}}`")
+    method: str | dict[str, Any] = option(
+        "plain", "what is its method's own: `name` or `{name: {setting: value}}`"
+    )
     reads: list[str] = option([], "earlier students that its method reads; teacher: the tuned teacher")
     student: StudentModel = field(default_factory=StudentModel)
     training: Learning = field(default_factory=Learning)
