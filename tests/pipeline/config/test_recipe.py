@@ -93,7 +93,7 @@ def test_a_grid_is_one_student_for_each_combination_that_means_something(write):
 def test_true_and_false_reach_losses_and_methods(tmp_path):
     """A text "false" would be taken for true."""
     path = tmp_path / "mine.yaml"
-    path.write_text("students: {a: {losses: [x: {on: false, of: [true]}], method: {y: {flag: false}}}}")
+    path.write_text("students: {a: {losses: [x: {flag: false, of: [true]}], method: {y: {flag: false}}}}")
     student = read_recipe({"name": str(path)})[0].students["a"]
     assert student.losses == [{"x": {"flag": False, "of": [True]}}] and student.method == {
         "y": {"flag": False}
