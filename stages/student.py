@@ -12,7 +12,7 @@ from stages.evaluation.scores import warn_if_constant
 from stages.methods import build_method
 from stages.teaching.student import choose_on_dev, distillation_score, save_student, task_score
 from stages.training.job import Job
-from stages.training.rows_of_task import changes_of, rows_of, rows_to_train
+from stages.training.rows_of_task import rows_of, rows_to_train
 from stages.training.stage import Stage
 
 
@@ -22,7 +22,9 @@ def run(stage: Stage) -> None:
     method = build_method(stage.options.get("method", "plain"), stage.options.get("reads", ()))
     student, tokenizer = method.begin(stage, task)
     everything = stage.options.get("with_unlabelled", False)
-    train = rows_to_train(stage, task, tokenizer, options.max_length, everything)
+    train, changes = method.rows(
+        stage, task, rows_to_train(stage, task, tokenizer, options.max_length, everything)
+    )
     dev = rows_of(stage, task, "dev", tokenizer, options.max_length)
 
     configs = (student.config, load_config(stage.model("teacher")), stage.options["layer_map"])
@@ -39,7 +41,7 @@ def run(stage: Stage) -> None:
     evaluate = method.evaluation(model, evaluate)
     job = Job(
         stage, model, train, targets["train"], evaluate,
-        set_progress=model.set_progress, batch_transform=changes_of(stage, task), step=step,
+        set_progress=model.set_progress, batch_transform=changes, step=step,
     )  # fmt: skip
     state = job.run()
     model.student = method.finish(model)

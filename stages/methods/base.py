@@ -33,6 +33,8 @@ from stages.teaching.live_teacher import Remembered, task_teacher, teacher_outpu
 from stages.teaching.recorded_logits import by_windows, logits_as_outputs, teacher_logits
 from stages.training.cached_rows import train_rows
 from stages.training.options import StageToCheck, Training
+from stages.training.rows import BatchTransform, Rows
+from stages.training.rows_of_task import changes_of
 from stages.training.stage import Stage
 from stages.training.step import Step
 
@@ -128,6 +130,10 @@ class Method:
         Before any work they are checked with what it returns then.
         """
         return lines
+
+    def rows(self, stage: Stage, task: Task, train: TaskRows) -> tuple[Rows, BatchTransform | None]:
+        """What the student trains on, made of the task's training rows, and what changes a batch of it by the epoch."""
+        return train, changes_of(stage, task)
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool

@@ -1,8 +1,12 @@
 """What a job trains on. Rows of tokens are one kind; images, graphs or pairs are others, each in a file of its own."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+
+BatchTransform = Callable[[Any, int], Any]
+"""Changes a batch while it is still in the CPU's memory: called with it and the epoch."""
 
 
 class RowBatch(Protocol):
