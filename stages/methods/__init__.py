@@ -12,6 +12,7 @@ from stages.methods.auxiliary_branches import AuxiliaryBranches
 from stages.methods.base import Method
 from stages.methods.distillation_token import DistillationTokenEvidence
 from stages.methods.grain import Grain
+from stages.methods.lead import Lead
 from stages.methods.many_heads import ManyHeads
 from stages.methods.oracle_teacher import OracleTeacher
 from stages.methods.prompts import Panda, SoftPrompt
@@ -23,6 +24,7 @@ __all__ = [
     "AuxiliaryBranches",
     "DistillationTokenEvidence",
     "Grain",
+    "Lead",
     "ManyHeads",
     "Method",
     "OracleTeacher",
@@ -37,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
     "auxiliary_branches": AuxiliaryBranches,
     "distillation_token": DistillationTokenEvidence,
     "grain": Grain,
+    "lead": Lead,
     "many_heads": ManyHeads,
     "oracle_teacher": OracleTeacher,
     "panda": Panda,

@@ -18,6 +18,7 @@ from stages.distillation.losses.each_head import EachHead
 from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.image_frames import ImageFrames
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
+from stages.distillation.losses.passages import InBatchNegatives, ScoreDistributions
 from stages.distillation.losses.peers import Peers
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
@@ -39,6 +40,7 @@ __all__ = [
     "Gram",
     "HiddenStates",
     "ImageFrames",
+    "InBatchNegatives",
     "Loss",
     "LossTerm",
     "MaskedSoftLabels",
@@ -47,6 +49,7 @@ __all__ = [
     "MatchedVectors",
     "Peers",
     "Relations",
+    "ScoreDistributions",
     "SoftLabels",
     "TypedRelations",
     "build",
@@ -65,12 +68,14 @@ LOSSES: dict[str, type[Loss]] = {
     "gram": Gram,
     "hidden_states": HiddenStates,
     "image_frames": ImageFrames,
+    "in_batch_negatives": InBatchNegatives,
     "masked_soft_labels": MaskedSoftLabels,
     "masked_words": MaskedWords,
     "matched_logits": MatchedLogits,
     "matched_vectors": MatchedVectors,
     "peers": Peers,
     "relations": Relations,
+    "score_distributions": ScoreDistributions,
     "soft_labels": SoftLabels,
     "typed_relations": TypedRelations,
 }

@@ -22,6 +22,7 @@ from stages.distillation.layer_maps import layer_map
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students.bilstm import BiLSTMConfig
 from stages.distillation.students.cmow import CMOWConfig
+from stages.distillation.students.dual_encoder import DualEncoderConfig
 from stages.distillation.students.graph_networks import HANConfig, RGCNConfig
 from stages.distillation.students.many_heads import ManyHeadsConfig
 from stages.distillation.students.ngrams import NGramsConfig
@@ -34,6 +35,7 @@ from stages.distillation.students.vision import VISION, vision_config
 KINDS = {
     "bilstm": BiLSTMConfig,
     "cmow": CMOWConfig,
+    "dual_encoder": DualEncoderConfig,
     "han": HANConfig,
     "many_heads": ManyHeadsConfig,
     "ngrams": NGramsConfig,

@@ -154,6 +154,32 @@ def _value(metric: str, right: np.ndarray) -> float:
     return float(np.mean(np.arange(1, len(places) + 1) / places))
 
 
+def of_the_first(k: int, scores_QN: np.ndarray, right_QN: np.ndarray) -> dict[str, float]:
+    """MRR, nDCG and recall of the k best of all candidates, the mean over questions; ties as in `Ranking`.
+
+    The ideal order of nDCG has as many right ones in front as there are, k at most.
+
+    Example:
+        >>> import numpy as np
+        >>> found = of_the_first(2, np.array([[3.0, 2.0, 1.0, 0.0]]), np.array([[False, True, False, True]]))
+        >>> {name: round(value, 3) for name, value in found.items()}
+        {'MRR@2': 0.5, 'nDCG@2': 0.387, 'recall@2': 0.5}
+    """
+    import numpy as np
+
+    orders = (np.lexsort((right, -scores))[:k] for scores, right in zip(scores_QN, right_QN, strict=True))
+    best_QK = np.array([right[order] for right, order in zip(right_QN, orders, strict=True)])
+    discounts_K = 1 / np.log2(np.arange(2, best_QK.shape[1] + 2))
+    right_Q = right_QN.sum(1)
+    ideal_Q = np.array([discounts_K[:right].sum() for right in right_Q])
+    values = {
+        "MRR": best_QK.any(1) / (best_QK.argmax(1) + 1),
+        "nDCG": best_QK @ discounts_K / ideal_Q,
+        "recall": best_QK.sum(1) / right_Q,
+    }
+    return {f"{name}@{k}": float(of.mean()) for name, of in values.items()}
+
+
 def _by_chance(metric: str, candidates: int, right: int) -> float:
     """The mean of a metric over all orders of a question's candidates, so many of which are right."""
     if not right:

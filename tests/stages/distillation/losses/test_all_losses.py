@@ -27,6 +27,10 @@ SETTINGS = {
     "distillation_token": ({"kind": "soft", "alpha": 0.3},),
     "hidden_states": ({"distance": "cosine"}, {"distance": "normalised"}),
     "peers": ({"temperature": 3.0},),
+    "score_distributions": (
+        {"layers": "random", "pairs": 2},
+        {"layers": "last", "pairs": 3, "weighted": False},
+    ),
     "relations": ({"of": "queries"}, {"of": "values"}),
     "soft_labels": ({"temperature": 3.0},),
     "typed_relations": ({"statistic": "edges"},),
@@ -37,8 +41,16 @@ LINES = [
     for name in sorted(LOSSES)
     for given in (*[{}][: name != "each_head"], *SETTINGS.get(name, ()))
 ]
-EVERY_LOSS = pytest.mark.parametrize("name, given", LINES, ids=lambda part: part if isinstance(part, str) else
-                                     "-".join(map(str, part.values())) or "plain")  # fmt: skip
+
+
+def each(lines: list):
+    return pytest.mark.parametrize("name, given", lines, ids=lambda part: part if isinstance(part, str) else
+                                   "-".join(map(str, part.values())) or "plain")  # fmt: skip
+
+
+EVERY_LOSS = each(LINES)
+ROW_BY_ROW = each([line for line in LINES if not LOSSES[line[0]].whole_batch])
+WHOLE_BATCH = each([line for line in LINES if LOSSES[line[0]].whole_batch])
 
 LENGTHS = [5, 2, 7, 4]
 MASKED = [(0, 1), (0, 3), (1, 1), (2, 0), (3, 2)]
@@ -77,6 +89,8 @@ def drawn(seed: int, width: int) -> ModelOutputs:
     outputs.named |= {name: draw(rows, width) for name in ("first_BW", "second_BW")}
     outputs.named["image_logits"] = draw(rows, longest, 3)
     outputs.named["edges"] = EDGES.expand(rows, -1, -1)
+    outputs.named["queries"] = draw(rows, 3, 2, width)
+    outputs.named["passages"] = draw(rows, 2, 3, 2, width)
     return outputs
 
 
@@ -169,7 +183,7 @@ def test_a_batch_that_is_repeated_has_the_same_loss(name, given):
     torch.testing.assert_close(again, once, rtol=1e-5, atol=1e-6 * loss.whole_batch)
 
 
-@EVERY_LOSS
+@ROW_BY_ROW
 def test_a_row_that_counts_twice_has_twice_its_gradient_and_changes_no_other_rows(name, given):
     loss = made(name, given)
     if "second_BW" in loss.student_capture.named:
@@ -187,7 +201,7 @@ def test_a_row_that_counts_twice_has_twice_its_gradient_and_changes_no_other_row
         torch.testing.assert_close(others, others_before, rtol=1e-4, atol=1e-6)
 
 
-@EVERY_LOSS
+@ROW_BY_ROW
 def test_a_row_of_weight_0_has_no_gradient_and_changes_no_other_rows(name, given):
     loss = made(name, given)
     if loss.student_capture.vocabulary:
@@ -201,3 +215,33 @@ def test_a_row_of_weight_0_has_no_gradient_and_changes_no_other_rows(name, given
         own, others = split_rows(key, gradient)
         assert own.abs().sum() == 0
         torch.testing.assert_close(others, split_rows(key, before[key])[1], rtol=1e-4, atol=1e-6)
+
+
+@WHOLE_BATCH
+def test_the_weight_of_a_row_is_a_factor_of_its_own_loss_alone(name, given):
+    loss = made(name, given)
+    student, teacher, batch = drawn(0, 8), drawn(1, 12), batch_for(loss)
+    found = [
+        gradients(
+            student, total(loss, student, teacher, replace(batch, weight=torch.tensor([w, 1.0, 1.0, 1.0])))
+        )
+        for w in (1.0, 2.0, 3.0)
+    ]
+    for key, once in found[0].items():
+        own, again = found[1][key] - once, found[2][key] - found[1][key]
+        assert own.abs().sum() > 0 and not torch.allclose(own, once)
+        torch.testing.assert_close(again, own, rtol=1e-3, atol=1e-5)
+
+
+@WHOLE_BATCH
+def test_a_row_of_weight_0_is_not_in_the_batch(name, given):
+    loss = made(name, given)
+    student, teacher, batch = drawn(0, 8), drawn(1, 12), batch_for(loss)
+    fills = replace(batch, weight=torch.tensor([0.0, 1.0, 1.0, 1.0]))
+    rows = [1, 2, 3]
+    without = gradients(
+        student, total(loss, chosen(student, rows), chosen(teacher, rows), rows_of(batch, rows))
+    )
+    for key, gradient in gradients(student, total(loss, student, teacher, fills)).items():
+        assert gradient[DOUBLED].abs().sum() == 0
+        torch.testing.assert_close(gradient, without[key], rtol=1e-4, atol=1e-6)

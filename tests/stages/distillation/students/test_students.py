@@ -36,7 +36,15 @@ def inputs(padded=9):
 
 
 def test_every_kind_is_known_by_its_modules_name():
-    own = {"cmow", "han", "many_heads", "ngrams", "rgcn", *STRIPS}  # which have tests of their own
+    own = {
+        "cmow",
+        "dual_encoder",
+        "han",
+        "many_heads",
+        "ngrams",
+        "rgcn",
+        *STRIPS,
+    }  # which have tests of their own
     assert set(SIZES) | own == set(KINDS)
 
 
@@ -117,7 +125,7 @@ def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
     for wrong, words in (
         (
             {"kind": "gru", "layers": 1},
-            "kind: 'gru' is unknown; there are bilstm, cmow, han, many_heads, ngrams, rgcn, textcnn",
+            "kind: 'gru' is unknown; there are bilstm, cmow, dual_encoder, han, many_heads, ngrams, rgcn, textcnn",
         ),
         (
             {"kind": "bilstm", "layers": 1, "width": 8, "heads": 2},

@@ -1,0 +1,190 @@
+"""LEAD (Sun et al., arXiv 2212.05225): a dual encoder learns, layer by layer, how a teacher ranks the candidates of a batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from checkpoints.errors import UserError
+from stages.distillation.distillation import Distillation
+from stages.distillation.losses import LOSSES
+from stages.distillation.losses.base import choose
+from stages.distillation.models import load_classifier, load_config, load_tokenizer
+from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.schedules import is_number
+from stages.distillation.students.dual_encoder import (
+    BODIES,
+    VECTORS,
+    DualEncoderConfig,
+    as_dual_encoder,
+    best_matches,
+)
+from stages.methods.base import Method
+from stages.tasks.batches import Batch, batches_by_length
+from stages.tasks.candidates import Candidates
+from stages.tasks.kinds import Ranking
+from stages.tasks.kinds.ranking import of_the_first
+from stages.tasks.rows import TaskRows
+from stages.tasks.task import Task
+from stages.teaching.live_teacher import task_teacher
+from stages.training.cached_rows import train_rows
+from stages.training.options import Training
+from stages.training.rows import BatchTransform, Rows
+from stages.training.rows_of_task import rows_of
+from stages.training.stage import Stage
+from stages.training.step import Step
+
+OWN_LOSSES = ("in_batch_negatives", "score_distributions")
+FIRST = 10
+"""Candidates that the metrics over all of a split's look at."""
+
+
+class Lead(Method):
+    """The student becomes a dual encoder, and learns from an earlier one, its teacher; without a teacher, from gold alone.
+
+    It finds, too, how well the student retrieves the right candidates out of all candidates of test (or dev).
+
+    Args:
+        reads: the teacher: an earlier student of this method, with any number of layers, vectors and tokenizer; or none.
+        vectors, scale: of the student (`DualEncoderConfig`). One that begins as another dual encoder keeps that one's.
+        wrong: candidates that are drawn for a right one in each epoch; all others of the batch are wrong, too.
+        train_teacher: whether the teacher trains along with the student, as in the paper, and is then left behind. Its
+            own losses are `in_batch_negatives: {of: teacher}` and `score_distributions: {reverse: true}`.
+    """
+
+    def __init__(
+        self,
+        reads: Sequence[str],
+        vectors: str = "cls",
+        scale: float | None = None,
+        wrong: int = 1,
+        train_teacher: bool = False,
+    ):
+        super().__init__()
+        choose(vectors, VECTORS, "vectors")
+        if scale is not None and (not is_number(scale) or scale <= 0):
+            raise UserError(f"{scale!r} must be a number above 0; or leave it out", argument="scale")
+        if not isinstance(wrong, int) or isinstance(wrong, bool) or not 1 <= wrong <= 100:
+            raise UserError(f"{wrong!r} must be a whole number from 1 to 100", argument="wrong")
+        if len(reads) > 1 or "teacher" in reads:
+            raise UserError(
+                f"[{', '.join(reads)}] must name one earlier student of the method lead, or none: the tuned teacher is a "
+                "cross-encoder",
+                argument="reads",
+            )
+        self.teacher = f"reads {reads[0]}" if reads else ""
+        self.vectors, self.scale, self.wrong, self.train_teacher = vectors, scale, wrong, train_teacher
+        self.seed = 0
+        self.trained: PreTrainedModel | None = None
+
+    def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
+        """Refuse tasks other than rankings, encoders that are not parted, other losses, and a teacher that is missing."""
+        if not isinstance(task.kind, Ranking) or task.kind.pooling:
+            raise UserError(
+                f"lead ranks candidates of questions without windows, and the task has {task.kind.name}; give a ranking",
+                argument="method",
+            )
+        if student.model_type not in BODIES:
+            raise UserError(
+                f"a {student.model_type} does not become a dual encoder; give a student of {', '.join(BODIES)}",
+                argument="method",
+            )
+        if spec != CaptureSpec() and not self.teacher:
+            raise UserError("a loss reads the teacher, and there is none; name an earlier student",
+                            argument="reads")  # fmt: skip
+
+    def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The student of the recipe without its head, or the dual encoder that it begins as, with that one's tokenizer."""
+        student, tokenizer = super().begin(stage, task)
+        self.seed = stage.seed
+        if "student" in stage.inputs:
+            tokenizer = load_tokenizer(stage.model("student"))
+        if not isinstance(student.config, DualEncoderConfig):
+            student = as_dual_encoder(student.base_model, self.vectors, self.scale)
+            task.kind.configure(student.config)
+        if "token_type_ids" not in tokenizer.model_input_names or tokenizer.padding_side == "left":
+            raise UserError(
+                "its tokenizer gives no token types, or pads on the left; lead parts pairs by types, with padding on the "
+                "right: give another teacher",
+                argument="teacher",
+            )
+        self.tokenizer = tokenizer
+        return student, tokenizer
+
+    def losses(self, lines: Sequence[str | dict[str, Any]]) -> Sequence[str | dict[str, Any]]:
+        """The lines, with the stage's seed for the draws of layers.
+
+        Raises:
+            UserError: a loss is not one of a dual encoder.
+        """
+        given = []
+        for line in lines:
+            name, settings = next(iter(line.items())) if isinstance(line, dict) else (line, {})
+            if name in LOSSES and name not in OWN_LOSSES:
+                raise UserError(f"{name!r} does not read a dual encoder; take {' or '.join(OWN_LOSSES)}",
+                                argument="losses")  # fmt: skip
+            given.append({name: {**settings, "seed": self.seed}} if name == "score_distributions" else line)
+        return given
+
+    def rows(self, stage: Stage, task: Task, train: Any) -> tuple[Rows, BatchTransform]:
+        """Right candidates, and wrong ones that are drawn; read in the teacher's tokens, too, where these are others."""
+        readings = {"": train}
+        if self.teacher:
+            tokenizer = load_tokenizer(stage.model(self.teacher))
+            theirs: Any = train_rows(stage, task, tokenizer, stage.training.max_length)
+            if theirs.tokens.filename != train.tokens.filename:
+                readings = {"student_": train, "teacher_": theirs}
+        rows = Candidates(readings, task.splits["train"], stage.seed, self.wrong)
+        return rows, rows.draw
+
+    def targets(
+        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
+    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+        """The frozen teacher's vectors, live: the candidates are others in each epoch."""
+        if spec == CaptureSpec():
+            return {"train": None}
+        config = load_config(stage.model(self.teacher))
+        if not isinstance(config, DualEncoderConfig):
+            raise UserError(
+                f"{self.teacher.removeprefix('reads ')!r} is a {config.model_type}; name an earlier student of the method "
+                "lead",
+                argument="reads",
+            )
+        if self.train_teacher:
+            self.trained = load_classifier(stage.model(self.teacher))
+            return {"train": None}
+        return {"train": task_teacher(stage, task, spec, self.teacher)}
+
+    def step(self, model: Distillation, training: Training) -> Step | None:
+        """A teacher that trains along does so under the student's optimiser."""
+        model.teacher = self.trained
+        return None
+
+    def examine(self, stage: Stage, task: Task, model: Distillation, dev: TaskRows) -> None:
+        """Fill `found`: how well each question of the reported split finds its right candidates among all of the split."""
+        split = "test" if "test" in task.splits else "dev"
+        rows = rows_of(stage, task, split, self.tokenizer, stage.training.max_length)
+        texts = task.splits[split]
+        assert texts.text_b is not None
+        queries: dict[str, Any] = {}
+        passages: dict[str, Any] = {}
+        model.student.eval()
+        with torch.no_grad():
+            for batch in batches_by_length(rows):
+                batch = batch.to(stage.device)
+                outputs = model.student(**batch.inputs)
+                for i, row in enumerate(batch.rows.tolist()):
+                    queries[texts.text_a[row]] = outputs.queries[i, -1]
+                    passages[texts.text_b[row]] = outputs.passages[i, -1]
+            all_NUW = pad_sequence(list(passages.values()), batch_first=True)
+            scores = [best_matches(x_TW @ all_NUW.transpose(1, 2), all_NUW) for x_TW in queries.values()]
+        places = {text: i for i, text in enumerate(passages)}
+        numbers = {text: i for i, text in enumerate(queries)}
+        right_QN = np.zeros((len(queries), len(passages)), bool)
+        for question, candidate, label in zip(texts.text_a, texts.text_b, texts.labels, strict=True):
+            right_QN[numbers[question], places[candidate]] |= label == 1
+        measured = of_the_first(FIRST, torch.stack(scores).cpu().numpy(), right_QN)
+        self.found = {f"{name} of {len(passages):,} in {split}": value for name, value in measured.items()}
