@@ -78,7 +78,7 @@ class Lead(Method):
         self.teacher = f"reads {reads[0]}" if reads else ""
         self.vectors, self.scale, self.wrong, self.train_teacher = vectors, scale, wrong, train_teacher
         self.seed = 0
-        self.trained: PreTrainedModel | None = None
+        self.along: PreTrainedModel | None = None
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse tasks other than rankings, encoders that are not parted, other losses, and a teacher that is missing."""
@@ -154,13 +154,13 @@ class Lead(Method):
                 argument="reads",
             )
         if self.train_teacher:
-            self.trained = load_classifier(stage.model(self.teacher))
+            self.along = load_classifier(stage.model(self.teacher))
             return {"train": None}
         return {"train": task_teacher(stage, task, spec, self.teacher)}
 
     def step(self, model: Distillation, training: Training) -> Step | None:
         """A teacher that trains along does so under the student's optimiser."""
-        model.teacher = self.trained
+        model.teacher = self.along
         return None
 
     def examine(self, stage: Stage, task: Task, model: Distillation, dev: TaskRows) -> None:
