@@ -29,7 +29,7 @@ def run(stage: Stage) -> None:
 
     configs = (student.config, load_config(stage.model("teacher")), stage.options["layer_map"])
     losses = method.losses(stage.options["losses"])
-    model = Distillation(student, [build(line, *configs) for line in losses])
+    model = Distillation(student, [build(line, *configs) for line in losses], chosen=method.chosen)
     answers = model.student_capture.logits
     targets = method.targets(stage, task, model.teacher_capture, {"train": train, "dev": dev}, answers)
     evaluate = (

@@ -52,6 +52,7 @@ MAKE = {
     "cmow": "recipe name=cmow seeds=1",
     "cmow-pairs": "recipe name=cmow-pairs seeds=1 data=STS-B",
     "ackd": "recipe name=ackd seeds=1 rows=64 tuning.epochs=2 base.training.epochs=2",
+    "dcd": "recipe name=dcd seeds=1 rows=48 tuning.epochs=1 base.training.epochs=1",
     "deit": "recipe name=deit seeds=1 rows=64 tuning.epochs=2 base.training.epochs=2",
     "disco": "recipe name=disco seeds=1 data=STS-B corpus=corpus.txt base.student.width=24",
     "hire": "recipe name=hire seeds=1 tuning.epochs=2 base.training.epochs=2",

@@ -32,6 +32,7 @@ from stages.tasks.packages import (
     packaged_graph_network,
     packaged_strip_reader,
     packaged_teacher,
+    packaged_two_streams,
     packaged_vectors,
 )
 from stages.tasks.readers.glue import unlabelled_files
@@ -45,6 +46,7 @@ MODELS: dict[str, Callable[[], Path]] = {
     "packaged-han": partial(packaged_graph_network, "han"),
     "packaged-rgcn": partial(packaged_graph_network, "rgcn"),
     "packaged-strip-reader": packaged_strip_reader,
+    "packaged-two-streams": packaged_two_streams,
 }
 """Models that come with `make setup` or the project, by the names that options have for them."""
 

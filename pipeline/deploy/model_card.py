@@ -38,6 +38,7 @@ PIPELINES = {
     "CTC": "image-to-text",
     "NodeClassification": "graph-ml",
     "SentenceSimilarity": "sentence-similarity",
+    "ZeroShotImageClassification": "zero-shot-image-classification",
 }  # fmt: skip
 """Head -> the hub's name of its task."""
 
@@ -70,7 +71,9 @@ def write_card(
         "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in run.metrics))
         if run.about.gold
         else [],
-        "pipeline_tag": "text-ranking" if isinstance(run.kind, Ranking) else PIPELINES[head],
+        "pipeline_tag": PIPELINES[head]
+        if head != Classes.head or not isinstance(run.kind, Ranking)
+        else "text-ranking",
         "library_name": "" if kind else "transformers",
         "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
     }

@@ -27,8 +27,9 @@ from stages.distillation.models import ModelSource, kind_of, load_classifier, lo
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite, predict
 from stages.tasks.graphs import NodeRows
+from stages.tasks.image_texts import PairRows
 from stages.tasks.images import opened, resized
-from stages.tasks.kinds import Entities, Kind, LabelSets, Nodes, Questions, Ranking, Similarity
+from stages.tasks.kinds import Entities, ImageTexts, Kind, LabelSets, Nodes, Questions, Ranking, Similarity
 from stages.tasks.kinds.ranking import ranks
 from stages.tasks.readers.glue import TASKS
 from stages.tasks.readers.questions import COLUMNS
@@ -119,7 +120,7 @@ class Classifier:
         if isinstance(self.kind, Nodes):
             return self.kind.probabilities(self._logits_of_nodes([row[0] for row in rows]))
         if self.kind.reads_images:
-            return self.kind.probabilities(self._logits_of_images([row[0] for row in rows], progress))
+            return self.kind.probabilities(self._logits_of_images(rows, progress))
         if self.kind.pooling:
             second = [row[1] for row in rows] if len(rows[0]) == 2 else None
             split = Split([row[0] for row in rows], second, [0] * len(rows))
@@ -206,10 +207,17 @@ class Classifier:
             with tqdm(total=len(rows), unit=" windows", disable=None if progress else True) as bar:
                 return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
 
-    def _logits_of_images(self, paths: Sequence[str], progress: bool) -> np.ndarray:
-        """The logits of image files, (images, classes)."""
-        pixels = np.stack([resized(self.tokenizer, opened(Path(path), path)) for path in paths])
-        rows = image_rows(self.kind, pixels, [self.kind.hidden(None)] * len(pixels), self.tokenizer)
+    def _logits_of_images(self, given: Sequence[Row], progress: bool) -> np.ndarray:
+        """The logits of image files, or of image files with texts, (rows, classes)."""
+        paths, labels = [row[0] for row in given], [self.kind.hidden(None)] * len(given)
+        reads_texts = isinstance(self.kind, ImageTexts)
+        processor = self.tokenizer.image if reads_texts else self.tokenizer
+        distinct = dict.fromkeys(paths) if reads_texts else paths
+        pixels = np.stack([resized(processor, opened(Path(path), path)) for path in distinct])
+        if reads_texts:
+            rows: Any = PairRows.of(Split(paths, [row[1] for row in given], labels), pixels, self.tokenizer)
+        else:
+            rows = image_rows(self.kind, pixels, labels, processor)
         with tqdm(total=len(rows), unit=" images", disable=None if progress else True) as bar:
             return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
 
@@ -392,8 +400,8 @@ def predict_table(
         rows.append(classifier.check([row[column] for column in columns], f"{path}, line {line}"))
     predictions = classifier.predict(rows, progress=True)
     head = list(dict.fromkeys(column for row in table for column in row))
-    said = {Questions: "answer", Ranking: "rank"}.get(type(classifier.kind), "label")
-    names = [said, "score"] if classifier.kind.labels or said == "answer" else ["score"]
+    said = {Questions: "answer", Ranking: "rank", ImageTexts: "rank"}.get(type(classifier.kind), "label")
+    names = [said, "score"] if classifier.kind.labels or said != "label" else ["score"]
     numbers = slice(
         0 if isinstance(classifier.kind, (LabelSets, Entities, Ranking)) else len(names) - 1, len(names)
     )

@@ -29,6 +29,7 @@ METRICS = {
     "map": "mean average precision over questions",
     "mrr": "mean reciprocal rank",
     "precision_at_1": "precision at 1",
+    "mean_recall": "mean recall",
     "character_accuracy": "character accuracy",
     "sequence_accuracy": "sequence accuracy",
     "matthews": "Matthews correlation",

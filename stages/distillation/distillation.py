@@ -22,11 +22,18 @@ class Distillation(nn.Module):
         losses: what it learns from.
         teacher: trained along with the student, by its own loss terms; None where the teacher is frozen and its
             outputs are given.
+        chosen: called with a batch and the teacher's outputs, returns those that the student learns from; None: these.
     """
 
-    def __init__(self, student: nn.Module, losses: Sequence[Loss], teacher: nn.Module | None = None):
+    def __init__(
+        self,
+        student: nn.Module,
+        losses: Sequence[Loss],
+        teacher: nn.Module | None = None,
+        chosen: Callable[[Batch, ModelOutputs | None], tuple[Batch, ModelOutputs | None]] | None = None,
+    ):
         super().__init__()
-        self.student, self.teacher = student, teacher
+        self.student, self.teacher, self.chosen = student, teacher, chosen
         replace_dropout(student)
         self.losses = nn.ModuleList(losses)
         self._losses = list(losses)  # the same, known to be losses
@@ -48,6 +55,8 @@ class Distillation(nn.Module):
         """The terms of all losses on a batch."""
         if self.teacher is not None:
             teacher_outputs = read(self.teacher, batch, self.teacher_capture, "teacher")
+        if self.chosen is not None:
+            batch, teacher_outputs = self.chosen(batch, teacher_outputs)
         outputs = read(self.student, batch, self.student_capture)
         terms: dict[str, LossTerm] = {}
         for loss in self._losses:

@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoModelForZeroShotImageClassification,
     AutoTokenizer,
     BaseImageProcessor,
     BertConfig,
@@ -39,11 +40,13 @@ from stages.distillation.students import architecture  # noqa: F401 (makes its k
 from stages.distillation.students.graph_networks import AutoModelForNodeClassification
 from stages.distillation.weights import Arrived
 from stages.tasks.graphs import Graph
+from stages.tasks.image_texts import ImageTextProcessor
 from stages.tasks.images import side
 from stages.tasks.kinds import (
     Classes,
     Entities,
     ImageClasses,
+    ImageTexts,
     Kind,
     LabelSets,
     Nodes,
@@ -69,6 +72,7 @@ HEADS: dict[Head, Any] = {
     "CTC": AutoModelForCTC,
     "NodeClassification": AutoModelForNodeClassification,
     "SentenceSimilarity": AutoModelForSentenceSimilarity,
+    "ZeroShotImageClassification": AutoModelForZeroShotImageClassification,
 }
 """What a model answers with, and what loads it: one answer a row, a token, an image, a node or a pair of texts that are read
 apart, or where an answer starts and ends."""
@@ -189,9 +193,11 @@ def load_image_processor(source: ModelSource) -> BaseImageProcessor:
 
 
 def load_preprocessor(source: ModelSource, kind: Kind) -> Any:
-    """Load what makes a model's inputs of the rows of a kind of task: its image processor, its graph, or its tokenizer."""
+    """Load what makes a model's inputs of the rows of a kind of task: image processor, tokenizer, both, or graph."""
     if isinstance(kind, Nodes):
         return kind.graph or Graph.load(Path(source.name))
+    if isinstance(kind, ImageTexts):
+        return ImageTextProcessor(load_image_processor(source), load_tokenizer(source))
     return load_image_processor(source) if kind.reads_images else load_tokenizer(source)
 
 
@@ -341,7 +347,7 @@ def knows(config: PretrainedConfig, kind: Kind) -> bool:
 
     A classifier of images with other classes, such as ImageNet's, is tuned: most published ones are of that sort.
     """
-    of_others = kind.reads_images and {*config.id2label.values()} != {*kind.labels}
+    of_others = kind.labels and kind.reads_images and {*config.id2label.values()} != {*kind.labels}
     return head_of(config) == kind.head and not of_others
 
 
@@ -360,6 +366,8 @@ def kind_of(config: PretrainedConfig) -> Kind:
         return Nodes(labels)
     if head_of(config) == Similarity.head:
         return Similarity()
+    if head_of(config) == ImageTexts.head:
+        return ImageTexts()
     pooling = getattr(config, "window_pooling", "")
     if pooling not in ("", "mean", "max"):
         raise UserError(f"window_pooling {pooling!r} in config.json is neither mean nor max; correct it")

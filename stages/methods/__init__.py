@@ -12,6 +12,7 @@ from stages.methods.auxiliary_branches import AuxiliaryBranches
 from stages.methods.base import Method
 from stages.methods.distillation_token import DistillationTokenEvidence
 from stages.methods.grain import Grain
+from stages.methods.hard_candidates import HardCandidates
 from stages.methods.lead import Lead
 from stages.methods.many_heads import ManyHeads
 from stages.methods.oracle_teacher import OracleTeacher
@@ -24,6 +25,7 @@ __all__ = [
     "AuxiliaryBranches",
     "DistillationTokenEvidence",
     "Grain",
+    "HardCandidates",
     "Lead",
     "ManyHeads",
     "Method",
@@ -39,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
     "auxiliary_branches": AuxiliaryBranches,
     "distillation_token": DistillationTokenEvidence,
     "grain": Grain,
+    "hard_candidates": HardCandidates,
     "lead": Lead,
     "many_heads": ManyHeads,
     "oracle_teacher": OracleTeacher,

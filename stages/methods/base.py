@@ -165,6 +165,10 @@ class Method:
         teacher = task_teacher(stage, task, spec)
         return teacher_outputs(stage, teacher, {"train": rows["train"]} if train_alone else rows)
 
+    def chosen(self, batch: Batch, teacher: ModelOutputs | None) -> tuple[Batch, ModelOutputs | None]:
+        """What of a training batch the student learns from, once the teacher has answered, and the answers to that."""
+        return batch, teacher
+
     def step(self, model: Distillation, training: Training) -> Step | None:
         """What it declares of the optimiser step; None: one loss, one backward pass, one AdamW."""
         return None

@@ -168,6 +168,10 @@ class ImageRows:
         scale, offset = (torch.tensor(x, dtype=torch.float32) for x in (factor / std, -mean / std))
         return scale[:, None, None], offset[:, None, None]
 
+    def pixels_of(self, indices: np.ndarray) -> np.ndarray:
+        """(B, C, S, S) of these rows."""
+        return self.pixels[indices]
+
     def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
         """These rows as a batch: `pixel_values` (B, C, S, S) float32, as the model's image processor would give them.
 
@@ -178,7 +182,7 @@ class ImageRows:
         import torch
 
         scale, offset = self._linear
-        pixels_BCSS = torch.from_numpy(self.pixels[indices]).float() * scale + offset
+        pixels_BCSS = torch.from_numpy(self.pixels_of(indices)).float() * scale + offset
         return Batch(
             {"pixel_values": pixels_BCSS},
             torch.from_numpy(self.labels[indices]),

@@ -19,6 +19,8 @@ AGREEMENT = {"accuracy": "agreement", "subset_accuracy": "subset_agreement"}
 """Their names where they compare with a teacher's answers, not with gold labels."""
 RANKING = ("map", "mrr", "precision_at_1")
 SEQUENCES = ("character_accuracy", "sequence_accuracy")
+RECALL_AT = (1, 5, 10)
+RECALLS = ("mean_recall", *(f"{of}_recall_at_{k}" for of in ("text", "image") for k in RECALL_AT))
 LABEL_SETS = ("micro_f1", "macro_f1", "mean_average_precision", "subset_accuracy")
 
 

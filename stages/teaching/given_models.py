@@ -40,7 +40,7 @@ from stages.distillation.teachers import check_problem_type, class_order
 from stages.distillation.vocabulary import teacher_ids
 from stages.methods import build_method
 from stages.tasks.graphs import Graph
-from stages.tasks.kinds import Nodes, Similarity
+from stages.tasks.kinds import ImageTexts, Nodes, Similarity
 from stages.tasks.task import Task
 from stages.training.options import StageToCheck
 
@@ -178,6 +178,7 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
         if (
             task
             and task.kind.reads_images
+            and not isinstance(task.kind, ImageTexts)
             and kind not in (able := STRIPS if task.kind.head == "CTC" else VISION)
         ):
             raise UserError(

@@ -11,8 +11,9 @@ from checkpoints.fingerprint import fingerprint
 from stages.tasks.batches import Batch
 from stages.tasks.graphs import NodeRows
 from stages.tasks.image_changes import ImageChanges
+from stages.tasks.image_texts import CaptionedImages, DrawnCaptions, ImageTextProcessor, PairRows
 from stages.tasks.images import ImageRows, write_pixels
-from stages.tasks.kinds import ImageClasses, Kind, Nodes, Sequences
+from stages.tasks.kinds import ImageClasses, ImageTexts, Kind, Nodes, Sequences
 from stages.tasks.rows import TaskRows
 from stages.tasks.strips import StripRows
 from stages.tasks.task import Task
@@ -34,6 +35,8 @@ def rows_of(stage: Stage, task: Task, split: str, preprocessor: Any, max_length:
         preprocessor: of the model: `stages.distillation.models.load_preprocessor`.
         max_length: of tokens.
     """
+    if isinstance(task.kind, ImageTexts):
+        return _image_texts(stage, task, split, preprocessor)
     if task.kind.reads_images:
         return _images(stage, task, [split], preprocessor)
     if isinstance(task.kind, Nodes):
@@ -49,6 +52,8 @@ def rows_to_train(
     Args:
         with_unlabelled: append the task's rows without labels. (Of a graph all nodes are read anyway.)
     """
+    if isinstance(task.kind, ImageTexts):
+        return _image_texts(stage, task, "train", preprocessor)
     if task.kind.reads_images:
         return _images(stage, task, ["train", *(["unlabelled"] if with_unlabelled else [])], preprocessor)
     if isinstance(task.kind, Nodes):
@@ -60,11 +65,31 @@ def changes_of(stage: Stage, task: Task) -> Callable[[Batch, int], Batch] | None
     """What changes a training batch by (seed, epoch, row), as a job's `batch_transform`; None: nothing does."""
     if isinstance(task.kind, ImageClasses) and task.kind.augmentation:
         return ImageChanges(stage.seed, task.kind.augmentation)
-    return None
+    return DrawnCaptions(stage.seed) if isinstance(task.kind, ImageTexts) else None
 
 
 def _images(stage: Stage, task: Task, splits: list[str], processor: BaseImageProcessor) -> ImageRows:
-    """Resized images of some splits, made if they are not in the cache. Called on every rank; rank 0 makes them."""
+    """Images of some splits, with their classes."""
+    labels = [label for name in splits for label in task.splits[name].labels]
+    return image_rows(task.kind, _pixels(stage, task, splits, processor), labels, processor)
+
+
+def _image_texts(
+    stage: Stage, task: Task, split: str, processor: ImageTextProcessor
+) -> PairRows | CaptionedImages:
+    """Images to train on, with the captions of the split; of other splits pairs."""
+    rows = task.splits[split]
+    pixels = _pixels(stage, task, [split], processor.image)
+    if split == "train":
+        return CaptionedImages.of(rows, pixels, processor)
+    return PairRows.of(rows, pixels, processor)
+
+
+def _pixels(stage: Stage, task: Task, splits: list[str], processor: BaseImageProcessor) -> np.ndarray:
+    """Resized images of some splits, made if they are not in the cache. Called on every rank; rank 0 makes them.
+
+    An image that several rows have, under one name, is there once.
+    """
     parts = [task.splits[name] for name in splits]
     known = {
         "task": stage.inputs["task"],
@@ -74,17 +99,16 @@ def _images(stage: Stage, task: Task, splits: list[str], processor: BaseImagePro
     }
     target = stage.cache / f"images-{fingerprint(known)[:20]}"
     if not is_there(stage, target, "resized images are") and is_first_rank():
-        images = [image for part in parts for image in part.images or ()]
-        names = [name for part in parts for name in part.text_a]
+        images = {
+            name: image for part in parts for name, image in zip(part.text_a, part.images or (), strict=True)
+        }
         with (
             Progress(stage, len(images), "row", what="resizing") as progress,
             store.sealed(target, verified=True) as directory,
         ):
-            write_pixels(images, names, processor, directory / PIXELS_FILE, progress.advance)
+            write_pixels([*images.values()], [*images], processor, directory / PIXELS_FILE, progress.advance)
     wait_for([target / store.MANIFEST])
-    pixels = np.load(target / PIXELS_FILE, mmap_mode="r")
-    labels = [label for part in parts for label in part.labels]
-    return image_rows(task.kind, pixels, labels, processor)
+    return np.load(target / PIXELS_FILE, mmap_mode="r")
 
 
 def image_rows(

@@ -24,6 +24,7 @@ from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, Sof
 from stages.distillation.losses.relations import Relations
 from stages.distillation.losses.sentence_vectors import ContrastivePairs, ContrastiveVectors, MatchedVectors
 from stages.distillation.losses.typed_relations import TypedRelations
+from stages.distillation.losses.weighed_candidates import WeighedCandidates
 from stages.distillation.recipe_lines import build_from_line
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "ScoreDistributions",
     "SoftLabels",
     "TypedRelations",
+    "WeighedCandidates",
     "build",
 ]
 
@@ -78,6 +80,7 @@ LOSSES: dict[str, type[Loss]] = {
     "score_distributions": ScoreDistributions,
     "soft_labels": SoftLabels,
     "typed_relations": TypedRelations,
+    "weighed_candidates": WeighedCandidates,
 }
 
 

@@ -30,6 +30,7 @@ from stages.distillation.students.prompted import PromptedConfig
 from stages.distillation.students.pruned_bert import PrunedBertConfig
 from stages.distillation.students.strips import STRIPS
 from stages.distillation.students.textcnn import TextCNNConfig
+from stages.distillation.students.two_streams import TwoStreamsConfig
 from stages.distillation.students.vision import VISION, vision_config
 
 KINDS = {
@@ -45,7 +46,7 @@ KINDS = {
 }
 """Kinds of students that are no stock models, and their configs."""
 
-OWN = (*KINDS, PromptedConfig.model_type, PrunedBertConfig.model_type)
+OWN = (*KINDS, PromptedConfig.model_type, PrunedBertConfig.model_type, TwoStreamsConfig.model_type)
 """All types of models that this project adds to transformers'."""
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")

@@ -7,6 +7,7 @@ intervals, what the report compares, and how answers are written.
 from stages.tasks.kinds.base import Kind
 from stages.tasks.kinds.classes import Classes, Words
 from stages.tasks.kinds.entities import Entities
+from stages.tasks.kinds.image_texts import ImageTexts
 from stages.tasks.kinds.images import ImageClasses
 from stages.tasks.kinds.label_sets import LabelSets
 from stages.tasks.kinds.nodes import Nodes
@@ -21,6 +22,7 @@ __all__ = [
     "Classes",
     "Entities",
     "ImageClasses",
+    "ImageTexts",
     "Kind",
     "LabelSets",
     "Nodes",
@@ -38,6 +40,7 @@ KINDS: dict[str, type[Kind]] = {
         Classes,
         Entities,
         ImageClasses,
+        ImageTexts,
         LabelSets,
         Nodes,
         Questions,

@@ -31,6 +31,7 @@ Head = Literal[
     "CTC",
     "NodeClassification",
     "SentenceSimilarity",
+    "ZeroShotImageClassification",
 ]
 """What transformers calls a model with it: `AutoModelFor...`; SentenceSimilarity is that of `stages.distillation.sentence_vectors`."""
 
@@ -50,7 +51,7 @@ class Kind(ABC):
         problem_type: in the model's config, by which stock transformers choose loss and activation.
         selectable: metrics that may select on dev.
         reported: metrics that are reported; the first selects, unless another is asked for.
-        reads_images: whether a row is an image, not text.
+        reads_images: whether a row has an image.
         token_level: whether each word has an answer, instead of each row.
         exclusive: whether exactly one of the labels holds.
         scale: mean and deviation of scores, which are learned as deviations from the mean.

@@ -25,6 +25,7 @@ from stages.tasks.readers import (
     newsgroups,
     questions,
     rotten_tomatoes,
+    scenes,
     spans,
     strips,
 )
@@ -37,6 +38,7 @@ READERS = {
     "chatterbot": chatterbot,
     "images": images,
     "graphs": graphs,
+    "scenes": scenes,
     "strips": strips,
     "spans": spans,
     "conll": conll,
