@@ -14,7 +14,7 @@ from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, head_of, load_config
 from stages.distillation.students.architecture import OWN
 from stages.evaluation.results import busy_note
-from stages.tasks.kinds import Classes, Nodes, Questions, Ranking, Sequences, Similarity
+from stages.tasks.kinds import Classes, ImageTexts, Nodes, Questions, Ranking, Sequences, Similarity
 from stages.tasks.packages import TEACHER_NAME
 
 HUB_METRICS = {
@@ -95,7 +95,8 @@ def write_card(
         token_level=run.kind.token_level,
         asks=isinstance(run.kind, Questions),
         embeds=isinstance(run.kind, Similarity),
-        ranks=isinstance(run.kind, Ranking),
+        ranks=isinstance(run.kind, Ranking) and not isinstance(run.kind, ImageTexts),
+        matches=isinstance(run.kind, ImageTexts),
         sees=run.kind.reads_images,
         spells=isinstance(run.kind, Sequences),
         nodes=isinstance(run.kind, Nodes),

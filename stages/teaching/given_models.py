@@ -175,6 +175,11 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
         )
     if plan.losses is not None and plan.student is not None:  # a recipe's student
         kind = plan.student.get("kind", "")
+        if task and isinstance(task.kind, ImageTexts) and kind:
+            raise UserError(
+                f"{kind!r} does not read images and captions, whose student is of the teacher's kind; leave it out",
+                argument="student.kind",
+            )
         if (
             task
             and task.kind.reads_images

@@ -48,10 +48,10 @@ def test_a_matcher_is_distilled_killed_resumed_shown_exported_and_asked(place):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ("base.method.hard_candidates.false=16", "false: 16 must be a whole number from 1 to 15"),
+        ("base.method={hard_candidates: {false: 16}}", "false: 16 must be a whole number from 1 to 15"),
         ("students.dcd.losses=[weighed_candidates: {weights: u}]", "weights: 'u' must be published or sharp or own or none"),
-        ("base.student={kind: bilstm, layers: 1, width: 8, init: random}", "bilstm has no head for image-text pairs"),
-        ("teacher=packaged-convnet", "packaged-convnet"),
+        ("base.student={kind: bilstm, layers: 1, width: 8, init: random}", "student.kind: 'bilstm' does not read images and captions"),
+        ("teacher=packaged-convnet", "cannot be loaded"),
     ],
 )  # fmt: skip
 @pytest.mark.slow
