@@ -96,6 +96,9 @@ class StudentSpec:
     method: str | dict[str, Any] = option(
         "plain", "what is its method's own: `name` or `{name: {setting: value}}`"
     )
+    seed_offset: NotNegative = option(
+        0, "added to the run's seed, so that models of equal sizes begin differently"
+    )
     reads: list[str] = option([], "earlier students that its method reads; teacher: the tuned teacher")
     student: StudentModel = field(default_factory=StudentModel)
     training: Learning = field(default_factory=Learning)

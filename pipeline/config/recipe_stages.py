@@ -110,7 +110,8 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
         if not spec.student.source:
             begin = {"init": spec.student.init, "init_layers": spec.student.init_layers}
             options["student"] = spec.student.sizes | begin
-        made.append(StageSpec(name, stage_type, {"seed": o.seed, "allow_bin": o.allow_bin} | options, inputs))
+        options |= {"seed": o.seed + spec.seed_offset, "allow_bin": o.allow_bin}
+        made.append(StageSpec(name, stage_type, options, inputs))
     models = {"teacher": "teacher"} | {name: name for name in recipe.shown}
     lengths = {name: recipe.students[name].training.max_length for name in recipe.shown}
     lengths["teacher"] = o.tuning.max_length

@@ -45,6 +45,11 @@ def test_the_compact_biomedical_recipe_declares_its_stages():
     assert "corpus packaged" in stages["check"].inputs
 
 
+def test_students_may_begin_from_another_seed_than_their_teacher():
+    stages = stages_of("hire")
+    assert stages["alone"].options["seed"] == stages["teacher"].options["seed"] + 100
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
