@@ -189,11 +189,11 @@ def test_bad_input_is_one_clear_line(place, given, arguments, words, german):
 
 
 def test_a_text_too_long_for_the_masked_lm_is_kept_or_refused(place, given):
-    (place.path / "long").mkdir(exist_ok=True)
+    (place.path / "too-long").mkdir(exist_ok=True)
     for name, more in (("train", "good film " * 20 + ",fresh\n"), ("dev", "")):
         text = (place.path / "data" / f"{name}.csv").read_text()
-        (place.path / "long" / f"{name}.csv").write_text(text + more)
-    arguments = ("task=long", "data=long", "run=long-texts", *AUGMENTED)
+        (place.path / "too-long" / f"{name}.csv").write_text(text + more)
+    arguments = ("task=long", "data=too-long", "run=too-long", *AUGMENTED)
     status, output = place.run("augment", *arguments)
     assert status == 0 and "too long for the masked LM: 1" in output, output
     words = ["augmentation.long_texts: ", "keep", "tokens", "64"]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.graphs import Graph
 from stages.tasks.kinds import Nodes
 from stages.tasks.packages import inside
 from stages.tasks.tables import open_table, read_rows
@@ -77,6 +76,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
     weights = tuple(
         sum(counts.values()) / (len(counts) * counts[i]) if counts[i] else 1.0 for i in range(len(classes))
     )
+    from stages.tasks.graphs import Graph  # numpy, which planning does without
+
     kind = Nodes(classes, graph=Graph(nodes, edges), class_weights=weights)
     return Task(source.name, kind, found, *metrics.select(source.metric, Nodes.reported))
 
