@@ -150,10 +150,8 @@ def _add_augmentation(given: Given, o: Options, run: Path) -> None:
 
 def _has_masked_lm_head(model: Entry) -> bool:
     """Whether a model's config.json names a class with a masked-LM head, so that no text is needed to fit one."""
-    settings = read_json(config_file(model))
-    return any(
-        name.endswith(("ForMaskedLM", "ForPreTraining")) for name in settings.get("architectures") or ()
-    )
+    names = read_json(config_file(model)).get("architectures") or ()
+    return any(name.endswith("ForMaskedLM") or name == "BertForPreTraining" for name in names)
 
 
 def given_vectors(o: Options) -> Entry | None:

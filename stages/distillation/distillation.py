@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from checkpoints.errors import UserError
 from stages.distillation.dropout import replace_dropout
 from stages.distillation.losses import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
@@ -61,5 +62,7 @@ class Distillation(nn.Module):
         terms: dict[str, LossTerm] = {}
         for loss in self._losses:
             own = loss.terms(outputs, teacher_outputs, batch)
+            if twice := terms.keys() & own.keys():
+                raise UserError(f"two lines give the loss {min(twice)!r}; keep one", argument="losses")
             terms |= {name: replace(term, tag=loss.tag or term.tag) for name, term in own.items()}
         return terms

@@ -124,7 +124,10 @@ def _pooling(source: ModelSource) -> str:
         _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
     settings = read_json(Path(found)) if found else {}
-    modes = [name.removeprefix("pooling_mode_") for name, chosen in settings.items() if chosen is True]
+    prefix = "pooling_mode_"
+    modes = [
+        name.removeprefix(prefix) for name, on in settings.items() if on is True and name.startswith(prefix)
+    ]
     return settings.get("pooling_mode") or "+".join(modes).replace("cls_token", "cls").replace(
         "mean_tokens", "mean"
     )

@@ -84,10 +84,10 @@ class AuxiliaryBranches(Method):
 
     def losses(self, lines: Sequence[str | dict[str, Any]]) -> Sequence[str | dict[str, Any]]:
         """The lines as they are; refuses a discriminator between branches where there are none."""
-        settings = [
-            line["adversary"] or {} for line in lines if isinstance(line, dict) and "adversary" in line
-        ]
-        if not self.branches and any(found.get("between") == "branches" for found in settings):
+        settings = [line["adversary"] for line in lines if isinstance(line, dict) and "adversary" in line]
+        if not self.branches and any(
+            isinstance(found, dict) and found.get("between") == "branches" for found in settings
+        ):
             raise UserError(
                 "'branches' are 0, which nothing tells from the main branch; take teacher, or give more branches",
                 argument="losses.adversary.between",

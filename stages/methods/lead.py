@@ -111,7 +111,7 @@ class Lead(Method):
                 "right: give another teacher",
                 argument="teacher",
             )
-        self.tokenizer = tokenizer
+        self.tokenizer, self.compared = tokenizer, student.config.vectors
         return student, tokenizer
 
     def losses(self, lines: Sequence[str | dict[str, Any]]) -> Sequence[str | dict[str, Any]]:
@@ -122,7 +122,14 @@ class Lead(Method):
         """
         given = []
         for line in lines:
-            name, settings = next(iter(line.items())) if isinstance(line, dict) else (line, {})
+            if isinstance(line, dict) and len(line) != 1:
+                raise UserError(
+                    f"{line!r} is not `- name` or `- name: {{setting: value}}`", argument="losses"
+                )
+            name, settings = next(iter(line.items())) if isinstance(line, dict) else (line, None)
+            settings = settings or {}
+            if not isinstance(settings, dict):
+                raise UserError(f"{settings!r} must be {{setting: value}}", argument=f"losses.{name}")
             if name in LOSSES and name not in OWN_LOSSES:
                 raise UserError(f"{name!r} does not read a dual encoder; take {' or '.join(OWN_LOSSES)}",
                                 argument="losses")  # fmt: skip
@@ -138,6 +145,9 @@ class Lead(Method):
             if theirs.tokens.filename != train.tokens.filename:
                 readings = {"student_": train, "teacher_": theirs}
         rows = Candidates(readings, task.splits["train"], stage.seed, self.wrong)
+        teacher = load_config(stage.model(self.teacher)) if self.teacher else None
+        if "tokens" in (self.compared, getattr(teacher, "vectors", "")):
+            rows.max_ranks = 1  # the ranks' token vectors are padded to different lengths
         return rows, rows.draw
 
     def targets(

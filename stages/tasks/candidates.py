@@ -35,6 +35,8 @@ class Candidates:
         UserError: there is no right or no wrong candidate.
     """
 
+    max_ranks: int
+
     def __init__(self, readings: Mapping[str, TokenRows], split: Split, seed: int, wrong: int = 1):
         self.readings, self.seed, self.wrong = readings, seed, wrong
         labels = np.asarray(split.labels)

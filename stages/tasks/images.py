@@ -48,6 +48,13 @@ def opened(image: Image, name: str) -> np.ndarray:
             if file.width * file.height > MOST_PIXELS:
                 raise UserError(f"{name} has {file.width:,} x {file.height:,} pixels; at most {MOST_PIXELS:,} in all are read: "
                                 "make it smaller or remove it")  # fmt: skip
+            if file.mode == "F":
+                raise ValueError("its pixels are fractions")
+            if file.mode.startswith("I"):  # 16 bits of grey, of which Pillow would clip all but the darkest
+                grey = np.asarray(file) / 257
+                if grey.max() > 255:
+                    raise ValueError("its pixels have more than 16 bits")
+                return np.repeat(grey.astype(np.uint8)[..., None], 3, 2)
             return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
     except UserError:
         raise
@@ -95,7 +102,13 @@ def write_pixels(
     shape = resized(processor, opened(images[0], names[0])).shape
     pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (len(images), *shape))
     for i, (image, name) in enumerate(zip(images, names, strict=True)):
-        pixels[i] = resized(processor, opened(image, name))
+        made = resized(processor, opened(image, name))
+        if made.shape != shape:
+            raise UserError(
+                f"{name} becomes {made.shape[1]} x {made.shape[2]} pixels, {names[0]} {shape[1]} x {shape[2]}, but all must be "
+                'of one size; give "size" a height and a width in preprocessor_config.json'
+            )
+        pixels[i] = made
         if advance:
             advance(1)
     pixels.flush()

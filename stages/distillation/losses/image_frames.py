@@ -10,6 +10,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.prediction import ctc_losses
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.schedules import is_number
 from stages.tasks.batches import Batch
 
 IMAGE = "image_logits"
@@ -49,6 +50,8 @@ class ImageFrames(Loss):
                 "another loss",
                 argument="losses.image_frames",
             )
+        if not is_number(image_weight):
+            raise UserError(f"{image_weight!r} must be a number", argument="image_weight")
         self.image_weight = image_weight
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:

@@ -35,7 +35,8 @@ def scores_of_batch(outputs: ModelOutputs, batch: Batch, layers: list[int]) -> T
     queries, _ = gather_rows(queries[:, places].float(), batch.weight)
     passages, _ = gather_rows(passages[:, :, places].float(), batch.weight)
     passages = passages.flatten(0, 1)
-    products = torch.einsum("nktw,pkuw->knptu", queries, passages)
+    with torch.autocast(queries.device.type, enabled=False):
+        products = torch.einsum("nktw,pkuw->knptu", queries, passages)
     return best_matches(products, passages.transpose(0, 1)[:, None])
 
 

@@ -15,6 +15,7 @@ from checkpoints.errors import UserError
 from stages.distillation.gather import gather_rows
 from stages.distillation.losses.base import Loss, LossTerm, mapped_layers
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.schedules import is_number
 from stages.distillation.sentence_vectors import pool, pooling_of
 from stages.tasks.batches import Batch
 
@@ -109,7 +110,8 @@ class ContrastiveVectors(_OfVectors):
         keys_KW = torch.cat([keys_NW, self.queue_QW])  # a copy: the queue moves on before the backward pass
         left_out_BQ = (self.queued_Q < 0) | (self.queued_Q == batch.rows[counted][:, None])
         left_out_BK = functional.pad(left_out_BQ, (len(keys_NW), 0))
-        scores_BK = (self.log_scale.exp() * queries_BW @ keys_KW.T).masked_fill(left_out_BK, -torch.inf)
+        with torch.autocast(keys_KW.device.type, enabled=False):
+            scores_BK = (self.log_scale.exp() * queries_BW @ keys_KW.T).masked_fill(left_out_BK, -torch.inf)
         losses_B = functional.cross_entropy(scores_BK.float(), own_B, reduction="none")
         if self.training:
             self.queue_QW.copy_(keys_KW[: len(self.queue_QW)])
@@ -143,6 +145,8 @@ class ContrastivePairs(Loss):
 
     def __init__(self, positive: float = 0.8, scale: float = 20.0, weight: Any = 1.0):
         super().__init__(weight)
+        if not is_number(positive):
+            raise UserError(f"{positive!r} must be a number, the least label of a pair", argument="positive")
         self.positive, self.log_scale = positive, log_scale(scale)
 
     def terms(self, student: ModelOutputs, teacher: Any, batch: Batch) -> dict[str, LossTerm]:
@@ -155,7 +159,8 @@ class ContrastivePairs(Loss):
         )
         counted = batch.weight > 0
         keys_NW, own_B = gather_rows(second, batch.weight)
-        scores_BN = self.log_scale.exp() * (first[counted] @ keys_NW.T)
+        with torch.autocast(keys_NW.device.type, enabled=False):
+            scores_BN = self.log_scale.exp() * (first[counted] @ keys_NW.T)
         losses_B = functional.cross_entropy(scores_BN.float(), own_B, reduction="none")
         weights = batch.weight * (batch.labels >= self.positive)
         return {"contrastive_pairs": LossTerm((losses_B * weights[counted]).sum(), "rows", self.weight)}

@@ -64,6 +64,13 @@ class TypedRelations(Loss):
             student.hidden_BLW[self.last[0]].float(),
             teacher.hidden_BLW[self.last[1]].float(),
         )
+        with torch.autocast(mine_BNW.device.type, enabled=False):
+            losses = self._of_rows(student, teacher, batch, mine_BNW, theirs_BNW)
+        return {"typed_relations": LossTerm(batch.sum(torch.stack(losses)), "rows", self.weight)}
+
+    def _of_rows(
+        self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch, mine_BNW: Tensor, theirs_BNW: Tensor
+    ) -> list[Tensor]:
         losses = []
         for row, edges_3E in enumerate(student.named["edges"]):
             ends = torch.cat([edges_3E[1:], edges_3E[1:].flip(0)], 1)
@@ -80,7 +87,7 @@ class TypedRelations(Loss):
                     _with_neighbours(states[row], paths, ends) for states in (mine_BNW, theirs_BNW)
                 )
             losses.append((mine - theirs).square().mean())
-        return {"typed_relations": LossTerm(batch.sum(torch.stack(losses)), "rows", self.weight)}
+        return losses
 
     def _classes(self, of_labelled_MC: Tensor, ends: Tensor) -> Tensor:
         """(N, C): what share of a node is in each class; zeros where no path leads to a node that has classes."""

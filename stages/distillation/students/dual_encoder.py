@@ -118,7 +118,8 @@ class DualEncoderForSequenceClassification(PreTrainedModel):
         last = queries[:, -1]
         if several:
             passages, last = passages.unflatten(0, input_ids.shape[:2]), last[:, None]
-        products = last.float() @ passages[..., -1, :, :].float().transpose(-1, -2)
+        with torch.autocast(last.device.type, enabled=False):
+            products = last.float() @ passages[..., -1, :, :].float().transpose(-1, -2)
         scores = best_matches(products, passages[..., -1, :, :])
         logits = torch.stack([torch.zeros_like(scores), scores], -1)
         return DualEncoderOutput(logits=logits, queries=queries, passages=passages)

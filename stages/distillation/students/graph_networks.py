@@ -121,13 +121,18 @@ class AttentionOverNeighbours(nn.Module):
         self.of_source, self.of_target = (nn.Linear(config.hidden_size, self.heads) for _ in range(2))
 
     def forward(self, sources_nW: Tensor, targets_nW: Tensor, ends: Ends) -> Tensor:
-        source_E, target_E = ends
+        with torch.autocast(targets_nW.device.type, enabled=False):
+            return self._message(sources_nW.float(), targets_nW.float(), *ends)
+
+    def _message(self, sources_nW: Tensor, targets_nW: Tensor, source_E: Tensor, target_E: Tensor) -> Tensor:
         scores_EH = functional.leaky_relu(
             self.of_source(sources_nW).index_select(0, source_E)
             + self.of_target(targets_nW).index_select(0, target_E),
             0.2,
         )
-        weights_EH = (scores_EH - scores_EH.detach().amax(0)).exp()
+        most_nH = scores_EH.new_full((len(targets_nW), self.heads), -torch.inf)
+        most_nH = most_nH.index_reduce(0, target_E, scores_EH.detach(), "amax")
+        weights_EH = (scores_EH - most_nH.index_select(0, target_E)).exp()
         totals_nH = weights_EH.new_zeros(len(targets_nW), self.heads).index_add(0, target_E, weights_EH)
         values_EHD = self.linear(sources_nW).index_select(0, source_E).unflatten(-1, (self.heads, -1))
         sums_nHD = values_EHD.new_zeros(len(targets_nW), *values_EHD.shape[1:])

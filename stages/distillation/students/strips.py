@@ -42,7 +42,13 @@ class StripConfig(PretrainedConfig):
         return self.image_size[1] // COLUMNS
 
     def check(self) -> None:
-        """All sizes can be."""
+        """Raises UserError where the teacher's images are no strips."""
+        if isinstance(self.image_size, int):
+            raise UserError(
+                f"the teacher reads squares of {self.image_size} pixels, not strips; give TEACHER=packaged-strip-reader, or "
+                "another with a height and a width",
+                argument="teacher",
+            )
 
     def forward_flops(self, images: float) -> float:
         """Convolutions of 3 x 3 at half the height, and the layer that joins a frame's rows."""

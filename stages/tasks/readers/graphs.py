@@ -18,6 +18,7 @@ from stages.tasks import metrics
 from stages.tasks.kinds import Nodes
 from stages.tasks.packages import inside
 from stages.tasks.tables import open_table, read_rows
+from stages.tasks.text import slug
 from stages.tasks.types import UNLABELLED, Split, Task, TaskRequest, TaskSource
 
 TASKS = ("films",)
@@ -44,7 +45,8 @@ def find(request: TaskRequest) -> TaskSource | None:
             argument="text_columns" if request.text_columns else "label_column",
         )
     metrics.select(request.metric, Nodes.reported)
-    return TaskSource(request.task, "graphs", files=files, metric=request.metric, text=["id"])
+    name = slug(request.task or Path(request.data).name)
+    return TaskSource(name, "graphs", files=files, metric=request.metric, text=["id"])
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
@@ -168,12 +170,13 @@ def _directory(files: dict[str, str]) -> tuple[dict[str, list[str]], Edges, dict
         source, target = columns
         of = edges[source, role.removeprefix("edges-"), target] = []
         for line, row in _rows(path):
-            for kind in columns:
-                if row[kind] not in nodes[kind]:
+            first, second = row.values()  # by place: both columns may have one name
+            for kind, name in zip(columns, (first, second), strict=True):
+                if name not in nodes[kind]:
                     raise UserError(
-                        f"{path}, line {line}: there is no {kind} {row[kind]!r}; add it to nodes-{kind}.csv, or remove the line"
+                        f"{path}, line {line}: there is no {kind} {name!r}; add it to nodes-{kind}.csv, or remove the line"
                     )
-            of.append((nodes[source][row[source]], nodes[target][row[target]]))
+            of.append((nodes[source][first], nodes[target][second]))
     if not edges:
         raise UserError(
             f"{', '.join(files)} have no edges; give edges-NAME.csv with the two ids of each edge"

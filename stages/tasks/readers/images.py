@@ -9,7 +9,7 @@ from typing import Any
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds.images import ImageClasses
-from stages.tasks.readers.files import ROLES, Row, drop_repeats, hold_out
+from stages.tasks.readers.files import EITHER, ROLES, Row, drop_repeats, hold_out
 from stages.tasks.text import slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
@@ -30,8 +30,14 @@ def find(request: TaskRequest) -> TaskSource | None:
         return TaskSource(task, "images", task=task, metric=request.metric)
     data = Path(request.data)
     files = _splits(data) if request.data and data.is_dir() else {}
-    if not any(_is_image(path) for of in _directories(files.get("train")) for path in of.iterdir()):
+    if not any(map(_has_images, _directories(files.get("train")))):
         return None
+    for role, path in files.items():
+        if role not in ROLES:
+            what = f"holds both {files[role[:-1]].name} and {path.name}; keep one" if role[:-1] in files else (
+                f"holds {path.name}, but no train; name the directory of the training images train"
+            )  # fmt: skip
+            raise UserError(f"{data} {what}", argument="data")
     if request.text_columns or request.label_column:
         raise UserError(
             f"{data} is a folder of images by class and has no columns; leave text_columns and label_column out",
@@ -43,22 +49,33 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 
 def _splits(data: Path) -> dict[str, Path]:
-    """Role -> its directory of classes. Without a directory for train, `data` itself is train's."""
+    """Role -> its directory of classes. Without a directory for a role, `data` itself is train's, if no table is.
+
+    A further directory for a role, or one for a role without train, stands under the role and a slash: `find` refuses it.
+    """
     found: dict[str, Path] = {}
-    for path in _directories(data):
-        role = next((role for role, words in ROLES.items() if path.name.lower() in words), "")
-        if role in found:
-            raise UserError(
-                f"{data} holds both {found[role].name} and {path.name}; keep one", argument="data"
-            )
-        if role:
-            found[role] = path
-    return found if "train" in found else {"train": data}
+    roles = dict.fromkeys(EITHER, "") | {word: role for role, words in ROLES.items() for word in words}
+    named = [path for path in _directories(data) if path.name.lower() in roles]
+    for path in sorted(named, key=lambda path: path.name.lower() in EITHER):
+        role = roles[path.name.lower()] or ("test" if "dev" in found else "dev")
+        found[role + "/" if role in found else role] = path
+    if "train" in found:
+        return found
+    tables = any(path.stem.lower() in roles for path in data.iterdir() if path.is_file())
+    if (
+        tables or sum(map(_has_images, _directories(data))) < 2
+    ):  # such as a directory of tables, and one of plots
+        return {}
+    return {"train": data} | {"none/": path for path in named[:1]}
 
 
 def _directories(path: Path | None) -> list[Path]:
     inside = sorted(path.iterdir()) if path else []
     return [of for of in inside if of.is_dir() and not of.name.startswith((".", "__"))]
+
+
+def _has_images(directory: Path) -> bool:
+    return any(map(_is_image, directory.iterdir()))
 
 
 def _is_image(path: Path) -> bool:
@@ -88,6 +105,8 @@ def _folder(source: TaskSource) -> Task:
                     f"{of}: train has no class {of.name!r}; add such images to train, or remove it"
                 )
             for path in sorted(of.rglob("*")):
+                if any(part.startswith((".", "__")) for part in path.relative_to(of).parts[:-1]):
+                    continue
                 if _is_image(path):
                     key = hashlib.sha256(path.read_bytes()).hexdigest()
                     pairs[role].append((Row(0, (key,), of.name, path), classes.index(of.name)))

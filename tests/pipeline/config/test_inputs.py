@@ -33,7 +33,11 @@ def test_text_is_asked_for_only_where_a_head_is_fitted(arguments, tmp_path, stag
     with pytest.raises(UserError, match="wikimedia/wikipedia"):
         declared(stages, arguments, run)
     config = tmp_path / "teacher" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": ["BertForMaskedLM"]}))
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"architectures": ["ElectraForPreTraining"]}))  # a discriminator
+    with pytest.raises(UserError, match="wikimedia/wikipedia"):
+        declared(stages, arguments, run)
+    config.write_text(json.dumps(settings | {"architectures": ["BertForMaskedLM"]}))
     made = declared(stages, arguments, run)
     assert list(made["masked_lm"].inputs) == ["model"] and not any(
         "corpus" in stage.inputs for stage in made.values()

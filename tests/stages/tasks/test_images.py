@@ -152,11 +152,30 @@ def test_a_folder_without_splits_holds_a_part_out(tmp_path):
             ["train/a/0.png", "train/b/0.png", "val/a/1.png", "dev/a/1.png"],
             "holds both dev and val; keep one",
         ),
+        (["a/0.png", "b/0.png", "test/1.png"], "holds test, but no train; name the directory"),
     ],
 )
 def test_a_folder_that_cannot_be_learned_is_told(tmp_path, names, words):
     with pytest.raises(UserError, match=words):
         load_task(find_task("pets", str(folder(tmp_path, *names))))
+
+
+def test_plots_beside_tables_are_no_task(tmp_path):
+    data = folder(tmp_path, "plots/a.png", "figures/b.png")
+    for name in ("train", "dev"):
+        (data / f"{name}.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 9)
+    assert find_task("mine", str(data), ("text",), "label").reader == "files"
+
+
+def test_hidden_directories_are_not_read_and_eval_is_dev(tmp_path):
+    names = [f"{split}/{of}/{i}.png" for i, split in enumerate(("train", "eval")) for of in "ab"]
+    task = load_task(find_task("pets", str(folder(tmp_path, *names, "train/a/.ipynb_checkpoints/z.png"))))
+    assert {role: len(split) for role, split in task.splits.items()} == {"train": 2, "dev": 2}
+
+
+def test_16_bits_of_grey_are_scaled_and_not_clipped(tmp_path):
+    Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    assert opened(tmp_path / "deep.png", "deep.png").tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
 
 
 def test_an_empty_and_a_huge_image_are_told_by_name(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def test_pooling_is_read_from_the_directory_and_another_one_is_refused(tmp_path)
     folder.mkdir()
     for mode, wanted in (("cls_token", "cls"), ("mean_tokens", "mean")):
         (folder / "config.json").write_text(
-            f'{{"pooling_mode_{mode}": true, "pooling_mode_max_tokens": false}}'
+            f'{{"pooling_mode_{mode}": true, "pooling_mode_max_tokens": false, "include_prompt": true}}'
         )
         assert load_classifier(source, Similarity()).pooling == wanted
     (folder / "config.json").write_text('{"pooling_mode": "lasttoken"}')

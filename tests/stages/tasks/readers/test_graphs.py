@@ -45,6 +45,14 @@ def test_a_directory_is_read_as_it_says(tmp_path):
         Graph.load(tmp_path)
 
 
+def test_edges_within_a_type_join_two_nodes(tmp_path):
+    write(tmp_path, {"edges-cites.csv": "film,film\nf5,f1\n"})
+    graph = load_task(find_task("", data=str(tmp_path))).kind.graph
+    (ends,) = graph.edges["film", "cites", "film"]
+    films = graph.nodes["film"]
+    assert [films[end] for end in ends] == ["f5", "f1"]
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
