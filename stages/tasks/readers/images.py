@@ -62,11 +62,9 @@ def _splits(data: Path) -> dict[str, Path]:
     if "train" in found:
         return found
     tables = any(path.stem.lower() in roles for path in data.iterdir() if path.is_file())
-    if (
-        tables or sum(map(_has_images, _directories(data))) < 2
-    ):  # such as a directory of tables, and one of plots
-        return {}
-    return {"train": data} | {"none/": path for path in named[:1]}
+    if tables or sum(map(_has_images, _directories(data))) < 2:
+        return {}  # such as a directory of tables, and one of plots
+    return {"train": data} | ({"none/": named[0]} if named else {})
 
 
 def _directories(path: Path | None) -> list[Path]:
