@@ -72,7 +72,7 @@ def apart(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> 
 
 
 def check_reads_apart(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that the texts of this tokenizer's pairs can be told apart.
+    """Check that the tokenizer marks which tokens are of a pair's first text and which of its second.
 
     Raises:
         UserError: they cannot.

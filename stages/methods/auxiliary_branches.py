@@ -67,7 +67,7 @@ class AuxiliaryBranches(Method):
         super().check(task, student, spec)
         if not isinstance(task.kind, Classes) or task.token_level or task.kind.pooling:
             raise UserError(
-                "auxiliary_branches classify rows, and the task has no classes of whole rows; take plain",
+                "auxiliary_branches needs a task with one class for each row; take plain",
                 argument="method",
             )
         if student.model_type not in TRUNKS:

@@ -36,7 +36,7 @@ def opened(image: Image, name: str) -> np.ndarray:
         name: for messages.
 
     Raises:
-        UserError: it is no image that Pillow reads, or has more than `MOST_PIXELS`.
+        UserError: Pillow cannot read it, or it has more pixels than `MOST_PIXELS`.
     """
     if isinstance(image, np.ndarray):
         return image

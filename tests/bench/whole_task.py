@@ -29,7 +29,7 @@ from tests.bench.work import Work
 
 EPOCHS = {"intermediate": 10, "prediction": 3}
 EVERY = 10
-"""Of the reference's steps one in so many is taken, and counted as many times."""
+"""The reference takes every tenth of its training steps, and its time is counted ten times."""
 
 
 def whole_task(place: Place, name: str, task: str, length: int, count: int, goal: float) -> Work:

@@ -102,8 +102,8 @@ class ScoreDistributions(Loss):
     teacher layers that rank well teach more. No gradient flows through them. By default there is one pair, the last layers.
 
     Args:
-        layers: "last": the last `pairs` of both. "random": `pairs` of each, drawn anew every `every` steps and paired in
-            their order.
+        layers: "last": the last `pairs` layers of both models. "random": `pairs` layers of each, paired in their order;
+            others are drawn after every `every` steps.
         pairs: number of pairs (LEAD: 5 for passages).
         weighted: whether pairs have the weights lambda; if not, each has 1 / pairs. (The published code gives each 1: its
             ablation also changes the sum of the weights.)
@@ -151,7 +151,7 @@ class ScoreDistributions(Loss):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def chosen(self, layers: int, side: int) -> list[int]:
-        """The layers of a model that has so many; `side` is 0 for the student, 1 for the teacher."""
+        """The layers to compare, of a model with that number of layers; `side` is 0 for the student, 1 for the teacher."""
         if self.pairs > layers:
             raise UserError(f"{self.pairs} pairs of layers of a model that has {layers}; lower it",
                             argument="losses.score_distributions.pairs")  # fmt: skip

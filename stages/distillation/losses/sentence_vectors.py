@@ -152,7 +152,8 @@ class ContrastivePairs(Loss):
     def terms(self, student: ModelOutputs, teacher: Any, batch: Batch) -> dict[str, LossTerm]:
         if batch.labels is None:
             raise UserError(
-                "None; pairs are told apart by them, give the score of each pair", argument="labels"
+                "None; the loss knows by the scores which pairs belong together: give each pair a score",
+                argument="labels",
             )
         first, second = (
             functional.normalize(student.named[n].float(), dim=-1) for n in ("first_BW", "second_BW")

@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_refused_before_any_work():
     assert method.losses(LINES) == LINES
     with pytest.raises(UserError, match="method: a roberta gets no branches; give a student of bert, resnet"):
         method.check(task(), tiny_config("roberta"), spec)
-    with pytest.raises(UserError, match="method: auxiliary_branches classify rows"):
+    with pytest.raises(UserError, match="method: auxiliary_branches needs a task with one class"):
         method.check(task(labels=None), tiny_config(), spec)
     method.check(task(), tiny_config(), spec)
     assert (last_hidden(tiny_config()), last_hidden(resnet().config)) == (tiny_config().num_hidden_layers, 2)
