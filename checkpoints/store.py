@@ -52,6 +52,17 @@ def seal(staging: Path, target: Path) -> None:
 
     A directory that is already at `target` is moved away first and removed afterwards.
     """
+    _write_manifest(staging)
+    old = target.with_name(f".old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_manifest(staging: Path) -> None:
     files = {}
     for path in sorted(p for p in staging.rglob("*") if p.is_file()):
         _sync(path)
@@ -62,22 +73,16 @@ def seal(staging: Path, target: Path) -> None:
     for directory in (p for p in staging.rglob("*") if p.is_dir()):
         _sync(directory)
     write_json(staging / MANIFEST, {"files": files})
-    old = target.with_name(f".old-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    staging.rename(target)
-    _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
-def sealed(target: Path, verified: bool = False) -> Iterator[Path]:
+def sealed(target: Path, shared: bool = False) -> Iterator[Path]:
     """Yield a directory to write to, and seal it at `target` if the block ends without an exception.
 
     Args:
         target: where it goes.
-        verified: count it as verified (`verify_once`), for its hashes are known.
+        shared: other processes may make the same content at the same time. The first to seal it wins, for others may
+            read it already. It counts as verified (`verify_once`), for its hashes are known.
 
     Raises:
         UserError: the disk is full; `target` is as it was before.
@@ -85,12 +90,26 @@ def sealed(target: Path, verified: bool = False) -> Iterator[Path]:
     staging = fresh_staging(target, f"-{os.getpid()}")
     try:
         yield staging
-        seal(staging, target)
-        if verified:
-            write_json(target / VERIFIED, _stamps(target))
+        if shared:
+            _seal_first(staging, target)
+        else:
+            seal(staging, target)
     except Exception as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise disk_error(error, target) from error
+
+
+def _seal_first(staging: Path, target: Path) -> None:
+    """Seal `staging` at `target`, or remove it where another process was first."""
+    _write_manifest(staging)
+    write_json(staging / VERIFIED, _stamps(staging))
+    try:
+        staging.rename(target)  # fails where a directory with files is
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(staging)
+    _sync(target.parent)
 
 
 def fresh_staging(target: Path, suffix: str = "") -> Path:

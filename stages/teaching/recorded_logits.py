@@ -43,7 +43,7 @@ def teacher_logits(stage: Stage, task: Task, rows: TokenRows, given: str = "teac
     if not is_there(stage, kept, "the teacher's logits are"):
         table_NC = compute_logits(stage, task, rows, np.arange(len(rows)), given)
         if is_first_rank():
-            with store.sealed(kept, verified=True) as directory:
+            with store.sealed(kept, shared=True) as directory:
                 np.save(directory / TEACHER_LOGITS_FILE, table_NC)
     wait_for([kept / store.MANIFEST])
     return np.load(kept / TEACHER_LOGITS_FILE)

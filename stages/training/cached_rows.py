@@ -240,7 +240,7 @@ def _make(stage: Stage, target: Path, maker: RowMaker, starts: list[Start], limi
             def show(done: int) -> None:
                 progress.advance(done - progress.done)
 
-            with store.sealed(target, verified=True) as directory:
+            with store.sealed(target, shared=True) as directory:
                 write_rows(maker, maker.blocks(content, limit=limit), directory, show)
 
 
@@ -270,7 +270,7 @@ def _make_in_shards(
                 raise UserError("the text changed while it was tokenized; run the same command again")
             time.sleep(0.1)
         if not target.exists():  # another run may have made it meanwhile
-            with store.sealed(target, verified=True) as directory:
+            with store.sealed(target, shared=True) as directory:
                 merge_shards(shards.paths, maker, directory, limit)
     wait_for([target / store.MANIFEST])
     barrier()  # each rank has written its last shard

@@ -104,7 +104,7 @@ def _pixels(stage: Stage, task: Task, splits: list[str], processor: BaseImagePro
         }
         with (
             Progress(stage, len(images), "row", what="resizing") as progress,
-            store.sealed(target, verified=True) as directory,
+            store.sealed(target, shared=True) as directory,
         ):
             write_pixels([*images.values()], [*images], processor, directory / PIXELS_FILE, progress.advance)
     wait_for([target / store.MANIFEST])

@@ -61,6 +61,22 @@ def test_a_write_that_fails_leaves_the_former_content(tmp_path):
     assert (target / "inner" / "a.bin").read_text() == "former"
 
 
+def test_of_two_that_make_the_same_content_at_once_the_first_stays(tmp_path):
+    target = tmp_path / "rows"
+    with store.sealed(target, shared=True) as late:
+        (late / "a.bin").write_text("tokens")
+        late = late.rename(tmp_path / "elsewhere")  # another process, whose name differs by its id
+        with store.sealed(target, shared=True) as early:
+            (early / "a.bin").write_text("tokens")
+        first = (target / "a.bin").stat().st_ino
+        late.rename(early)
+    assert store.is_verified(target) and (target / "a.bin").stat().st_ino == first
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+    (target / "a.bin").write_text("Tokens")
+    with pytest.raises(store.Damaged):
+        store.verify_once(target)
+
+
 def test_only_the_newest_are_kept(tmp_path):
     for step in range(1, 6):
         write(tmp_path / store.step_name(step))

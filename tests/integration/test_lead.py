@@ -32,15 +32,15 @@ RECIPE = {
         "lead": FROM | {"losses": ["in_batch_negatives", "score_distributions", DRAWN], "training": {"epochs": 2}},
     },
 }  # fmt: skip
-GIVEN = ("name=lead.yaml", "task=asked", "data=asked", "metric=map", "text_columns=question,sentence",
+GIVEN = ("name=lead.yaml", "task=passages", "data=passages", "metric=map", "text_columns=question,sentence",
          "label_column=label", "reuse=false")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def made(place):
-    (place.path / "asked").mkdir()
+    (place.path / "passages").mkdir()
     for name, count, seed in (("train", 24, 1), ("dev", 8, 2), ("test", 10, 3)):
-        table(place.path / "asked" / f"{name}.tsv", asked(count, seed))
+        table(place.path / "passages" / f"{name}.tsv", asked(count, seed))
     (place.path / "lead.yaml").write_text(json.dumps(RECIPE))
     status, output = place.run("recipe", *GIVEN, "run=lead")
     assert status == 0, output
