@@ -111,10 +111,10 @@ def workers_of(run: Path) -> list[int]:
     return sorted(found)
 
 
-@pytest.fixture(scope="session")
-def place(tmp_path_factory) -> Workplace:
-    """One workplace for all integration tests; each uses runs of its own."""
-    return Workplace(tmp_path_factory.mktemp("a place with späces"), popen=ForkedPopen)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, request) -> Workplace:
+    """The workplace of a file of tests, each of which uses runs of its own."""
+    return Workplace(tmp_path_factory.mktemp(f"{request.path.stem} with späces"), popen=ForkedPopen)
 
 
 @pytest.fixture
