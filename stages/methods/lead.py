@@ -1,6 +1,7 @@
 """LEAD (Sun et al., arXiv 2212.05225): a dual encoder learns, layer by layer, how a teacher ranks the candidates of a batch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import LOSSES
 from stages.distillation.losses.base import choose
+from stages.distillation.losses.passages import ScoreDistributions
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.schedules import is_number
@@ -22,6 +24,7 @@ from stages.distillation.students.dual_encoder import (
     as_dual_encoder,
     best_matches,
 )
+from stages.distillation.teachers import FrozenTeacher
 from stages.methods.base import Method
 from stages.tasks.batches import Batch, batches_by_length
 from stages.tasks.candidates import Candidates
@@ -31,27 +34,28 @@ from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import task_teacher
 from stages.training.cached_rows import train_rows
-from stages.training.options import Training
+from stages.training.options import StageToCheck, Training
 from stages.training.rows import BatchTransform, Rows
 from stages.training.rows_of_task import rows_of
 from stages.training.stage import Stage
 from stages.training.step import Step
 
-OWN_LOSSES = ("in_batch_negatives", "score_distributions")
+OWN_LOSSES = ("candidate_scores", "in_batch_negatives", "score_distributions")
 FIRST = 10
 """Candidates that the metrics over all of a split's look at."""
 
 
 class Lead(Method):
-    """The student becomes a dual encoder, and learns from an earlier one, its teacher; without a teacher, from gold alone.
+    """The student becomes a dual encoder, and learns from an earlier model, its teacher; without one, from gold alone.
 
     It finds, too, how well the student retrieves the right candidates out of all candidates of test (or dev).
 
     Args:
-        reads: the teacher: an earlier student of this method, with any number of layers, vectors and tokenizer; or none.
+        reads: the teacher: an earlier student of this method, with any number of layers, vectors and tokenizer; or a
+            cross-encoder, which is "teacher" or an earlier student of the method plain; or none.
         vectors, scale: of the student (`DualEncoderConfig`). One that begins as another dual encoder keeps that one's.
         wrong: candidates that are drawn for a right one in each epoch; all others of the batch are wrong, too.
-        train_teacher: whether the teacher trains along with the student, as in the paper, and is then left behind. Its
+        train_teacher: whether a dual encoder trains along with the student, as in the paper, and is then left behind. Its
             own losses are `in_batch_negatives: {of: teacher}` and `score_distributions: {reverse: true}`.
     """
 
@@ -69,19 +73,45 @@ class Lead(Method):
             raise UserError(f"{scale!r} must be a number above 0; or leave it out", argument="scale")
         if not isinstance(wrong, int) or isinstance(wrong, bool) or not 1 <= wrong <= 100:
             raise UserError(f"{wrong!r} must be a whole number from 1 to 100", argument="wrong")
-        if len(reads) > 1 or "teacher" in reads:
-            raise UserError(
-                f"[{', '.join(reads)}] must name one earlier student of the method lead, or none: the tuned teacher is a "
-                "cross-encoder",
-                argument="reads",
-            )
+        if len(reads) > 1:
+            raise UserError(f"[{', '.join(reads)}] must name one teacher, or none", argument="reads")
         self.teacher = f"reads {reads[0]}" if reads else ""
         self.vectors, self.scale, self.wrong, self.train_teacher = vectors, scale, wrong, train_teacher
-        self.seed = 0
+        self.by_cross_encoder = False
         self.along: PreTrainedModel | None = None
 
+    def check_plan(self, plan: StageToCheck) -> None:
+        """Refuse losses of other students, teachers of other methods, and what a frozen teacher or a cross-encoder lacks."""
+        super().check_plan(plan)
+        for line in plan.losses or ():
+            name, settings = next(iter(line.items()), ("", {})) if isinstance(line, dict) else (line, {})
+            if name in LOSSES and name not in OWN_LOSSES:
+                raise UserError(
+                    f"{name!r} does not read a dual encoder; take {' or '.join(OWN_LOSSES)}",
+                    argument="losses",
+                )
+            if isinstance(settings, dict) and settings.get("of") == "teacher" and not self.train_teacher:
+                raise UserError(
+                    "a frozen teacher learns nothing of 'teacher'; give train_teacher: true, or leave the line out",
+                    argument=f"losses.{name}.of",
+                )
+        for name in plan.reads:
+            line = plan.methods_read.get(name, "plain")
+            method = line if isinstance(line, str) else next(iter(line))
+            if method not in ("lead", "plain"):
+                raise UserError(
+                    f"{name!r} has the method {method}; name the tuned teacher, or a student of the method lead or plain",
+                    argument="reads",
+                )
+            self.by_cross_encoder = method == "plain"
+        if self.train_teacher and self.by_cross_encoder:
+            raise UserError(
+                "true is for a teacher of the method lead, and this one is a cross-encoder; leave it out",
+                argument="train_teacher",
+            )
+
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
-        """Refuse tasks other than rankings, encoders that are not parted, other losses, and a teacher that is missing."""
+        """Refuse tasks other than rankings, encoders that are not parted, and a teacher that is missing or shows too little."""
         if not isinstance(task.kind, Ranking) or task.kind.pooling:
             raise UserError(
                 f"lead ranks candidates of questions without windows, and the task has {task.kind.name}; give a ranking",
@@ -95,6 +125,9 @@ class Lead(Method):
         if spec != CaptureSpec() and not self.teacher:
             raise UserError("a loss reads the teacher, and there is none; name an earlier student",
                             argument="reads")  # fmt: skip
+        if spec.named and self.by_cross_encoder:
+            raise UserError("a cross-encoder has no vectors of layers to compare; take candidate_scores",
+                            argument="losses")  # fmt: skip
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student of the recipe without its head, or the dual encoder that it begins as, with that one's tokenizer."""
@@ -114,28 +147,6 @@ class Lead(Method):
         self.tokenizer, self.compared = tokenizer, student.config.vectors
         return student, tokenizer
 
-    def losses(self, lines: Sequence[str | dict[str, Any]]) -> Sequence[str | dict[str, Any]]:
-        """The lines, with the stage's seed for the draws of layers.
-
-        Raises:
-            UserError: a loss is not one of a dual encoder.
-        """
-        given = []
-        for line in lines:
-            if isinstance(line, dict) and len(line) != 1:
-                raise UserError(
-                    f"{line!r} is not `- name` or `- name: {{setting: value}}`", argument="losses"
-                )
-            name, settings = next(iter(line.items())) if isinstance(line, dict) else (line, None)
-            settings = settings or {}
-            if not isinstance(settings, dict):
-                raise UserError(f"{settings!r} must be {{setting: value}}", argument=f"losses.{name}")
-            if name in LOSSES and name not in OWN_LOSSES:
-                raise UserError(f"{name!r} does not read a dual encoder; take {' or '.join(OWN_LOSSES)}",
-                                argument="losses")  # fmt: skip
-            given.append({name: {**settings, "seed": self.seed}} if name == "score_distributions" else line)
-        return given
-
     def rows(self, stage: Stage, task: Task, train: Any) -> tuple[Rows, BatchTransform]:
         """Right candidates, and wrong ones that are drawn; read in the teacher's tokens, too, where these are others."""
         readings = {"": train}
@@ -153,23 +164,21 @@ class Lead(Method):
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
     ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
-        """The frozen teacher's vectors, live: the candidates are others in each epoch."""
+        """What the frozen teacher shows, live: the candidates are others in each epoch."""
         if spec == CaptureSpec():
             return {"train": None}
-        config = load_config(stage.model(self.teacher))
-        if not isinstance(config, DualEncoderConfig):
-            raise UserError(
-                f"{self.teacher.removeprefix('reads ')!r} is a {config.model_type}; name an earlier student of the method "
-                "lead",
-                argument="reads",
-            )
         if self.train_teacher:
             self.along = load_classifier(stage.model(self.teacher))
             return {"train": None}
-        return {"train": task_teacher(stage, task, spec, self.teacher)}
+        teacher = task_teacher(stage, task, spec, self.teacher)
+        reads_apart = isinstance(teacher.model.config, DualEncoderConfig)
+        return {"train": teacher if reads_apart else by_pairs(teacher)}
 
     def step(self, model: Distillation, training: Training) -> Step | None:
-        """A teacher that trains along does so under the student's optimiser."""
+        """Layers are drawn from the stage's seed; a teacher that trains along does so under the student's optimiser."""
+        for loss in model.losses:
+            if isinstance(loss, ScoreDistributions):
+                loss.seed = self.seed
         model.teacher = self.along
         return None
 
@@ -198,3 +207,16 @@ class Lead(Method):
             right_QN[numbers[question], places[candidate]] |= label == 1
         measured = of_the_first(FIRST, torch.stack(scores).cpu().numpy(), right_QN)
         self.found = {f"{name} of {len(passages):,} in {split}": value for name, value in measured.items()}
+
+
+def by_pairs(cross_encoder: FrozenTeacher) -> Callable[[Batch], ModelOutputs]:
+    """Let a cross-encoder read questions with several candidates (B, P, L): logits (B, P, 2)."""
+
+    def read(batch: Batch) -> ModelOutputs:
+        inputs = batch.inputs_of("teacher")
+        candidates = inputs["input_ids"].shape[1]
+        pairs = cross_encoder(replace(batch, inputs={name: x.flatten(0, 1) for name, x in inputs.items()}))
+        assert pairs.logits_BC is not None
+        return ModelOutputs(logits_BC=pairs.logits_BC.unflatten(0, (-1, candidates)))
+
+    return read

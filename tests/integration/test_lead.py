@@ -29,6 +29,8 @@ RECIPE = {
         },
     },
     "students": {
+        "of-cross-encoder": {"student": {"init": "warm"}, "reads": ["teacher"],
+                             "method": {"lead": {"wrong": 2}}, "losses": ["in_batch_negatives", "candidate_scores"]},
         "lead": FROM | {"losses": ["in_batch_negatives", "score_distributions", DRAWN], "training": {"epochs": 2}},
     },
 }  # fmt: skip
@@ -76,7 +78,7 @@ def test_killed_it_draws_the_same_layers_and_ends_in_the_same_weights(place, mad
     "change, words",
     [
         ("students.lead.reads=[]", "lead.reads: a loss reads the teacher, and there is none; name an earlier student"),
-        ("students.lead.reads=[teacher]", "reads: .teacher. must name one earlier student of the method lead, or none"),
+        ("students.lead.reads=[teacher]", "lead.losses: a cross-encoder has no vectors of layers to compare; take candidate_"),
         ("students.lead.losses=[gold_labels]", "lead.losses: 'gold_labels' does not read a dual encoder; take"),
         ("base.method={lead: {vectors: max}}", "lead.vectors: 'max' must be cls or mean or tokens"),
         ("base.method={lead: {scale: 0}}", "lead.scale: 0 must be a number above 0"),

@@ -18,7 +18,7 @@ from stages.distillation.losses.each_head import EachHead
 from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.image_frames import ImageFrames
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
-from stages.distillation.losses.passages import InBatchNegatives, ScoreDistributions
+from stages.distillation.losses.passages import CandidateScores, InBatchNegatives, ScoreDistributions
 from stages.distillation.losses.peers import Peers
 from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.relations import Relations
@@ -32,6 +32,7 @@ __all__ = [
     "Adversary",
     "AttentionMaps",
     "AttentionScores",
+    "CandidateScores",
     "Continuation",
     "ContrastivePairs",
     "ContrastiveVectors",
@@ -61,6 +62,7 @@ LOSSES: dict[str, type[Loss]] = {
     "adversary": Adversary,
     "attention_maps": AttentionMaps,
     "attention_scores": AttentionScores,
+    "candidate_scores": CandidateScores,
     "continuation": Continuation,
     "contrastive_pairs": ContrastivePairs,
     "contrastive_vectors": ContrastiveVectors,

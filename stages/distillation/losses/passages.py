@@ -18,6 +18,7 @@ from stages.distillation.schedules import is_number
 from stages.distillation.students.dual_encoder import best_matches
 from stages.tasks.batches import Batch
 
+SCORES = CaptureSpec(logits=True)
 BOTH = CaptureSpec(logits=True, named=frozenset({"queries", "passages"}))
 VECTORS = CaptureSpec(named=BOTH.named)
 
@@ -177,3 +178,32 @@ class ScoreDistributions(Loss):
             self.step += 1
         name = f"{self.layers}_layers" if (self.layers, self.pairs) != ("last", 1) else "last_layer"
         return {name + ("_reversed" if self.reverse else ""): LossTerm(losses_B.sum(), "rows", self.weight)}
+
+
+class CandidateScores(Loss):
+    """KL divergence of the student's distribution over a question's own candidates from the teacher's.
+
+    A distribution is the softmax of final scores. A score is the log-odds of right, the second of two logits minus the
+    first. So the teacher may be a cross-encoder, which has no vectors that could be compared with other candidates (LEAD's
+    third kind of teacher; its layers' scores are not compared here).
+
+    Args:
+        weight: factor of the loss in the sum of losses; a number or a schedule.
+
+    Example:
+        A question with two candidates, of which the teacher gives the first odds of four to one:
+
+        >>> student = ModelOutputs(logits_BC=torch.zeros(1, 2, 2))
+        >>> teacher = ModelOutputs(logits_BC=torch.tensor([[[0.0, 3.0], [0.0, 0.0]]]).log1p())
+        >>> round(CandidateScores()(student, teacher).item(), 4)   # 0.8 log(0.8 / 0.5) + 0.2 log(0.2 / 0.5)
+        0.1927
+    """
+
+    student_capture = teacher_capture = SCORES
+
+    def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
+        log_s, log_t = (
+            (of.logits_BC[..., 1] - of.logits_BC[..., 0]).float().log_softmax(-1) for of in (student, teacher)
+        )
+        losses_B = (log_t.exp() * (log_t - log_s)).sum(-1)
+        return {"candidate_scores": LossTerm(batch.sum(losses_B), "rows", self.weight)}

@@ -8,7 +8,7 @@ import torch
 
 from checkpoints.errors import UserError
 from stages.distillation.losses import build, passages
-from stages.distillation.losses.passages import InBatchNegatives, ScoreDistributions
+from stages.distillation.losses.passages import CandidateScores, InBatchNegatives, ScoreDistributions
 from stages.distillation.outputs import ModelOutputs
 from tests.conftest import tiny_config
 
@@ -65,6 +65,19 @@ def test_layers_teach_by_how_well_they_rank(weighted):
     assert found.item() == pytest.approx(wanted, rel=1e-3)
     reverse = ScoreDistributions(reverse=True)(student, teacher, labels=LABELS).item()
     assert reverse == pytest.approx(plain_divergence(student, teacher, 3, 5), rel=1e-3)
+
+
+def test_final_scores_are_compared_among_a_questions_own_candidates():
+    student, teacher = (
+        torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    )
+    wanted = 0.0
+    for ours, theirs in zip(student.tolist(), teacher.tolist(), strict=True):
+        odds = [[math.exp(right - wrong) for wrong, right in of] for of in (ours, theirs)]
+        s, t = ([one / sum(of) for one in of] for of in odds)
+        wanted += sum(p * math.log(p / q) for p, q in zip(t, s, strict=True)) / 2
+    found = CandidateScores()(ModelOutputs(logits_BC=student), ModelOutputs(logits_BC=teacher))
+    assert found.item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_teacher_learns_through_targets_but_not_through_weights():

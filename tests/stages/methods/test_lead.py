@@ -1,0 +1,47 @@
+"""LEAD's plans that cannot work; a cross-encoder as teacher of a dual encoder."""
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoints.errors import UserError
+from stages.distillation.models import ModelSource, load_classifier
+from stages.distillation.outputs import CaptureSpec
+from stages.distillation.teachers import FrozenTeacher
+from stages.methods import build_method
+from stages.methods.lead import by_pairs
+from stages.tasks.batches import Batch
+from stages.tasks.kinds import Ranking
+from stages.training.options import StageToCheck
+from tests.conftest import make_encoder
+
+
+@pytest.mark.parametrize(
+    "settings, methods, losses, words",
+    [
+        ({}, {"a": "plain", "b": "plain"}, [], r"reads: \[a, b\] must name one teacher, or none"),
+        ({}, {"a": {"grain": {}}}, [], "reads: 'a' has the method grain; name the tuned teacher, or a student of the method"),
+        ({"train_teacher": True}, {"a": "plain"}, [], "train_teacher: true is for a teacher of the method lead"),
+        ({}, {"a": "lead"}, [{"in_batch_negatives": {"of": "teacher"}}],
+         "losses.in_batch_negatives.of: a frozen teacher learns nothing .* give train_teacher: true, or leave the line out"),
+        ({}, {"a": "lead"}, ["gold_labels"], "losses: 'gold_labels' does not read a dual encoder; take candidate_scores or"),
+    ],
+)  # fmt: skip
+def test_plans_that_cannot_work_are_refused(settings, methods, losses, words):
+    plan = StageToCheck("student", "task", 32, 1, losses=losses, reads=list(methods), methods_read=methods)
+    with pytest.raises(UserError, match=words):
+        build_method({"lead": settings}, list(methods)).check_plan(plan)
+
+
+def test_a_cross_encoder_reads_the_candidates_of_a_question_as_pairs(tmp_path):
+    torch.manual_seed(0)
+    kind, source = Ranking(("wrong", "right")), ModelSource(str(make_encoder(tmp_path)))
+    model = load_classifier(source, kind).eval()
+    ids = torch.randint(5, 20, (2, 3, 7))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": (ids > 9).long()}
+    wanted = model(**{name: x[1] for name, x in inputs.items()}).logits[:, [1, 0]].detach()
+    teacher = FrozenTeacher(model, CaptureSpec(logits=True), torch.device("cpu"), class_order=[1, 0])
+    theirs = {f"teacher_{name}": x for name, x in inputs.items()} | {"student_input_ids": ids[:1]}
+    found = by_pairs(teacher)(Batch(theirs, None, torch.ones(2), torch.from_numpy(np.arange(2))))
+    assert found.logits_BC.shape == (2, 3, 2)
+    torch.testing.assert_close(found.logits_BC[1], wanted)
