@@ -125,5 +125,5 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
 
 def _plan(trains: Literal["teacher", "student"], data: str, training: Training, **own: Any) -> StageToCheck:
     """What the stage `check` looks at."""
-    known = ("max_length", "epochs", "mlm_probability", "tokens", "patience", "sentences")
+    known = ("max_length", "epochs", "batch_size", "mlm_probability", "tokens", "patience", "sentences")
     return StageToCheck(trains, data, **{k: v for k, v in asdict(training).items() if k in known}, **own)

@@ -181,6 +181,7 @@ def check(
             data="corpus" if name == "general" else "task",
             max_length=group.max_length,
             epochs=group.epochs,
+            batch_size=group.batch_size,
             reads_teacher=name in ("general", "intermediate"),
             tokens=getattr(group, "tokens", 0),
             layer_map=getattr(group, "layer_map", None),

@@ -24,6 +24,9 @@ TITLES = {
 }
 """Display names of the models of the two-stage pipeline. Other models are shown under their own names."""
 
+PER_SECOND = "_per_second"
+"""Ends the name of a job's speed in metrics.jsonl, after its unit."""
+
 RUN_KEYS = ("run", "preset", "stages", "recipe")
 """What options.json holds beside the options."""
 
@@ -82,18 +85,22 @@ class StageRecord:
         return max(self.seconds_of_last_start, trained)
 
     @property
-    def tokens_per_second(self) -> int:
-        """Training throughput at the last log line."""
-        return next((line["tokens_per_second"] for line in reversed(self.lines) if "seconds" in line), 0)
+    def speed(self) -> str:
+        """Training throughput at the last log line, such as "1,024 tokens/s"; "" where there is none."""
+        lines = (line for line in reversed(self.lines) if "seconds" in line)
+        found = ((name, line[name]) for line in lines for name in line if name.endswith(PER_SECOND))
+        name, value = next(found, ("", 0))
+        return f"{value:,} {name.removesuffix(PER_SECOND)}/s" if name else ""
 
     @property
     def losses(self) -> dict[str, list[tuple[float, float]]]:
         """Loss term -> its (step, value) points."""
-        known = ("step", "epoch", "learning_rate", "tokens_per_second", "seconds")
+        known = ("step", "epoch", "learning_rate", "seconds", "dev", "best")
         points: dict[str, list[tuple[float, float]]] = {}
         for line in self.lines:
-            for name in line.keys() - {*known, "dev", "best"}:
-                points.setdefault(name, []).append((line["step"], line[name]))
+            for name in line.keys() - known:
+                if not name.endswith(PER_SECOND):
+                    points.setdefault(name, []).append((line["step"], line[name]))
         return dict(sorted(points.items()))
 
     @property

@@ -90,6 +90,7 @@ class NodeRows:
     graph: Graph
     labels: np.ndarray
 
+    unit: ClassVar[str] = "graph"
     max_ranks: ClassVar[int] = 1
     truncated: ClassVar[int] = 0
     begins: ClassVar[None] = None

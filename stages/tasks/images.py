@@ -128,6 +128,7 @@ class ImageRows:
     labels: np.ndarray
     processor: BaseImageProcessor
 
+    unit: ClassVar[str] = "image"
     truncated: ClassVar[int] = 0
     begins: ClassVar[None] = None
     places: ClassVar[None] = None

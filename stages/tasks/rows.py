@@ -19,6 +19,9 @@ class TaskRows(Protocol):
     """
 
     @property
+    def unit(self) -> str: ...
+
+    @property
     def lengths(self) -> np.ndarray: ...
 
     @property

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -66,6 +66,8 @@ class TokenRows:
         pooling: of the logits of a text's windows, `Kind.pooling`.
         teacher_ids: (V,) the teacher's id of each token, where it has another vocabulary; None: both read the same ids.
     """
+
+    unit: ClassVar[str] = "token"
 
     tokens: np.ndarray
     offsets: np.ndarray

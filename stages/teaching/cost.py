@@ -1,17 +1,23 @@
 """What a training stage will cost: tokens, operations, and about how long they take on this machine."""
 
+import copy
+import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from transformers import PretrainedConfig
 
 from stages.distillation.compatibility import forward_flops
+from stages.distillation.models import new_classifier
+from stages.distillation.outputs import inputs_of
 from stages.methods import build_method
 from stages.tasks.graphs import NodeRows
 from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import may_keep_layers
 from stages.training.options import StageToCheck
-from stages.training.speed import estimated_seconds
+from stages.training.speed import STEP_SECONDS, estimated_seconds, step_seconds
 from stages.training.stage import Stage
 
 
@@ -48,26 +54,46 @@ def training_cost(
     """
     variants = _variants(plan, task)
     length = float(rows.lengths.mean())
-    images, graph = task is not None and task.kind.reads_images, isinstance(rows, NodeRows)
+    steps = plan.epochs * math.ceil(len(rows) * (1 + variants) / plan.batch_size)
     of_pass = int(rows.lengths.sum()) * (1 + variants)
     tokens = of_pass * plan.epochs
     flops = 3 * forward_flops(build_method(plan.method, plan.reads).trained(trained), tokens, length)
-    seconds = estimated_seconds(stage, trained, flops)
+    images = task is not None and task.kind.reads_images
+    seconds = steps * STEP_SECONDS
+    of_teacher = 0.0
     if teacher is not None:
-        once = not images and may_keep_layers(stage, plan.epochs)
-        passes = 1 if once or graph else plan.epochs
-        of_teacher = forward_flops(teacher, of_pass * passes, length)
+        once = isinstance(rows, NodeRows) or not images and may_keep_layers(stage, plan.epochs)
+        of_teacher = forward_flops(teacher, of_pass * (1 if once else plan.epochs), length)
+    if task and rows.unit != "token":
+        of_step = _measured(stage, plan, rows, task, trained)
+        if teacher is not None and images:
+            of_step += _measured(stage, plan, rows, task, teacher) / 3  # a forward pass
+        flops += of_teacher
+        what = f"{len(rows):,} {rows.unit}" + "s" * (len(rows) > 1)
+        return Cost(
+            flops, seconds + steps * of_step
+        ), f"{what} x {plan.epochs} epochs, {flops / 1e12:,.2f} TFLOP"
+    seconds += estimated_seconds(stage, trained, flops)
+    if teacher is not None:
         seconds += estimated_seconds(stage, teacher, of_teacher)
         flops += of_teacher
-    if images or graph:
-        what = "graph" if graph else "images"
-        return Cost(flops, seconds), f"{len(rows):,} {what} x {plan.epochs} epochs, {flops / 1e12:,.2f} TFLOP"
     augmented = f" x up to {1 + variants} variants" if variants else ""
     texts = "" if rows.begins is None else f"{int(rows.begins.sum()):,} texts in windows, "
     return Cost(flops, seconds), (
         f"{texts}{len(rows):,} rows{augmented} x {plan.epochs} epochs, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a row, "
         f"{rows.truncated / len(rows):.1%} of rows truncated), {flops / 1e12:,.1f} TFLOP"
     )
+
+
+def _measured(
+    stage: Stage, plan: StageToCheck, rows: TaskRows, task: Task, config: PretrainedConfig
+) -> float:
+    """Seconds of a step of a model of images or a graph, on as many of the rows as a batch has."""
+    some = np.arange(min(plan.batch_size, len(rows)))
+    batch = rows.collate(some, np.ones(len(some), np.float32)).to(stage.device)
+    model: Any = new_classifier(copy.deepcopy(config), task.kind)
+    model.to(stage.device)
+    return step_seconds(model, inputs_of(model, batch.inputs))
 
 
 def _variants(plan: StageToCheck, task: Task | None) -> int:

@@ -123,7 +123,8 @@ class Job:
         self.stop.listen()
         state, saved_at = self.state, time.monotonic()
         interval = min(FIRST_CHECKPOINT_SECONDS, self.settings.checkpoint_seconds)
-        with closing(JobProgress(self.stage, state, self.steps, self.log)) as progress:
+        unit = getattr(self.rows, "unit", "token")
+        with closing(JobProgress(self.stage, state, self.steps, self.log, unit)) as progress:
             while state.step < self.steps and not self._patience_is_out():
                 epoch, place = divmod(state.step, self.batches_per_epoch)
                 global_rows = self.batches_of(epoch)[place]

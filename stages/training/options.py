@@ -288,7 +288,7 @@ class StageToCheck:
         trains: teacher or student.
         reads_teacher: whether the student's losses read the teacher; of a recipe's student its losses tell.
         data: "task", or the name of a corpus or of another task ("task NAME") among the inputs.
-        max_length, epochs, tokens, patience: of its training options.
+        max_length, epochs, batch_size, tokens, patience: of its training options.
         layer_map: of its losses on layers; None where it has none.
         mlm_probability: None where it trains no masked language model.
         sentences: whether its rows are single sentences of a corpus.
@@ -303,6 +303,7 @@ class StageToCheck:
     data: str
     max_length: int
     epochs: int
+    batch_size: int
     reads_teacher: bool = False
     tokens: int = 0
     patience: int = 0

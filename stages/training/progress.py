@@ -84,26 +84,27 @@ class JobProgress:
         state: of the job, as it starts or resumes.
         steps: of the whole training.
         log: where the lines of metrics go.
+        unit: in which the rows' costs are counted.
     """
 
-    def __init__(self, stage: Stage, state: State, steps: int, log: Log):
-        self.state, self.log, self.seconds_before = state, log, state.seconds
+    def __init__(self, stage: Stage, state: State, steps: int, log: Log, unit: str):
+        self.state, self.log, self.unit, self.seconds_before = state, log, unit, state.seconds
         self.progress = Progress(stage, steps, "step", done=state.step)
-        self.tokens = 0
+        self.units = 0
         self.losses: list[str] = []
 
-    def advance(self, tokens: int) -> None:
-        """Count the step that was just taken, on so many tokens."""
-        self.tokens += tokens
+    def advance(self, units: int) -> None:
+        """Count the step that was just taken, on so many units."""
+        self.units += units
         self.state.seconds = self.seconds_before + self.progress.elapsed
-        self.progress.advance(told=[*self.losses, f"{self._speed:,.0f} tokens/s"])
+        self.progress.advance(told=[*self.losses, f"{self._speed:,.0f} {self.unit}s/s"])
 
     def write_line(self, epoch: int, learning_rate: float) -> None:
         """Log the mean losses since the last line. Called on every rank."""
         losses = self.log.means()
         line = {"step": self.state.step, "epoch": epoch, **losses, "learning_rate": learning_rate}
         self.log.write(
-            line | {"tokens_per_second": round(self._speed), "seconds": round(self.state.seconds, 1)}
+            line | {f"{self.unit}s_per_second": round(self._speed), "seconds": round(self.state.seconds, 1)}
         )
         self.losses = [f"{name} {value:.3f}" for name, value in losses.items()]
 
@@ -114,4 +115,4 @@ class JobProgress:
 
     @property
     def _speed(self) -> float:
-        return self.tokens / self.progress.elapsed
+        return self.units / self.progress.elapsed

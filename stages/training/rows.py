@@ -20,7 +20,8 @@ class RowBatch(Protocol):
 class Rows(Protocol):
     """The data-set interface: the order of an epoch, sharding, accumulation and resume use only these members.
 
-    Rows that only so many ranks can train on say so in an int `max_ranks` (a graph that is one row: 1).
+    Rows that only so many ranks can train on say so in an int `max_ranks` (a graph that is one row: 1). Rows whose cost is
+    not counted in tokens name the `unit` ("image").
 
     Example:
         >>> class Images:

@@ -131,7 +131,8 @@ class AttentionOverNeighbours(nn.Module):
             0.2,
         )
         most_nH = scores_EH.new_full((len(targets_nW), self.heads), -torch.inf)
-        most_nH = most_nH.index_reduce(0, target_E, scores_EH.detach(), "amax")
+        target_EH = target_E[:, None].expand_as(scores_EH)
+        most_nH = most_nH.scatter_reduce(0, target_EH, scores_EH.detach(), "amax")
         weights_EH = (scores_EH - most_nH.index_select(0, target_E)).exp()
         totals_nH = weights_EH.new_zeros(len(targets_nW), self.heads).index_add(0, target_E, weights_EH)
         values_EHD = self.linear(sources_nW).index_select(0, source_E).unflatten(-1, (self.heads, -1))

@@ -322,7 +322,7 @@ def test_what_cannot_be_pruned_is_refused():
             build_method({"grain": line}).check(task(), config, spec)
     build_method({"grain": {"units": "feed_forward", "density": 0.52}}).check(task(), bert, logits)
     plan = StageToCheck(
-        "student", "task", 32, 1, losses=["soft_labels"], student={"layers": 0}, method="grain", patience=3
+        "student", "task", 32, 1, 8, losses=["soft_labels"], student={"layers": 0}, method="grain", patience=3
     )
     with pytest.raises(
         UserError, match="training.patience: 3 may end the training before the units are gone"

@@ -1,5 +1,6 @@
 """Estimates of time grow with the work and shrink with the ranks that do it at once."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from transformers import BertConfig
 
 from stages.training import speed
-from stages.training.speed import estimated_seconds, products_per_second
+from stages.training.speed import estimated_seconds, products_per_second, step_seconds
 
 TEACHER, STUDENT = (BertConfig(hidden_size=w, intermediate_size=4 * w) for w in (64, 32))
 
@@ -54,3 +55,15 @@ def test_short_work_is_measured_shortly_and_long_work_well(monkeypatch):
 def test_a_product_is_counted_and_timed():
     size = (64, 256, torch.float32, torch.device("cpu"))
     assert 1e7 < products_per_second(*size, seconds=0.01) < 1e13
+
+
+def test_a_step_is_timed_without_the_pass_that_warms_up():
+    class Model(torch.nn.Module):
+        passes = 0
+
+        def forward(self, seconds):
+            self.passes += 1
+            time.sleep(1 if self.passes == 1 else float(seconds))
+
+    model = Model()
+    assert 0.03 <= step_seconds(model, {"seconds": torch.tensor(0.01)}) < 0.5 and model.passes == 2

@@ -191,7 +191,7 @@ def test_diffcat_needs_a_tokenizer_with_token_types(tmp_path):
     models = Models(tokenizer, tiny_config(), tiny_config())
     plans = {
         pairs: StageToCheck(
-            "student", "task", 32, 1, layer_map="uniform", losses=["gold_labels"],
+            "student", "task", 32, 1, 8, layer_map="uniform", losses=["gold_labels"],
             student={"layers": 0, "kind": "cmow", "width": 9, "feed_forward": 7, "settings": {"pairs": pairs}},
         )
         for pairs in ("joint", "diffcat")
