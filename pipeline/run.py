@@ -94,11 +94,15 @@ def make_recipe(given: Mapping[str, str]) -> list[Path]:
 
 def _make_seeds(o: Options, declare: Callable[[Options], RunSpec], recipe: Mapping[str, str]) -> list[Path]:
     seeds = [(replace(o, seed=seed, seeds=[]), f"-seed{seed}") for seed in o.seeds] or [(o, "")]
-    return [_run(options, declare(options), suffix, recipe) for options, suffix in seeds]
+    last = len(seeds) - 1
+    return [
+        _run(options, declare(options), suffix, recipe, more=last - i)
+        for i, (options, suffix) in enumerate(seeds)
+    ]
 
 
-def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> Path:
-    """Make one run. `recipe` holds the arguments of the recipe to which it belongs."""
+def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str], more: int) -> Path:
+    """Make one run, which `more` follow. `recipe` holds the arguments of the recipe to which it belongs."""
     began = time.monotonic()
     run = RUNS / (spec.name + suffix)
     if run.exists() and not run.is_dir():
@@ -121,7 +125,7 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]) -> P
             artefacts[step.stage.name] = step.artefact
             # By now the stage `check` is finished, in this run or in another.
             if planned[0].stage.stage_type == "check" and step is planned[1]:
-                _print_estimate(planned)
+                _print_estimate(planned, more)
             if step.action == "skip":
                 continue
             write_stage_spec(step, artefacts, o)
@@ -159,7 +163,7 @@ def _print_plan(name: str, planned: list[Planned]) -> None:
         print(f"  {step.stage.name:<34} {ACTION_LABELS[step.action]}{where}{cause}")
 
 
-def _print_estimate(planned: list[Planned]) -> None:
+def _print_estimate(planned: list[Planned], more: int) -> None:
     """Print about how long each stage takes that is still to be made, as the stage `check` counted and measured."""
     check, *others = planned
     counted = read_finished(check.made).get("scores", {}).get("stages", {})
@@ -176,7 +180,8 @@ def _print_estimate(planned: list[Planned]) -> None:
         limit = "at most " if training["patience"] else ""
         lines.append(f"  {stage.name:<34} {limit}{_minutes(share * counted[name]['seconds'])}")
     if flops:
-        print(f"left to run: about {_minutes(seconds)} ({flops / 1e12:,.1f} TFLOP)")
+        follow = f"; {more} more {'seed follows' if more == 1 else 'seeds follow'}" if more else ""
+        print(f"left to run: about {_minutes(seconds)} ({flops / 1e12:,.1f} TFLOP){follow}")
         print("\n".join(lines), flush=True)
 
 

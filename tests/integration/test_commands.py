@@ -165,6 +165,7 @@ def test_seeds_give_mean_and_spread(place):
     arguments = ("seeds=1 2", "run=seeds", "baselines=false", "reuse=false")
     status, output = place.run("task-distill", *arguments)
     assert status == 0 and "over 2 seeds" in output and "std" in output, output
+    assert output.count("; 1 more seed follows") == 1, output
     assert place.weights("seeds-seed1")["general"] != place.weights("seeds-seed2")["general"]
 
 
