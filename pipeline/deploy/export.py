@@ -88,7 +88,8 @@ def how_to_load(directory: Path) -> str:
     auto = HEADS[head_of(config) or Classes.head].__name__
     line = f"{auto}.from_pretrained({str(directory)!r}) loads it"
     if config.model_type in OWN:
-        return f"after `import {OWN_MODULE}` of this project, {line}; the ONNX files do not need this project"
+        onnx = "; the ONNX files do not need this project" if (directory / "onnx").exists() else ""
+        return f"after `import {OWN_MODULE}` of this project, {line}{onnx}"
     return line
 
 
