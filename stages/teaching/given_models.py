@@ -6,7 +6,7 @@ from operator import or_
 from pathlib import Path
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError, about
 from stages.distillation.compatibility import (
@@ -200,6 +200,13 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
             raise UserError(
                 "'bilstm' reads a row from its first column on, but the teacher's tokenizer pads on the left; give textcnn",
                 argument="kind",
+            )
+        body = AutoModelForMaskedLM if plan.mlm_probability else AutoModel
+        if not plan.learns_task and type(student) not in body._model_mapping:
+            raise UserError(
+                f"{student.model_type!r} does not learn from unlabelled text; a student that does is of the teacher's kind "
+                "or cmow: leave it out, or give cmow",
+                argument="student.kind",
             )
         if getattr(student, "reads_token_types", False):
             if "token_type_ids" not in models.preprocessor.model_input_names:

@@ -1,6 +1,7 @@
 """Models that do not fit are one line of the stage `check`, and what is not taken as it is is said."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -11,7 +12,8 @@ from checkpoints.errors import UserError
 from stages.distillation.models import ModelSource, new_classifier
 from stages.tasks.kinds import Classes
 from stages.tasks.task import find_task, load_task
-from stages.teaching.given_models import check_models
+from stages.teaching.given_models import Models, check_models, check_plan
+from stages.training.options import StageToCheck
 from tests.conftest import make_encoder, make_task, make_tokenizer, tiny_config
 
 OPTIONS = {"architecture": {"layers": 2, "width": 8, "heads": 2}, "teacher_labels": [], "stages": {}}
@@ -94,3 +96,15 @@ def test_a_student_of_another_vocabulary_of_equal_size_is_refused(tmp_path, teac
         path.unlink()
     (line,) = check(teacher, task, given)
     assert line.startswith("of the vocabularies only the sizes were compared: ") and "no tokenizer" in line
+
+
+def test_only_a_student_of_text_learns_from_a_corpus(tmp_path):
+    models = Models(make_tokenizer(tmp_path), tiny_config(), tiny_config())
+    student = {"layers": 0, "width": 9, "feed_forward": 7, "kind": "cmow"}
+    masked = StageToCheck(
+        "student", "corpus", 32, 1, 8, mlm_probability=0.15, losses=["masked_words"], student=student
+    )
+    check_plan(masked, models, None)
+    for plan in (masked, replace(masked, mlm_probability=None, losses=["hidden_states"])):
+        with pytest.raises(UserError, match="student.kind: 'textcnn' does not learn from unlabelled.* cmow"):
+            check_plan(replace(plan, student=student | {"kind": "textcnn"}), models, None)
