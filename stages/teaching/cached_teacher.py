@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from checkpoints import store
@@ -17,8 +16,8 @@ from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, batches_by_length
 from stages.tasks.token_rows import TokenRows
-from stages.training.progress import Progress
-from stages.training.stage import Stage, barrier, is_first_rank, wait_for
+from stages.teaching.shards import Fill, make_shards
+from stages.training.stage import Stage, is_first_rank
 
 SHARD_ROWS = 1000
 """Rows of a file: what a killed stage may compute again."""
@@ -83,29 +82,20 @@ class TeacherCache:
 
     def fill(self) -> "TeacherCache":
         """Run the teacher over the rows of the shards that are not there; ranks share them. Called on every rank."""
-        rank, world = dist.get_rank(), dist.get_world_size()
         starts = range(0, len(self.rows), SHARD_ROWS)
-        paths = [self.directory / f"shard-{start // SHARD_ROWS:05d}" for start in starts]
-        mine = [i for i in range(rank, len(paths), world) if not store.is_whole(paths[i])]
-        for i in mine:
-            store.remove(paths[i])  # torn: no rank may take it for made
-        barrier()
-        if is_first_rank() and mine:
-            store.need_space(
-                self.stage.directory, self.bytes, f"{self.stage.name} keeps the teacher's layers; it"
-            )
+
+        def start() -> Fill:
+            if is_first_rank():
+                what = f"{self.stage.name} keeps the teacher's layers; it"
+                store.need_space(self.stage.directory, self.bytes, what)
+            ends = [*starts[1:], len(self.rows)]
+            return lambda i, directory: self._compute(np.arange(starts[i], ends[i]), directory)
+
         what = f"teacher over the rows of {self.name}"
-        with Progress(self.stage, len(mine), "shard", what=what) as progress:
-            for i in mine:
-                with store.sealed(paths[i]) as directory:
-                    self._compute(
-                        np.arange(starts[i], min(starts[i] + SHARD_ROWS, len(self.rows))), directory
-                    )
-                progress.advance()
-        wait_for(path / store.MANIFEST for path in paths)
-        for path, start in zip(paths, starts, strict=True):
-            stop = min(start + SHARD_ROWS, len(self.rows))
-            self.shards.append(self._mapped(path, start, stop, shared=False))
+        paths = make_shards(self.stage, self.directory, len(starts), what, start)
+        for path, first in zip(paths, starts, strict=True):
+            stop = min(first + SHARD_ROWS, len(self.rows))
+            self.shards.append(self._mapped(path, first, stop, shared=False))
         if self.classes:
             self.logits_NC = torch.from_numpy(
                 np.concatenate([np.load(path / "logits.npy") for path in paths])

@@ -6,6 +6,7 @@ Axes in names: N targets of the rows, C classes.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher
+from stages.teaching.shards import Fill, make_shards
 from stages.training.cached_rows import is_there
-from stages.training.progress import Progress
-from stages.training.stage import Stage, barrier, is_first_rank, wait_for
+from stages.training.stage import Stage, is_first_rank, wait_for
 
 TEACHER_LOGITS_FILE = "teacher_logits.npy"
 SHARD_BATCHES = 64
@@ -58,33 +59,25 @@ def compute_logits(
     Called on every rank.
     """
     which = hashlib.sha256(indices.tobytes() + given.encode()).hexdigest()[:12]
-    name = f"logits-{which}-{stage.job.precision}"
+    shards = stage.directory / "teacher" / f"logits-{which}-{stage.job.precision}"
     batches = indices_by_length(rows, of=indices)
-    paths = [
-        stage.directory / "teacher" / name / f"shard-{i:05d}"
-        for i in range(-(-len(batches) // SHARD_BATCHES))
-    ]
-    mine = [
-        i for i in range(dist.get_rank(), len(paths), dist.get_world_size()) if not store.is_whole(paths[i])
-    ]
-    for i in mine:
-        store.remove(paths[i])  # torn: no rank may take it for made
-    barrier()
     stage.log(f"one teacher pass over {len(indices):,} rows without recorded logits")
-    teacher = task_teacher(stage, task, CaptureSpec(logits=True), given) if mine else None
-    progress = Progress(stage, len(mine), "shard", what="teacher")
-    for i in mine:
-        places, logits = [], []
-        for chunk in batches[i * SHARD_BATCHES : (i + 1) * SHARD_BATCHES]:
-            batch = rows.collate(chunk, np.ones(len(chunk), np.float32))
-            logits_BC = teacher(batch.to(stage.device)).logits_BC.float().cpu()
-            places.append(label_index(rows.first_targets, batch)[batch.label_mask].numpy())
-            logits.append(logits_BC[batch.label_mask].numpy())
-        with store.sealed(paths[i]) as directory:
+
+    def start() -> Fill:
+        teacher = task_teacher(stage, task, CaptureSpec(logits=True), given)
+
+        def fill(i: int, directory: Path) -> None:
+            places, logits = [], []
+            for chunk in batches[i * SHARD_BATCHES : (i + 1) * SHARD_BATCHES]:
+                batch = rows.collate(chunk, np.ones(len(chunk), np.float32))
+                outputs: Any = teacher(batch.to(stage.device))
+                places.append(label_index(rows.first_targets, batch)[batch.label_mask].numpy())
+                logits.append(outputs.logits_BC.float().cpu()[batch.label_mask].numpy())
             np.savez(directory / "logits.npz", places=np.concatenate(places), logits=np.concatenate(logits))
-        progress.advance()
-    progress.close()
-    wait_for(path / store.MANIFEST for path in paths)
+
+        return fill
+
+    paths = make_shards(stage, shards, -(-len(batches) // SHARD_BATCHES), "teacher", start)
     table_NC = np.empty((rows.targets.sum(), task.kind.outputs), np.float32)
     for path in paths:
         with np.load(path / "logits.npz") as shard:

@@ -11,7 +11,7 @@ from stages.tasks.kinds import Classes
 from stages.tasks.row_maker import RowMaker
 from stages.tasks.token_rows import TokenRows, write_rows
 from stages.tasks.types import Split
-from stages.teaching import recorded_logits
+from stages.teaching import recorded_logits, shards
 from stages.teaching.recorded_logits import compute_logits
 from tests.conftest import make_tokenizer, sentences
 from tests.stages.foreign import make_stage
@@ -40,19 +40,17 @@ def test_logits_of_three_ranks_are_those_of_one(tmp_path, world, monkeypatch, wo
     assert np.array_equal(one[begin:], sums) and len(passes) == 6
 
     stage = make_stage(tmp_path / "three")
-    monkeypatch.setattr(recorded_logits, "barrier", lambda: None)
+    monkeypatch.setattr(shards, "barrier", lambda: None)
     for rank in (1, 2, 0):
         passes.clear()
         fake = SimpleNamespace(get_rank=lambda rank=rank: rank, get_world_size=lambda: 3)
-        monkeypatch.setattr(recorded_logits, "dist", fake)
+        monkeypatch.setattr(shards, "dist", fake)
         if rank:
-            monkeypatch.setattr(
-                recorded_logits, "wait_for", lambda paths: (_ for _ in ()).throw(InterruptedError)
-            )
+            monkeypatch.setattr(shards, "wait_for", lambda paths: (_ for _ in ()).throw(InterruptedError))
             with pytest.raises(InterruptedError):
                 compute_logits(stage, task, rows, of)
         else:
-            monkeypatch.setattr(recorded_logits, "wait_for", lambda paths: None)
+            monkeypatch.setattr(shards, "wait_for", lambda paths: None)
             assert np.array_equal(compute_logits(stage, task, rows, of)[begin:], sums)
         assert 1 <= len(passes) <= 2
     passes.clear()
