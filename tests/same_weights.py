@@ -59,6 +59,7 @@ MAKE = {
     "grain": "recipe name=grain seeds=1 base.method.grain.embedding_rank=8 students.stock-50.method.grain.density=0.7",
     "oracle-teacher": "recipe name=oracle-teacher seeds=1 rows=32 tuning.epochs=1 base.training.epochs=1",
     "lead": "recipe name=lead seeds=1 tuning.epochs=1 base.training.epochs=1",
+    "lead-candidates": "recipe name=lead-candidates seeds=1 tuning.epochs=1 base.training.epochs=1",
     "shape": "recipe name=shape seeds=1",
     "best-practice": f"recipe name=best-practice seeds=1 rows=60 {WIDTH}",
     "demo": "demo preset=demo seed=1",

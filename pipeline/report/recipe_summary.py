@@ -30,7 +30,7 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
 
     def text(form: Callable[[Rows], str]) -> str:
         effects = _effects(recipe, runs) if recipe.grid_values else ""
-        more = [_masked_lm(runs, form), _found(recipe, runs)]
+        more = [_masked_lm(runs, form), _found(recipe, runs, form)]
         blocks = [_table(recipe, runs, form), effects, *more, _verdict(recipe, runs)]
         return "\n\n".join(block for block in blocks if block)
 
@@ -93,18 +93,26 @@ def _masked_lm(runs: list[RunRecord], form: Callable[[Rows], str]) -> str:
     return form(rows) if rows else ""
 
 
-def _found(recipe: Recipe, runs: list[RunRecord]) -> str:
-    """What the students' methods measured or fitted, a line for each student: mean and spread over the seeds."""
-    lines = []
+def _found(recipe: Recipe, runs: list[RunRecord], form: Callable[[Rows], str]) -> str:
+    """What the students' methods measured or fitted, mean and spread over the seeds: a table if they measured the same."""
+    of_students: dict[str, dict[str, str]] = {}
     for name in recipe.students:
-        stages = [stage for run in runs for stage in run.stages if stage.name == name]
         found: dict[str, list[float]] = {}
-        for stage in stages:
+        for stage in (stage for run in runs for stage in run.stages if stage.name == name):
             for what, value in stage.scores.get("found", {}).items():
                 found.setdefault(what, []).append(value)
         if found:
-            lines.append(f"- {name}: " + ", ".join(f"{what} {_spread(of, 4)}" for what, of in found.items()))
-    return "\n".join(["what the methods found, over the seeds", "", *lines]) if lines else ""
+            of_students[name] = {what: _spread(of, 4) for what, of in found.items()}
+    if not of_students:
+        return ""
+    title = "what the methods found, over the seeds"
+    if len(of_students) > 1 and len({tuple(found) for found in of_students.values()}) == 1:
+        return f"{title}\n\n" + form([{"student": name, **found} for name, found in of_students.items()])
+    lines = [
+        f"- {name}: " + ", ".join(f"{what} {value}" for what, value in found.items())
+        for name, found in of_students.items()
+    ]
+    return "\n".join([title, "", *lines])
 
 
 def _effects(recipe: Recipe, runs: list[RunRecord]) -> str:

@@ -5,11 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError
+from checkpoints.fingerprint import fingerprint
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import LOSSES
 from stages.distillation.losses.base import choose
@@ -22,21 +21,20 @@ from stages.distillation.students.dual_encoder import (
     VECTORS,
     DualEncoderConfig,
     as_dual_encoder,
-    best_matches,
 )
 from stages.distillation.teachers import FrozenTeacher
 from stages.methods.base import Method
-from stages.tasks.batches import Batch, batches_by_length
+from stages.tasks.batches import Batch
 from stages.tasks.candidates import Candidates
 from stages.tasks.kinds import Ranking
 from stages.tasks.kinds.ranking import of_the_first
 from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import task_teacher
-from stages.training.cached_rows import train_rows
+from stages.teaching.mined_candidates import all_scores, mined_candidates, text_vectors
+from stages.training.cached_rows import task_rows
 from stages.training.options import StageToCheck, Training
 from stages.training.rows import BatchTransform, Rows
-from stages.training.rows_of_task import rows_of
 from stages.training.stage import Stage
 from stages.training.step import Step
 
@@ -52,9 +50,12 @@ class Lead(Method):
 
     Args:
         reads: the teacher: an earlier student of this method, with any number of layers, vectors and tokenizer; or a
-            cross-encoder, which is "teacher" or an earlier student of the method plain; or none.
+            cross-encoder, which is "teacher" or an earlier student of the method plain; or none. The last of one or two
+            names mines candidates, if `mined` is given.
         vectors, scale: of the student (`DualEncoderConfig`). One that begins as another dual encoder keeps that one's.
         wrong: candidates that are drawn for a right one in each epoch; all others of the batch are wrong, too.
+        mined: 0: drawn from the question's own wrong candidates. Above: from so many hard ones, those of all training rows
+            that a dual encoder ranks highest for the question of those that are not right for it.
         train_teacher: whether a dual encoder trains along with the student, as in the paper, and is then left behind. Its
             own losses are `in_batch_negatives: {of: teacher}` and `score_distributions: {reverse: true}`.
     """
@@ -65,18 +66,24 @@ class Lead(Method):
         vectors: str = "cls",
         scale: float | None = None,
         wrong: int = 1,
+        mined: int = 0,
         train_teacher: bool = False,
     ):
         super().__init__()
         choose(vectors, VECTORS, "vectors")
         if scale is not None and (not is_number(scale) or scale <= 0):
             raise UserError(f"{scale!r} must be a number above 0; or leave it out", argument="scale")
-        if not isinstance(wrong, int) or isinstance(wrong, bool) or not 1 <= wrong <= 100:
-            raise UserError(f"{wrong!r} must be a whole number from 1 to 100", argument="wrong")
-        if len(reads) > 1:
-            raise UserError(f"[{', '.join(reads)}] must name one teacher, or none", argument="reads")
-        self.teacher = f"reads {reads[0]}" if reads else ""
-        self.vectors, self.scale, self.wrong, self.train_teacher = vectors, scale, wrong, train_teacher
+        for name, value, least, most in (("wrong", wrong, 1, 100), ("mined", mined, 0, 1000)):
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise UserError(f"{value!r} must be a whole number from {least} to {most}", argument=name)
+        if len(reads) > 1 + bool(mined):
+            raise UserError(
+                f"[{', '.join(reads)}] must name one teacher, or none; a second name only mines candidates (mined)",
+                argument="reads",
+            )
+        self.teacher, self.miner = (f"reads {reads[i]}" if reads else "" for i in (0, -1))
+        self.vectors, self.scale, self.wrong, self.mined = vectors, scale, wrong, mined
+        self.train_teacher = train_teacher
         self.by_cross_encoder = False
         self.along: PreTrainedModel | None = None
 
@@ -95,19 +102,26 @@ class Lead(Method):
                     "a frozen teacher learns nothing of 'teacher'; give train_teacher: true, or leave the line out",
                     argument=f"losses.{name}.of",
                 )
+        methods = []
         for name in plan.reads:
-            line = plan.methods_read.get(name, "plain")
-            method = line if isinstance(line, str) else next(iter(line))
-            if method not in ("lead", "plain"):
+            of = plan.methods_read.get(name, "plain")
+            methods.append(of if isinstance(of, str) else next(iter(of)))
+            if methods[-1] not in ("lead", "plain"):
                 raise UserError(
-                    f"{name!r} has the method {method}; name the tuned teacher, or a student of the method lead or plain",
+                    f"{name!r} has the method {methods[-1]}; name the tuned teacher, or a student of the method lead or plain",
                     argument="reads",
                 )
-            self.by_cross_encoder = method == "plain"
+        self.by_cross_encoder = methods[:1] == ["plain"]
         if self.train_teacher and self.by_cross_encoder:
             raise UserError(
                 "true is for a teacher of the method lead, and this one is a cross-encoder; leave it out",
                 argument="train_teacher",
+            )
+        if self.mined and methods[-1:] != ["lead"]:
+            raise UserError(
+                f"{self.mined} candidates are mined by a dual encoder, which reads each text once; name a student of the "
+                "method lead as the last of reads",
+                argument="mined",
             )
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
@@ -149,13 +163,21 @@ class Lead(Method):
 
     def rows(self, stage: Stage, task: Task, train: Any) -> tuple[Rows, BatchTransform]:
         """Right candidates, and wrong ones that are drawn; read in the teacher's tokens, too, where these are others."""
-        readings = {"": train}
+        split, name = task.splits["train"], "train"
+        if self.mined:
+            split = mined_candidates(stage, task, self.miner, self.mined)
+            name = f"mined {fingerprint([split.text_a, split.text_b])}"
+            task = replace(task, splits={name: split})
+        tokenizers = {"student_": self.tokenizer}
         if self.teacher:
-            tokenizer = load_tokenizer(stage.model(self.teacher))
-            theirs: Any = train_rows(stage, task, tokenizer, stage.training.max_length)
-            if theirs.tokens.filename != train.tokens.filename:
-                readings = {"student_": train, "teacher_": theirs}
-        rows = Candidates(readings, task.splits["train"], stage.seed, self.wrong)
+            tokenizers["teacher_"] = load_tokenizer(stage.model(self.teacher))
+        readings: dict[str, Any] = {
+            side: task_rows(stage, task, name, tokenizer, stage.training.max_length)
+            for side, tokenizer in tokenizers.items()
+        }
+        if len({of.tokens.filename for of in readings.values()}) == 1:
+            readings = {"": readings["student_"]}
+        rows = Candidates(readings, split, stage.seed, self.wrong)
         teacher = load_config(stage.model(self.teacher)) if self.teacher else None
         if "tokens" in (self.compared, getattr(teacher, "vectors", "")):
             rows.max_ranks = 1  # the ranks' token vectors are padded to different lengths
@@ -185,28 +207,16 @@ class Lead(Method):
     def examine(self, stage: Stage, task: Task, model: Distillation, dev: TaskRows) -> None:
         """Fill `found`: how well each question of the reported split finds its right candidates among all of the split."""
         split = "test" if "test" in task.splits else "dev"
-        rows = rows_of(stage, task, split, self.tokenizer, stage.training.max_length)
-        texts = task.splits[split]
-        assert texts.text_b is not None
-        queries: dict[str, Any] = {}
-        passages: dict[str, Any] = {}
-        model.student.eval()
-        with torch.no_grad():
-            for batch in batches_by_length(rows):
-                batch = batch.to(stage.device)
-                outputs = model.student(**batch.inputs)
-                for i, row in enumerate(batch.rows.tolist()):
-                    queries[texts.text_a[row]] = outputs.queries[i, -1]
-                    passages[texts.text_b[row]] = outputs.passages[i, -1]
-            all_NUW = pad_sequence(list(passages.values()), batch_first=True)
-            scores = [best_matches(x_TW @ all_NUW.transpose(1, 2), all_NUW) for x_TW in queries.values()]
-        places = {text: i for i, text in enumerate(passages)}
-        numbers = {text: i for i, text in enumerate(queries)}
-        right_QN = np.zeros((len(queries), len(passages)), bool)
-        for question, candidate, label in zip(texts.text_a, texts.text_b, texts.labels, strict=True):
-            right_QN[numbers[question], places[candidate]] |= label == 1
-        measured = of_the_first(FIRST, torch.stack(scores).cpu().numpy(), right_QN)
-        self.found = {f"{name} of {len(passages):,} in {split}": value for name, value in measured.items()}
+        rows, length = task.splits[split], stage.training.max_length
+        assert rows.text_b is not None
+        columns = [[*dict.fromkeys(of)] for of in (rows.text_a, rows.text_b)]
+        vectors = [text_vectors(model.student.eval(), self.tokenizer, of, length) for of in columns]
+        row_of, column_of = ({text: i for i, text in enumerate(of)} for of in columns)
+        right_QN = np.zeros([len(of) for of in columns], bool)
+        for question, candidate, label in zip(rows.text_a, rows.text_b, rows.labels, strict=True):
+            right_QN[row_of[question], column_of[candidate]] |= label == 1
+        measured = of_the_first(FIRST, all_scores(*vectors), right_QN)
+        self.found = {f"{name} of {len(columns[1]):,} in {split}": value for name, value in measured.items()}
 
 
 def by_pairs(cross_encoder: FrozenTeacher) -> Callable[[Batch], ModelOutputs]:

@@ -2,9 +2,14 @@
 
 import json
 import re
+import shutil
 
 import pytest
+import torch
+from onnxruntime import InferenceSession
+from transformers import AutoModel, AutoTokenizer
 
+from stages.distillation.models import ModelSource, load_classifier
 from tests.integration.test_ranking import asked
 from tests.stages.tasks.test_ranking import table
 
@@ -29,8 +34,10 @@ RECIPE = {
         },
     },
     "students": {
-        "of-cross-encoder": {"student": {"init": "warm"}, "reads": ["teacher"],
-                             "method": {"lead": {"wrong": 2}}, "losses": ["in_batch_negatives", "candidate_scores"]},
+        "of-cross-encoder": {
+            "student": {"init": "warm"}, "reads": ["teacher", "late"],
+            "method": {"lead": {"wrong": 2, "mined": 3}}, "losses": ["in_batch_negatives", "candidate_scores"],
+        },
         "lead": FROM | {"losses": ["in_batch_negatives", "score_distributions", DRAWN], "training": {"epochs": 2}},
     },
 }  # fmt: skip
@@ -55,7 +62,15 @@ def test_it_learns_to_rank_and_is_asked(place, made):
     assert results["lead"]["metric"] > constant + 0.1
     summary = (place.path / "runs/lead.md").read_text()
     assert re.search(
-        r"^- lead: MRR@10 of 30 in test 0\.\d+, nDCG@10 .*recall@10 of 30 in test 0\.\d+$", summary, re.M
+        r"^\| student +\| MRR@10 of 30 in test \| nDCG@10 .* \| recall@10 of 30 in test \|$", summary, re.M
+    )
+    assert (
+        len(
+            re.findall(
+                r"^\| (?:late|lead|of-cross-encoder) +\| +0\.\d+ \| +0\.\d+ \| +0\.\d+ \|$", summary, re.M
+            )
+        )
+        == 3
     )
     lines = [json.loads(line) for line in (made / "lead/metrics.jsonl").read_text().splitlines()]
     assert {"in_batch_negatives", "last_layer", "random_layers"} <= lines[0].keys()
@@ -64,6 +79,51 @@ def test_it_learns_to_rank_and_is_asked(place, made):
     assert not any("teacher" in path.name for path in (made / "along/model").iterdir())
     status, output = place.run("predict", "run=lead-seed1", "text=a film ?", "text_b=a good film", tiny=False)
     assert status == 0, output
+
+
+def test_an_export_is_a_stock_encoder_for_sentence_transformers(place, made):
+    to = place.path / "exported-lead"
+    status, output = place.run("export", f"run={made.name}", f"to={to.name}", "onnx=true", tiny=False)
+    assert status == 0 and "SentenceTransformer(" in output, output
+    texts = ["a film ?", "a good and warm story"]
+    tokenizer = AutoTokenizer.from_pretrained(to)
+    encoder, ours = (
+        AutoModel.from_pretrained(to).eval(),
+        load_classifier(ModelSource(str(made / "lead/model"))).eval(),
+    )
+    rows = tokenizer([texts[0]], [texts[1]], return_tensors="pt")
+    with torch.no_grad():
+        alone = [
+            encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts
+        ]
+        score = ours(**rows).logits[0, 1].item()
+    cosine = torch.cosine_similarity(*alone, dim=0).item()
+    assert 20 * cosine == pytest.approx(score, abs=1e-4)
+    modules = json.loads((to / "modules.json").read_text())
+    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize"]
+    (logits,) = InferenceSession(to / "onnx/model.onnx").run(
+        ["logits"], {n: x.numpy() for n, x in rows.items()}
+    )
+    assert logits[0, 1] == pytest.approx(score, abs=1e-3)
+    assert "SentenceTransformer(" in (to / "README.md").read_text()
+    status, output = place.run(
+        "predict", f"model={to.name}", f"text={texts[0]}", f"text_b={texts[1]}", tiny=False
+    )
+    assert status == 0 and float(output.splitlines()[-1].split()[0]) == pytest.approx(cosine, abs=1e-4), (
+        output
+    )
+
+
+def test_killed_it_mines_and_learns_the_same_of_a_cross_encoder(place, made):
+    whole = place.weights(made.name)
+    lines = [json.loads(line) for line in (made / "of-cross-encoder/metrics.jsonl").read_text().splitlines()]
+    assert {"in_batch_negatives", "candidate_scores"} <= lines[0].keys()
+    for path in (made / "of-cross-encoder", *(place.path / "runs/.cache").glob("mined-*")):
+        shutil.rmtree(path)
+    place.kill_during(made.name, "of-cross-encoder", *GIVEN, "run=lead", command="recipe")
+    status, output = place.run("recipe", *GIVEN, "run=lead")
+    assert status == 0 and "[of-cross-encoder] resumes" in output, output
+    assert place.weights(made.name) == whole
 
 
 @pytest.mark.slow

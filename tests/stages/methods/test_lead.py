@@ -19,7 +19,10 @@ from tests.conftest import make_encoder
 @pytest.mark.parametrize(
     "settings, methods, losses, words",
     [
-        ({}, {"a": "plain", "b": "plain"}, [], r"reads: \[a, b\] must name one teacher, or none"),
+        ({}, {"a": "plain", "b": "plain"}, [], r"reads: \[a, b\] must name one teacher, or none; a second name"),
+        ({"mined": -1}, {}, [], "mined: -1 must be a whole number from 0 to 1000"),
+        ({"mined": 5}, {"a": "plain"}, [], "mined: 5 candidates are mined by a dual encoder, .* as the last of reads"),
+        ({"mined": 5}, {}, [], "mined: 5 candidates are mined by a dual encoder, .* as the last of reads"),
         ({}, {"a": {"grain": {}}}, [], "reads: 'a' has the method grain; name the tuned teacher, or a student of the method"),
         ({"train_teacher": True}, {"a": "plain"}, [], "train_teacher: true is for a teacher of the method lead"),
         ({}, {"a": "lead"}, [{"in_batch_negatives": {"of": "teacher"}}],
