@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from checkpoints import store
 from checkpoints.errors import UserError
@@ -21,9 +22,10 @@ from stages.distillation.models import (
     load_tokenizer,
 )
 from stages.distillation.outputs import inputs_of
-from stages.distillation.sentence_vectors import pooling_of
+from stages.distillation.sentence_vectors import MODULES, POOLING, pooling_of
 from stages.distillation.students.architecture import OWN
 from stages.distillation.students.architecture import __name__ as OWN_MODULE
+from stages.distillation.students.dual_encoder import DualEncoderConfig
 from stages.tasks.kinds import Classes, Nodes, Similarity
 
 
@@ -71,6 +73,7 @@ def export(
         cascade = add_cascade(run, staging, promise, agree_with) if promise else None
         smaller: list[Smaller] = ["int8"] if onnx is True else onnx or []
         formats = compare_formats(run, staging, smaller, max_changed) if onnx is not False else []
+        as_sentence_encoder(staging, run.max_length(student))
         write_card(run, formats, license, staging / "README.md", cascade)
         staging.rename(target)
     except Exception as error:
@@ -82,9 +85,9 @@ def export(
 
 def how_to_load(directory: Path) -> str:
     """One line on how to load an exported model."""
-    config = load_config(ModelSource(str(directory)))
-    if head_of(config) == Similarity.head:
+    if (directory / MODULES).is_file():
         return f"SentenceTransformer({str(directory)!r}) loads it"
+    config = load_config(ModelSource(str(directory)))
     auto = HEADS[head_of(config) or Classes.head].__name__
     line = f"{auto}.from_pretrained({str(directory)!r}) loads it"
     if config.model_type in OWN:
@@ -93,11 +96,36 @@ def how_to_load(directory: Path) -> str:
     return line
 
 
-def describe_sentence_encoder(directory: Path, length: int) -> None:
-    """Write the files by which sentence-transformers loads an encoder with its pooling; its vectors are normalised."""
+def as_sentence_encoder(directory: Path, length: int) -> None:
+    """Put the stock encoder of a dual encoder in its place, as sentence-transformers loads it.
+
+    Where texts are compared by cosines, its vectors have length 1, and the cosine is the score over `scale`. One of late
+    interaction stays what it is: sentence-transformers has one vector a text.
+    """
+    model: Any = load_classifier(ModelSource(str(directory)), capturing=False)
+    if not isinstance(model.config, DualEncoderConfig) or model.config.vectors == "tokens":
+        return
+    cosine, encoder = model.config.scale is not None, model.encoder
+    setattr(encoder.config, POOLING, model.config.vectors)
+    encoder.save_pretrained(directory)
+    if cosine:  # as `predict` reads it
+        head = f"{type(encoder).__name__.removesuffix('Model')}For{Similarity.head}"
+        path = directory / "config.json"
+        store.write_json(path, store.read_json(path) | {"architectures": [head]})
+    describe_sentence_encoder(directory, length, cosine)
+
+
+def describe_sentence_encoder(directory: Path, length: int, cosine: bool = True) -> None:
+    """Write the files by which sentence-transformers loads an encoder with its pooling.
+
+    Args:
+        directory: of the encoder.
+        length: tokens of a text.
+        cosine: whether vectors are compared by the cosine, and normalised; else by the inner product.
+    """
     config = load_config(ModelSource(str(directory)))
     pooling = pooling_of(config)
-    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")][: 2 + cosine]
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
         for i, (path, name) in enumerate(steps)
@@ -106,14 +134,16 @@ def describe_sentence_encoder(directory: Path, length: int) -> None:
     modes = {f"pooling_mode_{name}": chosen for name, chosen in modes.items()}
     for path, _ in steps[1:]:
         (directory / path).mkdir()
-    store.write_json(directory / "modules.json", modules)
+    store.write_json(directory / MODULES, modules)
     store.write_json(
         directory / "1_Pooling" / "config.json", {"word_embedding_dimension": config.hidden_size} | modes
     )
     store.write_json(
         directory / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False}
     )
-    store.write_json(directory / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+    store.write_json(
+        directory / "config_sentence_transformers.json", {"similarity_fn_name": "cosine" if cosine else "dot"}
+    )
 
 
 def fit_settings(directory: Path, length: int) -> None:

@@ -12,6 +12,7 @@ from pipeline.deploy.formats import FormatResult, shown
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
 from stages.distillation.models import ModelSource, head_of, load_config
+from stages.distillation.sentence_vectors import MODULES
 from stages.distillation.students.architecture import OWN
 from stages.evaluation.results import busy_note
 from stages.tasks.kinds import Classes, ImageTexts, Nodes, Questions, Ranking, Sequences, Similarity
@@ -63,6 +64,7 @@ def write_card(
     base, data = _base_model(run), run.task.identity
     config = load_config(ModelSource(str(path.parent)))
     head, kind = head_of(config) or Classes.head, config.model_type if config.model_type in OWN else ""
+    embeds, ranks = (path.parent / MODULES).is_file(), isinstance(run.kind, Ranking)
     about = {
         "license": license,
         "language": LANGUAGES.get(data.get("reader", ""), ""),
@@ -71,8 +73,10 @@ def write_card(
         "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in run.metrics))
         if run.about.gold
         else [],
-        "pipeline_tag": PIPELINES[head]
-        if head != Classes.head or not isinstance(run.kind, Ranking)
+        "pipeline_tag": PIPELINES[Similarity.head]
+        if embeds
+        else PIPELINES[head]
+        if head != Classes.head or not ranks
         else "text-ranking",
         "library_name": "" if kind else "transformers",
         "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
@@ -94,8 +98,9 @@ def write_card(
         pairs=len(run.text_columns) == 2,
         token_level=run.kind.token_level,
         asks=isinstance(run.kind, Questions),
-        embeds=isinstance(run.kind, Similarity),
-        ranks=isinstance(run.kind, Ranking) and not isinstance(run.kind, ImageTexts),
+        embeds=embeds,
+        cosine=head == Similarity.head,
+        ranks=ranks and not isinstance(run.kind, ImageTexts),
         matches=isinstance(run.kind, ImageTexts),
         sees=run.kind.reads_images,
         spells=isinstance(run.kind, Sequences),

@@ -35,7 +35,7 @@ from transformers.utils import cached_file
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from stages.distillation.outputs import ATTENTION
-from stages.distillation.sentence_vectors import POOLING, AutoModelForSentenceSimilarity
+from stages.distillation.sentence_vectors import MODULES, POOLING, AutoModelForSentenceSimilarity
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.students.graph_networks import AutoModelForNodeClassification
 from stages.distillation.weights import Arrived
@@ -119,17 +119,28 @@ def load_config(source: ModelSource) -> PretrainedConfig:
 
 def _pooling(source: ModelSource) -> str:
     """How a directory of sentence-transformers, here or on the hub, pools sentence vectors; empty if it is none."""
-    found = cached_file(
-        source.name, "config.json", subfolder="1_Pooling", revision=source.revision,
-        _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
-    settings = read_json(Path(found)) if found else {}
-    prefix = "pooling_mode_"
+
+    def find(name: str, folder: str = "") -> Path | None:
+        found = cached_file(
+            source.name, name, subfolder=folder, revision=source.revision,
+            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
+        )  # fmt: skip
+        return Path(found) if found else None
+
+    path = find("config.json", "1_Pooling")
+    if path is None:
+        return ""
+    settings, prefix = read_json(path), "pooling_mode_"
     modes = [
         name.removeprefix(prefix) for name, on in settings.items() if on is True and name.startswith(prefix)
     ]
-    return settings.get("pooling_mode") or "+".join(modes).replace("cls_token", "cls").replace(
+    pooling = settings.get("pooling_mode") or "+".join(modes).replace("cls_token", "cls").replace(
         "mean_tokens", "mean"
+    )
+    modules = find(MODULES)
+    types = re.findall(r'"type": *"[^"]*?(\w+)"', modules.read_text(encoding="utf-8")) if modules else []
+    return ", then ".join(
+        [pooling, *(name for name in types if name not in ("Transformer", "Pooling", "Normalize"))]
     )
 
 
@@ -253,7 +264,8 @@ def load_classifier(
     if kind:
         kind.configure(config)
     auto = HEADS[kind.head if kind else head_of(config) or Classes.head]
-    arrived = _load(auto, source, config, capturing, kind is None, say)
+    own_head = kind is None and auto is not AutoModelForSentenceSimilarity  # which has no weights
+    arrived = _load(auto, source, config, capturing, own_head, say)
     if kind and head_of(own) is not None and not arrived.dropped_head:
         given = kind_of(own)
         if (given.name, given.labels) == (kind.name, kind.labels):

@@ -18,6 +18,8 @@ from checkpoints.errors import UserError
 POOLINGS = ("mean", "cls")
 POOLING = "sentence_pooling"
 """Where a model's config has its pooling, if it is not the mean."""
+MODULES = "modules.json"
+"""Where a directory of sentence-transformers names what a text goes through."""
 
 
 def pooling_of(config: PretrainedConfig) -> str:
@@ -29,8 +31,8 @@ def pooling_of(config: PretrainedConfig) -> str:
     pooling = getattr(config, POOLING, "mean")
     if pooling not in POOLINGS:
         raise UserError(
-            f"the sentence vectors of this {config.model_type} are pooled by {pooling!r} (1_Pooling/config.json), which is "
-            f"not read; give a model with {' or '.join(POOLINGS)}"
+            f"the sentence vectors of this {config.model_type} are pooled by {pooling!r} ({MODULES}, 1_Pooling/config.json), "
+            f"which is not read; give a model with {' or '.join(POOLINGS)} alone"
         )
     return pooling
 

@@ -1,5 +1,6 @@
 """Losses on sentence vectors against plain loops; pooling, and pairs that are read apart."""
 
+import json
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from stages.distillation.models import ModelSource, load_classifier, load_config
 from stages.distillation.outputs import ModelOutputs
 from stages.distillation.sentence_vectors import apart, check_reads_apart, pool
 from stages.tasks.batches import Batch
-from stages.tasks.kinds import Similarity
+from stages.tasks.kinds import Classes, Similarity
 from tests.conftest import make_encoder, make_tokenizer, tiny_config
 from tests.stages.distillation.losses.test_layer_losses import pair
 
@@ -109,8 +110,17 @@ def test_pooling_is_read_from_the_directory_and_another_one_is_refused(tmp_path)
         )
         assert load_classifier(source, Similarity()).pooling == wanted
     (folder / "config.json").write_text('{"pooling_mode": "lasttoken"}')
-    with pytest.raises(UserError, match="pooled by 'lasttoken'.* give a model with mean or cls$"):
+    with pytest.raises(UserError, match="pooled by 'lasttoken'.* give a model with mean or cls alone$"):
         load_classifier(source, Similarity())
+    (folder / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    names = ["models.Transformer", "models.Pooling", "base.modules.dense.Dense", "models.Normalize"]
+    modules = [{"idx": i, "type": f"sentence_transformers.{name}"} for i, name in enumerate(names)]
+    (tmp_path / "teacher/modules.json").write_text(json.dumps(modules))
+    with pytest.raises(
+        UserError, match="pooled by 'mean, then Dense' .modules.json.* give a model with mean or cls"
+    ):
+        load_classifier(source, Similarity())
+    load_classifier(source, Classes(("no", "yes")))  # reads no sentence vectors
 
 
 def test_a_bare_encoder_is_not_taken_for_a_model_of_similarity(tmp_path):
