@@ -60,12 +60,14 @@ def apart(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> 
         token_type_ids: (B, L), 1 at B and the token behind it.
 
     Returns:
-        (2 B, K) tokens, and their mask; K is the longest text's length.
+        (2 B, K) tokens, and their mask; K is the longest text's length, or on a GPU, where asking for it would wait, L.
     """
     second_BL = attention_mask * token_type_ids
     begins = torch.cat([attention_mask.argmax(1), (second_BL.argmax(1) - 1).clamp(min=0)])
     lengths = torch.cat([(attention_mask - second_BL).sum(1), second_BL.sum(1) + 1])
-    places = torch.arange(input_ids.shape[1], device=input_ids.device)[: lengths.max()]
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)
+    if input_ids.device.type == "cpu":
+        places = places[: lengths.max()]
     wanted = (begins[:, None] + places).clamp(max=input_ids.shape[1] - 1)
     ids = input_ids.repeat(2, 1).gather(1, wanted)
     leading_B1 = input_ids.gather(1, attention_mask.argmax(1)[:, None])  # A has it, and B alone would

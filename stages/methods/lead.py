@@ -16,6 +16,7 @@ from stages.distillation.losses.passages import ScoreDistributions
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.schedules import is_number
+from stages.distillation.sentence_vectors import check_reads_apart
 from stages.distillation.students.dual_encoder import (
     BODIES,
     VECTORS,
@@ -152,12 +153,7 @@ class Lead(Method):
         if not isinstance(student.config, DualEncoderConfig):
             student = as_dual_encoder(student.base_model, self.vectors, self.scale)
             task.kind.configure(student.config)
-        if "token_type_ids" not in tokenizer.model_input_names or tokenizer.padding_side == "left":
-            raise UserError(
-                "its tokenizer gives no token types, or pads on the left; lead parts pairs by types, with padding on the "
-                "right: give another teacher",
-                argument="teacher",
-            )
+        check_reads_apart(tokenizer)
         self.tokenizer, self.compared = tokenizer, student.config.vectors
         return student, tokenizer
 

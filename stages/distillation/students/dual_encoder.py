@@ -22,6 +22,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from checkpoints.errors import UserError
+from stages.distillation.sentence_vectors import apart
 from stages.distillation.students.many_heads import without_pooler
 
 BODIES = ("bert", "electra")
@@ -111,12 +112,13 @@ class DualEncoderForSequenceClassification(PreTrainedModel):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if token_type_ids is None:
             return DualEncoderOutput(queries=self.encode(input_ids, mask))
-        several = input_ids.ndim == 3
-        pairs = [x.flatten(0, -2) for x in (input_ids, mask, token_type_ids)]
-        queries = self.encode(*first_text(*(x[:: input_ids.shape[1]] if several else x for x in pairs)))
-        passages = self.encode(*second_text(*pairs))
+        candidates = input_ids.shape[1] if input_ids.ndim == 3 else 1
+        texts = apart(*(x.flatten(0, -2) for x in (input_ids, mask, token_type_ids)))
+        of_questions, of_passages = zip(*(x.chunk(2) for x in texts), strict=True)
+        queries = self.encode(*_trimmed(*(x[::candidates] for x in of_questions)))
+        passages = self.encode(*_trimmed(*of_passages))
         last = queries[:, -1]
-        if several:
+        if input_ids.ndim == 3:
             passages, last = passages.unflatten(0, input_ids.shape[:2]), last[:, None]
         with torch.autocast(last.device.type, enabled=False):
             products = last.float() @ passages[..., -1, :, :].float().transpose(-1, -2)
@@ -139,20 +141,6 @@ def best_matches(products: Tensor, passages: Tensor) -> Tensor:
     """
     padding = (passages == 0).all(-1)
     return products.masked_fill(padding[..., None, :], -torch.inf).amax(-1).sum(-1)
-
-
-def first_text(ids_BL: Tensor, mask_BL: Tensor, types_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """The first texts of pairs, as they are tokenized alone: ids and mask."""
-    return _trimmed(ids_BL, mask_BL * (1 - types_BL))
-
-
-def second_text(ids_BL: Tensor, mask_BL: Tensor, types_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """The second texts of pairs, as they are tokenized alone: moved to the front, after the first token of the pair."""
-    places_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-    before_B1 = (mask_BL * (1 - types_BL)).sum(1, keepdim=True) - 1
-    moved_BL = ids_BL.gather(1, torch.minimum(places_L + before_B1, places_L[-1:]))
-    mask = (places_L <= (mask_BL * types_BL).sum(1, keepdim=True)).long()
-    return _trimmed(torch.where(places_L == 0, ids_BL[:, :1], moved_BL), mask)
 
 
 def _trimmed(ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
