@@ -102,11 +102,13 @@ def as_sentence_encoder(directory: Path, length: int) -> None:
     Where texts are compared by cosines, its vectors have length 1, and the cosine is the score over `scale`. One of late
     interaction stays what it is: sentence-transformers has one vector a text.
     """
-    model: Any = load_classifier(ModelSource(str(directory)), capturing=False)
-    if not isinstance(model.config, DualEncoderConfig) or model.config.vectors == "tokens":
+    source = ModelSource(str(directory))
+    config = load_config(source)
+    if not isinstance(config, DualEncoderConfig) or config.vectors == "tokens":
         return
-    cosine, encoder = model.config.scale is not None, model.encoder
-    setattr(encoder.config, POOLING, model.config.vectors)
+    model: Any = load_classifier(source, capturing=False)
+    cosine, encoder = config.scale is not None, model.encoder
+    setattr(encoder.config, POOLING, config.vectors)
     encoder.save_pretrained(directory)
     if cosine:  # as `predict` reads it
         head = f"{type(encoder).__name__.removesuffix('Model')}For{Similarity.head}"

@@ -73,10 +73,8 @@ def write_card(
         "metrics": list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in run.metrics))
         if run.about.gold
         else [],
-        "pipeline_tag": PIPELINES[Similarity.head]
-        if embeds
-        else PIPELINES[head]
-        if head != Classes.head or not ranks
+        "pipeline_tag": PIPELINES[Similarity.head if embeds else head]
+        if embeds or head != Classes.head or not ranks
         else "text-ranking",
         "library_name": "" if kind else "transformers",
         "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
