@@ -31,7 +31,7 @@ from tests.conftest import make_encoder
     ],
 )  # fmt: skip
 def test_plans_that_cannot_work_are_refused(settings, methods, losses, words):
-    plan = StageToCheck("student", "task", 32, 1, losses=losses, reads=list(methods), methods_read=methods)
+    plan = StageToCheck("student", "task", 32, 1, 8, losses=losses, reads=list(methods), methods_read=methods)
     with pytest.raises(UserError, match=words):
         build_method({"lead": settings}, list(methods)).check_plan(plan)
 
