@@ -97,7 +97,9 @@ Say = Callable[[str], object]
 
 
 def load_config(source: ModelSource) -> PretrainedConfig:
-    """Load a model's config. If it names no class of transformers, the weights tell which classifier it is.
+    """Load a model's config, without what it says on how a model is called, not what it is.
+
+    If it names no class of transformers, the weights tell which classifier it is.
 
     Published TinyBERT weights name no model type: they are BERT.
     """
@@ -112,6 +114,10 @@ def load_config(source: ModelSource) -> PretrainedConfig:
     known = any(hasattr(transformers, name) for name in config.architectures or ())
     if head_of(config) is None and not known:
         config.architectures = _filled_classifier(source, config)
+    if config.id2label:  # some write numbers
+        config.id2label = {i: str(name) for i, name in config.id2label.items()}
+    config.return_dict = True  # what reads a model's outputs reads them by name
+    config._attn_implementation_internal = None  # that of whoever saved it, which may not be installed
     if (pooling := _pooling(source)) not in ("", "mean"):
         setattr(config, POOLING, pooling)
     return config

@@ -11,6 +11,7 @@ from checkpoints.errors import UserError
 from stages.distillation.models import (
     ModelSource,
     head_of,
+    kind_of,
     load_classifier,
     load_config,
     load_encoder,
@@ -191,6 +192,20 @@ def test_labels_are_numbered_from_0(directory, labels):
     configure(directory, id2label=labels, label2id=None)
     with pytest.raises(UserError, match='"id2label" in its config.json is .*number the labels'):
         own(directory)
+
+
+def test_how_a_model_was_called_does_not_matter_and_numbers_are_names(saved, directory):
+    plain = own(saved)
+    configure(
+        directory,
+        return_dict=False,
+        _attn_implementation="flash_attention_2",
+        id2label={"0": 0, "1": 1, "2": 2},
+    )
+    loaded = load_classifier(ModelSource(str(directory)), capturing=False)
+    assert kind_of(loaded.config).labels == ("0", "1", "2")
+    ids = torch.tensor([[2, 7, 8, 3]])
+    assert torch.equal(loaded.eval()(ids).logits, plain.eval()(ids).logits)
 
 
 def test_files_that_hold_no_weights_are_named(directory):
