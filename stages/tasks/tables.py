@@ -79,6 +79,8 @@ def open_table(
     if path.is_dir():
         return _saved_dataset(path)
     suffix = path.with_suffix("").suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    if suffix in (*SEPARATED, *JSON, ".parquet"):
+        _check_start(path)
     if suffix == ".parquet":
         return _parquet(path)
     if suffix in SEPARATED:
@@ -91,6 +93,30 @@ def open_table(
         f"{path}: a table's name ends in {', '.join((*SEPARATED, *JSON))} (or .gz after it) or .parquet, not in "
         f"{path.suffix!r}; convert it (from Excel: save as CSV UTF-8) or rename it"
     )
+
+
+STARTS = {
+    b"pk\x03\x04": "a zip archive or an Excel workbook; unpack it (from Excel: save as CSV UTF-8)",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV UTF-8",
+    b"\x1f\x8b": "compressed by gzip; let its name end in .gz",
+    b"par1": "Parquet; let its name end in .parquet",
+    b"arrow1": "an Arrow file; save it as Parquet",
+    b"version https://git-lfs": "a pointer of git-lfs, not the table; fetch that with `git lfs pull`",
+    b"<!doctype html": "a web page, not a table; download the file itself",
+    b"<html": "a web page, not a table; download the file itself",
+}
+"""How files of other forms begin, in lower case, and what they are."""
+
+
+def _check_start(path: Path) -> None:
+    """Raise a UserError where a file is not what its name says."""
+    if not path.is_file():
+        return  # whoever opens it says so
+    with path.open("rb") as file:
+        head = file.read(30).lower()
+    for start, what in STARTS.items():
+        if head.startswith(start) and not what.endswith(f" {path.suffix.lower()}"):
+            raise UserError(f"{path}: this is {what}")
 
 
 def rows_with(path: Path, columns: tuple[str, ...], encoding: str = "", delimiter: str = "") -> Rows:

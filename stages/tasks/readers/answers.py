@@ -16,8 +16,8 @@ from typing import Any
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.answers import Answer, Answered, label_name, labels_of, read_answers, together
+from stages.tasks.cells import NEARLY_ALL, RARE, is_missing
 from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
-from stages.tasks.readers.files import NEARLY_ALL, RARE, is_missing
 from stages.tasks.text import slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 

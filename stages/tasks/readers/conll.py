@@ -19,9 +19,11 @@ from pathlib import Path
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.cells import NEARLY_ALL
 from stages.tasks.kinds import Entities, Words
 from stages.tasks.kinds.entities import METRICS, OUTSIDE
-from stages.tasks.readers.files import NEARLY_ALL, ROLES, Row, data_files, drop_repeats, hold_out, unread
+from stages.tasks.readers.files import Row, drop_repeats, hold_out
+from stages.tasks.split_files import ROLES, data_files, unread
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 

@@ -22,10 +22,9 @@ in dev and test those without a wrong one.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -37,9 +36,23 @@ from tqdm import tqdm
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.cells import (
+    MISSING,
+    NEARLY_ALL,
+    RARE,
+    SOME_CLASSES,
+    columns_of_ones,
+    is_missing,
+    is_no_score,
+    is_stray,
+    label_of,
+    number,
+    way_of_writing,
+)
 from stages.tasks.kinds import Classes, Kind, LabelSets, Ranking, Scores
+from stages.tasks.split_files import ROLES, data_files, shown, unread
 from stages.tasks.tables import SUFFIXES, Table, open_table
-from stages.tasks.text import as_argument, check_text, folded, literal, parse_yaml, slug
+from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 VERSION = 4
@@ -50,21 +63,8 @@ TYPES: dict[str, type[Kind]] = {
     "ranking": Ranking,
     "regression": Scores,
 }
-ROLES = {
-    "train": ("train", "training", "trainset"),
-    "dev": ("dev", "devel", "development", "val", "valid", "validate", "validation", "devset", "valset"),
-    "test": ("test", "testing", "testset"),
-}
-"""Role -> the words in the names of its files."""
-EITHER = ("eval", "evaluation")  # dev if there is no other, else test
-MISSING = (
-    "na", "n/a", "nan", "null", "<na>", "nat", "\\n", "#n/a", "#na", "#ref!", "#div/0!", "#value!", "#name?", "#num!",
-    "#null!",
-)  # fmt: skip
-MISSING_IF_RARE = ("none", "-", "--", "?", "-1", "-1.0", ".", "nil", "missing")
 FEWEST_DEV = 30
-NO_SCORE = (-1.0, -9.0, -99.0, -999.0, -9999.0)
-RARE, NEARLY_ALL, SOME_CLASSES = 0.05, 0.9, 20
+MANY = 40  # columns that a message names
 logger = logging.getLogger(__name__)
 
 
@@ -231,67 +231,6 @@ def _type(type: str, metric: str) -> str:
     return type
 
 
-def data_files(data: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
-    """Return role -> file. A file is train's. In a directory the names decide (`ROLES`).
-
-    A directory may also be one that `datasets` saved, or hold its tables in `data`, as on the hub. The further parts of
-    a table (train-00001-of-00002.parquet) are "train.2", "train.3", ...
-
-    Raises:
-        UserError: the directory has no file for train, or two for one role.
-    """
-    if not data.is_dir() or (data / "state.json").is_file():
-        return {"train": data}
-    if (data / "dataset_dict.json").is_file():
-        found = [path for path in sorted(data.iterdir()) if (path / "state.json").is_file()]
-    else:
-        found = _tables(data, suffixes)
-    named: dict[str, list[Path]] = {role: _of_role(found, words) for role, words in ROLES.items()}
-    either = _of_role(found, EITHER)
-    role = next((role for role in ("dev", "test") if not named[role]), "")
-    if either and role:
-        named[role] = either
-    files: dict[str, Path] = {}
-    for role, paths in named.items():
-        parts = [re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})", path.name.partition(".")[0]) for path in paths]
-        if len(paths) > 1 and not all(parts):
-            raise UserError(
-                f"{data} holds both {paths[0].name} and {paths[1].name}; keep one", argument="data"
-            )
-        if paths and parts[0] and len(paths) != int(parts[0][3]):
-            raise UserError(
-                f"{data} holds {len(paths)} parts of {parts[0][1]}, not {int(parts[0][3])}; add the others",
-                argument="data",
-            )
-        files |= {f"{role}.{n}" if n > 1 else role: path for n, path in enumerate(paths, start=1)}
-    if "train" not in files and (data / "data").is_dir():
-        return data_files(data / "data", suffixes)
-    if "train" not in files:
-        there = f" (it has {', '.join(path.name for path in found[:5])})" if found else ""
-        raise UserError(
-            f"{data} holds no train file{there}; name it train{' or train'.join(suffixes)}", argument="data"
-        )
-    return files
-
-
-def _tables(directory: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    return sorted(
-        path for path in directory.iterdir() if path.is_file() and path.name.lower().endswith(suffixes)
-    )
-
-
-def _of_role(paths: list[Path], words: tuple[str, ...]) -> list[Path]:
-    """The files of one role: those that are named so, else those with one of the words in their names."""
-    others = {word for known in (*ROLES.values(), EITHER) for word in known} - set(words)
-    stems = {path: path.name.partition(".")[0] for path in paths}
-    exact = [path for path in paths if stems[path].lower() in words]
-    if exact:
-        return exact
-    parts = {path: {p.lower() for p in re.findall("[A-Z]?[a-z]+|[A-Z]+", stems[path])} for path in paths}
-    of_none = {"unlabeled", "unlabelled", "unsupervised", "predictions", "predicted"}
-    return [path for path in paths if parts[path] & set(words) and not parts[path] & (others | of_none)]
-
-
 def _check_columns(path: Path, source: TaskSource, names: tuple[str, str], role: str) -> None:
     """Raise a UserError unless a file has the columns; `names` are the arguments that name text and label."""
     text, labels = source.text, source.label_columns or [source.label]
@@ -299,7 +238,8 @@ def _check_columns(path: Path, source: TaskSource, names: tuple[str, str], role:
     columns = table.columns
     if next(table.rows, None) is None:
         raise UserError(f"{path}: no rows; give a file with a header and rows", argument="data")
-    there = f"the columns of {path} are {', '.join(f'{name!r:.40}' for name in columns)}"
+    more = f", ... ({len(columns):,} in all)" if len(columns) > MANY else ""
+    there = f"the columns of {path} are {', '.join(f'{name!r:.40}' for name in columns[:MANY])}{more}"
     if not 1 <= len(text) <= 2:
         raise UserError(f"{len(text)} text columns; name 1 or 2: {there}", argument=names[0])
     if source.type == "ranking" and len(text) != 2:
@@ -340,9 +280,9 @@ def load(source: TaskSource, revision: str | None) -> Task:
     notes: list[str] = []
     for key, name in source.files.items():
         role, path = key.partition(".")[0], Path(name)
-        read, said = _read(path, source)
+        read, said = _read(path, source, notes)
         rows.setdefault(role, []).extend(read)
-        notes.append(f"{role}: {path.name}, {len(read):,} rows{said and ', read ' + said}")
+        notes.append(f"{role}: {shown(path)}, {len(read):,} rows{said and ', read ' + said}")
     notes += unread(source)
     if length := _length_of_vectors(rows):
         return _of_several_labels(*_named_places(source, rows, length, notes), notes)
@@ -354,7 +294,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     if not source.type:
         regression = not source.labels and _looks_like_regression(rows["train"])
     if not regression:
-        rows = _same_numbers(rows)
+        rows = _same_numbers(rows, source.labels)
     known = Counter(row.label for row in rows["train"] if not row.unfit)
     rows = {role: _judged(of, regression, source, known) for role, of in rows.items()}
     if "test" in rows and all(row.unfit for row in rows["test"]):
@@ -509,6 +449,14 @@ def _without_missing(row: Row, missing: set[str]) -> Row:
 def _with_names(row: Row, source: TaskSource) -> Row:
     """A row with the names of its labels, where it can be used."""
     names, unfit = row.names, row.unfit
+    if not source.labels and any(not (number(name) or 0.0).is_integer() for name in names or ()):
+        return row._replace(
+            names=None, label="", unfit="label is a list of numbers that are not whole, no names"
+        )
+    if len(set(names or ())) < len(names or ()):
+        return row._replace(
+            names=None, label="", unfit=f"label is a list with a name twice ({', '.join(names or ()):.60})"
+        )
     if names is None and row.label:
         inside = re.fullmatch(r"\[([^\[\]]*)\]", row.label)  # beside [joy, anger] stands [joy]
         names = (inside[1] if inside and row.label not in source.labels else row.label,)
@@ -525,7 +473,7 @@ def _with_names(row: Row, source: TaskSource) -> Row:
     return row._replace(names=names, unfit=unfit)
 
 
-def _read(path: Path, source: TaskSource) -> tuple[list[Row], str]:
+def _read(path: Path, source: TaskSource, notes: list[str]) -> tuple[list[Row], str]:
     """The rows of a file, and how it is read where that is unusual."""
     table, label_columns = _open(path, source), source.label_columns or [source.label]
     rows = []
@@ -546,131 +494,41 @@ def _read(path: Path, source: TaskSource) -> tuple[list[Row], str]:
         )
         empty = next((c for c, text in zip(source.text, texts, strict=True) if not text.strip()), None)
         if source.label_columns:
-            label, (names, unfit) = "", _ones({name: row.get(name) for name in label_columns})
+            label, (names, unfit) = "", columns_of_ones({name: row.get(name) for name in label_columns})
         else:
-            label, names, unfit = _label(row.get(source.label), source.labels, source.label_separator)
+            label, names, unfit = label_of(row.get(source.label), source.labels, source.label_separator)
             check_text(label, f"{where}: {source.label!r}")
             unfit = unfit and f"the label {source.label!r} {unfit}"
+        if row.get("answer") in ("reject", "ignore") and "answer" not in (*source.text, *label_columns):
+            unfit = f"its 'answer' is {row['answer']!r}, as Prodigy writes it"
         unfit = f"{empty!r} is empty" if empty is not None else unfit
         rows.append(Row(line, texts, label, path, unfit, names))
+    if gone := [row for row in rows if any(text.strip().casefold() in MISSING for text in row.texts)]:
+        notes.append(
+            f"warning: {len(gone):,} texts of {path.name} look like missing ones, such as {gone[0].texts} in line "
+            f"{gone[0].line}; if they are, remove these rows"
+        )
     return rows, table.said
 
 
-def _ones(cells: dict[str, Any]) -> tuple[tuple[str, ...] | None, str]:
-    """The columns that are 1, and why the row cannot be used."""
-    holds = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
-    for name, cell in cells.items():
-        if str(cell).strip().lower() not in holds:
-            said = (
-                "is empty" if cell is None or not str(cell).strip() else f"is {str(cell)!r:.40}, not 1 or 0"
-            )
-            return None, f"label {name!r} {said}"
-    return tuple(name for name, cell in cells.items() if holds[str(cell).strip().lower()]), ""
-
-
-def _label(value: Any, declared: list[str], separator: str = "") -> tuple[str, tuple[str, ...] | None, str]:
-    """A cell as a label, its labels if it is a list of some, and why it is not one label."""
-    if separator and isinstance(value, str) and value.strip() and value.strip()[0] != "[":
-        names = tuple(name.strip() for name in value.split(separator) if name.strip())
-        return "", names, "" if names else "is empty"
-    if isinstance(value, str):
-        text = value if value in declared else value.strip()
-        if text in declared or not re.fullmatch(r"\[.*\]|\{.*\}|\(.*\)|array\(.*\)", text, re.DOTALL):
-            return text, None, "" if text else "is empty"
-        value = _list_in(text)
-        if value is None:
-            return text, None, ""
-    if isinstance(value, dict) and len(value) == 1:  # Label Studio's {"choices": [...]}
-        inside = next(iter(value.values()))
-        value = inside if isinstance(inside, (str, list)) else value
-    if isinstance(value, (list, tuple)):
-        each = [_label(part, declared) for part in value]
-        several = None if any(unfit for *_, unfit in each) else tuple(name for name, *_ in each)
-        if len(value) == 1:
-            return each[0][0], several, each[0][2]
-        return "", several, f"is several labels ({', '.join(map(str, value)):.60})" if value else "is empty"
-    if value is None or isinstance(value, float) and math.isnan(value):
-        return "", None, "is empty"
-    if isinstance(value, dict):
-        return "", None, f"is not one label but {value!r:.60}"
-    if isinstance(value, bytes):
-        return "", None, f"is bytes ({value!r:.40}), not text"
-    if isinstance(value, (bool, int, float)):
-        return json.dumps(value), None, ""
-    return str(value).strip(), None, ""  # a text; a decimal number or a date of Parquet's
-
-
-QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?"
-
-
-def _list_in(text: str) -> list | tuple | dict | None:
-    """The list or dict that a cell holds, as JSON, Python or numpy write it, or as [a, b]; None for another text.
-
-    Example:
-        >>> _list_in("['joy' 'fear']"), _list_in("[0 1]"), _list_in("[joy, fear]"), _list_in("[unsure]")
-        (['joy', 'fear'], ['0', '1'], ['joy', 'fear'], None)
-    """
-    if of_numpy := re.fullmatch(r"array\((.*?)(?:, dtype=\w+)?\)", text, re.DOTALL):
-        text = of_numpy[1]
-    apart = re.fullmatch(rf"\[\s*((?:{QUOTED}|{NUMBER})(?:\s+(?:{QUOTED}|{NUMBER}))+)\s*\]", text)
-    if apart:  # numpy's: ast would join the strings
-        items = re.findall(rf"{QUOTED}|{NUMBER}", apart[1])
-        read = [literal(item) if item[0] in "'\"" else item.rstrip(".") for item in items]
-        return None if any(item[:1] in ("'", '"') for item in read) else read
-    value = literal(text)
-    if isinstance(value, (list, tuple, dict)):
-        return value
-    if re.fullmatch(r"\[[^\[\]{}'\"]*,[^\[\]{}'\"]*\]", text):
-        return [name.strip() for name in text[1:-1].split(",")]
-    return None
-
-
-def _number(label: str) -> float | None:
-    try:
-        number = float(label)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-WRITTEN_NUMBERS = (
-    (r"-?\d+(,\d+)?", "", ","),  # 1200,5
-    (r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?", ",", "."),  # 1,200.5
-    (r"-?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?", ".", ","),  # 1.200,5
-)
-"""Forms of numbers: what divides thousands, and the decimal sign."""
-
-
 def _plain_numbers(rows: dict[str, list[Row]], notes: list[str]) -> dict[str, list[Row]]:
-    """Rows whose labels are numbers as Python reads them, where nearly all are written in one of `WRITTEN_NUMBERS`."""
+    """Rows whose labels are numbers as Python reads them."""
     labels = [row.label for row in rows["train"] if not row.unfit]
-    if sum("," in label for label in labels) == 0:
+    plain = way_of_writing(labels)
+    if plain is None:
         return rows
-    for form, thousands, point in WRITTEN_NUMBERS:
-        numbers = [label for label in labels if re.fullmatch(form, label)]
-        if len(numbers) < NEARLY_ALL * len(labels) or sum("," in n for n in numbers) <= RARE * len(labels):
-            continue  # a stray comma is an odd cell, not a way to write numbers
-        if not thousands and all(re.fullmatch(r"-?[1-9]\d{0,2},\d{3}|[^,]*", label) for label in numbers):
-            continue  # the comma divides thousands
-        sample = max((label for label in numbers if "," in label), key=len)
-
-        def plain(label: str, form=form, thousands=thousands, point=point) -> str:
-            fits = re.fullmatch(form, label)
-            return label.replace(thousands, "").replace(point, ".") if fits else label
-
-        notes.append(f"labels are numbers: {sample!r} is read as {plain(sample)}")
-        return {role: [row._replace(label=plain(row.label)) for row in of] for role, of in rows.items()}
-    return rows
+    sample = max((label for label in labels if "," in label and number(plain(label)) is not None), key=len)
+    notes.append(f"labels are numbers: {sample!r} is read as {plain(sample)}")
+    return {role: [row._replace(label=plain(row.label)) for row in of] for role, of in rows.items()}
 
 
 def _looks_like_regression(rows: list[Row]) -> bool:
     labels = [row.label for row in rows if not row.unfit]
-    numbers = [number for label in labels if (number := _number(label)) is not None]
-    return len(numbers) >= NEARLY_ALL * len(labels) and any(not number.is_integer() for number in numbers)
+    numbers = [value for label in labels if (value := number(label)) is not None]
+    return len(numbers) >= NEARLY_ALL * len(labels) and any(not value.is_integer() for value in numbers)
 
 
-def _same_numbers(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
+def _same_numbers(rows: dict[str, list[Row]], named: list[str]) -> dict[str, list[Row]]:
     """Rows whose labels "1" and "1.0" are one class, where nearly all labels are whole numbers.
 
     pandas writes "1.0" where a column of whole numbers has a gap. In a column of other names, such as "00", "0" and
@@ -682,7 +540,8 @@ def _same_numbers(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
     }
     if sum(counts[label] for label in whole) < NEARLY_ALL * counts.total():
         return rows
-    twins = {label: plain for label, plain in whole.items() if plain in counts}
+    names = named or counts
+    twins = {label: plain for label, plain in whole.items() if plain in names and label not in named}
     return {
         role: [row._replace(label=twins.get(row.label, row.label)) for row in of] for role, of in rows.items()
     }
@@ -694,14 +553,14 @@ def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counte
     unfit = {}
     for label, count in counts.items():
         others = sorted(({*counts, *known}) - {label})
-        if regression and _number(label) is None:
+        if regression and number(label) is None:
             unfit[label] = (
-                f"label {label!r} is not a finite number, as {_most(counts, _number)} of {counts.total():,} are"
+                f"label {label!r} is not a finite number, as {_most(counts, number)} of {counts.total():,} are"
             )
         elif source.labels and label not in source.labels:
             unfit[label] = f"label {label!r} is not one of labels, which are {', '.join(source.labels):.200}"
         elif not source.labels and (
-            _is_no_score(label, others)
+            is_no_score(label, others)
             if regression
             else is_missing(label, count <= RARE * counts.total() or label not in known, others)
         ):
@@ -709,6 +568,9 @@ def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counte
                 f"label {label!r} looks like a missing one ({count:,} of {counts.total():,} rows; others are "
                 f"{', '.join(map(repr, others[:5])):.100})"
             )
+        elif not source.labels and not regression and is_stray(label, known + counts):
+            odd = "not a number, as nearly all" if number(label) is None else "a number, as hardly any"
+            unfit[label] = f"label {label!r} looks like a slip: {odd} of the others are"
     return [
         row if row.unfit or row.label not in unfit else row._replace(unfit=unfit[row.label]) for row in rows
     ]
@@ -716,22 +578,6 @@ def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counte
 
 def _most(counts: Counter[str], is_one: Any) -> str:
     return f"{sum(count for label, count in counts.items() if is_one(label) is not None):,}"
-
-
-def is_missing(label: str, rare: bool, others: list[str]) -> bool:
-    """Whether a class means that there is none."""
-    plain = label.casefold()
-    if plain in MISSING or rare and plain in MISSING_IF_RARE:
-        return True
-    if plain in ("-1", "-1.0"):  # a class beside 0 and 1, or 1 alone
-        numbers = [_number(other) for other in others]
-        return any(number is None or number > 1 for number in numbers)
-    return plain == "-" and "+" not in others
-
-
-def _is_no_score(label: str, others: list[str]) -> bool:
-    """Whether a score means that there is none: -1 or the like, where no other score is below 0."""
-    return _number(label) in NO_SCORE and all((_number(other) or 0.0) >= 0 for other in others)
 
 
 def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) -> list[Row]:
@@ -771,14 +617,14 @@ def _sorted_classes(rows: list[Row], source: TaskSource) -> list[str]:
             "are classes",
             argument="label_column",
         )
-    return names if None in map(_number, names) else sorted(names, key=lambda name: _number(name) or 0.0)
+    return names if None in map(number, names) else sorted(names, key=lambda name: number(name) or 0.0)
 
 
 def _values(rows: list[Row], labels: list[str] | None) -> list[int] | list[float]:
     classes = {name: index for index, name in enumerate(labels or ())}
     values: list[Any] = []
     for row in rows:
-        value = _number(row.label) if labels is None else classes.get(row.label)
+        value = number(row.label) if labels is None else classes.get(row.label)
         if value is None:
             twins = [name for name in classes if folded(name) == folded(row.label)]
             fix = f"train writes {twins[0]!r}; write it so" if len(twins) == 1 else "fix it"
@@ -796,27 +642,6 @@ def _naming(names: list[str]) -> str:
     return f"name all: {every}" if len(every) <= 300 else f"name all {len(names)} with labels="
 
 
-def unread(source: TaskSource) -> list[str]:
-    """A note on the tables beside train's that are not read, where names like train's say that they belong together."""
-    train = Path(source.files["train"])
-    read = {Path(name) for name in source.files.values()}
-    if train.is_dir():
-        found = [path for path in sorted(train.parent.iterdir()) if (path / "state.json").is_file()]
-    elif _of_role([train], ROLES["train"]):
-        suffixes = SUFFIXES if train.name.lower().endswith(SUFFIXES) else (train.suffix,)
-        words = {word for role in ROLES.values() for word in role}
-        tables = _tables(train.parent, suffixes)
-        of_split = (
-            path for path in sorted(train.parent.iterdir()) if path.name.partition(".")[0].lower() in words
-        )
-        found = list(dict.fromkeys([*tables, *(path for path in of_split if path.is_file())]))
-    else:
-        return []
-    others = [path.name for path in found if path.resolve() not in read]
-    usual = " (a directory is read by the usual names of its files: train, dev or validation, test)"
-    return [f"not read: {', '.join(others[:10])}{usual if len(read) == 1 else ''}"] if others else []
-
-
 def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
     """Notes on the classes: how often they are, which some split lacks, and which F1 calls positive."""
     labels: Any = kind.labels
@@ -828,6 +653,9 @@ def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
         }
     shown = ", ".join(f"{name!r} {counts['train'][i]:,}" for i, name in enumerate(labels[:20]))
     notes = [f"{len(labels)} classes in train: {shown}{', ...' if len(labels) > 20 else ''}"]
+    twins = Counter(folded(unicodedata.normalize("NFKC", name)) for name in labels)
+    if alike := [repr(name) for name in labels if twins[folded(unicodedata.normalize("NFKC", name))] > 1]:
+        notes.append(f"warning: {', '.join(alike[:10])} are different classes, though they look alike")
     for role in splits:
         lacks = [repr(name) for i, name in enumerate(labels) if not counts[role][i]]
         if lacks:

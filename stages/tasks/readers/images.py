@@ -9,7 +9,8 @@ from typing import Any
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds.images import ImageClasses
-from stages.tasks.readers.files import EITHER, ROLES, Row, drop_repeats, hold_out
+from stages.tasks.readers.files import Row, drop_repeats, hold_out
+from stages.tasks.split_files import EITHER, ROLES
 from stages.tasks.text import slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 

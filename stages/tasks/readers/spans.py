@@ -15,7 +15,8 @@ from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds.entities import METRICS, OUTSIDE
 from stages.tasks.readers import conll
-from stages.tasks.readers.files import Row, data_files
+from stages.tasks.readers.files import Row
+from stages.tasks.split_files import data_files
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, literal, slug
 from stages.tasks.types import Task, TaskRequest, TaskSource

@@ -161,6 +161,7 @@ CASES = [
     Case("Label Studio, several choices in a cell", {"ls.csv": csv_of("text,label", [f'{t},"{{""choices"":[""bad"",""good""]}}"' if n == 1 else f"{t},{NAMES[n % 2]}" for n, t in enumerate(TEXTS)])}, refused="line 3: the label 'label' is several labels"),
     Case("Doccano's JSON lines: a list of one label", {"d.jsonl": jsonl([{"id": n, "text": t, "label": [name]} for n, (t, name) in enumerate(labelled())])}, labelled()),
     Case("Prodigy's JSON lines: accepted choices", {"p.jsonl": jsonl([{"text": t, "accept": [name], "answer": "accept"} for t, name in labelled()])}, labelled(), label="accept"),
+    Case("Prodigy's JSON lines: a label that the annotator rejected", {"p.jsonl": jsonl([{"text": t, "label": name, "answer": "reject" if n == 4 else "accept"} for n, (t, name) in enumerate(labelled())])}, [row for n, row in enumerate(labelled()) if n != 4], said="left out .1: its 'answer' is 'reject'", options={"unfit_rows": "leave_out"}),
     Case("OpenAI's fine-tuning JSON lines", {"chat.jsonl": jsonl([{"messages": [{"role": "user", "content": "a"}]}])}, refused="no column 'text'; the columns of .* are 'messages'"),
     Case("fastText's `__label__`", {"ft.txt": b"__label__good a fine film\n__label__bad dull\n"}, refused="no column 'text'"),
     Case("JSON lines, gzipped", {"rows.jsonl.gz": gzip.compress(jsonl(DICTS))}, labelled()),
@@ -174,6 +175,26 @@ CASES = [
     Case("a text of 200,000 characters", {"long.csv": csv_of("text,label", [f"{'word ' * 40_000}{n},{NAMES[n % 2]}" if n == 5 else row for n, row in enumerate(PLAIN)])}, [("word " * 40_000 + "5", "good") if n == 5 else row for n, row in enumerate(labelled())]),
     Case("train.csv and valid.csv", {"train.csv": csv_of("text,label", PLAIN[:30]), "valid.csv": csv_of("text,label", PLAIN[30:]), "notes.csv": b"a\n"}, labelled(), said="not read: notes.csv", data="."),
     Case("Kaggle's twitter_training.csv and twitter_validation.csv, with headers", {"twitter_training.csv": csv_of("text,label", PLAIN[:30]), "twitter_validation.csv": csv_of("text,label", PLAIN[30:])}, labelled(), said="dev: twitter_validation.csv", data="."),
+    Case("the hub's converted layout: train/0000.parquet, train/0001.parquet, validation/0000.parquet", {"train/0000.parquet": lambda path: parquet(FRAME[:15], path), "train/0001.parquet": lambda path: parquet(FRAME[15:30], path), "validation/0000.parquet": lambda path: parquet(FRAME[30:], path)}, labelled(), said="dev: validation/0000.parquet, 10 rows", data="."),
+    Case("the hub's older layout: train-00000-of-00002-5fd7cfb2a1b1f1e5.parquet", {f"data/train-0000{n}-of-00002-5fd7cfb2a1b1f1e{n}.parquet": lambda path, n=n: parquet(FRAME[n * 20 : n * 20 + 20], path) for n in range(2)}, labelled(), data="."),
+    Case("folders train and dev, and what macOS and Excel leave in them", {"train/reviews.csv": csv_of("text,label", PLAIN[:30]), "dev/reviews.csv": csv_of("text,label", PLAIN[30:]), "train/._reviews.csv": b"\0\5\x16\7", "dev/~$reviews.csv": b"\5me"}, labelled(), said="dev: dev/reviews.csv, 10 rows", data="."),
+    Case("train.csv beside a folder splits", {"splits/train.csv": csv_of("text,label", PLAIN)}, refused=r"holds no train file \(it has splits\); give a directory that holds train", data="."),
+    Case("a workbook renamed to .csv", {"book.csv": b"PK\3\4 ..."}, refused="this is a zip archive or an Excel workbook"),
+    Case("Parquet renamed to .csv", {"df.csv": lambda path: parquet(FRAME, path)}, refused="this is Parquet; let its name end in .parquet"),
+    Case("a gzipped CSV without .gz", {"df.csv": gzip.compress(csv_of("text,label", PLAIN))}, refused="this is compressed by gzip; let its name end in .gz"),
+    Case("a pointer of git-lfs", {"train.parquet": b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n"}, refused="a pointer of git-lfs"),
+    Case("a web page saved as CSV", {"reviews.csv": b"<!DOCTYPE html>\n<html>"}, refused="this is a web page"),
+    Case("one word among 0 and 1", {"a.csv": csv_of("text,label", [*[f"{t},{n % 2}" for n, t in enumerate(TEXTS)], "one more,maybe"])}, refused="line 42: label 'maybe' looks like a slip: not a number, as nearly all of the others are; .*labels=0,1,maybe makes it a class"),
+    Case("one 999 among names, left out", {"a.csv": csv_of("text,label", [*PLAIN, "one more,999"])}, labelled(), said="left out .1: label '999' looks like a slip: a number", options={"unfit_rows": "leave_out"}),
+    Case("grades from -2 to 2", {"a.csv": csv_of("text,label", [f"{t},{n % 5 - 2}" for n, t in enumerate(TEXTS)])}, [(t, str(n % 5 - 2)) for n, t in enumerate(TEXTS)]),
+    Case("a dash of the typesetter for a missing label", {"a.csv": csv_of("text,label", [*PLAIN, "one more,—"])}, refused="label '—' looks like a missing one"),
+    Case("labels 0.0 and 1.0, given as `labels=0,1`", {"a.csv": csv_of("text,label", [f"{t},{n % 2}.0" for n, t in enumerate(TEXTS)])}, [(t, str(n % 2)) for n, t in enumerate(TEXTS)], options={"labels": ("0", "1")}),
+    Case("TRUE and true", {"a.csv": csv_of("text,label", [f"{t},{('TRUE', 'true', 'false')[n % 3]}" for n, t in enumerate(TEXTS)])}, [(t, ("TRUE", "true", "false")[n % 3]) for n, t in enumerate(TEXTS)], said="warning: 'TRUE', 'true' are different classes"),
+    Case("scores that are 1.125 or 1125: `1,125`", {"a.csv": csv_of("text;label", [f"{t};{1 + s:.3f}".replace(".", ",") for t, s in zip(TEXTS, SCORES, strict=True)])}, refused="the label '1,000', and all others like it, may be 1.000 or 1000"),
+    Case("probabilities of the classes as a list", {"a.jsonl": jsonl([{"text": t, "label": [n / 40, 1 - n / 40]} for n, t in enumerate(TEXTS)])}, refused="label is a list of numbers that are not whole"),
+    Case("votes of three annotators as a list", {"a.jsonl": jsonl([{"text": t, "label": ["bad", "good", NAMES[n % 2]]} for n, t in enumerate(TEXTS)])}, refused="label is a list with a name twice .bad, good, bad"),
+    Case("lists of 0 and 1, a fifth of them with -1", {"a.jsonl": jsonl([{"text": t, "label": [n % 2, -1 if n % 5 == 0 else 0, 1, 0]} for n, t in enumerate(TEXTS)])}, refused="label is a list with a name twice"),
+    Case("texts `nan` from pandas' str()", {"a.csv": csv_of("text,label", ["nan,good", *PLAIN])}, [("nan", "good"), *labelled()], said="warning: 1 texts of a.csv look like missing ones"),
     Case("ids in the label column", {"x.csv": csv_of("text,label", [f"{t},id-{n}" for n, t in enumerate(TEXTS)])}, refused="label_column: .*40 different labels in 40 rows"),
     Case("an unclosed quote", {"x.csv": csv_of("text,label", [PLAIN[0], '"open,bad', *PLAIN[1:]])}, refused="line 3: not CSV .*fix its quotes"),
     Case("a comma in an unquoted text", {"x.csv": csv_of("text,label", ["a, b,good", *PLAIN])}, refused="line 2: 3 fields, the header has 2"),
@@ -215,7 +236,7 @@ def outcome(case: Case) -> str:
             text = str(error).replace(f"{directory}/", "").replace(directory, "the directory")
             shown = text if len(text) < 150 else text[:147].rsplit(" ", 1)[0] + " ..."
             return "refused: " + shown.replace("|", "\\|")
-    pattern = "read as|not read|not used|left out|separated|dev: .*\\."
+    pattern = "warning: .*classes|look like|read as|not read|not used|left out|separated|dev: .*\\."
     said = [note for note in notes if re.search(pattern, note)]
     return "read" + "".join(f"; {note}" for note in said)
 
