@@ -144,7 +144,7 @@ def _pooling(source: ModelSource) -> str:
         "mean_tokens", "mean"
     )
     modules = find(MODULES)
-    types = re.findall(r'"type": *"[^"]*?(\w+)"', modules.read_text(encoding="utf-8")) if modules else []
+    types = re.findall(r'"type": *"[^"]*?(\w+)"', modules.read_text("utf-8", "replace")) if modules else []
     return ", then ".join(
         [pooling, *(name for name in types if name not in ("Transformer", "Pooling", "Normalize"))]
     )
