@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from checkpoints.errors import UserError
 from stages.tasks.kinds import Classes, Kind
+from stages.tasks.numpy_when_used import np
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, folded, literal
 from stages.tasks.types import Split, Task
@@ -198,8 +199,6 @@ def _value(answer: Answer, kind: Kind) -> tuple[float, ...]:
         )
     numbers = [_number(value, f"of {answer.form} one") for value in values]
     if answer.form == "logits":
-        import numpy as np
-
         return tuple(kind.probabilities(np.array([numbers]))[0].tolist())
     total = math.fsum(numbers)
     if min(numbers) < 0 or max(numbers) > 1 + SUM_MAY_DIFFER:
@@ -241,8 +240,6 @@ def _number(value: Any, what: str) -> float:
 
 def labels_of(kind: Kind, values: list[tuple[float, ...]]) -> list[Any]:
     """The labels that probabilities say, in the form that the task's rows have."""
-    import numpy as np
-
     if not kind.labels:
         return [score for (score,) in values]
     said = kind.answers(kind.logits(np.array(values).reshape(-1, kind.outputs))).tolist()

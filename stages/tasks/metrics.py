@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import UserError
+from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import ArrayLike
 
 CLASSIFICATION = ("accuracy", "f1", "matthews")
@@ -58,8 +58,6 @@ def compute(
     Raises:
         ValueError: predictions and labels differ in shape.
     """
-    import numpy as np
-
     predicted, gold = np.asarray(predictions), np.asarray(labels)
     if predicted.shape != gold.shape:
         raise ValueError(f"predictions have shape {predicted.shape}, labels {gold.shape}")
@@ -67,7 +65,6 @@ def compute(
 
 
 def _value(metric: str, predicted, gold, classes: int | None) -> float:
-    import numpy as np
     from scipy import stats
     from sklearn.metrics import f1_score, matthews_corrcoef
 
@@ -95,8 +92,6 @@ def constant_baseline(
     metrics: Sequence[str], labels: ArrayLike, classes: int | None = None
 ) -> dict[str, float]:
     """Return, for each metric, the best value that a constant prediction reaches on `labels`."""
-    import numpy as np
-
     gold = np.asarray(labels)
     best = {}
     for metric in metrics:
@@ -120,7 +115,6 @@ def of_label_sets(
         probabilities: (N, C) of the labels, by which the average precision ranks the rows.
         labels: (N, C) gold, 1 or 0.
     """
-    import numpy as np
     from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 
     said, values, gold = np.asarray(answers), np.asarray(probabilities), np.asarray(labels) > 0
@@ -156,7 +150,6 @@ def of_sequences(answers: Iterable[str], gold: Iterable[str]) -> np.ndarray:
         (3, N): the least number of symbols that are changed, added or left out to make the answer of the gold string
         (Levenshtein); the symbols of the gold string; 1 where both are equal.
     """
-    import numpy as np
     from nltk.metrics.distance import edit_distance
 
     pairs = list(zip(answers, gold, strict=True))

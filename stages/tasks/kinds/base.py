@@ -1,6 +1,6 @@
 """What every kind of task answers for itself; each other file of this package is one kind.
 
-numpy and its like are imported where they are needed: a run is planned without them.
+scipy and its like are imported where they are needed: a run is planned without them.
 """
 
 from __future__ import annotations
@@ -8,19 +8,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from checkpoints.errors import UserError
+from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PretrainedConfig
 
     from stages.tasks.types import Split
 
-    Resampler = Callable[[np.ndarray], dict[str, np.ndarray]]
-    """Takes resamples, (R, N) numbers of groups drawn with replacement; returns metric -> (R,) values."""
-
+Groups: TypeAlias = "Sequence[int] | None"
+"""The number of answers of each group that is drawn as a whole (`Kind.groups`)."""
+Resampler: TypeAlias = "Callable[[np.ndarray], dict[str, np.ndarray]]"
+"""Takes resamples, (R, N) numbers of groups drawn with replacement; returns metric -> (R,) values."""
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 Head = Literal[
@@ -132,11 +133,7 @@ class Kind(ABC):
 
     @abstractmethod
     def measure(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> dict[str, float]:
         """Return {metric: value}.
 
@@ -149,24 +146,16 @@ class Kind(ABC):
 
     @abstractmethod
     def resampler(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> Resampler:
         """What computes the metrics of resamples; the arguments are those of `measure`."""
 
     @abstractmethod
-    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """The best value of a metric that one constant answer to everything reaches."""
 
     def agreement(
-        self,
-        student: np.ndarray,
-        teacher: np.ndarray,
-        of_teacher: Self | None = None,
-        groups: Sequence[int] | None = None,
+        self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None, groups: Groups = None
     ) -> dict[str, float]:
         """How close a student's logits are to its teacher's, right or wrong.
 
@@ -186,7 +175,7 @@ class Kind(ABC):
         }
 
     def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None = None
+        self, logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> list[tuple[float, float, float, int]]:
         """Precision, recall, F1 and number of gold answers of each of `class_names`; 0 where one is not defined."""
         return []
@@ -253,7 +242,6 @@ def jensen_shannon(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
     It is 0 for equal distributions and 1 for disjoint ones.
     """
-    import numpy as np
     from scipy.spatial.distance import jensenshannon
 
     # Rounding can make the divergence of equal rows slightly negative, and its root NaN.
@@ -262,7 +250,5 @@ def jensen_shannon(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """above / below, 0 where that is not defined."""
-    import numpy as np
-
     above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
     return np.divide(above, below, out=np.zeros_like(above), where=below != 0)

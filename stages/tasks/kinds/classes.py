@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Head, Kind, ProblemType, jensen_shannon, ratio
+from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Resampler, jensen_shannon, ratio
+from stages.tasks.numpy_when_used import np
 from stages.tasks.types import UNLABELLED
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from stages.tasks.kinds.base import Resampler
     from stages.tasks.types import Split
 
 
@@ -30,14 +28,11 @@ class Classes(Kind):
     exclusive: ClassVar[bool] = True
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        import numpy as np
         from scipy.special import softmax
 
         return softmax(np.asarray(logits, np.float64), axis=-1)
 
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        import numpy as np
-
         return np.log(np.maximum(probabilities, LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
@@ -47,23 +42,13 @@ class Classes(Kind):
         return logits.argmax(-1)
 
     def measure(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> dict[str, float]:
         return plain.compute(metrics, self.answers(logits), gold, self.outputs)
 
     def resampler(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> Resampler:
-        import numpy as np
-
         answers, classes = self.answers(logits), self.outputs
         if groups is None:
             return lambda rows_RN: _from_counts(
@@ -77,11 +62,11 @@ class Classes(Kind):
 
         return of_words
 
-    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         return plain.constant_baseline((metric,), gold, self.outputs)[metric]
 
     def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None = None
+        self, logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> list[tuple[float, float, float, int]]:
         return plain.class_scores(self.answers(logits), gold, self.outputs)
 
@@ -114,8 +99,6 @@ class Words(Classes):
     token_level: ClassVar[bool] = True
 
     def cells(self, logits: np.ndarray, split: Split) -> list[str]:
-        import numpy as np
-
         ends = np.cumsum([len(labels) for labels in split.labels])[:-1]
         return [self.written(of_row) for of_row in np.split(self.answers(logits), ends)]
 
@@ -134,8 +117,6 @@ def _confusions(predictions_RN: np.ndarray, gold_RN: np.ndarray, classes: int) -
 
     One bincount for all resamples: scikit-learn's confusion_matrix takes them one by one.
     """
-    import numpy as np
-
     sets, cells = len(gold_RN), classes * classes
     codes_RN = gold_RN * classes + predictions_RN + cells * np.arange(sets)[:, None]
     return np.bincount(codes_RN.ravel(), minlength=sets * cells).reshape(sets, classes, classes)
@@ -145,8 +126,6 @@ def _row_confusions(
     predictions: np.ndarray, gold: np.ndarray, classes: int, words: Sequence[int]
 ) -> np.ndarray:
     """(N, C * C) confusions of the words of each row, in floating point, which numpy multiplies by BLAS."""
-    import numpy as np
-
     cells = classes * classes
     codes = np.repeat(np.arange(len(words)), words) * cells + gold * classes + predictions
     return np.bincount(codes, minlength=len(words) * cells).reshape(-1, cells).astype(np.float64)
@@ -154,8 +133,6 @@ def _row_confusions(
 
 def _from_counts(metrics: Sequence[str], counts_RCC: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics as `metrics.compute` defines them, (R,) each, from confusion matrices."""
-    import numpy as np
-
     counts_RCC = counts_RCC.astype(np.float64)
     rows_R, right_RC = counts_RCC.sum((1, 2)), np.diagonal(counts_RCC, axis1=1, axis2=2)
     predicted_RC, gold_RC = counts_RCC.sum(1), counts_RCC.sum(2)

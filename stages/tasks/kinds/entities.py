@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import ratio
+from stages.tasks.kinds.base import Groups, Resampler, ratio
 from stages.tasks.kinds.classes import Words
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from stages.tasks.kinds.base import Resampler
+from stages.tasks.numpy_when_used import np
 
 OUTSIDE = "O"
 METRICS = ("entity_f1", "exact_match", "accuracy")
@@ -61,11 +57,7 @@ class Entities(Words):
         )
 
     def measure(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> dict[str, float]:
         """As in the base class; entity F1 is seqeval's, over all kinds together."""
         answers = self.answers(logits)
@@ -77,14 +69,8 @@ class Entities(Words):
         return {metric: found[metric] for metric in metrics}
 
     def resampler(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> Resampler:
-        import numpy as np
-
         words, answers = groups or [len(gold)], self.answers(logits)
         right, said, true = self._counts(answers, gold, words)
         lengths = np.asarray(words)
@@ -104,10 +90,8 @@ class Entities(Words):
 
         return measure
 
-    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """Of no entities at all; of the most frequent label for the accuracy."""
-        import numpy as np
-
         if metric == "accuracy":
             return super().constant(metric, gold, groups)
         nothing = np.zeros((len(gold), self.outputs))
@@ -115,7 +99,7 @@ class Entities(Words):
         return self.measure([metric], nothing, gold, groups)[metric]
 
     def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None = None
+        self, logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> list[tuple[float, float, float, int]]:
         """Of the entities of each kind."""
         right, said, true = (
@@ -137,8 +121,6 @@ class Entities(Words):
         self, answers: np.ndarray, gold: np.ndarray, words: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Entities that are right, answered and gold: three of (rows, kinds)."""
-        import numpy as np
-
         kinds, ends = {name: i for i, name in enumerate(self.class_names)}, np.cumsum(words)[:-1]
         counts = np.zeros((3, len(words), len(kinds)), np.int64)
         for row, pair in enumerate(zip(np.split(answers, ends), np.split(gold, ends), strict=True)):

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Head
+from stages.tasks.kinds.base import LEAST, Groups, Head
 from stages.tasks.kinds.ranking import Ranking
-
-if TYPE_CHECKING:
-    import numpy as np
+from stages.tasks.numpy_when_used import np
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,6 @@ class ImageTexts(Ranking):
         return expit(logits)
 
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        import numpy as np
-
         p = np.clip(probabilities, LEAST, 1 - LEAST)
         return np.log(p / (1 - p))
 
@@ -58,7 +54,7 @@ class ImageTexts(Ranking):
     def scores(logits: np.ndarray) -> np.ndarray:
         return logits[:, 0]
 
-    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """What a random order reaches in the mean."""
         true_NG = _matrix(gold, groups) > 0
         n, g = true_NG.shape
@@ -74,11 +70,9 @@ class ImageTexts(Ranking):
         return sum(found.values()) / len(found) if metric == "mean_recall" else found[metric]
 
     def _of_questions(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups
     ) -> dict[str, np.ndarray]:
         """(images,) what each of them counts."""
-        import numpy as np
-
         scores_NG, true_NG = _matrix(self.scores(logits), groups), _matrix(gold, groups) > 0
         best_NG = np.where(true_NG, scores_NG, -np.inf)
         found = {}
@@ -107,6 +101,6 @@ class ImageTexts(Ranking):
         return "true" if int(label) else "false"
 
 
-def _matrix(values: np.ndarray, groups: Sequence[int] | None) -> np.ndarray:
+def _matrix(values: np.ndarray, groups: Groups) -> np.ndarray:
     """(images, texts) of the values of all rows."""
     return values.reshape(len(groups or (1,)), -1)

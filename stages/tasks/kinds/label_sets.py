@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Kind, ProblemType, jensen_shannon, ratio
+from stages.tasks.kinds.base import LEAST, Groups, Kind, ProblemType, Resampler, jensen_shannon, ratio
+from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PretrainedConfig
 
-    from stages.tasks.kinds.base import Resampler
 
 F1, DECIDED = "micro_f1", ("micro_f1", "macro_f1", "subset_accuracy", "subset_agreement")
 """DECIDED: metrics of what is answered, and so of the threshold."""
@@ -43,21 +42,17 @@ class LabelSets(Kind):
     fits_on_dev: ClassVar[bool] = True
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        import numpy as np
         from scipy.special import expit
 
         return expit(np.asarray(logits, np.float64))
 
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        import numpy as np
         from scipy.special import logit
 
         return logit(np.clip(probabilities, LEAST, 1 - LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         """The mean over labels of the distance of two distributions: that it holds, and that it does not."""
-        import numpy as np
-
         both = [np.stack([p, 1 - p], axis=-1) for p in map(self.probabilities, (student, teacher))]
         return jensen_shannon(*both).mean(-1)
 
@@ -69,24 +64,14 @@ class LabelSets(Kind):
         return probabilities >= (0.5 if self.threshold is None else self.threshold)
 
     def measure(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> dict[str, float]:
         probabilities = self.probabilities(logits)
         return plain.of_label_sets(metrics, self.holds(probabilities), probabilities, gold)
 
     def resampler(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> Resampler:
-        import numpy as np
-
         probabilities_NC, held = self.probabilities(logits), np.asarray(gold) > 0
         answers, classes = self.holds(probabilities_NC), self.outputs
         counts = np.concatenate([answers & held, answers, held, (answers == held).all(-1)[:, None]], axis=1)
@@ -110,10 +95,8 @@ class LabelSets(Kind):
 
         return measure
 
-    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """Of answers that are the most frequent labels, however many, the most frequent set, and nothing."""
-        import numpy as np
-
         gold = np.asarray(gold)
         order = np.argsort(-gold.sum(0), kind="stable")
         answers = [np.isin(np.arange(self.outputs), order[:count]) for count in range(self.outputs + 1)]
@@ -123,7 +106,7 @@ class LabelSets(Kind):
         return max(plain.of_label_sets([metric], same + a > 0, same, gold)[metric] for a in answers)
 
     def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None = None
+        self, logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> list[tuple[float, float, float, int]]:
         return plain.class_scores(self.answers(logits), gold > 0, self.outputs)
 
@@ -152,8 +135,6 @@ class LabelSets(Kind):
         return ", ".join(self.names(label)) or "none"
 
     def fitted(self, metric: str, logits: np.ndarray, gold: np.ndarray) -> Self:
-        import numpy as np
-
         metric, probabilities, held = (
             metric if metric in DECIDED else F1,
             self.probabilities(logits),
@@ -191,8 +172,6 @@ class _Ranked:
     """
 
     def __init__(self, probabilities: np.ndarray, held: np.ndarray):
-        import numpy as np
-
         self.order = np.argsort(-probabilities, kind="stable")
         self.held = held[self.order]
         self.ends = np.flatnonzero(np.diff(probabilities[self.order], append=-1))
@@ -200,8 +179,6 @@ class _Ranked:
 
 def _mean_average_precision(ranked: list[_Ranked], times_RN: np.ndarray) -> np.ndarray:
     """(R,) as `metrics.of_label_sets` defines it: the mean over the labels that some row of the resample has."""
-    import numpy as np
-
     total, labels = np.zeros(len(times_RN)), np.zeros(len(times_RN))
     for label in ranked:
         times = times_RN[:, label.order]

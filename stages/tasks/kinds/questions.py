@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from stages.tasks.kinds.base import LEAST, Head, Kind, ProblemType
+from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Resampler
+from stages.tasks.numpy_when_used import np
 from stages.tasks.types import UNKNOWN, GoldAnswers
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PretrainedConfig
 
-    from stages.tasks.kinds.base import Resampler
     from stages.tasks.types import Split
 
 METRICS = ("f1", "exact_match")
@@ -60,14 +59,10 @@ class Questions(Kind):
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(N, 2): of no answer, and of the best answer."""
-        import numpy as np
-
         return np.exp(logits[:, :2])
 
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
         """The first two of them."""
-        import numpy as np
-
         return np.log(np.maximum(probabilities, LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
@@ -76,8 +71,6 @@ class Questions(Kind):
     @staticmethod
     def apart(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         """(N,) 1 - the F1 of the characters of two answers; 0 where there are none, 1 where only one of them is."""
-        import numpy as np
-
         (from_s, to_s), (from_t, to_t) = student.T, teacher.T
         both = np.clip(np.minimum(to_s, to_t) - np.maximum(from_s, from_t), 0, None)
         lengths = (to_s - from_s) + (to_t - from_t)
@@ -85,8 +78,6 @@ class Questions(Kind):
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
         """(N, 2) start and end of the answers in their contexts, in characters; -1 and -1 for none."""
-        import numpy as np
-
         spans = logits[:, 2:].astype(np.int64)
         if self.threshold is None:
             return spans
@@ -99,45 +90,31 @@ class Questions(Kind):
 
     def values(self, metric: str, logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
         """(N,) what each answer counts."""
-        import numpy as np
-
         texts = self.texts(logits, [answers.context for answers in gold])
         return np.array(
             [score(metric, text, answers.texts) for text, answers in zip(texts, gold, strict=True)]
         )
 
     def measure(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> dict[str, float]:
         """As SQuAD's evaluation counts (`score`); the mean over the questions."""
         return {metric: float(self.values(metric, logits, gold).mean()) for metric in metrics}
 
     def resampler(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> Resampler:
         values = {metric: self.values(metric, logits, gold) for metric in metrics}
         return lambda rows_RN: {metric: of[rows_RN].mean(1) for metric, of in values.items()}
 
-    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """Of no answer, or of the most frequent gold answer."""
         frequent = Counter(normalized(text) for answers in gold for text in set(answers.texts)).most_common(1)
         said = ["", *(text for text, _ in frequent)]
         return max(sum(score(metric, text, answers.texts) for answers in gold) / len(gold) for text in said)
 
     def agreement(
-        self,
-        student: np.ndarray,
-        teacher: np.ndarray,
-        of_teacher: Self | None = None,
-        groups: Sequence[int] | None = None,
+        self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None, groups: Groups = None
     ) -> dict[str, float]:
         """ "label_loyalty": the fraction of questions that both answer with the same part of the context."""
         same = self.answers(student) == (of_teacher or self).answers(teacher)
@@ -169,8 +146,6 @@ class Questions(Kind):
         """With the threshold that is best by the metric: all that lie between two questions' margins are tried."""
         if self.threshold is None:
             return self
-        import numpy as np
-
         margins = (logits[:, 0] - logits[:, 1]).astype(np.float64)
         order = np.argsort(margins, kind="stable")
         answered = Questions().values(metric, logits, gold)
@@ -212,7 +187,6 @@ def best_answers(
     Returns:
         (N, 4), float64: log-probabilities of no answer and of the best answer, start and end of the latter in characters.
     """
-    import numpy as np
     from numpy.lib.stride_tricks import sliding_window_view
     from scipy.special import log_softmax
 

@@ -9,13 +9,13 @@ from math import comb
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stages.tasks import metrics as plain
+from stages.tasks.kinds.base import Groups, Resampler
 from stages.tasks.kinds.classes import Classes
+from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PretrainedConfig
 
-    from stages.tasks.kinds.base import Resampler
     from stages.tasks.types import Split
 
 
@@ -46,38 +46,24 @@ class Ranking(Classes):
         return [len(list(same)) for _, same in groupby(split.text_a)]
 
     def measure(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> dict[str, float]:
         values = self._of_questions(metrics, logits, gold, groups)
         return {metric: float(of.mean()) for metric, of in values.items()}
 
     def resampler(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> Resampler:
         values = self._of_questions(metrics, logits, gold, groups)
         return lambda rows_RN: {metric: of[rows_RN].mean(1) for metric, of in values.items()}
 
-    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """What a random order of the candidates reaches in the mean."""
-        import numpy as np
-
         parts = _split(np.asarray(gold), groups)
         return sum(_by_chance(metric, len(right), int(right.sum())) for right in parts) / len(parts)
 
     def agreement(
-        self,
-        student: np.ndarray,
-        teacher: np.ndarray,
-        of_teacher: Self | None = None,
-        groups: Sequence[int] | None = None,
+        self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None, groups: Groups = None
     ) -> dict[str, float]:
         """As in the base class; "label_loyalty" is the fraction of questions whose first candidate is the same."""
         first = [[part.argmax() for part in _split(self.scores(of), groups)] for of in (student, teacher)]
@@ -90,11 +76,9 @@ class Ranking(Classes):
         return logits[:, 1] - logits[:, 0]
 
     def _of_questions(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Sequence[int] | None
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups
     ) -> dict[str, np.ndarray]:
         """(questions,) what each of them counts."""
-        import numpy as np
-
         pairs = zip(_split(self.scores(logits), groups), _split(gold, groups), strict=True)
         right = [of[np.lexsort((of, -scores))] for scores, of in pairs]
         return {metric: np.array([_value(metric, of) for of in right]) for metric in metrics}
@@ -133,17 +117,13 @@ def ranks(scores: Sequence[float]) -> list[int]:
     return [places[row] for row in range(len(scores))]
 
 
-def _split(values: np.ndarray, groups: Sequence[int] | None) -> list[np.ndarray]:
+def _split(values: np.ndarray, groups: Groups) -> list[np.ndarray]:
     """The values of each question."""
-    import numpy as np
-
     return np.split(values, np.cumsum(groups)[:-1]) if groups else [values]
 
 
 def _value(metric: str, right: np.ndarray) -> float:
     """A metric of one question, by whether each candidate is right, the best first."""
-    import numpy as np
-
     places = np.flatnonzero(right) + 1
     if not len(places):
         return 0.0
@@ -165,8 +145,6 @@ def of_the_first(k: int, scores_QN: np.ndarray, right_QN: np.ndarray) -> dict[st
         >>> {name: round(value, 3) for name, value in found.items()}
         {'MRR@2': 0.5, 'nDCG@2': 0.387, 'recall@2': 0.5}
     """
-    import numpy as np
-
     orders = (np.lexsort((right, -scores))[:k] for scores, right in zip(scores_QN, right_QN, strict=True))
     best_QK = np.array([right[order] for right, order in zip(right_QN, orders, strict=True)])
     discounts_K = 1 / np.log2(np.arange(2, best_QK.shape[1] + 2))

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import Kind, ProblemType, ratio
+from stages.tasks.kinds.base import Groups, Kind, ProblemType, Resampler, ratio
+from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PretrainedConfig
 
-    from stages.tasks.kinds.base import Resampler
 
 LARGEST = 1e30
 """Scores must be below it, so that a model can answer in their units in fp32."""
@@ -74,11 +73,7 @@ class Scores(Kind):
         return abs(student - teacher)[:, 0] * self.scale[1]
 
     def agreement(
-        self,
-        student: np.ndarray,
-        teacher: np.ndarray,
-        of_teacher: Self | None = None,
-        groups: Sequence[int] | None = None,
+        self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None, groups: Groups = None
     ) -> dict[str, float]:
         found = plain.compute(("pearson",), student[:, 0], teacher[:, 0])
         return {"pearson_to_teacher": found["pearson"]}
@@ -87,20 +82,12 @@ class Scores(Kind):
         return self.probabilities(logits)[:, 0]
 
     def measure(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> dict[str, float]:
         return plain.compute(metrics, self.answers(logits), gold)
 
     def resampler(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> Resampler:
         answers = self.answers(logits)
         return lambda rows_RN: {
@@ -110,7 +97,7 @@ class Scores(Kind):
             for metric in metrics
         }
 
-    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         return plain.constant_baseline((metric,), gold)[metric]
 
     def written(self, answer: Any) -> str:
@@ -131,16 +118,12 @@ class Scores(Kind):
 
 def _errors(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:
     """Mean absolute, or root mean squared error of each resample, (R,)."""
-    import numpy as np
-
     errors = predictions_RN - gold_RN
     return abs(errors).mean(1) if metric == "mae" else np.sqrt((errors**2).mean(1))
 
 
 def _correlations(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:
     """Pearson's correlation of each resample, (R,); Spearman's is the same on ranks."""
-    import numpy as np
-
     if metric == "spearman":
         from scipy.stats import rankdata
 

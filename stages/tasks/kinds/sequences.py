@@ -8,12 +8,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Head, Kind, ProblemType, jensen_shannon
+from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Resampler, jensen_shannon
+from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from stages.tasks.kinds.base import Resampler
     from stages.tasks.types import Split
 
 BLANK = "<blank>"
@@ -44,14 +42,11 @@ class Sequences(Kind):
         return ()
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        import numpy as np
         from scipy.special import softmax
 
         return softmax(np.asarray(logits, np.float64), axis=-1)
 
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        import numpy as np
-
         return np.log(np.maximum(probabilities, LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
@@ -59,8 +54,6 @@ class Sequences(Kind):
         return jensen_shannon(self.probabilities(student), self.probabilities(teacher)).mean(-1)
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
-        import numpy as np
-
         return np.array([self._decoded(frames) for frames in logits], object)
 
     def emitted(self, values_TC: np.ndarray) -> list[tuple[str, int]]:
@@ -76,28 +69,20 @@ class Sequences(Kind):
         return "".join(symbol for symbol, _ in self.emitted(values_TC))
 
     def measure(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> dict[str, float]:
         counts_3N = plain.of_sequences(self.answers(logits), gold)
         return {metric: float(plain.from_sequences(metric, counts_3N.mean(-1))) for metric in metrics}
 
     def resampler(
-        self,
-        metrics: Sequence[str],
-        logits: np.ndarray,
-        gold: np.ndarray,
-        groups: Sequence[int] | None = None,
+        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> Resampler:
         counts_3N = plain.of_sequences(self.answers(logits), gold)
         return lambda rows_RN: {
             metric: plain.from_sequences(metric, counts_3N[:, rows_RN].mean(-1)) for metric in metrics
         }
 
-    def constant(self, metric: str, gold: np.ndarray, groups: Sequence[int] | None = None) -> float:
+    def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """Of each length the string that has in each place the most frequent symbol there; the best of them."""
         longest = max(map(len, gold))
         places = [[text[i] for text in gold if len(text) > i] for i in range(longest)]
