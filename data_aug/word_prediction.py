@@ -239,9 +239,8 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[list[str
     special = set(tokenizer.all_special_ids)
     for token, i in tokenizer.get_vocab().items():
         spaced[i] = token.startswith(("Ġ", "▁"))
-        text = tokenizer.convert_tokens_to_string(
-            [token]
-        ).strip()  # "##ing" keeps its marks: it is not a word
+        # "##ing" keeps its marks: it is not a word.
+        text = tokenizer.convert_tokens_to_string([token]).strip()
         if is_word(text) and i not in special:
             words[i] = text
     return words, spaced

@@ -131,9 +131,8 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -
     job = asdict(o.job)
     if job["precision"] == "auto":
         former = former.get("precision") if isinstance(former, dict) else None
-        job["precision"] = (
-            former if former in ("bf16", "fp16", "fp32") else "auto"
-        )  # the stage's ranks decide
+        # The stage's ranks decide.
+        job["precision"] = former if former in ("bf16", "fp16", "fp32") else "auto"
     inputs = {
         name: {"stage": value, "path": str(artefacts[value].resolve())} if isinstance(value, str) else value
         for name, value in planned.stage.inputs.items()

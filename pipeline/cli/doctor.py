@@ -215,9 +215,8 @@ def _check_versions(report: Report) -> None:
     others = []
     for name, _, pinned in (line.partition("==") for line in lines):
         try:
-            installed = importlib.metadata.version(name).partition("+")[
-                0
-            ]  # +cpu of torch is the same version
+            # +cpu of torch is the same version.
+            installed = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             if name in SHOWN_PACKAGES:
                 report.fix(name, f"not installed (pinned {pinned}): run `make setup`")

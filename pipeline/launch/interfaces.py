@@ -29,9 +29,8 @@ def choose_interface(store: "Store", rank: int, world_size: int, master: str) ->
     store.set(f"address/{rank}", own)
     addresses = [found.decode() for found in store.multi_get([f"address/{i}" for i in range(world_size)])]
     others = [address for address in addresses if address and not _is_loopback(address)]
-    if others and (
-        not own or _is_loopback(own)
-    ):  # the master's host: the way back to another host shows its interface
+    # The master's host: the way back to another host shows its interface.
+    if others and (not own or _is_loopback(own)):
         own = source_address(others[0])
     name = interface_of(own)
     for variable in VARIABLES if others else VARIABLES[:1]:  # within a host NCCL needs none

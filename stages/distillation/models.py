@@ -474,9 +474,8 @@ def _told(source: ModelSource) -> Iterator[None]:
     """Re-raise model-loading errors as UserError."""
     try:
         yield
-    except (
-        Exception
-    ) as error:  # of files that anyone may have written: safetensors' own, type errors of a config
+    # Of files that anyone may have written: safetensors' own, type errors of a config.
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         if isinstance(error, UserError):
             raise UserError(f"{source.name}: {error}") from None

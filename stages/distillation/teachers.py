@@ -46,10 +46,8 @@ class FrozenTeacher:
     def __call__(self, batch: "Batch") -> ModelOutputs:
         """Compute the outputs of a batch, with logits in the task's class order."""
         # `no_grad`, as tensors of `inference_mode` cannot enter a loss that has gradients.
-        with (
-            torch.no_grad(),
-            torch.autocast(self.device.type, enabled=False),
-        ):  # whoever asks may be under the student's
+        # Whoever asks may be under the student's.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             outputs = read(self.model, batch, self.spec, "teacher")
         if outputs.logits_BC is not None and self.class_order:
             outputs.logits_BC = outputs.logits_BC[..., self.class_order]

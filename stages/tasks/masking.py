@@ -48,9 +48,8 @@ class Masking:
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         """The batch with masks in its `input_ids`, and as labels the tokens behind them (elsewhere IGNORE_INDEX)."""
         ids_BL = batch.input_ids
-        places_BL = (batch.attention_mask.cumsum(1) - 1).clamp(
-            min=0
-        )  # in its row, on whatever side the padding is
+        # In its row, on whatever side the padding is.
+        places_BL = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
         drawn_BL = uniform(self.seed, epoch, batch.rows, ids_BL.shape[1]).gather(1, places_BL)
         chosen_BL = drawn_BL < self.mlm_probability
         chosen_BL &= ~torch.isin(ids_BL, self.special.to(ids_BL.device))

@@ -114,9 +114,8 @@ def look_at_answers(stage: Stage, task: Task) -> tuple[AnswerNoise, list[Disagre
         encoder_TC = np.load(stage.artifact_dir("out_of_fold") / LOGITS_FILE)
     else:
         encoder_TC = _recorded(stage, task, answers_TC.shape)
-    known = np.flatnonzero(
-        ~np.isnan(encoder_TC).any(1)
-    )  # a stage that ended within an epoch has not seen all
+    # A stage that ended within an epoch has not seen all.
+    known = np.flatnonzero(~np.isnan(encoder_TC).any(1))
     seen = replace(task, splits={"train": part(task.splits["train"], known.tolist())})
     answers, encoder = answers_TC[known], encoder_TC[known]
     write_answers(stage.directory.parent / "answers.csv", seen, answers, encoder)

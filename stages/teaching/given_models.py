@@ -100,9 +100,8 @@ def check_models(
             say(f"of the vocabularies only the sizes were compared: {error}")
         else:
             if smaller:
-                teacher_ids(
-                    own, tokenizer
-                )  # raises where the student's tokens are not a part of the teacher's
+                # Raises where the student's tokens are not a part of the teacher's.
+                teacher_ids(own, tokenizer)
                 check_vocabularies(given, given, len(own))
             else:
                 check_tokenizers(tokenizer, own)

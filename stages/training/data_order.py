@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 POOL = 50  # batches whose rows are sorted by cost together
-BUFFER_ROWS = (
-    2**20
-)  # rows that are permuted at once: what the order of an epoch takes of memory does not grow beyond
+# Rows that are permuted at once: what the order of an epoch takes of memory does not grow beyond.
+BUFFER_ROWS = 2**20
 BLOCK_ROWS = 2**14  # consecutive rows that stay in one buffer
 
 
@@ -79,9 +78,8 @@ class _BufferedBatches(Sequence):
         first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
         rows = []
         for block in range(first, last + 1):
-            begin = self.ends[block] - (
-                self.last_rows[block] - self.first_rows[block]
-            )  # its place in the order
+            # Its place in the order.
+            begin = self.ends[block] - (self.last_rows[block] - self.first_rows[block])
             offset = self.first_rows[block] - begin
             rows.append(np.arange(max(start, begin), min(stop, self.ends[block])) + offset)
         return np.concatenate(rows)

@@ -94,9 +94,8 @@ class JobCheckpoints:
         found = [store.newest(self.directory, self.stage.log) if is_first_rank() else None]
         dist.broadcast_object_list(found)
         path = found[0]
-        if (
-            is_first_rank()
-        ):  # newer checkpoints are damaged; newer best weights belong to steps that are redone
+        # Newer checkpoints are damaged; newer best weights belong to steps that are redone.
+        if is_first_rank():
             for newer in (*self.directory.glob("step-*"), *self.bests.glob("step-*")):
                 if path is None or newer.name > path.name:
                     store.remove(newer)

@@ -50,9 +50,8 @@ def estimated_seconds(stage: Stage, config: PretrainedConfig, flops: float) -> f
     width = getattr(config, "hidden_size", 256)
     inner = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * width))
     ranks = stage.job.nproc
-    if (
-        stage.device.type == "cpu"
-    ):  # ranks share the cores; this process has all of them, or those of one rank
+    # Ranks share the cores; this process has all of them, or those of one rank.
+    if stage.device.type == "cpu":
         ranks = max(1, min(ranks, cores() // torch.get_num_threads()))
 
     def estimated(measured: float) -> float:

@@ -89,9 +89,8 @@ def student_config(
     config.vocab_size = min(vocabulary or config.vocab_size, config.vocab_size)
     if kinds := getattr(teacher, "layer_types", None):
         n = teacher.num_hidden_layers
-        spread = [
-            i * n // layers for i in range(1, layers + 1)
-        ]  # uniform, also where the map would not divide
+        # Uniform, also where the map would not divide.
+        spread = [i * n // layers for i in range(1, layers + 1)]
         chosen = spread if which == "uniform" else list(layer_map(which, layers, n).values())[1:]
         config.layer_types = [kinds[layer - 1] for layer in chosen]
     if width:
@@ -100,9 +99,8 @@ def student_config(
             config.embedding_size = width
     if heads:
         config.num_attention_heads = heads
-    if getattr(
-        config, "num_key_value_heads", None
-    ):  # as many queries to a key as the teacher has, if that divides
+    # As many queries to a key as the teacher has, if that divides.
+    if getattr(config, "num_key_value_heads", None):
         shared = teacher.num_attention_heads // teacher.num_key_value_heads
         own = config.num_attention_heads
         config.num_key_value_heads = own // shared if own % shared == 0 else own

@@ -99,9 +99,8 @@ class NGramsForSequenceClassification(PreTrainedModel):
         self.words_KO.zero_()
         self.words_KO[1 : len(words) + 1] = words.int()
         slots = np.zeros(len(self.slots), np.int32)
-        slots[(hashes % len(self.slots)).numpy()[::-1]] = places.numpy()[
-            ::-1
-        ]  # the most frequent is written last
+        # The most frequent is written last.
+        slots[(hashes % len(self.slots)).numpy()[::-1]] = places.numpy()[::-1]
         self.slots.copy_(torch.from_numpy(slots))
         return int((self.slots > 0).sum())
 

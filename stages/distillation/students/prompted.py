@@ -151,9 +151,8 @@ class PromptedForSequenceClassification(PreTrainedModel):
             "token_type_ids": token_type_ids,
         }
         given = inputs_of(self.encoder, {name: value for name, value in inputs.items() if value is not None})
-        shows = (
-            {"output_hidden_states": True} if output_hidden_states else {}
-        )  # torch's exporter gives a tensor
+        # Torch's exporter gives a tensor.
+        shows = {"output_hidden_states": True} if output_hidden_states else {}
         output = self.encoder(**given, **shows)
         pooled_BW = getattr(output, "pooler_output", None)
         if pooled_BW is None:

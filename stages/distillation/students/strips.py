@@ -143,9 +143,8 @@ class StripOracleForCTC(PreTrainedModel):
         super().__init__(config)
         width = config.hidden_size
         self.encoder = StripEncoder(config)
-        self.symbols = nn.Embedding(
-            config.num_labels + 1, width
-        )  # 0: a hidden symbol; the last: a string's begin
+        # 0: a hidden symbol; the last: a string's begin.
+        self.symbols = nn.Embedding(config.num_labels + 1, width)
         self.frame_places, self.symbol_places = (nn.Embedding(config.frames + 1, width) for _ in range(2))
         self.neighbours = nn.Conv1d(width, width, 3, padding=1)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
