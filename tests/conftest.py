@@ -104,6 +104,16 @@ def make_task(directory: Path, rows: int = 40) -> Path:
     return directory
 
 
+def write_corpus_rows(documents, tokenizer, max_length, directory, limit=None, progress=None):
+    """The rows of a corpus, written by this process alone, as stages write those of a small one."""
+    from stages.tasks.row_maker import RowMaker
+    from stages.tasks.token_rows import TokenRows, write_rows
+
+    maker = RowMaker.of(tokenizer, max_length)
+    write_rows(maker, maker.corpus_blocks(documents, limit=limit), directory, progress)
+    return TokenRows.open(directory)
+
+
 def make_corpus(path: Path, documents: int = 60) -> Path:
     """A text corpus: a document a paragraph."""
     texts = [" ".join(text for text, _ in sentences(6, seed)) for seed in range(documents)]

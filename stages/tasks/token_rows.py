@@ -86,7 +86,7 @@ class TokenRows:
 
     @classmethod
     def open(cls, directory: Path, width_multiple: int = 1) -> TokenRows:
-        """Map the rows that `write_task_rows` or `write_corpus_rows` wrote to `directory`."""
+        """Map the rows that `write_rows` wrote to `directory`."""
         counts = json.loads((directory / "rows.json").read_text())
         types = counts.pop("types")
 
@@ -103,9 +103,8 @@ class TokenRows:
             labels = labels.reshape(rows, several) if several else labels
         tokens, offsets = mapped("tokens", counts["tokens"]), mapped("offsets", rows + 1)
         lengths, second = mapped("lengths", rows), mapped("second", rows)
-        segments = counts.pop(
-            "segments", asdict(BERT_SEGMENTS)
-        )  # which alone were there before they were kept
+        # Before they were kept there were BERT's alone.
+        segments = counts.pop("segments", asdict(BERT_SEGMENTS))
         segments = segments and Segments(**segments)
         begins = mapped("begins", rows) if "begins" in types else None
         places = mapped("places", 2 * counts["targets"]).reshape(-1, 2) if "places" in types else None
@@ -433,29 +432,3 @@ def write_task_rows(
     maker = RowMaker.of(tokenizer, max_length, bool(pooling))
     write_rows(maker, maker.task_blocks(parts), directory, max_unknown=max_unknown)
     return replace(TokenRows.open(directory), pooling=pooling)
-
-
-def write_corpus_rows(
-    documents: Iterable[str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    directory: Path,
-    limit_tokens: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> TokenRows:
-    """Tokenize a corpus into rows of two segments of one document, as `RowMaker.corpus_blocks` says.
-
-    Args:
-        documents: read once, as a stream.
-        tokenizer: a fast one.
-        max_length: tokens in a row, special tokens included.
-        directory: where the rows go.
-        limit_tokens: stop after the row that reaches this many tokens.
-        progress: called with the number of tokens so far.
-
-    Raises:
-        UserError: there is no text, too many tokens are unknown, or the length has no room for text.
-    """
-    maker = RowMaker.of(tokenizer, max_length)
-    write_rows(maker, maker.corpus_blocks(documents, limit=limit_tokens), directory, progress)
-    return TokenRows.open(directory)

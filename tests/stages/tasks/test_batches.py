@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from checkpoints.errors import UserError
 from stages.tasks.batches import normalizers
 from stages.tasks.row_maker import Frame
-from stages.tasks.token_rows import TokenRows, write_corpus_rows, write_task_rows
+from stages.tasks.token_rows import TokenRows, write_task_rows
 from stages.tasks.types import Split
 from stages.training import data_order
 from stages.training.data_order import epoch_batches, shard_batch
+from tests.conftest import write_corpus_rows
 
 WORDS = [chr(97 + n // 26) + chr(97 + n % 26) for n in range(200)]
 SPECIALS = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], "roberta": ["<pad>", "<unk>", "<s>", "</s>"]}
@@ -158,7 +159,7 @@ def test_segments_begin_at_words(tmp_path):
 def test_corpus_stream_limit_and_progress(tmp_path, tokenizer):
     seen = []
     endless = (text(*range(n, n + 20)) * 500 for n in iter(int, 1))
-    rows = write_corpus_rows(endless, tokenizer, 32, tmp_path, limit_tokens=1000, progress=seen.append)
+    rows = write_corpus_rows(endless, tokenizer, 32, tmp_path, limit=1000, progress=seen.append)
     assert 1000 <= rows.counts["tokens"] < 1032
     assert seen == [rows.counts["tokens"]]
     assert rows.labels is None

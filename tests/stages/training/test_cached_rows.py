@@ -21,12 +21,12 @@ from stages.tasks import corpus as corpora
 from stages.tasks.corpus import corpus_parts, documents, find_corpus
 from stages.tasks.row_processes import write
 from stages.tasks.task import find_task
-from stages.tasks.token_rows import TokenRows, write_corpus_rows
+from stages.tasks.token_rows import TokenRows
 from stages.training import cached_rows
 from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.options import Job
 from stages.training.stage import Stage
-from tests.conftest import make_corpus, make_task, make_tokenizer
+from tests.conftest import make_corpus, make_task, make_tokenizer, write_corpus_rows
 
 FIELDS = ("tokens", "offsets", "lengths", "second")
 
