@@ -27,14 +27,22 @@ class Damaged(Exception):
     """A sealed directory that is not what its manifest says. The message names the file."""
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file atomically: a reader sees the old one or the new one."""
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write, which replaces `path` when the block ends: a reader sees the old or the new one."""
     staging = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(staging, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    staging.replace(path)
+    try:
+        yield staging
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file, which replaces the one that is there."""
+    with replaced(path) as staging:
+        staging.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
+        _sync(staging)
     _sync(path.parent)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import json
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -472,12 +471,8 @@ def _written(target: Path | None):
     if target is None:
         yield sys.stdout
         return
-    staging = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with open(staging, "w", newline="", encoding="utf-8") as file:
+        with store.replaced(target) as staging, open(staging, "w", newline="", encoding="utf-8") as file:
             yield file
-        staging.replace(target)
     except Exception as error:
         raise store.disk_error(error, target) from error
-    finally:
-        staging.unlink(missing_ok=True)

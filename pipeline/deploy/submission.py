@@ -3,6 +3,7 @@
 import zipfile
 from pathlib import Path
 
+from checkpoints import store
 from checkpoints.errors import UserError
 from stages.tasks.readers.glue import TEST_FILES
 
@@ -34,10 +35,8 @@ def join_submissions(runs: list[Path], target: Path) -> dict[str, str]:
                         "runs",
                     )
                 by[file] = run
-    staging = target.with_name(f".{target.name}")
-    with zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as joined:
+    with store.replaced(target) as staging, zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as joined:
         for file, run in sorted(by.items()):
             with zipfile.ZipFile(run / NAME) as archive:
                 joined.writestr(file, archive.read(file))
-    staging.replace(target)
     return {file: run.name for file, run in by.items()}

@@ -3,13 +3,13 @@
 docs/report.md explains each number. All text from data goes through the templates, which escape it.
 """
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
+from checkpoints import store
 from pipeline.config.options import Options
 from pipeline.report import plots
 from pipeline.report.run_record import RunRecord, StageRecord
@@ -75,10 +75,9 @@ def write_comparison(runs: list[RunRecord], target: Path) -> None:
 
 
 def _write(template: str, target: Path, **values: Any) -> None:
-    staging = target.with_name(f".{target.name}.{os.getpid()}")
-    staging.parent.mkdir(parents=True, exist_ok=True)
-    staging.write_text(page(template, **values), encoding="utf-8")
-    staging.replace(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with store.replaced(target) as staging:
+        staging.write_text(page(template, **values), encoding="utf-8")
 
 
 def _against(

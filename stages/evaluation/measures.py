@@ -146,7 +146,7 @@ def answer_entropy(kind: Kind, logits: np.ndarray) -> np.ndarray:
 def _texts(rows: Split, index: int) -> list[str]:
     """What a prediction is about: a row's one or two texts, or a word and its text."""
     if not rows.token_level:
-        return [rows.text_a[index], *([rows.text_b[index]] if rows.text_b else [])]
+        return rows.texts(index)
     ends = np.cumsum([len(labels) for labels in rows.labels])
     row = int(np.searchsorted(ends, index, side="right"))
     text = rows.text_a[row]

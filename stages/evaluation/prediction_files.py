@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from checkpoints import store
 from stages.distillation.models import load_classifier, load_tokenizer
 from stages.evaluation.measures import answer_entropy
 from stages.evaluation.predict import predict
@@ -24,8 +25,7 @@ def write_submission(stage: Stage, task: Task) -> None:
     tokenizer = load_tokenizer(source)
     model = load_classifier(source, capturing=False).eval().to(stage.device)
     path = stage.directory.parent / "glue_submission.zip"
-    staging = path.with_name(f".{path.name}")
-    with zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as archive:
+    with store.replaced(path) as staging, zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in sorted(stage.inputs["unlabelled"]["identity"]["files"].items()):
             indices, split = glue.read_unlabelled(task.name, Path(file))
             test = replace(task, splits={name: split})
@@ -37,7 +37,6 @@ def write_submission(stage: Stage, task: Task) -> None:
                 f"{i}\t{glue.written_answer(task.name, p)}" for i, p in zip(indices, predictions, strict=True)
             ]
             archive.writestr(name, "\n".join(["index\tprediction", *lines]) + "\n")
-    staging.replace(path)
     stage.log(f"the student's predictions of GLUE's test rows are in {path}")
 
 
@@ -53,26 +52,21 @@ def write_answers(path: Path, task: Task, answers: np.ndarray, encoder: np.ndarr
     distances = kind.distances(answers, encoder)
     bits = answer_entropy(kind, answers) if kind.labels else np.zeros(len(answers))
     said, of_encoder = kind.answers(answers), kind.answers(encoder)
-    staging = path.with_name(f".{path.name}")
-    with open(staging, "w", newline="", encoding="utf-8") as file:
+    with store.replaced(path) as staging, open(staging, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         second = ["text_b"] if train.text_b else []
         writer.writerow(["row", "text", *second, "answer", "encoder", "distance", "entropy"])
         for i in np.argsort(-distances, kind="stable"):
-            texts = [train.text_a[i], *([train.text_b[i]] if train.text_b else [])]
             labels = kind.written(said[i]), kind.written(of_encoder[i])
-            writer.writerow([i, *texts, *labels, f"{distances[i]:.4f}", f"{bits[i]:.4f}"])
-    staging.replace(path)
+            writer.writerow([i, *train.texts(i), *labels, f"{distances[i]:.4f}", f"{bits[i]:.4f}"])
 
 
 def write_predictions(path: Path, task: Task, split: str, predictions: dict[str, list[str]]) -> None:
     """Write the rows of a split with their labels and each model's predictions (`Kind.cells`), as CSV."""
-    rows, staging = task.splits[split], path.with_name(f".{path.name}")
-    with open(staging, "w", newline="", encoding="utf-8") as file:
+    rows = task.splits[split]
+    with store.replaced(path) as staging, open(staging, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", *(["text_b"] if rows.text_b else []), "label", *predictions])
-        for i, (text, label) in enumerate(zip(rows.text_a, rows.labels, strict=True)):
-            second = [rows.text_b[i]] if rows.text_b else []
+        for i, label in enumerate(rows.labels):
             said = [cells[i] for cells in predictions.values()]
-            writer.writerow([text, *second, task.kind.written(label), *said])
-    staging.replace(path)
+            writer.writerow([*rows.texts(i), task.kind.written(label), *said])

@@ -258,7 +258,7 @@ def answered_by(task: Task, answered: Answered, leave_out: bool) -> Task:
         UserError: rows and answers do not fit together.
     """
     path = answered.path
-    keys = {role: list(map(key, _texts(split))) for role, split in task.splits.items()}
+    keys = {role: [key(split.texts(i)) for i in range(len(split))] for role, split in task.splits.items()}
     train = task.splits["train"]
     asked = set().union(*keys.values())
     strange = [answer for k, answer in answered.first.items() if k not in asked]
@@ -302,7 +302,3 @@ def answered_by(task: Task, answered: Answered, leave_out: bool) -> Task:
                 f"answers: {same / len(both):.1%} of {len(both):,} have the label of their row in {role}"
             )
     return replace(task, splits=task.splits | {"train": rows}, notes=(*task.notes, *notes))
-
-
-def _texts(split: Split) -> list[tuple[str, ...]]:
-    return list(zip(split.text_a, split.text_b, strict=True) if split.text_b else zip(split.text_a))

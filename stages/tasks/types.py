@@ -205,6 +205,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def texts(self, row: int) -> list[str]:
+        """The one text of a row, or its two."""
+        return [column[row] for column in (self.text_a, self.text_b) if column is not None]
+
     @property
     def token_level(self) -> bool:
         """Whether each word has a label."""
