@@ -172,15 +172,15 @@ def _help(name: str) -> str:
 
 
 @dataclass
-class Nothing:
-    """A command without settings."""
+class Settings:
+    """What a command takes; by itself nothing."""
+
+    __pydantic_config__ = CONFIG
 
 
 @dataclass
-class OfRun:
+class OfRun(Settings):
     """What a command of a finished run takes."""
-
-    __pydantic_config__ = CONFIG
 
     run: str = option("demo", "name of the finished run, under runs/")
 
@@ -242,8 +242,8 @@ def recipe(given: dict[str, str]) -> None:
     make_recipe(given)
 
 
-@command(Nothing)
-def recipes(given: Nothing) -> None:
+@command(Settings)
+def recipes(given: Settings) -> None:
     """List the recipes.
 
     Example: make recipes
@@ -280,9 +280,7 @@ def report(given: ReportSettings) -> None:
 
 
 @dataclass
-class CompareSettings:
-    __pydantic_config__ = CONFIG
-
+class CompareSettings(Settings):
     runs: str = option("", "names of two runs or more, as in runs='demo demo-long'")
     to: str = option("", "the page to write; if left out: runs/compare.html")
 
@@ -305,9 +303,7 @@ def compare(given: CompareSettings) -> None:
 
 
 @dataclass
-class ParetoSettings:
-    __pydantic_config__ = CONFIG
-
+class ParetoSettings(Settings):
     task: str = option("", "name of a task; if left out: every task")
 
 
@@ -334,9 +330,7 @@ def pareto(given: ParetoSettings) -> None:
 
 
 @dataclass
-class SubmissionSettings:
-    __pydantic_config__ = CONFIG
-
+class SubmissionSettings(Settings):
     runs: str = option("", "names of runs of GLUE tasks; if left out: all that answered test rows")
     to: str = option("", "the zip file to write; if left out: runs/glue_submission.zip")
 
@@ -484,9 +478,7 @@ def predict(given: PredictSettings) -> None:
 
 
 @dataclass
-class LabelSettings:
-    __pydantic_config__ = CONFIG
-
+class LabelSettings(Settings):
     task: str = option("", "a name for the file of the answers; if left out: that of the data file")
     data: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
     text_columns: list[str] = option(["text"], "its one or two text columns")

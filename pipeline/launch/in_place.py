@@ -409,20 +409,14 @@ def _wait(store: Any, key: str) -> None:
     Raises:
         RuntimeError: the connection was lost.
     """
-    while not _is_set_within(store, key, ASK_EVERY):
-        pass
-
-
-def _is_set_within(store: Any, key: str, limit: timedelta) -> bool:
     import torch.distributed as dist
 
-    try:
-        store.wait([key], limit)
-    except dist.DistStoreError as error:
-        if "timeout" not in str(error):
-            raise
-        return False
-    return True
+    while True:
+        try:
+            return store.wait([key], ASK_EVERY)
+        except dist.DistStoreError as error:
+            if "timeout" not in str(error):
+                raise
 
 
 class _Leader:

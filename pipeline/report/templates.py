@@ -19,25 +19,15 @@ COLOURS = {
 METRICS = {
     "agreement": "agreement with the teacher",
     "subset_agreement": "agreement with all of the teacher's labels",
-    "f1": "F1",
-    "entity_f1": "entity F1",
-    "exact_match": "exact match",
-    "micro_f1": "micro F1",
-    "macro_f1": "macro F1",
-    "mean_average_precision": "mean average precision",
-    "subset_accuracy": "subset accuracy",
     "map": "mean average precision over questions",
     "mrr": "mean reciprocal rank",
-    "precision_at_1": "precision at 1",
-    "mean_recall": "mean recall",
-    "character_accuracy": "character accuracy",
-    "sequence_accuracy": "sequence accuracy",
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "mae": "mean absolute error",
     "rmse": "root mean squared error",
 }
+"""The display names of metrics that their own names do not spell out."""
 
 
 def page(template: str, **values: Any) -> str:
@@ -52,7 +42,7 @@ def markdown(template: str, **values: Any) -> str:
 
 def metric_name(metric: str) -> str:
     """The display name of a metric."""
-    return METRICS.get(metric, metric)
+    return METRICS.get(metric) or metric.replace("_", " ").replace("f1", "F1")
 
 
 def _render(template: str, values: dict[str, Any], **escaping: Any) -> str:

@@ -19,23 +19,6 @@ from stages.methods.oracle_teacher import OracleTeacher
 from stages.methods.prompts import Panda, SoftPrompt
 from stages.methods.sparse_ngrams import SparseNGrams
 
-__all__ = [
-    "METHODS",
-    "Assistants",
-    "AuxiliaryBranches",
-    "DistillationTokenEvidence",
-    "Grain",
-    "HardCandidates",
-    "Lead",
-    "ManyHeads",
-    "Method",
-    "OracleTeacher",
-    "Panda",
-    "SoftPrompt",
-    "SparseNGrams",
-    "build_method",
-]
-
 METHODS: dict[str, type[Method]] = {
     "assistants": Assistants,
     "auxiliary_branches": AuxiliaryBranches,

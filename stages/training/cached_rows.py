@@ -47,6 +47,8 @@ UNITS_PER_RANK = 4
 
 Start = Callable[[], Iterator[str] | Iterator[Split]]
 """Starts a stream of documents, or of parts of a split."""
+Starts = Callable[[], list[Start]]
+"""Returns what starts the streams that make up the data; called if their rows are missing."""
 
 
 def task_rows(
@@ -62,10 +64,7 @@ def task_rows(
     def starts() -> list[Start]:
         return [lambda: slices([task.splits[split]])]
 
-    data = {"task": stage.inputs[given], "split": split}
-    return _of_task(
-        task, _cached(stage, data, tokenizer, max_length, starts, windows=bool(task.kind.pooling))
-    )
+    return _of_task(stage, task, {"task": stage.inputs[given], "split": split}, tokenizer, max_length, starts)
 
 
 def train_rows(
@@ -86,9 +85,7 @@ def train_rows(
             return [lambda: slices([task.splits["train"], task.splits["unlabelled"]])]
 
         data = {"task": stage.inputs["task"], "split": "train and unlabelled"}
-        return _of_task(
-            task, _cached(stage, data, tokenizer, max_length, both, windows=bool(task.kind.pooling))
-        )
+        return _of_task(stage, task, data, tokenizer, max_length, both)
     if "augmented" not in stage.inputs:
         return task_rows(stage, task, "train", tokenizer, max_length)
     shards = stage.artifact_dir("augmented")
@@ -98,13 +95,14 @@ def train_rows(
         return [partial(_augmented, group.values(), task) for group in groups]
 
     data = {"augmented": sha256_file(shards / store.MANIFEST)}
-    return _of_task(
-        task, _cached(stage, data, tokenizer, max_length, starts, windows=bool(task.kind.pooling))
-    )
+    return _of_task(stage, task, data, tokenizer, max_length, starts)
 
 
-def _of_task(task: Task, rows: TokenRows) -> TokenRows:
-    """Rows with what the task's kind says of their labels and windows."""
+def _of_task(
+    stage: Stage, task: Task, data: dict, tokenizer: PreTrainedTokenizerBase, max_length: int, starts: Starts
+) -> TokenRows:
+    """Cached rows with what the task's kind says of their labels and windows."""
+    rows = _cached(stage, data, tokenizer, max_length, starts, windows=bool(task.kind.pooling))
     return replace(rows, scale=task.kind.scale, pooling=task.kind.pooling)
 
 
@@ -172,7 +170,7 @@ def _cached(
     data: dict,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    starts: Callable[[], list[Start]],
+    starts: Starts,
     limit: int | None = None,
     windows: bool = False,
     one_segment: bool = False,
@@ -184,7 +182,7 @@ def _cached(
         data: what identifies them, beside the tokenizer and the length.
         tokenizer: a fast one.
         max_length: tokens of a row.
-        starts: called if the rows are missing; returns what starts the streams that make up the data.
+        starts: of the data.
         limit: of tokens.
         windows: whether longer texts are cut into windows.
         one_segment: whether rows of a corpus have one segment instead of two.
@@ -221,9 +219,8 @@ def is_there(stage: Stage, target: Path, what: str) -> bool:
     while target.exists() and not store.is_verified(target) and os.access(target, os.W_OK):
         time.sleep(0.1)
     found = [target.exists()]
-    if (
-        dist.is_initialized() and ranks()[0] > 1
-    ):  # another run may make it in this moment: all ranks do as rank 0
+    # Another run may make it in this moment: all ranks do as rank 0.
+    if dist.is_initialized() and ranks()[0] > 1:
         dist.broadcast_object_list(found)
     return found[0]
 

@@ -17,37 +17,8 @@ from stages.tasks.kinds.scores import Scores
 from stages.tasks.kinds.sequences import Sequences
 from stages.tasks.kinds.similarity import Similarity
 
-__all__ = [
-    "KINDS",
-    "Classes",
-    "Entities",
-    "ImageClasses",
-    "ImageTexts",
-    "Kind",
-    "LabelSets",
-    "Nodes",
-    "Questions",
-    "Ranking",
-    "Scores",
-    "Sequences",
-    "Similarity",
-    "Words",
-]
-
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind
-    for kind in (
-        Classes,
-        Entities,
-        ImageClasses,
-        ImageTexts,
-        LabelSets,
-        Nodes,
-        Questions,
-        Ranking,
-        Scores,
-        Sequences,
-        Similarity,
-        Words,
-    )  # fmt: skip
-}
+    for kind in (Classes, Entities, ImageClasses, ImageTexts, LabelSets, Nodes, Questions, Ranking, Scores, Sequences,
+                 Similarity, Words)
+}  # fmt: skip
