@@ -160,27 +160,24 @@ class Recipe:
     """A recipe as read.
 
     Attributes:
+        lines: those that are not options.
+        main: the student that the run is about.
         students: name -> settings of every student, in the order in which they are made.
         shown: the names of those that are evaluated.
         grid_values: of a grid, factor -> value -> the students that have it.
-        rows: maximum number of training rows; 0: all.
-        held_out: fraction of them that no student learns from.
-        unlabelled: fraction of the others whose labels are hidden.
-        image_augmentation: strength of the random changes to training images.
-        sentence_vectors: whether pairs are answered by the cosine of sentence vectors.
     """
 
     name: str
-    baseline: str
+    lines: RecipeFile
     main: str
-    rows: int
-    held_out: float
-    unlabelled: float
-    image_augmentation: float
-    sentence_vectors: bool
     students: dict[str, StudentSpec]
     shown: list[str]
     grid_values: dict[str, dict[str, list[str]]]
+
+    @property
+    def baseline(self) -> str:
+        """The student that gains are measured against; "" for none."""
+        return self.lines.baseline
 
 
 def known_recipes() -> dict[str, str]:
@@ -242,19 +239,7 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
             )
     if not parts.unlabelled and any(student.with_unlabelled for student in students.values()):
         raise UserError(f"{where}with_unlabelled=true needs unlabelled=FRACTION: there are no such rows")
-    return Recipe(
-        path.stem,
-        parts.baseline,
-        main,
-        parts.rows,
-        parts.held_out,
-        parts.unlabelled,
-        parts.image_augmentation,
-        parts.sentence_vectors,
-        students,
-        shown,
-        grid_values,
-    ), o
+    return Recipe(path.stem, parts, main, students, shown, grid_values), o
 
 
 def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: str) -> StudentSpec:

@@ -36,16 +36,12 @@ def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
             argument="teacher",
         )
     task = given_task(o)
-    if recipe.rows:
-        task["identity"]["rows"] = [recipe.rows, o.seed]
-    if recipe.held_out:
-        task["identity"]["held_out"] = [recipe.held_out, o.seed]
-    if recipe.image_augmentation:
-        task["identity"]["image_augmentation"] = recipe.image_augmentation
-    if recipe.sentence_vectors:
-        task["identity"]["sentence_vectors"] = True
-    if recipe.unlabelled:
-        task["identity"]["unlabelled"] = [recipe.unlabelled, o.seed]
+    for name in ("rows", "held_out", "unlabelled"):
+        if number := getattr(recipe.lines, name):
+            task["identity"][name] = [number, o.seed]
+    for name in ("image_augmentation", "sentence_vectors"):
+        if value := getattr(recipe.lines, name):
+            task["identity"][name] = value
 
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(o, task, run)
