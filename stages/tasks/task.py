@@ -11,35 +11,13 @@ from typing import Any
 from checkpoints.errors import UserError
 from stages.tasks.answers import answered_by, read_answers, together
 from stages.tasks.kinds import ImageClasses, Kind, Scores, Similarity
-from stages.tasks.readers import (
-    READERS,
-    chatterbot,
-    glue,
-    graphs,
-    images,
-    indonesian,
-    newsgroups,
-    questions,
-    rotten_tomatoes,
-    scenes,
-    strips,
-)
+from stages.tasks.readers import READERS, questions
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task", "part"]
 
-KNOWN = (
-    *glue.TASKS,
-    *rotten_tomatoes.TASKS,
-    *newsgroups.TASKS,
-    *indonesian.TASKS,
-    *chatterbot.TASKS,
-    *questions.HUB,
-    *images.TASKS,
-    *scenes.TASKS,
-    *strips.TASKS,
-    *graphs.TASKS,
-)
+KNOWN = (*(name for reader in READERS.values() for name in getattr(reader, "TASKS", ())), *questions.HUB)
+"""The names of tasks that need no files of the user's own."""
 
 
 def find_task(
