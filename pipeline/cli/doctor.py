@@ -6,8 +6,6 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from checkpoints import store
@@ -24,38 +22,14 @@ SHOWN_PACKAGES = ("torch", "transformers", "deepspeed", "datasets")
 HUB_TIMEOUT = 3  # seconds
 
 
-class Status(StrEnum):
-    """What a check found."""
-
-    OK = "ok"
-    NOTE = "note"
-    WRONG = "WRONG"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The outcome of one check.
+class Report:
+    """Prints findings as they come, in sections of aligned lines.
 
     Attributes:
-        subject: what was checked.
-        text: what was found, and how to fix it where it is wrong.
+        wrong: how many findings are wrong.
     """
 
-    status: Status
-    subject: str
-    text: str
-
-
-class Report:
-    """Prints findings as they come, in sections of aligned lines."""
-
-    def __init__(self) -> None:
-        self.findings: list[Finding] = []
-
-    @property
-    def wrong(self) -> int:
-        """How many findings are wrong."""
-        return sum(finding.status == Status.WRONG for finding in self.findings)
+    wrong = 0
 
     def section(self, title: str) -> None:
         """Begin a section."""
@@ -63,19 +37,19 @@ class Report:
 
     def ok(self, subject: str, text: str) -> None:
         """Report what is as it should be."""
-        self._add(Finding(Status.OK, subject, text))
+        self._line("ok", subject, text)
 
     def note(self, subject: str, text: str) -> None:
         """Report what is worth knowing and stops nothing."""
-        self._add(Finding(Status.NOTE, subject, text))
+        self._line("note", subject, text)
 
     def fix(self, subject: str, text: str) -> None:
         """Report what is wrong, and how to fix it."""
-        self._add(Finding(Status.WRONG, subject, text))
+        self.wrong += 1
+        self._line("WRONG", subject, text)
 
-    def _add(self, finding: Finding) -> None:
-        self.findings.append(finding)
-        print(f"  {finding.status:<6} {finding.subject:<40} {finding.text}", flush=True)
+    def _line(self, status: str, subject: str, text: str) -> None:
+        print(f"  {status:<6} {subject:<40} {text}", flush=True)
 
 
 def check_machine(report: Report, runs: Path) -> None:

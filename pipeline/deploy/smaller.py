@@ -112,14 +112,7 @@ def write_int8(source: Path, target: Path, in_fp32: Collection[str] = ()) -> Non
 def write_int8_static(
     source: Path, target: Path, batches: Iterable[Inputs], in_fp32: Collection[str] = ()
 ) -> None:
-    """As `write_int8`, but activations are quantized by the range that they have on some batches.
-
-    Args:
-        source: the fp32 model.
-        target: the file to write.
-        batches: inputs of the model by name, with which it is calibrated.
-        in_fp32: names of the nodes that stay as they are.
-    """
+    """As `write_int8`, but activations are quantized by the range that they have on some batches of inputs by name."""
 
     class Reader(CalibrationDataReader):
         left = iter(batches)
@@ -136,13 +129,7 @@ def write_int8_static(
 
 
 def write_fp16(source: Path, target: Path, in_fp32: Collection[str] = ()) -> None:
-    """Halve a model's numbers to fp16. Inputs and outputs stay as they are.
-
-    Args:
-        source: the fp32 model.
-        target: the file to write.
-        in_fp32: names of the nodes that stay as they are.
-    """
+    """Halve a model's numbers to fp16, as `write_int8` makes them smaller. Inputs and outputs stay as they are."""
     with _quietly():
         model = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=list(in_fp32))
         onnx.save(model, target)
