@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -264,30 +264,28 @@ class RowMaker:
             # The fast one leaves out which word a token belongs to.
             encode = self._truncating.encode_batch if words else self._truncating.encode_batch_fast
             encodings = encode(texts, is_pretokenized=words)
-            lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
-            tokens = np.fromiter(
-                chain.from_iterable(encoding.ids for encoding in encodings), self.dtype, lengths.sum()
-            )
-            second = np.zeros(len(encodings), np.int32)
-            if split.text_b is not None:
-                lead = len(self.frame.before) + len(self.frame.between)
-                second[:] = [lead + encoding.sequence_ids.count(0) for encoding in encodings]
             labels = np.array(split.labels) if not words else None
             if words:
                 of_row = partial(_of_tokens, continued=split.continued)
                 labels = np.concatenate(list(map(of_row, encodings, split.labels)))
-            yield Block(tokens, lengths, second, labels, words, sum(bool(e.overflowing) for e in encodings))
+            truncated = sum(bool(encoding.overflowing) for encoding in encodings)
+            yield replace(self._block(encodings, split), labels=labels, words=words, truncated=truncated)
 
     def _windows(self, split: Split) -> Block:
         """The windows of texts, or of questions' contexts."""
         cut = windows(split, self.tokenizer, self.frame, self.max_length)
-        lengths = np.fromiter(map(len, cut.encodings), np.int64, len(cut.encodings))
-        tokens = np.fromiter(chain.from_iterable(e.ids for e in cut.encodings), self.dtype, lengths.sum())
-        second = np.zeros(len(cut.encodings), np.int32)
+        block = self._block(cut.encodings, split)
+        return replace(block, labels=cut.labels, words=split.asks, begins=cut.begins, places=cut.places)
+
+    def _block(self, encodings: Sequence[Encoding], split: Split) -> Block:
+        """The tokens of a task's rows, without labels."""
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        tokens = np.fromiter(chain.from_iterable(e.ids for e in encodings), self.dtype, lengths.sum())
+        second = np.zeros(len(encodings), np.int32)
         if split.text_b is not None:
             lead = len(self.frame.before) + len(self.frame.between)
-            second[:] = [lead + e.sequence_ids.count(0) for e in cut.encodings]
-        return Block(tokens, lengths, second, cut.labels, split.asks, begins=cut.begins, places=cut.places)
+            second[:] = [lead + encoding.sequence_ids.count(0) for encoding in encodings]
+        return Block(tokens, lengths, second)
 
     def _encode(self, documents: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens of some documents, the number of each one's, and of each token whether it begins a word."""
