@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
+from itertools import repeat
 from operator import add
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def run(stage: Stage) -> None:
     shards = augment_shards(
         _rows(train, fixes_second), candidates, settings, stage.seed, wanted=missing.__contains__,
         barred=lambda row: _key(row) in others, given=given_words(task, options.entities),
-    )  # fmt: skip
+    ) if candidates else ()  # fmt: skip
     progress = Progress(stage, len(missing), "shard")
     for shard in shards:
         part = slice(starts[shard.index], starts[shard.index] + len(shard.rows))
@@ -110,7 +111,7 @@ def run(stage: Stage) -> None:
 def _rows(split: Split, first_alone: bool) -> Iterator[Row]:
     """What is varied of each row."""
     second = None if first_alone else split.text_b
-    return zip(split.text_a, second or [None] * len(split), strict=True)
+    return zip(split.text_a, second or repeat(None), strict=False)
 
 
 def _key(row: Row) -> tuple[str, ...]:
@@ -123,7 +124,7 @@ def _candidates(stage: Stage, options: Augmentation) -> Candidates:
     model, _ = load_masked_lm(source)
     with about("masked_lm"):
         masked_lm = MaskedLM(
-            model.to(stage.device), load_tokenizer(source), dtype=stage.precision,
+            model.eval().to(stage.device), load_tokenizer(source), dtype=stage.precision,
             masks_per_pass=options.masks_per_pass, min_distance=options.min_distance,
         )  # fmt: skip
     vectors = None

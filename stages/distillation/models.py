@@ -331,7 +331,7 @@ def to_learned_scale(model: PreTrainedModel, scale: tuple[float, float]) -> None
     """
     mean, deviation = scale
     if scale != (0.0, 1.0):
-        head = model.get_submodule(_head(model))
+        _, head = _head(model)
         with torch.no_grad():
             head.weight.div_(deviation)
             head.bias.sub_(mean).div_(deviation)
@@ -344,7 +344,7 @@ def in_units(
     mean, deviation = scale
     if scale == (0.0, 1.0):
         return weights
-    head = _head(model)
+    head, _ = _head(model)
     changed = {
         f"{head}.weight": weights[f"{head}.weight"] * deviation,
         f"{head}.bias": weights[f"{head}.bias"] * deviation + mean,
@@ -352,9 +352,9 @@ def in_units(
     return weights | changed
 
 
-def _head(model: nn.Module) -> str:
-    """The name of the last linear layer, which gives the score."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+def _head(model: nn.Module) -> tuple[str, nn.Linear]:
+    """The last linear layer, which gives the score, and its name."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
 
 
 def head_of(config: PretrainedConfig) -> Head | None:
@@ -368,13 +368,19 @@ def knows(config: PretrainedConfig, kind: Kind) -> bool:
 
     A classifier of images with other classes, such as ImageNet's, is tuned: most published ones are of that sort.
     """
-    of_others = kind.labels and kind.reads_images and {*config.id2label.values()} != {*kind.labels}
+    of_others = kind.labels and kind.reads_images and {*label_names(config)} != {*kind.labels}
     return head_of(config) == kind.head and not of_others
+
+
+def label_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """The names of a classifier's labels, in the order of its outputs."""
+    names: Any = config.id2label
+    return tuple(str(names[i]) for i in range(len(names)))
 
 
 def kind_of(config: PretrainedConfig) -> Kind:
     """Return the kind of task in a classifier's config, with labels in the order of the logits."""
-    labels: Any = tuple(config.id2label[i] for i in range(config.num_labels))
+    labels = label_names(config)
     if head_of(config) == Questions.head:
         return Questions().of_model(config)
     if head_of(config) == Words.head:

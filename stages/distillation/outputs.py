@@ -97,6 +97,12 @@ class ModelOutputs:
     vocabulary_NV: Tensor | None = None
     named: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def logits(self) -> Tensor:
+        """`logits_BC` of a pass of which they were asked for."""
+        assert self.logits_BC is not None, "no logits were asked for"
+        return self.logits_BC
+
     def attention_scores(self, layer: int) -> Tensor:
         """Q K^T / sqrt(D) of a layer, (B, H, L, L) in fp32, as kept or computed from queries and keys."""
         if layer in self.scores_BHLL:

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
 from stages.distillation.model_surgery import pack
-from stages.distillation.models import head_of
+from stages.distillation.models import head_of, label_names
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
 from stages.tasks.kinds import Kind, Questions
 from stages.tasks.text import as_argument
@@ -73,8 +73,7 @@ def class_order(
         if config.num_labels != 1:
             raise UserError(f"the task is a regression, but the teacher has {config.num_labels} classes")
         return [0]
-    id2label: Any = config.id2label
-    names = [str(name) for name in teacher_labels or [id2label[i] for i in range(len(id2label))]]
+    names = teacher_labels or list(label_names(config))
     example = as_argument("teacher_labels", labels)
     if (
         not teacher_labels

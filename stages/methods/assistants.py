@@ -24,8 +24,8 @@ from stages.methods.base import Method
 from stages.tasks.batches import Batch
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
-from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
-from stages.training.cached_rows import task_rows, train_rows
+from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits, training_logits
+from stages.training.cached_rows import task_rows
 from stages.training.stage import Stage
 
 WEIGHTS = ("equal", "evolved", "random")
@@ -119,14 +119,14 @@ class Assistants(Method):
     def _log_probabilities(self, stage: Stage, task: Task, split: str) -> Tensor:
         """(K, N, C) of the assistants at temperature T, each asked once and then read from the cache of all runs."""
         tables = []
-        for name in self.reads:
-            tokenizer = load_tokenizer(stage.model(f"reads {name}"))
-            length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
+        for given in (f"reads {name}" for name in self.reads):
             if split == "train":
-                rows = train_rows(stage, task, tokenizer, length, everything)
+                logits_NC, _ = training_logits(stage, task, given)
             else:
-                rows = task_rows(stage, task, split, tokenizer, length)
-            tables.append(torch.from_numpy(teacher_logits(stage, task, rows, f"reads {name}")))
+                tokenizer = load_tokenizer(stage.model(given))
+                rows = task_rows(stage, task, split, tokenizer, stage.training.max_length)
+                logits_NC = teacher_logits(stage, task, rows, given)
+            tables.append(torch.from_numpy(logits_NC))
         return torch.log_softmax(torch.stack(tables) / self.temperature, -1)
 
 

@@ -105,8 +105,7 @@ class AuxiliaryBranches(Method):
 
         def for_heads(teacher: Callable[[Batch], ModelOutputs], batch: Batch) -> ModelOutputs:
             outputs = teacher(batch)
-            assert outputs.logits_BC is not None
-            each = outputs.logits_BC[:, None].expand(-1, self.branches + 2, -1)
+            each = outputs.logits[:, None].expand(-1, self.branches + 2, -1)
             return replace(outputs, named=outputs.named | {HEADS: each})
 
         return {name: teacher and partial(for_heads, teacher) for name, teacher in shown.items()}

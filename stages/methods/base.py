@@ -16,7 +16,6 @@ from stages.distillation.models import (
     load_config,
     load_encoder,
     load_preprocessor,
-    load_tokenizer,
     new_classifier,
 )
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
@@ -30,8 +29,7 @@ from stages.tasks.kinds import Nodes
 from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import Remembered, task_teacher, teacher_outputs
-from stages.teaching.recorded_logits import by_windows, logits_as_outputs, teacher_logits
-from stages.training.cached_rows import train_rows
+from stages.teaching.recorded_logits import by_windows, logits_as_outputs, training_logits
 from stages.training.options import StageToCheck, Training
 from stages.training.rows import BatchTransform, Rows
 from stages.training.rows_of_task import changes_of
@@ -156,9 +154,7 @@ class Method:
         if isinstance(task.kind, Nodes):
             return dict.fromkeys(rows, Remembered(task_teacher(stage, task, spec)))
         if spec == CaptureSpec(logits=True):  # the teacher may read other tokens than the student
-            length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
-            theirs = train_rows(stage, task, load_tokenizer(stage.model("teacher")), length, everything)
-            logits = teacher_logits(stage, task, theirs)
+            logits, theirs = training_logits(stage, task)
             if task.kind.pooling:
                 logits = by_windows(logits, theirs, rows["train"])
             return {"train": logits_as_outputs(logits, rows["train"], stage.device)}

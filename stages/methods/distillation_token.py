@@ -51,8 +51,7 @@ class DistillationTokenEvidence(Method):
                 outputs = read(student, batch, spec)
                 for name in HEADS:
                     said[name].append(outputs.named[name].argmax(-1))
-                logits: Any = teacher(batch).logits_BC
-                said["teacher"].append(logits.argmax(-1))
+                said["teacher"].append(teacher(batch).logits.argmax(-1))
                 said["gold"].append(batch.labels)
                 for name, layer in (("first", 1), ("last", layers)):
                     class_BW, token_BW = outputs.hidden_BLW[layer][:, 0], outputs.hidden_BLW[layer][:, 1]

@@ -7,7 +7,6 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from checkpoints.errors import UserError
 from stages.distillation.losses.each_head import HEADS
-from stages.distillation.models import load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students.many_heads import BODIES, ManyHeadsConfig, with_many_heads
 from stages.methods.base import Method
@@ -15,8 +14,7 @@ from stages.tasks.batches import Batch
 from stages.tasks.kinds import Classes
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
-from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
-from stages.training.cached_rows import train_rows
+from stages.teaching.recorded_logits import logits_as_outputs, training_logits
 from stages.training.stage import Stage
 
 
@@ -105,17 +103,13 @@ class ManyHeads(Method):
         """Each teacher's logits, asked once and then read from the cache of all runs."""
         if spec == CaptureSpec():
             return dict.fromkeys(rows)
-        length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
-        tables = {}
-        for name in dict.fromkeys(self.reads):
-            theirs = train_rows(stage, task, load_tokenizer(stage.model(f"reads {name}")), length, everything)
-            tables[name] = teacher_logits(stage, task, theirs, f"reads {name}")
+        tables = {
+            name: training_logits(stage, task, f"reads {name}")[0] for name in dict.fromkeys(self.reads)
+        }
         table_NX = np.concatenate([tables[name] for name in self.reads], 1)
         shown = logits_as_outputs(table_NX, rows["train"], stage.device)
 
         def by_head(batch: Batch) -> ModelOutputs:
-            logits_BX = shown(batch).logits_BC
-            assert logits_BX is not None
-            return ModelOutputs(named={HEADS: logits_BX.unflatten(1, (self.heads, -1))})
+            return ModelOutputs(named={HEADS: shown(batch).logits.unflatten(1, (self.heads, -1))})
 
         return {"train": by_head}

@@ -124,7 +124,7 @@ class TeacherCache:
         outputs.scores_BHLL = dict(zip(self.scored, scores, strict=False))
         if self.words:
             outputs.logits_BC = next(parts)
-        if self.classes:
+        if self.logits_NC is not None:
             outputs.logits_BC = self.logits_NC[batch.rows.cpu()].to(batch.input_ids.device)
         return outputs
 
@@ -144,7 +144,7 @@ class TeacherCache:
                 if scores_BSLL is not None:
                     self._scores(shard, row, first).copy_(scores_BSLL[i, :, places, places])
             if self.classes:
-                logits_NC[batch.rows.cpu().numpy() - first] = outputs.logits_BC.float().cpu()
+                logits_NC[batch.rows.cpu().numpy() - first] = outputs.logits.float().cpu()
         np.save(directory / "logits.npy", logits_NC)
 
     def _mapped(self, directory: Path, start: int, stop: int, shared: bool) -> _Shard:

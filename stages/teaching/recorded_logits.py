@@ -6,7 +6,6 @@ Axes in names: N targets of the rows, C classes.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ import torch.distributed as dist
 
 from checkpoints import store
 from checkpoints.fingerprint import sha256_file
+from stages.distillation.models import load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.tasks.batches import Batch, indices_by_length, label_index
 from stages.tasks.rows import TaskRows
@@ -21,7 +21,7 @@ from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher
 from stages.teaching.shards import Fill, make_shards
-from stages.training.cached_rows import is_there
+from stages.training.cached_rows import is_there, train_rows
 from stages.training.stage import Stage, is_first_rank, wait_for
 
 TEACHER_LOGITS_FILE = "teacher_logits.npy"
@@ -38,7 +38,8 @@ def teacher_logits(stage: Stage, task: Task, rows: TokenRows, given: str = "teac
         rows: in the teacher's tokens.
         given: name of the input.
     """
-    kept = Path(rows.tokens.filename).parent
+    assert isinstance(rows.tokens, np.memmap), "rows of a task are read from the cache"
+    kept = Path(str(rows.tokens.filename)).parent
     teacher = sha256_file(stage.artifact_dir(given) / store.MANIFEST)
     kept = kept.with_name(f"{kept.name}-answers-{teacher[:12]}-{stage.job.precision}")
     if not is_there(stage, kept, "the teacher's logits are"):
@@ -48,6 +49,19 @@ def teacher_logits(stage: Stage, task: Task, rows: TokenRows, given: str = "teac
                 np.save(directory / TEACHER_LOGITS_FILE, table_NC)
     wait_for([kept / store.MANIFEST])
     return np.load(kept / TEACHER_LOGITS_FILE)
+
+
+def training_logits(stage: Stage, task: Task, given: str = "teacher") -> tuple[np.ndarray, TokenRows]:
+    """A model's logits (N, C) of the rows that a recipe's stage trains on; and these rows, in that model's tokens.
+
+    Args:
+        stage: whose input `given` is the model.
+        task: with its rows.
+        given: name of the input.
+    """
+    length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
+    rows = train_rows(stage, task, load_tokenizer(stage.model(given)), length, everything)
+    return teacher_logits(stage, task, rows, given), rows
 
 
 def compute_logits(
@@ -70,9 +84,9 @@ def compute_logits(
             places, logits = [], []
             for chunk in batches[i * SHARD_BATCHES : (i + 1) * SHARD_BATCHES]:
                 batch = rows.collate(chunk, np.ones(len(chunk), np.float32))
-                outputs: Any = teacher(batch.to(stage.device))
+                logits_BC = teacher(batch.to(stage.device)).logits.float().cpu()
                 places.append(label_index(rows.first_targets, batch)[batch.label_mask].numpy())
-                logits.append(outputs.logits_BC.float().cpu()[batch.label_mask].numpy())
+                logits.append(logits_BC[batch.label_mask].numpy())
             np.savez(directory / "logits.npz", places=np.concatenate(places), logits=np.concatenate(logits))
 
         return fill
@@ -113,7 +127,7 @@ class TeacherLogits:
 
     def note(self, batch: Batch, outputs: ModelOutputs) -> None:
         """Keep the logits of a batch's rows that count and were not seen before."""
-        places, logits, counts = label_index(self.first_targets, batch), outputs.logits_BC, batch.weight > 0
+        places, logits, counts = label_index(self.first_targets, batch), outputs.logits, batch.weight > 0
         if batch.label_mask.ndim == 2:  # words: one after another, T of them
             mask_BL = batch.label_mask
             places, logits, counts = (

@@ -42,5 +42,4 @@ class Peers(Loss):
 
 def fixed(outputs: ModelOutputs) -> ModelOutputs:
     """The logits without gradients."""
-    assert outputs.logits_BC is not None
-    return ModelOutputs(logits_BC=outputs.logits_BC.detach())
+    return ModelOutputs(logits_BC=outputs.logits.detach())
