@@ -5,6 +5,8 @@ the recipe's lines say; `stages.methods` has what published methods do otherwise
 metric, or by the loss where nothing trains its answers.
 """
 
+from typing import Any
+
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import build
 from stages.distillation.models import load_config
@@ -49,6 +51,6 @@ def run(stage: Stage) -> None:
         choose_on_dev(stage, model, dev, task)
         warn_if_constant(stage, task, state.best_score)
     method.examine(stage, task, model, dev)
-    scores = {"dev": state.best_score, "metric": task.selection if answers else "-loss", "steps": state.step}
-    scores |= {"found": method.found} if method.found else {}
+    scores: dict[str, Any] = {"dev": state.best_score, "metric": task.selection if answers else "-loss"}
+    scores |= {"steps": state.step} | ({"found": method.found} if method.found else {})
     stage.publish(save_student(job, tokenizer, scale=task.kind.scale), scores)

@@ -1,13 +1,12 @@
 """docs/options.md, made from the options themselves: `make docs` writes it."""
 
 import inspect
-from dataclasses import fields, is_dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
 from pipeline.config.options import Options, load
-from pipeline.config.schema import describe, show
+from pipeline.config.schema import describe, groups_of, show
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 SHOWN_PRESETS = ("small", "tinybert4", "tinybert6")
@@ -33,7 +32,7 @@ All options whose value is not the default in one of the presets. The presets al
 def page() -> str:
     """The page as Markdown: a table for each group of options."""
     small = load("small", [])
-    groups = {entry.name: entry.type for entry in fields(Options) if is_dataclass(entry.type)}
+    groups = groups_of(Options)
     parts = [HEAD, PRESETS_HEAD, _presets()]
     for group, settings in groupby(describe(Options), lambda setting: setting.name.rpartition(".")[0]):
         title = f"`{group}`" if group else "The run"

@@ -4,7 +4,6 @@ A dataclass declares each setting once with `stages.training.options.option`: it
 a line of help. A field that is itself a dataclass is a group: `general: {epochs: 2}` and `general.epochs=2` are the same.
 """
 
-import dataclasses
 import difflib
 import json
 import re
@@ -16,7 +15,7 @@ from functools import cache
 from inspect import getdoc
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from checkpoints.errors import UserError
 from stages.tasks.text import parse_yaml
@@ -24,7 +23,11 @@ from stages.tasks.text import parse_yaml
 CONFIG = {"allow_inf_nan": False, "coerce_numbers_to_str": True, "extra": "forbid"}
 """How pydantic reads values, as the `__pydantic_config__` of each outermost dataclass."""
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
+D = TypeVar("D", bound="DataclassInstance")
 
 
 @dataclass
@@ -39,22 +42,28 @@ class Setting:
 
 def describe(schema: type, prefix: str = "") -> list[Setting]:
     """Every setting of a dataclass and its groups, in the order of definition."""
-    found = []
+    found, groups, defaults = [], groups_of(schema), schema()
     for entry in fields(schema):
-        if is_dataclass(entry.type):
-            found += describe(entry.type, f"{prefix}{entry.name}.")
+        if entry.name in groups:
+            found += describe(groups[entry.name], f"{prefix}{entry.name}.")
         else:
-            default = entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()
+            default = getattr(defaults, entry.name)
             found.append(Setting(prefix + entry.name, entry.type, default, entry.metadata["help"]))
     return found
+
+
+def groups_of(schema: type) -> dict[str, type]:
+    """The groups of a dataclass: its fields that are dataclasses, by name."""
+    types = {entry.name: entry.type for entry in fields(schema)}
+    return {name: kind for name, kind in types.items() if isinstance(kind, type) and is_dataclass(kind)}
 
 
 def help_text(schema: type) -> str:
     """Every setting of a dataclass with its default and help, group by group."""
     lines = []
-    groups = {entry.name: entry.type for entry in fields(schema) if is_dataclass(entry.type)}
+    groups = groups_of(schema)
     for group, settings in groupby(describe(schema), lambda setting: setting.name.rpartition(".")[0]):
-        title = " ".join(getdoc(groups[group]).split()) if group else "Options"
+        title = " ".join((getdoc(groups[group]) or "").split()) if group else "Options"
         lines += ["", textwrap.fill(title, 110), ""]
         for setting in settings:
             text = f"{setting.help}  [{show(setting.default)}]"
@@ -88,7 +97,7 @@ def arguments(texts: Iterable[str]) -> dict[str, str]:
     return given
 
 
-def updated(settings: T, given: Mapping[str, Any], where: str = "") -> T:
+def updated(settings: D, given: Mapping[str, Any], where: str = "") -> D:
     """A copy of a dataclass with the given values, which may be texts as on a command line.
 
     Args:
@@ -126,15 +135,16 @@ def checked(schema: type[T], values: Any, where: str = "") -> T:
     """
     from pydantic import ValidationError  # takes a tenth of a second, and --help has no use for it
 
+    key: Any = schema  # which mypy takes for something that has no hash
     try:
-        return _validator(schema).validate_python(values)
+        return _validator(key).validate_python(values)
     except ValidationError as error:
         raise UserError(where + "; ".join(_messages(error.errors(include_url=False)))) from None
 
 
 def flattened(schema: type, given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(full name, value) of settings that may be nested as the groups of a dataclass are."""
-    groups = {entry.name: entry.type for entry in fields(schema) if is_dataclass(entry.type)}
+    groups = groups_of(schema)
     for name, value in given.items():
         if isinstance(value, Mapping) and name in groups:
             yield from flattened(groups[name], value, f"{prefix}{name}.")
@@ -213,7 +223,7 @@ def _names(value: str, name: str) -> list[str]:
 
 
 @cache
-def _validator(schema: type) -> Any:
+def _validator(schema: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(schema)

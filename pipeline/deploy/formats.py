@@ -106,7 +106,8 @@ def compare_formats(
 
     models: dict[str, Any] = {"teacher": _load(teacher), "student": student}
     in_fp32: dict[str, list[int] | None] = {}
-    logits, costs = {}, {}
+    logits: dict[str, np.ndarray] = {}
+    costs: dict[str, Costs] = {}
     with TemporaryDirectory() as folder:
 
         def rows_of(split: Split, model: str, name: str) -> TokenRows:
@@ -116,8 +117,8 @@ def compare_formats(
             return write_task_rows([split], tokenizer, length, Path(folder) / name, pooling=pooling)
 
         few = Deciding(kind, rows_of(chosen_on, "student", "few"), kind.groups(chosen_on), max_changed)
-        for name in smaller:
-            in_fp32[name] = write_smaller(name, files["onnx"], files[name], student, few)
+        for format in smaller:
+            in_fp32[format] = write_smaller(format, files["onnx"], files[format], student, few)
         rows = {name: rows_of(texts, name, name) for name in models}
         models |= {name: OnnxClassifier(files[name], student.config) for name in ("onnx", *smaller)}
         for name, model in models.items():
@@ -192,8 +193,8 @@ def _reported(run: RunRecord) -> Split:
         raise UserError(f"{run.predictions} is missing: remove {run.path / 'evaluate'} and run the command of "
                         f"{run.name} again, or export without ONNX (onnx=false)")  # fmt: skip
     rows = [row for _, row in read_rows(run.predictions)]
-    columns = [[row[name] for row in rows] for name in run.text_columns]
-    gold = [run.kind.read(row["label"]) for row in rows]
+    columns = [[str(row[name]) for row in rows] for name in run.text_columns]
+    gold = [run.kind.read(str(row["label"])) for row in rows]
     split = Split(columns[0], columns[1] if len(columns) == 2 else None, gold, run.kind.continued)
     groups = _groups(run.kind, split)
     wanted = min(ROWS, len(rows)) * len(groups) // len(rows)

@@ -160,11 +160,11 @@ class Classifier:
         if isinstance(self.kind, Questions):
             return [(text, _cell(probability)) for text, probability in self.answers(self.kind, rows)]
         if isinstance(self.kind, Entities):
-            found = [
+            lists = [
                 ([{"label": e[0], "start": e[1], "end": e[2]} for e in of], [e[3] for e in of])
                 for of in self.entities([row[0] for row in rows])
             ]
-            return [(_cell(label), _cell(score)) for label, score in found]
+            return [(_cell(label), _cell(score)) for label, score in lists]
         if self.kind.token_level:
             labelled = [list(zip(*self.label_words(row[0]), strict=True)) for row in rows]
             return [(" ".join(labels), min(probabilities)) for _, labels, probabilities in labelled]
@@ -273,19 +273,19 @@ class Classifier:
             for word, b in zip(words, best, strict=True)
         ]
 
-    def check(self, row: Row, where: str) -> Row:
+    def check(self, given: Sequence[object], where: str) -> Row:
         """Return the row if the model can read it.
 
         Args:
-            row: the texts.
+            given: the texts.
             where: opens the error message.
 
         Raises:
             UserError: a text is empty or is not text, or the number of texts is wrong.
         """
-        for text in row:
-            if not check_text(text, where).strip():
-                raise UserError(f"{where} is empty: give a text")
+        row = [check_text(text, where) for text in given]
+        if not all(text.strip() for text in row):
+            raise UserError(f"{where} is empty: give a text")
         if isinstance(self.kind, Nodes) and row[0] not in self.tokenizer.numbers:
             raise UserError(
                 f"{where}: the graph that the model has learned has no node {row[0]!r} with a class; give the id of one"
@@ -412,17 +412,16 @@ def predict_table(
         if n != 1
     )
     added = next(names for names in sets if not {*names} & {*head})
-    values = (dict(zip(added, prediction[-len(added) :], strict=True)) for prediction in predictions)
-    written = [row | value for row, value in zip(table, values, strict=True)]
+    cells = [dict(zip(added, prediction[-len(added) :], strict=True)) for prediction in predictions]
+    ending = target.suffix.lower() if target else ""
     with _written(target) as file:
-        if target and target.suffix.lower() == ".jsonl":
-            for row in written:
-                values = {name: json.loads(row[name]) for name in added[numbers]}
+        if ending == ".jsonl":
+            for row, own in zip(table, cells, strict=True):
+                values = own | {name: json.loads(own[name]) for name in added[numbers]}
                 file.write(json.dumps(row | values, ensure_ascii=False, default=str) + "\n")
         else:
-            _write_separated(
-                file, [*head, *added], written, tabs=bool(target) and target.suffix.lower() == ".tsv"
-            )
+            written = [row | own for row, own in zip(table, cells, strict=True)]
+            _write_separated(file, [*head, *added], written, tabs=ending == ".tsv")
     return len(rows)
 
 
@@ -444,8 +443,10 @@ def _write_separated(file: TextIO, head: list[str], rows: list[dict[str, Any]], 
 
     cells = [head, *([cell(row.get(name)) for name in head] for row in rows)]
     quoted = tabs and any(set('\t\r\n"') & set(text) for row in cells for text in row)
-    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
-    csv.writer(file, delimiter="\t" if tabs else ",", quoting=quoting).writerows(cells)
+    writer = csv.writer(
+        file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+    )
+    writer.writerows(cells)
 
 
 def text_columns(kind: Kind, run: RunRecord | None, path: Path, **how: str) -> tuple[str, ...]:

@@ -6,10 +6,12 @@ import statistics
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -24,7 +26,7 @@ SERIES = ("student", "teacher", "third", "fourth", "fifth", "sixth")
 FAINT = f"{COLOURS['baseline']}40"
 """Of axes and grid: translucent, so that it shows in dark mode too."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "report", "font.size": 11, "font.family": "sans-serif",
     "text.color": COLOURS["ink"], "axes.labelcolor": COLOURS["muted"], "axes.titlesize": 11, "figure.titlesize": 11,
     "xtick.color": COLOURS["muted"], "ytick.color": COLOURS["muted"], "xtick.labelsize": 10, "ytick.labelsize": 10,
@@ -91,9 +93,7 @@ def quality_against_cost(points: list[Point], others: Points, x_label: str, y_la
     with rc_context(STYLE):
         figure = _figure(5.2, 3.6)
         axes = figure.subplots()
-        axes.scatter(
-            *zip(*others, strict=True) if others else ([], []), s=30, color=COLOURS["muted"], alpha=0.45
-        )
+        axes.scatter([x for x, _ in others], [y for _, y in others], s=30, color=COLOURS["muted"], alpha=0.45)
         for p in points:
             axes.plot([p.x, p.x], p.interval, color=COLOURS[p.colour], alpha=0.6)
             axes.scatter(p.x, p.y, s=60, color=COLOURS[p.colour], zorder=3)
@@ -123,8 +123,8 @@ def reliability(calibration: Calibration, colour: str, model: str, accuracy: str
                 x, y, s=sizes, label=label, facecolor=fill, edgecolor=COLOURS[colour], linewidth=1.3, zorder=3
             )
         if calibration.bins_scaled:
-            for handle in axes.legend(loc="lower right").legend_handles:
-                handle.set_sizes([40])
+            for handle in axes.legend(loc="lower right").findobj(PathCollection):
+                handle.set(sizes=[40])
         axes.set_xlim(max(0, min(b.confidence for b in calibration.bins) - 0.05), 1.03)
         axes.set_ylim(0, 1.05)
         axes.set_xlabel("confidence")
@@ -217,8 +217,10 @@ def _logarithmic(axes: Axes, which: str) -> None:
 
 def _name(axes: Axes, points: list[tuple[str, float, float, str]], raised: int = 0) -> None:
     """Write each name beside its point (name, x, y, colour), or `raised` pt above; names at one height are moved apart."""
-    axes.figure.draw_without_rendering()  # places the axes
-    to_points = 72 / axes.figure.dpi
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # places the axes
+    to_points = 72 / figure.dpi
     left, right = axes.get_window_extent().intervalx
     taken: list[float] = []
     for name, x, y, colour in sorted(points, key=lambda point: -point[2]):

@@ -77,7 +77,7 @@ def seeds_table(runs: list[Path]) -> str:
     found = [record.results for record in records]
     for name in found[0]:
         values = [results[name].metric for results in found]
-        retained = [r[name].retained for r in found if name != "teacher" and r[name].retained is not None]
+        retained = [kept for r in found if name != "teacher" and (kept := r[name].retained) is not None]
         rows.append({
             "model": records[0].title(name),
             "mean": f"{statistics.mean(values):.4f}",
@@ -92,7 +92,8 @@ def agreement_cells(results: list[ModelResult], reference: str = "teacher") -> d
     """A model's agreement with the teacher, or with the encoder of its answers; the mean over its seeds."""
 
     def mean(values: list[float | None], form: str) -> str:
-        return "-" if None in values else format(statistics.mean(values), form)
+        known = [value for value in values if value is not None]
+        return format(statistics.mean(known), form) if len(known) == len(values) else "-"
 
     if results[0].classes is not None:
         return {
@@ -106,12 +107,12 @@ def agreement_cells(results: list[ModelResult], reference: str = "teacher") -> d
 
 def cost_cells(results: list[ModelResult]) -> dict[str, str]:
     """What a model costs, the median over its seeds."""
-    r, peaks = results[0], [r.costs.peak_bytes for r in results]
+    r, peaks = results[0], [peak for r in results if (peak := r.costs.peak_bytes) is not None]
     return {
         "params": f"{r.parameters / 1e6:.1f} M",
         "size": f"{r.bytes / 1e6:,.0f} MB",
         "MFLOP": f"{r.flops / 1e6:,.0f}",
-        "memory": "-" if None in peaks else f"{statistics.median(peaks) / 1e6:,.0f} MB",
+        "memory": f"{statistics.median(peaks) / 1e6:,.0f} MB" if len(peaks) == len(results) else "-",
         "latency": f"{statistics.median(r.costs.latency.p50 for r in results):.2f} ms",
     }
 
@@ -181,18 +182,19 @@ def _costs(run: RunRecord) -> str:
 
 
 def _classes(run: RunRecord) -> list[str]:
-    labels, student, teacher = run.about.labels, run.student, run.teacher
+    labels, student = run.about.labels or [], run.student
+    scored = zip(run.kind.class_names, student.classes or (), run.teacher.classes or (), strict=True)
     rows = [
         {"class": _short(label, 35), "rows": f"{s.rows:,}", "precision": f"{s.precision:.3f}",
          "recall": f"{s.recall:.3f}", "F1": f"{s.f1:.3f}", f"{run.reference}'s F1": f"{t.f1:.3f}"}
-        for label, s, t in zip(run.kind.class_names, student.classes, teacher.classes, strict=True)
+        for label, s, t in scored
     ]  # fmt: skip
     blocks = [f"classes: scores of the student\n\n{terminal_table(rows)}"]
     if run.kind.exclusive and len(labels) <= MAX_CONFUSION_CLASSES:
         heads = [f"{i} {_short(label, 10)}" for i, label in enumerate(labels)]
         rows = [
             {run.gold: f"{i} {_short(labels[i], 35)}"} | dict(zip(heads, map(str, counts), strict=True))
-            for i, counts in enumerate(student.confusion)
+            for i, counts in enumerate(student.confusion or ())
         ]
         caption = f"confusion of the student: {run.gold} labels down, predicted labels across"
         blocks.append(f"{caption}\n\n{terminal_table(rows)}")

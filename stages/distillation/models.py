@@ -115,7 +115,7 @@ def load_config(source: ModelSource) -> PretrainedConfig:
     if head_of(config) is None and not known:
         config.architectures = _filled_classifier(source, config)
     if config.id2label:  # some write numbers
-        config.id2label = {i: str(name) for i, name in config.id2label.items()}
+        config.id2label = {int(i): str(name) for i, name in config.id2label.items()}
     config.return_dict = True  # what reads a model's outputs reads them by name
     config._attn_implementation_internal = None  # that of whoever saved it, which may not be installed
     if (pooling := _pooling(source)) not in ("", "mean"):

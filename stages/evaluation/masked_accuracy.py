@@ -30,12 +30,18 @@ def held_out_accuracy(
 def accuracy(stage: Stage, model: PreTrainedModel, masking: Masking, rows: TokenRows) -> float:
     """The fraction of masked tokens that the model predicts right; the masks are the same in every call."""
     right = masked = 0
-    model.to(stage.device).eval()
+    model.eval().to(stage.device)
     with torch.no_grad():
         for batch in batches_by_length(rows):
             batch = masking(batch.to(stage.device), epoch=0)
-            guesses_N = read(model, batch, CaptureSpec(vocabulary=True)).vocabulary_NV.argmax(-1)
-            tokens_N = batch.labels[batch.labels >= 0]
-            right += int((guesses_N == tokens_N).sum())
+            scores_NV, labels_BL = (
+                read(model, batch, CaptureSpec(vocabulary=True)).vocabulary_NV,
+                batch.labels,
+            )
+            assert scores_NV is not None and labels_BL is not None, (
+                "masking gives labels, and scores were asked for"
+            )
+            tokens_N = batch.at_masked(labels_BL)
+            right += int((scores_NV.argmax(-1) == tokens_N).sum())
             masked += len(tokens_N)
     return right / max(masked, 1)

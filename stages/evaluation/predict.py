@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import PreTrainedModel
+from torch import nn
 
 from checkpoints.errors import UserError
 from stages.distillation.outputs import inputs_of, logits_of
@@ -16,7 +16,7 @@ from stages.tasks.rows import TaskRows
 
 
 def predict(
-    model: PreTrainedModel,
+    model: nn.Module,
     rows: TaskRows,
     device: torch.device,
     precision=torch.float32,

@@ -161,7 +161,7 @@ class TokenRows:
     @cached_property
     def scored(self) -> np.ndarray | None:
         """(N,) of all targets whether they are scored: those at the first token of a word; None: all are."""
-        if not self.counts.get("words"):
+        if self.labels is None or not self.counts.get("words"):
             return None
         targets = self.labels[self.labels != IGNORE_INDEX]
         first = targets < CONTINUED + UNLABELLED

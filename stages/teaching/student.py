@@ -63,8 +63,9 @@ def fitted(task: Task, logits: np.ndarray) -> Task:
 def choose_on_dev(stage: Stage, model: Distillation, rows: TaskRows, task: Task) -> None:
     """Keep in the student's config what the kind chooses on dev, such as a threshold. Called on every rank."""
     if task.kind.fits_on_dev:
-        logits = predict(model.student, rows, stage.device, stage.precision, shared=_share(stage))
-        fitted(task, logits).kind.keep(model.student.config)
+        student: Any = model.student
+        logits = predict(student, rows, stage.device, stage.precision, shared=_share(stage))
+        fitted(task, logits).kind.keep(student.config)
 
 
 def _share(stage: Stage) -> bool:
@@ -73,7 +74,7 @@ def _share(stage: Stage) -> bool:
 
 
 def distillation_score(
-    stage: Stage, model: Distillation, teacher: Callable[[Batch], ModelOutputs], rows: TaskRows
+    stage: Stage, model: Distillation, teacher: Callable[[Batch], ModelOutputs] | None, rows: TaskRows
 ) -> Callable[[], float]:
     """The negative distillation loss on dev rows: the stage's selection metric before there are predictions.
 
@@ -89,7 +90,7 @@ def distillation_score(
                 batch = batch.to(stage.device)
                 precision = stage.precision
                 with torch.autocast(stage.device.type, precision, enabled=precision != torch.float32):
-                    terms = model(batch, teacher(batch))
+                    terms = model(batch, teacher and teacher(batch))
                 loss += sum(
                     term.weight * term.sum.double() / total[term.normalizer] for term in terms.values()
                 )

@@ -201,8 +201,8 @@ class Kind(ABC):
         return "", float(values[0])
 
     @abstractmethod
-    def shown(self, values: Sequence[float]) -> str:
-        """A row's or a word's probabilities, or its score, for a reader."""
+    def shown(self, values: Any) -> str:
+        """A row's or a word's probabilities, its score, or an answer of another form, for a reader."""
 
     @abstractmethod
     def shown_gold(self, label: Any) -> str:
