@@ -222,7 +222,6 @@ def by_pairs(cross_encoder: FrozenTeacher) -> Callable[[Batch], ModelOutputs]:
         inputs = batch.inputs_of("teacher")
         candidates = inputs["input_ids"].shape[1]
         pairs = cross_encoder(replace(batch, inputs={name: x.flatten(0, 1) for name, x in inputs.items()}))
-        assert pairs.logits_BC is not None
-        return ModelOutputs(logits_BC=pairs.logits_BC.unflatten(0, (-1, candidates)))
+        return ModelOutputs(logits_BC=pairs.logits.unflatten(0, (-1, candidates)))
 
     return read
