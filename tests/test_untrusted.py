@@ -127,6 +127,26 @@ def test_files_of_questions(tmp_path, content):
 
 
 @quick
+@given(
+    st.sampled_from(["labels.csv", "train-labels-idx1-ubyte", "train-images-idx3-ubyte.gz", "a.parquet"]),
+    st.binary(max_size=60) | LINES,
+)
+@example("labels.csv", b"file,label\n\xc2\x80,a\n.,b\n")
+@example("labels.csv", b"a\t\nb\t")
+@example("train-labels-idx1-ubyte", b"\0\0\x08\x01\0\0\0\x01\x07")
+def test_images_beside_their_labels(tmp_path, name, content):
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for beside in (
+        ("train-labels-idx1-ubyte", "train-images-idx3-ubyte.gz") if name.startswith("train") else ()
+    ):
+        (tmp_path / beside).write_bytes(b"\0\0\x08\x03\0\0\0\x01\0\0\0\x01\0\0\0\x01\xff")
+    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / name).write_bytes(content)
+    one_line(lambda: load_task(find_task("mine", str(tmp_path))))
+
+
+@quick
 @given(st.sampled_from([".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet"]), st.binary(max_size=300))
 @example(".jsonl", b'{"a\\nb": 1}')
 @example(".txt", b"a\0b\n")

@@ -39,12 +39,14 @@ class Table:
             names a second time is "NAME (2)", one without a name "column 3".
         said: how it is read, where that was recognised and not given or usual; "" else.
         headed: whether the first line of the file names the columns.
+        images: the columns of images, as `datasets` writes them: {"bytes": of a file, "path": its name}.
     """
 
     columns: list[str]
     rows: Rows
     said: str = ""
     headed: bool = False
+    images: tuple[str, ...] = ()
 
 
 def read_rows(path: Path, encoding: str = "", delimiter: str = "") -> Rows:
@@ -396,7 +398,8 @@ def _parquet(path: Path) -> Table:
         schema = file.schema_arrow
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
-    return Table(schema.names, _arrow_rows(path, file.iter_batches(batch_size=BATCH), schema))
+    rows = _arrow_rows(path, file.iter_batches(batch_size=BATCH), schema)
+    return Table(schema.names, rows, images=_image_columns(schema))
 
 
 def _saved_dataset(path: Path) -> Table:
@@ -404,19 +407,27 @@ def _saved_dataset(path: Path) -> Table:
     import datasets
 
     try:
-        table = datasets.load_from_disk(str(path)).with_format("arrow")
-        return Table(
-            table.column_names,
-            _arrow_rows(
-                path,
-                (t for part in table.iter(BATCH) for t in part.to_batches()),
-                table.features.arrow_schema,
-            ),
-        )
+        return of_dataset(path, datasets.load_from_disk(str(path)))
     except Exception as error:  # of files that anyone may have written
         raise UserError(
             f"{path}: cannot be read as a saved data set: {' '.join(str(error).split())}"
         ) from error
+
+
+def of_dataset(path: Path, dataset: Any) -> Table:
+    """The table of a split of `datasets`; `path` is its name in messages."""
+    rows, schema = dataset.with_format("arrow"), dataset.features.arrow_schema
+    batches = (batch for part in rows.iter(BATCH) for batch in part.to_batches())
+    return Table(dataset.column_names, _arrow_rows(path, batches, schema), images=_image_columns(schema))
+
+
+def _image_columns(schema) -> tuple[str, ...]:
+    import pyarrow
+
+    def is_image(type) -> bool:
+        return pyarrow.types.is_struct(type) and {field.name for field in type} == {"bytes", "path"}
+
+    return tuple(field.name for field in schema if is_image(field.type))
 
 
 def _arrow_rows(path: Path, batches: Iterable, schema) -> Rows:

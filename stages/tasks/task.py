@@ -50,6 +50,7 @@ def find_task(
             reads = {
                 "files": TaskRequest.OF_TABLES,
                 "spans": ("encoding", "delimiter"),
+                "image_tables": ("unfit_rows",),
                 "questions": ("unfit_rows", "encoding"),
             }.get(source.reader, ())
             if request.answers:

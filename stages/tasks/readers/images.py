@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.kinds import Kind
 from stages.tasks.kinds.images import ImageClasses
+from stages.tasks.kinds.sequences import BLANK, Sequences
 from stages.tasks.readers.files import Row, drop_repeats, hold_out
 from stages.tasks.split_files import EITHER, ROLES
 from stages.tasks.text import slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
+
+if TYPE_CHECKING:
+    from stages.tasks.images import Image
 
 TASKS = ("digits",)
 LABELS = tuple("0123456789")
@@ -31,14 +37,9 @@ def find(request: TaskRequest) -> TaskSource | None:
         return TaskSource(task, "images", task=task, metric=request.metric)
     data = Path(request.data)
     files = _splits(data) if request.data and data.is_dir() else {}
-    if not any(map(_has_images, _directories(files.get("train")))):
+    if not any(map(has_images, _directories(files.get("train")))):
         return None
-    for role, path in files.items():
-        if role not in ROLES:
-            what = f"holds both {files[role[:-1]].name} and {path.name}; keep one" if role[:-1] in files else (
-                f"holds {path.name}, but no train; name the directory of the training images train"
-            )  # fmt: skip
-            raise UserError(f"{data} {what}", argument="data")
+    check_roles(data, files)
     if request.text_columns or request.label_column:
         raise UserError(
             f"{data} is a folder of images by class and has no columns; leave text_columns and label_column out",
@@ -49,23 +50,41 @@ def find(request: TaskRequest) -> TaskSource | None:
     return TaskSource(slug(request.task or data.name), "images", metric=request.metric, files=named)
 
 
+ROLE_OF = dict.fromkeys(EITHER, "") | {word: role for role, words in ROLES.items() for word in words}
+
+
+def roles_of(data: Path) -> dict[str, Path]:
+    """Role -> the directory in `data` that is named after it; a further one under the role and a slash."""
+    found: dict[str, Path] = {}
+    named = [path for path in _directories(data) if path.name.lower() in ROLE_OF]
+    for path in sorted(named, key=lambda path: path.name.lower() in EITHER):
+        role = ROLE_OF[path.name.lower()] or ("test" if "dev" in found else "dev")
+        found[role + "/" if role in found else role] = path
+    return found
+
+
+def check_roles(data: Path, files: dict[str, Path]) -> None:
+    """Raise a UserError where two directories of `data` are of one role, or one is of a role without train."""
+    for role, path in files.items():
+        if role not in ROLES:
+            what = f"holds both {files[role[:-1]].name} and {path.name}; keep one" if role[:-1] in files else (
+                f"holds {path.name}, but no train; name the directory of the training images train"
+            )  # fmt: skip
+            raise UserError(f"{data} {what}", argument="data")
+
+
 def _splits(data: Path) -> dict[str, Path]:
     """Role -> its directory of classes. Without a directory for a role, `data` itself is train's, if no table is.
 
-    A further directory for a role, or one for a role without train, stands under the role and a slash: `find` refuses it.
+    A directory for a role without train stands under a name that `check_roles` refuses.
     """
-    found: dict[str, Path] = {}
-    roles = dict.fromkeys(EITHER, "") | {word: role for role, words in ROLES.items() for word in words}
-    named = [path for path in _directories(data) if path.name.lower() in roles]
-    for path in sorted(named, key=lambda path: path.name.lower() in EITHER):
-        role = roles[path.name.lower()] or ("test" if "dev" in found else "dev")
-        found[role + "/" if role in found else role] = path
+    found = roles_of(data)
     if "train" in found:
         return found
-    tables = any(path.stem.lower() in roles for path in data.iterdir() if path.is_file())
-    if tables or sum(map(_has_images, _directories(data))) < 2:
+    tables = any(path.stem.lower() in ROLE_OF for path in data.iterdir() if path.is_file())
+    if tables or sum(map(has_images, _directories(data))) < 2:
         return {}  # such as a directory of tables, and one of plots
-    return {"train": data} | ({"none/": named[0]} if named else {})
+    return {"train": data} | {"none/": next(iter(found.values()))} if found else {"train": data}
 
 
 def _directories(path: Path | None) -> list[Path]:
@@ -73,7 +92,8 @@ def _directories(path: Path | None) -> list[Path]:
     return [of for of in inside if of.is_dir() and not of.name.startswith((".", "__"))]
 
 
-def _has_images(directory: Path) -> bool:
+def has_images(directory: Path) -> bool:
+    """Whether a directory holds an image."""
     return any(map(_is_image, directory.iterdir()))
 
 
@@ -93,7 +113,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
 def _folder(source: TaskSource) -> Task:
     """Read the names of the images of a folder; equal files are in one split only."""
     classes = [path.name for path in _directories(Path(source.files["train"]))]
-    pairs: dict[str, list[tuple[Row, int]]] = {}
+    pairs: dict[str, list[tuple[Row, Image]]] = {}
     notes = []
     for role, directory in source.files.items():
         pairs[role] = []
@@ -107,8 +127,7 @@ def _folder(source: TaskSource) -> Task:
                 if any(part.startswith((".", "__")) for part in path.relative_to(of).parts[:-1]):
                     continue
                 if _is_image(path):
-                    key = hashlib.sha256(path.read_bytes()).hexdigest()
-                    pairs[role].append((Row(0, (key,), of.name, path), classes.index(of.name)))
+                    pairs[role].append((Row(0, (key_of(path.read_bytes()),), of.name, path), path))
                 elif path.is_file() and not path.name.startswith(".") and path.name.lower() not in NOT_READ:
                     others.append(path.name)
         note = f"{role}: {Path(directory).name}, {len(pairs[role]):,} images"
@@ -117,23 +136,61 @@ def _folder(source: TaskSource) -> Task:
         )
         if not pairs[role]:
             raise UserError(f"{directory} has no images in directories of classes; add some, or remove it")
-    empty = set(range(len(classes))) - {value for _, value in pairs["train"]}
-    if empty or len(classes) < 2:
-        what = f"no image of {classes[min(empty)]!r}" if empty else f"the single class {classes[0]!r}"
-        raise UserError(
-            f"{source.files['train']} has {what}; give two directories of images or more, none empty"
-        )
+    return image_task(source, pairs, notes, classes)
+
+
+def key_of(content: bytes) -> str:
+    """What is equal for equal images."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def image_task(
+    source: TaskSource, pairs: dict[str, list[tuple[Row, Image]]], notes: list[str], classes: Sequence[str]
+) -> Task:
+    """The task of images and the names of their classes, or with `source.metric` of `metrics.SEQUENCES` their strings.
+
+    Without dev some of train is held out; equal images are in one split only.
+
+    Args:
+        source: of the task.
+        pairs: role -> rows, whose text is `key_of` the image, with their images.
+        notes: of the task.
+        classes: in the order of the model's outputs; of strings the symbols.
+
+    Raises:
+        UserError: there are fewer than two classes, or train has no row of one.
+    """
+    train, strings = Path(source.files.get("train", source.hub)), source.metric in metrics.SEQUENCES
+    there = {part for row, _ in pairs["train"] for part in (row.label if strings else [row.label])}
+    absent = [name for name in classes if name not in there]
+    if pairs["train"] and (absent or len(classes) < 2):
+        what = f"no image of {absent[0]!r}" if absent else f"the single class {classes[0]!r}"
+        raise UserError(f"{train} has {what} to train on; give images of two classes or more, some of each")
     if "dev" not in pairs:
-        pairs, note = hold_out(pairs, Path(source.files["train"]), "images")
-        notes.append(note)
+        pairs, note = hold_out(pairs, train, "images")
+        notes = [*notes, note]
     pairs = drop_repeats(pairs)
-    splits = {
-        role: Split([str(row.path) for row, _ in of], None, [value for _, value in of], images=[row.path for row, _ in of])
-        for role, of in pairs.items()
-    }  # fmt: skip
-    return Task(
-        source.name, ImageClasses(tuple(classes)), splits, *metrics.select(source.metric), notes=tuple(notes)
-    )
+    splits = {}
+    for role, of in pairs.items():
+        for row, _ in of:
+            if unknown := [part for part in (row.label if strings else [row.label]) if part not in classes]:
+                raise UserError(
+                    f"{name_of(row)}: train has no {'symbol' if strings else 'class'} {unknown[0]!r}; add such images to "
+                    "train, or remove it"
+                )
+        labels = [row.label if strings else classes.index(row.label) for row, _ in of]
+        splits[role] = Split([name_of(row) for row, _ in of], None, labels, images=[image for _, image in of])
+    if strings:
+        kind: Kind = Sequences((BLANK, *classes))
+        chosen = metrics.select(source.metric, metrics.SEQUENCES, metrics.SEQUENCES)
+    else:
+        kind, chosen = ImageClasses(tuple(classes)), metrics.select(source.metric)
+    return Task(source.name, kind, splits, *chosen, notes=tuple(notes))
+
+
+def name_of(row: Row) -> str:
+    """The name of a row's image: its file's, or a row of one."""
+    return f"{row.path}, row {row.line}" if row.line else str(row.path)
 
 
 def _digits(source: TaskSource) -> Task:

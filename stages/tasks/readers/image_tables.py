@@ -1,0 +1,201 @@
+"""Images whose labels stand in a table: `datasets`' image sets, and a `labels.csv` beside image files.
+
+- Parquet files, or what `save_to_disk` wrote, with a column of images as `datasets` writes them. `text_columns` names it,
+  if there are several; `label_column` names the labels ("label", if left out).
+- A directory `train` with images and a `labels.csv`, and `dev` and `test` beside it if there are some; or one directory
+  with both. The first column holds file names, the second labels, unless `text_columns` and `label_column` name others.
+- `mnist`, `cifar-10` and `cifar-100` on the hub.
+
+With `metric` of `metrics.SEQUENCES` a label is the string that stands on the image, else its class.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from checkpoints.errors import UserError
+from stages.tasks import metrics
+from stages.tasks.hub_datasets import load_hub
+from stages.tasks.readers.files import Row, fitting
+from stages.tasks.readers.images import check_roles, has_images, image_task, key_of, roles_of
+from stages.tasks.split_files import data_files, unread
+from stages.tasks.tables import Table, of_dataset, open_table
+from stages.tasks.text import slug
+from stages.tasks.types import TaskRequest, TaskSource
+
+if TYPE_CHECKING:
+    from stages.tasks.images import Image
+    from stages.tasks.types import Task
+
+LABELS = "labels.csv"
+TASKS = {
+    "mnist": ("ylecun/mnist", "image", "label"),
+    "cifar-10": ("uoft-cs/cifar10", "img", "label"),
+    "cifar-100": ("uoft-cs/cifar100", "img", "fine_label"),
+}
+"""Task -> its data set on the hub, its columns of images and labels."""
+METRICS = (*metrics.CLASSIFICATION, *metrics.SEQUENCES)
+MANY = 20
+NO_LABEL = "the label is empty"
+
+
+def find(request: TaskRequest) -> TaskSource | None:
+    """Return the source of a table of images, None for other data.
+
+    Raises:
+        UserError: a column is missing, or the request has options that do not fit.
+    """
+    task, data = request.task.lower().replace("_", "-"), Path(request.data)
+    if not request.data and task in TASKS:
+        hub, image, label = TASKS[task]
+        request.packaged((task,))
+        return TaskSource(task, "image_tables", hub=hub, text=[image], label=label, metric=request.metric)
+    if not request.data or not data.exists():
+        return None
+    files = _labelled(data) or _with_images(data, request.text_columns)
+    if not files:
+        return None
+    metrics.select(request.metric, METRICS, METRICS)
+    source = TaskSource(
+        slug(request.task or data.stem), "image_tables", metric=request.metric,
+        files={role: str(file.resolve()) for role, file in files.items()}, text=list(request.text_columns),
+        label=request.label_column, unfit_rows="leave_out" if request.unfit_rows == "leave_out" else "",
+    )  # fmt: skip
+    for path in files.values():
+        _columns(path, _open(path), source)
+    return source
+
+
+def _labelled(data: Path) -> dict[str, Path]:
+    """Role -> its directory with images and `LABELS`; none where there is no such file."""
+    if _is_labelled(data):
+        return {"train": data}
+    files = roles_of(data) if data.is_dir() else {}
+    having = [path for path in files.values() if _is_labelled(path)]
+    if not having:
+        return {}
+    check_roles(data, files if "train" in files else {"none/": having[0]})
+    for path in files.values():
+        if path not in having:
+            raise UserError(f"{path} has no {LABELS}, but {having[0]} has one; add it", argument="data")
+    return files
+
+
+def _with_images(data: Path, named: tuple[str, ...]) -> dict[str, Path]:
+    """Role -> its table, of Parquet or saved by `datasets`; none where it has no column of images of that name."""
+    try:
+        files = data_files(data)
+        images = open_table(files["train"]).images
+    except UserError:  # the reader whose data it is tells what is wrong with it
+        return {}
+    return files if images and (not named or set(named) & set(images)) else {}
+
+
+def _is_labelled(path: Path) -> bool:
+    """Whether it is a directory with `LABELS` and images, in it or in directories of it; not a text task's."""
+    return (path / LABELS).is_file() and any(of.is_dir() and has_images(of) for of in (path, *path.iterdir()))
+
+
+def _open(path: Path) -> Table:
+    return open_table(path / LABELS if _is_labelled(path) else path)
+
+
+def _columns(path: Path, table: Table, source: TaskSource) -> tuple[str, str]:
+    """The columns of the images, or of their files' names, and of the labels.
+
+    Raises:
+        UserError: they are not there, or which they are is not clear.
+    """
+    possible, label = list(table.images), "label"
+    image = possible[0] if len(possible) == 1 else ""
+    if not source.hub and _is_labelled(path):
+        possible = table.columns
+        image, second = (*possible, "", "")[:2]
+        label = label if label in possible else second
+    image, label = source.text[0] if source.text else image, source.label or label
+    there = f"the columns of {path} are {', '.join(f'{name!r:.40}' for name in table.columns)}"
+    if len(source.text) > 1 or not image or image not in possible:
+        said = (
+            f"{', '.join(source.text)!r} is not"
+            if source.text
+            else f"{len(table.images)} columns of images, not"
+        )
+        raise UserError(f"{said} one column of images; name one: {there}", argument="text_columns")
+    if not label or label not in table.columns or label == image:
+        raise UserError(f"no label column {label!r}; name it: {there}", argument="label_column")
+    return image, label
+
+
+def load(source: TaskSource, revision: str | None) -> Task:
+    """Read the rows, with the images as bytes or as paths of files.
+
+    Raises:
+        UserError: a row cannot be used (the error names file and line), there are fewer than two classes, dev or test has
+            one that train lacks, or the hub cannot be reached.
+    """
+    if source.hub:
+        instead = "give the Parquet files of an image set as data"
+        sets = load_hub(source.hub, None, revision, instead, argument="data")
+        named = {role: Path(source.hub, role) for role in ("train", "test")}
+        tables = {role: of_dataset(path, sets[role]) for role, path in named.items()}
+    else:
+        named = {role: Path(path) for role, path in source.files.items()}
+        tables = {role: _open(path) for role, path in named.items()}
+    pairs: dict[str, list[tuple[Row, Image]]] = {}
+    notes: list[str] = []
+    for key, path in named.items():
+        image, label = _columns(path, tables[key], source)
+        read = list(_rows(path, tables[key], image, label))
+        pairs.setdefault(key.partition(".")[0], []).extend(read)
+        notes.append(f"{key}: {path.name}, {len(read):,} images in {image!r}, labels in {label!r}")
+    notes += [] if source.hub or _is_labelled(named["train"]) else unread(source)
+    if "test" in pairs and all(row.unfit == NO_LABEL for row, _ in pairs["test"]):
+        notes.append("the test images are not used: they have no labels")
+        del pairs["test"]
+    for role, of in pairs.items():
+        images = {id(row): image for row, image in of}
+        rows = fitting([row for row, _ in of], source, role, notes)
+        pairs[role] = [(row, images[id(row)]) for row in rows]
+    labels = {row.label for row, _ in pairs["train"]}
+    if source.metric in metrics.SEQUENCES:
+        return image_task(source, pairs, notes, sorted(set("".join(labels))))
+    if len(labels) > MANY and 2 * len(labels) > len(pairs["train"]):
+        raise UserError(
+            f"{len(labels):,} different labels of {len(pairs['train']):,} images: name another column, or "
+            "metric=character_accuracy if they are strings to be read",
+            argument="label_column",
+        )
+    numbers = all(name.isdecimal() for name in labels)
+    return image_task(
+        source, pairs, notes, sorted(labels, key=lambda name: (int(name) if numbers else 0, name))
+    )
+
+
+def _rows(path: Path, table: Table, image: str, label: str) -> Iterator[tuple[Row, Image]]:
+    """The rows of a table with their images, empty where they are unfit."""
+    seen: set[str] = set()
+    for line, row in table.rows:
+        cell, given = row[image], row[label]
+        name = str(given).strip() if isinstance(given, (str, int)) else ""
+        unfit = NO_LABEL if given in (None, "") else "" if name else f"label {given!r:.40} is not one name"
+        if table.images:
+            content = cell.get("bytes") if isinstance(cell, dict) else None
+            if not content:
+                unfit = f"{image!r} holds no image" + (", but a path" if cell else "")
+            yield Row(line, (key_of(content or b""),), name, path, unfit), content or b""
+            continue
+        file = path / str(cell)
+        if not str(cell).strip() or Path(str(cell)).is_absolute() or ".." in file.parts[len(path.parts) :]:
+            unfit = f"{cell!r:.60} does not name a file in this directory"
+        elif not os.path.isfile(file):  # Path's own raises for long names
+            unfit = f"there is no file {str(file)!r}"
+        elif str(file) in seen:
+            unfit = f"{cell!r:.60} is there twice"
+        seen.add(str(file))
+        if unfit:
+            yield Row(line, ("",), name, path / LABELS, unfit), b""
+        else:
+            yield Row(0, (key_of(file.read_bytes()),), name, file), file
