@@ -20,7 +20,7 @@ from stages.teaching.cost import Cost, training_cost
 from stages.teaching.given_models import Models, check_models, check_plan
 from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.options import StageToCheck
-from stages.training.rows_of_task import rows_to_train
+from stages.training.rows_of_task import rows_of, rows_to_train
 from stages.training.stage import Stage
 
 SOME_ROWS = 200
@@ -94,7 +94,8 @@ def _rows(stage: Stage, plan: StageToCheck, preprocessor: Any, task: Task | None
     """The rows that a stage will read, tokenized into the cache of the runs.
 
     Raises:
-        ValueError: there are none, words whose labels are asked for are truncated, or a question is too long.
+        ValueError: there are none, words whose labels are asked for are truncated, a question is too long, or an image
+            cannot be read.
     """
     if not plan.learns_task or task is None:
         held_out = None if plan.mlm_probability is None else False
@@ -109,6 +110,9 @@ def _rows(stage: Stage, plan: StageToCheck, preprocessor: Any, task: Task | None
                     "prediction; raise it",
                     argument="max_length",
                 )
+    if task.kind.reads_images:  # so that a broken image of dev or test is told now
+        for split in sorted(task.splits.keys() - {"train", "unlabelled"}):
+            rows_of(stage, task, split, preprocessor, plan.max_length)
     if plan.data != "task":
         return task_rows(stage, task, "train", preprocessor, plan.max_length, plan.data)
     return rows_to_train(stage, task, preprocessor, plan.max_length, plan.with_unlabelled)

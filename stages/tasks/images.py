@@ -50,12 +50,13 @@ def opened(image: Image, name: str) -> np.ndarray:
                                 "make it smaller or remove it")  # fmt: skip
             if file.mode == "F":
                 raise ValueError("its pixels are fractions")
+            turned = ImageOps.exif_transpose(file)
             if file.mode.startswith("I"):  # 16 bits of grey, of which Pillow would clip all but the darkest
-                grey = np.asarray(file) / 257
-                if grey.max() > 255:
+                grey = np.asarray(turned) / 257
+                if grey.min() < 0 or grey.max() > 255:
                     raise ValueError("its pixels have more than 16 bits")
                 return np.repeat(grey.astype(np.uint8)[..., None], 3, 2)
-            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+            return np.asarray(turned.convert("RGB"))
     except UserError:
         raise
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
