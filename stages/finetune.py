@@ -60,7 +60,7 @@ def fine_tune(stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: 
         targets = logits_as_outputs(learned_answers(stage, task)[train.texts], train, stage.device)
     model = Distillation(classifier, [loss])
     score = task_score(stage, model, dev, task)
-    job = Job(stage, model, train, targets, score, batch_transform=changes_of(stage, task))
+    job = Job(stage, model, train, targets, score, batch_transform=changes_of(stage, task, train))
     state = job.run()
     choose_on_dev(stage, model, dev, task)
     warn_if_constant(stage, task, state.best_score)

@@ -93,6 +93,12 @@ class StudentSpec:
     losses: list[str | dict[str, Any]] = option([], "lines `- loss` or `- loss: {setting: value}`")
     layer_map: LayerMap = option("uniform", "the teacher layer of each student layer")
     with_unlabelled: bool = option(False, "also learn from the rows with hidden labels")
+    mixup: Annotated[float, Ge(0), Le(100)] = option(
+        0.0, "alpha of the Beta distribution of mixup's ratios, of images (DeiT: 0.8); 0: no mixup"
+    )
+    cutmix: Annotated[float, Ge(0), Le(100)] = option(
+        0.0, "alpha of the Beta distribution of CutMix's ratios, of images (DeiT: 1.0); 0: no CutMix"
+    )
     method: str | dict[str, Any] = option(
         "plain", "what is its method's own: `name` or `{name: {setting: value}}`"
     )
@@ -107,6 +113,11 @@ class StudentSpec:
     def learns_own_task(self) -> bool:
         """Whether it learns the task of the recipe."""
         return self.data == "task" and not self.task.name
+
+    @property
+    def mixing(self) -> dict[str, float] | None:
+        """What images are mixed by; None: they are not."""
+        return {"mixup": self.mixup, "cutmix": self.cutmix} if self.mixup or self.cutmix else None
 
     @property
     def corpus(self) -> str:
@@ -267,6 +278,8 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
         raise UserError(
             f"{where}task={asdict(spec.task)} needs a name, and goes with neither data nor with_unlabelled; leave these out"
         )
+    if spec.mixing and spec.data != "task":
+        raise UserError(f"{where}mixup and cutmix mix images, and it learns from a corpus; leave them out")
     if spec.method != "plain" and spec.data != "task":
         raise UserError(f"{where}method={spec.method!r} is for students of the task; leave it out")
     if model.init not in (*BEGINNINGS, *before):

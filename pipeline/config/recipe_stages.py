@@ -92,13 +92,14 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
             inputs["vectors"] = vectors
         inputs |= {f"reads {other}": other for other in spec.reads}
         options |= {"with_unlabelled": True} if spec.with_unlabelled else {}
+        options |= {"mixing": spec.mixing} if spec.mixing else {}
         options |= {"method": spec.method, "reads": spec.reads} if spec.method != "plain" else {}
         own: dict[str, Any] = {
             "student": spec.student.sizes,
             "losses": spec.losses,
             "layer_map": spec.layer_map,
         }
-        own |= {"method": spec.method, "reads": spec.reads}
+        own |= {"method": spec.method, "reads": spec.reads, "mixing": spec.mixing}
         read = {n: recipe.students[n] for n in spec.reads if n != "teacher"}
         own["reads_others"] = [n for n, other in read.items() if not other.learns_own_task]
         own["methods_read"] = {n: other.method for n, other in read.items()}

@@ -131,7 +131,7 @@ class Method:
 
     def rows(self, stage: Stage, task: Task, train: TaskRows) -> tuple[Rows, BatchTransform | None]:
         """What the student trains on, made of the task's training rows, and what changes a batch of it by the epoch."""
-        return train, changes_of(stage, task)
+        return train, changes_of(stage, task, train)
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool

@@ -41,6 +41,8 @@ class Batch:
         rows: (B,) int64, the rows' numbers in the data.
         padded: whether `mask_BL` may have zeros: known before the batch is on a device, where asking costs a wait.
         masked: (N,) int64, the places of the masked tokens in the flat (B x L), for the same reason; or None.
+        mixed: of images that others are mixed into, (B,) int64 the others' classes and (B,) float32 the ratio that is the
+            row's own; or None.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -49,6 +51,7 @@ class Batch:
     rows: torch.Tensor
     padded: bool = True
     masked: torch.Tensor | None = None
+    mixed: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -149,6 +152,7 @@ class Batch:
         return replace(
             self,
             inputs={name: moved(tensor) for name, tensor in self.inputs.items()},
+            mixed=self.mixed and (moved(self.mixed[0]), moved(self.mixed[1])),
             **{name: moved(getattr(self, name)) for name in ("labels", "weight", "rows", "masked")},
         )
 

@@ -4,13 +4,18 @@ Axes in names: B rows, C channels, S pixels of a side.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
+from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn import functional
 
 from stages.tasks.batches import Batch
+from stages.tasks.images import ImageRows
 from stages.tasks.masking import uniform
 
 DEGREES, ZOOM, SHEAR, SHIFT = 40.0, 0.4, 0.4, 0.2
@@ -63,10 +68,69 @@ class ImageChanges:
     def _erased(self, x_BCSS: Tensor, drawn_NB: Tensor) -> Tensor:
         """Some images with a square filled with one grey (random erasing, Zhong et al., arXiv 1708.04896)."""
         whether, area, across, along = drawn_NB
-        half_B = (LEAST_AREA + (MOST_AREA - LEAST_AREA) * area).sqrt() / 2
-        places_S = (torch.arange(x_BCSS.shape[-1]) + 0.5) / x_BCSS.shape[-1]
-        columns_BS, rows_BS = ((places_S - at[:, None]).abs() < half_B[:, None] for at in (across, along))
-        inside_BSS = rows_BS[:, :, None] & columns_BS[:, None, :]
+        part = LEAST_AREA + (MOST_AREA - LEAST_AREA) * area
+        inside_BSS = _squares(x_BCSS.shape[-1], part, across, along)
         inside_BSS &= (whether < ERASED * self.strength)[:, None, None]
         grey_B = 2 * (whether / max(ERASED * self.strength, 1e-9)) - 1  # uniform where it is below
         return torch.where(inside_BSS[:, None], grey_B[:, None, None, None], x_BCSS)
+
+
+def _squares(side: int, area_B: Tensor, across_B: Tensor, along_B: Tensor) -> Tensor:
+    """(B, S, S) whether a pixel is in a square with a part of the image as area; what is beyond the image's edge is cut off.
+
+    Args:
+        side: S.
+        area_B: of the whole square.
+        across_B, along_B: where its centre is, from 0 to 1.
+    """
+    half_B1 = area_B.sqrt()[:, None] / 2
+    places_S = (torch.arange(side) + 0.5) / side
+    columns_BS, rows_BS = ((places_S - at[:, None]).abs() < half_B1 for at in (across_B, along_B))
+    return rows_BS[:, :, None] & columns_BS[:, None, :]
+
+
+@dataclass(frozen=True)
+class MixedImages:
+    """Mixes another training image into each, and the other's class into its class, by a ratio lambda from Beta(alpha, alpha).
+
+    mixup (Zhang et al., arXiv 1710.09412): lambda x + (1 - lambda) x'. CutMix (Yun et al., arXiv 1905.04899, section 3.1): a
+    square of x' with the area 1 - lambda, whose centre is anywhere in the image, replaces that of x; lambda is then the
+    area that is left of x. Where both are asked for, half of the images get one and half the other, by chance.
+
+    Lambda and x' depend on (seed, epoch, row) alone; x' is any row whose class is known. In the published code of DeiT a
+    batch is mixed with itself in reversed order, and all of it by one lambda.
+
+    Args:
+        rows: those that are trained on.
+        changes: made to both images before.
+        seed: of the stage.
+        mixup, cutmix: alpha of each; 0: this one is left out.
+    """
+
+    rows: ImageRows
+    changes: Callable[[Batch, int], Batch] | None
+    seed: int
+    mixup: float
+    cutmix: float
+
+    @cached_property
+    def _labelled(self) -> np.ndarray:
+        return np.flatnonzero(self.rows.labels >= 0)
+
+    def __call__(self, batch: Batch, epoch: int) -> Batch:
+        """The batch with mixed `pixel_values`, and with what is `mixed` in."""
+        drawn = uniform(self.seed, epoch, batch.rows, NUMBERS + 5)[:, NUMBERS:].T
+        which_B, ratio_B, other_B, across_B, along_B = drawn
+        chosen = self._labelled[(other_B * len(self._labelled)).long().numpy()]
+        others = self.rows.collate(chosen, batch.weight.numpy())
+        if self.changes:
+            batch, others = self.changes(batch, epoch), self.changes(others, epoch)
+        x_BCSS, other_BCSS = batch.inputs["pixel_values"], others.inputs["pixel_values"]
+        cuts_B = which_B < (0.5 if self.mixup and self.cutmix else 1.0 if self.cutmix else 0.0)
+        alpha_B = np.where(cuts_B.numpy(), self.cutmix, self.mixup)
+        lambda_B = torch.from_numpy(betaincinv(alpha_B, alpha_B, ratio_B.numpy()))
+        cut_BSS = ~_squares(x_BCSS.shape[-1], 1 - lambda_B, across_B, along_B)
+        own_BSS = torch.where(cuts_B[:, None, None], cut_BSS.double(), lambda_B[:, None, None]).float()
+        mixed_BCSS = own_BSS[:, None] * x_BCSS + (1 - own_BSS[:, None]) * other_BCSS
+        mixed = (torch.from_numpy(self.rows.labels[chosen]), own_BSS.mean((1, 2)))
+        return replace(batch, inputs=batch.inputs | {"pixel_values": mixed_BCSS}, mixed=mixed)

@@ -40,7 +40,7 @@ from stages.distillation.teachers import check_problem_type, class_order
 from stages.distillation.vocabulary import teacher_ids
 from stages.methods import build_method
 from stages.tasks.graphs import Graph
-from stages.tasks.kinds import ImageTexts, Nodes, Similarity
+from stages.tasks.kinds import ImageClasses, ImageTexts, Nodes, Similarity
 from stages.tasks.task import Task
 from stages.training.options import StageToCheck
 
@@ -171,6 +171,12 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
         raise UserError(
             "0 leaves the new head untrained, for only sentence vectors need none; give 1 or more",
             argument="epochs",
+        )
+    if plan.mixing and task and task.kind.head != ImageClasses.head:
+        name, alpha = next((name, alpha) for name, alpha in plan.mixing.items() if alpha)
+        raise UserError(
+            f"{alpha:g} mixes images and their classes, and the task has {task.kind.name}; leave this out",
+            argument=name,
         )
     if plan.losses is not None and plan.student is not None:  # a recipe's student
         kind = plan.student.get("kind", "")

@@ -294,7 +294,7 @@ class StageToCheck:
         sentences: whether its rows are single sentences of a corpus.
         variants: of each row, where it reads augmented ones.
         targets: whose predictions it learns: teacher, gold or auto.
-        student, losses, method, reads, with_unlabelled: of a recipe's student.
+        student, losses, method, reads, with_unlabelled, mixing: of a recipe's student.
         reads_others: those of `reads` that learned another task.
         methods_read: the method of each of `reads` that is a student.
     """
@@ -319,6 +319,7 @@ class StageToCheck:
     reads_others: list[str] = field(default_factory=list)
     methods_read: dict[str, str | dict[str, Any]] = field(default_factory=dict)
     with_unlabelled: bool = False
+    mixing: dict[str, float] | None = None
 
     @property
     def learns_task(self) -> bool:

@@ -10,7 +10,7 @@ from checkpoints import store
 from checkpoints.fingerprint import fingerprint
 from stages.tasks.batches import Batch
 from stages.tasks.graphs import NodeRows
-from stages.tasks.image_changes import ImageChanges
+from stages.tasks.image_changes import ImageChanges, MixedImages
 from stages.tasks.image_texts import CaptionedImages, DrawnCaptions, ImageTextProcessor, PairRows
 from stages.tasks.images import ImageRows, write_pixels
 from stages.tasks.kinds import ImageClasses, ImageTexts, Kind, Nodes, Sequences
@@ -61,11 +61,15 @@ def rows_to_train(
     return train_rows(stage, task, preprocessor, max_length, with_unlabelled)
 
 
-def changes_of(stage: Stage, task: Task) -> Callable[[Batch, int], Batch] | None:
-    """What changes a training batch by (seed, epoch, row), as a job's `batch_transform`; None: nothing does."""
-    if isinstance(task.kind, ImageClasses) and task.kind.augmentation:
-        return ImageChanges(stage.seed, task.kind.augmentation)
-    return DrawnCaptions(stage.seed) if isinstance(task.kind, ImageTexts) else None
+def changes_of(stage: Stage, task: Task, rows: TaskRows) -> Callable[[Batch, int], Batch] | None:
+    """What changes a batch of training rows by (seed, epoch, row), as a job's `batch_transform`; None: nothing does."""
+    if isinstance(task.kind, ImageTexts):
+        return DrawnCaptions(stage.seed)
+    strength = task.kind.augmentation if isinstance(task.kind, ImageClasses) else 0.0
+    changes = ImageChanges(stage.seed, strength) if strength else None
+    if isinstance(rows, ImageRows) and (mixing := stage.options.get("mixing")):
+        return MixedImages(rows, changes, stage.seed, **mixing)
+    return changes
 
 
 def _images(stage: Stage, task: Task, splits: list[str], processor: BaseImageProcessor) -> ImageRows:

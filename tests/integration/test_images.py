@@ -24,6 +24,8 @@ RECIPE = {
             "student": VIT | {"kind": "deit"},
             "method": "distillation_token",
             "losses": [{"distillation_token": {"kind": "soft"}}],
+            "mixup": 0.8,
+            "cutmix": 1.0,
         },
     },
 }
@@ -93,6 +95,22 @@ def test_an_export_answers_in_stock_transformers_as_predict_does(place, images):
     assert best["label"] == label and best["score"] == pytest.approx(float(score), abs=1e-4)
 
 
+def test_a_broken_image_of_dev_is_told_before_anything_is_trained(place, images):
+    for role, count in (("train", 8), ("dev", 4)):
+        directory = place.path / "pets" / role
+        directory.mkdir(parents=True)
+        for i in range(count):
+            pixels = np.random.default_rng([count, i]).integers(0, 256, (9, 12, 3), np.uint8)
+            Image.fromarray(pixels).save(directory / f"{i}.png")
+        rows = "".join(f"{i}.png,{'cat' if i % 2 else 'dog'}\n" for i in range(count))
+        (directory / "labels.csv").write_text(f"file,label\n{rows}")
+    broken = place.path / "pets/dev/3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    status, output = place.run("recipe", *GIVEN, "task=pets", "data=pets", "run=pets")
+    assert status == 2 and "pets/dev/3.png cannot be read as an image (" in " ".join(output.split()), output
+    assert not (place.path / "runs/pets-seed1/teacher/metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     "command, change, words",
     [
@@ -116,6 +134,7 @@ def test_an_export_answers_in_stock_transformers_as_predict_does(place, images):
         ("recipe", "students.token.method=auxiliary_branches", "token.method: a deit gets no branches"),
         ("recipe", "teacher=teacher", "has no image processor that can be loaded"),
         ("recipe", "image_augmentation=2", "image_augmentation"),
+        ("recipe", "students.token.mixup=-1", "mixup"),
     ],
 )
 def test_what_does_not_fit_is_told_before_anything_is_trained(place, images, command, change, words):

@@ -93,6 +93,7 @@ def test_an_export_reads_a_strip_as_the_run_did(place, strips):
         ("stages.oracle.student.settings.mask=1", "settings.mask: 1 must be a number from 0 to below 1"),
         ("students.alone.losses=[image_frames]", "a strip_ctc has no head that reads the image alone"),
         ("students.taught.reads=[]", "the losses read a teacher, and none is named"),
+        ("students.alone.mixup=0.8", "mixup: 0.8 mixes images and their classes, and the task has sequences; leave"),
         ("students.taught.reads=[oracle, alone]", "[oracle, alone] must name one teacher, or none"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.losses.base import Loss, LossTerm, choose
+from stages.distillation.losses.prediction import class_losses
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.schedules import is_number
 from stages.tasks.batches import Batch
@@ -60,8 +61,8 @@ class DistillationToken(Loss):
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         of_class, of_token = (student.named[name].float() for name in ("cls_logits", "distillation_logits"))
-        z_teacher, labels = teacher.logits_BC.float(), batch.labels
-        gold = functional.cross_entropy(of_class, labels.clamp(min=0), reduction="none") * batch.labelled
+        z_teacher = teacher.logits_BC.float()
+        gold = class_losses(of_class, batch) * batch.labelled
         if self.kind == "hard":
             said = functional.cross_entropy(of_token, z_teacher.argmax(-1), reduction="none")
         else:

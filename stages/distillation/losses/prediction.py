@@ -124,10 +124,28 @@ class GoldLabels(Loss):
             losses = (logits[..., 0] - labels.nan_to_num()).square()
         else:
             weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-            losses = functional.cross_entropy(
-                logits.flatten(0, -2), labels.clamp(min=0).flatten(), weights, reduction="none"
-            ).view_as(labels)
+            losses = class_losses(logits, batch, weights)
         return {"gold_labels": LossTerm(batch.sum(losses * batch.labelled), "labels", self.weight)}
+
+
+def class_losses(logits_BC: Tensor, batch: Batch, weights_C: Tensor | None = None) -> Tensor:
+    """(B,), or (B, L) at token level: cross-entropy with the gold class; of mixed images with both classes, by their ratio.
+
+    Args:
+        logits_BC: (B, C), or (B, L, C).
+        batch: with the labels; where they are not known, the loss is undefined.
+        weights_C: factor of the loss at each class; None: 1.
+    """
+
+    def of(labels: Any) -> Tensor:
+        classes = labels.clamp(min=0).flatten()
+        losses = functional.cross_entropy(logits_BC.flatten(0, -2), classes, weights_C, reduction="none")
+        return losses.view_as(labels)
+
+    if batch.mixed is None:
+        return of(batch.labels)
+    others_B, own_B = batch.mixed
+    return own_B * of(batch.labels) + (1 - own_B) * of(others_B)
 
 
 def ctc_losses(logits_BTC: Tensor, symbols_BL: Tensor) -> Tensor:

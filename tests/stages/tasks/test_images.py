@@ -10,7 +10,9 @@ from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from checkpoints.errors import UserError
-from stages.tasks.image_changes import NUMBERS, ImageChanges
+from stages.distillation.losses import DistillationToken, GoldLabels
+from stages.distillation.outputs import ModelOutputs
+from stages.tasks.image_changes import NUMBERS, ImageChanges, MixedImages
 from stages.tasks.images import ImageRows, opened, resized, side
 from stages.tasks.task import TaskSource, find_task, load_task
 
@@ -176,6 +178,23 @@ def test_hidden_directories_are_not_read_and_eval_is_dev(tmp_path):
 def test_16_bits_of_grey_are_scaled_and_not_clipped(tmp_path):
     Image.fromarray(np.array([[0, 257, 65535]], np.uint16)).save(tmp_path / "deep.png")
     assert opened(tmp_path / "deep.png", "deep.png").tolist() == [[[0] * 3, [1] * 3, [255] * 3]]
+    for value in (-1, 65536):
+        Image.fromarray(np.array([[0, value]], np.int32)).save(tmp_path / "deeper.tif")
+        with pytest.raises(UserError, match="its pixels have more than 16 bits"):
+            opened(tmp_path / "deeper.tif", "deeper.tif")
+
+
+def test_an_image_is_turned_as_its_camera_noted_and_inks_become_colours(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the first row is on the right
+    for name, values, wanted in (
+        ("grey.png", np.array([[0, 65535, 257]], np.uint16), [[[0] * 3], [[255] * 3], [[1] * 3]]),
+        ("colours.png", np.array([[[9, 8, 7], [6, 5, 4]]], np.uint8), [[[9, 8, 7]], [[6, 5, 4]]]),
+    ):
+        Image.fromarray(values).save(tmp_path / name, exif=exif)
+        assert opened(tmp_path / name, name).tolist() == wanted
+    Image.new("CMYK", (1, 1), (0, 255, 255, 0)).save(tmp_path / "inks.tif")
+    assert opened(tmp_path / "inks.tif", "inks.tif").tolist() == [[[255, 0, 0]]]
 
 
 def test_an_empty_and_a_huge_image_are_told_by_name(tmp_path, monkeypatch):
@@ -186,3 +205,68 @@ def test_an_empty_and_a_huge_image_are_told_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr("stages.tasks.images.MOST_PIXELS", 62)
     with pytest.raises(UserError, match=r"^a\.png has 7 x 9 pixels; at most 62 in all are read"):
         opened(tmp_path / "a.png", "a.png")
+
+
+def mixed(rows: ImageRows, *indices: int, epoch: int = 3, seed: int = 1, mixup=0.0, cutmix=0.0, changes=None):
+    return MixedImages(rows, changes, seed, mixup, cutmix)(batch_of(rows, *indices), epoch)
+
+
+@pytest.mark.parametrize("alphas", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
+def test_mixing_depends_on_seed_epoch_and_row_alone_and_says_what_is_mixed(alphas):
+    rows, changes = rows_of(30), ImageChanges(1, 0.5)
+    whole = mixed(rows, *range(30), changes=changes, **alphas)
+    alone = [mixed(rows, i, changes=changes, **alphas) for i in (7, 3)]
+    assert torch.equal(
+        whole.inputs["pixel_values"][[7, 3]], torch.cat([a.inputs["pixel_values"] for a in alone])
+    )
+    for of, parts in zip(whole.mixed, zip(*(a.mixed for a in alone), strict=True), strict=True):
+        assert torch.equal(of[[7, 3]], torch.cat(parts))
+    for other in (mixed(rows, *range(30), epoch=4, **alphas), mixed(rows, *range(30), seed=2, **alphas)):
+        assert not torch.equal(whole.mixed[1], other.mixed[1])
+    assert torch.equal(whole.labels, batch_of(rows, *range(30)).labels)
+
+
+def test_a_mixed_image_is_made_of_two_by_the_ratio_that_its_classes_have():
+    """White images of class 0 and black ones of class 1: the mean of the pixels tells the ratio, and a cut has no greys."""
+    grey = ViTImageProcessorPil(size={"height": 8, "width": 8}, do_normalize=False)
+    pixels = np.zeros((40, 3, 8, 8), np.uint8)
+    pixels[:20] = 255
+    rows = ImageRows(pixels, np.arange(40) // 20, grey)
+    seen = {}
+    for name, alphas in {
+        "mixup": {"mixup": 0.8},
+        "cutmix": {"cutmix": 1.0},
+        "both": {"mixup": 0.8, "cutmix": 1.0},
+    }.items():
+        batch = mixed(rows, *range(40), **alphas)
+        others, own = batch.mixed
+        assert {*others.tolist()} == {0, 1} and (own >= 0).all() and (own <= 1).all() and own.std() > 0.1
+        white = own * (batch.labels == 0) + (1 - own) * (others == 0)
+        torch.testing.assert_close(batch.inputs["pixel_values"].mean((1, 2, 3)), white)
+        values = batch.inputs["pixel_values"]
+        seen[name] = ((values - values.round()).abs() > 1e-3).flatten(1).any(1).sum()
+    assert seen["cutmix"] == 0 < seen["both"] < seen["mixup"]
+
+
+def test_unlabelled_images_are_mixed_with_labelled_ones_and_stay_unlabelled():
+    rows = rows_of(9)
+    rows = replace(rows, labels=np.array([0, 1, -1, -1, -1, -1, -1, -1, -1]))
+    batch = mixed(rows, *range(9), mixup=0.8)
+    assert batch.labels.tolist() == rows.labels.tolist() and {*batch.mixed[0].tolist()} <= {0, 1}
+
+
+def test_gold_losses_of_mixed_images_are_those_of_both_classes_by_their_ratio():
+    rows, logits = rows_of(6), torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    batch = mixed(rows, *range(6), mixup=1.0)
+    others, own = batch.mixed
+    targets = torch.zeros(6, 3)
+    for i in range(6):
+        targets[i, batch.labels[i]] += own[i]
+        targets[i, others[i]] += 1 - own[i]
+    expected = -(targets * logits.log_softmax(-1)).sum()
+    heads = {"cls_logits": logits, "distillation_logits": logits}
+    token = DistillationToken().terms(ModelOutputs(named=heads), ModelOutputs(logits_BC=logits), batch)
+    gold = GoldLabels().terms(ModelOutputs(logits_BC=logits), None, batch)
+    for term in (gold["gold_labels"], token["class_token"]):
+        torch.testing.assert_close(term.sum, expected)
+    assert batch.to("cpu").mixed[1] is not None
