@@ -45,9 +45,9 @@ def lower_bound(right: int, rows: int, risk: float = RISK) -> float:
         >>> round(lower_bound(59, 59), 3)
         0.95
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    return float(beta.ppf(risk, right, rows - right + 1)) if right else 0.0
+    return float(betaincinv(right, rows - right + 1, risk)) if right else 0.0
 
 
 def least_rows(promise: float, risk: float = RISK) -> int:
