@@ -4,7 +4,8 @@ A command imports for seconds what it then uses for one. `ForkedPopen` is a `sub
 of a server; where it starts the process that forks the ranks, or commands (as the stand-in for srun does), those are
 forks of it. Pipes, sessions,
 signals, exit statuses and command lines are those of real processes, and so is what `ps` shows. What happens while a
-process starts up and imports is not: tests of that run `subprocess.Popen` itself. Linux without a GPU only.
+process starts up and imports is not: tests of that run `subprocess.Popen` itself. Inference is timed in a few passes.
+Linux without a GPU only.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import functools
 import gc
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -28,6 +30,9 @@ ROOT = Path(__file__).parents[1]
 PRELOADED = (
     *(f"stages.{path.stem}" for path in (ROOT / "stages").glob("[a-z]*.py")),
     "deepspeed",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.ops.op_builder.all_ops",
+    "encodings.idna",
     "onnxruntime",
     "torch.onnx",
     "sklearn.metrics",
@@ -168,14 +173,18 @@ if __name__ == "__main__":
     from pipeline.launch import worker
 
     worker.set_environment()
+    re._MAXCACHE = (
+        1 << 14
+    )  # forks find the thousand patterns compiled that transformers reads a model's names by
     for name in PRELOADED:
         __import__(name)
+    from stages.evaluation import costs
+
+    costs.SINGLE_ROWS, costs.BATCHES, costs.ATTEMPTS = 4, 2, 1
     warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*prior to execution", category=RuntimeWarning)
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    get_checkpoint_conversion_mapping(
-        "bert"
-    )  # compiles a thousand regular expressions, which forks find compiled
+    get_checkpoint_conversion_mapping("bert")  # compiles them
     gc.freeze()  # or each fork would copy what its collector looks at
     serve(socket.socket(fileno=int(sys.argv[1])))
