@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,15 @@ from tests.forked_commands import ForkedPopen
 ROOT = Path(__file__).parents[2]
 TINY = [
     "preset=small", "text_columns=text", "label_column=label", "job.precision=fp32", "job.log_every=1",
-    "job.checkpoint_seconds=0", "architecture.layers=2", "architecture.width=8", "architecture.feed_forward=16",
-    "architecture.heads=2", "baselines=true", "finetuning.grid=", "finetuning.patience=0",
+    "architecture.layers=2", "architecture.width=8", "architecture.feed_forward=16", "architecture.heads=2",
+    "finetuning.grid=", "finetuning.patience=0",
     *(f"{stage}.epochs=2" for stage in ("tuning", "general", "intermediate", "prediction", "finetuning")),
     *(f"{stage}.batch_size=8" for stage in ("tuning", "general", "intermediate", "prediction", "finetuning")),
     *(f"{stage}.max_length=32" for stage in ("tuning", "general", "intermediate", "prediction", "finetuning")),
 ]  # fmt: skip
+
+EACH_STEP = "job.checkpoint_seconds=0"
+"""Has a run that is to be stopped save after each step; others are spared it."""
 
 
 class Workplace:
@@ -66,8 +70,8 @@ class Workplace:
         return predictor.answer(json.dumps({"texts": texts}).encode())
 
     def interrupt(self, when: Callable[[], bool], signal_number: int, command: str, *arguments: str):
-        """Start a command and signal it as soon as `when()` holds: (exit status, output)."""
-        process = self.start(command, *arguments)
+        """Start a command that saves after each step, and signal it as soon as `when()` holds: (exit status, output)."""
+        process = self.start(command, EACH_STEP, *arguments)
         while process.poll() is None and not when():
             time.sleep(0.005)
         if process.poll() is None:
@@ -89,6 +93,42 @@ class Workplace:
             time.sleep(0.05)
         assert not workers_of(self.path / "runs" / run)
         return output
+
+    def resumes(
+        self, run: str, stages: Sequence[str], *arguments: str, command: str = "task-distill"
+    ) -> None:
+        """Make stages of a finished run again, each killed once: their weights and metrics must be what they were.
+
+        Args:
+            run: name of the run's directory.
+            stages: in their order.
+            arguments: of the command that made it, without `run`; `reuse=false` among them.
+            command: that made it; the name of a recipe's run lacks `-seed1`.
+        """
+        before = self.weights(run), self.metrics(run)
+        for stage in stages:
+            shutil.rmtree(self.path / "runs" / run / stage)
+        arguments = (*arguments, f"run={run.removesuffix('-seed1')}")
+        for stage in stages:
+            self.kill_during(run, stage, *arguments, command=command)
+            assert not (self.path / "runs" / run / stage / "finished.json").exists()
+        status, output = self.run(command, *arguments)
+        assert status == 0 and f"[{stages[-1]}] resumes" in output, output
+        assert output.count("resumed at step") == 1, output
+        assert (self.weights(run), self.metrics(run)) == before and {*stages} <= before[0].keys()
+
+    def metrics(self, run: str) -> dict[str, list[dict]]:
+        """The lines that each stage logged, without what depends on the clock."""
+        lines: dict[str, list[dict]] = {}
+        for path in sorted((self.path / "runs" / run).glob("*/metrics.jsonl")):
+            for line in map(json.loads, path.read_text().splitlines()):
+                kept = {
+                    name: value
+                    for name, value in line.items()
+                    if name not in ("tokens_per_second", "seconds")
+                }
+                lines.setdefault(path.parent.name, []).append(kept)
+        return lines
 
     def weights(self, run: str) -> dict[str, str]:
         """sha256 of every stage's weights."""

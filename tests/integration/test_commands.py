@@ -82,8 +82,14 @@ def test_an_accepted_teacher_is_used_all_the_same(place):
     # runs after the refusal above has made the directory
     if not (place.path / "ignorant").exists():
         pytest.skip("needs the teacher that the refusal test makes")
-    given = ("run=accepted", "teacher=ignorant", "teacher_labels=fresh,rotten", "accept_teacher=true")
-    status, output = place.run("task-distill", *given, "baselines=false")
+    given = (
+        "run=accepted",
+        "student=teacher-layers",
+        "teacher=ignorant",
+        "teacher_labels=fresh,rotten",
+        "accept_teacher=true",
+    )
+    status, output = place.run("task-distill", *given)
     assert status == 0 and "a constant answer" in output, output
 
 
@@ -102,7 +108,9 @@ def test_no_hub_is_one_line_in_seconds(place):
 def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-    status, output = place.run("task-distill", "run=final", "finetuning.grid={learning_rate: [1e-5, 1e-2]}")
+    status, output = place.run(
+        "task-distill", "run=final", "baselines=true", "finetuning.grid={learning_rate: [1e-5, 1e-2]}"
+    )
     assert status == 0 and "distilled student" in output, output
     assert "is best on dev of finetuned-learning_rate=" in output
     run = place.path / "runs" / "final"
@@ -162,7 +170,7 @@ def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
 
 
 def test_seeds_give_mean_and_spread(place):
-    arguments = ("seeds=1 2", "run=seeds", "baselines=false", "reuse=false")
+    arguments = ("seeds=1 2", "run=seeds", "reuse=false")
     status, output = place.run("task-distill", *arguments)
     assert status == 0 and "over 2 seeds" in output and "std" in output, output
     assert output.count("; 1 more seed follows") == 1, output
@@ -201,8 +209,8 @@ def test_mnli_in_glues_layout_with_a_teacher_of_either_label_order(place, order)
     make_tokenizer(place.path / name)
     run = f"run={name}"
     status, output = place.run(
-        "task-distill", run, f"teacher={name}", "task=mnli", "data=MNLI", "accept_teacher=true", "baselines=false",
-        "text_columns=", "label_column=",
+        "task-distill", run, f"teacher={name}", "task=mnli", "data=MNLI", "accept_teacher=true",
+        "text_columns=", "label_column=", "student=teacher-layers",
     )  # fmt: skip
     assert status == 0, output
     results = json.loads((place.path / "runs" / name / "results.json").read_text())
@@ -233,7 +241,7 @@ def test_scores_of_pairs_from_a_task_file(place):
     (place.path / "pairs.yaml").write_text(
         "train: pairs-train.csv\ntest: pairs-test.csv\ntext: [one, other]\nlabel: score\ntype: regression\n"
     )
-    given = ("task=pairs.yaml", "data=", "text_columns=", "label_column=", "baselines=false")
+    given = ("task=pairs.yaml", "data=", "text_columns=", "label_column=", "student=teacher-layers")
     status, output = place.run("task-distill", "run=pairs", *given)
     assert status == 0 and "pearson on test" in output, output
     results = json.loads((place.path / "runs" / "pairs" / "results.json").read_text())
@@ -249,15 +257,15 @@ def test_scores_of_pairs_from_a_task_file(place):
 def test_other_kinds_of_teachers(place, kind):
     if not (place.path / kind).exists():
         make_encoder(place.path / kind, kind)
-    status, output = place.run("task-distill", f"run={kind}", f"teacher={kind}", "baselines=false")
+    status, output = place.run("task-distill", f"run={kind}", f"teacher={kind}")
     assert status == 0, output
 
 
 def test_a_student_of_every_kth_teacher_layer_and_a_given_general_student(place):
-    status, output = place.run("task-distill", "run=layers", "student=teacher-layers", "baselines=false")
+    status, output = place.run("task-distill", "run=layers", "student=teacher-layers")
     assert status == 0 and "general" not in output.replace("general-", ""), output
     make_encoder(place.path / "general-student", layers=2, width=8, heads=2, seed=5)
-    status, output = place.run("task-distill", "run=given", "student=general-student", "baselines=false")
+    status, output = place.run("task-distill", "run=given", "student=general-student")
     assert status == 0, output
 
 
@@ -276,7 +284,7 @@ def test_class_names_are_the_users_from_file_to_export(place):
         csv.writer(file, delimiter=";").writerows(
             [("text", "label", "", ""), *((*row, "", "") for row in rows)]
         )
-    given = ("data=names.csv", "run=names", "baselines=false", "accept_teacher=true")
+    given = ("data=names.csv", "run=names", "student=teacher-layers", "accept_teacher=true")
     status, output = place.run("task-distill", *given)
     assert status == 0, output
     assert (

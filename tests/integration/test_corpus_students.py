@@ -3,12 +3,10 @@
 import json
 import re
 import shutil
-import signal
 
 import pytest
 
 from tests.conftest import make_corpus
-from tests.integration.conftest import workers_of
 
 RECIPE = """\
 # make recipe NAME=pretrained
@@ -48,13 +46,6 @@ def run(place):
     return place.path / "runs/pretrained-seed1"
 
 
-def losses(stage):
-    """What the stage logged, without what depends on the clock."""
-    clock = ("tokens_per_second", "seconds")
-    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in clock} for line in lines]
-
-
 def test_the_students_are_made_and_masked_accuracy_is_kept(run):
     assert set(json.loads((run / "results.json").read_text())) == {"teacher", "tuned"}
     for stage in ("masked_lm-many-txt", "text-general", "text-bundle", "text-continued"):
@@ -66,26 +57,15 @@ def test_the_students_are_made_and_masked_accuracy_is_kept(run):
 
 def test_killed_in_a_stage_of_the_corpus_it_ends_in_the_same_weights(place, run):
     """The masks after the kill are those that would have been."""
-    weights, lines = place.weights(run.name), losses(run / "text-continued")
-    shutil.rmtree(run / "text-continued")
-    checkpoints = run / "text-continued" / "checkpoints"
-    status, output = place.interrupt(
-        lambda: any(checkpoints.glob("step-*[2-9]/manifest.json")), signal.SIGKILL, *COMMAND
-    )
-    assert status == -signal.SIGKILL, output
-    while workers_of(run):
-        pass
-    status, output = place.run(*COMMAND)
-    assert status == 0 and "[text-continued] resumes" in output and "resumed at step" in output, output
-    assert place.weights(run.name) == weights and losses(run / "text-continued") == lines
+    place.resumes(run.name, ("text-continued",), *COMMAND[1:], command="recipe")
 
 
 def test_one_rank_and_two_have_the_same_losses(place, run):
-    alone = losses(run / "text-bundle")
+    alone = place.metrics(run.name)["text-bundle"]
     shutil.rmtree(run / "text-bundle")
     status, output = place.run(*COMMAND, "job.nproc=2")
     assert status == 0 and "[text-bundle] starts" in output, output
-    together = losses(run / "text-bundle")
+    together = place.metrics(run.name)["text-bundle"]
     assert len(alone) == len(together) > 10 and alone[0]["masked_words"] > 0
     for one, two in zip(alone, together, strict=True):
         assert one == pytest.approx(two, rel=1e-4)

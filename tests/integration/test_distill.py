@@ -42,7 +42,7 @@ json.dump(answer, open("answer.json", "w"))
 @pytest.mark.slow
 def test_a_script_distils_twice_and_is_refused_as_the_command_is(place):
     options = {name: value for name, value in arguments(place.given).items() if name not in ("task", "data")}
-    options |= {"baselines": False, "text_columns": ["text"], "seed": 7}
+    options |= {"text_columns": ["text"], "seed": 7}
     (place.path / "options.json").write_text(json.dumps(options))
     (place.path / "script.py").write_text(SCRIPT)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

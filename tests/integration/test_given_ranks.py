@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import ROOT, Workplace
-from tests.integration.test_resume import STAGES, metrics
+from tests.integration.conftest import EACH_STEP, ROOT, Workplace
 
 pytestmark = pytest.mark.slow
 LAUNCHERS = {
@@ -58,9 +57,9 @@ def test_the_weights_are_those_of_ranks_that_the_command_starts(place, whole):
     given = started_by(place, "srun")
     status, output = given.run("task-distill", "run=whole-srun", "reuse=false")
     assert status == 0 and output.count("[general] starts") == 1, output
-    assert set(given.weights("whole-srun")) == set(STAGES)
+    assert set(given.weights("whole-srun")) == {"teacher", "general", "intermediate", "prediction"}
     assert given.weights("whole-srun") == given.weights(whole)
-    assert metrics(given, "whole-srun") == metrics(given, whole)
+    assert given.metrics("whole-srun") == given.metrics(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["sigterm", "kill"])
@@ -70,7 +69,7 @@ def test_stopped_and_started_again_it_ends_in_the_same_weights(given, whole, num
         ("prediction",) if given.popen is subprocess.Popen else ("teacher", "prediction")
     )  # torchrun imports for long
     for stage in stages:
-        process = given.start("task-distill", f"run={run}", "reuse=false")
+        process = given.start("task-distill", f"run={run}", "reuse=false", EACH_STEP)
         checkpoints = given.path / "runs" / run / stage / "checkpoints"
         while process.poll() is None and not any(checkpoints.glob("step-*/manifest.json")):
             time.sleep(0.01)
@@ -87,7 +86,7 @@ def test_stopped_and_started_again_it_ends_in_the_same_weights(given, whole, num
     status, output = given.run("task-distill", f"run={run}", "reuse=false")
     assert status == 0 and "resumed at step" in output, output
     assert given.weights(run) == given.weights(whole)
-    assert metrics(given, run) == metrics(given, whole)
+    assert given.metrics(run) == given.metrics(whole)
 
 
 def test_a_rank_that_dies_ends_the_others_which_say_so_once(place):
@@ -134,7 +133,7 @@ def test_from_python_every_rank_has_the_result(place, whole, tmp_path):
     given = started_by(place, "torchrun")
     options = dict(line.split("=", 1) for line in given.given)
     task, data = options.pop("task"), options.pop("data")
-    options |= {"baselines": "false", "reuse": "false"}
+    options |= {"reuse": "false"}
     script = tmp_path / "script.py"
     script.write_text(
         f"from pipeline import distill\nresult = distill({task!r}, data={data!r}, run='python', options={options!r})\n"

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import sentences
 
 NAMES = ("joy", "anger", "calm")
-GIVEN = ("task=feelings", "data=feelings", "finetuning.epochs=1", "augment=true", "augmentation.variants=2",
+GIVEN = ("task=feelings", "data=feelings", "student=teacher-layers", "augment=true", "augmentation.variants=2",
          "augmentation.vectors=none", "masked_lm.tokens=600", "masked_lm.epochs=1", "masked_lm.max_length=32")  # fmt: skip
 
 

@@ -14,10 +14,8 @@ from tests.conftest import sentences
 from tests.integration.conftest import ROOT
 from tests.integration.test_commands import refused
 
-GIVEN = ("baselines=false", "reuse=false", "student=teacher-layers")
-SHORT = tuple(f"{stage}.epochs=1" for stage in ("tuning", "intermediate", "prediction")) + (
-    "job.checkpoint_seconds=30",
-)
+GIVEN = ("reuse=false", "student=teacher-layers")
+SHORT = tuple(f"{stage}.epochs=1" for stage in ("tuning", "intermediate", "prediction"))
 CLOCK_SET_BACK = """
 import time
 ten_years, now, now_ns = 10 * 365 * 86400, time.time, time.time_ns
@@ -31,7 +29,7 @@ def test_a_half_done_run_moved_elsewhere_goes_on_though_the_clock_was_set_back(
     place, started_place, tmp_path
 ):
     """And with the times of its files in 1970 or to come; the finished run, moved again, is finished."""
-    status, output = place.run("task-distill", "run=stays", *GIVEN, "job.checkpoint_seconds=30")
+    status, output = place.run("task-distill", "run=stays", *GIVEN)
     assert status == 0, output
     place.kill_during("moves", "intermediate", *GIVEN)
     there = tmp_path / "другое мес'то"

@@ -2,11 +2,8 @@
 
 import json
 import re
-import signal
 
 import pytest
-
-from tests.integration.conftest import workers_of
 
 RECIPE = """\
 # make recipe NAME=mine
@@ -32,9 +29,16 @@ def recipe(place):
     return "name=mine.yaml"
 
 
-def test_a_recipe_makes_its_students_over_its_seeds_and_says_what_is_gained(place, recipe):
-    status, output = place.run("recipe", recipe)
-    assert status == 0 and "no significant gain" in output, output
+@pytest.fixture(scope="module")
+def made(place, recipe):
+    """The output of the recipe's runs."""
+    status, output = place.run("recipe", recipe, "reuse=false")
+    assert status == 0, output
+    return output
+
+
+def test_a_recipe_makes_its_students_over_its_seeds_and_says_what_is_gained(place, recipe, made):
+    assert "no significant gain" in made
     for seed in (1, 2):
         run = place.path / f"runs/mine-seed{seed}"
         assert set(json.loads((run / "results.json").read_text())) == {"teacher", "plain", "both"}
@@ -42,7 +46,8 @@ def test_a_recipe_makes_its_students_over_its_seeds_and_says_what_is_gained(plac
     assert (place.path / "runs/mine.png").read_bytes()[1:4] == b"PNG"
     status, output = place.run("recipe", recipe)
     assert status == 0 and "starts" not in output, output
-    status, output = place.run("recipe", recipe, "students.both.training.epochs=1")
+    assert place.run("recipe", recipe, "run=changed", "seeds=1")[0] == 0
+    status, output = place.run("recipe", recipe, "run=changed", "seeds=1", "students.both.training.epochs=1")
     started = {line.split("]")[0].strip("[") for line in output.splitlines() if "starts" in line}
     assert status == 0 and started == {"check", "both", "evaluate"}, output
 
@@ -56,20 +61,8 @@ def test_a_recipe_makes_its_students_over_its_seeds_and_says_what_is_gained(plac
     assert status == 0 and "mine: both" in output, output
 
 
-def test_a_scheduled_student_killed_and_resumed_is_bitwise_the_same(place, recipe):
-    status, output = place.run("recipe", recipe, "run=whole", "seeds=1", "reuse=false")
-    assert status == 0, output
-    checkpoints = place.path / "runs/killed-seed1/both/checkpoints"
-    status, output = place.interrupt(
-        lambda: any(checkpoints.glob("step-*[2-9]/manifest.json")),
-        signal.SIGKILL, "recipe", recipe, "run=killed", "seeds=1", "reuse=false",
-    )  # fmt: skip
-    assert status == -signal.SIGKILL, output
-    while workers_of(place.path / "runs/killed-seed1"):
-        pass
-    status, output = place.run("recipe", recipe, "run=killed", "seeds=1", "reuse=false")
-    assert status == 0 and "[both] resumes" in output, output
-    assert place.weights("killed-seed1") == place.weights("whole-seed1")
+def test_a_scheduled_student_killed_and_resumed_is_bitwise_the_same(place, made, recipe):
+    place.resumes("mine-seed1", ("both",), recipe, "seeds=1", "reuse=false", command="recipe")
 
 
 def test_what_does_not_fit_is_told_before_anything_is_trained(place, recipe):

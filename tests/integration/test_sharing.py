@@ -8,11 +8,9 @@ import time
 
 import pytest
 
-ONCE = ("baselines=false", "reuse=false")
-
 
 def test_a_damaged_or_half_written_cache_is_found_and_made_again(place):
-    status, output = place.run("task-distill", "run=cached", *ONCE)
+    status, output = place.run("task-distill", "run=cached", "reuse=false")
     assert status == 0, output
     weights, cache = place.weights("cached"), place.path / "runs" / ".cache"
     for number, path in enumerate(sorted(cache.glob("rows-*/tokens.bin"))):
@@ -24,7 +22,7 @@ def test_a_damaged_or_half_written_cache_is_found_and_made_again(place):
         path.write_bytes(content)
     (cache / ".writing-rows-0123").mkdir()  # what a killed process leaves
     shutil.rmtree(place.path / "runs" / "cached")
-    status, output = place.run("task-distill", "run=cached", *ONCE)
+    status, output = place.run("task-distill", "run=cached", "reuse=false")
     assert status == 0 and "tokenized data is damaged" in output and "made again" in output, output
     assert place.weights("cached") == weights
 
@@ -32,7 +30,7 @@ def test_a_damaged_or_half_written_cache_is_found_and_made_again(place):
 def test_changed_data_is_refused_under_a_half_done_stage_and_made_again_under_a_finished_one(place):
     data = place.path / "changing"
     shutil.copytree(place.path / "data", data)
-    given = ("data=changing", *ONCE)
+    given = ("data=changing", "reuse=false")
     place.kill_during("changing", "intermediate", *given)
     train = data / "train.csv"
     train.write_text(train.read_text() + "a good new film,fresh\n")
@@ -49,7 +47,7 @@ def test_changed_data_is_refused_under_a_half_done_stage_and_made_again_under_a_
 
 def test_two_runs_at_once_share_a_cache(place):
     shutil.rmtree(place.path / "runs" / ".cache", ignore_errors=True)
-    processes = [place.start("task-distill", f"run=side-{side}", *ONCE) for side in "ab"]
+    processes = [place.start("task-distill", f"run=side-{side}", "reuse=false") for side in "ab"]
     for process in processes:
         output = process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
@@ -58,8 +56,8 @@ def test_two_runs_at_once_share_a_cache(place):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 def test_a_second_process_is_refused_with_the_owner_and_a_dead_ones_lock_is_taken(place, number):
-    given = (f"run=locked{number}", "general.epochs=40", "reuse=false")
-    process = place.start("general-distill", *given)
+    given = (f"run=locked{number}", "reuse=false")
+    process = place.start("general-distill", *given, "general.epochs=40")
     lines = place.path / "runs" / f"locked{number}" / "general" / "metrics.jsonl"
     while process.poll() is None and not lines.exists():
         time.sleep(0.05)
@@ -67,5 +65,5 @@ def test_a_second_process_is_refused_with_the_owner_and_a_dead_ones_lock_is_take
     assert status == 2 and f"process {process.pid} on {socket.gethostname()}" in output, output
     os.kill(process.pid, number)
     process.communicate(timeout=60)
-    status, output = place.run("general-distill", *given)
+    status, output = place.run("general-distill", *given, "restart=true")
     assert status == 0 and "in use by" not in output, output

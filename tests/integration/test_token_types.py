@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from tests.conftest import make_tokenizer, sentences, tiny_config
 
 GIVEN = ("task=types", "data=types", "teacher=types-teacher", "text_columns=first,second",
-         "student=teacher-layers", "baselines=false")  # fmt: skip
+         "student=teacher-layers")  # fmt: skip
 
 
 def answers(model, tokenizer, rows: list[tuple[str, str]], second_type: int | None = None) -> list[int]:

@@ -15,6 +15,7 @@ def test_a_student_has_fewer_tokens_and_begins_as_its_teacher_and_the_general_st
         f"architecture.vocabulary={SIZE}",
         "general.embedding_init=svd",
         "intermediate.projection_init=general",
+        "baselines=true",
         "reuse=false",
     )
     place.kill_during("vocabulary", "intermediate", *own)
@@ -45,13 +46,13 @@ def test_a_student_has_fewer_tokens_and_begins_as_its_teacher_and_the_general_st
 def test_a_student_with_its_own_vocabulary_is_given_or_begins_as_teacher_layers(place):
     from transformers import AutoModel
 
-    own = (f"architecture.vocabulary={SIZE}", "baselines=false")
-    status, output = place.run("general-distill", "run=own-general", *own)
+    own = f"architecture.vocabulary={SIZE}"
+    status, output = place.run("general-distill", "run=own-general", own)
     assert status == 0 and f"{SIZE} of 28 tokens are kept" in output, output
-    status, output = place.run("task-distill", "run=own-given", "student=run:own-general", *own[1:])
+    status, output = place.run("task-distill", "run=own-given", "student=run:own-general")
     assert status == 0, output
     status, output = place.run(
-        "task-distill", "run=own-layers", "student=teacher-layers", "intermediate.epochs=1", *own
+        "task-distill", "run=own-layers", "student=teacher-layers", "intermediate.epochs=1", own
     )
     assert status == 0, output
     for run in ("own-given", "own-layers"):

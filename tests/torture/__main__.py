@@ -26,8 +26,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tests.integration.conftest import Workplace, workers_of
-from tests.integration.test_resume import metrics
+from tests.integration.conftest import EACH_STEP, Workplace, workers_of
 from tests.torture import by_launcher, two_hosts
 from tests.torture.outcome import Outcome
 
@@ -108,13 +107,12 @@ def _kills(place: Workplace, ranks: int, left: dict[str, int]) -> Iterator[Outco
     same = (
         f"job.nproc={ranks}",
         "reuse=false",
+        "baselines=true",
         *AUGMENTED,
         *(f"{stage}.epochs={2 + 2 * most}" for stage in EPOCHS),
     )
     whole, run = f"whole{ranks}", place.path / "runs" / f"killed{ranks}"
-    status, output = place.run(
-        "task-distill", f"run={whole}", *same, "job.checkpoint_seconds=1000", timeout=3600
-    )
+    status, output = place.run("task-distill", f"run={whole}", *same, timeout=3600)
     assert status == 0, output
     where = f"{ranks} rank{'s' * (ranks > 1)}"
     outcomes = {fault: Outcome(fault, where) for fault in KILLS}
@@ -123,7 +121,7 @@ def _kills(place: Workplace, ranks: int, left: dict[str, int]) -> Iterator[Outco
     while True:
         if process is None:
             began = time.time()
-            process = place.start("task-distill", f"run={run.name}", *same)
+            process = place.start("task-distill", f"run={run.name}", *same, EACH_STEP)
         stage = _stage_to_kill(run, process, began, left)
         if stage is None:
             output = process.communicate()[0]
@@ -147,7 +145,7 @@ def _kills(place: Workplace, ranks: int, left: dict[str, int]) -> Iterator[Outco
     if process.returncode or made(run) != made(run.with_name(whole)):
         lost = f"DIFFERENT ({process.returncode})"
         print(output)
-    elif metrics(place, run.name) != metrics(place, whole):
+    elif place.metrics(run.name) != place.metrics(whole):
         lost = "STEPS"
     else:
         lost = "nothing"
@@ -216,7 +214,7 @@ def _damages(place: Workplace) -> Iterator[Outcome]:
     outcomes = []
     for fault, damage in damages.items():
         outcome = Outcome(fault, "general stage")
-        process = place.start("general-distill", f"run={run.name}", *same)
+        process = place.start("general-distill", f"run={run.name}", *same, EACH_STEP)
         checkpoints, before = run / "general" / "checkpoints", _sealed(run)
         while process.poll() is None and not (len(_sealed(run)) > 1 and _sealed(run)[-1:] != before[-1:]):
             time.sleep(0.01)
@@ -225,7 +223,7 @@ def _damages(place: Workplace) -> Iterator[Outcome]:
         _end(process, run, outcome)
         damaged = sorted(checkpoints.glob("step-*"))[-1]
         damage(random.choice(sorted(damaged.glob("*.safetensors"))))
-        process = place.start("general-distill", f"run={run.name}", *same)
+        process = place.start("general-distill", f"run={run.name}", *same, EACH_STEP)
         told = ""
         while process.poll() is None and "resumed" not in told:
             told += process.stdout.readline()
@@ -251,7 +249,7 @@ def _full_disk(place: Workplace) -> Iterator[Outcome]:
     try:
         small = Workplace(path)
         same = ("reuse=false", "general.epochs=60")
-        process = small.start("general-distill", "run=full", *same)
+        process = small.start("general-distill", "run=full", *same, EACH_STEP)
         run = path / "runs" / "full"
         while process.poll() is None and not _sealed(run):
             time.sleep(0.01)

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.integration.conftest import Workplace, workers_of
+from tests.integration.conftest import EACH_STEP, Workplace, workers_of
 from tests.integration.test_given_ranks import LAUNCHERS, ranks_of, started_by
-from tests.integration.test_resume import metrics
 
 ITSELF = "`NPROC=2`"
 NAMES = {"torchrun": "torchrun", "srun": "srun (stand-in)"}
@@ -65,7 +64,7 @@ def table(columns: list[Column]) -> str:
 def columns(place: Workplace) -> Iterator[Column]:
     """The faults under each launcher, in turn."""
     same = ("general-distill", "reuse=false", "general.epochs=150")
-    status, output = place.run(*same, "run=alone", "job.nproc=2", "job.checkpoint_seconds=1000")
+    status, output = place.run(*same, "run=alone", "job.nproc=2")
     assert status == 0, output
     for launcher in ("", *LAUNCHERS):
         yield _column(place, launcher, same)
@@ -79,7 +78,7 @@ def _column(place: Workplace, launcher: str, same: tuple[str, ...]) -> Column:
     for fault in FAULTS:
         if (launcher, fault) in NOT_UNDER:
             continue
-        process = given.start(*command)
+        process = given.start(*command, EACH_STEP)
         _wait_for_steps(run, process)
         seconds = _do(fault, process, run, launcher)
         output = process.communicate(timeout=WITHIN)[0]
@@ -87,12 +86,12 @@ def _column(place: Workplace, launcher: str, same: tuple[str, ...]) -> Column:
         column.cells[fault] = f"{seconds:.1f}{', saved' * saved}"
         if seconds > WITHIN or process.returncode == 0 or saved != (FAULTS[fault] == signal.SIGTERM):
             column.wrong.append(f"{fault}: ended with {process.returncode} after {seconds:.1f} s: {output}")
-    status, output = given.run(*command, "job.checkpoint_seconds=1000")
+    status, output = given.run(*command)
     if status or "resumed at step" not in output:
         column.wrong.append(f"did not resume: {status} {output}")
     elif place.weights(name) != place.weights("alone"):
         column.wrong.append("other weights")
-    elif metrics(place, name) != metrics(place, "alone"):
+    elif place.metrics(name) != place.metrics("alone"):
         column.wrong.append("steps are missing, or logged twice")
     return column
 
