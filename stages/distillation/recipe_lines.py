@@ -40,12 +40,18 @@ def build_from_line(
     if name not in known:
         raise UserError(f"{name!r} is unknown; there are {', '.join(sorted(known))}", argument=argument)
     settings = settings or {}
-    takes = list(inspect.signature(known[name]).parameters)
+    takes = inspect.signature(known[name]).parameters
     own = [setting for setting in takes if setting not in given]
     if not isinstance(settings, dict) or settings.keys() - set(own):
         raise UserError(
             f"{settings!r} must be among its settings: {', '.join(own)}", argument=f"{argument}.{name}"
         )
+    values = dict(given) | dict(defaults or {})
+    values = {key: value for key, value in values.items() if key in takes} | settings
+    if missing := [k for k, taken in takes.items() if k not in values and taken.default is taken.empty]:
+        raise UserError(
+            f"needs {', '.join(missing)}: write `- {name}: {{{missing[0]}: ...}}`",
+            argument=f"{argument}.{name}",
+        )
     with about(f"{argument}.{name}"):
-        values = dict(given) | dict(defaults or {})
-        return known[name](**{key: value for key, value in values.items() if key in takes} | settings)
+        return known[name](**values)

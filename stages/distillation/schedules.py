@@ -19,24 +19,33 @@ Schedule = Callable[[float], float]
 """Fraction of the stage's steps that are done, from 0 to below 1 -> value."""
 
 
-def schedule(value: Any, name: str) -> Schedule:
+def schedule(value: Any, name: str, above_zero: bool = False) -> Schedule:
     """Make the schedule that a recipe's value describes.
 
     Args:
         value: a number, or one of the forms above.
         name: of the setting, for the error message.
+        above_zero: whether it must always be above 0.
 
     Raises:
-        UserError: the value is not a schedule.
+        UserError: the value is not a schedule, or is not above 0.
     """
+    made, lowest = _schedule(value, name)
+    if above_zero and lowest <= 0:
+        raise UserError(f"{value!r} must be above 0", argument=name)
+    return made
+
+
+def _schedule(value: Any, name: str) -> tuple[Schedule, float]:
+    """The schedule and its lowest value."""
     if is_number(value):
-        return lambda progress: float(value)
+        return lambda progress: float(value), value
     if isinstance(value, dict) and len(value) == 1:
         ((kind, numbers),) = value.items()
         if kind == "linear" and _are_numbers(numbers, 2):
-            return _line([[0, numbers[0]], [1, numbers[1]]])
+            return _line([[0, numbers[0]], [1, numbers[1]]]), min(numbers)
         if kind == "stairs" and _are_numbers(numbers, 3) and isinstance(numbers[2], int) and numbers[2] > 1:
-            return _stairs(*numbers)
+            return _stairs(*numbers), min(numbers[:2])
         if (
             kind == "points"
             and isinstance(numbers, list)
@@ -44,7 +53,7 @@ def schedule(value: Any, name: str) -> Schedule:
         ):
             places = [at for at, _ in numbers]
             if places and places == sorted(places) and 0 <= places[0] and places[-1] <= 1:
-                return _line(numbers)
+                return _line(numbers), min(of for _, of in numbers)
     raise UserError(
         f"{value!r} must be a number, or linear: [from, to], stairs: [from, to, n] with n above 1, or points: "
         "[[at, value], ...] with `at` rising from 0 to 1",

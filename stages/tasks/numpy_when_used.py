@@ -1,6 +1,5 @@
 """numpy, imported when it is first used: to import it takes a third of a second, and a run is planned without it."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,7 +8,9 @@ else:
 
     class _NumPy:
         def __getattr__(self, name: str) -> Any:
-            return getattr(importlib.import_module("numpy"), name)
+            import numpy
+
+            return getattr(numpy, name)
 
     np = _NumPy()
 

@@ -79,10 +79,10 @@ class Loss(nn.Module):
         self.progress, self.is_scheduled = 0.0, False
         self.weight_schedule = self.schedule(weight, "weight")
 
-    def schedule(self, value: Any, setting: str) -> Schedule:
+    def schedule(self, value: Any, setting: str, above_zero: bool = False) -> Schedule:
         """Return the schedule that a setting's value stands for."""
         self.is_scheduled = self.is_scheduled or isinstance(value, dict)
-        return schedule(value, setting)
+        return schedule(value, setting, above_zero)
 
     @property
     def weight(self) -> float:

@@ -57,7 +57,7 @@ class MaskedSoftLabels(Loss):
     def __init__(self, temperature: Any = 1.0, t_squared: bool = False, weight: Any = 1.0):
         super().__init__(weight)
         self.t_squared = t_squared
-        self.temperature = self.schedule(temperature, "temperature")
+        self.temperature = self.schedule(temperature, "temperature", above_zero=True)
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         temperature = self.temperature(self.progress)

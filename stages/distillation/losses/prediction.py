@@ -44,7 +44,7 @@ class SoftLabels(Loss):
 
     def __init__(self, temperature: Any = 1.0, weight: Any = 1.0, problem_type: str | None = None):
         super().__init__(weight)
-        self.temperature = self.schedule(temperature, "temperature")
+        self.temperature = self.schedule(temperature, "temperature", above_zero=True)
         self.several_labels = problem_type == "multi_label_classification"
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:

@@ -1,6 +1,7 @@
 import pytest
 
 from checkpoints.errors import UserError
+from stages.distillation.losses import SoftLabels
 from stages.distillation.schedules import schedule
 
 
@@ -44,3 +45,11 @@ def test_stairs_are_equally_long():
 def test_what_is_no_schedule_is_told_with_its_setting(value):
     with pytest.raises(UserError, match="phi: .*must be a number, or linear"):
         schedule(value, "phi")
+
+
+@pytest.mark.parametrize(
+    "value", [0, {"linear": [2, 0]}, {"stairs": [-1, 2, 3]}, {"points": [[0, 1], [0.5, -1], [1, 1]]}]
+)
+def test_a_temperature_is_above_zero_all_the_time(value):
+    with pytest.raises(UserError, match="temperature: .* must be above 0"):
+        SoftLabels(temperature=value)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import DeiTConfig
 
-from stages.distillation.losses import LOSSES, ImageFrames, TypedRelations, build
+from checkpoints.errors import UserError
+from stages.distillation.losses import LOSSES, CandidateScores, ImageFrames, TypedRelations, build
 from stages.distillation.losses.base import Loss
 from stages.distillation.outputs import ModelOutputs
 from stages.distillation.students.graph_networks import RGCNConfig
@@ -103,6 +104,9 @@ def given_to(loss: Loss) -> tuple[ModelOutputs, ModelOutputs, Batch]:
         symbols = torch.tensor([[1, 2, -1], [2, 2, 1], [1, -1, -1], [2, -1, -1]])
         labels = torch.zeros(len(LENGTHS), max(LENGTHS), dtype=torch.long)
         batch = replace(batch, labels=labels, inputs=batch.inputs | {"symbols": symbols})
+    if isinstance(loss, CandidateScores):  # a score for each of a question's candidates
+        for of in (student, teacher):
+            of.logits_BC = of.named["image_logits"]
     if isinstance(loss, TypedRelations):  # of nodes: those of the first type have answers
         student.logits_BC, teacher.logits_BC = (
             of.named["image_logits"][:, : NODES[0]] for of in (teacher, student)
@@ -242,3 +246,8 @@ def test_a_row_of_weight_0_is_not_in_the_batch(name, given):
     for key, gradient in gradients(student, total(loss, student, teacher, fills)).items():
         assert gradient[DOUBLED].abs().sum() == 0
         torch.testing.assert_close(gradient, without[key], rtol=1e-4, atol=1e-6)
+
+
+def test_a_setting_without_a_default_must_be_given():
+    with pytest.raises(UserError, match=r"losses.each_head: needs losses: write `- each_head: \{losses"):
+        build("each_head", *pair(3))
