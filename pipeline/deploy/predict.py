@@ -22,7 +22,14 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.report.run_record import RunRecord
 from stages.distillation.compatibility import longest_row
-from stages.distillation.models import ModelSource, kind_of, load_classifier, load_preprocessor
+from stages.distillation.models import (
+    ModelSource,
+    head_of,
+    kind_of,
+    load_classifier,
+    load_config,
+    load_preprocessor,
+)
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite, predict
 from stages.tasks.graphs import NodeRows
@@ -88,6 +95,13 @@ class Classifier:
         """
         if not (directory / "config.json").is_file():
             raise UserError(f"model={directory} has no config.json: give a directory that `export` wrote")
+        if (directory / "modules.json").is_file() and head_of(
+            load_config(ModelSource(str(directory)))
+        ) != Similarity.head:
+            raise UserError(
+                f"model={directory} gives vectors whose inner product is the score; load it with SentenceTransformer, or ask "
+                "its run (run=NAME)"
+            )
         found = cls._load(directory)
         found.threshold = getattr(found.model.config, THRESHOLD, None)
         found.pairs = True if isinstance(found.kind, (Ranking, Similarity)) else None

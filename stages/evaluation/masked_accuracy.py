@@ -34,13 +34,9 @@ def accuracy(stage: Stage, model: PreTrainedModel, masking: Masking, rows: Token
     with torch.no_grad():
         for batch in batches_by_length(rows):
             batch = masking(batch.to(stage.device), epoch=0)
-            scores_NV, labels_BL = (
-                read(model, batch, CaptureSpec(vocabulary=True)).vocabulary_NV,
-                batch.labels,
-            )
-            assert scores_NV is not None and labels_BL is not None, (
-                "masking gives labels, and scores were asked for"
-            )
+            scores_NV = read(model, batch, CaptureSpec(vocabulary=True)).vocabulary_NV
+            labels_BL = batch.labels
+            assert scores_NV is not None and labels_BL is not None
             tokens_N = batch.at_masked(labels_BL)
             right += int((scores_NV.argmax(-1) == tokens_N).sum())
             masked += len(tokens_N)

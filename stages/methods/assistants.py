@@ -66,9 +66,9 @@ class Assistants(Method):
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse a task without classes, losses on layers, and weights that have no rows to be fitted on."""
         super().check(task, student, spec)
-        if not task.kind.exclusive:
+        if not task.kind.exclusive or task.kind.reads_images:
             raise UserError(
-                "assistants average the probabilities of classes of which one is right, and the task has none; take plain",
+                "assistants average the probabilities of classes of texts, of which one is right; for this task take plain",
                 argument="method",
             )
         if spec != CaptureSpec(logits=True):

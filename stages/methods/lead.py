@@ -55,8 +55,8 @@ class Lead(Method):
             names mines candidates, if `mined` is given.
         vectors, scale: of the student (`DualEncoderConfig`). One that begins as another dual encoder keeps that one's.
         wrong: candidates that are drawn for a right one in each epoch; all others of the batch are wrong, too.
-        mined: 0: drawn from the question's own wrong candidates. Above: from so many hard ones, those of all training rows
-            that a dual encoder ranks highest for the question of those that are not right for it.
+        mined: 0: they are drawn from the question's own wrong candidates. Above 0: from that many hard ones. These are, of
+            all candidates in train that are not right for the question, those that a dual encoder ranks highest.
         train_teacher: whether a dual encoder trains along with the student, as in the paper, and is then left behind. Its
             own losses are `in_batch_negatives: {of: teacher}` and `score_distributions: {reverse: true}`.
     """
@@ -140,6 +140,9 @@ class Lead(Method):
         if spec != CaptureSpec() and not self.teacher:
             raise UserError("a loss reads the teacher, and there is none; name an earlier student",
                             argument="reads")  # fmt: skip
+        if spec == CaptureSpec() and self.train_teacher:
+            raise UserError("true needs a loss that reads the teacher, such as score_distributions; add it, or leave it out",
+                            argument="train_teacher")  # fmt: skip
         if spec.named and self.by_cross_encoder:
             raise UserError("a cross-encoder has no vectors of layers to compare; take candidate_scores",
                             argument="losses")  # fmt: skip

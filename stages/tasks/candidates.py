@@ -49,7 +49,9 @@ class Candidates:
                 "of both",
                 argument="data",
             )
-        of_question = {q: all_wrong[self.questions[all_wrong] == q] for q in np.unique(self.questions)}
+        by_question = all_wrong[np.argsort(self.questions[all_wrong], kind="stable")]
+        counts = np.bincount(self.questions[all_wrong], minlength=len(numbers))
+        of_question = np.split(by_question, counts.cumsum()[:-1])
         self.others = [of if len(of := of_question[q]) else all_wrong for q in self.questions[self.right]]
         self.lengths = next(iter(readings.values())).lengths[self.right]
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from checkpoints.errors import UserError
@@ -52,7 +52,7 @@ def label_of(value: Any, declared: list[str], separator: str = "") -> tuple[str,
         separator: between several labels in a text.
     """
     if separator and isinstance(value, str) and value.strip() and value.strip()[0] != "[":
-        names = tuple(name.strip() for name in value.split(separator) if name.strip())
+        names = tuple(dict.fromkeys(name.strip() for name in value.split(separator) if name.strip()))
         return "", names, "" if names else "is empty"
     if isinstance(value, str):
         text = value if value in declared else value.strip()
@@ -116,21 +116,26 @@ def number(label: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def is_missing(label: str, rare: bool, others: list[str]) -> bool:
-    """Return whether a class means that there is none; `rare`: few rows have it; `others`: the other classes."""
-    plain, numbers = label.casefold(), [number(other) for other in others]
-    if plain in ("-1", "-1.0") and any(value is not None and value < -1 for value in numbers):
-        return False  # one of -2, -1, 0, 1, 2
-    if plain in MISSING or rare and plain in MISSING_IF_RARE:
+def is_missing(label: str, rare: bool, names: Collection[str]) -> bool:
+    """Return whether a class means that there is none; `rare`: few rows have it; `names`: all classes."""
+    plain = label.casefold()
+    if plain in MISSING:
         return True
-    if plain in ("-1", "-1.0"):  # a class beside 0 and 1, or 1 alone
-        return any(value is None or value > 1 for value in numbers)
-    return plain == "-" and "+" not in others
+    if plain not in MISSING_IF_RARE:
+        return False
+    if plain in ("-1", "-1.0"):
+        numbers = [number(name) for name in names]
+        if any(value is not None and value < -1 for value in numbers):
+            return False  # one of -2, -1, 0, 1, 2
+        return rare or any(
+            value is None or value > 1 for value in numbers
+        )  # not a class beside 0 and 1, or 1 alone
+    return rare or plain == "-" and "+" not in names
 
 
-def is_no_score(label: str, others: list[str]) -> bool:
+def is_no_score(label: str, names: Collection[str]) -> bool:
     """Return whether a score means that there is none: -1 or the like, where no other score is below 0."""
-    return number(label) in NO_SCORE and all((number(other) or 0.0) >= 0 for other in others)
+    return number(label) in NO_SCORE and all((number(name) or 0.0) >= 0 for name in names if name != label)
 
 
 def is_stray(label: str, counts: Counter[str]) -> bool:
@@ -140,8 +145,10 @@ def is_stray(label: str, counts: Counter[str]) -> bool:
         label: the class.
         counts: how many rows each class has, this one among them.
     """
+    if len(counts) > SOME_CLASSES:
+        return False
     alike = sum(n for other, n in counts.items() if (number(other) is None) == (number(label) is None))
-    return alike < RARE * counts.total() and len(counts) <= SOME_CLASSES
+    return alike < RARE * counts.total()
 
 
 def way_of_writing(labels: list[str]) -> Callable[[str], str] | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import torch
@@ -97,6 +97,8 @@ class CaptionedImages(ImageRows):
     Raises:
         UserError: there are not enough captions.
     """
+
+    unit: ClassVar[str] = "pair"
 
     true_NG: np.ndarray
     read: dict[str, Tensor]

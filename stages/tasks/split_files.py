@@ -45,7 +45,8 @@ def data_files(data: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Pa
     for role, paths in named.items():
         stems = [path.name.partition(".")[0] for path in paths]
         parts = [re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})(-[0-9a-f]{16})?", stem) for stem in stems]
-        if len(paths) > 1 and not all(parts) and not all(map(str.isdigit, stems)):
+        counted = sorted(map(int, stems)) == [*range(len(stems))] if all(map(str.isdigit, stems)) else False
+        if len(paths) > 1 and not all(parts) and not counted:
             raise UserError(
                 f"{data} holds both {paths[0].name} and {paths[1].name}; keep one", argument="data"
             )

@@ -98,16 +98,16 @@ def open_table(
 
 
 STARTS = {
-    b"pk\x03\x04": "a zip archive or an Excel workbook; unpack it (from Excel: save as CSV UTF-8)",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it (from Excel: save as CSV UTF-8)",
     b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV UTF-8",
     b"\x1f\x8b": "compressed by gzip; let its name end in .gz",
-    b"par1": "Parquet; let its name end in .parquet",
-    b"arrow1": "an Arrow file; save it as Parquet",
+    b"PAR1": "Parquet; let its name end in .parquet",
+    b"ARROW1": "an Arrow file; save it as Parquet",
     b"version https://git-lfs": "a pointer of git-lfs, not the table; fetch that with `git lfs pull`",
     b"<!doctype html": "a web page, not a table; download the file itself",
     b"<html": "a web page, not a table; download the file itself",
 }
-"""How files of other forms begin, in lower case, and what they are."""
+"""How files of other forms begin, and what they are; those of words in any case."""
 
 
 def _check_start(path: Path) -> None:
@@ -115,9 +115,11 @@ def _check_start(path: Path) -> None:
     if not path.is_file():
         return  # whoever opens it says so
     with path.open("rb") as file:
-        head = file.read(30).lower()
+        head = file.read(30)
     for start, what in STARTS.items():
-        if head.startswith(start) and not what.endswith(f" {path.suffix.lower()}"):
+        if (head.startswith(start) or head.lower().startswith(start)) and not what.endswith(
+            f" {path.suffix.lower()}"
+        ):
             raise UserError(f"{path}: this is {what}")
 
 

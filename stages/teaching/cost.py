@@ -17,8 +17,12 @@ from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import may_keep_layers
 from stages.training.options import StageToCheck
+from stages.training.rows_of_task import changes_of
 from stages.training.speed import STEP_SECONDS, estimated_seconds, step_seconds
 from stages.training.stage import Stage
+
+TIMED_ROWS = 32
+"""Rows of which a step is timed."""
 
 
 @dataclass
@@ -69,7 +73,7 @@ def training_cost(
         if teacher is not None and images:
             of_step += _measured(stage, plan, rows, task, teacher) / 3  # a forward pass
         flops += of_teacher
-        what = f"{len(rows):,} {rows.unit}" + "s" * (len(rows) > 1)
+        what = f"{of_pass:,} {rows.unit}" + "s" * (of_pass > 1)
         return Cost(
             flops, seconds + steps * of_step
         ), f"{what} x {plan.epochs} epochs, {flops / 1e12:,.2f} TFLOP"
@@ -88,12 +92,15 @@ def training_cost(
 def _measured(
     stage: Stage, plan: StageToCheck, rows: TaskRows, task: Task, config: PretrainedConfig
 ) -> float:
-    """Seconds of a step of a model of images or a graph, on as many of the rows as a batch has."""
-    some = np.arange(min(plan.batch_size, len(rows)))
-    batch = rows.collate(some, np.ones(len(some), np.float32)).to(stage.device)
+    """Seconds of a step of a model of images or a graph, by a few rows of a batch."""
+    of_batch = min(plan.batch_size, len(rows))
+    some = np.arange(min(of_batch, TIMED_ROWS))
+    batch = rows.collate(some, np.ones(len(some), np.float32))
+    if changes := changes_of(stage, task, rows):
+        batch = changes(batch, 0)
     model: Any = new_classifier(copy.deepcopy(config), task.kind)
     model.to(stage.device)
-    return step_seconds(model, inputs_of(model, batch.inputs))
+    return step_seconds(model, inputs_of(model, batch.to(stage.device).inputs)) * of_batch / len(some)
 
 
 def _variants(plan: StageToCheck, task: Task | None) -> int:

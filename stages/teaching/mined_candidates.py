@@ -118,11 +118,13 @@ def text_vectors(
                 list(texts[i : i + EVALUATION_BATCH]), truncation=True, max_length=max_length, padding=True,
                 return_token_type_ids=False, return_tensors="pt",
             ).to(model.device)  # fmt: skip
-            found += model(**read).queries[:, -1].float()
+            found += model(**read).queries[:, -1].float().clone()  # not a view of all layers
     return pad_sequence(found, batch_first=True)
 
 
 def all_scores(questions_QTW: Tensor, candidates_PUW: Tensor) -> np.ndarray:
     """(Q, P) the score of every candidate for every question."""
+    if questions_QTW.shape[1] == candidates_PUW.shape[1] == 1:  # vectors of whole texts: one product
+        return (questions_QTW[:, 0] @ candidates_PUW[:, 0].T).cpu().numpy()
     of_each = [best_matches(x_TW @ candidates_PUW.transpose(1, 2), candidates_PUW) for x_TW in questions_QTW]
     return torch.stack(of_each).cpu().numpy()

@@ -87,9 +87,7 @@ def _without_missing(answers: list[Answer]) -> list[Answer]:
     plain = [isinstance(a.given, (str, int, float)) and a.form == "label" and not a.unfit for a in answers]
     counts = Counter(label_name(a.given) for a, is_plain in zip(answers, plain, strict=True) if is_plain)
     missing = {
-        label
-        for label, count in counts.items()
-        if is_missing(label, count <= RARE * counts.total(), sorted(counts.keys() - {label}))
+        label for label, count in counts.items() if is_missing(label, count <= RARE * counts.total(), counts)
     }
     return [
         a._replace(unfit=f"label {label_name(a.given)!r} looks like a missing one")

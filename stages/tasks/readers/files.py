@@ -55,7 +55,7 @@ from stages.tasks.tables import SUFFIXES, Table, open_table
 from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-VERSION = 4
+VERSION = 5
 KEYS = ("train", "dev", "test", "text", "label", "type", "metric", *TaskRequest.OF_TABLES)
 TYPES: dict[str, type[Kind]] = {
     "classification": Classes,
@@ -411,7 +411,7 @@ def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: li
     missing = {
         name
         for name, count in counts.items()
-        if not source.labels and is_missing(name, count <= RARE * counts.total(), sorted({*counts} - {name}))
+        if not source.labels and is_missing(name, count <= RARE * counts.total(), counts)
     }
     rows = {role: [_without_missing(row, missing) for row in of] for role, of in rows.items()}
     if "test" in rows and all(row.names is None for row in rows["test"]):
@@ -476,7 +476,7 @@ def _with_names(row: Row, source: TaskSource) -> Row:
 def _read(path: Path, source: TaskSource, notes: list[str]) -> tuple[list[Row], str]:
     """The rows of a file, and how it is read where that is unusual."""
     table, label_columns = _open(path, source), source.label_columns or [source.label]
-    rows = []
+    rows, answers = [], []
     for line, row in tqdm(
         table.rows, f"reading {path.name}", unit=" rows", delay=2, leave=False, disable=None
     ):
@@ -499,10 +499,19 @@ def _read(path: Path, source: TaskSource, notes: list[str]) -> tuple[list[Row], 
             label, names, unfit = label_of(row.get(source.label), source.labels, source.label_separator)
             check_text(label, f"{where}: {source.label!r}")
             unfit = unfit and f"the label {source.label!r} {unfit}"
-        if row.get("answer") in ("reject", "ignore") and "answer" not in (*source.text, *label_columns):
-            unfit = f"its 'answer' is {row['answer']!r}, as Prodigy writes it"
         unfit = f"{empty!r} is empty" if empty is not None else unfit
         rows.append(Row(line, texts, label, path, unfit, names))
+        answers.append(row.get("answer"))
+    if {*map(str, answers)} <= {"accept", "reject", "ignore"} and "answer" not in (
+        *source.text,
+        *label_columns,
+    ):
+        rows = [
+            row
+            if answer == "accept"
+            else row._replace(unfit=f"its 'answer' is {answer!r}, as Prodigy writes it")
+            for row, answer in zip(rows, answers, strict=True)
+        ]
     if gone := [row for row in rows if any(text.strip().casefold() in MISSING for text in row.texts)]:
         notes.append(
             f"warning: {len(gone):,} texts of {path.name} look like missing ones, such as {gone[0].texts} in line "
@@ -550,9 +559,8 @@ def _same_numbers(rows: dict[str, list[Row]], named: list[str]) -> dict[str, lis
 def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counter[str]) -> list[Row]:
     """The rows, with what is unfit about labels that only the whole column tells; `known` are train's labels."""
     counts = Counter(row.label for row in rows if not row.unfit)
-    unfit = {}
+    unfit, together = {}, known + counts
     for label, count in counts.items():
-        others = sorted(({*counts, *known}) - {label})
         if regression and number(label) is None:
             unfit[label] = (
                 f"label {label!r} is not a finite number, as {_most(counts, number)} of {counts.total():,} are"
@@ -560,15 +568,16 @@ def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counte
         elif source.labels and label not in source.labels:
             unfit[label] = f"label {label!r} is not one of labels, which are {', '.join(source.labels):.200}"
         elif not source.labels and (
-            is_no_score(label, others)
+            is_no_score(label, together)
             if regression
-            else is_missing(label, count <= RARE * counts.total() or label not in known, others)
+            else is_missing(label, count <= RARE * counts.total() or label not in known, together)
         ):
+            others = sorted(together.keys() - {label})
             unfit[label] = (
                 f"label {label!r} looks like a missing one ({count:,} of {counts.total():,} rows; others are "
                 f"{', '.join(map(repr, others[:5])):.100})"
             )
-        elif not source.labels and not regression and is_stray(label, known + counts):
+        elif not source.labels and not regression and is_stray(label, known if label in known else together):
             odd = "not a number, as nearly all" if number(label) is None else "a number, as hardly any"
             unfit[label] = f"label {label!r} looks like a slip: {odd} of the others are"
     return [

@@ -1,5 +1,7 @@
 """Images and captions: the draw of false ones, the model, recalls, DCD's choice of candidates and its loss."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,8 @@ from stages.tasks.image_texts import CaptionedImages, DrawnCaptions, PairRows
 from stages.tasks.kinds import ImageTexts
 from stages.tasks.packages import packaged_two_streams
 from stages.tasks.task import find_task, load_task, part
+from stages.teaching.cost import TIMED_ROWS, _measured
+from stages.training.options import StageToCheck
 
 KIND = ImageTexts()
 
@@ -194,3 +198,11 @@ def test_the_loss_by_a_plain_loop_repeated_and_with_rows_that_only_fill(weights)
     batch = Batch({}, labels.repeat(2), torch.tensor([1.0] * 5 + [0.0] * 5), torch.arange(10))
     sums = sum(term.weight * term.sum / 5 for term in loss.terms(*twice, batch).values())
     assert sums.item() == pytest.approx(found.item(), rel=1e-5)
+
+
+def test_a_step_is_estimated_on_candidates_whatever_the_batch_holds(made, scenes):
+    model, _, rows = made
+    stage = SimpleNamespace(device=torch.device("cpu"), seed=1)
+    plan = StageToCheck("student", "task", 32, 1, batch_size=10_000)
+    assert len(rows) > TIMED_ROWS and _measured(stage, plan, rows, scenes, model.config) > 0
+    assert rows.unit == "pair" and rows.lengths.sum() == 16 * len(rows)

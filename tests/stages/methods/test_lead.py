@@ -1,5 +1,7 @@
 """LEAD's plans that cannot work; a cross-encoder as teacher of a dual encoder."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from stages.methods.lead import by_pairs
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Ranking
 from stages.training.options import StageToCheck
-from tests.conftest import make_encoder
+from tests.conftest import make_encoder, tiny_config
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,10 @@ def test_a_cross_encoder_reads_the_candidates_of_a_question_as_pairs(tmp_path):
     found = by_pairs(teacher)(Batch(theirs, None, torch.ones(2), torch.from_numpy(np.arange(2))))
     assert found.logits_BC.shape == (2, 3, 2)
     torch.testing.assert_close(found.logits_BC[1], wanted)
+
+
+def test_a_teacher_that_would_train_along_for_nothing_is_refused():
+    method = build_method({"lead": {"train_teacher": True}}, ["a"])
+    task = SimpleNamespace(kind=Ranking(("wrong", "right")))
+    with pytest.raises(UserError, match="train_teacher: true needs a loss that reads the teacher"):
+        method.check(task, tiny_config(), CaptureSpec())

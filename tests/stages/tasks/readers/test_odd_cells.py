@@ -214,3 +214,12 @@ def test_an_odd_tag_among_ends_is_refused(tmp_path):
         file.write("\nx X\ny O\n")
     with pytest.raises(UserError, match="label 'X' is neither O nor B- or I-"):
         load_task(find_task("names", str(path)))
+
+
+def test_a_class_of_train_that_is_rare_in_dev_is_no_slip(tmp_path):
+    for name, rare in (("train", 6), ("dev", 2)):
+        labels = ["5+"] * rare + [str(n % 5) for n in range(100 - rare)]
+        rows = [{"text": f"{name} text {n}", "label": label} for n, label in enumerate(labels)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = load(tmp_path)
+    assert "5+" in task.labels and task.splits["dev"].labels.count(task.labels.index("5+")) == 2
