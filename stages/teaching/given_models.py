@@ -222,8 +222,14 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
         configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
         method = build_method(plan.method, plan.reads)
         method.check_plan(plan)
-        captures = [build(line, *configs).teacher_capture for line in method.losses(plan.losses)]
-        spec = reduce(or_, captures, CaptureSpec())
+        losses = {str(line): build(line, *configs) for line in method.losses(plan.losses)}
+        if plan.mixing and (one_label := [line for line, loss in losses.items() if loss.one_label]):
+            raise UserError(
+                f"{one_label[0]} reads one label of an image, and mixup and cutmix give it two; leave them out, or take "
+                "gold_labels",
+                argument="losses",
+            )
+        spec = reduce(or_, (loss.teacher_capture for loss in losses.values()), CaptureSpec())
         reads_teacher = spec != CaptureSpec()
         if plan.data != "task" and plan.learns_task and reads_teacher:
             raise UserError(

@@ -76,7 +76,7 @@ class InBatchNegatives(Loss):
         0.6931
     """
 
-    whole_batch = True
+    whole_batch = one_label = True
     student_capture = BOTH
 
     def __init__(self, of: str = "student", weight: Any = 1.0):

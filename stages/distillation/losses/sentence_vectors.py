@@ -141,7 +141,7 @@ class ContrastivePairs(Loss):
     """
 
     student_capture = CaptureSpec(logits=True, named=frozenset({"first_BW", "second_BW"}))
-    whole_batch = True
+    whole_batch = one_label = True
 
     def __init__(self, positive: float = 0.8, scale: float = 20.0, weight: Any = 1.0):
         super().__init__(weight)

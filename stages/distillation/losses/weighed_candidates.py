@@ -43,7 +43,7 @@ class WeighedCandidates(Loss):
     """
 
     student_capture = teacher_capture = CaptureSpec(logits=True)
-    whole_batch = True
+    whole_batch = one_label = True
 
     def __init__(
         self, alpha: float = 0.2, weights: str = "published", temperature: float = 0.1, weight: Any = 1.0

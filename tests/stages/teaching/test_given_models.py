@@ -108,3 +108,16 @@ def test_only_a_student_of_text_learns_from_a_corpus(tmp_path):
     for plan in (masked, replace(masked, mlm_probability=None, losses=["hidden_states"])):
         with pytest.raises(UserError, match="student.kind: 'textcnn' does not learn from unlabelled.* cmow"):
             check_plan(replace(plan, student=student | {"kind": "textcnn"}), models, None)
+
+
+@pytest.mark.parametrize("loss", ["weighed_candidates", "contrastive_pairs", "in_batch_negatives"])
+def test_a_loss_of_one_label_is_refused_where_images_are_mixed(tmp_path, loss):
+    teacher = tiny_config()
+    models = Models(make_tokenizer(tmp_path), teacher, teacher)
+    size = {"layers": 2, "width": 8, "feed_forward": 8, "heads": 2}
+    plan = StageToCheck("student", "task", 32, 1, 8, losses=[loss], student=size, mixing={"mixup": 0.8})
+    with pytest.raises(
+        UserError, match=f"{loss} reads one label of an image, and mixup and cutmix give it two"
+    ):
+        check_plan(plan, models, None)
+    check_plan(replace(plan, losses=["gold_labels"]), models, None)
