@@ -44,7 +44,9 @@ def opened(image: Image, name: str) -> np.ndarray:
     from PIL import ImageOps
 
     try:
-        with pillow.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
+        pillow.init()
+        formats = [known for known in pillow.OPEN if known != "EPS"]  # which would start Ghostscript
+        with pillow.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=formats) as file:
             if file.width * file.height > MOST_PIXELS:
                 raise UserError(f"{name} has {file.width:,} x {file.height:,} pixels; at most {MOST_PIXELS:,} in all are read: "
                                 "make it smaller or remove it")  # fmt: skip
@@ -53,13 +55,17 @@ def opened(image: Image, name: str) -> np.ndarray:
             turned = ImageOps.exif_transpose(file)
             if file.mode.startswith("I"):  # 16 bits of grey, of which Pillow would clip all but the darkest
                 grey = np.asarray(turned) / 257
+                if 0 < grey.max() < 256 / 257:
+                    raise ValueError(
+                        "its values are all below 256 of 65,535, so it would be black: save 8 bits"
+                    )
                 if grey.min() < 0 or grey.max() > 255:
                     raise ValueError("its pixels have more than 16 bits")
                 return np.repeat(grey.astype(np.uint8)[..., None], 3, 2)
             return np.asarray(turned.convert("RGB"))
     except UserError:
         raise
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, pillow.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} cannot be read as an image ({reason:.100}); give PNG, JPEG or another format that "
                         "Pillow reads, or remove it") from error  # fmt: skip

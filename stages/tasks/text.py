@@ -168,7 +168,10 @@ def check_text(text: object, where: str) -> str:
         UserError: it is not a string, or holds a NUL character or half a surrogate pair.
     """
     if isinstance(text, bytes):
-        raise UserError(f"{where} is bytes ({text!r:.40}), not text; save the column as text")
+        raise UserError(
+            f'{where} is bytes ({text!r:.40}), not text; save the column as text (images as structs of "bytes" and '
+            '"path", as datasets writes them)'
+        )
     if not isinstance(text, str):
         raise UserError(f"{where} is not a string but {text!r:.60}; put the text in quotes")
     if "\0" in text:

@@ -21,7 +21,7 @@ from stages.training.cached_rows import is_there, task_rows, train_rows
 from stages.training.progress import Progress
 from stages.training.stage import Stage, is_first_rank, wait_for
 
-FORMAT = 1
+FORMAT = 2
 PIXELS_FILE = "pixels.npy"
 
 

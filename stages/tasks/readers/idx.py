@@ -37,6 +37,8 @@ CLOTHES = (
     "Bag",
     "Ankle boot",
 )
+EMNIST = "emnist-"
+"""How the names of EMNIST's files begin, whose images lie transposed against MNIST's."""
 NAME = re.compile(r"(?:.*-)?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?:\.gz)?", re.IGNORECASE)
 
 
@@ -113,7 +115,9 @@ def load(source: TaskSource, revision: str | None) -> Task:
             raise UserError(
                 f"{path} has {len(greys):,} images and {of_labels.name} {len(numbers):,} labels; give files of one set"
             )
-        notes.append(f"{role}: {path.name}, {len(greys):,} images")
+        turned = path.name.lower().startswith(EMNIST)
+        greys = greys.swapaxes(1, 2) if turned else greys
+        notes.append(f"{role}: {path.name}, {len(greys):,} images{', transposed' if turned else ''}")
         pairs[role] = [
             (
                 Row(i, (key_of(grey.tobytes()),), str(number), path),

@@ -12,12 +12,15 @@ With `metric` of `metrics.SEQUENCES` a label is the string that stands on the im
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
+from stages.tasks.cells import RARE, is_missing
 from stages.tasks.hub_datasets import load_hub
 from stages.tasks.readers.files import Row, fitting
 from stages.tasks.readers.images import check_roles, has_images, image_task, key_of, roles_of
@@ -39,7 +42,6 @@ TASKS = {
 """Task -> its data set on the hub, its columns of images and labels."""
 METRICS = (*metrics.CLASSIFICATION, *metrics.SEQUENCES)
 MANY = 20
-NO_LABEL = "the label is empty"
 
 
 def find(request: TaskRequest) -> TaskSource | None:
@@ -88,6 +90,8 @@ def _with_images(data: Path, named: tuple[str, ...]) -> dict[str, Path]:
     """Role -> its table, of Parquet or saved by `datasets`; none where it has no column of images of that name."""
     try:
         files = data_files(data)
+        if not files["train"].is_dir() and files["train"].suffix.lower() != ".parquet":
+            return {}
         images = open_table(files["train"]).images
     except UserError:  # the reader whose data it is tells what is wrong with it
         return {}
@@ -95,8 +99,16 @@ def _with_images(data: Path, named: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _is_labelled(path: Path) -> bool:
-    """Whether it is a directory with `LABELS` and images, in it or in directories of it; not a text task's."""
-    return (path / LABELS).is_file() and any(of.is_dir() and has_images(of) for of in (path, *path.iterdir()))
+    """Whether it is a directory with `LABELS` and images, in it or in directories of it; not a text task's.
+
+    Beside directories of images alone the table must name some of them: it may as well name their classes.
+    """
+    if not (path / LABELS).is_file() or has_images(path):
+        return (path / LABELS).is_file()
+    if not any(of.is_dir() and has_images(of) for of in path.iterdir()):
+        return False
+    first = list(islice(open_table(path / LABELS).rows, MANY))
+    return not first or any(os.path.isfile(path / str(cell)) for _, row in first for cell in row.values())
 
 
 def _open(path: Path) -> Table:
@@ -115,6 +127,16 @@ def _columns(path: Path, table: Table, source: TaskSource) -> tuple[str, str]:
         possible = table.columns
         image, second = (*possible, "", "")[:2]
         label = label if label in possible else second
+        if not possible:
+            raise UserError(
+                f"{path / LABELS} is empty; write a line 'file,label', and a line an image", argument="data"
+            )
+        if not image and not source.text:
+            raise UserError(
+                f"the first column of {path / LABELS} has no name; text_columns= names that of the files, and "
+                "label_column= that of the labels",
+                argument="text_columns",
+            )
     image, label = source.text[0] if source.text else image, source.label or label
     there = f"the columns of {path} are {', '.join(f'{name!r:.40}' for name in table.columns)}"
     if len(source.text) > 1 or not image or image not in possible:
@@ -152,13 +174,16 @@ def load(source: TaskSource, revision: str | None) -> Task:
         pairs.setdefault(key.partition(".")[0], []).extend(read)
         notes.append(f"{key}: {path.name}, {len(read):,} images in {image!r}, labels in {label!r}")
     notes += [] if source.hub or _is_labelled(named["train"]) else unread(source)
-    if "test" in pairs and all(row.unfit == NO_LABEL for row, _ in pairs["test"]):
+    if source.metric not in metrics.SEQUENCES:
+        known = Counter(row.label for row, _ in pairs["train"])
+        pairs = {role: _judged(of, known) for role, of in pairs.items()}
+    if "test" in pairs and not any(row.label for row, _ in pairs["test"]):
         notes.append("the test images are not used: they have no labels")
         del pairs["test"]
     for role, of in pairs.items():
         images = {id(row): image for row, image in of}
         rows = fitting([row for row, _ in of], source, role, notes)
-        pairs[role] = [(row, images[id(row)]) for row in rows]
+        pairs[role] = [(_named(row, images[id(row)]), images[id(row)]) for row in rows]
     labels = {row.label for row, _ in pairs["train"]}
     if source.metric in metrics.SEQUENCES:
         return image_task(source, pairs, notes, sorted(set("".join(labels))))
@@ -174,13 +199,41 @@ def load(source: TaskSource, revision: str | None) -> Task:
     )
 
 
+def _judged(pairs: list[tuple[Row, Image]], known: Counter[str]) -> list[tuple[Row, Image]]:
+    """The rows, with no label where the whole column tells that there is none; `known` are train's labels."""
+    counts = Counter(row.label for row, _ in pairs if row.label)
+    gone = {
+        label
+        for label, count in counts.items()
+        if is_missing(
+            label,
+            count <= RARE * counts.total() or label not in known,
+            sorted({*counts, *known} - {label, ""}),
+        )
+    }
+    return [
+        (row._replace(label="", unfit=f"the label {row.label!r} says that there is none (rename it if it is a class)"), image)
+        if row.label in gone
+        else (row, image)
+        for row, image in pairs
+    ]  # fmt: skip
+
+
+def _named(row: Row, image: Image) -> Row:
+    """The row, by the name of its image's file if it has one of its own."""
+    return row._replace(line=0, path=image) if isinstance(image, Path) else row
+
+
 def _rows(path: Path, table: Table, image: str, label: str) -> Iterator[tuple[Row, Image]]:
     """The rows of a table with their images, empty where they are unfit."""
     seen: set[str] = set()
     for line, row in table.rows:
         cell, given = row[image], row[label]
-        name = str(given).strip() if isinstance(given, (str, int)) else ""
-        unfit = NO_LABEL if given in (None, "") else "" if name else f"label {given!r:.40} is not one name"
+        if isinstance(given, float) and given.is_integer():  # of a column that had a gap
+            given = int(given)
+        name = "" if given is None or given != given else str(given).strip()
+        unfit = "" if isinstance(given, (str, int)) else f"label {given!r:.40} is not one name"
+        unfit = unfit if name else "the label is empty"
         if table.images:
             content = cell.get("bytes") if isinstance(cell, dict) else None
             if not content:
@@ -198,4 +251,4 @@ def _rows(path: Path, table: Table, image: str, label: str) -> Iterator[tuple[Ro
         if unfit:
             yield Row(line, ("",), name, path / LABELS, unfit), b""
         else:
-            yield Row(0, (key_of(file.read_bytes()),), name, file), file
+            yield Row(line, (key_of(file.read_bytes()),), name, path / LABELS), file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,9 @@ def _folder(source: TaskSource) -> Task:
     notes = []
     for role, directory in source.files.items():
         pairs[role] = []
-        others: list[str] = []
+        others = [
+            path.name for path in sorted(Path(directory).iterdir()) if path.is_file() and _is_other(path)
+        ]
         for of in _directories(Path(directory)):
             if of.name not in classes:
                 raise UserError(
@@ -128,7 +131,7 @@ def _folder(source: TaskSource) -> Task:
                     continue
                 if _is_image(path):
                     pairs[role].append((Row(0, (key_of(path.read_bytes()),), of.name, path), path))
-                elif path.is_file() and not path.name.startswith(".") and path.name.lower() not in NOT_READ:
+                elif path.is_file() and _is_other(path):
                     others.append(path.name)
         note = f"{role}: {Path(directory).name}, {len(pairs[role]):,} images"
         notes.append(
@@ -137,6 +140,11 @@ def _folder(source: TaskSource) -> Task:
         if not pairs[role]:
             raise UserError(f"{directory} has no images in directories of classes; add some, or remove it")
     return image_task(source, pairs, notes, classes)
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a file that is not read is worth a note."""
+    return not path.name.startswith(".") and path.name.lower() not in NOT_READ
 
 
 def key_of(content: bytes) -> str:
@@ -158,34 +166,55 @@ def image_task(
         classes: in the order of the model's outputs; of strings the symbols.
 
     Raises:
-        UserError: there are fewer than two classes, or train has no row of one.
+        UserError: a split is empty, there are fewer than two classes, or train has no row of one.
     """
     train, strings = Path(source.files.get("train", source.hub)), source.metric in metrics.SEQUENCES
+    if empty := [role for role, of in pairs.items() if not of]:
+        raise UserError(f"{source.files.get(empty[0], train)}: no images; give a file with some")
     there = {part for row, _ in pairs["train"] for part in (row.label if strings else [row.label])}
     absent = [name for name in classes if name not in there]
-    if pairs["train"] and (absent or len(classes) < 2):
+    if absent or len(classes) < 2:
         what = f"no image of {absent[0]!r}" if absent else f"the single class {classes[0]!r}"
         raise UserError(f"{train} has {what} to train on; give images of two classes or more, some of each")
     if "dev" not in pairs:
         pairs, note = hold_out(pairs, train, "images")
         notes = [*notes, note]
     pairs = drop_repeats(pairs)
-    splits = {}
+    splits, numbers = {}, {name: number for number, name in enumerate(classes)}
     for role, of in pairs.items():
         for row, _ in of:
-            if unknown := [part for part in (row.label if strings else [row.label]) if part not in classes]:
+            if unknown := [part for part in (row.label if strings else [row.label]) if part not in numbers]:
                 raise UserError(
                     f"{name_of(row)}: train has no {'symbol' if strings else 'class'} {unknown[0]!r}; add such images to "
                     "train, or remove it"
                 )
-        labels = [row.label if strings else classes.index(row.label) for row, _ in of]
+        labels = [row.label if strings else numbers[row.label] for row, _ in of]
         splits[role] = Split([name_of(row) for row, _ in of], None, labels, images=[image for _, image in of])
+    notes = [*notes, *_of_classes(classes, pairs, strings)]
     if strings:
         kind: Kind = Sequences((BLANK, *classes))
         chosen = metrics.select(source.metric, metrics.SEQUENCES, metrics.SEQUENCES)
     else:
         kind, chosen = ImageClasses(tuple(classes)), metrics.select(source.metric)
     return Task(source.name, kind, splits, *chosen, notes=tuple(notes))
+
+
+def _of_classes(
+    classes: Sequence[str], pairs: dict[str, list[tuple[Row, Image]]], strings: bool
+) -> list[str]:
+    """Notes on the classes, or on the symbols of strings: how often they are, and which some split lacks."""
+    counts = {
+        role: Counter(part for row, _ in of for part in (row.label if strings else [row.label]))
+        for role, of in pairs.items()
+    }
+    what = "symbols" if strings else "classes"
+    shown = ", ".join(f"{name!r} {counts['train'][name]:,}" for name in classes[:20])
+    notes = [f"{len(classes)} {what} in train: {shown}{', ...' if len(classes) > 20 else ''}"]
+    for role, of in counts.items():
+        if lacks := [repr(name) for name in classes if not of[name]]:
+            effect = "it cannot be learned" if role == "train" else "it is not measured there"
+            notes.append(f"warning: {role} has no image of {', '.join(lacks[:10])}: {effect}")
+    return notes
 
 
 def name_of(row: Row) -> str:

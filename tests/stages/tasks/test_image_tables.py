@@ -153,6 +153,52 @@ def test_labels_csv_beside_images_is_read_in_one_directory_or_one_a_split(tmp_pa
         assert name == str(image) and label == int(image.stem) % 2
 
 
+@pytest.mark.parametrize("none", ["nan", " ", "-1", "N/A"])
+def test_a_label_that_says_that_there_is_none_is_no_class(tmp_path, none):
+    table = "file,kind\n" + "".join(f"{i}.png,{i % 3}\n" for i in range(8))
+    labelled(tmp_path / "train", table)
+    labelled(tmp_path / "test", "file,kind\n" + "".join(f"{i}.png,{none}\n" for i in range(8)))
+    task = read(tmp_path)
+    assert {*task.splits} == {"train", "dev"} and task.labels == ("0", "1", "2")
+    assert "the test images are not used: they have no labels" in task.notes
+    labelled(tmp_path / "train", table.replace("5.png,2", f"5.png,{none}"))
+    with pytest.raises(UserError, match="line 7: the label .*; fill it or remove the row"):
+        read(tmp_path)
+
+
+def test_labels_with_a_gap_are_whole_numbers_and_plain_bytes_are_told(tmp_path):
+    rows = image_set(8).remove_columns("kind").add_column("label", [0.0, 1.0] * 4)
+    rows.to_parquet(tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet").labels == ("0", "1")
+    datasets.Dataset.from_dict({"image": [b"\x89PNG"] * 8, "label": [0, 1] * 4}).to_parquet(
+        tmp_path / "b.parquet"
+    )
+    with pytest.raises(UserError, match='images as structs of "bytes" and "path"'):
+        read(tmp_path / "b.parquet", text_columns=("image",), label_column="label")
+
+
+def test_a_labels_csv_that_names_classes_is_not_read_beside_their_directories(tmp_path):
+    for i in range(16):
+        (tmp_path / f"n0{i % 2}").mkdir(exist_ok=True)
+        picture(i).save(tmp_path / f"n0{i % 2}/{i}.png")
+    (tmp_path / "labels.csv").write_text("id,name\nn00,cat\nn01,dog\n")
+    task = read(tmp_path)
+    assert task.labels == ("n00", "n01")
+    assert any("1 other files not read: labels.csv" in note for note in task.notes)
+    (tmp_path / "labels.csv").write_text(
+        "file,name\nn00/0.png,cat\nn01/1.png,dog\nn00/2.png,cat\nn01/3.png,dog\n"
+    )
+    assert read(tmp_path).labels == ("cat", "dog")
+
+
+def test_tables_of_texts_are_not_opened_to_look_for_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "stages.tasks.readers.image_tables.open_table", lambda _: pytest.fail("it was opened")
+    )
+    (tmp_path / "a.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 9)
+    assert find_task("mine", str(tmp_path / "a.csv"), ("text",), "label").reader == "files"
+
+
 def test_labels_are_strings_where_the_metric_is_one_of_strings(tmp_path):
     rows = [f"{i}.png,{text}" for i, text in enumerate(["ab", "b", "aa", "c", "abc", "ca", "ba", "01"])]
     data = labelled(tmp_path / "strips", "name,text\n" + "\n".join(rows))
@@ -184,6 +230,8 @@ def test_labels_are_strings_where_the_metric_is_one_of_strings(tmp_path):
         ("file\n0.png\n", "no label column ''"),
         ("file,kind\n0.png,cat\n1.png,cat\n2.png,cat\n", "the single class 'cat'"),
         ("file,kind\n", "no images; give a file with some"),
+        ("", r"labels\.csv is empty; write a line 'file,label', and a line an image"),
+        (",file,kind\n0,0.png,cat\n", r"the first column of .*labels\.csv has no name; text_columns= names"),
     ],
 )
 def test_a_labels_csv_that_cannot_be_used_is_told(tmp_path, table, words):
@@ -196,6 +244,11 @@ def test_a_split_without_its_labels_or_with_other_classes_is_told(tmp_path):
     labelled(tmp_path / "test", CLASSES.replace("cat", "cow"))
     with pytest.raises(UserError, match=r"test/1\.png: train has no class 'cow'"):
         read(tmp_path)
+    labelled(tmp_path / "test", CLASSES)
+    labelled(tmp_path / "train", "file,kind\n")
+    with pytest.raises(UserError, match=r"train: no images; give a file with some"):
+        read(tmp_path)
+    labelled(tmp_path / "train", CLASSES)
     (tmp_path / "test/labels.csv").unlink()
     with pytest.raises(UserError, match=r"test has no labels\.csv, but .*train has one"):
         read(tmp_path)
@@ -231,6 +284,8 @@ def test_mnists_files_are_read_plain_or_packed(tmp_path, names):
     task = read(tmp_path)
     assert task.labels == tuple("0123456789") and task.splits["test"].labels == list(range(10))
     assert len(task.splits["train"]) + len(task.splits["dev"]) == 20
+    if names[0].startswith("emnist-"):  # whose images lie transposed
+        greys = greys.swapaxes(1, 2)
     for of, grey in zip(task.splits["test"].images, greys[20:], strict=True):
         assert (opened(of, "a") == grey[..., None].repeat(3, 2)).all()
     name, label = task.splits["train"].text_a[0], task.splits["train"].labels[0]

@@ -162,6 +162,17 @@ def test_a_folder_that_cannot_be_learned_is_told(tmp_path, names, words):
         load_task(find_task("pets", str(folder(tmp_path, *names))))
 
 
+def test_a_class_that_loses_its_training_images_to_dev_or_test_is_told(tmp_path):
+    names = [*(f"train/{of}/{i}.png" for of in "ab" for i in range(4)), "train/c/0.png", "dev/a/9.png"]
+    data = folder(tmp_path, *names)
+    (data / "dev/c").mkdir()
+    (data / "dev/c/0.png").write_bytes((data / "train/c/0.png").read_bytes())
+    notes = load_task(find_task("pets", str(data))).notes
+    assert "3 classes in train: 'a' 4, 'b' 4, 'c' 0" in notes
+    assert "warning: train has no image of 'c': it cannot be learned" in notes
+    assert "warning: dev has no image of 'b': it is not measured there" in notes
+
+
 def test_plots_beside_tables_are_no_task(tmp_path):
     data = folder(tmp_path, "plots/a.png", "figures/b.png")
     for name in ("train", "dev"):
@@ -182,6 +193,19 @@ def test_16_bits_of_grey_are_scaled_and_not_clipped(tmp_path):
         Image.fromarray(np.array([[0, value]], np.int32)).save(tmp_path / "deeper.tif")
         with pytest.raises(UserError, match="its pixels have more than 16 bits"):
             opened(tmp_path / "deeper.tif", "deeper.tif")
+    for bits in (np.uint16, np.int32):
+        Image.fromarray(np.array([[0, 143]], bits)).save(tmp_path / "low.tif")
+        with pytest.raises(UserError, match="all below 256 of 65,535, so it would be black: save 8 bits"):
+            opened(tmp_path / "low.tif", "low.tif")
+
+
+def test_a_damaged_image_of_any_format_is_told_and_no_image_starts_ghostscript(tmp_path, monkeypatch):
+    dds = b"DDS " + (124).to_bytes(4, "little") + bytes(68) + (32).to_bytes(4, "little") + bytes(48)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("it was started"))
+    for content in (dds, (tmp_path / "a.eps").read_bytes()):
+        with pytest.raises(UserError, match="row 3 cannot be read as an image"):
+            opened(content, "row 3")
 
 
 def test_an_image_is_turned_as_its_camera_noted_and_inks_become_colours(tmp_path):
