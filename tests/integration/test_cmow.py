@@ -66,11 +66,7 @@ def test_it_is_shown_exported_and_asked_as_any_student(place, run):
 
 @pytest.mark.slow
 def test_killed_on_text_and_on_the_task_it_ends_in_the_same_weights(place, run):
-    for stage in ("general-text", "hybrid"):
-        place.kill_during("killed-cmow-seed1", stage, *GIVEN, "run=killed-cmow", command="recipe")
-    status, output = place.run("recipe", *GIVEN, "run=killed-cmow")
-    assert status == 0 and "[hybrid] resumes" in output, output
-    assert place.weights("killed-cmow-seed1") == place.weights("cmow-seed1")
+    place.resumes("cmow-seed1", ("general-text", "hybrid"), *GIVEN, command="recipe")
 
 
 @pytest.mark.parametrize(

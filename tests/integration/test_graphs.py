@@ -54,11 +54,7 @@ def test_a_run_is_shown_and_compared(place, graph):
 
 @pytest.mark.slow
 def test_a_network_of_nodes_killed_and_resumed_is_bitwise_the_same(place, graph):
-    for stage in ("teacher", "attentive"):
-        place.kill_during("killed-graphs-seed1", stage, *GIVEN, "run=killed-graphs", command="recipe")
-    status, output = place.run("recipe", *GIVEN, "run=killed-graphs")
-    assert status == 0 and "[attentive] resumes" in output, output
-    assert place.weights("killed-graphs-seed1") == place.weights("graphs-seed1")
+    place.resumes("graphs-seed1", ("teacher", "attentive"), *GIVEN, command="recipe")
 
 
 def test_an_export_labels_every_node_and_refuses_others(place, graph):

@@ -27,10 +27,7 @@ def test_a_matcher_is_distilled_killed_resumed_shown_exported_and_asked(place):
     (place.path / "captions.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
     status, output = place.run("recipe", *GIVEN, "run=captions")
     assert status == 0, output
-    place.kill_during("killed-captions-seed1", "dcd", *GIVEN, "run=killed-captions", command="recipe")
-    status, output = place.run("recipe", *GIVEN, "run=killed-captions")
-    assert status == 0 and "[dcd] resumes" in output, output
-    assert place.weights("killed-captions-seed1") == place.weights("captions-seed1")
+    place.resumes("captions-seed1", ("dcd",), *GIVEN, command="recipe")
     found = json.loads((place.path / "runs/captions-seed1/results.json").read_text())
     assert found["dcd"]["flops"] == found["teacher"]["flops"] / 4
     for command in (("report", "run=captions-seed1"), ("pareto", "task=digit-scenes")):

@@ -71,11 +71,7 @@ def test_branches_are_measured_and_left_behind(place, images):
 
 @pytest.mark.slow
 def test_a_student_of_images_killed_and_resumed_is_bitwise_the_same(place, images):
-    for stage in ("teacher", "branches", "token"):
-        place.kill_during("killed-images-seed1", stage, *GIVEN, "run=killed-images", command="recipe")
-    status, output = place.run("recipe", *GIVEN, "run=killed-images")
-    assert status == 0 and "[token] resumes" in output, output
-    assert place.weights("killed-images-seed1") == place.weights("images-seed1")
+    place.resumes("images-seed1", ("teacher", "branches", "token"), *GIVEN, command="recipe")
     assert place.weights("images-seed1").keys() >= {"teacher", "usual", "branches", "token"}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import sentences
 
-GIVEN = ("task=long", "data=long", "windows=mean", "student=teacher-layers", "baselines=false",
+GIVEN = ("task=long", "data=long", "windows=mean", "student=teacher-layers",
          *(f"{stage}.max_length=16" for stage in ("tuning", "intermediate", "prediction")),
          *(f"{stage}.learning_rate=0.01" for stage in ("tuning", "intermediate", "prediction")))  # fmt: skip
 
@@ -31,10 +31,7 @@ def long(place):
 
 @pytest.mark.slow
 def test_killed_in_the_middle_it_ends_in_the_same_weights(place, long):
-    place.kill_during("long-killed", "intermediate", *GIVEN, "reuse=false")
-    status, output = place.run("task-distill", *GIVEN, "run=long-killed", "reuse=false")
-    assert status == 0 and output.count("resumed at step") == 1, output
-    assert place.weights("long-killed") == place.weights("long")
+    place.resumes("long", ("intermediate",), *GIVEN, "reuse=false")
 
 
 def test_predict_serve_and_the_loop_of_the_card_answer_as_evaluated(place, long, capsys):

@@ -154,11 +154,7 @@ def test_the_models_of_a_run_are_timed_in_batches_of_a_size(place, ngrams):
 
 @pytest.mark.slow
 def test_a_student_of_ngrams_killed_and_resumed_is_bitwise_the_same(place, ngrams):
-    place.kill_during("killed-ngrams-seed1", "ngrams", "name=ngrams.yaml", "run=killed-ngrams", "reuse=false",
-                      command="recipe")  # fmt: skip
-    status, output = place.run("recipe", "name=ngrams.yaml", "run=killed-ngrams", "reuse=false")
-    assert status == 0 and "[ngrams] resumes" in output, output
-    assert place.weights("killed-ngrams-seed1") == place.weights("ngrams-seed1")
+    place.resumes("ngrams-seed1", ("ngrams",), "name=ngrams.yaml", "reuse=false", command="recipe")
 
 
 def test_two_ranks_learn_the_same_ngrams(place, ngrams):
@@ -240,11 +236,7 @@ def test_pruned_students_are_smaller_and_stay_so_wherever_they_are_read(place, g
 
 @pytest.mark.slow
 def test_a_pruned_student_killed_and_resumed_is_bitwise_the_same(place, grain):
-    place.kill_during("killed-grain-seed1", "grain", "name=grain.yaml", "run=killed-grain", "reuse=false",
-                      command="recipe")  # fmt: skip
-    status, output = place.run("recipe", "name=grain.yaml", "run=killed-grain", "reuse=false")
-    assert status == 0 and "[grain] resumes" in output, output
-    assert place.weights("killed-grain-seed1") == place.weights("grain-seed1")
+    place.resumes("grain-seed1", ("grain",), "name=grain.yaml", "reuse=false", command="recipe")
 
 
 @pytest.mark.parametrize(

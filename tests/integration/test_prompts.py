@@ -101,12 +101,8 @@ def test_the_gains_of_all_pairs_of_tasks_are_shown(place, prompts):
 
 @pytest.mark.slow
 def test_source_and_student_killed_and_resumed_are_bitwise_the_same(place, prompts):
-    for stage in ("source", "panda-other"):
-        place.kill_during("killed-prompts-seed1", stage, "name=prompts.yaml", "run=killed-prompts", "reuse=false",
-                          command="recipe")  # fmt: skip
-    status, output = place.run("recipe", "name=prompts.yaml", "run=killed-prompts", "reuse=false")
-    assert status == 0 and "[panda-other] resumes" in output, output
-    assert place.weights("killed-prompts-seed1") == place.weights("prompts-seed1")
+    given = ("name=prompts.yaml", "reuse=false")
+    place.resumes("prompts-seed1", ("source", "panda-other"), *given, command="recipe")
 
 
 @pytest.mark.parametrize(

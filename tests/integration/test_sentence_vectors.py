@@ -48,11 +48,7 @@ def run(place):
 
 @pytest.mark.slow
 def test_killed_in_a_contrastive_stage_it_ends_in_the_same_weights_and_queue(place, run):
-    for stage in ("text", "both"):
-        place.kill_during("killed-sentences-seed1", stage, *GIVEN, "run=killed-sentences", command="recipe")
-    status, output = place.run("recipe", *GIVEN, "run=killed-sentences")
-    assert status == 0 and "[both] resumes" in output, output
-    assert place.weights("killed-sentences-seed1") == place.weights(run.name)
+    place.resumes(run.name, ("text", "both"), *GIVEN, command="recipe")
 
 
 def test_models_are_evaluated_as_they_are_and_the_teacher_is_not_changed(place, run):

@@ -59,11 +59,7 @@ def test_the_evidence_is_reported_and_strings_are_written(place, strips):
 
 @pytest.mark.slow
 def test_an_oracle_and_its_student_killed_and_resumed_are_bitwise_the_same(place, strips):
-    for stage in ("oracle", "taught"):
-        place.kill_during("killed-strips-seed1", stage, *GIVEN, "run=killed-strips", command="recipe")
-    status, output = place.run("recipe", *GIVEN, "run=killed-strips")
-    assert status == 0 and "[taught] resumes" in output, output
-    assert place.weights("killed-strips-seed1") == place.weights("strips-seed1")
+    place.resumes("strips-seed1", ("oracle", "taught"), *GIVEN, command="recipe")
     assert place.weights("strips-seed1").keys() == {"teacher", "oracle", "alone", "taught"}
 
 
