@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,8 @@ def _measured(
     of_batch = min(plan.batch_size, len(rows))
     some = np.arange(min(of_batch, TIMED_ROWS))
     batch = rows.collate(some, np.ones(len(some), np.float32))
-    if changes := changes_of(stage, task, rows):
+    drawn = replace(stage, options=stage.options | {"seed": 0})  # check has none
+    if changes := changes_of(drawn, task, rows):
         batch = changes(batch, 0)
     model: Any = new_classifier(copy.deepcopy(config), task.kind)
     model.to(stage.device)

@@ -125,7 +125,7 @@ class Workplace:
                 kept = {
                     name: value
                     for name, value in line.items()
-                    if name not in ("tokens_per_second", "seconds")
+                    if name != "seconds" and not name.endswith("_per_second")
                 }
                 lines.setdefault(path.parent.name, []).append(kept)
         return lines

@@ -1,6 +1,6 @@
 """Images and captions: the draw of false ones, the model, recalls, DCD's choice of candidates and its loss."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ from stages.tasks.kinds import ImageTexts
 from stages.tasks.packages import packaged_two_streams
 from stages.tasks.task import find_task, load_task, part
 from stages.teaching.cost import TIMED_ROWS, _measured
-from stages.training.options import StageToCheck
+from stages.training.options import Job, StageToCheck
+from stages.training.stage import Stage
 
 KIND = ImageTexts()
 
@@ -202,7 +203,7 @@ def test_the_loss_by_a_plain_loop_repeated_and_with_rows_that_only_fill(weights)
 
 def test_a_step_is_estimated_on_candidates_whatever_the_batch_holds(made, scenes):
     model, _, rows = made
-    stage = SimpleNamespace(device=torch.device("cpu"), seed=1)
+    stage = Stage("check", "check", Path(), {"stages": {}}, {}, "", Job(), torch.device("cpu"))
     plan = StageToCheck("student", "task", 32, 1, batch_size=10_000)
     assert len(rows) > TIMED_ROWS and _measured(stage, plan, rows, scenes, model.config) > 0
     assert rows.unit == "pair" and rows.lengths.sum() == 16 * len(rows)
