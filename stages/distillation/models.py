@@ -97,7 +97,7 @@ Say = Callable[[str], object]
 
 
 def load_config(source: ModelSource) -> PretrainedConfig:
-    """Load a model's config, without what it says on how a model is called, not what it is.
+    """Load a model's config, except settings of how the model is run (`return_dict`, the attention implementation).
 
     If it names no class of transformers, the weights tell which classifier it is.
 

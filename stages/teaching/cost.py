@@ -74,9 +74,8 @@ def training_cost(
             of_step += _measured(stage, plan, rows, task, teacher) / 3  # a forward pass
         flops += of_teacher
         what = f"{of_pass:,} {rows.unit}" + "s" * (of_pass > 1)
-        return Cost(
-            flops, seconds + steps * of_step
-        ), f"{what} x {plan.epochs} epochs, {flops / 1e12:,.2f} TFLOP"
+        line = f"{what} x {plan.epochs} epochs, {flops / 1e12:,.2f} TFLOP"
+        return Cost(flops, seconds + steps * of_step), line
     seconds += estimated_seconds(stage, trained, flops)
     if teacher is not None:
         seconds += estimated_seconds(stage, teacher, of_teacher)

@@ -40,7 +40,7 @@ def mined_candidates(stage: Stage, task: Task, given: str, count: int) -> Split:
         stage: whose input `given` is the dual encoder that ranks.
         task: a ranking with its rows.
         given: name of the input.
-        count: candidates of a question, K; fewer where there are not so many that are not right.
+        count: how many candidates are mined for a question, K. There are fewer if train has fewer that are not right for it.
     """
     train, length = task.splits["train"], stage.training.max_length
     assert train.text_b is not None

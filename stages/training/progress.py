@@ -94,7 +94,7 @@ class JobProgress:
         self.losses: list[str] = []
 
     def advance(self, units: int) -> None:
-        """Count the step that was just taken, on so many units."""
+        """Count a step. `units` is the cost of its rows: tokens, images, pairs or graphs."""
         self.units += units
         self.state.seconds = self.seconds_before + self.progress.elapsed
         self.progress.advance(told=[*self.losses, f"{self._speed:,.0f} {self.unit}s/s"])

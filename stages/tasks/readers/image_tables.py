@@ -87,7 +87,7 @@ def _labelled(data: Path) -> dict[str, Path]:
 
 
 def _with_images(data: Path, named: tuple[str, ...]) -> dict[str, Path]:
-    """Role -> its table, of Parquet or saved by `datasets`; none where it has no column of images of that name."""
+    """Role -> its table, of Parquet or saved by `datasets`. Empty if the table has no column of images, or not the named one."""
     try:
         files = data_files(data)
         if not files["train"].is_dir() and files["train"].suffix.lower() != ".parquet":

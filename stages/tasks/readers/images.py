@@ -166,7 +166,7 @@ def image_task(
         classes: in the order of the model's outputs; of strings the symbols.
 
     Raises:
-        UserError: a split is empty, there are fewer than two classes, or train has no row of one.
+        UserError: a split is empty, there are fewer than two classes, or one of them has no image in train.
     """
     train, strings = Path(source.files.get("train", source.hub)), source.metric in metrics.SEQUENCES
     if empty := [role for role, of in pairs.items() if not of]:
