@@ -2,7 +2,7 @@
 
 Where the labels are answers (`stages.tasks.answers`), it learns those: their distributions, where they have them.
 
-It begins from the general student, or from random weights of the same architecture.
+It begins from the general student, from layers of the un-tuned teacher, or from random weights of the same architecture.
 """
 
 from typing import Any
@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import GoldLabels, Loss, SoftLabels
-from stages.distillation.models import load_classifier, load_config, load_tokenizer, new_classifier
-from stages.distillation.students.architecture import student_config
-from stages.distillation.vocabulary import fit_vocabulary
+from stages.distillation.models import HEADS, load_classifier, load_config, load_tokenizer, new_classifier
+from stages.distillation.students.architecture import student_config, student_from_teacher_layers
+from stages.distillation.vocabulary import fit_vocabulary, keep_tokens
 from stages.evaluation.scores import warn_if_constant
+from stages.tasks.kinds import Kind
 from stages.tasks.task import Task
 from stages.teaching.given_answers import learned_answers
 from stages.teaching.reading import reading
@@ -29,20 +30,35 @@ from stages.training.stage import Stage
 def run(stage: Stage) -> None:
     """Fine-tune the student, keeping the best on dev."""
     task = stage.task()
+    fine_tune(stage, task, *begin(stage, task.kind))
+
+
+def begin(stage: Stage, kind: Kind) -> tuple[PreTrainedModel, Any]:
+    """The student as it begins, and its tokenizer."""
     torch.manual_seed(stage.seed)
     if "student" in stage.inputs:
         source = stage.model("student")
-        classifier, tokenizer = load_classifier(source, task.kind), load_tokenizer(source)
+        return load_classifier(source, kind), load_tokenizer(source)
+    reads, teacher, architecture = (
+        reading(stage),
+        stage.model("teacher"),
+        stage.options.get("architecture", {}),
+    )
+    if stage.options.get("from_layers"):
+        whole, auto = load_classifier(teacher, kind), HEADS[kind.head]
+        student = student_from_teacher_layers(
+            whole, architecture["layers"], architecture["dropout"], kind=auto
+        )
+        if reads.teacher_ids is not None:
+            keep_tokens(student, reads.tokenizer, reads.teacher_ids)
+        return student, reads.tokenizer
+    if "shape" in stage.inputs:
+        config = load_config(stage.model("shape"))
     else:
-        tokenizer = reading(stage).tokenizer
-        if "shape" in stage.inputs:
-            config = load_config(stage.model("shape"))
-        else:
-            config = student_config(load_config(stage.model("teacher")), **stage.options["architecture"])
-        if "vocabulary" in stage.inputs:
-            fit_vocabulary(config, tokenizer)
-        classifier = new_classifier(config, task.kind)
-    fine_tune(stage, task, classifier, tokenizer)
+        config = student_config(load_config(teacher), **architecture)
+    if "vocabulary" in stage.inputs:
+        fit_vocabulary(config, reads.tokenizer)
+    return new_classifier(config, kind), reads.tokenizer
 
 
 def fine_tune(stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: Any) -> None:

@@ -95,9 +95,9 @@ class Options:
     seeds: list[NotNegative] = option([], "one run for each seed, then mean and spread: seeds='1 2 3'")
     run: str = option("", "name of the run under runs/; if left out: <preset>-<task>")
     augment: bool = option(False, "train the task stages on augmented rows")
-    baselines: bool | Literal["random", "general"] = option(
+    baselines: bool | Literal["random", "general", "layers"] = option(
         False,
-        "baselines without a teacher: random (weights at the start), general (the student), true: both",
+        "baselines without a teacher, begun as random, general student or the teacher's layers; true: all",
     )
     reuse: bool = option(True, "reuse stages of other runs with equal inputs and options")
     restart: bool = option(False, "discard half-done stages and start them again")
@@ -203,7 +203,11 @@ def _check_together(o: Options) -> None:
         ),
         (
             o.baselines != "general" or o.student != "teacher-layers",
-            f"baselines=general needs a general student, which student={o.student} has not: baselines=random",
+            "baselines=general needs a general student, which student=teacher-layers has not: baselines=layers",
+        ),
+        (
+            o.baselines != "layers" or o.student == "teacher-layers",
+            f"baselines=layers needs student=teacher-layers, not {o.student or 'a general student'}: baselines=general",
         ),
         (j.precision != "fp16" or j.zero == 0, f"job.precision=fp16 needs job.zero=0, not {j.zero}"),
         (not j.skip_bad_batches or j.zero == 0, f"job.skip_bad_batches=true needs job.zero=0, not {j.zero}"),

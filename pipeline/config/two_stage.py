@@ -262,13 +262,18 @@ def two_stage(o: Options, given: Given) -> list[StageSpec]:
             sizes = {
                 name: size for name, size in sizes.items() if name in ("layers", "dropout", "vocabulary")
             }
-        if o.baselines != "general":
-            stages += _grid(StageSpec("finetuned", "finetune", options | {"architecture": sizes}, random))
-            models["finetuned"] = "finetuned"
-        if o.baselines != "random" and "student" in inputs:
+        from_random = StageSpec("finetuned", "finetune", options | {"architecture": sizes}, random)
+        if "student" in inputs:
             own = _present(student=inputs["student"], task=task)
-            stages += _grid(StageSpec("finetuned_general", "finetune", options, own))
-            models["finetuned_general"] = "finetuned_general"
+            as_student = StageSpec("finetuned_general", "finetune", options, own)
+        else:
+            as_student = replace(
+                from_random, name="finetuned_layers", options=from_random.options | {"from_layers": True}
+            )
+        baselines = {"random": [from_random], "general": [as_student], "layers": [as_student]}
+        for baseline in baselines.get(str(o.baselines), [from_random, as_student]):
+            stages += _grid(baseline)
+            models[baseline.name] = baseline.name
     groups = {"teacher": o.tuning, "distilled": o.prediction}
     lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
     shown = _present(task=task, unlabelled=given.unlabelled)

@@ -20,6 +20,7 @@ from stages.tasks.kinds import KINDS, Kind
 TITLES = {
     "finetuned": "fine-tuned, random init",
     "finetuned_general": "fine-tuned, general student",
+    "finetuned_layers": "fine-tuned, teacher's layers",
     "distilled": "distilled student",
 }
 """Display names of the models of the two-stage pipeline. Other models are shown under their own names."""

@@ -29,14 +29,18 @@ from stages.tasks.task import find_task, load_task
 
 PLACE = Path("runs/.tasks")
 SPLITS = ("train", "dev", "test")
-MODELS = {"teacher": "teacher", "finetuned": "fine-tuned student", "distilled": "distilled student"}
+MODELS = {
+    "teacher": "teacher",
+    "finetuned_layers": "the student, fine-tuned",
+    "distilled": "the student, distilled",
+}
 STAGES = ("tuning", "intermediate", "prediction", "finetuning")
 SIZES = [
-    "preset=small", "student=teacher-layers", "architecture.layers=3", "baselines=random", "finetuning.grid=",
+    "preset=small", "student=teacher-layers", "architecture.layers=3", "baselines=layers", "finetuning.grid=",
     "job.log_every=50", *(f"{stage}.batch_size=16" for stage in STAGES), *(f"{stage}.max_length=64" for stage in STAGES),
     "tuning.learning_rate=1e-4", "intermediate.learning_rate=2e-4", "prediction.learning_rate=1e-4",
-    "tuning.epochs=3", "intermediate.epochs=4", "prediction.epochs=4",
-    "finetuning.learning_rate=2e-4", "finetuning.epochs=8", "finetuning.patience=0",
+    "tuning.epochs=3", "intermediate.epochs=3", "prediction.epochs=3",
+    "finetuning.learning_rate=1e-4", "finetuning.epochs=6", "finetuning.patience=0",
 ]  # fmt: skip
 
 
@@ -48,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument(
-        "--rows", type=int, default=8000, help="of train at most; half as many of dev and of test"
+        "--rows", type=int, default=2000, help="of train and of test at most; half as many of dev"
     )
     parser.add_argument("options", nargs="*", help="of every run, such as tuning.epochs=2")
     o = parser.parse_args()
@@ -92,7 +96,7 @@ def classes(data: Path, place: Path, rows: int) -> list[str]:
     """Review sentences, fresh or rotten."""
     task = load_task(find_task("rotten-tomatoes"))
     for role in SPLITS:
-        split, most = task.splits[role], rows if role == "train" else rows // 2
+        split, most = task.splits[role], rows // 2 if role == "dev" else rows
         with open(place / f"{role}.csv", "w", newline="", encoding="utf-8") as file:
             labels = map(task.kind.written, split.labels[:most])
             csv.writer(file).writerows([("text", "label"), *zip(split.text_a[:most], labels, strict=False)])
@@ -106,7 +110,7 @@ def several_labels(data: Path, place: Path, rows: int) -> list[str]:
             data / f"goemotions/{role}.tsv",
             place / f"{role}.tsv",
             "\n",
-            rows if role == "train" else rows // 2,
+            rows // 2 if role == "dev" else rows,
         )
     labels = (data / "goemotions/labels.txt").read_text(encoding="utf-8").split()
     options = {role: f"{role}.tsv" for role in SPLITS}
@@ -120,7 +124,7 @@ def entities(data: Path, place: Path, rows: int) -> list[str]:
     """Posts with people, places, products and others."""
     for role in SPLITS:
         source = data / f"ner/wnut17-{role}.conll"
-        cut(source, place / f"{role}.conll", "\n\n", rows if role == "train" else rows // 2)
+        cut(source, place / f"{role}.conll", "\n\n", rows // 2 if role == "dev" else rows)
     return ["task=entities", f"data={place}", *(f"{stage}.max_length=128" for stage in STAGES)]
 
 
@@ -137,7 +141,7 @@ def questions(data: Path, place: Path, rows: int) -> list[str]:
 def scores(data: Path, place: Path, rows: int) -> list[str]:
     """How similar two sentences are, from 0 to 5; dev is reported, for test has no labels."""
     for role in ("train", "dev"):
-        most = rows if role == "train" else rows // 2
+        most = rows // 2 if role == "dev" else rows
         cut(data / f"glue/STS-B/{role}.tsv", place / f"{role}.tsv", "\n", 1 + most)
     return ["task=sts-b", f"data={place}"]
 

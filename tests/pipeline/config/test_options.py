@@ -51,7 +51,7 @@ def test_overrides_of_every_kind():
         ("general.learning_rate=.inf", "finite"),
         ("general.learning_rate=2", "less than 1"),
         ("baselines=maybe", "true or false"),
-        ("baselines=middle", "baselines='middle' must be true or false or 'random' or 'general'"),
+        ("baselines=middle", "baselines='middle' must be true or false or 'random', 'general' or 'layers'"),
         ("architecture.width=50", "multiple of architecture.heads"),
         ("run=../elsewhere", "stays under runs/"),
         ("job.zero=5", "job.zero=5"),
@@ -172,23 +172,26 @@ def test_lists_of_names_may_hold_anything():
 @pytest.mark.parametrize(
     ("value", "names"),
     [
-        ("false", []),
-        ("random", ["finetuned"]),
-        ("general", ["finetuned_general"]),
-        ("true", ["finetuned", "finetuned_general"]),
+        (["false"], []),
+        (["random"], ["finetuned"]),
+        (["general"], ["finetuned_general"]),
+        (["true"], ["finetuned", "finetuned_general"]),
+        (["layers", "student=teacher-layers"], ["finetuned_layers"]),
+        (["true", "student=teacher-layers"], ["finetuned", "finetuned_layers"]),
     ],
 )
 def test_baselines_are_one_or_both(value, names):
-    stages = two_stage(
-        load("demo", [f"baselines={value}"]), Given(teacher={}, task={}, corpora={"corpus": {}})
-    )
+    o = load("demo", [f"baselines={value[0]}", *value[1:]])
+    stages = two_stage(o, Given(teacher={}, task={}, corpora={"corpus": {}}))
     assert [stage.name for stage in stages if stage.stage_type == "finetune"] == names
     assert set(names) <= set(stages[-1].options["models"])
 
 
 def test_a_baseline_needs_what_it_begins_with():
-    with pytest.raises(UserError, match="baselines=general needs a general student.*baselines=random"):
+    with pytest.raises(UserError, match="baselines=general needs a general student.*baselines=layers"):
         load("small", ["baselines=general", "student=teacher-layers"])
+    with pytest.raises(UserError, match="baselines=layers needs student=teacher-layers.*baselines=general"):
+        load("small", ["baselines=layers"])
 
 
 def test_a_run_of_the_general_stage_alone_gives_its_student(tmp_path, monkeypatch):
