@@ -38,6 +38,7 @@ from stages.distillation.outputs import ATTENTION
 from stages.distillation.sentence_vectors import MODULES, POOLING, AutoModelForSentenceSimilarity
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
 from stages.distillation.students.graph_networks import AutoModelForNodeClassification
+from stages.distillation.students.vision import draw_tokens
 from stages.distillation.weights import Arrived
 from stages.tasks.graphs import Graph
 from stages.tasks.image_texts import ImageTextProcessor
@@ -294,7 +295,9 @@ def new_classifier(config: PretrainedConfig, kind: Kind) -> PreTrainedModel:
     """
     kind.configure(config)
     check_head(config, kind)
-    return HEADS[kind.head].from_config(config, **_attention(config))
+    model = HEADS[kind.head].from_config(config, **_attention(config))
+    draw_tokens(model)
+    return model
 
 
 def _attention(config: PretrainedConfig) -> dict[str, str]:

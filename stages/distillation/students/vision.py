@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import DeiTConfig, PretrainedConfig, ResNetConfig, ViTConfig
+from torch import nn
+from transformers import DeiTConfig, PretrainedConfig, PreTrainedModel, ResNetConfig, ViTConfig
 
 from checkpoints.errors import UserError
 
@@ -66,3 +67,14 @@ def vision_config(
         hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
         architectures=[WITH_TOKEN] if kind == "deit" else None,
     )  # fmt: skip
+
+
+def draw_tokens(model: PreTrainedModel) -> None:
+    """Draw the two tokens of a new DeiT and its positions from torch's generator, as its published code does.
+
+    transformers begins them all at 0: then the two tokens are one and the same, and stay much alike.
+    """
+    if model.config.model_type == "deit":
+        embeddings: Any = model.base_model.embeddings
+        for drawn in (embeddings.cls_token, embeddings.distillation_token, embeddings.position_embeddings):
+            nn.init.trunc_normal_(drawn, std=model.config.initializer_range)
