@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from stages.tasks.readers.newsgroups import CHOICES
-from tests.conftest import WORDS, make_corpus, make_encoder, make_task, make_tokenizer, sentences, tiny_config
+from tests.conftest import (
+    BAD,
+    GOOD,
+    WORDS,
+    make_corpus,
+    make_encoder,
+    make_task,
+    make_tokenizer,
+    sentences,
+    tiny_config,
+)
 
 MANY_PIECES = ("lovely", "awful", "splendid", "shabby")
 """Words that tokenizers do not know, but word vectors do."""
@@ -137,7 +147,8 @@ def make_packages(place: Path, seed: int) -> None:
     topic = make_package(place / "chatterbot_corpus") / "data" / "english"
     topic.mkdir()
     pairs = [
-        [f"{text} {i} ?", f"{text.split()[0]} {label}"] for i, (text, label) in enumerate(sentences(60, 9))
+        [f"{text} {WORDS[i % 20]} {WORDS[i // 20]}", f"{text.split()[0]} {(BAD, GOOD)[label][i % 4]}"]
+        for i, (text, label) in enumerate(sentences(60, 9))
     ]
     (topic / "films.yml").write_text(json.dumps({"conversations": pairs}))
 
