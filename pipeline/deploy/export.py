@@ -20,13 +20,15 @@ from stages.distillation.models import (
     load_classifier,
     load_config,
     load_tokenizer,
+    one_output,
+    to_one_output,
 )
 from stages.distillation.outputs import inputs_of
 from stages.distillation.sentence_vectors import MODULES, POOLING, pooling_of
 from stages.distillation.students.architecture import OWN
 from stages.distillation.students.architecture import __name__ as OWN_MODULE
 from stages.distillation.students.dual_encoder import DualEncoderConfig
-from stages.tasks.kinds import Classes, Nodes, Similarity
+from stages.tasks.kinds import Classes, Nodes, Ranking, Similarity
 
 
 def export(
@@ -67,6 +69,7 @@ def export(
             if path.name != store.MANIFEST:
                 shutil.copyfile(path, staging / path.name)
         forget_promise(staging)
+        as_cross_encoder(staging)
         fit_settings(staging, run.max_length(student))
         if run.kind.head == Similarity.head:
             describe_sentence_encoder(staging, run.max_length(student))
@@ -88,12 +91,28 @@ def how_to_load(directory: Path) -> str:
     if (directory / MODULES).is_file():
         return f"SentenceTransformer({str(directory)!r}) loads it"
     config = load_config(ModelSource(str(directory)))
+    if one_output(config):
+        return f"CrossEncoder({str(directory)!r}) loads it"
     auto = HEADS[head_of(config) or Classes.head].__name__
     line = f"{auto}.from_pretrained({str(directory)!r}) loads it"
     if config.model_type in OWN:
         onnx = "; the ONNX files do not need this project" if (directory / "onnx").exists() else ""
         return f"after `import {OWN_MODULE}` of this project, {line}{onnx}"
     return line
+
+
+def as_cross_encoder(directory: Path) -> None:
+    """Give a stock ranker the one output by which sentence-transformers ranks.
+
+    One that reads long texts in windows keeps both logits: those are pooled, and sentence-transformers reads no windows.
+    """
+    source = ModelSource(str(directory))
+    config = load_config(source)
+    kind = kind_of(config)
+    if isinstance(kind, Ranking) and not kind.pooling and config.model_type not in OWN:
+        model = load_classifier(source, capturing=False)
+        to_one_output(model)
+        model.save_pretrained(directory)
 
 
 def as_sentence_encoder(directory: Path, length: int) -> None:

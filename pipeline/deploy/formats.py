@@ -12,7 +12,15 @@ import torch
 from checkpoints.errors import UserError
 from pipeline.report.run_record import RunRecord
 from pipeline.report.tables import percent, terminal_table
-from stages.distillation.models import ModelSource, kind_of, load_classifier, load_tokenizer
+from stages.distillation.models import (
+    ModelSource,
+    kind_of,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    one_output,
+    to_one_output,
+)
 from stages.distillation.teachers import class_order
 from stages.evaluation.costs import speed
 from stages.evaluation.predict import predict
@@ -96,11 +104,13 @@ def compare_formats(
 
     labels, (chosen_on, texts) = run.about.labels, _halves(run.kind, _reported(run))
     student, teacher = _load(directory), run.model("teacher")
+    exported, source = _load(directory), ModelSource(str(directory))
+    if one_output(load_config(source)):
+        to_one_output(exported)
     files = {name: directory / FORMATS[name][1] for name in ("student", "onnx", *smaller)}
     files["teacher"] = teacher / "model.safetensors"
     files["onnx"].parent.mkdir()
-    names = load_tokenizer(ModelSource(str(directory))).model_input_names
-    write_onnx(student, names, files["onnx"])
+    write_onnx(exported, load_tokenizer(source).model_input_names, files["onnx"])
     kind = run.kind.of_model(student.config)
     groups = kind.groups(texts)
 

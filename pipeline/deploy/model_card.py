@@ -11,7 +11,7 @@ from pipeline.deploy.cascade import Cascade
 from pipeline.deploy.formats import FormatResult, shown
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
-from stages.distillation.models import ModelSource, head_of, load_config
+from stages.distillation.models import ModelSource, head_of, load_config, one_output
 from stages.distillation.sentence_vectors import MODULES
 from stages.distillation.students.architecture import OWN
 from stages.evaluation.results import busy_note
@@ -98,6 +98,7 @@ def write_card(
         asks=isinstance(run.kind, Questions),
         embeds=embeds,
         cosine=head == Similarity.head,
+        scores=one_output(config),
         ranks=ranks and not isinstance(run.kind, ImageTexts),
         matches=isinstance(run.kind, ImageTexts),
         sees=run.kind.reads_images,

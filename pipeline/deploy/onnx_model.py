@@ -20,13 +20,13 @@ class OnnxClassifier:
     """An ONNX file in onnxruntime on the CPU, with as many threads as torch.
 
     It is called with the same tensors as the torch model, and returns an object with `logits`, or with `start_logits` and
-    `end_logits`.
+    `end_logits`. The one output of a ranker is its second logit, as `load_classifier` has it.
     """
 
     def __init__(self, path: Path, config: PretrainedConfig):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        self.config = config
+        self.config, self.ranks = config, getattr(config, "ranking", False)
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def __call__(
@@ -36,8 +36,12 @@ class OnnxClassifier:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         given = {name: value.numpy() for name, value in inputs.items() if value is not None}
         names = [output.name for output in self.session.get_outputs()]
-        found = zip(names, self.session.run(names, given), strict=True)
-        return ModelOutput({name: torch.from_numpy(logits) for name, logits in found})
+        found = {
+            name: torch.from_numpy(x) for name, x in zip(names, self.session.run(names, given), strict=True)
+        }
+        if self.ranks and found["logits"].shape[1] == 1:
+            found["logits"] = torch.nn.functional.pad(found["logits"], (1, 0))
+        return ModelOutput(found)
 
 
 def write_onnx(model: PreTrainedModel, names: Collection[str], path: Path) -> None:

@@ -117,6 +117,8 @@ def load_config(source: ModelSource) -> PretrainedConfig:
         config.architectures = _filled_classifier(source, config)
     if config.id2label:  # some write numbers
         config.id2label = {int(i): str(name) for i, name in config.id2label.items()}
+    if one_output(config):
+        config.id2label = dict(enumerate(map(str, config.ranking)))
     config.return_dict = True  # what reads a model's outputs reads them by name
     config._attn_implementation_internal = None  # that of whoever saved it, which may not be installed
     if (pooling := _pooling(source)) not in ("", "mean"):
@@ -272,7 +274,13 @@ def load_classifier(
         kind.configure(config)
     auto = HEADS[kind.head if kind else head_of(config) or Classes.head]
     own_head = kind is None and auto is not AutoModelForSentenceSimilarity  # which has no weights
+    labels = label_names(config) if kind is None and one_output(config) else ()
+    if labels:
+        config.num_labels = 1
     arrived = _load(auto, source, config, capturing, own_head, say)
+    if labels:
+        _recombine_outputs(arrived.model, [[0.0], [1.0]])
+        Ranking(labels).configure(arrived.model.config)
     if kind and head_of(own) is not None and not arrived.dropped_head:
         given = kind_of(own)
         if (given.name, given.labels) == (kind.name, kind.labels):
@@ -353,6 +361,32 @@ def in_units(
         f"{head}.bias": weights[f"{head}.bias"] * deviation + mean,
     }
     return weights | changed
+
+
+def one_output(config: PretrainedConfig) -> bool:
+    """Whether a ranker's files have one output, and its config the names of the two classes that it is loaded with."""
+    labels = getattr(config, "ranking", None)
+    return isinstance(labels, list) and len(labels) == 2
+
+
+def to_one_output(model: PreTrainedModel) -> None:
+    """Change a cross-encoder's two logits to their difference, the log-odds of right, by which sentence-transformers ranks.
+
+    Its config says so, and that a sigmoid makes it a probability. `load_classifier` gives it two logits again.
+    """
+    config, (wrong, right) = model.config, label_names(model.config)
+    _recombine_outputs(model, [[-1.0, 1.0]])
+    config.ranking, config.id2label, config.label2id = [wrong, right], {0: right}, {right: 0}
+    config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
+    config.problem_type = None
+
+
+def _recombine_outputs(model: PreTrainedModel, by: list[list[float]]) -> None:
+    """Make a model's outputs sums of those that it has: (outputs, outputs before) of factors."""
+    _, head = _head(model)
+    head.out_features = len(by)
+    for name, parameter in list(head.named_parameters()):
+        setattr(head, name, nn.Parameter(torch.tensor(by) @ parameter.detach()))
 
 
 def _head(model: nn.Module) -> tuple[str, nn.Linear]:

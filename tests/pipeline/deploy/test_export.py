@@ -14,7 +14,9 @@ import yaml
 from checkpoints import store
 from pipeline.cli import commands as cli
 from pipeline.deploy import hub
+from stages.distillation.models import ModelSource, kind_of, load_classifier, load_config
 from stages.evaluation.predict import predict
+from stages.tasks.kinds import Ranking
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import Split
 from tests.conftest import make_tokenizer, sentences, tiny_config
@@ -22,7 +24,11 @@ from tests.pipeline.report.test_report import EVIL, make_run
 
 
 def make_finished(
-    path: Path, labels: list[str] | None = None, pairs: bool = False, kind: str = "bert"
+    path: Path,
+    labels: list[str] | None = None,
+    pairs: bool = False,
+    kind: str = "bert",
+    ranking: bool = False,
 ) -> Path:
     """A finished run with a random student and teacher, and the rows that it reported."""
     from transformers import AutoModelForSequenceClassification
@@ -34,6 +40,7 @@ def make_finished(
         if labels:
             config.id2label, config.label2id = dict(enumerate(labels)), {n: i for i, n in enumerate(labels)}
         config.problem_type = "single_label_classification" if labels else "regression"
+        config.ranking = ranking
         config.initializer_range = 0.5  # answers that differ from row to row
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(config)
@@ -267,3 +274,28 @@ def test_a_run_of_long_texts_is_exported(place, capsys):
     with open(path, "w", newline="") as file:
         csv.writer(file).writerows(rows)
     assert cli.main(["export", "run=one", "to=out"]) == 0, capsys.readouterr().err
+
+
+def test_a_ranker_has_one_output_in_its_files_and_two_here(place, capsys):
+    from onnxruntime import InferenceSession
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    run = make_finished(Path("runs/two"), ["wrong", "right"], pairs=True, ranking=True)
+    evaluated = run / "evaluate/finished.json"
+    evaluated.write_text(evaluated.read_text().replace('"kind": "classes"', '"kind": "ranking"'))
+    source, out = ModelSource(str(run / "prediction/model")), Path("out")
+    assert cli.main(["export", "run=two", "to=out"]) == 0, capsys.readouterr().err
+    assert "CrossEncoder('out') loads it" in capsys.readouterr().out
+    tokens = AutoTokenizer.from_pretrained(out)(
+        ["a film", "a"], ["a good one", "the"], padding=True, return_tensors="pt"
+    )
+    trained = load_classifier(source).eval()(**tokens).logits.detach().diff()
+    stock = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    torch.testing.assert_close(stock(**tokens).logits.detach(), trained)
+    written = InferenceSession(out / "onnx/model.onnx").run(None, {n: x.numpy() for n, x in tokens.items()})
+    torch.testing.assert_close(torch.from_numpy(written[0]), trained, atol=1e-4, rtol=0)
+    again = load_classifier(ModelSource("out"))
+    torch.testing.assert_close(again.eval()(**tokens).logits.detach().diff(), trained)
+    assert kind_of(again.config) == kind_of(load_config(ModelSource("out"))) == Ranking(("wrong", "right"))
+    assert stock.config.sentence_transformers["activation_fn"].endswith(".Sigmoid")
+    assert "CrossEncoder(" in (out / "README.md").read_text()
