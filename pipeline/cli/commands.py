@@ -200,7 +200,7 @@ def demo(given: dict[str, str]) -> None:
 
 @command(Options, makes_run=True)
 def general_distill(given: dict[str, str]) -> None:
-    """Stage 1: make a general student from an un-tuned teacher and unlabelled text.
+    """Stage 1: train a general student on unlabelled text, from an un-tuned teacher.
 
     Example: make general-distill CORPUS=text.txt ARGS="general.epochs=3"
     """
@@ -209,7 +209,7 @@ def general_distill(given: dict[str, str]) -> None:
 
 @command(Options, makes_run=True)
 def task_distill(given: dict[str, str]) -> None:
-    """Stage 2: make a student of a task; creates missing prerequisites, such as the general student.
+    """Stage 2: train a student of a task, and first what is missing, such as the general student.
 
     Example: make task-distill TASK=reviews DATA=reviews.csv ARGS="text_columns=review label_column=stars"
 

@@ -1,5 +1,6 @@
 """Commands in what is printed are those that the user has."""
 
+import re
 import sys
 
 import pytest
@@ -31,3 +32,4 @@ def test_no_help_of_the_installed_command_names_make(monkeypatch, capsys):
         found = capsys.readouterr().out
         assert f"usage: tinydistil {name}" in found and f"Example: tinydistil {name}" in found
         assert "python -m" not in found
+        assert set(re.findall("tinydistil ([a-z-]+)", found)) <= set(COMMANDS)
