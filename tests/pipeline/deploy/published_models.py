@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -34,16 +35,17 @@ HEAD = """\
 
 A model reads exactly what a call of its own tokenizer gives: token types or none, special tokens, and the sides on
 which texts are padded and truncated. Each model below is tiny and has random weights, and a tokenizer of the kind with
-which it is published. It reads single texts and pairs, short and too long ones, padded together. Its inputs and logits
-must be those of stock transformers, `model(**tokenizer(..., truncation=True, padding=True))`, in five places: the rows
-of training, the evaluation, `predict`, the exported directory, and for some models the ONNX file. If a model cannot be
-read like this, the stage `check` refuses it with a one-line message, before any work.
+which it is published. *As stock* means: the inputs and logits of single texts and pairs, short and too long ones,
+padded together, are those of stock transformers, `model(**tokenizer(..., truncation=True, padding=True))`, in training,
+evaluation, `predict` and the exported directory, and where ONNX stands also in that file. Other models are refused by
+the stage `check` in one line. If a model is refused for its attention, take one of BERT's, RoBERTa's, ELECTRA's or
+ModernBERT's kind.
 
-The test `tests/pipeline/deploy/test_published_models.py` compares each line with what happens.
+`tests/pipeline/deploy/test_published_models.py` compares each line with what happens;
 `.venv/bin/python -m tests.pipeline.deploy.published_models` writes the page.
 
-| model and tokenizer | what happens |
-|---|---|
+| model and tokenizer | token types | |
+|---|---|---|
 """
 
 LINES = [
@@ -227,7 +229,7 @@ ROWS = {
 
 
 def outcome(kind: Kind, directory: Path) -> str:
-    """What happens, as the table says it.
+    """The token types, and what happens, as the table says it.
 
     Raises:
         AssertionError: a place gives other inputs or logits than stock transformers.
@@ -237,14 +239,14 @@ def outcome(kind: Kind, directory: Path) -> str:
         tokenizer, model = load_tokenizer(source), load_classifier(source)
         check_padding(model, tokenizer)
     except UserError as error:
-        return "refused: " + str(error).replace(str(directory / "model"), "the model").split(": ", 1)[-1]
+        why = str(error).replace(str(directory / "model"), "the model").split(": ", 1)[-1]
+        return "| refused: " + re.sub(r" \(\w+\)|; give a model of .*", "", why)
     shutil.copytree(directory / "model", directory / "export")
     fit_settings(directory / "export", LENGTH)
-    places = ["training", "evaluation", "predict", "export", *(["ONNX"] if kind.onnx else [])]
     types = set()
     for what, columns in ROWS.items():
         types |= _compare(kind, model.eval(), columns, directory, directory / what)
-    return f"token types {', '.join(map(str, sorted(types))) or 'none'}; as stock in {', '.join(places)}"
+    return f"{', '.join(map(str, sorted(types))) or 'none'} | as stock{', ONNX' if kind.onnx else ''}"
 
 
 def _compare(kind: Kind, model: Any, columns: list[list[str]], directory: Path, rows_at: Path) -> set[int]:
