@@ -1,4 +1,4 @@
-"""The same faults under each of what may start the ranks (part of `make torture`). Fills a table of docs/multi-gpu.md.
+"""The same faults under each of what may start the ranks (part of `make torture`). Fills a table of docs/benchmarks/faults.md.
 
 Two ranks train one general stage, with a checkpoint at every step. After each fault the same command resumes; at the
 end its weights and logged lines are those of a run left alone. srun is `tests.slurm_stand_in`: it passes signals on, and

@@ -9,7 +9,9 @@ from tests.pipeline.deploy.published_models import HEAD, KINDS, PAGE, outcome
 def test_a_model_is_read_as_its_own_tokenizer_and_config_say(tmp_path, kind):
     """In rows, evaluation, predict, export and ONNX: `outcome` compares them."""
     found = outcome(kind, tmp_path)
-    assert found.startswith("| refused: ") == bool(kind.refused) and kind.refused in found and "\n" not in found
+    assert (
+        found.startswith("| refused: ") == bool(kind.refused) and kind.refused in found and "\n" not in found
+    )
     assert f"| {kind.what} | {found} |" in PAGE.read_text(encoding="utf-8").splitlines(), (
         "python -m tests.pipeline.deploy.published_models writes it"
     )
