@@ -29,6 +29,8 @@ from stages.training.stage import Stage, is_first_rank, wait_for
 FORMAT = 1
 SHARD_CANDIDATES = 4096
 """Candidates of a file: what a killed stage may rank again."""
+BLOCK_QUESTIONS = 1024
+"""Questions that are scored at once."""
 
 
 def mined_candidates(stage: Stage, task: Task, given: str, count: int) -> Split:
@@ -88,22 +90,33 @@ def _ranked(
 
         def fill(i: int, directory: Path) -> None:
             first, block = i * SHARD_CANDIDATES, candidates[i * SHARD_CANDIDATES : (i + 1) * SHARD_CANDIDATES]
-            scores_QP = all_scores(of_questions, text_vectors(model, tokenizer, block, length))
-            here_R2 = right_R2[(right_R2[:, 1] >= first) & (right_R2[:, 1] < first + len(block))]
-            scores_QP[here_R2[:, 0], here_R2[:, 1] - first] = -np.inf
-            order_QK = np.argsort(-scores_QP, 1, kind="stable")[:, :count]
-            best_QK = np.take_along_axis(scores_QP, order_QK, 1)
-            np.savez(directory / "best.npz", scores=best_QK, places=order_QK + first)
+            vectors, parts = text_vectors(model, tokenizer, block, length), []
+            for start in range(0, len(questions), BLOCK_QUESTIONS):
+                scores_QP = all_scores(of_questions[start : start + BLOCK_QUESTIONS], vectors)
+                own_R2 = right_R2 - (start, first)
+                own_R2 = own_R2[((own_R2 >= 0) & (own_R2 < scores_QP.shape)).all(1)]
+                scores_QP[tuple(own_R2.T)] = -np.inf
+                places_P = np.arange(first, first + len(block))
+                parts.append(_best(scores_QP, np.broadcast_to(places_P, scores_QP.shape), count))
+            scores, places = (np.concatenate(of) for of in zip(*parts, strict=True))
+            np.savez(directory / "best.npz", scores=scores, places=places)
 
         return fill
 
     shards = stage.directory / "teacher" / f"mined-{count}-{stage.job.precision}"
     paths = make_shards(stage, shards, -(-len(candidates) // SHARD_CANDIDATES), "ranking", start)
-    parts = [dict(np.load(path / "best.npz")) for path in paths]
-    scores, places = (np.concatenate([part[name] for part in parts], 1) for name in ("scores", "places"))
-    places[scores == -np.inf] = -1
-    order_QK = np.argsort(-scores, 1, kind="stable")[:, :count]
-    return np.take_along_axis(places, order_QK, 1)
+    best: dict[str, np.ndarray] = {}
+    for path in paths:
+        part = dict(np.load(path / "best.npz"))
+        both = {name: np.concatenate([best.get(name, of[:, :0]), of], 1) for name, of in part.items()}
+        best["scores"], best["places"] = _best(both["scores"], both["places"], count)
+    return np.where(best["scores"] == -np.inf, -1, best["places"])
+
+
+def _best(scores_QP: np.ndarray, places_QP: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The highest scores of each question and their places, best first; of equal scores the first is first."""
+    order_QK = np.argsort(-scores_QP, 1, kind="stable")[:, :count]
+    return np.take_along_axis(scores_QP, order_QK, 1), np.take_along_axis(places_QP, order_QK, 1)
 
 
 def text_vectors(

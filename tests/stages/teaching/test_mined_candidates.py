@@ -77,5 +77,9 @@ def test_those_that_rank_highest_and_are_not_right_are_mined_in_shards(miner, mo
     assert mined_candidates(stage, TASK, "reads miner", 4) == found and ranked == [
         7
     ]  # from the cache of all runs
+    for path in (stage.directory / "teacher", next(stage.cache.glob("mined-*"))):
+        store.remove(path)
+    monkeypatch.setattr(mining, "BLOCK_QUESTIONS", 2)  # the same in blocks of questions
+    assert mined_candidates(stage, TASK, "reads miner", 4) == found and len(ranked) == 1 + 2 * 5
     many = mined_candidates(stage, TASK, "reads miner", 40)
     assert [many.text_a[4:].count(a) for a in plain] == [29, 30, 30] and np.sum(many.labels) == 4
