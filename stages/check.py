@@ -5,6 +5,7 @@ operations and truncated rows of every training stage.
 """
 
 from dataclasses import asdict, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from stages.teaching.given_models import Models, check_models, check_plan
 from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.options import StageToCheck
 from stages.training.rows_of_task import rows_of, rows_to_train
-from stages.training.stage import Stage
+from stages.training.stage import Stage, ranks
+from stages.training.step import refuse_parts
 
 SOME_ROWS = 200
 """Rows of dev on which a given teacher's scores are compared with the labels."""
@@ -80,7 +82,10 @@ def _check_scores(stage: Stage, task: Task, models: Models) -> None:
 
 def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, task: Task | None) -> Cost:
     """Check one training stage, tokenize its rows, and log what it will cost."""
-    trained, reads_teacher = check_plan(plan, models, task)
+    trained, reads_teacher, whole_batch = check_plan(plan, models, task)
+    if whole_batch and stage.job.micro_batch != "auto":
+        most = ceil(plan.batch_size / ranks()[0])
+        refuse_parts(stage.job, ceil(most / (stage.job.micro_batch or most)))
     rows = _rows(stage, plan, models.preprocessor, task)
     if name == "tuning" and models.knows(task):
         stage.log(f"{name}: the given teacher is tuned already, and is only evaluated")

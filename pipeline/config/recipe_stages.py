@@ -103,6 +103,11 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
         read = {n: recipe.students[n] for n in spec.reads if n != "teacher"}
         own["reads_others"] = [n for n, other in read.items() if not other.learns_own_task]
         own["methods_read"] = {n: other.method for n, other in read.items()}
+        own["layers_read"] = {n: other.student.layers for n, other in read.items()}
+        before = recipe.students.get(spec.student.source)
+        while before and before.method == "plain":
+            before = recipe.students.get(before.student.source)
+        own["begins_as"] = before.method if before else "plain"
         plans[name] = _plan("student", data, spec.training, with_unlabelled=spec.with_unlabelled, **own)
         if not spec.student.source:
             begin = {"init": spec.student.init, "init_layers": spec.student.init_layers}

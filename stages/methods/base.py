@@ -46,6 +46,7 @@ class Method:
     Attributes:
         found: what it measured or fitted, by name. It is reported with the student's scores.
         reads_other_tasks: whether it may read students that learned another task.
+        reads_apart: whether its student reads the two texts of a pair each for itself.
 
     Example:
         A student whose biases train ten times as fast:
@@ -60,7 +61,7 @@ class Method:
         ...         return Step(optimizers=optimizers)
     """
 
-    reads_other_tasks = False
+    reads_other_tasks = reads_apart = False
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}

@@ -16,7 +16,6 @@ from stages.distillation.losses.passages import ScoreDistributions
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.schedules import is_number
-from stages.distillation.sentence_vectors import check_reads_apart
 from stages.distillation.students.dual_encoder import (
     BODIES,
     VECTORS,
@@ -36,7 +35,7 @@ from stages.teaching.mined_candidates import all_scores, mined_candidates, text_
 from stages.training.cached_rows import task_rows
 from stages.training.options import StageToCheck, Training
 from stages.training.rows import BatchTransform, Rows
-from stages.training.stage import Stage
+from stages.training.stage import Stage, ranks
 from stages.training.step import Step
 
 OWN_LOSSES = ("candidate_scores", "in_batch_negatives", "score_distributions")
@@ -60,6 +59,8 @@ class Lead(Method):
         train_teacher: whether a dual encoder trains along with the student, as in the paper, and is then left behind. Its
             own losses are `in_batch_negatives: {of: teacher}` and `score_distributions: {reverse: true}`.
     """
+
+    reads_apart = True
 
     def __init__(
         self,
@@ -89,8 +90,15 @@ class Lead(Method):
         self.along: PreTrainedModel | None = None
 
     def check_plan(self, plan: StageToCheck) -> None:
-        """Refuse losses of other students, teachers of other methods, and what a frozen teacher or a cross-encoder lacks."""
+        """Refuse losses of other students, models of other methods, and what a frozen teacher or a cross-encoder lacks."""
         super().check_plan(plan)
+        begins, vectors = _form(plan.begins_as)
+        if begins not in ("assistants", "lead", "plain"):
+            raise UserError(
+                f"it begins as a student of the method {begins}, which does not become a dual encoder; take one of the method "
+                "plain or lead",
+                argument="student.init",
+            )
         for line in plan.losses or ():
             name, settings = next(iter(line.items()), ("", {})) if isinstance(line, dict) else (line, {})
             if name in LOSSES and name not in OWN_LOSSES:
@@ -103,15 +111,24 @@ class Lead(Method):
                     "a frozen teacher learns nothing of 'teacher'; give train_teacher: true, or leave the line out",
                     argument=f"losses.{name}.of",
                 )
-        methods = []
-        for name in plan.reads:
-            of = plan.methods_read.get(name, "plain")
-            methods.append(of if isinstance(of, str) else next(iter(of)))
-            if methods[-1] not in ("lead", "plain"):
+            pairs = settings.get("pairs", 1) if isinstance(settings, dict) else 1
+            layers = plan.layers_read.get(plan.reads[0], pairs) if plan.reads else pairs
+            if name == "score_distributions" and isinstance(pairs, int) and pairs > layers:
                 raise UserError(
-                    f"{name!r} has the method {methods[-1]}; name the tuned teacher, or a student of the method lead or plain",
+                    f"{pairs} pairs of layers of a teacher, {plan.reads[0]}, that has {layers}; lower it",
+                    argument=f"losses.{name}.pairs",
+                )
+        forms = [_form(plan.methods_read.get(name, "plain")) for name in plan.reads]
+        methods = [method for method, _ in forms]
+        for name, method in zip(plan.reads, methods, strict=True):
+            if method not in ("lead", "plain"):
+                raise UserError(
+                    f"{name!r} has the method {method}; name the tuned teacher, or a student of the method lead or plain",
                     argument="reads",
                 )
+        if "tokens" in (vectors or self.vectors, *(of for _, of in forms[:1])) and ranks()[0] > 1:
+            raise UserError(f"late interaction (vectors: tokens) trains on 1 rank, not on {ranks()[0]}; set it to 1",
+                            argument="nproc")  # fmt: skip
         self.by_cross_encoder = methods[:1] == ["plain"]
         if self.train_teacher and self.by_cross_encoder:
             raise UserError(
@@ -156,7 +173,6 @@ class Lead(Method):
         if not isinstance(student.config, DualEncoderConfig):
             student = as_dual_encoder(student.base_model, self.vectors, self.scale)
             task.kind.configure(student.config)
-        check_reads_apart(tokenizer)
         self.tokenizer, self.compared = tokenizer, student.config.vectors
         return student, tokenizer
 
@@ -216,6 +232,12 @@ class Lead(Method):
             right_QN[row_of[question], column_of[candidate]] |= label == 1
         measured = of_the_first(FIRST, all_scores(*vectors), right_QN)
         self.found = {f"{name} of {len(columns[1]):,} in {split}": value for name, value in measured.items()}
+
+
+def _form(line: str | dict[str, Any]) -> tuple[str, str]:
+    """The method of a recipe's line, and of this one its `vectors`."""
+    name, settings = next(iter(line.items())) if isinstance(line, dict) else (line, {})
+    return name, (settings or {}).get("vectors", "cls") if name == "lead" else ""
 
 
 def by_pairs(cross_encoder: FrozenTeacher) -> Callable[[Batch], ModelOutputs]:

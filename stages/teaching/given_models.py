@@ -1,6 +1,6 @@
 """Do the given models fit each other, the task, and what each stage does with them? No rows are needed to tell."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -157,16 +157,18 @@ def _loaded(source: ModelSource, keeps_head: bool, task: Task | None, say: Say) 
     return load_classifier(source, None if keeps_head else task.kind, say=say)
 
 
-def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[PretrainedConfig, bool]:
+def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[PretrainedConfig, bool, bool]:
     """Check layers, losses and lengths of a training stage.
 
     Returns:
-        The config of the model that it trains, and whether its losses read the teacher.
+        The config of the model that it trains, whether its losses read the teacher, and whether one of them must have the
+        whole batch.
 
     Raises:
         ValueError: they do not fit the models.
     """
     teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
+    whole_batch = False
     if task and plan.learns_task and not plan.epochs and task.kind.head != Similarity.head:
         raise UserError(
             "0 leaves the new head untrained, for only sentence vectors need none; give 1 or more",
@@ -221,7 +223,10 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
                 )
         configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
         method = build_method(plan.method, plan.reads)
-        method.check_plan(plan)
+        layers = {name: of or teacher.num_hidden_layers for name, of in plan.layers_read.items()}
+        method.check_plan(replace(plan, layers_read=layers))
+        if method.reads_apart:
+            check_reads_apart(models.preprocessor)
         losses = {str(line): build(line, *configs) for line in method.losses(plan.losses)}
         if plan.mixing and (one_label := [line for line, loss in losses.items() if loss.one_label]):
             raise UserError(
@@ -231,6 +236,7 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
             )
         spec = reduce(or_, (loss.teacher_capture for loss in losses.values()), CaptureSpec())
         reads_teacher = spec != CaptureSpec()
+        whole_batch = any(loss.whole_batch for loss in losses.values())
         if plan.data != "task" and plan.learns_task and reads_teacher:
             raise UserError(
                 f"{plan.losses} read a teacher, and there is none of another task; take gold_labels",
@@ -244,4 +250,4 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
     trained = teacher if plan.trains == "teacher" else student
     for config in (trained, teacher) if reads_teacher else (trained,):
         check_length(config, plan.max_length)
-    return trained, reads_teacher
+    return trained, reads_teacher, whole_batch

@@ -296,7 +296,8 @@ class StageToCheck:
         targets: whose predictions it learns: teacher, gold or auto.
         student, losses, method, reads, with_unlabelled, mixing: of a recipe's student.
         reads_others: those of `reads` that learned another task.
-        methods_read: the method of each of `reads` that is a student.
+        methods_read, layers_read: the method of each of `reads` that is a student, and its layers; 0: the teacher's.
+        begins_as: the method that made what it begins as; plain where none did.
     """
 
     trains: Literal["teacher", "student"]
@@ -318,6 +319,8 @@ class StageToCheck:
     reads: list[str] = field(default_factory=list)
     reads_others: list[str] = field(default_factory=list)
     methods_read: dict[str, str | dict[str, Any]] = field(default_factory=dict)
+    layers_read: dict[str, int] = field(default_factory=dict)
+    begins_as: str | dict[str, Any] = "plain"
     with_unlabelled: bool = False
     mixing: dict[str, float] | None = None
 

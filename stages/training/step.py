@@ -77,6 +77,16 @@ def needs_whole_batch(model: nn.Module, step: Step) -> bool:
     return step.has_own_passes or any(getattr(module, "whole_batch", False) for module in model.modules())
 
 
+def refuse_parts(settings: JobOptions, micro_batches: int, what: str = "a loss over the whole batch") -> None:
+    """Raises UserError where a rank's batch is split into several parts, and `what` must have it whole."""
+    if micro_batches > 1:
+        raise UserError(
+            f"{settings.micro_batch} rows at once split the batch into {micro_batches} parts, and {what} takes it in "
+            "one; set it to 0",
+            argument="micro_batch",
+        )
+
+
 def refuse_unsupported(
     step: Step, model: nn.Module, settings: JobOptions, ranks: int, micro_batches: int
 ) -> None:
@@ -92,13 +102,9 @@ def refuse_unsupported(
     Raises:
         UserError: names the value, the limit and the fix.
     """
-    if micro_batches > 1 and needs_whole_batch(model, step):
+    if needs_whole_batch(model, step):
         what = "a step of several backward passes" if step.has_own_passes else "a loss over the whole batch"
-        raise UserError(
-            f"{settings.micro_batch} rows at once split the batch into {micro_batches} parts, and {what} takes it in "
-            "one; set it to 0",
-            argument="micro_batch",
-        )
+        refuse_parts(settings, micro_batches, what)
     if settings.zero and (step.has_own_passes or step.after_step or step.optimizers):
         raise UserError(
             f"a step of the stage's own needs whole weights and gradients, and ZeRO stage {settings.zero} shards them; "

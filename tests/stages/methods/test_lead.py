@@ -1,5 +1,6 @@
 """LEAD's plans that cannot work; a cross-encoder as teacher of a dual encoder."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +11,13 @@ from checkpoints.errors import UserError
 from stages.distillation.models import ModelSource, load_classifier
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.teachers import FrozenTeacher
-from stages.methods import build_method
+from stages.methods import build_method, lead
 from stages.methods.lead import by_pairs
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Ranking
+from stages.teaching.given_models import Models, check_plan
 from stages.training.options import StageToCheck
-from tests.conftest import make_encoder, tiny_config
+from tests.conftest import make_encoder, make_tokenizer, tiny_config
 
 
 @pytest.mark.parametrize(
@@ -29,13 +31,43 @@ from tests.conftest import make_encoder, tiny_config
         ({"train_teacher": True}, {"a": "plain"}, [], "train_teacher: true is for a teacher of the method lead"),
         ({}, {"a": "lead"}, [{"in_batch_negatives": {"of": "teacher"}}],
          "losses.in_batch_negatives.of: a frozen teacher learns nothing .* give train_teacher: true, or leave the line out"),
+        ({}, {"a": "lead"}, [{"score_distributions": {"pairs": 3}}],
+         "losses.score_distributions.pairs: 3 pairs of layers of a teacher, a, that has 2; lower it"),
+        ({}, {"begins_as": {"many_heads": {"heads": 2}}}, [],
+         "student.init: it begins as a student of the method many_heads, .* take one of the method plain or lead"),
         ({}, {"a": "lead"}, ["gold_labels"], "losses: 'gold_labels' does not read a dual encoder; take candidate_scores or"),
     ],
 )  # fmt: skip
 def test_plans_that_cannot_work_are_refused(settings, methods, losses, words):
-    plan = StageToCheck("student", "task", 32, 1, 8, losses=losses, reads=list(methods), methods_read=methods)
+    begins = methods.pop("begins_as", "plain")
+    read = {"reads": list(methods), "methods_read": methods, "layers_read": dict.fromkeys(methods, 2)}
+    plan = StageToCheck("student", "task", 32, 1, 8, losses=losses, begins_as=begins, **read)
     with pytest.raises(UserError, match=words):
         build_method({"lead": settings}, list(methods)).check_plan(plan)
+
+
+def test_late_interaction_is_refused_on_several_ranks_unless_it_begins_as_another_form(monkeypatch):
+    monkeypatch.setattr(lead, "ranks", lambda: (2, 0))
+    tokens, plan = {"lead": {"vectors": "tokens"}}, StageToCheck("student", "task", 32, 1, 8)
+    build_method(tokens).check_plan(replace(plan, begins_as="lead"))
+    read = replace(plan, reads=["a"], methods_read={"a": tokens}, layers_read={"a": 2})
+    for method, given in ((tokens, plan), ("lead", replace(plan, begins_as=tokens)), ("lead", read)):
+        with pytest.raises(
+            UserError, match="nproc: late interaction .* trains on 1 rank, not on 2; set it to 1"
+        ):
+            build_method(method, given.reads).check_plan(given)
+
+
+def test_a_tokenizer_that_does_not_part_pairs_is_refused_before_any_work(tmp_path):
+    tokenizer, config = make_tokenizer(tmp_path), tiny_config()
+    sizes = {"layers": 2, "width": 8, "heads": 2}
+    plan = StageToCheck(
+        "student", "task", 32, 1, 8, losses=["in_batch_negatives"], student=sizes, method="lead"
+    )
+    assert check_plan(plan, Models(tokenizer, config, config), None)[1:] == (False, True)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    with pytest.raises(UserError, match="does not tell the two texts of a pair apart"):
+        check_plan(plan, Models(tokenizer, config, config), None)
 
 
 def test_a_cross_encoder_reads_the_candidates_of_a_question_as_pairs(tmp_path):
