@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from datasets import Dataset
 from transformers import BertForMaskedLM, BertModel
 
@@ -21,6 +22,8 @@ from pipeline.config.options import load
 from pipeline.config.recipe import read_recipe
 from pipeline.config.schema import arguments
 from stages.tasks.packages import packaged_teacher
+from stages.tasks.readers import graphs
+from stages.tasks.types import TaskRequest
 from tests.conftest import make_corpus, make_encoder, make_tokenizer, sentences, tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -231,7 +234,24 @@ def names(tmp_path_factory) -> dict:
         "tokenizer": tokenizer,
         "batch": tokenizer(["a fine film", "dull"], padding=True, return_tensors="pt"),
         "rows": rows,
+        "data": Hetero(),
     }
+
+
+class Hetero(dict):
+    """The attributes of a HeteroData of PyTorch Geometric that a snippet reads: three papers, who wrote and who cites them."""
+
+    node_types, edge_types = ["author", "paper"], [("author", "writes", "paper"), ("paper", "cites", "paper")]
+
+    class Storage(dict):
+        __getattr__ = dict.__getitem__
+
+    def __init__(self):
+        masks = {f"{role}_mask": torch.arange(4) == i for i, role in enumerate(("train", "val", "test"))}
+        self["author"] = self.Storage(num_nodes=2)
+        self["paper"] = self.Storage(num_nodes=4, y=torch.tensor([1, 0, 1, 0]), **masks)
+        self["author", "writes", "paper"] = self.Storage(edge_index=torch.tensor([[0, 1, 1], [0, 1, 3]]))
+        self["paper", "cites", "paper"] = self.Storage(edge_index=torch.tensor([[0, 3], [1, 2]]))
 
 
 SNIPPETS = {text: path.stem for path in DOCUMENTS for text in python(path) if EXPORTED not in text}
@@ -256,6 +276,18 @@ def test_python_snippets_run(snippet, names, monkeypatch):
     exec(snippet, defined := dict(names))
     if "capture(" in snippet:
         assert defined["value"].ndim == 0 and defined["value"] > 0
+    if "data.node_types" in snippet:
+        task = graphs.load(graphs.find(TaskRequest("cited", "graph")), None)
+        read = {role: (of.text_a, of.labels) for role, of in task.splits.items() if role != "unlabelled"}
+        assert read == {"train": (["0"], [1]), "dev": (["1"], [0]), "test": (["2"], [1])}
+        assert task.splits["unlabelled"].text_a == ["3"] and list(task.kind.graph.nodes) == [
+            "paper",
+            "author",
+        ]
+        assert task.kind.graph.edges == {
+            ("author", "author-writes-paper", "paper"): [(0, 0), (1, 1), (1, 3)],
+            ("paper", "paper-cites-paper", "paper"): [(0, 1), (3, 2)],
+        }
     if "augment(" in snippet:
         assert [row[0] for row in defined["rows"]] == ["a fine film", "a dull one"]
 
