@@ -48,7 +48,7 @@ def data_files(data: Path, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Pa
         counted = sorted(map(int, stems)) == [*range(len(stems))] if all(map(str.isdigit, stems)) else False
         if len(paths) > 1 and not all(parts) and not counted:
             raise UserError(
-                f"{data} holds both {paths[0].name} and {paths[1].name}; keep one", argument="data"
+                f"{data} holds both {paths[0].name} and {paths[-1].name}; keep one", argument="data"
             )
         if paths and parts[0] and len(paths) != int(parts[0][3]):
             raise UserError(
@@ -100,13 +100,15 @@ def unread(source: TaskSource) -> list[str]:
     """A note on the tables beside train's that are not read, where names like train's say that they belong together."""
     train = Path(source.files["train"])
     read = {Path(name) for name in source.files.values()}
+    above = (train.parent, train.parent.parent)  # data/train.csv, or data/train/0000.csv
+    directory = next((path for path in above if _of_role([train], ROLES["train"], path)), None)
     if train.is_dir():
         found = [path for path in sorted(train.parent.iterdir()) if (path / "state.json").is_file()]
-    elif _of_role([train], ROLES["train"], train.parent):
+    elif directory:
         suffixes = SUFFIXES if train.name.lower().endswith(SUFFIXES) else (train.suffix,)
-        tables = _tables(train.parent, suffixes)
+        tables = _tables(directory, suffixes)
         of_split = (
-            path for path in sorted(train.parent.iterdir()) if path.name.partition(".")[0].lower() in WORDS
+            path for path in sorted(directory.iterdir()) if path.name.partition(".")[0].lower() in WORDS
         )
         found = list(dict.fromkeys([*tables, *(path for path in of_split if path.is_file())]))
     else:

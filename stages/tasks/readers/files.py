@@ -65,6 +65,7 @@ TYPES: dict[str, type[Kind]] = {
 }
 FEWEST_DEV = 30
 MANY = 40  # columns that a message names
+FAR = 3
 logger = logging.getLogger(__name__)
 
 
@@ -331,6 +332,7 @@ def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[st
     if not kind.labels:
         kind = Scores.of(splits["train"].labels)
         notes.append(f"scores in train: mean {kind.scale[0]:.4g}, standard deviation {kind.scale[1]:.4g}")
+        notes += _far_scores(pairs)
     reported = metrics.select(source.metric, kind.reported, kind.selectable)
     if kind.labels:
         notes += _of_classes(kind, splits, "f1" in reported[0])
@@ -451,7 +453,9 @@ def _with_names(row: Row, source: TaskSource) -> Row:
     names, unfit = row.names, row.unfit
     if not source.labels and any(not (number(name) or 0.0).is_integer() for name in names or ()):
         return row._replace(
-            names=None, label="", unfit="label is a list of numbers that are not whole, no names"
+            names=None,
+            label="",
+            unfit="label is a list of numbers that are not whole (if they are names, labels= lists them)",
         )
     if len(set(names or ())) < len(names or ()):
         return row._replace(
@@ -523,7 +527,11 @@ def _read(path: Path, source: TaskSource, notes: list[str]) -> tuple[list[Row], 
 def _plain_numbers(rows: dict[str, list[Row]], notes: list[str]) -> dict[str, list[Row]]:
     """Rows whose labels are numbers as Python reads them."""
     labels = [row.label for row in rows["train"] if not row.unfit]
-    plain = way_of_writing(labels)
+    try:
+        plain = way_of_writing(labels)
+    except UserError as error:
+        first = next(row for row in rows["train"] if "," in row.label)
+        raise UserError(f"{first.path}, line {first.line}: {error}") from None
     if plain is None:
         return rows
     sample = max((label for label in labels if "," in label and number(plain(label)) is not None), key=len)
@@ -673,6 +681,23 @@ def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
     if f1 and len(labels) == 2:
         notes.append(f"F1 is that of the class {labels[1]!r} (positive_label= chooses)")
     return notes
+
+
+def _far_scores(pairs: dict[str, list]) -> list[str]:
+    """Notes on scores that are `FAR` ranges of train's from these, slips and those at either end left out."""
+    ordered = sorted(value for _, value in pairs["train"])
+    ends = max(1, round(RARE * len(ordered)))
+    low, high = ordered[min(ends, len(ordered) - 1)], ordered[-1 - min(ends, len(ordered) - 1)]
+    far = {
+        role: [row for row, value in of if max(low - value, value - high) > FAR * (high - low) > 0]
+        for role, of in pairs.items()
+    }
+    return [
+        f"warning: {len(rows):,} scores of {role} are far from nearly all of train's ({low:g} to {high:g}), such as "
+        f"{rows[0].label} in {shown(rows[0].path)}, line {rows[0].line}; if they are slips, or on another scale, fix them"
+        for role, rows in far.items()
+        if rows
+    ]
 
 
 def _check_spread(values: Iterable[Any], kind: Kind, path: Path) -> None:

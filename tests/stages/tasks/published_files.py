@@ -176,11 +176,12 @@ CASES = [
     Case("a text of 200,000 characters", {"long.csv": csv_of("text,label", [f"{'word ' * 40_000}{n},{NAMES[n % 2]}" if n == 5 else row for n, row in enumerate(PLAIN)])}, [("word " * 40_000 + "5", "good") if n == 5 else row for n, row in enumerate(labelled())]),
     Case("train.csv and valid.csv", {"train.csv": csv_of("text,label", PLAIN[:30]), "valid.csv": csv_of("text,label", PLAIN[30:]), "notes.csv": b"a\n"}, labelled(), said="not read: notes.csv", data="."),
     Case("Kaggle's twitter_training.csv and twitter_validation.csv, with headers", {"twitter_training.csv": csv_of("text,label", PLAIN[:30]), "twitter_validation.csv": csv_of("text,label", PLAIN[30:])}, labelled(), said="dev: twitter_validation.csv", data="."),
-    Case("the hub's converted layout: train/0000.parquet, train/0001.parquet, validation/0000.parquet", {"train/0000.parquet": lambda path: parquet(FRAME[:15], path), "train/0001.parquet": lambda path: parquet(FRAME[15:30], path), "validation/0000.parquet": lambda path: parquet(FRAME[30:], path)}, labelled(), said="dev: validation/0000.parquet, 10 rows", data="."),
+    Case("the hub's converted layout: train/0000.parquet, train/0001.parquet, validation/0000.parquet", {"train/0000.parquet": lambda path: parquet(FRAME[:15], path), "train/0001.parquet": lambda path: parquet(FRAME[15:30], path), "validation/0000.parquet": lambda path: parquet(FRAME[30:], path), "notes.csv": b"a\n"}, labelled(), said="not read: notes.csv", data="."),
     Case("the same with a part missing: 0000 and 0002", {f"train/000{n}.parquet": lambda path, n=n: parquet(FRAME[n * 10 : n * 10 + 20], path) for n in (0, 2)}, refused="holds both 0000.parquet and 0002.parquet; keep one", data="."),
     Case("the same rows twice: train/0000.parquet, train/0000.csv", {"train/0000.parquet": lambda path: parquet(FRAME, path), "train/0000.csv": csv_of("text,label", PLAIN)}, refused="holds both 0000.csv and 0000.parquet; keep one", data="."),
     Case("the hub's older layout: train-00000-of-00002-5fd7cfb2a1b1f1e5.parquet", {f"data/train-0000{n}-of-00002-5fd7cfb2a1b1f1e{n}.parquet": lambda path, n=n: parquet(FRAME[n * 20 : n * 20 + 20], path) for n in range(2)}, labelled(), data="."),
     Case("folders train and dev, and what macOS and Excel leave in them", {"train/reviews.csv": csv_of("text,label", PLAIN[:30]), "dev/reviews.csv": csv_of("text,label", PLAIN[30:]), "train/._reviews.csv": b"\0\5\x16\7", "dev/~$reviews.csv": b"\5me"}, labelled(), said="dev: dev/reviews.csv, 10 rows", data="."),
+    Case("a folder with train/0000.csv, train/0001.csv and train/notes.csv", {"train/0000.csv": csv_of("text,label", PLAIN), "train/0001.csv": csv_of("text,label", PLAIN), "train/notes.csv": b"a\n"}, refused="holds both 0000.csv and notes.csv; keep one", data="."),
     Case("train.csv beside a folder splits", {"splits/train.csv": csv_of("text,label", PLAIN)}, refused=r"holds no train file \(it has splits\); give a directory that holds train", data="."),
     Case("a workbook renamed to .csv", {"book.csv": b"PK\3\4 ..."}, refused="this is a zip archive or an Excel workbook"),
     Case("Parquet renamed to .csv", {"df.csv": lambda path: parquet(FRAME, path)}, refused="this is Parquet; let its name end in .parquet"),
@@ -193,7 +194,11 @@ CASES = [
     Case("a dash of the typesetter for a missing label", {"a.csv": csv_of("text,label", [*PLAIN, "one more,—"])}, refused="label '—' looks like a missing one"),
     Case("labels 0.0 and 1.0, given as `labels=0,1`", {"a.csv": csv_of("text,label", [f"{t},{n % 2}.0" for n, t in enumerate(TEXTS)])}, [(t, str(n % 2)) for n, t in enumerate(TEXTS)], options={"labels": ("0", "1")}),
     Case("TRUE and true", {"a.csv": csv_of("text,label", [f"{t},{('TRUE', 'true', 'false')[n % 3]}" for n, t in enumerate(TEXTS)])}, [(t, ("TRUE", "true", "false")[n % 3]) for n, t in enumerate(TEXTS)], said="warning: 'TRUE', 'true' are different classes"),
-    Case("scores that are 1.125 or 1125: `1,125`", {"a.csv": csv_of("text;label", [f"{t};{1 + s:.3f}".replace(".", ",") for t, s in zip(TEXTS, SCORES, strict=True)])}, refused="the label '1,000', and all others like it, may be 1.000 or 1000"),
+    Case("scores that are 1.125 or 1125: `1,125`", {"a.csv": csv_of("text;label", [f"{t};{1 + s:.3f}".replace(".", ",") for t, s in zip(TEXTS, SCORES, strict=True)])}, refused="a.csv, line 2: the label '1,000', and all others like it, may be 1.000 or 1000"),
+    Case("one 999 among scores from 0 to 5", {"a.csv": csv_of("text,label", [*[f"{t},{s}" for t, s in zip(TEXTS, SCORES, strict=True)], "one more,999"])}, [*zip(TEXTS, SCORES, strict=True), ("one more", 999.0)], said="warning: 1 scores of (train|dev) are far from nearly all of train's .*, such as 999 in a.csv, line 42"),
+    Case("scores from 0 to 5 in train, in percent in dev", {"train.csv": csv_of("text,label", [f"{t},{s}" for t, s in zip(TEXTS[:30], SCORES[:30], strict=True)]), "dev.csv": csv_of("text,label", [f"{t},{20 * s}" for t, s in zip(TEXTS[30:], SCORES[30:], strict=True)])}, [*zip(TEXTS[:30], SCORES[:30], strict=True), *((t, 20 * s) for t, s in zip(TEXTS[30:], SCORES[30:], strict=True))], said="warning: 10 scores of dev are far .*, such as 75.0 in dev.csv, line 2", data="."),
+    Case("prices: a long tail", {"a.csv": csv_of("text,label", [f"{t},{1.1**n:.2f}" for n, t in enumerate(TEXTS)])}, [(t, float(f"{1.1**n:.2f}")) for n, t in enumerate(TEXTS)]),
+    Case("`1.5;2.0` with `label_separator=;`", {"a.csv": csv_of("text,label", [f"{t},{n}.5;{n}.0" for n, t in enumerate(TEXTS)])}, refused="a.csv, line 2: label is a list of numbers that are not whole .if they are names, labels= lists them", options={"label_separator": ";"}),
     Case("probabilities of the classes as a list", {"a.jsonl": jsonl([{"text": t, "label": [n / 40, 1 - n / 40]} for n, t in enumerate(TEXTS)])}, refused="label is a list of numbers that are not whole"),
     Case("votes of three annotators as a list", {"a.jsonl": jsonl([{"text": t, "label": ["bad", "good", NAMES[n % 2]]} for n, t in enumerate(TEXTS)])}, refused="label is a list with a name twice .bad, good, bad"),
     Case("lists of 0 and 1, a fifth of them with -1", {"a.jsonl": jsonl([{"text": t, "label": [n % 2, -1 if n % 5 == 0 else 0, 1, 0]} for n, t in enumerate(TEXTS)])}, refused="label is a list with a name twice"),
@@ -239,7 +244,7 @@ def outcome(case: Case) -> str:
             text = str(error).replace(f"{directory}/", "").replace(directory, "the directory")
             shown = text if len(text) < 150 else text[:147].rsplit(" ", 1)[0] + " ..."
             return "refused: " + shown.replace("|", "\\|")
-    pattern = "warning: .*classes|look like|read as|not read|not used|left out|separated|dev: .*\\."
+    pattern = "warning: .*classes|far from|look like|read as|not read|not used|left out|separated|dev: .*\\."
     said = [note for note in notes if re.search(pattern, note)]
     return "read" + "".join(f"; {note}" for note in said)
 
