@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -12,6 +12,7 @@ from stages.distillation.model_surgery import pack
 from stages.distillation.models import head_of, label_names
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
 from stages.tasks.kinds import Kind, Questions
+from stages.tasks.kinds.base import ProblemType
 from stages.tasks.text import as_argument
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ def check_problem_type(config: PretrainedConfig, kind: Kind) -> None:
     Raises:
         ValueError: it does not.
     """
+    known = get_args(ProblemType)
+    if config.problem_type not in (None, *known):
+        raise UserError(
+            f"problem_type in the teacher's config.json is {config.problem_type!r}; write one of {', '.join(known)}, or null"
+        )
     if kind.labels and config.problem_type not in (None, "regression", kind.problem_type):
         gives, wants = (
             "several labels" if problem == "multi_label_classification" else "one label"

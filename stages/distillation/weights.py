@@ -23,7 +23,7 @@ class Arrived:
     Attributes:
         model: as it was loaded.
         missing: names in the model alone.
-        unexpected: names in the files alone.
+        unexpected: names in the files alone, but of no buffer.
         reshaped: name -> shape in the files, shape in the model.
     """
 
@@ -34,9 +34,15 @@ class Arrived:
 
     @classmethod
     def of(cls, model: PreTrainedModel, info: dict[str, Any]) -> "Arrived":
-        """Read what `from_pretrained` returned with `output_loading_info=True`."""
+        """Read what `from_pretrained` returned with `output_loading_info=True`.
+
+        Buffers that the model computes itself, such as position ids, are in files that an older transformers wrote.
+        """
+        prefix = f"{model.base_model_prefix}."
+        computed = {name.removeprefix(prefix) for name, _ in model.named_buffers()}
+        unexpected = {name for name in info["unexpected_keys"] if name.removeprefix(prefix) not in computed}
         reshaped = {name: (tuple(there), tuple(wanted)) for name, there, wanted in info["mismatched_keys"]}
-        return cls(model, set(info["missing_keys"]), set(info["unexpected_keys"]), reshaped)
+        return cls(model, set(info["missing_keys"]), unexpected, reshaped)
 
     def faults(self, own_head: bool) -> str:
         """Name the differences that are faults; empty if there are none.

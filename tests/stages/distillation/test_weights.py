@@ -65,6 +65,16 @@ def same(one, other) -> bool:
     return all(torch.equal(a, other.state_dict()[name]) for name, a in one.state_dict().items())
 
 
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_buffers_that_an_older_transformers_wrote_are_no_weights(saved, directory, wrapper):
+    buffers = {"position_ids": torch.arange(64)[None], "token_type_ids": torch.zeros(1, 64, dtype=torch.long)}
+    weights = load_file(directory / "model.safetensors")
+    weights |= {f"bert.embeddings.{name}": of for name, of in buffers.items()}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    rename(directory, lambda name: wrapper + name)
+    assert same(own(saved), own(directory))
+
+
 @pytest.mark.parametrize(
     "prefix, new_name",
     [

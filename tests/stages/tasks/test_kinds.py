@@ -103,6 +103,9 @@ def test_a_teacher_of_one_label_is_not_one_of_several():
     Classes(("a", "b")).configure(config)
     with pytest.raises(ValueError, match="gives one label a row .*the task has several labels"):
         check_problem_type(config, SETS)
+    config.problem_type = "sentiment"
+    with pytest.raises(ValueError, match="config.json is 'sentiment'; write one of regression, single_label"):
+        check_problem_type(config, Classes(("a", "b")))
 
 
 def test_scores_are_learned_in_deviations_and_measured_in_their_units():
