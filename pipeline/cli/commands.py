@@ -568,7 +568,8 @@ def doctor(given: dict[str, str]) -> int:
 
     Example: make doctor TASK=rotten-tomatoes
 
-    Takes the options of task-distill. run= alone checks the directory of that run.
+    Takes the options of task-distill, and does what the run's stage `check` would. run= alone checks the directory of
+    that run.
     """
     from pipeline.cli import doctor, resources
 

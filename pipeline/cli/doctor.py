@@ -1,4 +1,4 @@
-"""Checks the machine and a run's directory, and says how to fix what is wrong. Changes nothing."""
+"""Checks the machine and a run's directory, and says how to fix what is wrong. Changes nothing of a run."""
 
 import importlib.metadata
 import re

@@ -1,20 +1,20 @@
 """Estimates the memory and disk that a run needs, from configs and file sizes, and checks its inputs."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from checkpoints.errors import UserError
+from checkpoints import store
+from checkpoints.errors import UserError, to_user_error
 from pipeline.cli.doctor import Report, format_bytes, free_disk
 from pipeline.config.errors import explain
 from pipeline.config.options import Options
 from pipeline.config.two_stage import Entry, StageSpec
-from pipeline.plan import ACTION_LABELS, plan
+from pipeline.plan import ACTION_LABELS, RUNS, plan
 from stages.training.machine_limits import memory
+from stages.training.options import Job
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
         report.fix("plan", str(explain(error) if isinstance(error, UserError) else error))
         return
     wrong = report.wrong
-    check_inputs(report, planned[0].stage, o.allow_bin)
+    check_inputs(report, planned[0].stage, o.job)
     if report.wrong > wrong:
         return  # models that do not fit have no needs
     on_gpu, ranks = accelerator() == "cuda", o.job.nproc
@@ -93,42 +93,29 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
     _compare(report, "disk", most_disk, free_disk(run), f"at the most; {format_bytes(kept + cache)} stay")
 
 
-def check_inputs(report: Report, check: StageSpec, allow_bin: bool) -> None:
-    """Read every row of task and corpora, as the stages will, and check that the models fit them."""
-    from stages.distillation.models import ModelSource
-    from stages.tasks.corpus import documents
-    from stages.tasks.task import TaskSource, load_task
-    from stages.tasks.types import Source
-    from stages.teaching.given_models import check_models
+def check_inputs(report: Report, check: StageSpec, job: Job) -> None:
+    """Run the stage `check`, and report what it says. Rows that it tokenizes stay in the cache that all runs share."""
+    import torch
 
-    given, task = _given(check), None
-    for name, entry in given.items():
-        if "identity" not in entry:
-            continue  # a model
-        if "hub" in entry["identity"]:
-            report.note(name, f"{entry['name']} is read from the hub when the run begins")
-            continue
-        try:
-            if name == "task":
-                task = load_task(TaskSource.of(entry), entry.get("revision"))
-                rows = ", ".join(f"{len(split):,} of {role}" for role, split in task.splits.items())
-                report.ok(name, f"all rows can be read: {rows}")
-                for note in task.notes:
-                    report.note(name, note)
-            else:
-                texts = tqdm(documents(Source.of(entry)), name, unit=" documents", leave=False, disable=None)
-                report.ok(name, f"all {sum(1 for _ in texts):,} documents can be read")
-        except UserError as error:
-            report.fix(name, str(explain(error)))
-            return
+    from stages import check as stage_check
+    from stages.training.stage import Stage
+
+    class Told(Stage):
+        def log(self, text: str) -> None:
+            report.note("check", text)
+
+    directory, inputs = RUNS / ".doctor" / "check", _given(check)
+    directory.mkdir(parents=True, exist_ok=True)
+    job, cpu = replace(job, precision="fp32"), torch.device("cpu")  # they only decide how long it would take
     try:
-        student = ModelSource.of(given["student"], allow_bin) if "student" in given else None
-        teacher = ModelSource.of(given["teacher"], allow_bin)
-        check_models(teacher, student, check.options, task, partial(report.note, "models"))
-    except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
-        report.fix("models", str(explain(error) if isinstance(error, UserError) else error))
-    else:
-        report.ok("models", "vocabularies, classes, layers and lengths fit")
+        stage_check.run(Told("check", "check", directory, check.options, inputs, "", job, cpu))
+        report.ok("check", "all rows can be read; vocabularies, classes, layers and lengths fit")
+    except UserError as error:
+        report.fix("check", str(explain(error, "check")))
+    except OSError as error:
+        report.fix("check", str(to_user_error(error)))
+    finally:
+        store.remove(directory.parent)
 
 
 FEWER_ROWS = ", or give job.micro_batch=auto"

@@ -23,6 +23,12 @@ GIVEN = ["teacher=teacher", "corpus=corpus.txt", "task=tiny", "data=data", "text
 
 
 @pytest.fixture
+def unchecked(monkeypatch):
+    """Spares a test that is about memory and disk the stage `check`."""
+    monkeypatch.setattr(resources, "check_inputs", lambda *given: None)
+
+
+@pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run with a finished and a half-done stage, and one that another run made."""
     monkeypatch.chdir(tmp_path)
@@ -125,7 +131,7 @@ def test_an_unknown_run_is_one_line(run, capsys):
     assert "there is no run 'other' under runs/: there are mine" in capsys.readouterr().err
 
 
-def test_what_a_run_needs_and_too_little_disk_and_memory(tmp_path, monkeypatch, capsys):
+def test_what_a_run_needs_and_too_little_disk_and_memory(tmp_path, monkeypatch, capsys, unchecked):
     monkeypatch.chdir(tmp_path)
     make_encoder(tmp_path / "teacher")
     make_corpus(tmp_path / "corpus.txt", 12)
@@ -146,7 +152,9 @@ def test_what_a_run_needs_and_too_little_disk_and_memory(tmp_path, monkeypatch, 
     assert status == 1 and any("WRONG" in line and "no such directory" in line for line in lines)
 
 
-def test_a_model_whose_memory_cannot_be_estimated_is_named_and_stops_nothing(tmp_path, monkeypatch, capsys):
+def test_a_model_whose_memory_cannot_be_estimated_is_named_and_stops_nothing(
+    tmp_path, monkeypatch, capsys, unchecked
+):
     monkeypatch.chdir(tmp_path)
     make_encoder(tmp_path / "teacher")
     make_corpus(tmp_path / "corpus.txt", 12)
@@ -198,7 +206,9 @@ def test_activations_are_those_that_a_pass_keeps():
     assert halves[1] < expected and 1.9 < halves[1] / halves[0] <= 2
 
 
-def test_a_run_is_compared_with_the_memory_of_the_gpus_that_it_takes(tmp_path, monkeypatch, capsys):
+def test_a_run_is_compared_with_the_memory_of_the_gpus_that_it_takes(
+    tmp_path, monkeypatch, capsys, unchecked
+):
     """Two stand-ins of GPUs, of which the second is nearly full."""
     import torch
 
@@ -237,27 +247,31 @@ def test_drift_from_the_pinned_versions_is_named(tmp_path, monkeypatch, capsys):
 
 
 def test_what_doctor_calls_fine_the_run_takes(tmp_path, monkeypatch, capsys):
-    """All rows are read, not the first; and models, lengths and layers are compared as the stage `check` does."""
+    """It does what the stage `check` does, of all rows, and leaves nothing but tokenized rows."""
     monkeypatch.chdir(tmp_path)
     make_encoder(tmp_path / "teacher")
     make_corpus(tmp_path / "corpus.txt", 12)
     make_task(tmp_path / "data")
+
+    def refused(words: str, *given: str) -> None:
+        status, lines = doctor_says(capsys, *GIVEN, *given)
+        assert status == 1 and any(re.search(f"WRONG +check +{words}", line) for line in lines), lines
+        assert [path.name for path in (tmp_path / "runs").iterdir()] == [".cache"]
+
     status, lines = doctor_says(capsys, *GIVEN)
     text = "\n".join(lines)
-    assert status == 0 and "all rows can be read: " in text and "documents can be read" in text, text
-    assert "F1 is that of the class" in text and "vocabularies, classes, layers and lengths fit" in text
-    for given, words in (
-        (["general.max_length=1000"], "general.max_length: 1000 tokens are above the model's limit"),
-        (["intermediate.layer_map=[9, 9]"], "intermediate.layer_map: .*must be 2 teacher layers"),
-    ):
-        status, lines = doctor_says(capsys, *GIVEN, *given)
-        assert status == 1 and any(re.search(f"WRONG +models +{words}", line) for line in lines), lines
+    assert status == 0 and "F1 is that of the class" in text and "intermediate: 40 rows" in text, text
+    assert "all rows can be read; vocabularies, classes, layers and lengths fit" in text
+    refused("general.max_length: 1000 tokens are above the model's limit", "general.max_length=1000")
+    refused("intermediate.layer_map: .*must be 2 teacher layers", "intermediate.layer_map=[9, 9]")
+    refused("augmentation.entities: 'swap' needs", "augment=true", "augmentation.entities=swap")
+    rows = [f"хорошо {n},{'ab'[n % 2]}" for n in range(40)]
+    (tmp_path / "ru.csv").write_text("\n".join(["text,label", *rows]))
+    refused("tuning: 100% of the tokens are .UNK.", "data=ru.csv")
     train = next((tmp_path / "data").glob("train.*"))
     train.write_text(train.read_text() + "one field alone\n")
-    status, lines = doctor_says(capsys, *GIVEN)
-    assert status == 1 and any(re.search("WRONG +task +.*line .*: 1 fields", line) for line in lines), lines
+    refused(".*line .*: 1 fields")
     make_task(tmp_path / "data")
     with open(tmp_path / "corpus.txt", "ab") as file:
         file.write(b"\xff\xfe\xff")
-    status, lines = doctor_says(capsys, *GIVEN)
-    assert status == 1 and any(re.search("WRONG +corpus +.*corpus.txt, line", line) for line in lines), lines
+    refused(".*corpus.txt, line")
