@@ -13,6 +13,7 @@ from checkpoints import store
 from pipeline.config.options import Options
 from pipeline.report import plots
 from pipeline.report.run_record import RunRecord, StageRecord
+from pipeline.report.tables import notes_of
 from pipeline.report.templates import metric_name, page
 from stages.evaluation.results import ModelResult
 
@@ -68,6 +69,7 @@ def write_comparison(runs: list[RunRecord], target: Path) -> None:
         runs=runs,
         metrics=list(dict.fromkeys(metric for run in runs for metric in run.metrics)),
         same_rows=same_rows,
+        notes=notes_of(runs),
         against=[_against(students, [], metric, x) for x in COSTS] if same_rows else [],
         curves=_compared_curves(runs, colours),
         options={key: [_option(run, key) for run in runs] for key in sorted(options)},

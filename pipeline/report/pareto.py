@@ -8,7 +8,15 @@ from pathlib import Path
 
 from pipeline.report.plots import write_front
 from pipeline.report.run_record import RunRecord
-from pipeline.report.tables import Rows, agreement_cells, cost_cells, markdown_table, percent, terminal_table
+from pipeline.report.tables import (
+    Rows,
+    agreement_cells,
+    cost_cells,
+    markdown_table,
+    notes_of,
+    percent,
+    terminal_table,
+)
 from pipeline.report.templates import metric_name
 from stages.evaluation.results import ModelResult
 
@@ -42,12 +50,13 @@ def write_pareto(runs: list[RunRecord], target: Path) -> str:
     """Make the table of runs on the same rows, for the terminal; write it to `<target>.md`, and draw it in `<target>.png`."""
     points = points_of(runs)
     references = " or ".join(sorted({run.reference for run in runs}))
-    markdown = _table(points, runs[0], references, markdown_table)
+    notes = "".join(f"\n\n{note}" for note in notes_of(runs))
+    markdown = _table(points, runs[0], references, markdown_table) + notes
     target.with_suffix(".md").write_text(markdown + "\n", encoding="utf-8")
     places = [(p.name, p.flops / 1e6, p.metric, p.on_front) for p in points]
     x, y = "MFLOP for a row of mean length", metric_name(runs[0].metrics[0])
     write_front(places, x, y, target.with_suffix(".png"))
-    return _table(points, runs[0], references, terminal_table)
+    return _table(points, runs[0], references, terminal_table) + notes
 
 
 def points_of(runs: list[RunRecord]) -> list[Point]:

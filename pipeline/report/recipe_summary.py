@@ -9,7 +9,7 @@ from scipy import stats
 from pipeline.config.recipe import Recipe
 from pipeline.report.plots import write_students
 from pipeline.report.run_record import RunRecord, read_run_record
-from pipeline.report.tables import Rows, agreement_cells, cost_cells, markdown_table, terminal_table
+from pipeline.report.tables import Rows, agreement_cells, cost_cells, markdown_table, notes_of, terminal_table
 from pipeline.report.templates import metric_name
 
 SIGNIFICANT = 0.05
@@ -31,7 +31,7 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
     def text(form: Callable[[Rows], str]) -> str:
         effects = _effects(recipe, runs) if recipe.grid_values else ""
         more = [_masked_lm(runs, form), _found(recipe, runs, form)]
-        blocks = [_table(recipe, runs, form), effects, *more, _verdict(recipe, runs)]
+        blocks = [_table(recipe, runs, form), *notes_of(runs), effects, *more, _verdict(recipe, runs)]
         return "\n\n".join(block for block in blocks if block)
 
     target.with_suffix(".md").write_text(text(markdown_table) + "\n", encoding="utf-8")

@@ -258,7 +258,8 @@ class RunRecord:
 
         def rows(run: RunRecord) -> tuple:
             task = run.task
-            return task.name, task.content, task.revision, run.about.split, run.about.selection
+            f1_of = run.f1_note if run.about.selection == "f1" else ""
+            return task.name, task.content, task.revision, run.about.split, run.about.selection, f1_of
 
         return rows(self) == rows(other)
 

@@ -56,6 +56,15 @@ def results_table(run: RunRecord) -> str:
     return "\n\n".join([*blocks, _examples(run)])
 
 
+def notes_of(runs: list[RunRecord]) -> list[str]:
+    """Which class F1 is of, and which runs were timed on a busy machine; with names where it is not true of all runs."""
+    of: dict[str, list[str]] = {}
+    for run in runs:
+        for note in filter(None, (run.f1_note, run.busy_note)):
+            of.setdefault(note, []).append(run.name)
+    return [note if len(names) == len(runs) else f"{', '.join(names)}: {note}" for note, names in of.items()]
+
+
 def runs_table(runs: list[RunRecord]) -> str:
     """The students that several runs are about, a row each."""
     rows = []
@@ -66,7 +75,7 @@ def runs_table(runs: list[RunRecord]) -> str:
         costs = cost_cells([r])
         row |= {f"retained of {runs[0].reference}": percent(r.retained)}
         rows.append(row | {column: costs[column] for column in ("params", "size", "latency")})
-    return terminal_table(rows)
+    return "\n".join([terminal_table(rows), *notes_of(runs)])
 
 
 def seeds_table(runs: list[Path]) -> str:
@@ -85,7 +94,8 @@ def seeds_table(runs: list[Path]) -> str:
             f"retained of {records[0].reference}": percent(statistics.mean(retained) if retained else None),
             "lowest": percent(min(retained, default=None)),
         })  # fmt: skip
-    return f"over {len(runs)} seeds: {', '.join(run.name for run in runs)}\n\n{terminal_table(rows)}"
+    title = f"{records[0].metrics[0]} over {len(runs)} seeds: {', '.join(run.name for run in runs)}"
+    return "\n".join([title, "", terminal_table(rows), *notes_of(records)])
 
 
 def agreement_cells(results: list[ModelResult], reference: str = "teacher") -> dict[str, str]:

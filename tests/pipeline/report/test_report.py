@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from checkpoints.errors import UserError
 from pipeline.cli import commands as cli
 from pipeline.config.options import load
 from pipeline.report.page import write_comparison, write_report
+from pipeline.report.pareto import write_pareto
 from pipeline.report.run_record import read_run_record
-from pipeline.report.tables import results_table, runs_table
+from pipeline.report.tables import notes_of, results_table, runs_table
 
 EVIL = "<script>alert(1)</script> \"'>$x_1$ & {{ 7 * 7 }}"
 LABELS = ["good", EVIL]
@@ -250,3 +251,13 @@ def test_a_busy_machine_and_the_class_of_f1_are_told(tmp_path):
     write_report(run, [], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "measured on a busy machine" in page and "F1 is that of the class" in page
+    other = read_run_record(make_run(tmp_path / "runs" / "two", ["good", "bad"]))
+    assert notes_of([run, run]) == [run.f1_note, run.busy_note] and all(notes_of([run, run]))
+    notes = [f"one: {run.f1_note}", f"one: {run.busy_note}", "two: F1 is that of the class 'bad'"]
+    assert notes_of([run, other]) == notes and runs_table([run, other]).endswith("\n".join(notes))
+    assert all(note in write_pareto([run, other], tmp_path / "front") for note in notes)
+    write_comparison([run, other], tmp_path / "compare.html")
+    assert (tmp_path / "compare.html").read_text().count('<p class="note">') >= 4
+    assert run.same_rows(other)
+    run.about, other.about = (replace(of.about, selection="f1") for of in (run, other))
+    assert not run.same_rows(other)
