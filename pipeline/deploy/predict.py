@@ -188,6 +188,8 @@ class Classifier:
                 (str(rank), _cell(score)) for rank, score in zip(_ranks(rows, scores), scores, strict=True)
             ]
         found = [self.kind.predicted(values) for values in self(rows, progress)]
+        if not self.kind.labels:  # in the user's units, whatever these are
+            return [("", f"{score:.7g}") for _, score in found]
         cells: list[tuple[str, ...]] = [(_cell(label), _cell(score)) for label, score in found]
         if self.threshold is None:
             return cells
@@ -203,7 +205,7 @@ class Classifier:
         label, score = self.kind.predicted(values)
         if isinstance(label, list):
             return ", ".join(label) or "none"
-        return label or f"{score:.2f}"
+        return label or self.kind.shown([score])
 
     def answers(self, kind: Questions, rows: Sequence[Row]) -> list[tuple[str, float]]:
         """(answer, its probability) of each question and its context, as evaluation finds them; empty for no answer."""

@@ -59,7 +59,7 @@ class AnswerTable:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.decode(errors="replace").splitlines(), start=1):
+        for number, line in enumerate(whole.decode(errors="replace").split("\n")[:-1], start=1):
             self._read(line, number)
         self._file = open(path, "ab")
         self._file.truncate(len(whole))

@@ -110,10 +110,10 @@ class Scores(Kind):
         return math.nan
 
     def shown(self, values: Sequence[float]) -> str:
-        return f"{values[0]:.2f}"
+        return self.shown_gold(values[0])
 
     def shown_gold(self, label: Any) -> str:
-        return f"{label:.2f}"
+        return f"{label:.2f}" if abs(label) >= 1 else f"{label:.2g}"
 
 
 def _errors(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:

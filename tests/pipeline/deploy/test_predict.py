@@ -10,6 +10,7 @@ import urllib.request
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.cli import commands as cli
@@ -48,6 +49,13 @@ def stock(directory: Path, *columns: list[str]) -> list[tuple[str, float]]:
             values = model(**inputs).logits.softmax(-1)[0]
         found.append((model.config.id2label[int(values.argmax())], float(values.max())))
     return found
+
+
+def test_scores_have_their_digits_whatever_their_unit(place, monkeypatch):
+    scores = np.array([[1.25e-5], [123456.75]])
+    monkeypatch.setattr(Classifier, "__call__", lambda self, rows, progress: scores)
+    classifier = Classifier.of_run(read_run_record(Path("runs/scores")), "distilled")
+    assert classifier.predict([["a"], ["b"]]) == [("", "1.25e-05"), ("", "123456.8")]
 
 
 @pytest.mark.parametrize("name", ["one", "pairs"])

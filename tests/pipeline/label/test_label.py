@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.cli.commands import main
 from pipeline.label import endpoint
+from pipeline.label.answers import Answer, AnswerTable
 from pipeline.label.endpoint import label_probabilities, named_label
 from tests.pipeline.label.stub_server import Stub, serving
 
@@ -215,6 +216,13 @@ def test_a_server_that_is_not_there_ends_it_with_one_line(place, capsys):
 
 def test_the_docstrings_examples_run():
     assert doctest.testmod(endpoint, raise_on_error=True).attempted >= 3
+
+
+def test_a_text_with_line_ends_of_unicode_is_read_again(tmp_path):
+    table, labels = tmp_path / "answers.jsonl", ["dull", "good"]
+    for text in ("one\u2028two", "three\x85four"):
+        AnswerTable(table, labels).append(Answer(text, None, "good", None, None, 1))
+    assert AnswerTable(table, labels).counts() == {"good": 2}
 
 
 def test_labels_are_named_as_whole_words_the_longest_first():

@@ -123,7 +123,8 @@ def test_scores_are_learned_in_deviations_and_measured_in_their_units():
     assert {m: v[1] for m, v in values.items()} == pytest.approx(
         kind.measure(kind.reported, logits[rows], gold[rows])
     )
-    assert kind.shown([1.0]) == "1.00" and kind.of_model(BertConfig()) == Scores()
+    assert kind.shown([1.0]) == "1.00" and kind.shown([1.24e-5]) == "1.2e-05"
+    assert kind.of_model(BertConfig()) == Scores()
 
 
 @pytest.mark.parametrize("scores", [[1.0, 1e30], [0.0, 1e200], [1e12, 1e12 + 1.0]], ids=str)
