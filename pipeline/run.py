@@ -168,7 +168,8 @@ def _print_estimate(planned: list[Planned], more: int) -> None:
     check, *others = planned
     counted = read_finished(check.made).get("scores", {}).get("stages", {})
     lines, flops, seconds = [], 0.0, 0.0
-    for stage in (step.stage for step in others if step.action in ("run", "resume")):
+    for step in (step for step in others if step.action in ("run", "resume")):
+        stage = step.stage
         name = stage.name if stage.name in counted else GROUPS.get(stage.stage_type, stage.stage_type)
         if not counted.get(name, {}).get("flops"):
             continue  # not counted, or a teacher that is tuned already
@@ -177,7 +178,7 @@ def _print_estimate(planned: list[Planned], more: int) -> None:
         share = training["epochs"] / of_plan
         flops += share * counted[name]["flops"]
         seconds += share * counted[name]["seconds"]
-        limit = "at most " if training["patience"] else ""
+        limit = "at most " if training["patience"] or step.action == "resume" else ""
         lines.append(f"  {stage.name:<34} {limit}{_minutes(share * counted[name]['seconds'])}")
     if flops:
         follow = f"; {more} more {'seed follows' if more == 1 else 'seeds follow'}" if more else ""

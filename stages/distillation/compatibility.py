@@ -164,11 +164,16 @@ def forward_flops(config: PretrainedConfig, tokens: float, length: float) -> flo
 @cache
 def _counted(settings: str, length: int) -> int:
     """Operations of one row. They are counted on torch's meta device, which computes and stores nothing."""
-    config = _config(settings)
-    try:
-        return _count(config, length, "meta")
-    except RuntimeError:  # DeBERTa reads values of a tensor, which has none there
-        return _count(config, length, "cpu")
+    config, error = _config(settings), None
+    for device in ("meta", "cpu"):  # DeBERTa reads values of a tensor, which has none on the first
+        try:
+            return _count(config, length, device)
+        except RuntimeError as reason:
+            error = reason
+    raise UserError(
+        f"a {config.model_type} of these sizes cannot compute a row of {length} tokens ({' '.join(str(error).split()):.100}); "
+        "give sizes that fit its kind"
+    )
 
 
 def _config(settings: str) -> PretrainedConfig:

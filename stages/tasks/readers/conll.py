@@ -129,7 +129,8 @@ def task(source: TaskSource, pairs: dict[str, list[tuple[Row, list[str]]]], note
             if unknown := set(tags) - set(kind.labels):
                 where = f"{row.path}, the sentence at line {row.line}"
                 raise UserError(
-                    f"{where}: label {min(unknown)!r} is not one of train's: {', '.join(labels):.200}"
+                    f"{where}: label {min(unknown)!r} is not one of train's: {', '.join(labels):.200}; fix it, or add such "
+                    "sentences to train"
                 )
         ids = [[kind.labels.index(label) for label in tags] for _, tags in pairs[role]]
         splits[role] = Split([row.texts[0] for row, _ in pairs[role]], None, ids, kind.continued)

@@ -294,6 +294,11 @@ def load(source: TaskSource, revision: str | None) -> Task:
     regression = source.type == "regression"
     if not source.type:
         regression = not source.labels and _looks_like_regression(rows["train"])
+    if regression and source.positive_label:
+        raise UserError(
+            f"{source.positive_label!r}: scores have no positive class; leave it out, or give metric=f1",
+            argument="positive_label",
+        )
     if not regression:
         rows = _same_numbers(rows, source.labels)
     known = Counter(row.label for row in rows["train"] if not row.unfit)
@@ -570,9 +575,9 @@ def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counte
     unfit, together = {}, known + counts
     for label, count in counts.items():
         if regression and number(label) is None:
-            unfit[label] = (
-                f"label {label!r} is not a finite number, as {_most(counts, number)} of {counts.total():,} are"
-            )
+            numbers = sum(n for other, n in counts.items() if number(other) is not None)
+            most = f", as {numbers:,} of {counts.total():,} are" if numbers else ""
+            unfit[label] = f"label {label!r} is not a finite number{most}"
         elif source.labels and label not in source.labels:
             unfit[label] = f"label {label!r} is not one of labels, which are {', '.join(source.labels):.200}"
         elif not source.labels and (
@@ -591,10 +596,6 @@ def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counte
     return [
         row if row.unfit or row.label not in unfit else row._replace(unfit=unfit[row.label]) for row in rows
     ]
-
-
-def _most(counts: Counter[str], is_one: Any) -> str:
-    return f"{sum(count for label, count in counts.items() if is_one(label) is not None):,}"
 
 
 def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) -> list[Row]:

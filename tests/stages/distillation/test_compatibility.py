@@ -171,3 +171,9 @@ def test_operations_are_those_of_the_linear_layers_and_of_attention(config):
     else:
         assert forward_flops(config, length, length) == products + attention
     assert forward_flops(config, 10 * length, length) == 10 * forward_flops(config, length, length)
+
+
+def test_sizes_that_do_not_go_together_are_refused_in_a_line():
+    config = MobileBertConfig(hidden_size=24, num_attention_heads=3, true_hidden_size=16, num_hidden_layers=1)
+    with pytest.raises(UserError, match="a mobilebert of these sizes cannot compute a row of 4 tokens .mat1"):
+        forward_flops(config, 4, 4)

@@ -411,6 +411,9 @@ def test_which_class_f1_is_of_is_said_and_chosen(tmp_path):
         load(data, positive_label="worst")
     with pytest.raises(UserError, match="positive_label: 'sst-2' is not a table of your own"):
         find_task("sst-2", positive_label="positive")
+    scores = write_csv(tmp_path / "b.csv", [(text, n / 7) for n, (text, _) in enumerate(ROWS)])
+    with pytest.raises(UserError, match="positive_label: '1': scores have no positive class"):
+        load(scores, positive_label="1")
 
 
 def test_a_class_that_only_dev_has_is_said(tmp_path):
