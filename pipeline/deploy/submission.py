@@ -23,20 +23,25 @@ def join_submissions(runs: list[Path], target: Path) -> dict[str, str]:
         File of the submission -> name of the run that answers it.
 
     Raises:
-        UserError: two runs answer the same file.
+        UserError: two runs answer the same file, or a zip file is damaged.
     """
-    by: dict[str, Path] = {}
+    by: dict[str, str] = {}
+    answers: dict[str, bytes] = {}
     for run in runs:
-        with zipfile.ZipFile(run / NAME) as archive:
-            for file in archive.namelist():
-                if file in by:
-                    raise UserError(
-                        f"{by[file].name} and {run.name} both answer {file}: name one of them in runs=",
-                        "runs",
-                    )
-                by[file] = run
-    with store.replaced(target) as staging, zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as joined:
-        for file, run in sorted(by.items()):
+        try:
             with zipfile.ZipFile(run / NAME) as archive:
-                joined.writestr(file, archive.read(file))
-    return {file: run.name for file, run in by.items()}
+                found = {file: archive.read(file) for file in archive.namelist() if file in FILES}
+        except zipfile.BadZipFile as error:
+            raise UserError(
+                f"{run / NAME} is damaged ({error}): remove {run / 'evaluate'} and run the command of {run.name} again"
+            ) from error
+        for file, answer in found.items():
+            if file in by:
+                raise UserError(
+                    f"{by[file]} and {run.name} both answer {file}: name one of them in runs=", "runs"
+                )
+            by[file], answers[file] = run.name, answer
+    with store.replaced(target) as staging, zipfile.ZipFile(staging, "w", zipfile.ZIP_DEFLATED) as joined:
+        for file, answer in sorted(answers.items()):
+            joined.writestr(file, answer)
+    return by

@@ -55,3 +55,11 @@ def test_what_cannot_be_joined_is_refused_in_a_line(runs, capsys, given, words):
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and words in line
     assert not (runs / "glue_submission.zip").exists()
+
+
+def test_a_damaged_file_of_answers_is_named(runs, capsys):
+    (runs / "cola" / "glue_submission.zip").write_bytes(b"PK")
+    assert main(["submission", "runs=b-rte cola"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "cola/glue_submission.zip is damaged (File is not a zip file): remove runs/cola/evaluate" in line
+    assert not (runs / "glue_submission.zip").exists()
