@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints.errors import UserError
+from stages.tasks.cells import far_scores
 from stages.tasks.kinds import Classes, Kind
 from stages.tasks.numpy_when_used import np
 from stages.tasks.tables import open_table
@@ -167,6 +168,10 @@ def together(path: Path, answers: list[Answer], kind: Kind, leave_out: bool) -> 
     if not values:
         raise UserError(f"{path}: no answer can be used ({unfit.most_common(1)[0][0]}); give others")
     means = {k: tuple(sum(column) / len(of) for column in zip(*of, strict=True)) for k, of in values.items()}
+    if not kind.labels:
+        scores = [score for (score,) in means.values()]
+        places = (f"{path.name}, line {answer.line}" for answer in first.values())
+        notes += far_scores("the answers", list(zip(scores, places, strict=True)), scores)
     return Answered(path, first, means, notes)
 
 

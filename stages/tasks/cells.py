@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from checkpoints.errors import UserError
 from stages.tasks.text import literal
 
 RARE, NEARLY_ALL, SOME_CLASSES = 0.05, 0.9, 20
+FAR = 3
 
 MISSING = (
     "na", "n/a", "n.a.", "nan", "null", "(null)", "<na>", "nat", "\\n", "#n/a", "#na", "#ref!", "#div/0!", "#value!",
@@ -136,6 +137,31 @@ def is_missing(label: str, rare: bool, names: Collection[str]) -> bool:
 def is_no_score(label: str, names: Collection[str]) -> bool:
     """Return whether a score means that there is none: -1 or the like, where no other score is below 0."""
     return number(label) in NO_SCORE and all((number(name) or 0.0) >= 0 for name in names if name != label)
+
+
+def far_scores(what: str, scores: Sequence[tuple[float, str]], train: Sequence[float]) -> list[str]:
+    """Return a note on scores that are farther from nearly all of train's than `FAR` times the range of these, if there are any.
+
+    Args:
+        what: names the scores.
+        scores: each with its place.
+        train: scores.
+    """
+    ordered, ends = sorted(train), min(max(1, round(RARE * len(train))), len(train) - 1)
+    low, high = ordered[ends], ordered[-1 - ends]
+    far = [
+        f"{score:g} in {place}"
+        for score, place in scores
+        if max(low - score, score - high) > FAR * (high - low) > 0
+    ]
+    return (
+        [
+            f"warning: {len(far):,} scores of {what} are far from nearly all of train's ({low:g} to {high:g}), such as {far[0]}; "
+            "if they are slips, or on another scale, fix them"
+        ]
+        if far
+        else []
+    )
 
 
 def is_stray(label: str, counts: Counter[str]) -> bool:

@@ -42,6 +42,7 @@ from stages.tasks.cells import (
     RARE,
     SOME_CLASSES,
     columns_of_ones,
+    far_scores,
     is_missing,
     is_no_score,
     is_stray,
@@ -65,7 +66,6 @@ TYPES: dict[str, type[Kind]] = {
 }
 FEWEST_DEV = 30
 MANY = 40  # columns that a message names
-FAR = 3
 logger = logging.getLogger(__name__)
 
 
@@ -337,7 +337,10 @@ def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[st
     if not kind.labels:
         kind = Scores.of(splits["train"].labels)
         notes.append(f"scores in train: mean {kind.scale[0]:.4g}, standard deviation {kind.scale[1]:.4g}")
-        notes += _far_scores(pairs)
+        train_scores = [value for _, value in pairs["train"]]
+        for role, of in pairs.items():
+            rows = [(value, f"{shown(row.path)}, line {row.line}") for row, value in of]
+            notes += far_scores(role, rows, train_scores)
     reported = metrics.select(source.metric, kind.reported, kind.selectable)
     if kind.labels:
         notes += _of_classes(kind, splits, "f1" in reported[0])
@@ -682,23 +685,6 @@ def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
     if f1 and len(labels) == 2:
         notes.append(f"F1 is that of the class {labels[1]!r} (positive_label= chooses)")
     return notes
-
-
-def _far_scores(pairs: dict[str, list]) -> list[str]:
-    """Notes on scores that are `FAR` ranges of train's from these, slips and those at either end left out."""
-    ordered = sorted(value for _, value in pairs["train"])
-    ends = max(1, round(RARE * len(ordered)))
-    low, high = ordered[min(ends, len(ordered) - 1)], ordered[-1 - min(ends, len(ordered) - 1)]
-    far = {
-        role: [row for row, value in of if max(low - value, value - high) > FAR * (high - low) > 0]
-        for role, of in pairs.items()
-    }
-    return [
-        f"warning: {len(rows):,} scores of {role} are far from nearly all of train's ({low:g} to {high:g}), such as "
-        f"{rows[0].label} in {shown(rows[0].path)}, line {rows[0].line}; if they are slips, or on another scale, fix them"
-        for role, rows in far.items()
-        if rows
-    ]
 
 
 def _check_spread(values: Iterable[Any], kind: Kind, path: Path) -> None:

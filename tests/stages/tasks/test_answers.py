@@ -200,6 +200,9 @@ def test_answers_alone_of_several_labels_and_of_scores(place):
     task = alone(answers([i / 10 for i in range(80)], "label", many()))
     assert isinstance(task.kind, Scores) and task.selection == "pearson"
     assert [value for (value,) in task.splits["train"].answers] == task.splits["train"].labels
+    assert not any("far from" in note for note in task.notes)
+    task = alone(answers([999 if i == 7 else i / 10 for i in range(80)], "label", many()))
+    assert any("1 scores of the answers are far from" in note and "999 in " in note for note in task.notes)
 
 
 @pytest.mark.parametrize("said", [["glad", "sad"] * 40, [i / 10 for i in range(80)]])
