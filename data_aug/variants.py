@@ -105,7 +105,7 @@ class Found(NamedTuple):
     """The candidates of one word.
 
     Attributes:
-        words: of one source.
+        words: the words of one source.
         source: the field of `Counts` that counts their use.
         synonyms: further candidates.
     """
@@ -205,7 +205,7 @@ def augment_rows(
         seed: 0 or more.
         first_row_id: number of the first row, 0 or more; the others follow.
         barred: whether a variant must be dropped, for example because it is a row of dev or test.
-        given: of a row's number the candidates of some words of its first text, by the numbers of their first and last
+        given: row number -> the candidates of some words of its first text, by the numbers of their first and last
             word (spaces separate words); words whose list is empty stay.
 
     Returns:
@@ -288,7 +288,7 @@ def augment_shards(
         seed: 0 or more.
         shard_rows: rows in a shard.
         wanted: whether a shard is made, by its index; one that is not costs no more than reading its rows.
-        barred, fixed: as in `augment_rows`.
+        barred, given: as in `augment_rows`.
     """
     rows = iter(rows)
     index = 0

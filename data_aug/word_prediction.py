@@ -60,7 +60,7 @@ class MaskedLM:
     Args:
         model: set to eval mode, left on its device. Its head must be apart from its `base_model`.
         tokenizer: the model's fast tokenizer (offsets are needed).
-        dtype: of the encoder, which is copied if it has another. The head keeps the model's own type: bf16 logits
+        dtype: the encoder's, which is copied if it has another. The head keeps the model's own type: bf16 logits
             would tie. See `stages.distillation.device.has_bf16`.
         masks_per_pass: maximum number of words masked in one row.
         min_distance: minimum distance in tokens between two masks of a row.

@@ -46,8 +46,8 @@ class WordVectors:
         """Read the first `rows` lines of a GloVe text file: a word and D floats, separated by spaces.
 
         Raises:
-            UserError: the file is missing or empty; or a line is not UTF-8, has another number of floats than the
-                first line, or one that is not finite.
+            UserError: the file is missing or empty, or a line is not UTF-8, has a float that is not finite, or has
+                another number of floats than line 1.
         """
         words: list[str] = []
         vectors: list[np.ndarray] = []
@@ -109,7 +109,7 @@ class WordVectors:
         A word's neighbours depend on the vectors and k alone, not on the words asked for with it.
 
         Returns:
-            Word -> neighbours. A word that is unknown, as written and in lower case, has none.
+            Word -> neighbours; none if the word is unknown, also in lower case.
         """
         ids = {word: self._ids.get(word, self._ids.get(word.lower())) for word in words}
         known = self._known.setdefault(k, {})

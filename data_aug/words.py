@@ -81,7 +81,7 @@ class Synonyms:
     """Synonyms of English words: the other words of their WordNet synsets, read by nltk.
 
     Args:
-        language: of the words.
+        language: "english" only.
         download: fetch WordNet from nltk's server if this machine does not have it.
 
     Raises:

@@ -66,7 +66,7 @@ def plan(stages: list[StageSpec], run: Path, o: Options) -> list[Planned]:
     Args:
         stages: in order; each reads earlier ones by name.
         run: directory of the run.
-        o: `reuse`, `restart`.
+        o: the options; it reads `reuse`, `restart` and `job`.
 
     Raises:
         UserError: the options of a half-done stage changed, and `restart` is not set; or the DeepSpeed config is refused.

@@ -52,7 +52,7 @@ class Examined:
 
 
 def run(stage: Stage) -> None:
-    """Score every model in `inputs["models"]` on the reported split, in fp32, compare and time them.
+    """Score every model in `options["models"]` on the reported split in fp32, then compare and time them.
 
     The artefact is `results.json`, an entry for each model; `<split>_predictions.csv` goes into the run's
     directory. docs/report.md says what each number means.

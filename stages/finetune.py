@@ -65,7 +65,7 @@ def fine_tune(stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: 
     """Train a classifier on gold labels, or on answers, and publish the best on dev; say so if a constant is as good.
 
     Args:
-        tokenizer: of its rows, or the image processor.
+        tokenizer: the tokenizer of its rows, or the image processor.
     """
     length = stage.training.max_length
     train, dev = (rows_of(stage, task, split, tokenizer, length) for split in ("train", "dev"))

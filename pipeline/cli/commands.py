@@ -262,12 +262,12 @@ def evaluate(given: OfRun) -> None:
 
 @dataclass
 class ReportSettings(OfRun):
-    to: str = option("", "the page to write; if left out: runs/RUN/report.html")
+    to: str = option("", "the HTML file to write; if left out: runs/RUN/report.html")
 
 
 @command(ReportSettings)
 def report(given: ReportSettings) -> None:
-    """Write the page of a finished run.
+    """Write a finished run's HTML report.
 
     Example: make report RUN=demo
     """
@@ -282,7 +282,7 @@ def report(given: ReportSettings) -> None:
 @dataclass
 class CompareSettings(Settings):
     runs: str = option("", "names of two runs or more, as in runs='demo demo-long'")
-    to: str = option("", "the page to write; if left out: runs/compare.html")
+    to: str = option("", "the HTML file to write; if left out: runs/compare.html")
 
 
 @command(CompareSettings)

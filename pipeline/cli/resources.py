@@ -162,7 +162,7 @@ def _activation_bytes(model: "PreTrainedModel", rows: int, length: int, maps: bo
 
     Args:
         model: on torch's meta device, where the pass allocates and computes nothing.
-        rows, length: of a micro-batch.
+        rows, length: those of a micro-batch.
         maps: whether attention keeps its L x L maps, as on a CPU with dropout; the kernels of a GPU do not.
     """
     import torch

@@ -22,7 +22,7 @@ def explain(error: UserError, stage_type: str = "") -> UserError:
 
     Args:
         error: what a library module raised.
-        stage_type: of the stage in which it did, if in one.
+        stage_type: type of the stage in which it did, if in one.
     """
     options = {setting.name for setting in describe(Options)}
     section = SECTIONS.get(stage_type, stage_type)

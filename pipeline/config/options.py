@@ -128,7 +128,7 @@ class Preset:
     """A file of options.
 
     Attributes:
-        where: its name, as messages begin.
+        where: its name, the prefix of messages.
         settings: option -> value.
         tasks: task -> the options that are set for it alone.
     """

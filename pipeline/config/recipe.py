@@ -52,21 +52,21 @@ class StudentModel(Architecture):
     )
     init_layers: LayerMap = option("uniform", "the teacher's layers that init=teacher-layers copies")
     kind: str = option(
-        "", "a module of stages/distillation/students; if left out: the teacher's kind of model"
+        "", "one of KINDS or VISION (stages/distillation/students); if left out: the teacher's kind"
     )
-    settings: dict[str, Any] = option({}, "what its kind has beside sizes, by name")
+    settings: dict[str, Any] = option({}, "settings of its kind other than sizes")
     embeddings: Literal["random", "vectors"] = option(
         "random", "random, or vectors: those of augmentation.vectors"
     )
 
     @property
     def source(self) -> str:
-        """What this one begins as: a stage's model, or the given encoder; none where it is made."""
+        """The model it begins as, a stage's or "encoder"; "" for random or teacher-layer weights."""
         return "" if self.init in ("random", "teacher-layers") else self.init
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """The sizes and what else makes the model's config, as stages read them."""
+        """What stages build its config from: sizes, kind and settings."""
         names = [entry.name for entry in fields(Architecture) if entry.name != "vocabulary"]
         sizes = {name: getattr(self, name) for name in names}
         sizes |= {"kind": self.kind} if self.kind else {}
@@ -171,11 +171,11 @@ class Recipe:
     """A recipe as read.
 
     Attributes:
-        lines: those that are not options.
+        lines: its non-option lines.
         main: the student that the run is about.
         students: name -> settings of every student, in the order in which they are made.
         shown: the names of those that are evaluated.
-        grid_values: of a grid, factor -> value -> the students that have it.
+        grid_values: factor of the grid -> value -> students with that value.
     """
 
     name: str
@@ -349,5 +349,5 @@ def _set_part(lines: dict[str, Any], keys: list[str], value: Any, name: str) -> 
     for key in keys[:-1]:
         lines = lines.setdefault(key, {}) if isinstance(lines, dict) else lines
     if not isinstance(lines, dict):
-        raise UserError(f"{name}: the recipe has no such part")
+        raise UserError(f"{name}: {lines!r:.60} has no key {keys[-1]!r}; set that part as a whole")
     lines[keys[-1]] = value

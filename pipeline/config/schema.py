@@ -123,7 +123,7 @@ def updated(settings: D, given: Mapping[str, Any], where: str = "") -> D:
 
 
 def checked(schema: type[T], values: Any, where: str = "") -> T:
-    """Values as a type reads them.
+    """Return values that a type has checked and converted.
 
     Args:
         schema: a dataclass, or a TypedDict.
@@ -131,7 +131,7 @@ def checked(schema: type[T], values: Any, where: str = "") -> T:
         where: what messages begin with.
 
     Raises:
-        UserError: all values that are not of their type or out of their limits.
+        UserError: names all values of a wrong type or out of their limits.
     """
     from pydantic import ValidationError  # takes a tenth of a second, and --help has no use for it
 

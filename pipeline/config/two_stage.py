@@ -19,10 +19,10 @@ class StageSpec:
     """A stage before it is planned.
 
     Attributes:
-        name: in the run; the name of its directory.
+        name: its name and its directory's name.
         stage_type: the module under `stages`.
         options: what decides its result.
-        inputs: name -> the name of an earlier stage, or an entry of what is given.
+        inputs: name -> an earlier stage's name, or a given input's `Entry`.
     """
 
     name: str
@@ -33,14 +33,14 @@ class StageSpec:
 
 @dataclass
 class Given:
-    """What a run is given, as entries for its stages.
+    """A run's inputs, as entries for its stages.
 
     Attributes:
-        corpora: by name: "corpus" is that of the options; recipes have others.
+        corpora: by name; "corpus" is the option's, the others a recipe's.
         masked_lm_has_head: whether augmentation's masked LM needs no text to fit its head.
-        tasks: other tasks, that students of a recipe learn first, by the name of the input.
-        stop_words: of another language than English.
-        unlabelled: test rows of GLUE.
+        tasks: by input name, other tasks that a recipe's students learn first.
+        stop_words: those of a language other than English.
+        unlabelled: GLUE's unlabelled test rows.
     """
 
     teacher: Entry
@@ -61,7 +61,7 @@ class RunSpec:
     """A run before it is planned.
 
     Attributes:
-        name: of its directory under runs/.
+        name: the name of its directory under runs/.
         declare: declares the stages, given that directory.
     """
 
@@ -164,8 +164,8 @@ def check(
     Args:
         o: the options.
         given: what the run is given.
-        only_general: there is no task.
-        plans: of a recipe: stage -> what is checked, of its own stages.
+        only_general: whether there is no task.
+        plans: for a recipe, own stage -> what is checked.
         from_general: whether a student begins as the general student.
     """
     groups: dict[str, Training] = {"general": o.general} if from_general and not o.student else {}

@@ -69,7 +69,7 @@ def check_promise(run: RunRecord, agree_with: With) -> None:
 
 
 def add_cascade(run: RunRecord, directory: Path, promise: float, agree_with: With) -> Cascade:
-    """Find the threshold of an exported student on the rows that `evaluate` reported, and keep it in config.json.
+    """Find an exported student's confidence threshold on the evaluated rows, and write it to config.json.
 
     Raises:
         UserError: no threshold keeps the promise, or the file of predictions is missing.
@@ -107,7 +107,7 @@ def teacher_of(run: RunRecord, student: Classifier) -> Classifier:
     """The run's teacher, to answer where an exported student is not sure.
 
     Raises:
-        UserError: the student promises nothing, or not agreement with this teacher.
+        UserError: the student has no threshold, the teacher is a table of answers, or its labels differ.
     """
     if student.threshold is None:
         raise UserError("the model has no threshold; export it with promise=0.95 or the like", "ask_teacher")

@@ -140,7 +140,7 @@ def describe_sentence_encoder(directory: Path, length: int, cosine: bool = True)
     """Write the files by which sentence-transformers loads an encoder with its pooling.
 
     Args:
-        directory: of the encoder.
+        directory: the directory of the encoder.
         length: tokens of a text.
         cosine: whether vectors are compared by the cosine, and normalised; else by the inner product.
     """

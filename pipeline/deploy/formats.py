@@ -87,7 +87,7 @@ def compare_formats(
 
     Args:
         run: that made the model.
-        directory: of the exported model.
+        directory: the directory of the exported model.
         smaller: the formats beside fp32.
         max_changed: what a smaller format may change (`pipeline.deploy.smaller.changed`).
 

@@ -58,7 +58,7 @@ def write_card(
         run: that made the model.
         formats: what was measured of each exported format; empty without ONNX.
         license: an identifier of the hub, or empty.
-        path: of the card, in the directory of the model.
+        path: the path of the card, in the directory of the model.
         cascade: what the model promises above a threshold.
     """
     base, data = _base_model(run), run.task.identity

@@ -1,10 +1,10 @@
-"""Settings of an exported directory under the names that transformers 4 knows (4.57 was tried), and 5 reads, too."""
+"""Exported settings under names that both transformers 4 (tried with 4.57) and 5 read."""
 
 from typing import Any
 
 
 def tokenizer_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a tokenizer_config.json that both read."""
+    """Return a tokenizer_config.json for transformers 4 and 5."""
     settings = dict(settings)
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -14,7 +14,7 @@ def tokenizer_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def model_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a config.json that both read.
+    """Return a config.json for transformers 4 and 5.
 
     ModernBERT's layers that attend to all tokens are every n-th in transformers 4. Where a student's are not, n is 0:
     there transformers 4 ends with an error, where it would answer wrongly.

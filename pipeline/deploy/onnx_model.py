@@ -47,7 +47,7 @@ class OnnxClassifier:
 def write_onnx(model: PreTrainedModel, names: Collection[str], path: Path) -> None:
     """Write a model as ONNX in fp32, for any batch size and length.
 
-    Its inputs are those of `names` (that the tokenizer gives) which the model takes.
+    Its inputs are the tokenizer's outputs in `names` that the model takes.
 
     Torch's legacy exporter is used. The newer one (dynamo=True) gives the same logits, but takes 10 s instead of 1 s for a
     tiny encoder, writes 0.4 MB more, and needs onnxscript.

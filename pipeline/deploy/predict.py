@@ -66,7 +66,7 @@ class Classifier:
 
     Attributes:
         model: in eval mode, with stock attention.
-        tokenizer: of the model; its image processor where it reads images, whose rows are paths of files;
+        tokenizer: the tokenizer of the model; its image processor where it reads images, whose rows are paths of files;
             its graph where it labels nodes, whose rows are their ids.
         max_length: tokens of a row; longer rows are truncated, or read in windows. None: rows of any length can be read.
         pairs: whether a row has two texts; None if unknown.
@@ -320,7 +320,7 @@ class Classifier:
                 )
         if self.pairs is not None and len(row) != 1 + self.pairs:
             takes = "two texts (text= and text_b=, or a tab between them)" if self.pairs else "one text"
-            raise UserError(f"{where}: the task takes {takes}, not {len(row)} texts")
+            raise UserError(f"{where}: the number of texts is {len(row)}; give {takes}")
         return row
 
 

@@ -36,9 +36,9 @@ class Deciding:
     """What decides whether a smaller format is as good as the student in PyTorch.
 
     Attributes:
-        kind: of the task, with what was chosen for the student.
+        kind: the kind of the task, with what was chosen for the student.
         rows: on which formats are calibrated and compared.
-        groups: of the rows (`Kind.groups`).
+        groups: the groups of the rows (`Kind.groups`).
         limit: what a format may change (`changed`).
     """
 
@@ -54,7 +54,7 @@ def write_smaller(
     """Write a smaller format of a student, with as few layers in fp32 as let it change no more than a limit.
 
     Args:
-        name: of the format: int8, int8_static or fp16.
+        name: the name of the format: int8, int8_static or fp16.
         source: the student as ONNX in fp32.
         target: the file to write.
         student: in PyTorch.
@@ -152,7 +152,7 @@ def fewest_in_fp32(measure: Callable[[Sequence[int]], float], layers: int, limit
     Args:
         measure: writes the form with these layers in fp32, numbered from 0, and tells what it changes.
         layers: how many the model has.
-        limit: of what `measure` tells.
+        limit: the limit of what `measure` tells.
 
     Returns:
         None where even all layers in fp32 do not keep to it; the form was then written with all of them.

@@ -21,7 +21,7 @@ class Answer:
     Attributes:
         text, text_b: the text; the second of a pair, else None.
         label: the label that was answered most; None where no answer names one.
-        probabilities: of the labels, from several samples or from the tokens' probabilities; None for one sample.
+        probabilities: those of the labels, from several samples or from the tokens' probabilities; None for one sample.
         answers: as they came, where one was not understood.
         tokens: that the request took.
     """
@@ -43,11 +43,11 @@ class Answer:
 class AnswerTable:
     """The answers so far, on disk and by text.
 
-    A line that a kill has torn is cut off when the table is opened.
+    Opening the table cuts off an incomplete last line.
 
     Args:
         path: a .jsonl file, made if it is missing.
-        labels: that answers may have.
+        labels: the allowed labels.
 
     Raises:
         UserError: the file holds something other than answers to these labels.
@@ -69,7 +69,10 @@ class AnswerTable:
             found = json.loads(line)
             texts, label = (found["text"], found.get("text_b")), found["label"]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{self.path}, line {number}: no answer; give to= another name", "to") from None
+            raise UserError(
+                f"{self.path}, line {number}: {line!r:.60} lacks text or label; mend it, or give another file",
+                "to",
+            ) from None
         if label is not None and label not in self.labels:
             raise UserError(
                 f"{self.path}, line {number}: has the label {label!r}, labels= has {', '.join(self.labels)}; give to= "

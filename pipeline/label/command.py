@@ -18,7 +18,7 @@ def label_table(endpoint: Endpoint, texts: list[Texts], target: Path) -> bool:
 
     Args:
         endpoint: who is asked.
-        texts: of the rows; equal ones are asked once.
+        texts: the texts of the rows; equal ones are asked once.
         target: the table of answers.
 
     Returns:

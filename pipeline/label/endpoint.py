@@ -32,19 +32,19 @@ PAIR = "Which of these labels fits the two texts best: {labels}?\nAnswer with th
 
 @dataclass
 class Endpoint:
-    """How texts are asked.
+    """An OpenAI-style server that labels texts, and how to ask it.
 
     Attributes:
-        base_url: of the server, such as http://localhost:8000/v1.
+        base_url: the address of the server, such as http://localhost:8000/v1.
         model: its name there.
-        labels: that may be answered.
+        labels: the allowed labels.
         prompt: with {text}, {text_b} for pairs, and {labels}.
         samples: answers for each text.
-        logprobs: ask for the probabilities of the labels' first tokens, where one sample is asked.
+        logprobs: with one sample, ask for the probabilities of the labels' first tokens.
         concurrency: requests at a time.
-        retries: of a request that fails.
+        retries: how often a request that fails is sent again.
         timeout: seconds until a request counts as failed.
-        max_requests, max_tokens: after this many no more texts are asked; 0: no limit.
+        max_requests, max_tokens: budgets of the whole command; 0: no limit.
     """
 
     base_url: str
@@ -66,7 +66,7 @@ class Endpoint:
 
         Args:
             rows: one text or two each.
-            table: of the answers.
+            table: the table of the answers.
             progress: called after each answer.
 
         Returns:
@@ -201,9 +201,9 @@ def named_label(answer: str, labels: list[str]) -> str | None:
 
 
 def label_probabilities(first_token: dict[str, float], labels: list[str]) -> dict[str, float] | None:
-    """Probabilities of labels from the logarithms of those of an answer's first token.
+    """Label probabilities from the log-probabilities of an answer's first token.
 
-    A token counts for the label that begins with it. Where one begins several labels nothing is known.
+    A token counts for the label that it begins. None: one begins several and equals none, or no token begins any.
 
     Example:
         >>> label_probabilities({"pos": math.log(0.6), " neg": math.log(0.2), "The": -3.0}, ["positive", "negative"])

@@ -52,7 +52,7 @@ class GivenRanks:
 def given_ranks(environment: Mapping[str, str] = os.environ) -> GivenRanks | None:
     """The ranks that another launcher has started; None where this process is the only one.
 
-    A single rank is none: the command then starts the ranks that its options ask for by itself.
+    None, too, for a single rank: the command then starts the ranks that its options ask for.
 
     Raises:
         UserError: a variable is not a number, or the ranks do not know where to meet.

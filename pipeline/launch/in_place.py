@@ -119,14 +119,14 @@ def job_on_given_ranks(job: Job, given: Mapping[str, Any]) -> Job:
 
 
 def on_all_ranks(lead: Callable[[], T]) -> T:
-    """Call `lead`, which makes a run. Of given ranks rank 0 calls it, and the others run its stages with it.
+    """Call `lead`, which makes a run. With given ranks only rank 0 calls it; the others run its stages along.
 
     Returns:
-        What `lead` returned, on every rank; it must be writable as JSON.
+        What `lead` returned, on every rank; it must be JSON-serializable.
 
     Raises:
         RunEnded: on the other ranks, where `lead` failed.
-        UserError: the ranks did not find each other.
+        UserError: the ranks could not connect.
     """
     ranks = _joined()
     if ranks is None:
@@ -167,7 +167,7 @@ class _Ranks:
     """The ranks of this process, and what they tell each other.
 
     Raises:
-        UserError: they did not find each other.
+        UserError: they could not connect.
     """
 
     def __init__(self, given: GivenRanks):

@@ -21,7 +21,7 @@ def choose_interface(store: "Store", rank: int, world_size: int, master: str) ->
 
     Args:
         store: that all ranks share.
-        rank: of this process.
+        rank: the rank of this process.
         world_size: number of ranks.
         master: name or address of the host where the ranks meet.
     """

@@ -67,12 +67,12 @@ def start_worker(stage: Path, environment: dict[str, str]) -> Child:
 def run_ranks(
     stage: Path, ranks: HostRanks, start: Callable[[Path, dict[str, str]], Child] = start_worker
 ) -> int:
-    """Run a stage's ranks on this host. SIGINT and SIGTERM are passed on to them, and stay collected afterwards.
+    """Run a stage's ranks on this host. It passes SIGINT and SIGTERM on to them; its handlers stay installed.
 
     Args:
         stage: its directory.
-        ranks: which.
-        start: starts one, given the stage and its environment.
+        ranks: those to run.
+        start: starts a rank, given the stage and the rank's environment.
 
     Returns:
         0, or the status of the first that failed; 128 + a signal's number where a signal ended it.

@@ -42,7 +42,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"hostfile {path} cannot be read: give a text file with a line `name slots=N` for each host"
+            f"hostfile {path} cannot be read ({error}): give a text file with a line `name slots=N` for each host"
         ) from error
     hosts: dict[str, int] = {}
     for number, line in enumerate(lines, 1):

@@ -20,7 +20,7 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
 
     Args:
         recipe: whose students they are.
-        paths: of the runs, one for each seed.
+        paths: the paths of the runs, one for each seed.
         target: path without its ending.
 
     Returns:

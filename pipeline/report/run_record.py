@@ -37,10 +37,10 @@ class TaskRecord:
     """The task that a run was evaluated on.
 
     Attributes:
-        name: of the task.
+        name: the name of the task.
         identity: what decides its rows: reader, files, hub name.
         content: sha256 of its files, by role.
-        revision: of a task from the hub.
+        revision: the revision of a task from the hub.
     """
 
     name: str
@@ -62,7 +62,7 @@ class StageRecord:
         time: when it finished.
         machine: processor, cores, memory and versions; empty where it was not recorded.
         seconds_of_last_start: wall time since it was last started or resumed.
-        lines: of its metrics.jsonl.
+        lines: the lines of its metrics.jsonl.
         directory: where its artefact is.
         reused: the other run that made it; empty for a stage of this run's own.
     """
@@ -117,7 +117,7 @@ class RunRecord:
     Attributes:
         path: its directory.
         preset: its preset.
-        options: of the run, by group.
+        options: the options of the run, by group.
         results: model -> what was measured.
         about: what the models were evaluated on, and which student the run is about.
         stages: in the order in which they were made.

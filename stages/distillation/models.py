@@ -194,7 +194,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         raise UserError(f"{source.name}: has no tokenizer; give a model with a tokenizer.json")
     if tokenizer.pad_token is None:
         raise UserError(
-            f'{source.name}: its tokenizer has no padding token; name one in tokenizer_config.json: "pad_token"'
+            f'{source.name}: its tokenizer has no padding token; set "pad_token" in tokenizer_config.json'
         )
     tokenizer.backend_tokenizer.no_truncation()  # some ship a length of their own
     tokenizer.backend_tokenizer.no_padding()

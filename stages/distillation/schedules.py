@@ -24,7 +24,7 @@ def schedule(value: Any, name: str, above_zero: bool = False) -> Schedule:
 
     Args:
         value: a number, or one of the forms above.
-        name: of the setting, for the error message.
+        name: the name of the setting, for the error message.
         above_zero: whether it must always be above 0.
 
     Raises:
@@ -32,7 +32,7 @@ def schedule(value: Any, name: str, above_zero: bool = False) -> Schedule:
     """
     made, lowest = _schedule(value, name)
     if above_zero and lowest <= 0:
-        raise UserError(f"{value!r} must be above 0", argument=name)
+        raise UserError(f"{value!r} reaches {lowest:g}; keep it above 0", argument=name)
     return made
 
 

@@ -28,7 +28,7 @@ def trimmed(
 
     Args:
         tokenizer: a fast one: WordPiece, BPE or Unigram.
-        frequencies: of its tokens, by id; unused ones are 0.
+        frequencies: the frequencies of its tokens, by id; unused ones are 0.
         size: the maximum number of tokens.
 
     Raises:
@@ -121,7 +121,7 @@ def fit_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
 
 
 def keep_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kept: np.ndarray) -> None:
-    """Leave a model those rows of its table of embeddings that a trimmed tokenizer's tokens have.
+    """Keep only a model's embedding rows for the tokens of a trimmed tokenizer.
 
     Args:
         model: an encoder.
@@ -138,7 +138,7 @@ def keep_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kept
 def begin_as_reduced(student: PreTrainedModel, teacher: PreTrainedModel, kept: np.ndarray | None) -> None:
     """Let a student's word embeddings begin as the teacher's, reduced to its width by a singular value decomposition.
 
-    Of all tables of that width the reduced one has the nearest inner products. If the student's is wider, its further
+    No table of that width has inner products nearer to the teacher's. If the student's is wider, its further
     columns stay as drawn.
 
     Args:

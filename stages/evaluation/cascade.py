@@ -24,10 +24,10 @@ class Threshold:
     """A threshold that keeps its promise.
 
     Attributes:
-        confidence: of the student's answers, from which on they count.
+        confidence: the confidence of the student's answers, from which on they count.
         agreement: observed, of the held-out rows above.
         lower: its lower confidence bound, one-sided.
-        share: of the held-out rows that are above.
+        share: the part of the held-out rows that is above.
         rows: held out.
     """
 

@@ -42,12 +42,12 @@ def speed(
     """Measure latency and throughput of each model on the same rows of a split.
 
     The models take turns, so that other load on the machine affects all of them alike. Batches are drawn at random, as
-    requests would arrive, and padded to their longest row. On a busy machine it is measured again, and the calmest of
-    three times counts.
+    requests would arrive, and padded to their longest row. On a busy machine it measures up to three times and keeps
+    the calmest.
 
     Args:
         models: name -> (model in eval mode on the CPU, the split in the model's own tokens).
-        seed: of the rows that are drawn.
+        seed: the seed of the draw of rows.
         batch: rows of a batch.
         advance: called with the number of rows after each pass.
 

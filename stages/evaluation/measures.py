@@ -122,7 +122,7 @@ def answer_noise(kind: Kind, answers: np.ndarray, encoder: np.ndarray) -> Answer
     """Compare answers with an encoder that was tuned on them.
 
     Args:
-        kind: of the task.
+        kind: the kind of the task.
         answers: (rows, labels) logits of what was answered.
         encoder: (rows, labels) its logits.
     """

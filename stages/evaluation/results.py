@@ -60,7 +60,7 @@ class Disagreement:
     """A row on which student and teacher differ.
 
     Attributes:
-        row: counts from 0 in the split; for token-level tasks it counts words.
+        row: index in the split, from 0; at token level the word's.
         texts: the row's one or two texts; for token-level tasks the word and its text.
         label: gold: a class id, the score of a regression, 1.0 or 0.0 for each of several labels, or the answers to a
             question as a cell of a table.
@@ -98,10 +98,10 @@ class Costs:
     """What inference costs, on the CPU in fp32.
 
     Attributes:
-        latency: of one row.
-        batch: of 32 rows at once.
+        latency: the latency of one row.
+        batch: the latency of 32 rows at once.
         rows_per_second: with 32 rows at once, at the median.
-        lengths: of the single rows.
+        lengths: the lengths of the single rows.
         threads: that torch used.
         peak_bytes: the weights, and the most memory that one pass over 32 rows takes beside them; None where the
             system does not tell.
@@ -147,7 +147,7 @@ class ModelResult:
         retained_interval: its 95% confidence interval.
         confusion: gold classes down, predicted classes across.
         classes: scores of each class, in the order of the task's labels.
-        calibration: of a classifier.
+        calibration: the calibration of a classifier.
         label_loyalty: fraction of rows with the teacher's label.
         probability_loyalty: 1 less the mean distance from the teacher's distribution.
         pearson_to_teacher: the same for a regression.
@@ -199,13 +199,13 @@ class EvaluationInfo:
         split: test, or dev where the task has no labelled test rows.
         rows: in the split.
         selection: the metric by which checkpoints were selected.
-        constant: what the best constant prediction reaches on it.
+        constant: the best constant prediction's value of it.
         student: the model that the run is about.
-        kind: of the task: a key of `stages.tasks.kinds.KINDS`.
+        kind: the task's: a key of `stages.tasks.kinds.KINDS`.
         labels: class names; None for scores.
         words: labelled words in the split, of a token-level task.
         gold: whether the split has labels of its own; else they are the teacher's answers.
-        answers: where the teacher is a table of answers: how noisy these are.
+        answers: the answers' noise, if the teacher is a table of answers.
     """
 
     split: str

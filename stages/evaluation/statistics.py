@@ -30,9 +30,9 @@ def bootstrap(
 
     Args:
         measures: model -> what computes its metrics of (R, N) resamples (`stages.tasks.kinds.Kind.resampler`).
-        rows: their number, or that of the groups of rows that are drawn as a whole.
-        cells: numbers that a measure holds of each resample.
-        seed: of the draws.
+        rows: number of rows, or of groups that are drawn whole.
+        cells: numbers in memory per resample.
+        seed: the seed of the draws.
 
     Returns:
         model -> metric -> (RESAMPLES,) values.

@@ -68,18 +68,17 @@ class Assistants(Method):
         super().check(task, student, spec)
         if not task.kind.exclusive or task.kind.reads_images:
             raise UserError(
-                "assistants average the probabilities of classes of texts, of which one is right; for this task take plain",
+                f"assistants average class probabilities of texts of one class each, not of {task.kind.name}; take plain",
                 argument="method",
             )
         if spec != CaptureSpec(logits=True):
             raise UserError(
-                "assistants show their probabilities alone; take losses on the teacher's logits, at least one, and none on "
-                "layers",
+                "assistants give no layers; take at least one loss on the teacher's logits, and none on its layers",
                 argument="losses",
             )
         if task.kind.pooling:
             raise UserError(
-                f"{task.kind.pooling!r}: assistants may cut texts in other places; leave this out",
+                f"{task.kind.pooling!r}: assistants may have other windows than the student; leave this out",
                 argument="windows",
             )
         if self.weights == "evolved" and "held_out" not in task.splits:
@@ -142,14 +141,14 @@ def mixture(log_KNC: Tensor, weights_K: Tensor) -> Tensor:
 
 
 def evolved(log_KNC: Tensor, gold_N: np.ndarray, seed: int) -> Tensor:
-    """The weights (K,) under which the mixture's classes are most often right, by differential evolution in [0, 1]^K.
+    """The weights (K,), of sum 1, of the most accurate mixture, by differential evolution in [0, 1]^K.
 
-    Accuracy has plateaus; among equals the lower negative log-likelihood wins.
+    Among equal accuracies the lowest negative log-likelihood wins.
 
     Args:
         log_KNC: the logarithms of the members' probabilities.
         gold_N: class ids.
-        seed: of the evolution.
+        seed: the seed of the evolution.
     """
     gold_N1 = torch.from_numpy(gold_N)[:, None]
 

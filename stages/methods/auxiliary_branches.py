@@ -47,7 +47,7 @@ class AuxiliaryBranches(Method):
 
     Args:
         branches: their number.
-        fusion: of the learners' features: `attention`, which learns to weigh them, or their `mean`.
+        fusion: how the learners' features are joined: `attention`, which learns to weigh them, or their `mean`.
         discriminator_rate: its learning rate; it follows the stage's schedule.
     """
 

@@ -137,16 +137,16 @@ class Method:
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
     ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
-        """What the teacher shows of the named rows: nothing, its recorded logits, or its layers, live or from disk.
+        """The teacher's outputs for the named rows: none, recorded logits, or layers, computed or from disk.
 
-        It sees images in each step, as they are changed for the student.
+        On images it runs in each step, on the student's changed images.
 
         Args:
-            stage: of the student.
+            stage: the stage of the student.
             task: with its rows.
             spec: what the student's losses read of the teacher.
             rows: "train" and "dev", in the student's tokens or pixels.
-            train_alone: whether those of dev are not needed.
+            train_alone: whether only "train" is needed. Recorded logits come for "train" alone in any case.
         """
         if spec == CaptureSpec():
             return dict.fromkeys(rows)

@@ -23,10 +23,10 @@ HEADS = ("cls_logits", "distillation_logits")
 
 
 class DistillationTokenEvidence(Method):
-    """Measures, on dev, whom each of the two heads agrees with, and how alike the two tokens are at the first and last layer.
+    """Measures on dev each head's agreement with teacher and gold, and the tokens' cosine at the first and last layer.
 
     The paper's section 5.2: the distillation head agrees with a convnet teacher more than the class head does, and the
-    tokens grow alike from layer to layer (cosine 0.06 at the first, 0.93 at the last), but stay two.
+    tokens grow alike from layer to layer (cosine 0.06 at the first, 0.93 at the last), but never equal.
     """
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:

@@ -46,16 +46,16 @@ FIRST = 10
 class Lead(Method):
     """The student becomes a dual encoder, and learns from an earlier model, its teacher; without one, from gold alone.
 
-    It finds, too, how well the student retrieves the right candidates out of all candidates of test (or dev).
+    It also measures how well the student retrieves the right candidates among all of test (or dev).
 
     Args:
         reads: the teacher: an earlier student of this method, with any number of layers, vectors and tokenizer; or a
             cross-encoder, which is "teacher" or an earlier student of the method plain; or none. The last of one or two
             names mines candidates, if `mined` is given.
-        vectors, scale: of the student (`DualEncoderConfig`). One that begins as another dual encoder keeps that one's.
-        wrong: candidates that are drawn for a right one in each epoch; all others of the batch are wrong, too.
-        mined: 0: they are drawn from the question's own wrong candidates. Above 0: from that many hard ones. These are, of
-            all candidates in train that are not right for the question, those that a dual encoder ranks highest.
+        vectors, scale: the student's (`DualEncoderConfig`). One that begins as another dual encoder keeps that one's.
+        wrong: negatives drawn per positive in each epoch; the batch's other candidates are negatives, too.
+        mined: 0: draw negatives from the question's own wrong candidates. Above 0: from that many hard negatives, the wrong
+            candidates of train that a dual encoder ranks highest.
         train_teacher: whether a dual encoder trains along with the student, as in the paper, and is then left behind. Its
             own losses are `in_batch_negatives: {of: teacher}` and `score_distributions: {reverse: true}`.
     """
@@ -103,7 +103,7 @@ class Lead(Method):
             name, settings = next(iter(line.items()), ("", {})) if isinstance(line, dict) else (line, {})
             if name in LOSSES and name not in OWN_LOSSES:
                 raise UserError(
-                    f"{name!r} does not read a dual encoder; take {' or '.join(OWN_LOSSES)}",
+                    f"{name!r} does not work on a dual encoder; take one of {', '.join(OWN_LOSSES)}",
                     argument="losses",
                 )
             if isinstance(settings, dict) and settings.get("of") == "teacher" and not self.train_teacher:

@@ -32,14 +32,14 @@ SIMILARITY = "similarity"
 
 
 class SoftPrompt(Method):
-    """Trains a soft prompt and the head of a frozen encoder. The prompt is keys and values that each layer reads first.
+    """Trains a soft prompt and the head of a frozen encoder. The prompt is a prefix of keys and values in each layer.
 
     If the student begins as an earlier one that has a prompt, training starts from that prompt (prompt transfer). The
     head is then new, unless the earlier student learned the same labels.
 
     Args:
-        tokens: of the prompt in each layer (PANDA: 20). A prompt that is transferred keeps its own.
-        dropout: of the prompt (PANDA: 0.1).
+        tokens: number of tokens of the prompt in each layer (PANDA: 20). A prompt that is transferred keeps its own.
+        dropout: dropout of the prompt (PANDA: 0.1).
     """
 
     def __init__(self, tokens: int = 20, dropout: float = 0.1):
@@ -51,7 +51,7 @@ class SoftPrompt(Method):
         self.tokens, self.dropout = tokens, dropout
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
-        """Refuse students without attention of their own in each layer, labels of words, and losses on attention."""
+        """Refuse shared or missing attention layers, heads other than SequenceClassification, and losses on attention."""
         super().check(task, student, spec)
         if not hasattr(student, "num_attention_heads") or hasattr(student, "num_hidden_groups"):
             raise UserError(
@@ -90,9 +90,9 @@ class Panda(SoftPrompt):
     Args:
         reads: three earlier students: the teacher; the source, whose prompt the teacher began with, and which may have
             learned another task; one that tuned a fresh prompt on this task.
-        tokens, dropout: of the student's own prompt.
+        tokens, dropout: those of the student's own prompt.
 
-    The weight `similarity` of a loss stands for max(0, cosine) of the embeddings of source and target. The embedding of
+    A loss's weight `similarity` stands for max(0, cosine) of the source's and the fresh prompt's embeddings. That of
     a prompt is the mean, over the tokens of the training rows, of what the prompt adds to the encoder's output.
     """
 
@@ -149,7 +149,7 @@ class Panda(SoftPrompt):
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
     ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
-        """The logits of the transferred prompt's student."""
+        """The teacher's logits on train."""
         logits_NC = teacher_logits(stage, task, rows["train"], f"reads {self.teacher}")
         return {"train": logits_as_outputs(logits_NC, rows["train"], stage.device)}
 

@@ -35,12 +35,12 @@ class Units:
     """The units of a BERT, and how they lie in one vector: queries, values, feed-forward, each layer by layer.
 
     Args:
-        layers, heads, head_width, feed_forward, width: of the BERT.
+        layers, heads, head_width, feed_forward, width: those of the BERT.
 
     Attributes:
         sizes: weights of a unit of each kind: a row of W_Q and W_K with their biases; a row of W_V with its bias and a
             column of W_O; a row of the first feed-forward layer with its bias and a column of the second.
-        weights: of all units.
+        weights: the weights of all units.
 
     Example:
         >>> units = Units(layers=2, heads=2, head_width=4, feed_forward=16, width=8)
@@ -85,11 +85,11 @@ class Units:
 
 
 class Pruner(nn.Module):
-    """Scores the units of a student and takes the least important ones away.
+    """Scores the units of a student and removes the least important ones.
 
     Args:
         model: whose student is pruned.
-        settings: how.
+        settings: when and how much.
 
     Attributes:
         progress: the fraction of the steps that are done.
@@ -128,7 +128,7 @@ class Pruner(nn.Module):
 
     @torch.no_grad()
     def score(self, gradients: dict[str, Tensor]) -> None:
-        """Add a step's |sum of gradient x weight| to the means; one that is not finite is left out.
+        """Add a step's |sum of gradient x weight| to the running means, unless one is not finite.
 
         Queries: over the row of W_Q and its bias. Values and feed-forward: over the column of the layer that reads them.
         """

@@ -59,7 +59,7 @@ class Answered:
     """What was answered to each text.
 
     Attributes:
-        path: of the table.
+        path: the path of the table.
         first: key of a text -> the first answer to it.
         values: key of a text -> probabilities of the labels, or the score: the mean of its answers.
         notes: for the user.
@@ -77,7 +77,7 @@ def read_answers(path: Path, texts: Sequence[tuple[str, ...]], labels: Sequence[
     Args:
         path: CSV, TSV, JSON, JSONL or Parquet.
         texts: names of the one or two text columns; the first of these choices that the table has.
-        labels: of the task, which may be columns.
+        labels: the labels of the task, which may be columns.
 
     Raises:
         UserError: the table cannot be read, or has no text or answer column.
@@ -131,9 +131,9 @@ def together(path: Path, answers: list[Answer], kind: Kind, leave_out: bool) -> 
     """Join the answers to each text.
 
     Args:
-        path: of the table, for messages.
-        answers: of the table.
-        kind: of the task.
+        path: the path of the table, for messages.
+        answers: the answers of the table.
+        kind: the kind of the task.
         leave_out: leave out answers that cannot be used, and count them.
 
     Raises:

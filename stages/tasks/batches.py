@@ -41,7 +41,7 @@ class Batch:
         rows: (B,) int64, the rows' numbers in the data.
         padded: whether `mask_BL` may have zeros: known before the batch is on a device, where asking costs a wait.
         masked: (N,) int64, the places of the masked tokens in the flat (B x L), for the same reason; or None.
-        mixed: of images that others are mixed into, (B,) int64 the others' classes and (B,) float32 the ratio that is the
+        mixed: for images that others are mixed into, (B,) int64 the others' classes and (B,) float32 the ratio that is the
             row's own; or None.
     """
 
@@ -89,9 +89,9 @@ class Batch:
         return (self.labels[..., 0] if self.has_spans else self.labels) != IGNORE_INDEX
 
     def sum(self, losses: torch.Tensor) -> torch.Tensor:
-        """The sum of losses over the rows that count: (B,); or (B, L), over their scored positions.
+        """The weighted sum of losses (B,), or of losses (B, L) at scored positions.
 
-        Of a window, which is one target, it is the mean over its positions.
+        A window is one target: the mean over its positions.
         """
         if losses.ndim == 1:
             return (losses * self.weight).sum()
@@ -201,7 +201,7 @@ def batches_by_length(
     """Yield batches in order of length: each row once, or each of the rows `of`.
 
     Args:
-        rank, world: of every `world` batches, only the one with this number.
+        rank, world: of every `world` batches take only the one with number `rank`.
     """
     for chunk in indices_by_length(rows, size, of)[rank::world]:
         yield rows.collate(chunk, np.ones(len(chunk), np.float32))

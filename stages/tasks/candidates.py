@@ -28,7 +28,7 @@ class Candidates:
         readings: the pairs in the tokens of one model or several, by the prefix of their inputs: "", or "student_" and
             "teacher_".
         split: the same pairs as text.
-        seed: of the draws, with the epoch and the row.
+        seed: the seed of the draws, with the epoch and the row.
         wrong: number of wrong candidates that are drawn for a row; one may be drawn twice.
 
     Raises:

@@ -45,12 +45,12 @@ def columns_of_ones(cells: dict[str, Any]) -> tuple[tuple[str, ...] | None, str]
 
 
 def label_of(value: Any, declared: list[str], separator: str = "") -> tuple[str, tuple[str, ...] | None, str]:
-    """Return a cell as a label, its labels if it is a list of some, and why it is not one label.
+    """Return a cell's label, its labels if it is a list, and why it is not one label.
 
     Args:
         value: as the table has it.
         declared: names that are taken as they are.
-        separator: between several labels in a text.
+        separator: what divides labels in a text.
     """
     if separator and isinstance(value, str) and value.strip() and value.strip()[0] != "[":
         names = tuple(dict.fromkeys(name.strip() for name in value.split(separator) if name.strip()))

@@ -204,7 +204,9 @@ def _parquet_documents(path: Path) -> Iterator[str]:
         for number, text in enumerate(texts, start=1):
             yield check_text("" if text is None else text, f"{path}, row {number}")
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
+        raise UserError(
+            f"{path}: cannot be read as Parquet ({error}); write it again, or give another file"
+        ) from error
 
 
 def _hub_parts(hub: str, config: str, revision: str | None) -> list[Part]:

@@ -13,11 +13,11 @@ def load_hub(
     """Call `datasets.load_dataset`.
 
     Args:
-        name: of the data set.
+        name: the name of the data set.
         config: its configuration.
         revision: pins it.
         instead: what the user can do where the hub cannot be reached.
-        argument: the argument that would change.
+        argument: what the error names.
         **options: for `load_dataset`.
 
     Raises:

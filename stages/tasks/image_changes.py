@@ -23,20 +23,20 @@ DEGREES, ZOOM, SHEAR, SHIFT = 40.0, 0.4, 0.4, 0.2
 CONTRAST, BRIGHTNESS = 0.6, 0.6
 """At strength 1: the most that normalised pixels are multiplied by more or less than 1, and the most that is added."""
 ERASED, LEAST_AREA, MOST_AREA = 0.5, 0.02, 0.33
-"""At strength 1 the probability that a rectangle is filled with one random grey; its part of the image."""
+"""At strength 1 the probability that a square is filled with one grey; the least and most of its area."""
 NUMBERS = 11
 """Random numbers that an image needs."""
 
 
 @dataclass(frozen=True)
 class ImageChanges:
-    """Turns, scales, shears and moves each image of a batch, changes its contrast and brightness, and erases a part.
+    """Turns, scales, shears and shifts each image of a batch, changes contrast and brightness, and erases a part of some.
 
-    It is not the DeiT code's RandAugment: its kinds of changes, but all of them at once, each of a random extent. Nothing
-    is mirrored, since mirrored digits and letters are others.
+    Unlike the DeiT code's RandAugment it makes all changes at once, each of a random extent. It mirrors nothing, since
+    mirrored digits and letters are others.
 
     Args:
-        seed: of the stage.
+        seed: the seed of the stage.
         strength: from 0 (nothing changes) to 1.
     """
 
@@ -80,7 +80,7 @@ def _squares(side: int, area_B: Tensor, across_B: Tensor, along_B: Tensor) -> Te
 
     Args:
         side: S.
-        area_B: of the whole square.
+        area_B: the area of the whole square.
         across_B, along_B: where its centre is, from 0 to 1.
     """
     half_B1 = area_B.sqrt()[:, None] / 2
@@ -103,7 +103,7 @@ class MixedImages:
     Args:
         rows: those that are trained on.
         changes: made to both images before.
-        seed: of the stage.
+        seed: the seed of the stage.
         mixup, cutmix: alpha of each; 0: this one is left out.
     """
 

@@ -128,7 +128,7 @@ class ImageRows:
     Attributes:
         pixels: (N, C, S, S) uint8.
         labels: (N,) int64 class ids, UNLABELLED where the class is not known.
-        processor: of the model that reads them; it says how pixels are normalised.
+        processor: the processor of the model that reads them; it says how pixels are normalised.
     """
 
     pixels: np.ndarray

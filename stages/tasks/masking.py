@@ -18,10 +18,10 @@ class Masking:
     Every chosen token becomes the mask; BERT leaves one in ten as it is and changes another.
 
     Args:
-        tokenizer: of the model that predicts.
+        tokenizer: the tokenizer of the model that predicts.
         mlm_probability: that a token is masked. Those that the tokenizer calls special and those that it puts around
             texts are not.
-        seed: of the draw.
+        seed: the seed of the draw.
 
     Raises:
         UserError: the tokenizer has no mask token.

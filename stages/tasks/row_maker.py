@@ -121,13 +121,13 @@ class Block:
     """Some consecutive rows.
 
     Attributes:
-        tokens: of all rows, one after the other, special tokens included.
+        tokens: the tokens of all rows, one after the other, special tokens included.
         lengths: tokens of each row.
         second: where in its row segment B starts, 0 without one.
-        labels: of the rows, or of all tokens if words have labels; None for a corpus.
+        labels: the labels of the rows, or of all tokens if words have labels; None for a corpus.
         words: whether words have the labels.
         truncated: how many of the rows were truncated.
-        begins: of windows, which are the first of their text or question; None for whole texts.
+        begins: which windows are the first of their text or question; None for whole texts.
         places: (T, 2) start and end in the context of what may be answered, window after window, in characters; None where
             no questions are asked.
     """
@@ -156,7 +156,7 @@ class RowMaker:
     Attributes:
         tokenizer: as JSON.
         frame: the special tokens of a row.
-        truncation_side, padding_side: of the tokenizer.
+        truncation_side, padding_side: those of the tokenizer.
         vocabulary, pad, unknown, unknown_token, special: the tokenizer's size and token ids; `special` without `unknown`.
         windows: whether longer texts are cut into windows, as contexts of questions always are; else truncated.
         one_segment: whether rows of a corpus are not cut in two.
@@ -177,7 +177,7 @@ class RowMaker:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, windows: bool = False) -> RowMaker:
-        """Take what is needed from a fast tokenizer.
+        """Make one for a fast tokenizer.
 
         Raises:
             UserError: it is not a fast one, or the length has no room for text.

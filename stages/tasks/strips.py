@@ -41,7 +41,7 @@ class StripRows(ImageRows):
             pixels: (N, 3, height, width) uint8.
             strings: N.
             classes: symbols by class id.
-            processor: of `ImageRows`.
+            processor: the processor of `ImageRows`.
 
         Raises:
             UserError: a strip is too narrow for its string.

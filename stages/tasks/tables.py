@@ -34,10 +34,10 @@ class Table:
     """A table whose rows have not been read yet.
 
     Attributes:
-        columns: names, as the header has them; two may be equal. Of JSON lines those of the first thousand rows.
+        columns: names, as the header has them; two may be equal. For JSON lines, of the first 1,000 rows.
         rows: (number of the line, or of the row in Parquet, {column: value}) of each row. A column that the header
             names a second time is "NAME (2)", one without a name "column 3".
-        said: how it is read, where that was recognised and not given or usual; "" else.
+        said: how it is read, if recognised and unusual; else "".
         headed: whether the first line of the file names the columns.
         images: the columns of images, as `datasets` writes them: {"bytes": of a file, "path": its name}.
     """
@@ -70,10 +70,10 @@ def open_table(
 
     Args:
         path: the file, also compressed (.gz), or a directory that `datasets` saved.
-        encoding: of text; none: UTF-8, UTF-16 or Windows-1252, as recognised.
+        encoding: the encoding of text; none: UTF-8, UTF-16 or Windows-1252, as recognised.
         delimiter: comma, semicolon, tab, pipe or a character; none: recognised.
         wanted: columns that the caller will read, by which a separator is recognised.
-        names: of the columns of separated text whose first line is a row already, not a header.
+        names: the names of the columns of separated text whose first line is a row already, not a header.
 
     Raises:
         UserError: the file or a row cannot be read; the error names file and line.

@@ -71,11 +71,11 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
 
 
 def recognised(path: Path, given: str = "") -> str:
-    """Return the encoding of a text file: utf-8, utf-16 or utf-32 (of either order), or windows-1252.
+    """Return a text file's encoding: the given one, or utf-8, utf-16, utf-32 (either order) or windows-1252.
 
     Only what is certain, or nearly so, is recognised: a byte order mark, UTF-8 without an error, zeros in every second
     byte, and a text whose accented letters and signs all stand where Western languages have them. Statistical guesses
-    are wrong on short texts (charset-normalizer took five of six of ours in Windows-1252 for something else).
+    are wrong on short texts (charset-normalizer got five of our six Windows-1252 files wrong).
 
     Args:
         path: the file, plain or gzip.
@@ -226,7 +226,7 @@ def slug(text: str, empty: str = "task") -> str:
 
 
 def as_argument(name: str, names: Iterable[str]) -> str:
-    """Return an argument that a user can paste, of an option that takes a list of names."""
+    """Return an option with a list of names, ready to paste."""
     names = list(names)
     plain = all(n.isprintable() and n == n.strip() and n and not set(n) & set(",[]") for n in names)
     ascii_only = not all(n.isprintable() for n in names)

@@ -59,11 +59,11 @@ class TokenRows:
             words have the labels), "labels_a_row" (C, where a row has several labels).
         segments: the token types of the rows; None where the tokenizer gives none.
         scale: mean and deviation of scores; the scores of batches are deviations from the mean.
-        width_multiple: of the width of batches, where no row is longer (`stages.distillation.device`).
+        width_multiple: the width of batches is a multiple of it, where no row is longer (`stages.distillation.device`).
         masking: that of the batches, if they are masked; `normalizers` then has "masked".
         begins: (N,) of windows, which are the first of their text or question; None for whole texts.
         places: (T, 2) start and end in the context of all targets of questions' windows, in characters.
-        pooling: of the logits of a text's windows, `Kind.pooling`.
+        pooling: how the logits of a text's windows are joined, `Kind.pooling`.
         teacher_ids: (V,) the teacher's id of each token, where it has another vocabulary; None: both read the same ids.
     """
 

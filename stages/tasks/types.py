@@ -30,7 +30,7 @@ class TaskRequest:
         label_columns: columns of 1 or 0, one for each of several labels.
         label_separator: between several labels in a cell.
         spans_column: the column of the spans of entities in the text.
-        tag_scheme: of CoNLL files: "iob2", or "iob1", where B- only stands between entities that touch.
+        tag_scheme: the tag scheme of CoNLL files: "iob2", or "iob1", where B- only stands between entities that touch.
         columns: names of the columns of a table without a header line.
         answers: a table of answers to texts, from which training rows get their labels (`stages.tasks.answers`).
         metric: selects on dev, instead of the task's own metric.
@@ -38,8 +38,8 @@ class TaskRequest:
         positive_label: the one of two classes of which F1 is; none: the second.
         unfit_rows: "leave_out" or "refuse" rows of the table whose text or label cannot be used.
         windows: how the logits of a text's windows are pooled, "mean" or "max"; none: longer texts are truncated.
-        encoding: of the table; none: recognised.
-        delimiter: of the table: comma, semicolon, tab, pipe or a character; none: recognised.
+        encoding: the encoding of the table; none: recognised.
+        delimiter: the delimiter of the table: comma, semicolon, tab, pipe or a character; none: recognised.
     """
 
     OF_TABLES: ClassVar = (
@@ -89,7 +89,7 @@ class Source:
     Attributes:
         name: canonical name ("mrpc", "my-reviews").
         reader: what reads them.
-        version: of the reader. Raise it when the same source would give other rows.
+        version: the version of the reader. Raise it when the same source would give other rows.
         files: role -> absolute path.
         hub: name of a hub data set.
         config: its configuration.
@@ -125,9 +125,9 @@ class TaskSource(Source):
         label: their label column.
         type: "classification", "multi_label", "regression" or "" (the labels decide).
         labels: class names, in order.
-        positive_label, unfit_rows, encoding, delimiter, label_columns, label_separator, columns: of `TaskRequest`.
+        positive_label, unfit_rows, encoding, delimiter, label_columns, label_separator, columns: as in `TaskRequest`.
         spans, tag_scheme: `spans_column` and `tag_scheme` of `TaskRequest`.
-        windows: of `TaskRequest`.
+        windows: as in `TaskRequest`.
         image_augmentation: strength of the random changes to training images (`stages.tasks.image_changes`).
         sentence_vectors: whether the score of a pair is answered by the cosine of its texts' sentence vectors.
         rows: (maximum number of training rows, seed that draws them).
@@ -165,7 +165,7 @@ class GoldAnswers:
     """The gold answers to a question: parts of its context.
 
     Attributes:
-        texts: of the answers; none where the context has no answer.
+        texts: the texts of the answers; none where the context has no answer.
         starts: where in the context each begins, in characters.
         context: where `Split.gold` gives it; the label of a row has it beside it, as `text_b`.
         known: False where the answers are not known.
@@ -187,12 +187,12 @@ class Split:
     Attributes:
         text_a: the texts, or the first texts of pairs. Where words have labels, single spaces separate the words.
         text_b: the second texts of pairs, the contexts of questions; None for single texts.
-        continued: of the task's kind (`Kind.continued`).
+        continued: `Kind.continued` of the task's kind.
         labels: class ids or scores of the rows; where a row has several labels, a tuple of 1.0 or 0.0 for each of them;
             where words have labels, for each row a list of their class ids; the `GoldAnswers` of questions.
-        answers: of training rows whose labels are answers (`stages.tasks.answers`): for each row what was answered, as
+        answers: for training rows whose labels are answers (`stages.tasks.answers`): for each row what was answered, as
             probabilities of the labels or as a score.
-        images: of rows that are images (`stages.tasks.images.Image`); `text_a` then has their names.
+        images: the images of rows that are images (`stages.tasks.images.Image`); `text_a` then has their names.
     """
 
     text_a: list[str]
@@ -263,5 +263,5 @@ class Task:
         return self.kind.token_level
 
     def groups(self, split: str) -> list[int] | None:
-        """The number of answers of each group of a split that belongs together; None: a row is one answer."""
+        """Answers in each group that is resampled whole; None: each row is one answer."""
         return self.kind.groups(self.splits[split])

@@ -31,9 +31,9 @@ class Windows:
     """The windows of some texts, one after the other.
 
     Attributes:
-        encodings: of the windows.
+        encodings: the encodings of the windows.
         begins: which of them are the first of their text or question.
-        labels: of each window that of its text; of questions those of all tokens.
+        labels: each window's is its text's; for questions those of all tokens.
         places: (T, 2) start and end in the context of what may be answered, in characters; 0 and 0 for the first token of
             a window, which stands for no answer. None where no questions are asked.
     """

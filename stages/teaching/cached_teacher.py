@@ -42,7 +42,7 @@ class TeacherCache:
 
     Args:
         stage: in whose directory the shards lie until it is finished.
-        name: of the rows.
+        name: the name of the rows.
         rows: tokenized.
         teacher: whose outputs are kept.
     """

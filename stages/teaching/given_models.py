@@ -66,7 +66,7 @@ def check_models(
     Args:
         teacher: as given.
         student: a general student, if one is given.
-        options: of the stage `check`.
+        options: the options of the stage `check`.
         task: with its rows.
         say: called with a line for each change to the given weights, such as a head that is dropped.
 

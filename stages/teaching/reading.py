@@ -16,7 +16,7 @@ class Reading:
     """How a student reads.
 
     Attributes:
-        tokenizer: of the student's rows.
+        tokenizer: the tokenizer of the student's rows.
         teacher_ids: (V,) the teacher's id of each of its tokens; None: the teacher reads the same ids.
     """
 

@@ -20,10 +20,10 @@ def make_shards(
 
     Args:
         stage: whose work it is.
-        directory: of the shards, below the stage's; its name tells apart all that may be in them.
-        count: of shards.
+        directory: for the shards, in the stage's; its name must identify their content.
+        count: number of shards.
         what: the work, as progress shows it.
-        start: called on ranks that have shards to make; returns what fills one.
+        start: called on ranks with shards to make; returns a `Fill`.
     """
     paths = [directory / f"shard-{i:05d}" for i in range(count)]
     mine = [i for i in range(dist.get_rank(), count, dist.get_world_size()) if not store.is_whole(paths[i])]

@@ -113,7 +113,7 @@ def save_student(
         job: that trained it.
         preprocessor: the tokenizer of its rows, or the image processor.
         extra: writes further files.
-        scale: of the task's kind: the student that is written answers in the user's units.
+        scale: the scale of the task's kind: the student that is written answers in the user's units.
     """
     student: Any = job.model.student
     weights = in_units(student, job.student_weights(), scale)

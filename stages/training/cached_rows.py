@@ -77,7 +77,7 @@ def train_rows(
     """The rows a stage trains on: the augmented ones, if they were made, otherwise the task's own.
 
     Args:
-        with_unlabelled: append the task's rows without labels.
+        with_unlabelled: the task's own rows, never augmented ones, and its rows without labels.
     """
     if with_unlabelled:
 
@@ -182,8 +182,8 @@ def _cached(
         data: what identifies them, beside the tokenizer and the length.
         tokenizer: a fast one.
         max_length: tokens of a row.
-        starts: of the data.
-        limit: of tokens.
+        starts: what starts the streams of the data (`Starts`).
+        limit: most tokens to take.
         windows: whether longer texts are cut into windows.
         one_segment: whether rows of a corpus have one segment instead of two.
     """
@@ -282,7 +282,7 @@ class _Shards:
     Attributes:
         directory: where they lie.
         parts: streams that make up the text; each has one shard at least.
-        limit: of tokens.
+        limit: most tokens to take.
         paths: those found so far, without a gap.
         tokens: in them.
         next: part, and number in it, of the shard after them.

@@ -23,9 +23,9 @@ class Engine:
         stage: its options, how it runs, precision and device.
         model: on the stage's device.
         step: what the stage declares of a step.
-        rows: of a micro-batch.
-        micro_batches: of a step, on each rank.
-        steps: of the whole training.
+        rows: number of rows of a micro-batch.
+        micro_batches: number of micro-batches of a step, on each rank.
+        steps: number of steps of the whole training.
 
     Attributes:
         deepspeed: DeepSpeed's engine.
@@ -128,7 +128,7 @@ class Engine:
         """Take an optimiser step.
 
         Args:
-            number: of the step, counted from 1.
+            number: the step's, counted from 1.
             skip_to: leave the weights as they are, by gradients and learning rates of 0, and set the persistent
                 buffers back to these. None: do not.
 

@@ -41,7 +41,7 @@ class Collector(Protocol):
 
 @dataclass
 class State:
-    """Where a job stands. With the engine's state and what the stage gathers, it is all that a checkpoint holds.
+    """A job's progress. A checkpoint holds it, the engine's state and what the stage gathers.
 
     Attributes:
         step: optimiser steps taken.

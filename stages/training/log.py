@@ -30,7 +30,7 @@ class Sums:
     Attributes:
         running: sum of each loss term since the last line, over `counted` steps.
         counted: steps since the last line.
-        first_loss: of the first step, with which later ones are compared.
+        first_loss: the loss of the first step, with which later ones are compared.
         high_steps: consecutive steps whose loss is above the limit of divergence.
     """
 
@@ -41,12 +41,12 @@ class Sums:
 
 
 class Log:
-    """Loss terms stay on the device and are reduced over ranks only when they are logged, so a step never syncs.
+    """Logs loss terms, which stay on the device and are reduced only when logged: no step syncs.
 
     Args:
-        path: of metrics.jsonl.
-        sums: that the job saves and restores.
-        skip_divergence_check: the loss may grow, as one that a schedule changes.
+        path: the path of metrics.jsonl.
+        sums: what the job saves.
+        skip_divergence_check: the loss may grow, as with a schedule.
     """
 
     def __init__(self, path: Path, sums: Sums, skip_divergence_check: bool = False):
@@ -67,7 +67,7 @@ class Log:
 
         Args:
             step: its number, from 1.
-            rows: of its global batch.
+            rows: the rows of its global batch.
             loss: this rank's part of the loss.
             parts: this rank's terms, a dict for each micro-batch.
             total: what each term is divided by.
@@ -115,9 +115,9 @@ class Log:
                 else "not finite"
             )
             raise UserError(
-                f"the loss at step {step} is {value:g}, {what}; its batch: {name_rows(rows)}. The last checkpoint is "
-                "intact. Look at these rows; or lower learning_rate; or set skip_bad_batches, which leaves out batches "
-                "whose loss is not finite"
+                f"the loss at step {step} is {value:g}, {what}; look at the batch's rows ({name_rows(rows)}), lower "
+                "learning_rate, or leave out batches of a loss that is not finite with skip_bad_batches; the last "
+                "checkpoint is intact"
             )
 
     def means(self) -> dict[str, float]:

@@ -58,7 +58,7 @@ GPU_TRIAL_FRACTION = 0.9
 
 @contextlib.contextmanager
 def trial(model: nn.Module) -> Iterator[None]:
-    """Try a forward and backward pass beside AdamW's moments and a flat copy of the gradients, which ranks reduce.
+    """Hold the memory of AdamW's moments, and with several ranks of flat gradients, while the block tries a pass.
 
     Gradients and buffers are restored afterwards.
     """
@@ -135,7 +135,7 @@ def errors_when_full(device: torch.device, ranks: int) -> Iterator[None]:
     On a CPU `TRIAL_FRACTION` of this process's part: Linux grants what is asked for, and kills a process that uses it.
 
     Args:
-        device: of this rank.
+        device: the device of this rank.
         ranks: processes that do the same; on a CPU they share its memory.
     """
     if device.type == "cuda":

@@ -38,7 +38,7 @@ class Snapshot:
     """The state of an engine in the CPU's memory, on rank 0; on other ranks it is empty.
 
     Attributes:
-        files: tensors by name, by the file they belong into.
+        files: file -> name -> tensor.
         numbers: what `load` needs beside the files; JSON.
     """
 

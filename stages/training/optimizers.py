@@ -74,7 +74,7 @@ def scheduled(peak: float, options: Training, step: int, steps: int) -> float:
         peak: the highest rate.
         options: warm-up and schedule.
         step: counted from 1.
-        steps: of the whole training.
+        steps: number of steps of the whole training.
     """
     warm = max(1, math.ceil(round(options.warmup * steps, 6)))  # whole steps, as transformers counts them
     if step < warm:

@@ -288,13 +288,13 @@ class StageToCheck:
         trains: teacher or student.
         reads_teacher: whether the student's losses read the teacher; of a recipe's student its losses tell.
         data: "task", or the name of a corpus or of another task ("task NAME") among the inputs.
-        max_length, epochs, batch_size, tokens, patience: of its training options.
-        layer_map: of its losses on layers; None where it has none.
+        max_length, epochs, batch_size, tokens, patience: those of its training options.
+        layer_map: the layer map of its losses on layers; None where it has none.
         mlm_probability: None where it trains no masked language model.
         sentences: whether its rows are single sentences of a corpus.
-        variants: of each row, where it reads augmented ones.
+        variants: number of variants of each row, where it reads augmented rows.
         targets: whose predictions it learns: teacher, gold or auto.
-        student, losses, method, reads, with_unlabelled, mixing: of a recipe's student.
+        student, losses, method, reads, with_unlabelled, mixing: those of a recipe's student.
         reads_others: those of `reads` that learned another task.
         methods_read, layers_read: the method of each of `reads` that is a student, and its layers; 0: the teacher's.
         begins_as: the method that made what it begins as; plain where none did.

@@ -22,7 +22,7 @@ class Progress:
 
     Args:
         stage: whose work it is.
-        total: of the units; None: not known.
+        total: number of the units; None: not known.
         unit: what is counted, such as "step".
         done: units that an earlier start has done.
         what: the work, where it is not the whole stage.
@@ -81,8 +81,8 @@ class JobProgress:
 
     Args:
         stage: whose steps they are.
-        state: of the job, as it starts or resumes.
-        steps: of the whole training.
+        state: the job's, as it starts or resumes.
+        steps: number of steps of the whole training.
         log: where the lines of metrics go.
         unit: in which the rows' costs are counted.
     """

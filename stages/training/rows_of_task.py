@@ -32,8 +32,8 @@ def rows_of(stage: Stage, task: Task, split: str, preprocessor: Any, max_length:
         stage: that reads them.
         task: its input "task".
         split: name of the split.
-        preprocessor: of the model: `stages.distillation.models.load_preprocessor`.
-        max_length: of tokens.
+        preprocessor: the preprocessor of the model: `stages.distillation.models.load_preprocessor`.
+        max_length: most tokens of a row.
     """
     if isinstance(task.kind, ImageTexts):
         return _image_texts(stage, task, split, preprocessor)
@@ -50,7 +50,7 @@ def rows_to_train(
     """The rows a stage trains on; the other arguments are those of `rows_of`.
 
     Args:
-        with_unlabelled: append the task's rows without labels. (Of a graph all nodes are read anyway.)
+        with_unlabelled: append the task's rows without labels; graphs, and images with captions, ignore it.
     """
     if isinstance(task.kind, ImageTexts):
         return _image_texts(stage, task, "train", preprocessor)

@@ -10,7 +10,7 @@ class StopSignal:
     """Remembers SIGINT and SIGTERM, so that a job stops at the end of its step. A second signal ends the process at once.
 
     Attributes:
-        number: of the signal that came, 0 if none.
+        number: the number of the signal that came, 0 if none.
     """
 
     def __init__(self) -> None:
@@ -18,13 +18,13 @@ class StopSignal:
         self._before: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take over both signals, until `close`. Python lets the main thread alone do so."""
+        """Take over both signals, until `close`. No effect off the main thread."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before.setdefault(number, signal.signal(number, self._note))
 
     def close(self) -> None:
-        """Give both signals back to whom they were taken from, with the one that came, unless the job obeyed it."""
+        """Restore the former handlers, and raise the caught signal again unless the job obeyed it."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()

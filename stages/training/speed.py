@@ -48,11 +48,11 @@ def _wait(inputs: Mapping[str, torch.Tensor]) -> None:
 
 
 def estimated_seconds(stage: Stage, config: PretrainedConfig, flops: float) -> float:
-    """About how long the ranks of a run take for operations of a model. Called in a process that has the cores alone.
+    """Estimate the seconds a run's ranks need for a model's operations. No other process may use the cores.
 
     Args:
         stage: whose device, precision and number of ranks are meant.
-        config: of the model, whose widths are measured.
+        config: the config of the model, whose widths are measured.
         flops: floating-point operations of its matrix products.
     """
     width = getattr(config, "hidden_size", 256)

@@ -35,9 +35,9 @@ class Stage:
         directory: runs/<run>/<name>.
         options: that decide its result; those of training under "training".
         inputs: name -> a model ({"path": ...} or {"hub": ..., "revision": ...}) or a data source.
-        fingerprint: of type, options and inputs.
+        fingerprint: the fingerprint of type, options and inputs.
         job: how it runs: the `job` options.
-        device: of this rank.
+        device: the device of this rank.
         deepspeed: what a user's own DeepSpeed config adds to the engine's.
         resources: closed when the stage is over: what must not live on into the next stage of the same process.
     """

@@ -17,7 +17,7 @@ class Pass:
     """One backward pass: of the loss terms with its tag.
 
     Attributes:
-        tag: of its `LossTerm`s.
+        tag: the tag of its `LossTerm`s.
         hook: called after the pass with the gradients of this pass alone, by parameter name. What it leaves in the
             dict, changed or not, is what the optimiser gets.
         trains: parameters that only this pass trains (a discriminator's). None: all parameters that no other pass names.

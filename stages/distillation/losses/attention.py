@@ -22,18 +22,18 @@ MAPS_UP_TO = {"cpu": 128, "cuda": 512}
 class AttentionScores(Loss):
     """Mean squared difference of raw attention scores Q K^T / sqrt(D), before softmax (TinyBERT, equation 7).
 
-    The loss is sum_m ||A_m - A^T_g(m)||^2 / (H * sum of squared lengths). A_m are the student's scores of layer m and
-    A^T_g(m) those of the teacher's layer for it. The sum runs over pairs of real tokens. If two tokens are further apart
-    than the attention window of either layer (ModernBERT), their pair counts as equal. If the numbers of heads differ, the
-    concatenated queries and keys are split into gcd(student, teacher) heads. `AttentionMaps` compares probabilities
+    The loss is sum_m ||S_m - T_g(m)||^2 / (H * sum of squared lengths), over pairs of real tokens. S_m are the student's
+    scores of layer m, T_g(m) those of the teacher's layer for it, and H is the number of heads. Pairs further apart than
+    the attention window of either layer (ModernBERT) add 0. If the numbers of heads differ, the concatenated queries and
+    keys are split into gcd(student heads, teacher heads) heads. `AttentionMaps` compares probabilities
     instead. `Relations` compares queries with queries, keys with keys, or values with values.
 
     Args:
         student, teacher: the models' configs.
         layer_map: which teacher layer each student layer learns from: uniform, last, first or a list.
         weight: factor of the loss in the sum of losses; a number or a schedule.
-        form: "maps" builds the L x L maps; "traces" builds D x D products, in memory linear in L; "auto" takes the faster.
-            The value is the same.
+        form: "maps" builds the L x L maps, "traces" D x D products in memory linear in L; "auto" takes the faster. The value
+            is the same. Attention windows and cached teacher scores always take maps.
 
     Raises:
         ValueError: the layer counts do not fit the map, or the student has no attention.

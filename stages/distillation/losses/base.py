@@ -55,7 +55,7 @@ class Loss(nn.Module):
         whole_batch: whether a row's loss depends on the other rows of the global batch (in-batch negatives). Such a loss
             needs the whole batch of a rank at once, without gradient accumulation.
         one_label: whether it takes a row's label as it is, and knows no class that is mixed in (`Batch.mixed`).
-        tag: of the backward pass of its terms, where a method gives the loss one; None: the terms' own.
+        tag: the tag of the backward pass of its terms, where a method gives the loss one; None: the terms' own.
         progress: the fraction of the stage's steps that are done, from 0 to 1. Schedules read it.
         is_scheduled: whether any of its settings is a schedule.
 
@@ -168,10 +168,10 @@ def attention_heads(student: PretrainedConfig, teacher: PretrainedConfig) -> tup
 
 
 def choose(value: str, choices: tuple[str, ...], setting: str) -> str:
-    """A setting that is one of some words.
+    """Return `value`, one of `choices`.
 
     Raises:
-        ValueError: it is another.
+        ValueError: it is none of them.
     """
     if value not in choices:
         raise UserError(f"{value!r} must be {' or '.join(choices)}", argument=setting)

@@ -50,7 +50,7 @@ class DistillationToken(Loss):
         super().__init__(weight)
         if student is not None and student.model_type != "deit":
             raise UserError(
-                f"a {student.model_type} has no distillation token; give the student the kind deit, or another loss",
+                f"a {student.model_type} has no distillation token; give the student kind: deit, or take another loss",
                 argument="losses.distillation_token",
             )
         if not is_number(alpha) or not 0 <= alpha <= 1:

@@ -201,7 +201,7 @@ def chosen_of(layers: dict[int, int], only: list[int] | None) -> dict[int, int]:
     """The entries of a layer map for some student layers.
 
     Raises:
-        ValueError: the map has none for one of them.
+        ValueError: `only` names a layer not in the map.
     """
     if only is None:
         return layers

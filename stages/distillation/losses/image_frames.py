@@ -27,7 +27,7 @@ class ImageFrames(Loss):
 
     Args:
         student: its config; a `strip_oracle`'s.
-        image_weight: of the CTC loss of the head.
+        image_weight: weight of the CTC loss of the head.
         weight: factor of both terms; a number or a schedule.
 
     Example:

@@ -27,7 +27,7 @@ def scores_of_batch(outputs: ModelOutputs, batch: Batch, layers: list[int]) -> T
     """The scores of every question of the global batch for every candidate in it, (K, N, N P) in fp32.
 
     Args:
-        outputs: of a dual encoder, for rows of a question with P candidates.
+        outputs: the outputs of a dual encoder, for rows of a question with P candidates.
         batch: the weights of its rows; those of weight 0 are left out.
         layers: K of them, from 1.
     """
@@ -110,8 +110,8 @@ class ScoreDistributions(Loss):
             ablation also changes the sum of the weights.)
         tau: temperature of the weights.
         every: steps between two draws.
-        reverse: KL(P^S || P^T) in its place: what a teacher that trains along learns of the student.
-        seed: of the draws, with the step; the method `lead` gives the stage's.
+        reverse: KL(P^S || P^T) instead, for a teacher that trains along to learn from the student.
+        seed: seed of the draws; the method `lead` sets the stage's.
         weight: factor of the loss in the sum of losses; a number or a schedule.
         student: its config.
 

@@ -10,14 +10,14 @@ from stages.tasks.batches import Batch
 
 
 class Peers(Loss):
-    """The first head and each other head teach each other: both are `soft_labels`, whose targets have no gradient.
+    """The first head and every other head learn each other's soft labels; the targets get no gradient.
 
     The mean over the other heads k of CE(p_k, p_1) + CE(p_1, p_k), with p the softmax at temperature tau. It is Semi-Online
     KD's exchange between a student and its auxiliary learner (Liu, Liu and Huang, arXiv 2111.11747).
 
     Args:
         temperature: tau; a number or a schedule.
-        weight: factor of the loss; a number or a schedule. Give tau^2 if gradients shall keep their size.
+        weight: factor of the loss; a number or a schedule. tau^2 keeps the gradients' size.
 
     Example:
         >>> heads = ModelOutputs(named={"head_logits": torch.zeros(1, 3, 2)})   # 3 heads, 2 classes

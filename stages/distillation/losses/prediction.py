@@ -90,7 +90,7 @@ class MatchedLogits(Loss):
 class GoldLabels(Loss):
     """Cross-entropy with the gold class, or squared error with the gold score. It reads no teacher.
 
-    Of a string it is the CTC loss, -log p(string), for each frame (Graves et al. 2006, equation 8).
+    For strings it is the CTC loss, -log p(string), over the number of frames (Graves et al. 2006, equation 8).
 
     Only targets with a known label count. If a row has several labels (`labels` has the shape of the logits), the loss is
     the mean over the labels of the binary cross-entropy.
@@ -149,10 +149,10 @@ def class_losses(logits_BC: Tensor, batch: Batch, weights_C: Tensor | None = Non
 
 
 def ctc_losses(logits_BTC: Tensor, symbols_BL: Tensor) -> Tensor:
-    """(B,) -log p(string): the sum over all paths of frames that give it; 0 where the string is not known.
+    """(B,) -log p(string), p summed over all frame paths that give it; 0 where the string is unknown.
 
     Args:
-        logits_BTC: of T frames; the first class is the blank.
+        logits_BTC: the logits of T frames; the first class is the blank.
         symbols_BL: class ids, then negative numbers.
     """
     lengths_B = (symbols_BL >= 0).sum(1)

@@ -30,7 +30,7 @@ class WeighedCandidates(Loss):
         alpha: weight of the teacher's logits, from 0 to 1 (published: 0.2).
         weights: "published"; "sharp", w = softmax(-H / temperature), ours: (1 - u)^2 is nearly the same for all rows of a
             batch; "own", v alone; or "none".
-        temperature: of the sharp weights.
+        temperature: the temperature of the sharp weights.
         weight: factor of both terms; a number or a schedule.
 
     Example:

@@ -89,7 +89,7 @@ class WithBranches(nn.Module):
     All branches, and their fusion, begin with random weights from torch's generator: equal branches would stay equal.
 
     Args:
-        main: of one of TRUNKS. It answers as it did before, and it alone is kept in the end.
+        main: one of TRUNKS. It answers as it did before, and it alone is kept in the end.
         branches: their number.
         attention: whether the fusion learns its weights.
 

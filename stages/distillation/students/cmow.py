@@ -156,7 +156,7 @@ class CMOWModel(_CMOW):
 
 
 def product(x_BLDD: Tensor) -> Tensor:
-    """The product X_1 X_2 ... X_L (B, D, D) of matrices, of neighbours first: log2(L) products after each other.
+    """The product X_1 X_2 ... X_L (B, D, D) of matrices, pairwise: log2(L) batched products in sequence.
 
     Example:
         >>> x = torch.tensor([[[[1.0, 2.0], [0.0, 1.0]], [[1.0, 0.0], [3.0, 1.0]]]])

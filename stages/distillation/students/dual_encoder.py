@@ -52,7 +52,7 @@ class DualEncoderConfig(PretrainedConfig):
     def check(self) -> None:
         """Raises UserError: it is made from another student."""
         raise UserError(
-            f"{self.model_type!r} is made of a student of the teacher's kind by the method lead; leave this out",
+            f"{self.model_type!r} cannot be chosen; take the method lead, which makes it, and leave this out",
             argument="kind",
         )
 
@@ -155,7 +155,7 @@ def as_dual_encoder(encoder: Any, vectors: str, scale: float | None) -> DualEnco
     """Let a stock encoder compare texts; it is taken over, without its pooler.
 
     Args:
-        encoder: of one of BODIES.
+        encoder: one of BODIES.
         vectors, scale: see `DualEncoderConfig`.
     """
     given = encoder.config

@@ -153,7 +153,7 @@ def with_many_heads(stock: PreTrainedModel, heads: int, layers: int) -> ManyHead
     Args:
         stock: with more than `layers` layers, of one of BODIES.
         heads: their number.
-        layers: of each head.
+        layers: number of layers of each head.
 
     Example:
         >>> student = with_many_heads(stock, heads=3, layers=1)

@@ -38,7 +38,7 @@ class PromptedConfig(PretrainedConfig):
     Attributes:
         encoder: the encoder's config, as a dict.
         prompt_tokens: P, of each layer.
-        prompt_dropout: of the prompt's keys and values, in training.
+        prompt_dropout: dropout of the prompt's keys and values, in training.
     """
 
     model_type = "prompted"
@@ -113,7 +113,7 @@ class PromptedForSequenceClassification(PreTrainedModel):
         Args:
             model: with the labels of its task in its config.
             tokens: P, of the prompt.
-            dropout: of the prompt.
+            dropout: dropout of the prompt.
         """
         prompted = cls(PromptedConfig.of(model.config, tokens, dropout))
         prompted.encoder.load_state_dict(model.base_model.state_dict(), strict=False)

@@ -36,13 +36,13 @@ from stages.distillation.outputs import ATTENTION
 
 
 class PrunedBertConfig(BertConfig):
-    """BERT's config, with the units that are left. The sizes of `BertConfig` are those before pruning.
+    """BERT's config with the remaining units. The sizes of `BertConfig` are those before pruning.
 
     Attributes:
-        query_units: of each layer a list with their number for each head that is left.
-        value_units: the same of values.
-        feed_forward_units: of each layer their number.
-        embedding_rank: r of word embeddings that are a product (vocabulary, r) (r, W); 0: they are one table.
+        query_units: for each layer, the number in each remaining head.
+        value_units: the same for values.
+        feed_forward_units: for each layer, the number.
+        embedding_rank: r if word embeddings are a product (vocabulary, r) (r, W); 0: one table.
     """
 
     model_type = "pruned_bert"
@@ -239,11 +239,11 @@ def shrunk(
 ) -> PreTrainedModel:
     """A smaller model that answers the same, without the units that are pruned.
 
-    A layer that lost all its units keeps one that adds nothing, because many tools know no empty matrix.
+    A layer without units keeps one that adds nothing, because many tools reject empty matrices.
 
     Args:
-        model: in the form of `prunable`, or a stock BERT of which feed-forward units alone are pruned, as many in each
-            layer. The weights of pruned units are 0.
+        model: made by `prunable`, or a stock BERT with only feed-forward units pruned, equally many in each layer. The
+            weights of pruned units are 0.
         queries_NHD, values_NHD, feed_forward_NF: whether a unit is kept.
     """
     config: Any = copy.deepcopy(model.config)

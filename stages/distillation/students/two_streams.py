@@ -71,12 +71,12 @@ class Encoders(nn.Module):
         self.text = nn.TransformerEncoderLayer(**config.shape())
 
     def see(self, pixel_values: Tensor) -> Tensor:
-        """(B, P, W) of images (B, 3, S, S)."""
+        """Patch states (B, P, W) of images (B, 3, S, S)."""
         x_BPW = self.patches(pixel_values).flatten(2).transpose(1, 2)
         return functional.pad(x_BPW, (0, 0, 1, 0)) + self.patch_positions.weight
 
     def read(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(G, L, W) of texts (G, L)."""
+        """Token states (G, L, W) of texts (G, L)."""
         x_GLW = self.tokens(input_ids) + self.token_positions.weight[: input_ids.shape[1]]
         return self.text(x_GLW, src_key_padding_mask=attention_mask == 0)
 
@@ -126,8 +126,8 @@ class TwoStreamsModel(PreTrainedModel):
             pixel_values: (B, 3, S, S).
             input_ids: (G, L).
             attention_mask: (G, L).
-            candidates: (B, N) numbers of texts; None: the i-th image with the i-th text.
-            image_states, text_states: what the encoders make of images and texts, where that is known.
+            candidates: (B, N) text indices; None: the i-th image with the i-th text.
+            image_states, text_states: the encoders' outputs, if already computed.
 
         Returns:
             `pooler_output` is (B * N, 2 * W).
@@ -168,7 +168,7 @@ class TwoStreamsForZeroShotImageClassification(PreTrainedModel):
         image_states: Tensor | None = None,
         text_states: Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """As the model; `logits` are (B, N)."""
+        """As `TwoStreamsModel.forward`; `logits` are (B, N)."""
         fused = self.model(pixel_values, input_ids, attention_mask, candidates, image_states, text_states)
         images = 1 if candidates is None else candidates.shape[1]
         return SequenceClassifierOutput(logits=self.head(fused.pooler_output).view(-1, images))

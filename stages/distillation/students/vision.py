@@ -22,12 +22,12 @@ def vision_config(
     """The config of a student that reads the teacher's images.
 
     Args:
-        kind: of `VISION`.
+        kind: one of `VISION`.
         sizes: layers, width, feed_forward, heads. A ResNet has the first two: blocks of each of its two stages, and
             channels of the first stage; the second has twice as many.
         settings: `patch`, the pixels of a patch's side; a ResNet has none.
         teacher: its config; `image_size` says which images it reads.
-        dropout: of hidden states and attention; a ResNet has none.
+        dropout: dropout of hidden states and attention; a ResNet has none.
 
     Raises:
         UserError: a size is missing, a size or setting is not the kind's, or the patches do not fill the image.

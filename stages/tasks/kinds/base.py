@@ -45,9 +45,9 @@ class Kind(ABC):
 
     Attributes:
         labels: class names in the order of the model's outputs; None where it gives a score.
-        pooling: of the logits of a long text's windows: "mean" or "max" of each; "": texts are truncated. It is in the
+        pooling: how the logits of a long text's windows are joined: "mean" or "max" of each; "": texts are truncated. It is in the
             model's config, as `window_pooling`.
-        name: of the kind, as records of runs have it.
+        name: the name of the kind, as records of runs have it.
         head: what the model has above its encoder.
         problem_type: in the model's config, by which stock transformers choose loss and activation.
         selectable: metrics that may select on dev.
@@ -97,7 +97,7 @@ class Kind(ABC):
         return None
 
     def groups(self, split: Split) -> list[int] | None:
-        """The number of answers of each group that is drawn as a whole: of the words of a row; None: of one answer a row."""
+        """Answers in each group that is resampled whole, such as a row's words; None: each row is one answer."""
         return [len(labels) for labels in split.labels] if self.token_level else None
 
     def entities(self, label: Any) -> list[tuple[str, int, int]]:
@@ -125,7 +125,7 @@ class Kind(ABC):
 
     @abstractmethod
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-        """(N,) how far two models' answers are from each other, of their logits."""
+        """(N,) distances between two models' answers, from their logits."""
 
     @abstractmethod
     def answers(self, logits: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ class Kind(ABC):
             metrics: names.
             logits: (N, C).
             gold: (N,) or (N, C), in the form of `answers`.
-            groups: of the split (`groups`).
+            groups: the groups of the split (`groups`).
         """
 
     @abstractmethod
@@ -162,7 +162,7 @@ class Kind(ABC):
         Args:
             student, teacher: (N, C) logits.
             of_teacher: the kind with what was chosen for the teacher, where that may be another.
-            groups: of the split (`groups`).
+            groups: the groups of the split (`groups`).
 
         Returns:
             The fields of `stages.evaluation.results.ModelResult` that hold: "label_loyalty", the fraction of equal
@@ -190,7 +190,7 @@ class Kind(ABC):
 
     @abstractmethod
     def read(self, cell: str) -> Any:
-        """The label that `written` wrote."""
+        """Parse a cell of `written`."""
 
     @abstractmethod
     def hidden(self, label: Any) -> Any:

@@ -19,8 +19,8 @@ class Nodes(Classes):
     """A node has one class. The graph is one row, and all its nodes are read at once.
 
     Attributes:
-        graph: in which the nodes are; None where a model's config or a record of a run gives the kind.
-        class_weights: of the loss on gold labels, for each class; in the model's config, too.
+        graph: the nodes' graph; None if a config or a run's record gives the kind.
+        class_weights: each class's weight in the gold-label loss; also in the config.
     """
 
     graph: Graph | None = field(default=None, kw_only=True, compare=False, repr=False)

@@ -356,8 +356,8 @@ def _questions(pairs: list[tuple[Row, Any]], role: str, notes: list[str]) -> lis
     kept = [of for of in questions.values() if enough <= {value for _, value in of}]
     if not kept:
         raise UserError(
-            f"{pairs[0][0].path}: no question of {role} has both a right and a wrong candidate; give some, or name the "
-            "label of right ones: positive_label="
+            f"{pairs[0][0].path}: no question of {role} has a right{'' if role == 'train' else ' and a wrong'} "
+            "candidate; add some, or name the label of right ones with positive_label="
         )
     total = sum(map(len, kept))
     note = f"{role}: {len(kept):,} questions with {total:,} candidates, {total / len(kept):.1f} each"
@@ -393,7 +393,7 @@ def _named_places(
     """The task and its rows, whose labels are the places of the ones in vectors."""
     if source.labels and len(source.labels) != length:
         raise UserError(
-            f"{len(source.labels)} names, and each row has {length} numbers of 0 and 1; give as many names",
+            f"{len(source.labels)} names for rows of {length} zeros and ones; give {length} names",
             argument="labels",
         )
     names = source.labels or [str(place) for place in range(length)]

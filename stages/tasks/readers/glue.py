@@ -257,7 +257,9 @@ def _tsv_label(glue: GlueTask, label: str, where: str) -> int | float:
     digits = [str(index) for index in range(len(glue.labels))] if glue.digits else []
     if label in digits:
         return int(label)
-    raise UserError(f"{where}: unknown label {label!r}; known are {', '.join([*glue.labels, *digits])}")
+    raise UserError(
+        f"{where}: unknown label {label!r}; known are {', '.join([*glue.labels, *digits])}; fix the row"
+    )
 
 
 def _read_hub(name: str, config: str, revision: str | None) -> dict[str, Split]:

@@ -138,7 +138,7 @@ def _directory(files: dict[str, str]) -> tuple[dict[str, list[str]], Edges, dict
             name = row.get("id", "")
             if not name or name in ids:
                 raise UserError(
-                    f"{path}, line {line}: the id {name!r} must be a new one; correct the column id"
+                    f"{path}, line {line}: the id {name!r} is empty or repeated; give each node its own id"
                 )
             if "label" in row:
                 if labelled not in ("", path):
@@ -156,7 +156,8 @@ def _directory(files: dict[str, str]) -> tuple[dict[str, list[str]], Edges, dict
         nodes = {kind: ids} | nodes if labelled == path else nodes | {kind: ids}
     if not labelled:
         raise UserError(
-            f"none of {', '.join(files)} has a column label; add it to the nodes that have classes"
+            f"none of {', '.join(file for file in files if file.startswith('nodes-'))} has a column label; add it to the "
+            "nodes that have classes"
         )
     edges: Edges = {}
     for role, path in files.items():

@@ -133,8 +133,8 @@ def _columns(path: Path, table: Table, source: TaskSource) -> tuple[str, str]:
             )
         if not image and not source.text:
             raise UserError(
-                f"the first column of {path / LABELS} has no name; text_columns= names that of the files, and "
-                "label_column= that of the labels",
+                f"the first column of {path / LABELS} has no name; give the column of file names with "
+                "text_columns=, and that of labels with label_column=",
                 argument="text_columns",
             )
     image, label = source.text[0] if source.text else image, source.label or label

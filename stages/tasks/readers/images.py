@@ -160,9 +160,9 @@ def image_task(
     Without dev some of train is held out; equal images are in one split only.
 
     Args:
-        source: of the task.
+        source: the source of the task.
         pairs: role -> rows, whose text is `key_of` the image, with their images.
-        notes: of the task.
+        notes: the notes of the task.
         classes: in the order of the model's outputs; of strings the symbols.
 
     Raises:

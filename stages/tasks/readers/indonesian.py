@@ -70,7 +70,7 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[int | None]]]:
         tags = [tag.upper() for _, tag, *_ in words]
         if unknown := set(tags) - set(LABELS):
             raise UserError(
-                f"{path}, the sentence at line {line}: unknown tag {min(unknown)!r}; known are {', '.join(LABELS)}"
+                f"{path}, the sentence at line {line}: unknown tag {min(unknown)!r}; known are {', '.join(LABELS)}; install the package again"
             )
         yield (
             [word for word, *_ in words],

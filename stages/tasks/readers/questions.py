@@ -169,7 +169,9 @@ def _squad(path: Path, source: TaskSource) -> Iterator[Read]:
             raise UserError(f"{path}, question {number}: {entry!r:.60} is not an object; write one")
         answers = entry.get("answers") or []
         if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
-            raise UserError(f"{path}, question {number}: {answers!r:.60} is not a list of answers; write one")
+            raise UserError(
+                f"{path}, question {number}: {answers!r:.60} is not a list of objects; give each answer text and answer_start"
+            )
         found = {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
         impossible = bool(entry.get("is_impossible")) if second else False
         yield _row(path, number, entry.get("id"), entry.get("question"), context, found, impossible)
