@@ -78,10 +78,10 @@ def augment(
     from tqdm import tqdm
 
     from checkpoints.errors import UserError, about
+    from data_aug.replaceable_words import Synonyms, stop_words
     from data_aug.variants import SHARD_ROWS, Candidates, Settings, augment_shards
     from data_aug.word_prediction import MaskedLM
     from data_aug.word_vectors import WordVectors
-    from data_aug.words import Synonyms, stop_words
     from stages.distillation.device import accelerator, has_bf16
     from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
     from stages.tasks.text import check_text

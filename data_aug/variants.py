@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 
 from checkpoints.errors import UserError
+from data_aug.replaceable_words import ENGLISH, Span, Synonyms, content_words, is_word
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
-from data_aug.words import ENGLISH, Span, Synonyms, content_words, is_word
 
 Row = tuple[str, str | None]  # text_a and text_b; None where the task has single sentences
 Given = Callable[[int], Mapping[tuple[int, int], list[str]]]

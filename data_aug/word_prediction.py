@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from checkpoints.errors import UserError
-from data_aug.words import is_word
+from data_aug.replaceable_words import is_word
 from stages.distillation.compatibility import longest_row
 from stages.distillation.model_surgery import head_alone, pack
 

@@ -22,8 +22,8 @@ from pipeline.launch.interrupts import look
 from pipeline.launch.worker import REFUSAL
 from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan, read_finished, write_stage_spec
 from pipeline.program import as_started
+from pipeline.report.printed_tables import results_table, seeds_table
 from pipeline.report.run_record import read_run_record
-from pipeline.report.tables import results_table, seeds_table
 from pipeline.run_lock import run_lock
 
 GROUPS = {"teacher": "tuning", "finetune": "finetuning"}

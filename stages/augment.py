@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from checkpoints import store
 from checkpoints.errors import about
+from data_aug.replaceable_words import ENGLISH, Synonyms
 from data_aug.samples import describe, samples
 from data_aug.variants import (
     SHARD_ROWS,
@@ -30,7 +31,6 @@ from data_aug.variants import (
 )
 from data_aug.word_prediction import MaskedLM
 from data_aug.word_vectors import WordVectors
-from data_aug.words import ENGLISH, Synonyms
 from stages.distillation.models import load_masked_lm, load_tokenizer
 from stages.tasks.entity_swaps import given_words
 from stages.tasks.text import folded

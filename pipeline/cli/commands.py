@@ -25,8 +25,8 @@ from pipeline.launch.given_ranks import given_ranks
 from pipeline.launch.in_place import RunEnded, on_all_ranks
 from pipeline.plan import RUNS
 from pipeline.program import as_started
+from pipeline.report.printed_tables import results_table, runs_table
 from pipeline.report.run_record import RunRecord, read_run_record
-from pipeline.report.tables import results_table, runs_table
 from pipeline.run import StageFailed, StageRefused, make, make_recipe
 from stages.tasks.text import check_text, slug
 from stages.training.options import option
@@ -571,7 +571,7 @@ def doctor(given: dict[str, str]) -> int:
     Takes the options of task-distill, and does what the run's stage `check` would. run= alone checks the directory of
     that run.
     """
-    from pipeline.cli import doctor, resources
+    from pipeline.cli import doctor, run_needs
 
     o = load("small", given)
     spec = task_stages(o) if given.keys() - {"run", "preset", "seeds"} else None
@@ -580,7 +580,7 @@ def doctor(given: dict[str, str]) -> int:
     for suffix in [f"-seed{seed}" for seed in o.seeds] or [""]:
         run = RUNS / ((spec.name if spec else o.run) + suffix)
         if spec:
-            resources.check_needs(report, run, spec.declare, o)
+            run_needs.check_needs(report, run, spec.declare, o)
         elif o.run and not run.is_dir():
             raise _no_such_run(run.name)
         if run != RUNS and run.is_dir():

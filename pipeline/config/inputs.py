@@ -11,7 +11,7 @@ from pathlib import Path
 from checkpoints.errors import UserError, about
 from checkpoints.fingerprint import FileHashes
 from checkpoints.store import read_json
-from data_aug.words import Synonyms, stop_words
+from data_aug.replaceable_words import Synonyms, stop_words
 from pipeline.config.options import Options, check_run
 from pipeline.config.two_stage import (
     Entry,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from checkpoints.errors import UserError
+from pipeline.report.printed_tables import percent, terminal_table
 from pipeline.report.run_record import RunRecord
-from pipeline.report.tables import percent, terminal_table
 from stages.distillation.models import (
     ModelSource,
     kind_of,

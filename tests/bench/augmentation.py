@@ -7,10 +7,10 @@ from functools import cached_property
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
+from data_aug.replaceable_words import content_words
 from data_aug.variants import Candidates, Row, Settings, augment_rows
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
-from data_aug.words import content_words
 from stages.distillation.compatibility import forward_flops
 from stages.distillation.device import has_bf16
 from stages.tasks.packages import packaged_vectors

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
+from data_aug.replaceable_words import content_words
 from data_aug.variants import Candidates, Found, Settings, augment_rows
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
-from data_aug.words import content_words
 from stages.distillation.device import has_bf16
 from stages.tasks.packages import packaged_teacher, packaged_vectors
 from tests.bench import as_a_stage_runs

@@ -11,6 +11,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_aug.replaceable_words import content_words, is_word
 from data_aug.variants import (
     Candidates,
     Counts,
@@ -24,7 +25,6 @@ from data_aug.variants import (
 )
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
-from data_aug.words import content_words, is_word
 
 
 def fake(queries: Sequence[Query]) -> list[Found]:

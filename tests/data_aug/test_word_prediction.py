@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from transformers import AutoModel, BertConfig
 
 from data_aug import word_prediction
+from data_aug.replaceable_words import content_words
 from data_aug.word_prediction import MaskedLM, Query, split_masks
-from data_aug.words import content_words
 
 
 def reference(model, tokenizer, query: Query, k: int, grad: bool = False) -> list[str] | None:

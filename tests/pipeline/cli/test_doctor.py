@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from checkpoints import store
-from pipeline.cli import doctor, resources
+from pipeline.cli import doctor, run_needs
 from pipeline.cli.commands import main
 from pipeline.config import two_stage
 from pipeline.config.options import load
@@ -143,7 +143,7 @@ def test_what_a_run_needs_and_too_little_disk_and_memory(tmp_path, monkeypatch, 
     assert named == ["teacher", "general", "intermediate", "prediction"]
     assert not list((tmp_path / "runs").glob("[!.]*"))  # looking makes no run
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=9, used=9, free=1000))
-    monkeypatch.setattr(resources, "memory", lambda: (2e6, 1e6))
+    monkeypatch.setattr(run_needs, "memory", lambda: (2e6, 1e6))
     status, lines = doctor_says(capsys, *GIVEN)
     wrong = [line for line in lines if line.startswith("  WRONG")]
     assert status == 1 and len(wrong) == 2 and all(": free " in line for line in wrong)
@@ -163,7 +163,7 @@ def test_a_model_whose_memory_cannot_be_estimated_is_named_and_stops_nothing(
     def reads_a_number(*given):
         raise RuntimeError("Tensor.item() cannot be called on meta tensors")
 
-    monkeypatch.setattr(resources, "_activation_bytes", reads_a_number)
+    monkeypatch.setattr(run_needs, "_activation_bytes", reads_a_number)
     status, lines = doctor_says(capsys, *GIVEN)
     assert (
         status == 0 and sum("the memory of a bert in training cannot be estimated" in x for x in lines) == 4
@@ -179,7 +179,7 @@ def test_parameters_are_counted_from_configs_alone(tmp_path):
     o = load("small", ["architecture.layers=4", "architecture.width=16", "architecture.feed_forward=32",
                        "architecture.heads=4"])  # fmt: skip
     check = two_stage.check(o, two_stage.Given({"path": str(teacher)}))
-    counted = {name: resources._count(model) for name, model in resources._models(check).items()}
+    counted = {name: run_needs._count(model) for name, model in run_needs._models(check).items()}
     assert counted == {"teacher": numbers, "student": numbers}
 
 
@@ -201,8 +201,8 @@ def test_activations_are_those_that_a_pass_keeps():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         weights.train()(input_ids=torch.zeros(4, 32, dtype=torch.int64))
     expected = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
-    assert resources._activation_bytes(model, 4, 32, maps=True) == expected
-    halves = [resources._activation_bytes(model, rows, 32, maps=False) for rows in (2, 4)]
+    assert run_needs._activation_bytes(model, 4, 32, maps=True) == expected
+    halves = [run_needs._activation_bytes(model, rows, 32, maps=False) for rows in (2, 4)]
     assert halves[1] < expected and 1.9 < halves[1] / halves[0] <= 2
 
 

@@ -12,9 +12,9 @@ from nltk.corpus.reader import WordListCorpusReader, WordNetCorpusReader
 from nltk.corpus.util import LazyCorpusLoader
 
 from data_aug import augment
+from data_aug.replaceable_words import ENGLISH, Synonyms, content_words, stop_words
 from data_aug.variants import Candidates, Settings, augment_rows
 from data_aug.word_prediction import MaskedLM
-from data_aug.words import ENGLISH, Synonyms, content_words, stop_words
 from tests.data_aug.conftest import TEXTS
 
 GERMAN = "der die das und nicht für".split()
