@@ -66,7 +66,7 @@ def main() -> None:
             print(f"{name} is left out: {error.filename} is missing", flush=True)
             continue
         runs = [
-            made(f"tasks-{name}-{o.rows}-{seed}", [*given, *SIZES, *o.options, f"seed={seed}"])
+            made(f"tasks-{name}-{o.rows}-{seed}", [*SIZES, *given, *o.options, f"seed={seed}"])
             for seed in o.seeds
         ]
         table.append({"task": name, "rows": f"{o.rows:,} at most", "seeds": f"{len(runs)}"} | cells(runs))

@@ -129,7 +129,7 @@ def test_killed_it_draws_the_same_layers_and_ends_in_the_same_weights(place, mad
     [
         ("students.lead.reads=[]", "lead.reads: a loss reads the teacher, and there is none; name an earlier student"),
         ("students.lead.reads=[teacher]", "lead.losses: a cross-encoder has no vectors of layers to compare; take candidate_"),
-        ("students.lead.losses=[gold_labels]", "lead.losses: 'gold_labels' does not read a dual encoder; take"),
+        ("students.lead.losses=[gold_labels]", "lead.losses: 'gold_labels' does not work on a dual encoder; take"),
         ("base.method={lead: {vectors: max}}", "lead.vectors: 'max' must be cls or mean or tokens"),
         ("base.method={lead: {scale: 0}}", "lead.scale: 0 must be a number above 0"),
         ("base.method={lead: {wrong: 0}}", "lead.wrong: 0 must be a whole number from 1 to 100"),

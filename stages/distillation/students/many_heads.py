@@ -64,7 +64,7 @@ class ManyHeadsConfig(PretrainedConfig):
     def check(self) -> None:
         """Raises UserError: it is made from another student."""
         raise UserError(
-            f"{self.model_type!r} is made of a student of the teacher's kind by the method {self.model_type}; leave this out",
+            f"{self.model_type!r} cannot be chosen; take the method {self.model_type}, which makes it, and leave this out",
             argument="kind",
         )
 

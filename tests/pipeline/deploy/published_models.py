@@ -204,7 +204,7 @@ KINDS = [
     Kind("GTE", "gte", {}, bert_like()),
     Kind("BERT padded on the left", "bert", {}, bert_like(padding_side="left"), "pads on the left; set"),
     Kind("BERT, tokenizer without attention_mask", "bert", {}, bert_like(model_input_names=["input_ids", "token_type_ids"]), "gives no attention_mask; add it"),
-    Kind("BERT, tokenizer without a padding token", "bert", {}, bert_like(PLAIN, pad_token=None), "no padding token; name one"),
+    Kind("BERT, tokenizer without a padding token", "bert", {}, bert_like(PLAIN, pad_token=None), "no padding token; set"),
     Kind("BERT with the tokenizer of a larger vocabulary", "bert", {"vocab_size": 20}, bert_like(), "cannot read its tokenizer's"),
     Kind("MPNet", "mpnet", ROBERTA_POSITIONS, roberta_like(PLAIN), NO_REGISTRY),
     Kind("DeBERTa", "deberta", {}, bert_like(), NO_REGISTRY),

@@ -103,8 +103,8 @@ def test_lines(place, capsys, monkeypatch):
     "arguments, words",
     [
         (["run=one", "text="], "is empty"),
-        (["run=one", "text=a", "text_b=b"], "takes one text"),
-        (["run=pairs", "text=a"], "takes two texts"),
+        (["run=one", "text=a", "text_b=b"], "give one text"),
+        (["run=pairs", "text=a"], "give two texts"),
         (["run=none", "text=a"], "no run 'none'"),
         (["model=runs", "text=a"], "no config.json"),
         (["run=one", "to=x.csv"], "give file=FILE"),

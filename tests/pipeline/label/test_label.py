@@ -177,7 +177,7 @@ def test_a_prompt_of_ones_own_for_pairs(stub, place):
         (["prompt=bare.txt"], ["prompt: bare.txt has no {text}"]),
         (["to=texts.csv"], ["to: texts.csv: answers are written to a .jsonl file"]),
         (["to=other.jsonl"], ["to: other.jsonl, line 1: has the label 'joy', labels= has good, bad"]),
-        (["to=broken.jsonl"], ["to: broken.jsonl, line 1: no answer"]),
+        (["to=broken.jsonl"], ["to: broken.jsonl, line 1: "]),
     ],
     ids=lambda value: value[0],
 )

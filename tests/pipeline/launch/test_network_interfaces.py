@@ -14,7 +14,7 @@ def host(monkeypatch):
     ways = {"me": "127.0.0.1", "other": "10.0.0.1", "10.0.0.2": "10.0.0.1"}
     monkeypatch.setattr(network_interfaces, "source_address", lambda name: ways.get(name, ""))
     monkeypatch.setattr(
-        interfaces, "interface_of", lambda address: {v: k for k, v in HOSTS.items()}.get(address, "")
+        network_interfaces, "interface_of", lambda address: {v: k for k, v in HOSTS.items()}.get(address, "")
     )
     for name in network_interfaces.VARIABLES:
         monkeypatch.setenv(name, "")

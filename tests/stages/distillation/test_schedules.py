@@ -51,5 +51,5 @@ def test_what_is_no_schedule_is_told_with_its_setting(value):
     "value", [0, {"linear": [2, 0]}, {"stairs": [-1, 2, 3]}, {"points": [[0, 1], [0.5, -1], [1, 1]]}]
 )
 def test_a_temperature_is_above_zero_all_the_time(value):
-    with pytest.raises(UserError, match="temperature: .* must be above 0"):
+    with pytest.raises(UserError, match="temperature: .* keep it above 0"):
         SoftLabels(temperature=value)

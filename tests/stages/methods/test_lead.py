@@ -35,7 +35,7 @@ from tests.conftest import make_encoder, make_tokenizer, tiny_config
          "losses.score_distributions.pairs: 3 pairs of layers of a teacher, a, that has 2; lower it"),
         ({}, {"begins_as": {"many_heads": {"heads": 2}}}, [],
          "student.init: it begins as a student of the method many_heads, .* take one of the method plain or lead"),
-        ({}, {"a": "lead"}, ["gold_labels"], "losses: 'gold_labels' does not read a dual encoder; take candidate_scores or"),
+        ({}, {"a": "lead"}, ["gold_labels"], "losses: 'gold_labels' does not work on a dual encoder; take one of candidate_scores"),
     ],
 )  # fmt: skip
 def test_plans_that_cannot_work_are_refused(settings, methods, losses, words):

@@ -102,9 +102,9 @@ def test_assistants_refuse_what_they_cannot_teach():
             Assistants(["a"]),
             task(labels=None),
             logits,
-            "method: .* of which one is right; for this task take plain",
+            "method: .* of one class each, not of .*; take plain",
         ),
-        (Assistants(["a"]), task(), CaptureSpec(hidden=frozenset([1])), "losses: .* none on layers"),
+        (Assistants(["a"]), task(), CaptureSpec(hidden=frozenset([1])), "losses: .* none on its layers"),
         (Assistants(["a"]), task(), CaptureSpec(), "losses: .* at least one"),
     ):
         with pytest.raises(UserError, match=words):

@@ -231,7 +231,10 @@ def test_labels_are_strings_where_the_metric_is_one_of_strings(tmp_path):
         ("file,kind\n0.png,cat\n1.png,cat\n2.png,cat\n", "the single class 'cat'"),
         ("file,kind\n", "no images; give a file with some"),
         ("", r"labels\.csv is empty; write a line 'file,label', and a line an image"),
-        (",file,kind\n0,0.png,cat\n", r"the first column of .*labels\.csv has no name; text_columns= names"),
+        (
+            ",file,kind\n0,0.png,cat\n",
+            r"the first column of .*labels\.csv has no name; give the column of file names",
+        ),
     ],
 )
 def test_a_labels_csv_that_cannot_be_used_is_told(tmp_path, table, words):

@@ -146,7 +146,7 @@ def test_without_dev_whole_questions_are_held_out(tmp_path):
     [
         (asked("q", 8), {"text_columns": ("sentence",)}, "text_columns: 'sentence' alone: a ranking reads a question and a candidate; name two"),
         ({"q": [("a", 0), ("b", 1), ("c", 2)], "r": [("d", 2)]}, {}, "label_column: .*3 labels; a ranking has two"),
-        ({"q": [("a", 0)], "r": [("b", 1)]}, {}, "no question of dev has both a right and a wrong candidate"),
+        ({"q": [("a", 0)], "r": [("b", 1)]}, {}, "no question of dev has a right and a wrong candidate"),
         (asked("q", 8), {"metric": "accuracies"}, "metric: 'accuracies' does not fit .* map, mrr, precision_at_1"),
     ],
 )  # fmt: skip

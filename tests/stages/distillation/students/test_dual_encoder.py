@@ -85,7 +85,7 @@ def test_its_operations_are_those_of_the_encoder(tmp_path):
     model, _ = made(tmp_path, "mean")
     with_pooler = forward_flops(model.encoder.config, 18, 9)
     assert 0.9 * with_pooler < forward_flops(model.config, 18, 9) < with_pooler
-    with pytest.raises(UserError, match="kind: 'dual_encoder' is made of a student .* by the method lead"):
+    with pytest.raises(UserError, match="kind: 'dual_encoder' cannot be chosen; take the method lead"):
         student_config(tiny_config(), 0, kind="dual_encoder")
 
 

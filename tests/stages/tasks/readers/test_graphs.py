@@ -58,8 +58,8 @@ def test_edges_within_a_type_join_two_nodes(tmp_path):
     [
         ({"edges-knows.csv": "film,city\nf5,8\n"}, "has the columns film, city; give two, each named after"),
         ({"edges-knows.csv": "film,actor\nf5,9\n"}, "line 2: there is no actor '9'; add it to nodes-actor.csv"),
-        ({"nodes-actor.csv": "id\n7\n7\n"}, "line 3: the id '7' must be a new one"),
-        ({"nodes-actor.csv": "name\n7\n"}, "line 2: the id '' must be a new one; correct the column id"),
+        ({"nodes-actor.csv": "id\n7\n7\n"}, "line 3: the id '7' is empty or repeated"),
+        ({"nodes-actor.csv": "name\n7\n"}, "line 2: the id '' is empty or repeated"),
         ({"nodes-actor.csv": "id,label\n7,a\n8,b\n"}, "have labels, but one type of nodes may"),
         ({"nodes-film.csv": "id\nf1\nf2\nf3\nf4\nf5\n"}, "has a column label; add it"),
         ({"nodes-film.csv": FILES["nodes-film.csv"].replace("dev", "valid")}, "'valid' must be train, dev or test"),

@@ -32,7 +32,7 @@ def test_vectors_of_0_and_1_are_several_labels_by_place(tmp_path, one):
     assert isinstance(task.kind, LabelSets) and task.labels == ("0", "1", "2")
     assert any("labels=" in note for note in task.notes)
     assert of_labels(tmp_path, vectors, labels=["joy", "anger", "fear"]).labels == ("joy", "anger", "fear")
-    with pytest.raises(UserError, match="2 names, and each row has 3 numbers.*as many"):
+    with pytest.raises(UserError, match="2 names for rows of 3 zeros and ones"):
         of_labels(tmp_path, vectors, labels=["joy", "anger"])
 
 

@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused_in_one_line_or_left_out(tmp_path, name):
         ),
         (
             '{"data": [{"paragraphs": [{"context": "a", "qas": [{"question": "b", "answers": 3}]}]}]}',
-            "list of answers",
+            "list of objects",
         ),
     ],
 )
