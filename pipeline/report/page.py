@@ -12,8 +12,8 @@ from markupsafe import Markup
 from checkpoints import store
 from pipeline.config.options import Options
 from pipeline.report import plots
+from pipeline.report.printed_tables import notes_of
 from pipeline.report.run_record import RunRecord, StageRecord
-from pipeline.report.tables import notes_of
 from pipeline.report.templates import metric_name, page
 from stages.evaluation.results import ModelResult
 

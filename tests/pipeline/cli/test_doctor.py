@@ -25,7 +25,7 @@ GIVEN = ["teacher=teacher", "corpus=corpus.txt", "task=tiny", "data=data", "text
 @pytest.fixture
 def unchecked(monkeypatch):
     """Spares a test that is about memory and disk the stage `check`."""
-    monkeypatch.setattr(resources, "check_inputs", lambda *given: None)
+    monkeypatch.setattr(run_needs, "check_inputs", lambda *given: None)
 
 
 @pytest.fixture
