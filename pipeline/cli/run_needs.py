@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from checkpoints import store
 from checkpoints.errors import UserError, to_user_error
 from pipeline.cli.doctor import Report, format_bytes, free_disk
 from pipeline.config.errors import explain
@@ -104,18 +104,18 @@ def check_inputs(report: Report, check: StageSpec, job: Job) -> None:
         def log(self, text: str) -> None:
             report.note("check", text)
 
-    directory, inputs = RUNS / ".doctor" / "check", _given(check)
-    directory.mkdir(parents=True, exist_ok=True)
     job, cpu = replace(job, precision="fp32"), torch.device("cpu")  # they only decide how long it would take
+    RUNS.mkdir(exist_ok=True)
     try:
-        stage_check.run(Told("check", "check", directory, check.options, inputs, "", job, cpu))
+        with TemporaryDirectory(prefix=".doctor-", dir=RUNS) as run:  # beside the cache
+            directory = Path(run) / "check"
+            directory.mkdir()
+            stage_check.run(Told("check", "check", directory, check.options, _given(check), "", job, cpu))
         report.ok("check", "all rows can be read; vocabularies, classes, layers and lengths fit")
     except UserError as error:
         report.fix("check", str(explain(error, "check")))
     except OSError as error:
         report.fix("check", str(to_user_error(error)))
-    finally:
-        store.remove(directory.parent)
 
 
 FEWER_ROWS = ", or give job.micro_batch=auto"
