@@ -5,7 +5,6 @@ import copy
 import io
 import json
 import shutil
-import signal
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
@@ -175,14 +174,13 @@ class Place:
 
     def run(self, stage: Path) -> list[dict]:
         """Run a stage in this process, as a worker does, silently; returns its lines of metrics."""
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         opened = Stage.open(stage, self.device)
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                STAGE_TYPES[opened.stage_type](opened)
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with (
+            opened.resources,
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            STAGE_TYPES[opened.stage_type](opened)
         return metrics(stage)
 
 
