@@ -56,7 +56,8 @@ def assert_resumes(path: Path, make: Callable[[Path], Job]) -> Job:
         The job that was trained through.
     """
     whole = make(path / "whole")
-    whole.run()
+    with whole.stage.resources:
+        whole.run()
     stopped = make(path / "stopped")
     take_step = stopped.step
 
@@ -66,13 +67,14 @@ def assert_resumes(path: Path, make: Callable[[Path], Job]) -> Job:
         return take_step(rows)
 
     stopped.step = step_and_stop
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted), stopped.stage.resources:
         stopped.run()
     resumed = make(path / "stopped")
     with torch.no_grad():  # nothing may be left of how a model begins
         for tensor in resumed.model.state_dict().values():
             tensor.zero_()
-    state = resumed.run()
+    with resumed.stage.resources:
+        state = resumed.run()
     assert state.step == whole.state.step > STEPS_BEFORE_THE_STOP
     assert state.best_score == whole.state.best_score
     for name, tensor in whole.model.state_dict().items():
