@@ -129,10 +129,10 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -
         store.write_json(directory / "finished.json", finished | {"from": other})
     former = read_json(directory / "stage.json").get("job")
     job = asdict(o.job)
-    if job["precision"] == "auto":
-        former = former.get("precision") if isinstance(former, dict) else None
-        # The stage's ranks decide.
-        job["precision"] = former if former in ("bf16", "fp16", "fp32") else "auto"
+    for name, choices in (("precision", ("bf16", "fp16", "fp32")), ("compile", ("on", "off"))):
+        before = former.get(name) if isinstance(former, dict) else None
+        if job[name] == "auto" and before in choices:  # where there is none the stage's ranks decide
+            job[name] = before
     inputs = {
         name: {"stage": value, "path": str(artefacts[value].resolve())} if isinstance(value, str) else value
         for name, value in planned.stage.inputs.items()

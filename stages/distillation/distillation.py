@@ -6,6 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
+import torch
 from torch import nn
 
 from checkpoints.errors import UserError
@@ -59,6 +60,21 @@ class Distillation(nn.Module):
         if self.chosen is not None:
             batch, teacher_outputs = self.chosen(batch, teacher_outputs)
         outputs = read(self.student, batch, self.student_capture)
+        return self.terms(outputs, teacher_outputs, batch)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the student and the losses, each by itself: what the losses read is captured around the student.
+
+        Args:
+            args, kwargs: of `torch.compile`.
+        """
+        self.student.compile(*args, **kwargs)
+        self.terms = torch.compile(self.terms, *args, **kwargs)  # type: ignore[method-assign]
+
+    def terms(
+        self, outputs: ModelOutputs, teacher_outputs: ModelOutputs | None, batch: Batch
+    ) -> dict[str, LossTerm]:
+        """The terms of all losses, of what was captured."""
         terms: dict[str, LossTerm] = {}
         for loss in self._losses:
             own = loss.terms(outputs, teacher_outputs, batch)

@@ -22,10 +22,10 @@ class Dropout(nn.Dropout):
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each number with probability p, rounded to 1/65,536, and divide the others by 1 - p.
 
-    On a GPU, and for p = 0 and p = 1, this is torch's own dropout.
+    On a GPU, for p = 0 and p = 1, and where it is compiled, this is torch's own dropout.
     """
     dropped = round(p * PLACES)
-    if x.device.type != "cpu" or not 0 < dropped < PLACES:
+    if x.device.type != "cpu" or not 0 < dropped < PLACES or torch.compiler.is_compiling():
         return functional.dropout(x, p)
     source = np.random.SFC64(int(torch.randint(2**62, ())))
     bits = source.random_raw(-(-x.numel() // 4)).view(np.int16)[: x.numel()]

@@ -266,7 +266,7 @@ def _captured_attention(module: nn.Module, query: Tensor, key: Tensor, value: Te
         shared = query.shape[1] // key.shape[1]  # query heads that read the same keys and values
         each = (x.repeat_interleave(shared, 1) if shared > 1 else x for x in (key, value))
         state.keep(layer, query, *each)
-    if query.requires_grad and query.device.type == "cpu":
+    if query.requires_grad and query.device.type == "cpu" and not torch.compiler.is_compiling():
         p, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling") or query.shape[-1] ** -0.5
         if (
             p

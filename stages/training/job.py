@@ -6,7 +6,7 @@ of (seed, epoch, step), random numbers of (seed, step, micro-batch, rank); so ne
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import lru_cache, partial
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from checkpoints.errors import UserError
 from stages.distillation.device import tf32_products
 from stages.distillation.losses.base import LossTerm
+from stages.training.compiled import compile_model
 from stages.training.data_order import BUFFER_ROWS, epoch_batches, shard_batch
 from stages.training.engine import Engine
 from stages.training.job_checkpoint import Collector, JobCheckpoints, State
@@ -53,7 +54,8 @@ class Job:
 
     Args:
         stage: directory, options and ranks of the stage.
-        model: called as model(batch, targets), returns `LossTerm`s by name; its `student` is evaluated and kept.
+        model: called as model(batch, targets), returns `LossTerm`s by name; its `student` is evaluated and kept. What of
+            it is compiled, if it is, a `compile` of its own says; never all of it, for the engine hangs hooks on it.
         rows: the data.
         targets: called with a batch, returns the teacher's outputs for it. None: the model takes no targets.
         evaluate: the student's score on dev, higher is better; the best weights are kept. None: the last are kept.
@@ -93,9 +95,14 @@ class Job:
             partial(epoch_batches, rows.lengths, self.options.batch_size, stage.seed)
         )
         self.model.to(stage.device)
+        # Before the model is compiled, which holds for these settings alone.
+        stage.resources.enter_context(tf32_products(stage.device, stage.precision))
         micro_batch = self._micro_batch(whole=needs_whole_batch(model, step))
         self.micro_batches = math.ceil(self.options.batch_size / (self.world * micro_batch))
         refuse_unsupported(step, model, self.settings, self.world, self.micro_batches)
+        compile_model(
+            stage, model, self._parts(), rows.lengths, self.steps, self._why_not_compiled(step), self._try
+        )
         self.engine = Engine(stage, model, step, micro_batch, self.micro_batches, self.steps)
         self.checkpoints = JobCheckpoints(stage, model, self.engine, collector)
         may_grow = set_progress is not None or step.has_own_passes
@@ -105,7 +112,6 @@ class Job:
         self.stop = StopSignal()
         self.control_group = dist.new_group(backend="gloo") if self.world > 1 else None
         stage.resources.callback(self._close)
-        stage.resources.enter_context(tf32_products(stage.device, stage.precision))
 
     def run(self) -> State:
         """Train to the end; the model then holds the best weights (or the last, where nothing is evaluated).
@@ -249,16 +255,36 @@ class Job:
         most = math.ceil(self.options.batch_size / self.world)
         if self.settings.micro_batch != "auto":
             return int(self.settings.micro_batch) or most
-        return most if whole else find_micro_batch(self.stage, self.rows.lengths, most, self._try)
+        attempt = partial(self._try, weight=0.0)
+        return most if whole else find_micro_batch(self.stage, self.rows.lengths, most, attempt)
 
-    def _try(self, indices: np.ndarray) -> None:
-        """Do what needs the memory of a micro-batch: forward and backward of rows with weight 0, which teach nothing."""
+    def _try(self, indices: np.ndarray, weight: float = 1.0) -> None:
+        """Do a forward and a backward pass of a micro-batch, which teach nothing: the gradients are dropped."""
         precision = self.stage.precision
         with trial(self.model):
-            batch = self._batch(indices, np.zeros(len(indices), np.float32))
+            batch = self._batch(indices, np.full(len(indices), weight, np.float32))
             with torch.autocast(self.stage.device.type, precision, enabled=precision != torch.float32):
                 terms = self.model(batch, self.targets(batch) if self.targets else None)
             sum(term.sum for term in terms.values()).backward()
+
+    # Compiling.
+
+    def _parts(self) -> Iterator[np.ndarray]:
+        """This rank's first micro-batch of each step of the first epoch, as row numbers."""
+        for rows in self.batches_of(0):
+            yield shard_batch(rows, self.world, self.rank, self.micro_batches)[0][0]
+
+    def _why_not_compiled(self, step: Step) -> str:
+        """Why what a step computes is not the same from step to step, or is in no single piece; "" if it is."""
+        not_said = type(self.model).compile is nn.Module.compile
+        reasons = {
+            f"{type(self.model).__name__} does not say what of it to compile": not_said,
+            "a schedule changes its losses at each step": self.set_progress is not None,
+            "its batches are changed as they are read": self.batch_transform is not None,
+            "its optimiser step is the method's own": step.is_own,
+            f"ZeRO stage {self.settings.zero} shards what it trains": self.settings.zero > 0,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
 
     # Evaluation and the best weights.
 

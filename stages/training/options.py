@@ -246,6 +246,10 @@ class Job:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
         "auto", "bf16, fp16, fp32; auto: bf16 if the processor multiplies it natively"
     )
+    compile: Literal["auto", "on", "off"] = option(
+        "auto",
+        "compile student and losses (torch.compile); auto: in long stages of few shapes on a GPU (docs/speed.md)",
+    )
     micro_batch: Literal["auto"] | NotNegative = option(
         0, "micro-batch size per rank in rows; 0: no accumulation; auto: halved until it fits"
     )

@@ -57,15 +57,20 @@ class Stage:
     def open(directory: Path, device: torch.device) -> "Stage":
         """Read a stage from the `stage.json` that planning left in its directory, where its precision is then kept."""
         spec = json.loads((directory / "stage.json").read_text(encoding="utf-8"))
-        job = Job(**spec["job"])
-        if job.precision == "auto":
-            job = replace(job, precision=native_precision(device, job.zero))
-            if is_first_rank():
-                store.write_json(directory / "stage.json", spec | {"job": asdict(job)})
-        return Stage(
+        stage = Stage(
             spec["name"], spec["stage_type"], directory, spec["options"], spec["inputs"], spec["fingerprint"],
-            job, device, spec.get("deepspeed", {}),
+            Job(**spec["job"]), device, spec.get("deepspeed", {}),
         )  # fmt: skip
+        if stage.job.precision == "auto":
+            stage.keep(precision=native_precision(device, stage.job.zero))
+        return stage
+
+    def keep(self, **settings: Any) -> None:
+        """Keep in `stage.json` what `auto` has come to mean, so that a resumed stage does the same."""
+        self.job = replace(self.job, **settings)
+        if is_first_rank():
+            path = self.directory / "stage.json"
+            store.write_json(path, store.read_json(path) | {"job": asdict(self.job)})
 
     @property
     def training(self) -> Training:

@@ -61,6 +61,11 @@ class Step:
         """Whether the step has several passes, a gradient hook or parameters of a pass's own."""
         return len(self.passes) > 1 or self.passes[0].hook is not None or self.passes[0].trains is not None
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the step is not one loss, one backward pass, one AdamW and nothing after it."""
+        return bool(self.has_own_passes or self.after_step or self.optimizers)
+
 
 def refuse_ranks(rows: Rows, ranks: int) -> None:
     """Raises UserError where there are more ranks than the rows can be trained on."""
@@ -105,7 +110,7 @@ def refuse_unsupported(
     if needs_whole_batch(model, step):
         what = "a step of several backward passes" if step.has_own_passes else "a loss over the whole batch"
         refuse_parts(settings, micro_batches, what)
-    if settings.zero and (step.has_own_passes or step.after_step or step.optimizers):
+    if settings.zero and step.is_own:
         raise UserError(
             f"a step of the stage's own needs whole weights and gradients, and ZeRO stage {settings.zero} shards them; "
             "set it to 0",

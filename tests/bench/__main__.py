@@ -14,6 +14,7 @@ import signal
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from pipeline.launch.worker import start_ranks
@@ -76,8 +77,20 @@ def works_of(place) -> list:
     from tests.bench.whole_task import whole_task
 
     if place.device.type == "cuda":
+        general = partial(
+            training,
+            place,
+            kind="general",
+            task="",
+            length=128,
+            goal=3,
+            plain_steps=30,
+            our_steps=45,
+            batch=256,
+        )
         return [
-            training(place, "general-128", "general", "", 128, 3, plain_steps=30, our_steps=45, batch=256),
+            general("general-128"),
+            general("general-128-compiled", compile="on"),
             training(
                 place, "intermediate-sst2", "intermediate", "sst-2", 64, 3, plain_steps=90, our_steps=180
             ),

@@ -52,6 +52,7 @@ def training(
     plain_steps: int,
     our_steps: int,
     batch: int = BATCH,
+    **job: str,
 ) -> Work:
     """A training stage, in rows a second.
 
@@ -64,6 +65,7 @@ def training(
         goal: of the ratio.
         plain_steps, our_steps: of a repeat.
         batch: rows of a step.
+        job: options of the job that differ from the defaults.
     """
     gpu = place.device.type == "cuda"
 
@@ -103,7 +105,7 @@ def training(
         if not task:
             options.tokens = count * length
         rows = texts(count, repeat)
-        with place.stage(kind, options, rows) as stage:
+        with place.stage(kind, options, rows, **job) as stage:
             if gpu:
                 speeds.append(rows_per_second(place, stage))
                 return speeds[-1]

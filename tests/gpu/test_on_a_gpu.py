@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch
 from stages.tasks.masking import Masking
 from stages.training.cached_rows import corpus_rows
+from stages.training.compiled import usual_shapes
 from stages.training.job import Interrupted, Job
 from stages.training.micro_batch import errors_when_full, ran_out
 from stages.training.options import Job as JobOptions
@@ -39,14 +41,19 @@ CORPUS = {"reader": "files", "version": 1}
 
 @pytest.fixture
 def make(tmp_path, world):
-    """Makes a job that learns layers and masked words, as the general stage does, on the GPU or the CPU."""
+    """Makes a job on the GPU that learns layers as the general stage does, without dropout, or layers and masked words."""
     assert world.type == "cuda", "no GPU: torch sees none, or DS_ACCELERATOR says cpu"
     make_corpus(tmp_path / "corpus.txt", 40)
     make_encoder(tmp_path / "bert", width=32)
     make_encoder(tmp_path / "student", layers=2, width=24, seed=1)  # heads 6 wide: no multiple of 8
 
     def job(
-        name: str, batch_size: int = 16, epochs: int = 2, deepspeed: dict | None = None, **settings
+        name: str,
+        batch_size: int = 16,
+        epochs: int = 2,
+        deepspeed: dict | None = None,
+        masked: bool = True,
+        **settings,
     ) -> Job:
         training = asdict(replace(Training(), epochs=epochs, batch_size=batch_size, learning_rate=1e-3))
         options = {"training": training, "seed": 1}
@@ -64,15 +71,30 @@ def make(tmp_path, world):
             load_masked_lm(source),
         )
         configs = student.config, teacher.config
-        losses = [HiddenStates(*configs), AttentionScores(*configs), MaskedWords(), MaskedSoftLabels()]
+        losses = [HiddenStates(*configs), AttentionScores(*configs)]
+        if masked:
+            losses += [MaskedWords(), MaskedSoftLabels()]
+        else:
+            student, teacher = student.base_model, teacher.base_model
+            drop_nothing(student)
         model = Distillation(student, losses)
         frozen = FrozenTeacher(teacher, model.teacher_capture, stage.device, stage.precision)
         tokenizer = load_tokenizer(source)
         masking = Masking(tokenizer, 0.2, seed=1)
-        rows = replace(corpus_rows(stage, tokenizer, 32, 0), masking=masking)
-        return Job(stage, model, rows, frozen, batch_transform=masking)
+        rows = corpus_rows(stage, tokenizer, 32, 0)
+        resources.push(stage.resources)
+        if not masked:
+            return Job(stage, model, rows, frozen)
+        return Job(stage, model, replace(rows, masking=masking), frozen, batch_transform=masking)
 
-    return job
+    with ExitStack() as resources:  # TF32, or a compiled model, is not for the next test
+        yield job
+
+
+def drop_nothing(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
 
 
 def weights(job: Job) -> dict[str, torch.Tensor]:
@@ -107,15 +129,21 @@ def test_a_step_waits_for_nothing(make):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_resumed_job_ends_with_the_same_weights_bit_for_bit(make, precision):
-    whole = make("whole", precision=precision)
-    whole.run()
-    again = make("again", precision=precision)
-    again.run()
-    for name, value in weights(again).items():
-        assert value.equal(weights(whole)[name]), f"{name}: two runs differ before any is resumed"
-    stopped = make("stopped", precision=precision)
+@pytest.mark.parametrize(
+    "given",
+    [{"precision": "bf16"}, {"precision": "fp16"}, {"precision": "bf16", "compile": "on", "masked": False}],
+)
+def test_a_resumed_job_ends_with_the_same_weights_bit_for_bit(make, given):
+    def learned(name):
+        job = make(name, **given)
+        with job.stage.resources:
+            job.run()
+        return weights(job)
+
+    whole = learned("whole")
+    for name, value in learned("again").items():
+        assert value.equal(whole[name]), f"{name}: two runs differ before any is resumed"
+    stopped = make("stopped", **given)
     stopped.stop.listen = lambda: None
     step = stopped.step
 
@@ -125,12 +153,10 @@ def test_a_resumed_job_ends_with_the_same_weights_bit_for_bit(make, precision):
         return rate
 
     stopped.step = step_and_stop
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted), stopped.stage.resources:
         stopped.run()
-    resumed = make("stopped", precision=precision)
-    resumed.run()
-    for name, value in weights(resumed).items():
-        assert value.equal(weights(whole)[name]), name
+    for name, value in learned("stopped").items():
+        assert value.equal(whole[name]), name
 
 
 @pytest.mark.parametrize("zero", [1, 2, 3])
@@ -170,12 +196,24 @@ def test_accumulation_learns_the_same_within_rounding(make):
         make("parts", precision="fp32", epochs=1, micro_batch=4),
     )
     for job in (plain, parts):
-        for module in job.model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        drop_nothing(job.model)
         job.run()
     for name, value in weights(parts).items():
         torch.testing.assert_close(value, weights(plain)[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-3), ("bf16", 3e-2), ("fp16", 3e-2)])
+def test_compiled_steps_compute_the_same_losses(make, precision, near):
+    found = []
+    for compile in ("off", "on"):
+        job = make(compile, precision=precision, compile=compile, masked=False)
+        (rows, *_), _ = usual_shapes(job.batches_of(0), job.rows.lengths, 8)
+        with torch.compiler.set_stance("fail_on_recompile"):  # what was compiled before the first step serves
+            for _ in range(3):
+                job.step(rows)
+        found.append(job.log.means())
+        job.stage.resources.close()
+    assert found[0] == pytest.approx(found[1], rel=near)
 
 
 def test_clipping_at_once_is_deepspeeds(make):

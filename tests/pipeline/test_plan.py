@@ -37,6 +37,9 @@ def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp
             (directory / "file").touch()
         (step,) = plan(stages, run, o)
         assert step.action == "resume"
+        spec = store.read_json(step.directory / "stage.json")
+        store.write_json(step.directory / "stage.json", spec | {"job": spec["job"] | {"compile": "on"}})
         write_stage_spec(step, {}, o)
+        assert store.read_json(step.directory / "stage.json")["job"]["compile"] == "on"  # what auto came to
         assert (step.directory / made).is_dir()
         store.remove(run)

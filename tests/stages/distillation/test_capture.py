@@ -1,5 +1,6 @@
 """Capturing from stock models, in a context, without any state that another model would disturb."""
 
+import contextlib
 import copy
 import doctest
 
@@ -9,6 +10,7 @@ from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, MPNet
 
 from checkpoints.errors import UserError
 from stages.distillation import CaptureSpec, capture, losses
+from stages.distillation.distillation import Distillation
 from stages.distillation.losses import (
     LOSSES,
     AttentionScores,
@@ -27,6 +29,7 @@ from stages.distillation.losses import (
     relations,
 )
 from stages.distillation.outputs import ModelOutputs, read
+from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch, normalizers
 
 SIZES = {"vocab_size": 30, "intermediate_size": 16, "max_position_embeddings": 32}
@@ -129,6 +132,31 @@ def test_under_compile_every_pass_is_captured_anew(student, batch):
             assert getattr(found, name).keys() == getattr(expected, name).keys()
             for layer, tensor in getattr(expected, name).items():
                 torch.testing.assert_close(getattr(found, name)[layer], tensor)
+
+
+def test_a_compiled_distillation_gives_the_same_losses_and_gradients(student, teacher, batch):
+    configs = student.config, teacher.config
+    plain = Distillation(student, [HiddenStates(*configs), AttentionScores(*configs)])
+    compiled = copy.deepcopy(plain)
+    frozen = FrozenTeacher(teacher, plain.teacher_capture, torch.device("cpu"))
+
+    def draw():
+        ids = torch.randint(1, 30, (3, 7)) * batch["attention_mask"]
+        return Batch(batch | {"input_ids": ids}, None, torch.ones(3), torch.arange(3))
+
+    rows = draw()
+    compiled(rows, frozen(rows))  # as a job does: transformers sets up its hooks in the first pass
+    compiled.compile(backend="eager", dynamic=False, fullgraph=True)  # of one piece
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            rows, found = draw(), []
+            for model in (plain, compiled):
+                model.zero_grad()
+                terms = model(rows, frozen(rows))
+                sum(term.sum for term in terms.values()).backward()
+                found.append([*(term.sum for term in terms.values()), *(p.grad for p in model.parameters())])
+            torch.testing.assert_close(*found)
+            stack.enter_context(torch.compiler.set_stance("fail_on_recompile"))  # the first pass compiled all
 
 
 def test_the_layers_of_a_shared_module_are_told_apart(batch):
