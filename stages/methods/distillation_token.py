@@ -1,6 +1,7 @@
 """DeiT (Touvron et al., arXiv 2012.12877): evidence of what the distillation token has learned.
 
-The token is the student's (kind `deit`) and its loss is `distillation_token`. Here is what shows that it works.
+The token is the student's (kind `deit`, of text `bert_with_token`) and its loss is `distillation_token`. Here is what
+shows that it works.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
+from stages.distillation.losses.distillation_token import WITH_TOKEN
 from stages.distillation.outputs import CaptureSpec, read
 from stages.methods.base import Method
 from stages.tasks.batches import batches_by_length
@@ -31,9 +33,9 @@ class DistillationTokenEvidence(Method):
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse students without the token."""
-        if student.model_type != "deit":
+        if student.model_type not in WITH_TOKEN:
             raise UserError(
-                f"distillation_token looks at students of kind deit, not {student.model_type}; take that kind",
+                f"distillation_token looks at students of kind {' or '.join(WITH_TOKEN)}, not {student.model_type}; take one",
                 argument="kind",
             )
 

@@ -203,9 +203,10 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
                 argument="student.kind",
             )
         student = student_config(teacher, **plan.student)
-        if student.model_type == "bilstm" and models.preprocessor.padding_side == "left":
+        if student.model_type in ("bert_with_token", "bilstm") and models.preprocessor.padding_side == "left":
             raise UserError(
-                "'bilstm' reads a row from its first column on, but the teacher's tokenizer pads on the left; give textcnn",
+                f"{student.model_type!r} reads a row from its first column on, but the teacher's tokenizer pads on the "
+                "left; give textcnn",
                 argument="kind",
             )
         body = AutoModelForMaskedLM if plan.mlm_probability else AutoModel
@@ -234,7 +235,18 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
                 "gold_labels",
                 argument="losses",
             )
+        if task and (task.kind.token_level or not task.kind.exclusive):
+            for line in (line for line, loss in losses.items() if loss.one_class):
+                raise UserError(
+                    f"{line} needs one class a row, and the task has {task.kind.name}; take soft_labels",
+                    argument="losses",
+                )
         spec = reduce(or_, (loss.teacher_capture for loss in losses.values()), CaptureSpec())
+        if student.model_type == "bert_with_token" and spec != CaptureSpec(logits=spec.logits):
+            raise UserError(
+                "losses on layers compare tokens one by one, and a bert_with_token has one more; take losses on logits",
+                argument="losses",
+            )
         reads_teacher = spec != CaptureSpec()
         whole_batch = any(loss.whole_batch for loss in losses.values())
         if plan.data != "task" and plan.learns_task and reads_teacher:

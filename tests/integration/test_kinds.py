@@ -24,6 +24,11 @@ RECIPE = {
     "students": {
         "bilstm": {"student": BILSTM | {"embeddings": "vectors"}, "losses": ["soft_labels"]},
         "bert": {"student": {"layers": 2}, "losses": ["gold_labels", "hidden_states"]},
+        "token": {
+            "student": {"kind": "bert_with_token", "layers": 1, "width": 8, "feed_forward": 16, "heads": 2},
+            "method": "distillation_token",
+            "losses": [{"distillation_token": {"kind": "soft"}}],
+        },
         "textcnn": {
             "student": TEXTCNN,
             "losses": ["gold_labels", "matched_logits"],
@@ -56,6 +61,7 @@ def tags(place):
     (directory / "dataset_postag.txt").write_text("\n\n".join(lines) + "\n")
     bilstm = RECIPE["students"]["bilstm"] | {"student": BILSTM}
     students = RECIPE["students"] | {"bilstm": bilstm}
+    del students["token"]  # for one class a row
     (place.path / "tags.yaml").write_text(
         yaml.safe_dump(RECIPE | {"students": students, "task": "indonesian-tags"})
     )
@@ -73,8 +79,10 @@ def kinds(place, recipe):
 
 
 def test_killed_in_each_student_a_recipe_ends_in_the_same_weights(place, recipe, kinds):
-    assert set(place.weights("kinds-seed1")) == {"teacher", "bilstm", "bert", "textcnn"}
-    place.resumes("kinds-seed1", ("bilstm", "textcnn"), *recipe, "reuse=false", command="recipe")
+    assert set(place.weights("kinds-seed1")) == {"teacher", "bilstm", "bert", "token", "textcnn"}
+    found = json.loads((kinds / "token/finished.json").read_text())["scores"]["found"]
+    assert 0 <= found["distillation head = teacher"] <= 1 and found["cosine of the tokens, first layer"] < 1
+    place.resumes("kinds-seed1", ("bilstm", "textcnn", "token"), *recipe, "reuse=false", command="recipe")
 
 
 def test_labels_are_hidden_from_the_teacher_too_and_only_some_students_read_their_rows(kinds):
@@ -105,7 +113,7 @@ def test_other_vectors_make_their_student_again_and_no_other(place, recipe):
     "change, words",
     [
         ("students.bilstm.losses=[attention_scores]", "bilstm.losses.attention_scores: a bilstm has no"),
-        ("students.bilstm.student.kind=gru", "bilstm.kind: 'gru' is unknown; there are bilstm"),
+        ("students.bilstm.student.kind=gru", "bilstm.kind: 'gru' is unknown; there are bert_with_token, bilstm"),
         ("students.bilstm.student.init=general", "init=general makes a student of the teacher's own kind"),
         ("students.bilstm.student.embeddings=glove", "embeddings='glove' must be 'random' or 'vectors'"),
         ("unlabelled=0", "with_unlabelled=true needs unlabelled=FRACTION"),

@@ -54,6 +54,7 @@ class Loss(nn.Module):
         student_capture, teacher_capture: what it reads from the models.
         whole_batch: whether a row's loss depends on the other rows of the global batch (in-batch negatives). Such a loss
             needs the whole batch of a rank at once, without gradient accumulation.
+        one_class: whether it needs a task in which each row has exactly one class.
         one_label: whether it takes a row's label as it is, and knows no class that is mixed in (`Batch.mixed`).
         tag: the tag of the backward pass of its terms, where a method gives the loss one; None: the terms' own.
         progress: the fraction of the stage's steps that are done, from 0 to 1. Schedules read it.
@@ -73,7 +74,7 @@ class Loss(nn.Module):
     student_capture = CaptureSpec()
     teacher_capture = CaptureSpec()
     whole_batch = False
-    one_label = False
+    one_label = one_class = False
     tag: str | None = None
 
     def __init__(self, weight: Any = 1.0):

@@ -12,6 +12,9 @@ from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.schedules import is_number
 from stages.tasks.batches import Batch
 
+WITH_TOKEN = ("bert_with_token", "deit")
+"""Kinds of students with the token: of text, and of images."""
+
 
 class DistillationToken(Loss):
     """The class token learns the gold label, the distillation token what the teacher says, each through its own head.
@@ -22,7 +25,7 @@ class DistillationToken(Loss):
     published code divides the soft term by the number of classes, too; give a smaller alpha for that.)
 
     Args:
-        student: its config; DeiT's with a head for the distillation token.
+        student: its config; of one of WITH_TOKEN.
         kind: "hard" or "soft".
         alpha: weight of the distillation head, from 0 to 1 (paper: 0.5 hard; 0.1 soft).
         temperature: tau of the soft kind (paper: 3.0).
@@ -36,6 +39,7 @@ class DistillationToken(Loss):
         0.6931
     """
 
+    one_class = True
     student_capture = CaptureSpec(logits=True, named=frozenset({"cls_logits", "distillation_logits"}))
     teacher_capture = CaptureSpec(logits=True)
 
@@ -48,9 +52,10 @@ class DistillationToken(Loss):
         weight: Any = 1.0,
     ):
         super().__init__(weight)
-        if student is not None and student.model_type != "deit":
+        if student is not None and student.model_type not in WITH_TOKEN:
             raise UserError(
-                f"a {student.model_type} has no distillation token; give the student kind: deit, or take another loss",
+                f"a {student.model_type} has no distillation token; give the student kind: {' or '.join(WITH_TOKEN)}, or take "
+                "another loss",
                 argument="losses.distillation_token",
             )
         if not is_number(alpha) or not 0 <= alpha <= 1:

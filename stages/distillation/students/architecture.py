@@ -20,6 +20,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from checkpoints.errors import UserError
 from stages.distillation.layer_maps import layer_map
 from stages.distillation.outputs import ATTENTION
+from stages.distillation.students.bert_with_token import BertWithTokenConfig
 from stages.distillation.students.bilstm import BiLSTMConfig
 from stages.distillation.students.cmow import CMOWConfig
 from stages.distillation.students.dual_encoder import DualEncoderConfig
@@ -34,6 +35,7 @@ from stages.distillation.students.two_streams import TwoStreamsConfig
 from stages.distillation.students.vision import VISION, vision_config
 
 KINDS = {
+    "bert_with_token": BertWithTokenConfig,
     "bilstm": BiLSTMConfig,
     "cmow": CMOWConfig,
     "dual_encoder": DualEncoderConfig,
