@@ -202,10 +202,10 @@ class Classifier:
 
     def said(self, values: np.ndarray) -> str:
         """What it answers by a row's probabilities, for a reader."""
-        label, score = self.kind.predicted(values)
+        label, _ = self.kind.predicted(values)
         if isinstance(label, list):
             return ", ".join(label) or "none"
-        return label or self.kind.shown([score])
+        return label or self.kind.shown(values)
 
     def answers(self, kind: Questions, rows: Sequence[Row]) -> list[tuple[str, float]]:
         """(answer, its probability) of each question and its context, as evaluation finds them; empty for no answer."""

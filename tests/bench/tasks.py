@@ -55,7 +55,7 @@ def main() -> None:
         "--rows", type=int, default=2000, help="of train and of test at most; half as many of dev"
     )
     parser.add_argument("options", nargs="*", help="of every run, such as tuning.epochs=2")
-    o = parser.parse_args()
+    o = parser.parse_intermixed_args()
     table = []
     for name in o.tasks:
         place = PLACE / f"{name}-{o.rows}"
@@ -125,7 +125,7 @@ def entities(data: Path, place: Path, rows: int) -> list[str]:
     for role in SPLITS:
         source = data / f"ner/wnut17-{role}.conll"
         cut(source, place / f"{role}.conll", "\n\n", rows // 2 if role == "dev" else rows)
-    return ["task=entities", f"data={place}", *(f"{stage}.max_length=128" for stage in STAGES)]
+    return ["task=entities", f"data={place}", *(f"{stage}.max_length=192" for stage in STAGES)]
 
 
 def questions(data: Path, place: Path, rows: int) -> list[str]:
