@@ -181,7 +181,7 @@ def formats_table(run: RunRecord, formats: list[FormatResult]) -> str:
     return (
         f"formats on {formats[0].rows:,} {run.about.split} rows, compared with the student in PyTorch: same label; "
         f"worst row: largest change of a probability\nlatency: median, one row of {costs.lengths.mean:.0f} tokens on "
-        f"average; rows/s: 32 rows at once; {costs.threads} CPU threads\n"
+        f"average; rows/s: 32 rows at once; CPU threads: {costs.threads}\n"
         f"{''.join(note + chr(10) for note in (run.f1_note, busy) if note)}\n"
         f"{terminal_table(rows)}"
     )

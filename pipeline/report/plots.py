@@ -66,8 +66,10 @@ def loss_curves(
             upper = lower = figure.subplots()
         values = [value for points in losses.values() for _, value in points]
         for name, points in losses.items():
+            averaged = _averaged(points)
+            marker = "o" if len(averaged) == 1 else None  # a line through one point would not be seen
             upper.plot(
-                *zip(*_averaged(points), strict=True), color=COLOURS[colours[name]], label=_plain(name)
+                *zip(*averaged, strict=True), color=COLOURS[colours[name]], label=_plain(name), marker=marker
             )
         if min(values) > 0 and max(values) > 5 * min(values):
             _logarithmic(upper, "y")

@@ -184,7 +184,7 @@ def _costs(run: RunRecord) -> str:
         })  # fmt: skip
     lengths = teacher.lengths
     return (
-        f"cost of inference: fp32 on the CPU, {teacher.threads} threads\n"
+        f"cost of inference: fp32 on the CPU, threads: {teacher.threads}\n"
         f"latency (median, p90, p99) and speedup: one row of {lengths.least} to {lengths.most} tokens, mean "
         f"{lengths.mean:.0f}\nrows/s and memory: 32 rows at once\n{run.busy_note and run.busy_note + chr(10)}\n"
         f"{terminal_table(rows)}"
