@@ -52,7 +52,7 @@ class Options:
         "column of the spans of entities in a text: a start, an end and a kind each, instead of label_column",
     )
     tag_scheme: Literal["", "iob2", "iob1"] = option(
-        "", "how .conll files mark entities: iob2 (B- begins each; if left out) or iob1 (I- does, too)"
+        "", "how .conll files mark entities: iob2 (B- begins each) or iob1 (I- does, too); if left out: iob2"
     )
     columns: list[str] = option([], "names of the columns of a data file without a header line")
     labels: list[str] = option(
@@ -97,7 +97,7 @@ class Options:
     augment: bool = option(False, "train the task stages on augmented rows")
     baselines: bool | Literal["random", "general", "layers"] = option(
         False,
-        "baselines without a teacher, begun as random, general student or the teacher's layers; true: all",
+        "baselines without a teacher, by what they begin with: random, general (student), layers (of the teacher); true: all",
     )
     reuse: bool = option(True, "reuse stages of other runs with equal inputs and options")
     restart: bool = option(False, "discard half-done stages and start them again")

@@ -62,8 +62,11 @@ def help_text(schema: type) -> str:
     """Every setting of a dataclass with its default and help, group by group."""
     lines = []
     groups = groups_of(schema)
-    for group, settings in groupby(describe(schema), lambda setting: setting.name.rpartition(".")[0]):
-        title = " ".join((getdoc(groups[group]) or "").split()) if group else "Options"
+    described = describe(schema)
+    presets = any(setting.name == "preset" for setting in described)
+    first = "Options, with their defaults; a preset sets others (docs/options.md)" if presets else "Options"
+    for group, settings in groupby(described, lambda setting: setting.name.rpartition(".")[0]):
+        title = " ".join((getdoc(groups[group]) or "").split()) if group else first
         lines += ["", textwrap.fill(title, 110), ""]
         for setting in settings:
             text = f"{setting.help}  [{show(setting.default)}]"

@@ -43,7 +43,7 @@ class Architecture:
     dropout: Fraction = option(0.1, "dropout of the student in training (BERT: 0.1)")
     vocabulary: NotNegative = option(
         0,
-        "most tokens of the student: the teacher's that corpus and task use most; 0: all of them",
+        "maximum number of tokens of the student: those of the teacher's that corpus and task use most; 0: all",
     )
 
 
@@ -201,7 +201,7 @@ class Answers:
     )
     weight: Literal["one", "agreement"] = option(
         "one",
-        "of an answer in a mixture with the encoder's prediction: one, or agreement (1 - their distance)",
+        "weight of an answer beside the encoder's prediction: one, or agreement (1 - their distance)",
     )
     folds: Annotated[int, Ge(0), Le(20)] = option(
         0,
