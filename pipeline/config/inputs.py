@@ -115,7 +115,7 @@ def given_corpus(name: str, run: Path) -> Entry:
 def given_task(o: Options) -> Entry:
     """Where the task's rows come from."""
     if not o.task:
-        raise UserError("which task? give task=NAME (make task-distill TASK=mrpc): a GLUE task, rotten-tomatoes, "
+        raise UserError("which task? give task=NAME: a GLUE task, rotten-tomatoes, "
                         "a task file, or a name of your own with data=FILE")  # fmt: skip
     return find_task(
         o.task, o.data, tuple(o.text_columns), o.label_column, o.metric, labels=tuple(o.labels),
