@@ -43,7 +43,7 @@ class Architecture:
     dropout: Fraction = option(0.1, "dropout of the student in training (BERT: 0.1)")
     vocabulary: NotNegative = option(
         0,
-        "maximum number of tokens of the student: those of the teacher's that corpus and task use most; 0: all",
+        "maximum number of the student's tokens: the teacher's that corpus and task use most; 0: all",
     )
 
 
@@ -248,7 +248,7 @@ class Job:
     )
     compile: Literal["auto", "on", "off"] = option(
         "auto",
-        "compile student and losses (torch.compile); auto: in long stages of few shapes on a GPU (docs/speed.md)",
+        "torch.compile student and losses; auto: in long stages of few shapes on a GPU (docs/speed.md)",
     )
     micro_batch: Literal["auto"] | NotNegative = option(
         0, "micro-batch size per rank in rows; 0: no accumulation; auto: halved until it fits"
