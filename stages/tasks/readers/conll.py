@@ -13,6 +13,7 @@ two of one kind that touch. Both are read as IOB2.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from stages.tasks.split_files import ROLES, data_files, unread
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-SUFFIX, VERSION = ".conll", 4
+SUFFIX, VERSION = ".conll", 5
 OTHER_PREFIXES = {"S-": "B-", "E-": "I-", "U-": "B-", "L-": "I-"}
 
 
@@ -114,6 +115,13 @@ def _begun(tags: list[str]) -> list[str]:
 def task(source: TaskSource, pairs: dict[str, list[tuple[Row, list[str]]]], notes: list[str]) -> Task:
     """The task of sentences, their words parted by spaces, and the labels of their words."""
     train = Path(source.files["train"])
+    for role, of in pairs.items():
+        seen = [pair for pair in (_seen(*given) for given in of) if pair[1]]
+        if gone := sum(len(tags) for _, tags in of) - sum(len(tags) for _, tags in seen):
+            notes.append(
+                f"{role}: {gone:,} words without a visible character, which tokenizers drop, are left out"
+            )
+        pairs = pairs | {role: seen}
     if "dev" not in pairs:
         pairs, note = hold_out(pairs, train, "sentences")
         notes.append(note)
@@ -141,6 +149,19 @@ def task(source: TaskSource, pairs: dict[str, list[tuple[Row, list[str]]]], note
         *metrics.select(source.metric, kind.reported, kind.selectable),
         notes=tuple(notes),
     )
+
+
+def _seen(row: Row, tags: list[str]) -> tuple[Row, list[str]]:
+    """A sentence without its words of control characters and marks alone, such as an emoji's variation selector."""
+    words, kept, begun = [], [], ""
+    for word, tag in zip(row.texts[0].split(" "), tags, strict=True):
+        if all(unicodedata.category(character)[0] in "CM" for character in word):
+            begun = tag if tag.startswith("B-") else begun
+            continue
+        words.append(word)
+        kept.append(begun if begun and tag == f"I-{begun[2:]}" else tag)
+        begun = ""
+    return row._replace(texts=(" ".join(words),)), kept
 
 
 def _as_iob2(row: Row, tags: list[str], of_iob1: bool) -> list[str]:

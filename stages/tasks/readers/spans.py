@@ -21,7 +21,7 @@ from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, literal, slug
 from stages.tasks.types import Task, TaskRequest, TaskSource
 
-VERSION = 2
+VERSION = 3
 KINDS = ("label", "entity_group", "entity", "type")
 
 

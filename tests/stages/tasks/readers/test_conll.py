@@ -241,3 +241,16 @@ def test_the_usual_names_and_parts_of_conll_files(tmp_path):
     (tmp_path / "other.conll").write_text("a\tB C\n")
     with pytest.raises(UserError, match="is not a word and its label"):
         task.load_task(task.find_task("mine", str(tmp_path / "other.conll")))
+
+
+def test_words_that_nothing_is_seen_of_are_left_out_with_their_labels(tmp_path):
+    """WNUT-17 has an emoji's variation selector as a word; BERT's tokenizers make no token of it."""
+    odd = "a\tO\n\ufe0f\tO\nNew\tB-place\n\u200d\tI-place\nYork\tI-place\n\n\ufe0e\tB-place\nRome\tI-place\nis\tO\n"
+    for role, text in (("train", odd), ("dev", "\ufe0f\tO\n\nRome\tB-place\n\nin\tO\n")):
+        (tmp_path / f"{role}.conll").write_text(text, encoding="utf-8")
+    found = task.load_task(task.find_task("places", str(tmp_path)))
+    train, dev = found.splits["train"], found.splits["dev"]
+    assert train.text_a == ["a New York", "Rome is"] and dev.text_a == ["Rome", "in"]
+    named = [[found.labels[label] for label in of] for of in train.labels]
+    assert named == [["O", "B-place", "I-place"], ["B-place", "O"]]
+    assert any("train: 3 words without a visible character" in note for note in found.notes), found.notes
