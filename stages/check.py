@@ -22,7 +22,7 @@ from stages.teaching.given_models import Models, check_models, check_plan
 from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.options import StageToCheck
 from stages.training.rows_of_task import rows_of, rows_to_train
-from stages.training.stage import Stage, ranks
+from stages.training.stage import Stage
 from stages.training.step import refuse_parts
 
 SOME_ROWS = 200
@@ -82,9 +82,10 @@ def _check_scores(stage: Stage, task: Task, models: Models) -> None:
 
 def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, task: Task | None) -> Cost:
     """Check one training stage, tokenize its rows, and log what it will cost."""
+    plan = replace(plan, ranks=stage.job.nproc)
     trained, reads_teacher, whole_batch = check_plan(plan, models, task)
-    if whole_batch and stage.job.micro_batch != "auto":
-        most = ceil(plan.batch_size / ranks()[0])
+    if whole_batch and stage.job.micro_batch != "auto" and not stage.job.hostfile:
+        most = ceil(plan.batch_size / plan.ranks)
         refuse_parts(stage.job, ceil(most / (stage.job.micro_batch or most)))
     rows = _rows(stage, plan, models.preprocessor, task)
     if name == "tuning" and models.knows(task):

@@ -35,7 +35,7 @@ from stages.teaching.mined_candidates import all_scores, mined_candidates, text_
 from stages.training.cached_rows import task_rows
 from stages.training.options import StageToCheck, Training
 from stages.training.rows import BatchTransform, Rows
-from stages.training.stage import Stage, ranks
+from stages.training.stage import Stage
 from stages.training.step import Step
 
 OWN_LOSSES = ("candidate_scores", "in_batch_negatives", "score_distributions")
@@ -126,8 +126,8 @@ class Lead(Method):
                     f"{name!r} has the method {method}; name the tuned teacher, or a student of the method lead or plain",
                     argument="reads",
                 )
-        if "tokens" in (vectors or self.vectors, *(of for _, of in forms[:1])) and ranks()[0] > 1:
-            raise UserError(f"late interaction (vectors: tokens) trains on 1 rank, not on {ranks()[0]}; set it to 1",
+        if "tokens" in (vectors or self.vectors, *(of for _, of in forms[:1])) and plan.ranks > 1:
+            raise UserError(f"late interaction (vectors: tokens) trains on 1 rank, not on {plan.ranks}; set it to 1",
                             argument="nproc")  # fmt: skip
         self.by_cross_encoder = methods[:1] == ["plain"]
         if self.train_teacher and self.by_cross_encoder:

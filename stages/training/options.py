@@ -302,6 +302,7 @@ class StageToCheck:
         reads_others: those of `reads` that learned another task.
         methods_read, layers_read: the method of each of `reads` that is a student, and its layers; 0: the teacher's.
         begins_as: the method that made what it begins as; plain where none did.
+        ranks: those of the run on one host; the stage `check`, which itself has one, sets it.
     """
 
     trains: Literal["teacher", "student"]
@@ -325,6 +326,7 @@ class StageToCheck:
     methods_read: dict[str, str | dict[str, Any]] = field(default_factory=dict)
     layers_read: dict[str, int] = field(default_factory=dict)
     begins_as: str | dict[str, Any] = "plain"
+    ranks: int = 1
     with_unlabelled: bool = False
     mixing: dict[str, float] | None = None
 

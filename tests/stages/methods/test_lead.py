@@ -11,7 +11,7 @@ from checkpoints.errors import UserError
 from stages.distillation.models import ModelSource, load_classifier
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.teachers import FrozenTeacher
-from stages.methods import build_method, lead
+from stages.methods import build_method
 from stages.methods.lead import by_pairs
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Ranking
@@ -46,9 +46,8 @@ def test_plans_that_cannot_work_are_refused(settings, methods, losses, words):
         build_method({"lead": settings}, list(methods)).check_plan(plan)
 
 
-def test_late_interaction_is_refused_on_several_ranks_unless_it_begins_as_another_form(monkeypatch):
-    monkeypatch.setattr(lead, "ranks", lambda: (2, 0))
-    tokens, plan = {"lead": {"vectors": "tokens"}}, StageToCheck("student", "task", 32, 1, 8)
+def test_late_interaction_is_refused_on_several_ranks_unless_it_begins_as_another_form():
+    tokens, plan = {"lead": {"vectors": "tokens"}}, StageToCheck("student", "task", 32, 1, 8, ranks=2)
     build_method(tokens).check_plan(replace(plan, begins_as="lead"))
     read = replace(plan, reads=["a"], methods_read={"a": tokens}, layers_read={"a": 2})
     for method, given in ((tokens, plan), ("lead", replace(plan, begins_as=tokens)), ("lead", read)):

@@ -1,0 +1,35 @@
+"""What the stage `check` makes of the ranks of the run; it runs on one rank itself."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from checkpoints.errors import UserError
+from stages import check
+from stages.training.options import StageToCheck
+from tests.stages.foreign import make_stage
+
+
+class Fits(Exception):
+    """Raised where nothing was refused."""
+
+
+def test_a_batch_that_the_ranks_of_the_run_hold_whole_is_not_refused(tmp_path, monkeypatch):
+    def rows(*given):
+        raise Fits
+
+    asked = []
+
+    def check_plan(plan, models, task):
+        asked.append(plan.ranks)
+        return None, False, True
+
+    monkeypatch.setattr(check, "check_plan", check_plan)
+    monkeypatch.setattr(check, "_rows", rows)
+    plan, models = StageToCheck("student", "task", 32, 1, 16), SimpleNamespace(preprocessor=None)
+    for settings in ({"nproc": 2}, {"hostfile": "hosts"}):
+        with pytest.raises(Fits):
+            check._check_stage(make_stage(tmp_path, micro_batch=8, **settings), "a", plan, models, None)
+    with pytest.raises(UserError, match="micro_batch: 8 rows at once split the batch into 2 parts"):
+        check._check_stage(make_stage(tmp_path, micro_batch=8), "a", plan, models, None)
+    assert asked == [2, 1, 1]
