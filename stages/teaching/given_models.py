@@ -247,6 +247,11 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
                 "losses on layers compare tokens one by one, and a bert_with_token has one more; take losses on logits",
                 argument="losses",
             )
+        if student.model_type == "bert_with_token" and task and not task.kind.labels:
+            raise UserError(
+                f"a bert_with_token answers with classes, and the task has {task.kind.name}; take another kind",
+                argument="student.kind",
+            )
         reads_teacher = spec != CaptureSpec()
         whole_batch = any(loss.whole_batch for loss in losses.values())
         if plan.data != "task" and plan.learns_task and reads_teacher:
