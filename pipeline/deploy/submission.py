@@ -1,6 +1,7 @@
 """One submission to GLUE's site, of the runs of its tasks."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 from checkpoints import store
@@ -31,7 +32,7 @@ def join_submissions(runs: list[Path], target: Path) -> dict[str, str]:
         try:
             with zipfile.ZipFile(run / NAME) as archive:
                 found = {file: archive.read(file) for file in archive.namelist() if file in FILES}
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise UserError(
                 f"{run / NAME} is damaged ({error}): remove {run / 'evaluate'} and run the command of {run.name} again"
             ) from error

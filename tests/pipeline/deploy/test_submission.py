@@ -63,3 +63,17 @@ def test_a_damaged_file_of_answers_is_named(runs, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert "cola/glue_submission.zip is damaged (File is not a zip file): remove runs/cola/evaluate" in line
     assert not (runs / "glue_submission.zip").exists()
+
+
+def test_damage_inside_of_a_file_of_answers_is_named(runs, capsys):
+    path = runs / "cola" / "glue_submission.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("CoLA.tsv", "index\tprediction\n" + "".join(f"{i}\t1\n" for i in range(99)))
+    content = bytearray(path.read_bytes())
+    content[38] |= 0b110  # the first byte of the compressed answers: a block of a type that there is not
+    path.write_bytes(content)
+    assert main(["submission", "runs=b-rte cola"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert (
+        "cola/glue_submission.zip is damaged (Error -3 while decompressing data: invalid block type" in line
+    )
