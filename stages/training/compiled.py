@@ -12,6 +12,7 @@ from torch import nn
 
 from checkpoints.errors import UserError
 from stages.distillation.device import WIDTH_MULTIPLE
+from stages.training.micro_batch import explain_out_of_memory
 from stages.training.stage import Stage
 
 LOOKED_AT = 200
@@ -47,7 +48,7 @@ def compile_model(
         attempt: makes a forward and backward pass of a micro-batch that teaches nothing.
 
     Raises:
-        UserError: compiling failed, and `job.compile` is on.
+        UserError: compiling failed, and `job.compile` is on; or memory is too small for a micro-batch.
     """
     asked, gpu = stage.job.compile, stage.device.type == "cuda"
     if asked == "off" or asked == "auto" and not gpu or not steps:
@@ -62,7 +63,10 @@ def compile_model(
         stage.log(f"not compiled: {obstacle}")
         return
     began, failure = time.monotonic(), ""
-    attempt(chosen[0])  # a first pass sets up what cannot be compiled: transformers' hooks for hidden states
+    with explain_out_of_memory(1, lengths, chosen[0]):
+        attempt(
+            chosen[0]
+        )  # a first pass sets up what cannot be compiled: transformers' hooks for hidden states
     model.compile(backend=repeatable, dynamic=False)
     stage.resources.callback(torch.compiler.reset)
     try:

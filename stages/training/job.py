@@ -283,6 +283,8 @@ class Job:
             "its batches are changed as they are read": self.batch_transform is not None,
             "its optimiser step is the method's own": step.is_own,
             f"ZeRO stage {self.settings.zero} shards what it trains": self.settings.zero > 0,
+            "a loss over the whole batch waits for the other ranks": self.world > 1
+            and needs_whole_batch(self.model, step),
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 

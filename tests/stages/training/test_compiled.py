@@ -15,6 +15,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.base import LossTerm
 from stages.training.compiled import STEPS_A_SHAPE, compile_model, usual_shapes
 from stages.training.job import Job
+from stages.training.step import Step
 from tests.stages.foreign import Table, assert_resumes, make_stage
 
 
@@ -137,6 +138,27 @@ def test_where_compiling_fails_auto_goes_on_without_and_on_is_one_line(attempt_o
     assert kept == "off" and said.count("\n") == 1 and "no compiler" in said
     with pytest.raises(UserError, match=r"compile: on, but foreign could not be compiled .*; give off"):
         attempt_on(broken, compile="on")
+
+
+def test_a_micro_batch_too_large_for_memory_is_one_line(tmp_path):
+    def attempt(rows):
+        raise MemoryError
+
+    stage, lengths = make_stage(tmp_path, compile="on"), np.full(8, 16)
+    with pytest.raises(UserError, match="micro_batch: out of memory at step 1, in 4 rows of up to 16 tokens"):
+        compile_model(stage, StandIn(None), iter([np.arange(4)]), lengths, 2, "", attempt)
+
+
+def test_a_loss_over_the_whole_batch_is_not_compiled_on_several_ranks(tmp_path, world):
+    """Its ranks may have different shapes to try, and would wait for each other."""
+    rows = Table(torch.randn(32, 6), torch.zeros(32, dtype=torch.long))
+    job = Job(make_stage(tmp_path, compile="off"), Noisy(), rows)
+    job.model.whole_batch = True
+    with job.stage.resources:
+        assert job._why_not_compiled(Step()) == ""
+        job.world = 2
+        assert "waits for the other ranks" in job._why_not_compiled(Step())
+        job.world = 1
 
 
 def test_the_most_frequent_shapes_come_first():
