@@ -270,17 +270,18 @@ def load_classifier(
     """
     own = load_config(source)
     config = config or copy.deepcopy(own)
+    ranker = Ranking(label_names(own)) if one_output(own) else None
     if kind:
         kind.configure(config)
+        ranker = ranker if ranker and (ranker.name, ranker.labels) == (kind.name, kind.labels) else None
     auto = HEADS[kind.head if kind else head_of(config) or Classes.head]
     own_head = kind is None and auto is not AutoModelForSentenceSimilarity  # which has no weights
-    labels = label_names(config) if kind is None and one_output(config) else ()
-    if labels:
+    if ranker:
         config.num_labels = 1
     arrived = _load(auto, source, config, capturing, own_head, say)
-    if labels:
+    if ranker:
         _recombine_outputs(arrived.model, [[0.0], [1.0]])
-        Ranking(labels).configure(arrived.model.config)
+        ranker.configure(arrived.model.config)
     if kind and head_of(own) is not None and not arrived.dropped_head:
         given = kind_of(own)
         if (given.name, given.labels) == (kind.name, kind.labels):

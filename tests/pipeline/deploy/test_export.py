@@ -294,8 +294,9 @@ def test_a_ranker_has_one_output_in_its_files_and_two_here(place, capsys):
     torch.testing.assert_close(stock(**tokens).logits.detach(), trained)
     written = InferenceSession(out / "onnx/model.onnx").run(None, {n: x.numpy() for n, x in tokens.items()})
     torch.testing.assert_close(torch.from_numpy(written[0]), trained, atol=1e-4, rtol=0)
-    again = load_classifier(ModelSource("out"))
-    torch.testing.assert_close(again.eval()(**tokens).logits.detach().diff(), trained)
+    for kind in (None, Ranking(("wrong", "right"))):
+        again = load_classifier(ModelSource("out"), kind)
+        torch.testing.assert_close(again.eval()(**tokens).logits.detach().diff(), trained)
     assert kind_of(again.config) == kind_of(load_config(ModelSource("out"))) == Ranking(("wrong", "right"))
     assert stock.config.sentence_transformers["activation_fn"].endswith(".Sigmoid")
     assert "CrossEncoder(" in (out / "README.md").read_text()
