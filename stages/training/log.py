@@ -115,7 +115,7 @@ class Log:
                 else "not finite"
             )
             raise UserError(
-                f"the loss at step {step} is {value:g}, {what}; look at the batch's rows ({name_rows(rows)}), lower "
+                f"the loss at step {step} is {value:g}, {what}; look at its batch ({name_rows(rows)}), lower "
                 "learning_rate, or leave out batches of a loss that is not finite with skip_bad_batches; the last "
                 "checkpoint is intact"
             )

@@ -88,7 +88,7 @@ def test_a_student_of_assistants_killed_and_resumed_is_bitwise_the_same(place, a
         ("held_out=0.001", "held_out: 0.001 of .* training rows sets 0 aside"),
         ("students.one.reads=[nobody]", "one: reads='nobody' must be one of teacher, large, medium, small, plain"),
         ("students.plain.reads=[large]", "plain: reads=.* is for a student of the task with a method"),
-        ("students.one.losses=[hidden_states]", "one.losses: assistants show their probabilities alone"),
+        ("students.one.losses=[hidden_states]", "one.losses: assistants give no layers"),
         ("students.one.method=assistant", "one.method: 'assistant' is unknown; there are assistants"),
     ],
 )  # fmt: skip

@@ -35,14 +35,13 @@ HEAD = """\
 
 A model reads exactly what a call of its own tokenizer gives: token types or none, special tokens, and the sides on
 which texts are padded and truncated. Each model below is tiny and has random weights, and a tokenizer of the kind with
-which it is published. *As stock* means: the inputs and logits of single texts and pairs, short and too long ones,
-padded together, are those of stock transformers, `model(**tokenizer(..., truncation=True, padding=True))`, in training,
-evaluation, `predict` and the exported directory, and where ONNX stands also in that file. Other models are refused by
-the stage `check` in one line. If a model is refused for its attention, take one of BERT's, RoBERTa's, ELECTRA's or
-ModernBERT's kind.
+which it is published. *As stock*: inputs and logits equal those of
+`model(**tokenizer(..., truncation=True, padding=True))` in stock transformers, for short and too long texts and pairs,
+padded together. This holds in training, evaluation, `predict` and the exported directory. *ONNX*: also in the ONNX
+file. The stage `check` refuses the others here in one line. If a model is refused for its attention, take one of
+BERT's, RoBERTa's, ELECTRA's or ModernBERT's kind.
 
-`tests/pipeline/deploy/test_published_models.py` compares each line with what happens;
-`.venv/bin/python -m tests.pipeline.deploy.published_models` writes the page.
+A test compares each line with what happens.
 
 | model and tokenizer | token types | |
 |---|---|---|
