@@ -283,6 +283,7 @@ class Job:
             "its batches are changed as they are read": self.batch_transform is not None,
             "its optimiser step is the method's own": step.is_own,
             f"ZeRO stage {self.settings.zero} shards what it trains": self.settings.zero > 0,
+            "ranks would decide each for itself": self.world > 1 and self.settings.compile == "auto",
             "a loss over the whole batch waits for the other ranks": self.world > 1
             and needs_whole_batch(self.model, step),
         }
