@@ -94,7 +94,7 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
 
 
 def check_inputs(report: Report, check: StageSpec, job: Job) -> None:
-    """Run the stage `check`, and report what it says. Rows that it tokenizes stay in the cache that all runs share."""
+    """Run the stage `check` and report what it finds. The rows it tokenizes stay in the cache of all runs."""
     import torch
 
     from stages import check as stage_check

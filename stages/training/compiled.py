@@ -16,12 +16,13 @@ from stages.training.micro_batch import explain_out_of_memory
 from stages.training.stage import Stage
 
 LOOKED_AT = 200
-"""First batches of the order, whose shapes are counted."""
+"""So many batches, the first of the order, have their shapes counted."""
 MOST_SHAPES = 4
+"""No more shapes than these, the most frequent ones, are compiled."""
 USUAL = 0.9
-"""`auto` compiles if the most frequent shapes are those of this part of the batches ..."""
+"""`auto` compiles only if at least this part of the batches has one of those shapes."""
 STEPS_A_SHAPE = 10_000
-"""... and if there are so many steps for each: compiling took 20 s, and saved 3 ms a step (docs/benchmarks/gpu.md)."""
+"""`auto` compiles only if there are so many steps for each of those shapes: compiling took 20 s and saved 3 ms a step."""
 
 
 def compile_model(

@@ -87,7 +87,7 @@ def _labelled(data: Path) -> dict[str, Path]:
 
 
 def _with_images(data: Path, named: tuple[str, ...]) -> dict[str, Path]:
-    """Role -> its table, of Parquet or saved by `datasets`. Empty if the table has no column of images, or not the named one."""
+    """Role -> its table, Parquet or saved by `datasets`; empty if the table lacks a column of images, or the named one."""
     try:
         files = data_files(data)
         if not files["train"].is_dir() and files["train"].suffix.lower() != ".parquet":
