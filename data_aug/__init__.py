@@ -82,7 +82,7 @@ def augment(
     from data_aug.variants import SHARD_ROWS, Candidates, Settings, augment_shards
     from data_aug.word_prediction import MaskedLM
     from data_aug.word_vectors import WordVectors
-    from stages.distillation.device import accelerator, has_bf16
+    from stages.distillation.device import accelerator, has_fast_bf16
     from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
     from stages.tasks.text import check_text
 
@@ -111,7 +111,7 @@ def augment(
             device = device or accelerator()
         if device:
             torch.nn.Module.to(network, device)
-        dtype = torch.bfloat16 if has_bf16(network.device) else torch.float32
+        dtype = torch.bfloat16 if has_fast_bf16(network.device) else torch.float32
         masked_lm = MaskedLM(network, tokenizer, dtype=dtype)
     shards = augment_shards(rows, Candidates(masked_lm, words, candidates, wordnet), settings, seed)
     shown = tqdm(shards, "augment", -(-len(rows) // SHARD_ROWS), unit="shard", disable=not progress)

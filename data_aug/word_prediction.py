@@ -61,7 +61,7 @@ class MaskedLM:
         model: set to eval mode, left on its device. Its head must be apart from its `base_model`.
         tokenizer: the model's fast tokenizer (offsets are needed).
         dtype: the encoder's, which is copied if it has another. The head keeps the model's own type: bf16 logits
-            would tie. See `stages.distillation.device.has_bf16`.
+            would tie. See `stages.distillation.device.has_fast_bf16`.
         masks_per_pass: maximum number of words masked in one row.
         min_distance: minimum distance in tokens between two masks of a row.
         batch_tokens: maximum number of tokens in a batch, padding included.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from stages.distillation.device import has_bf16
+from stages.distillation.device import has_fast_bf16
 
 
 class PackedLinear(nn.Module):
@@ -36,7 +36,7 @@ def pack(model: nn.Module) -> None:
 def packs(weight: Tensor) -> bool:
     """Return whether a weight can be laid out for these products."""
     there = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return there and weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and has_bf16("cpu")
+    return there and weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and has_fast_bf16("cpu")
 
 
 class _GivenStates(nn.Module):

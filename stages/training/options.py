@@ -244,7 +244,7 @@ class Job:
         "", "a DeepSpeed config (JSON) with details of ZeRO, offload and communication (docs/multi-gpu.md)"
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
-        "auto", "bf16, fp16, fp32; auto: bf16 if the processor multiplies it natively"
+        "auto", "bf16, fp16, fp32; auto: bf16 where it is faster than fp32"
     )
     compile: Literal["auto", "on", "off"] = option(
         "auto",

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from stages.distillation.device import is_native, native_precision
+from stages.distillation.device import is_fast, native_precision
 from stages.distillation.models import ModelSource
 from stages.tasks.task import Task, TaskSource, load_task
 from stages.training.machine import describe
@@ -96,8 +96,8 @@ class Stage:
     def warn_of_slow_precision(self) -> None:
         """Warn of a precision that is slow on the device (set by hand, or by the machine that began the stage)."""
         fast = native_precision(self.device, self.job.zero)
-        if not is_native(self.precision, self.device):
-            text = f"this device has no {self.job.precision} products and emulates them: {fast} is many times faster here"
+        if not is_fast(self.precision, self.device):
+            text = f"{self.job.precision} is slow on this device, which may even emulate it: {fast} is faster here"
         elif self.precision == torch.float32 and self.device.type == "cuda" and fast != "fp32":
             text = f"fp32 on a GPU: {fast} (job.precision=auto) is several times faster here"
         else:

@@ -69,7 +69,7 @@ def main() -> int:
 
 def works_of(place) -> list:
     """The works, in the order of the table."""
-    from stages.distillation.device import has_bf16
+    from stages.distillation.device import has_fast_bf16
     from tests.bench.attention import attention_memory
     from tests.bench.augmentation import augmentation
     from tests.bench.inference import student_inference
@@ -100,7 +100,7 @@ def works_of(place) -> list:
             training(place, "prediction-sst2", "prediction", "sst-2", 64, 3, plain_steps=90, our_steps=180),
             student_inference(place),
         ]
-    bf16 = has_bf16(place.device)
+    bf16 = has_fast_bf16(place.device)
     return [
         training(place, "general-128", "general", "", 128, goal=2.3, plain_steps=2, our_steps=5),
         training(

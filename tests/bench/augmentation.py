@@ -12,7 +12,7 @@ from data_aug.variants import Candidates, Row, Settings, augment_rows
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 from stages.distillation.compatibility import forward_flops
-from stages.distillation.device import has_bf16
+from stages.distillation.device import has_fast_bf16
 from stages.tasks.packages import packaged_vectors
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import Place
@@ -46,7 +46,7 @@ class Models:
 def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Work:
     """Variants a second; a shard of the pipeline has 100 rows, the reference gets a part of the same."""
     models, needed = Models(place), []
-    dtype = torch.bfloat16 if has_bf16("cpu") else torch.float32
+    dtype = torch.bfloat16 if has_fast_bf16("cpu") else torch.float32
 
     def variants(find: Callable[[], Callable], count: int) -> Callable[[int], float]:
         def measured(repeat: int) -> float:

@@ -7,7 +7,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from stages.distillation.compatibility import forward_flops
-from stages.distillation.device import has_bf16
+from stages.distillation.device import has_fast_bf16
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import STUDENT, Place
 from tests.bench.reference import STOCK, run_classifier
@@ -37,7 +37,7 @@ def student_inference(place: Place, length: int = 128, batch: int = 32) -> Work:
 
     def more() -> list[tuple[str, str, float, float]]:
         told = [("batch 1", "rows/s", speed("teacher", 1, 5), speed("student", 1, 20))]
-        for rows in (batch, 1) if has_bf16(place.device) else ():
+        for rows in (batch, 1) if has_fast_bf16(place.device) else ():
             fastest = [
                 max(speed(which, rows, 5, dtype) for dtype in (torch.float32, torch.bfloat16))
                 for which in ("teacher", "student")

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from stages.distillation.device import has_bf16
+from stages.distillation.device import has_fast_bf16
 
 SIZE = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product is timed."""
@@ -36,7 +36,7 @@ class Machine:
         """The best of several: what the machine can do, not what it did."""
         flops, size = {}, SIZE[device.type]
         precisions = {"fp32": torch.float32}
-        if has_bf16(device):  # elsewhere a product takes minutes
+        if has_fast_bf16(device):  # elsewhere a product takes minutes
             precisions["bf16"] = torch.bfloat16
         for name, dtype in precisions.items():
             a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

@@ -23,7 +23,7 @@ from data_aug.replaceable_words import content_words
 from data_aug.variants import Candidates, Found, Settings, augment_rows
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
-from stages.distillation.device import has_bf16
+from stages.distillation.device import has_fast_bf16
 from stages.tasks.packages import packaged_teacher, packaged_vectors
 from tests.bench import as_a_stage_runs
 from tests.bench.reference import PUBLISHED, run_bert
@@ -89,7 +89,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = BertForMaskedLM(BertConfig()).eval()
     vectors = WordVectors.read(packaged_vectors())
-    dtype = torch.bfloat16 if has_bf16("cpu") else torch.float32
+    dtype = torch.bfloat16 if has_fast_bf16("cpu") else torch.float32
     approximate = {"masks_per_pass": 99}
 
     def ours(kind: torch.dtype, **settings) -> Candidates:

@@ -15,7 +15,7 @@ from transformers import (
 
 from checkpoints.errors import UserError
 from pipeline.config.options import load
-from stages.distillation.device import has_bf16
+from stages.distillation.device import has_fast_bf16
 from stages.distillation.model_surgery import PackedLinear, pack
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, read
@@ -127,8 +127,8 @@ def test_a_bf16_teacher_is_as_near_to_fp32_as_bf16_allows(tmp_path):
 
 
 def test_packed_weights_change_no_bit():
-    if not has_bf16("cpu"):
-        pytest.skip("this processor has no bf16 products")
+    if not has_fast_bf16("cpu"):
+        pytest.skip("this processor has no fast bf16 products")
     config = BertConfig(
         hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=200, num_labels=3
     )
