@@ -16,7 +16,7 @@ GIVEN = $(if $(TASK),task="$(TASK)") $(if $(DATA),data="$(DATA)") $(if $(TEACHER
 export TEXT  # for the shell to read, so that quotes in it are text
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full general-distill task-distill augment recipe recipes sweep evaluate report compare pareto submission export predict serve label doctor test test-all test-gpu torture bench docs lint clean
+.PHONY: help setup demo demo-full general-distill task-distill glue augment recipe recipes sweep evaluate report compare pareto submission export predict serve label doctor test test-all test-gpu torture bench docs lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -52,6 +52,9 @@ general-distill: $(READY) ## stage 1: a general student from an un-tuned teacher
 
 task-distill: $(READY) ## stage 2: a student of TASK=; creates missing prerequisites
 	@$(RUN_PIPELINE) task-distill $(GIVEN)
+
+glue: $(READY) ## stage 2 for all of GLUE's tasks in DATA=, or those of TASK="mrpc rte", with one table
+	@$(RUN_PIPELINE) glue $(GIVEN)
 
 augment: $(READY) ## data augmentation alone: variants of TASK='s rows, and samples of them
 	@$(RUN_PIPELINE) augment $(GIVEN)

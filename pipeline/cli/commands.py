@@ -25,9 +25,10 @@ from pipeline.launch.given_ranks import given_ranks
 from pipeline.launch.in_place import RunEnded, on_all_ranks
 from pipeline.plan import RUNS
 from pipeline.program import as_started
-from pipeline.report.printed_tables import results_table, runs_table
+from pipeline.report.printed_tables import results_table, runs_table, tasks_table
 from pipeline.report.run_record import RunRecord, read_run_record
 from pipeline.run import StageFailed, StageRefused, make, make_recipe
+from stages.tasks.readers.glue import task_directories
 from stages.tasks.text import check_text, slug
 from stages.training.options import option
 
@@ -217,6 +218,26 @@ def task_distill(given: dict[str, str]) -> None:
     about a text) need neither.
     """
     make(given, task_stages)
+
+
+@command(Options, makes_run=True)
+def glue(given: dict[str, str]) -> None:
+    """Stage 2 for the tasks of GLUE, one after another, with one table of all.
+
+    Example: make glue DATA=path/to/glue PRESET=tinybert4 SEEDS="1 2 3"
+
+    data= is the directory that holds GLUE's directories (CoLA, MRPC, ...). Those without train.tsv are left out. Without
+    data=, all nine tasks are read from the hub. task="mrpc rte" takes these tasks alone. Each task is a run, named
+    PRESET-TASK or RUN-TASK.
+    """
+    chosen = given.get("task", "").replace(",", " ").split()
+    tasks = {}
+    for task, data in task_directories(given.get("data", ""), chosen).items():
+        run = {"run": f"{given['run']}-{task}"} if given.get("run") else {}
+        tasks[task] = given | {"task": task, "data": data} | run
+        task_stages(load("small", tasks[task]))  # what is refused is refused before the first task begins
+    runs = {task: make(options, task_stages) for task, options in tasks.items()}
+    print(f"\n{tasks_table(runs)}")
 
 
 @command(Options, makes_run=True)

@@ -98,6 +98,36 @@ def seeds_table(runs: list[Path]) -> str:
     return "\n".join([title, "", terminal_table(rows), *notes_of(records)])
 
 
+def tasks_table(runs: dict[str, list[Path]]) -> str:
+    """The models of several tasks, a row for each task and their mean; each cell is over the seeds of a task, in percent.
+
+    Args:
+        runs: for each task, the directories of its runs, one for each seed.
+    """
+    records = {task: [read_run_record(run) for run in paths] for task, paths in runs.items()}
+    models = list(dict.fromkeys(name for found in records.values() for name in found[0].models))
+    rows, means = [], dict.fromkeys(models, 0.0)
+    for task, found in records.items():
+        row = {
+            "task": task,
+            "metric": found[0].metrics[0],
+            "constant": f"{100 * found[0].about.constant:.1f}",
+        }
+        for name in models:
+            values = [100 * record.results[name].metric for record in found]
+            means[name] += statistics.mean(values) / len(records)
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            row[found[0].title(name)] = f"{statistics.mean(values):.1f}{spread}"
+        rows.append(row)
+    kept = {
+        name: "" if name == "teacher" else f" ({value / means['teacher']:.1%})"
+        for name, value in means.items()
+    }
+    cells = [f"{means[name]:.1f}{kept[name]}" for name in models]
+    rows.append(dict(zip(rows[0], ["mean (of the teacher's)", "", "", *cells], strict=True)))
+    return terminal_table(rows)
+
+
 def agreement_cells(results: list[ModelResult], reference: str = "teacher") -> dict[str, str]:
     """A model's agreement with the teacher, or with the encoder of its answers; the mean over its seeds."""
 

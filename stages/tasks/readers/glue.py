@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,14 +103,44 @@ TASKS = {
 }
 
 
+def task_directories(data: str, chosen: Sequence[str] = ()) -> dict[str, str]:
+    """Return the directory of each task: those of `chosen`, else all whose training file is there.
+
+    Args:
+        data: a directory that holds the tasks' own, in any case (CoLA, cola); empty: the hub, which has all.
+        chosen: names of tasks.
+
+    Raises:
+        UserError: a name is no GLUE task, or a task has no directory.
+    """
+    named = {plain_name(name): name for name in chosen}
+    if unknown := [name for plain, name in named.items() if plain not in map(plain_name, TASKS)]:
+        raise UserError(f"{unknown[0]!r} is not a GLUE task: they are {', '.join(TASKS)}", argument="task")
+    tasks = [task for task in TASKS if not named or plain_name(task) in named]
+    if not data:
+        return dict.fromkeys(tasks, "")
+    root = Path(data)
+    there = {plain_name(path.name): str(path) for path in root.iterdir()} if root.is_dir() else {}
+    found = {task: there[plain_name(task)] for task in tasks if plain_name(task) in there}
+    if not named:
+        found = {task: path for task, path in found.items() if (Path(path) / "train.tsv").is_file()}
+    if missing := [task for task in tasks if task not in found and (named or not found)]:
+        raise UserError(f"{root} has no directory {missing[0]} with GLUE's train.tsv", argument="data")
+    return found
+
+
+def plain_name(task: str) -> str:
+    """Return a task's name as it is compared: "STS-B", "sts_b" and "stsb" are the same."""
+    return re.sub("[-_]", "", task.lower())
+
+
 def find(request: TaskRequest) -> TaskSource | None:
     """Return the source of a GLUE task ("sst2", "STS_B" and the like are understood), None for other names.
 
     Raises:
         UserError: a TSV file is missing, or the request has options that only fit the user's own files.
     """
-    plain = re.sub("[-_]", "", request.task.lower())
-    task = next((known for known in TASKS if known.replace("-", "") == plain), None)
+    task = next((known for known in TASKS if plain_name(known) == plain_name(request.task)), None)
     if task is None:
         return None
     if request.text_columns or request.label_column:

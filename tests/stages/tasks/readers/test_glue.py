@@ -206,3 +206,21 @@ def test_unlabelled_test_rows_and_the_names_and_answers_of_a_submission(tmp_path
     ]
     for task, answer, written in answers:
         assert glue.written_answer(task, answer) == written
+
+
+def test_the_directories_of_the_tasks(tmp_path):
+    for name in ("CoLA", "STS-B", "QNLI", "notes"):
+        (tmp_path / name).mkdir()
+    for name in ("CoLA", "STS-B"):
+        (tmp_path / name / "train.tsv").touch()
+    data = str(tmp_path)
+    both = {"cola": str(tmp_path / "CoLA"), "sts-b": str(tmp_path / "STS-B")}
+    assert glue.task_directories(data) == both
+    assert glue.task_directories(data, ["stsb"]) == {"sts-b": both["sts-b"]}
+    assert glue.task_directories("", ["MRPC", "rte"]) == {"mrpc": "", "rte": ""}
+    assert list(glue.task_directories("")) == list(glue.TASKS)
+    for chosen, error in ((["squad"], "'squad' is not a GLUE task"), (["cola", "rte"], "no directory rte")):
+        with pytest.raises(UserError, match=error):
+            glue.task_directories(data, chosen)
+    with pytest.raises(UserError, match="no directory cola"):
+        glue.task_directories(str(tmp_path / "notes"))
