@@ -28,7 +28,7 @@ from tests.conftest import make_corpus, make_encoder, make_tokenizer, sentences,
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MAKING = ("demo", "general-distill", "task-distill", "augment", "doctor")
+MAKING = ("demo", "general-distill", "task-distill", "glue", "augment", "doctor")
 STAGES = ("tuning", "general", "intermediate", "prediction")
 EXPORTED = '"my-student'
 """What lines of Python that take an exported student have in common."""
