@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAKING = ("demo", "general-distill", "task-distill", "glue", "augment", "doctor")
 STAGES = ("tuning", "general", "intermediate", "prediction")
+READ_BY_MAKE = set(re.findall(r"\$\(([A-Z]+)\)", (ROOT / "Makefile").read_text()))
+"""Make ignores every other variable of its command line."""
 EXPORTED = '"my-student'
 """What lines of Python that take an exported student have in common."""
 TINY = [
@@ -104,6 +106,8 @@ def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
     for command in commands(path):
         if command.startswith("make lint"):
             continue  # runs ruff and mypy, not Python
+        if unknown := set(re.findall(r" ([A-Z_]+)=", command)) - READ_BY_MAKE:
+            raise AssertionError(f"{command}: make does not read {', '.join(unknown)}")
         (recorder / "arguments").unlink(missing_ok=True)
         shell(command, recorder)
         if not (recorder / "arguments").exists():
@@ -135,6 +139,13 @@ def test_a_misspelt_option_would_be_found(recorder, monkeypatch, tmp_path):
     wrong = tmp_path / "wrong.md"
     wrong.write_text('```\nmake demo ARGS="general.epoch=3"  # three passes\n```\n')
     with pytest.raises(Exception, match="general.epochs"):
+        test_commands_are_accepted(wrong, recorder, monkeypatch, None)
+
+
+def test_a_variable_that_make_ignores_would_be_found(recorder, monkeypatch, tmp_path):
+    wrong = tmp_path / "wrong.md"
+    wrong.write_text("`make predict RUN=demo FILE=in.csv`\n")
+    with pytest.raises(AssertionError, match="make does not read FILE"):
         test_commands_are_accepted(wrong, recorder, monkeypatch, None)
 
 
