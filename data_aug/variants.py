@@ -34,13 +34,13 @@ SHARD_ROWS = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """How sentences are varied. The defaults are the paper's (its code sets N for each task, 10 to 30).
+    """How sentences are varied. By default p and variants are the paper's (whose code sets N for each task, 10 to 30).
 
     Attributes:
         p: probability that a content word is replaced.
         variants: variants drawn for each sentence (N); a pair draws them for each of its two.
-        repredict: False finds a word's candidates once, in the original sentence (the published code). True finds
-            them in the variant, after the replacements to the word's left (the paper).
+        repredict: False finds a word's candidates once, in the original sentence (as the published code does). True
+            finds them in the variant, after the replacements to the word's left (as the paper says).
         long_texts: a sentence that does not fit the model raises an error ("refuse") or gets no variants ("keep").
         stop_words: words that are never replaced, in lower case.
 

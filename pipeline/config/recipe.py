@@ -44,7 +44,7 @@ RESERVED = ("check", "teacher", "evaluate", "task", *BEGINNINGS)
 
 @dataclass
 class StudentModel(Architecture):
-    """The student's model: its sizes, those of the preset unless given, and what it begins as."""
+    """The student's model: its sizes (by default the preset's), and the weights that it begins with."""
 
     init: str = option(
         "random",

@@ -146,7 +146,13 @@ def checked(schema: type[T], values: Any, where: str = "") -> T:
 
 
 def flattened(schema: type, given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(full name, value) of settings that may be nested as the groups of a dataclass are."""
+    """Yield (full name, value) of each setting: {"a": {"b": 1}} gives ("a.b", 1).
+
+    Args:
+        schema: the dataclass whose groups may be nested in `given`.
+        given: settings.
+        prefix: of the full names.
+    """
     groups = groups_of(schema)
     for name, value in given.items():
         if isinstance(value, Mapping) and name in groups:

@@ -68,8 +68,8 @@ class Launcher:
             job: how many ranks, and where.
 
         Returns:
-            0 where it finished, 128 + a signal's number where that stopped it; else the status of the rank that failed
-            first, which is negative where a signal killed it.
+            0 if it finished, 128 + a signal's number if that stopped it. Else the status of the rank that failed first:
+            128 + a signal's number if that killed it; negative if the process that starts the ranks was itself killed.
         """
         if job.hostfile or not can_fork():
             self._end_fork_server()  # it would keep its memory

@@ -24,7 +24,8 @@ class Distillation(nn.Module):
         losses: what it learns from.
         teacher: trained along with the student, by its own loss terms; None where the teacher is frozen and its
             outputs are given.
-        chosen: called with a batch and the teacher's outputs, returns those that the student learns from; None: these.
+        chosen: called with a batch and the teacher's outputs, returns the part of both that the student learns from; None:
+            it learns from all.
     """
 
     def __init__(

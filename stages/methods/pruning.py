@@ -38,9 +38,9 @@ class Units:
         layers, heads, head_width, feed_forward, width: those of the BERT.
 
     Attributes:
-        sizes: weights of a unit of each kind: a row of W_Q and W_K with their biases; a row of W_V with its bias and a
-            column of W_O; a row of the first feed-forward layer with its bias and a column of the second.
-        weights: the weights of all units.
+        sizes: how many weights a unit of each kind has: a row of W_Q and W_K with their biases; a row of W_V with its
+            bias and a column of W_O; a row of the first feed-forward layer with its bias and a column of the second.
+        weights: how many weights all units have together.
 
     Example:
         >>> units = Units(layers=2, heads=2, head_width=4, feed_forward=16, width=8)
@@ -68,7 +68,7 @@ class Units:
         )
 
     def sizes_U(self) -> Tensor:
-        """Weights of each unit."""
+        """(U,) how many weights each unit has."""
         counts = (self.of_heads, self.of_heads, self.layers * self.feed_forward)
         return torch.repeat_interleave(torch.tensor([*self.sizes.values()]), torch.tensor(counts))
 

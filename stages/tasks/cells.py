@@ -135,7 +135,7 @@ def is_missing(label: str, rare: bool, names: Collection[str]) -> bool:
 
 
 def is_no_score(label: str, names: Collection[str]) -> bool:
-    """Return whether a score means that there is none: -1 or the like, where no other score is below 0."""
+    """Return whether a number such as -1 or -99 stands for a missing score: it does if no other score is below 0."""
     return number(label) in NO_SCORE and all((number(name) or 0.0) >= 0 for name in names if name != label)
 
 

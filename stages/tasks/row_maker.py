@@ -142,7 +142,7 @@ class Block:
     places: np.ndarray | None = None
 
     def until(self, row: int) -> Block:
-        """The rows before `row` of a corpus."""
+        """The block's rows before number `row`. For a corpus alone: labels, windows and places are not cut."""
         tokens = int(self.lengths[:row].sum())
         return replace(
             self, tokens=self.tokens[:tokens], lengths=self.lengths[:row], second=self.second[:row]

@@ -124,7 +124,7 @@ def _check_start(path: Path) -> None:
 
 
 def rows_with(path: Path, columns: tuple[str, ...], encoding: str = "", delimiter: str = "") -> Rows:
-    """Read the rows of a table that has some text columns.
+    """Yield (line number, row) of a table that must have some columns.
 
     Raises:
         UserError: as of `open_table`; or a row lacks a column, or there are no rows.

@@ -45,7 +45,7 @@ class Windows:
 
 
 def room_for_first(frame: Frame, max_length: int) -> int:
-    """The tokens that a question, or the first text of a pair, may have, so that windows overlap and go on."""
+    """The most tokens of a question, or of a pair's first text, that leave each window its overlap and one new token."""
     return max_length - frame.width - max_length // OVERLAP - 1
 
 

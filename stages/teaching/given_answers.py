@@ -55,8 +55,9 @@ def needs_encoder(stage: Stage) -> bool:
 def with_answers(stage: Stage, task: Task, rows: TokenRows, encoder_NC: np.ndarray | None) -> np.ndarray:
     """(N, C) what the rows of a stage learn: their answers, and the encoder's logits where they have none.
 
-    A variant that augmentation made has no answer. Doubtful answers are replaced by the encoder's predictions or mixed
-    with them: predictions out of fold, where there are such.
+    A variant that augmentation made has no answer. With the option `leave_out`, the answers farthest from the encoder's
+    predictions are replaced by these; with `weight`, every answer is mixed with its prediction. The predictions are out
+    of fold if the stage has such.
 
     Args:
         stage: that trains.

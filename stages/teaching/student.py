@@ -55,7 +55,7 @@ def task_score(stage: Stage, model: Distillation, rows: TaskRows, task: Task) ->
 
 
 def fitted(task: Task, logits: np.ndarray) -> Task:
-    """The task, with what its kind chooses for a model by the model's logits of dev."""
+    """The task with its kind fitted to one model: what the kind chooses on dev, such as a threshold, fits these logits."""
     kind = task.kind.fitted(task.selection, logits, np.asarray(task.splits["dev"].gold))
     return replace(task, kind=kind)
 

@@ -78,7 +78,7 @@ class Stage:
         return TRAINING.get(self.stage_type, Training)(**self.options["training"])
 
     def training_as(self, kind: type[Options]) -> Options:
-        """The training options of a stage type that has those of `kind`."""
+        """This stage's training options, which must be of the type `kind` (asserted)."""
         training = self.training
         assert isinstance(training, kind), f"a stage of type {self.stage_type} has no {kind.__name__} options"
         return training

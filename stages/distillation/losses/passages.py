@@ -184,8 +184,8 @@ class CandidateScores(Loss):
     """KL divergence of the student's distribution over a question's own candidates from the teacher's.
 
     A distribution is the softmax of final scores. A score is the log-odds of right, the second of two logits minus the
-    first. Only final scores are compared, so the teacher may be a cross-encoder, LEAD's third kind of teacher. It has no
-    vectors of the question alone.
+    first. Only final scores are compared, so the teacher may also be a cross-encoder (as in LEAD), which has no vector of
+    the question alone.
 
     Args:
         weight: factor of the loss in the sum of losses; a number or a schedule.

@@ -206,7 +206,10 @@ class CMOWForMaskedLM(_CMOW):
 
 
 class CMOWForSequenceClassification(_CMOW):
-    """Linear, ReLU, LayerNorm, linear over the code of a row, or over [a, b, |a - b|] of its texts."""
+    """A linear layer, ReLU, LayerNorm and a linear layer, which read a row's code (`CMOWModel.code`).
+
+    With pairs="diffcat" they read [a, b, |a - b|] of the codes of its two texts.
+    """
 
     def __init__(self, config: Any):
         super().__init__(config)

@@ -105,7 +105,7 @@ class NGramsForSequenceClassification(PreTrainedModel):
         return int((self.slots > 0).sum())
 
     def known(self, ids_BL: Tensor) -> Tensor:
-        """(B, N) the numbers of the n-grams of all lengths that begin at each word; 0 where it is not known."""
+        """(B, N) for each length and word the n-gram that begins there, as a row of the embeddings; 0 if it is not known."""
         longest = self.config.longest
         windows_BLO = torch.stack([functional.pad(ids_BL, (0, k))[:, k:] for k in range(longest)], -1)
         found, hashes_BL = [], windows_BLO[..., 0]

@@ -39,10 +39,11 @@ class PrunedBertConfig(BertConfig):
     """BERT's config with the remaining units. The sizes of `BertConfig` are those before pruning.
 
     Attributes:
-        query_units: for each layer, the number in each remaining head.
+        query_units: for each layer a list: the number of query (and key) units left in each remaining head.
         value_units: the same for values.
-        feed_forward_units: for each layer, the number.
-        embedding_rank: r if word embeddings are a product (vocabulary, r) (r, W); 0: one table.
+        feed_forward_units: for each layer, how many are left.
+        embedding_rank: r if the table of word embeddings is a product of two matrices, (vocabulary, r) and (r, W); 0 if
+            it is one table.
     """
 
     model_type = "pruned_bert"

@@ -143,7 +143,11 @@ class Questions(Kind):
         return " / ".join(dict.fromkeys(self.read(label).texts)) or "no answer"
 
     def fitted(self, metric: str, logits: np.ndarray, gold: np.ndarray) -> Self:
-        """With the threshold that is best by the metric: all that lie between two questions' margins are tried."""
+        """A copy with the threshold that is best by the metric.
+
+        A question's margin is log p(no answer) - log p(best answer). One threshold is tried for each way to part the
+        questions by their margins.
+        """
         if self.threshold is None:
             return self
         margins = (logits[:, 0] - logits[:, 1]).astype(np.float64)

@@ -38,7 +38,7 @@ class Ranking(Classes):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """None: whether a candidate is more probably right than wrong does not matter."""
+        """Empty: the order of candidates is scored, not their classes."""
         return ()
 
     def groups(self, split: Split) -> list[int]:

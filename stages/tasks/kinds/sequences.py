@@ -38,7 +38,7 @@ class Sequences(Kind):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """None: what counts is strings."""
+        """Empty: strings are scored, not classes."""
         return ()
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:

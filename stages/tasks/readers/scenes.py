@@ -33,7 +33,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
     """Draw the scenes, always the same. Those of a split are of the digits of that split alone.
 
     A row of train is an image; its label is all captions that are true of it. A row of dev and test is an image and a
-    caption, which is true (1) or not (0): each image with each of the captions of which one was drawn for each image.
+    caption, which is true (1) or not (0). One true caption is drawn for each image; each image is paired with every
+    caption that was drawn.
     """
     of_digits = images.load(TaskSource("digits", "images"), None).splits
     splits = {}
