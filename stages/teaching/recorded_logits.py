@@ -122,28 +122,28 @@ class TeacherLogits:
 
     def __init__(self, rows: TokenRows, classes: int, device: torch.device):
         self.first_targets = rows.first_targets.to(device)
-        self.table_NC = torch.full((int(rows.targets.sum()), classes), torch.nan, device=device)
+        targets = int(rows.targets.sum())
+        # A last row takes what is no target: selecting by a mask would wait for a GPU in each step.
+        self._with_rest = torch.full((targets + 1, classes), torch.nan, device=device)
+        self.table_NC = self._with_rest[:targets]
         self.bytes = self.table_NC.nbytes
 
     def note(self, batch: Batch, outputs: ModelOutputs) -> None:
         """Keep the logits of a batch's rows that count and were not seen before."""
-        places, logits, counts = label_index(self.first_targets, batch), outputs.logits, batch.weight > 0
-        if batch.label_mask.ndim == 2:  # words: one after another, T of them
-            mask_BL = batch.label_mask
-            places, logits, counts = (
-                places[mask_BL],
-                logits[mask_BL],
-                counts[:, None].expand_as(mask_BL)[mask_BL],
-            )
-        known_TC = self.table_NC[places]
-        new_T1 = known_TC.isnan().any(dim=1, keepdim=True) & counts[:, None]
-        self.table_NC[places] = torch.where(new_T1, logits.float(), known_TC)
+        counts = batch.weight > 0
+        if batch.label_mask.ndim == 2:  # at token level
+            counts = counts[:, None] & batch.label_mask
+        places = label_index(self.first_targets, batch)
+        places_T = torch.where(counts, places, len(self.table_NC)).flatten()
+        known_TC = self._with_rest[places_T]
+        new_T1 = known_TC.isnan().any(dim=1, keepdim=True)
+        self._with_rest[places_T] = torch.where(new_T1, outputs.logits.float().flatten(0, -2), known_TC)
 
     def gather(self) -> None:
         """Merge the tables of all ranks; in its first epoch each row is seen by exactly one rank."""
         table_NC = self.table_NC.nan_to_num(-torch.inf)
         dist.all_reduce(table_NC, dist.ReduceOp.MAX)
-        self.table_NC = torch.where(table_NC == -torch.inf, torch.nan, table_NC)
+        self.table_NC.copy_(torch.where(table_NC == -torch.inf, torch.nan, table_NC))
 
     def save(self, directory: Path) -> None:
         """Write the gathered table, on rank 0."""

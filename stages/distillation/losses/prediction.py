@@ -109,7 +109,8 @@ class GoldLabels(Loss):
 
     def __init__(self, weight: Any = 1.0, class_weights: Sequence[float] | None = None):
         super().__init__(weight)
-        self.class_weights = class_weights
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs | None, batch: Batch) -> dict[str, LossTerm]:
         logits, labels = student.logits_BC.float(), batch.labels
@@ -123,8 +124,8 @@ class GoldLabels(Loss):
         elif logits.shape[-1] == 1:
             losses = (logits[..., 0] - labels.nan_to_num()).square()
         else:
-            weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-            losses = class_losses(logits, batch, weights)
+            weights: Any = self.class_weights
+            losses = class_losses(logits, batch, weights if weights is None else weights.to(logits.device))
         return {"gold_labels": LossTerm(batch.sum(losses * batch.labelled), "labels", self.weight)}
 
 

@@ -9,11 +9,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.distillation import outputs
 from stages.distillation.distillation import Distillation
-from stages.distillation.losses import AttentionScores, HiddenStates, MaskedSoftLabels, MaskedWords
+from stages.distillation.losses import (
+    AttentionScores,
+    GoldLabels,
+    HiddenStates,
+    MaskedSoftLabels,
+    MaskedWords,
+)
 from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
+from stages.distillation.outputs import ModelOutputs
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.masking import Masking
-from tests.conftest import make_corpus, make_encoder
+from stages.tasks.token_rows import write_task_rows
+from stages.tasks.types import Split
+from stages.teaching.recorded_logits import TeacherLogits
+from tests.conftest import make_corpus, make_encoder, make_tokenizer
 from tests.stages.training.test_job import make_job
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero")
@@ -73,3 +83,17 @@ def test_the_count_sees_a_read(job):
     with Reads() as reads:
         job.step(np.arange(8))
     assert len(reads.found) == 3  # two models and a loss
+
+
+def test_recording_the_logits_of_words_reads_nothing_back(tmp_path):
+    split = Split(["a good film", "the"], None, [[1, 0, 1], [0]])
+    rows = write_task_rows([split], make_tokenizer(tmp_path / "tokenizer"), 16, tmp_path / "rows")
+    recorded, batch = TeacherLogits(rows, 2, torch.device("cpu")), rows.collate(np.arange(2), np.ones(2))
+    with Reads() as reads:
+        recorded.note(batch, ModelOutputs(torch.zeros(*batch.input_ids.shape, 2)))
+    assert reads.found == [] and not recorded.table_NC.isnan().any()
+
+
+def test_weights_of_classes_move_with_the_loss():
+    """A list would be copied to the device in each step."""
+    assert GoldLabels(class_weights=[0.5, 2.0]).to("meta").class_weights.device.type == "meta"
