@@ -21,8 +21,13 @@ from data_aug.replaceable_words import is_word
 from stages.distillation.compatibility import longest_row
 from stages.distillation.model_surgery import head_alone, pack
 
-ENOUGH_TOKENS = 512  # a batch of this many tokens takes hardly more time per token than one of thousands
-MAX_PADDING = 0.04  # the fraction of a batch of ENOUGH_TOKENS or more that may be padding
+ENOUGH_TOKENS = {"cpu": 512, "cuda": 16_384}
+"""By device: a batch of so many tokens takes hardly more time per token than a larger one. On a CPU measured; a GPU
+computes some 20,000 tokens of BERT-base while Python launches a pass's kernels (estimated)."""
+MOST_TOKENS = {"cpu": 4_096, "cuda": 32_768}
+"""By device: maximum number of tokens in a batch, padding included."""
+MAX_PADDING = 0.04
+"""The fraction of a batch of ENOUGH_TOKENS or more that may be padding."""
 
 
 class Query(NamedTuple):
@@ -64,7 +69,7 @@ class MaskedLM:
             would tie. See `stages.distillation.device.has_fast_bf16`.
         masks_per_pass: maximum number of words masked in one row.
         min_distance: minimum distance in tokens between two masks of a row.
-        batch_tokens: maximum number of tokens in a batch, padding included.
+        batch_tokens: maximum number of tokens in a batch, padding included; None: `MOST_TOKENS` of the device.
 
     Raises:
         UserError: the tokenizer is slow or has no mask token, the model has no masked-LM head, or a number is below 1.
@@ -78,7 +83,7 @@ class MaskedLM:
         dtype: torch.dtype = torch.float32,
         masks_per_pass: int = 1,
         min_distance: int = 3,
-        batch_tokens: int = 4096,
+        batch_tokens: int | None = None,
     ):
         if not tokenizer.is_fast:
             raise UserError(f"{type(tokenizer).__name__} gives no offsets; load the model's fast tokenizer")
@@ -95,7 +100,8 @@ class MaskedLM:
         self.limit = longest_row(model) or tokenizer.model_max_length
         self.exact = masks_per_pass == 1
         self._masks_per_pass, self._min_distance = masks_per_pass, min_distance
-        self._batch_tokens = batch_tokens
+        device = "cpu" if model.device.type == "cpu" else "cuda"
+        self._enough, self._most = ENOUGH_TOKENS[device], batch_tokens or MOST_TOKENS[device]
         self._base, self._head = model.eval().base_model, head_alone(model)
         if self._base.dtype != dtype:
             self._base = copy.deepcopy(self._base).to(dtype)
@@ -131,9 +137,11 @@ class MaskedLM:
         ]
         rows.sort(key=lambda row: len(row.pair.ids), reverse=True)  # if memory runs out, then at once
         with torch.inference_mode():
-            for batch in _batches(rows, self._batch_tokens):
+            batches = list(_batches(rows, self._enough, self._most))
+            # Read only when all are under way: a GPU need not wait for Python.
+            for batch, best_NK in zip(batches, [self._best(batch, k) for batch in batches], strict=True):
                 masks = [(row.pair, mask) for row in batch for mask in row.masks]
-                for (pair, mask), best in zip(masks, self._best(batch, k), strict=True):
+                for (pair, mask), best in zip(masks, best_NK.tolist(), strict=True):
                     spaced = self._spaced[pair.ids[mask]]
                     words = [self._words[token] for token in best if self._spaced[token] == spaced]
                     for query in pair.queries[mask]:
@@ -164,8 +172,8 @@ class MaskedLM:
                     pair.queries.setdefault(position, []).append(member)
         return list(pairs.values())
 
-    def _best(self, batch: Sequence[_Row], k: int) -> list[list[int]]:
-        """Return the k best token ids at every mask of the batch, row by row; the batch's first row is its longest."""
+    def _best(self, batch: Sequence[_Row], k: int) -> torch.Tensor:
+        """Return the k best token ids (N, k) at every mask of the batch, row by row; its first row is its longest."""
         shape = (len(batch), len(batch[0].pair.ids))
         ids_BL = torch.full(shape, self.tokenizer.pad_token_id or 0)
         mask_BL, segments_BL = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
@@ -182,7 +190,7 @@ class MaskedLM:
         if self._takes_segments:
             inputs["token_type_ids"] = segments_BL.to(device)
         logits_NV = self.logits(inputs, row_N.to(device), position_N.to(device))
-        return logits_NV.topk(min(k, logits_NV.shape[1])).indices.tolist()
+        return logits_NV.topk(min(k, logits_NV.shape[1])).indices
 
     def logits(
         self, inputs: dict[str, torch.Tensor], row_N: torch.Tensor, position_N: torch.Tensor
@@ -258,18 +266,18 @@ def _single_tokens(
     return positions
 
 
-def _batches(rows: Sequence[_Row], max_tokens: int) -> Iterator[list[_Row]]:
-    """Yield batches of consecutive rows, given the longest first: at most `max_tokens`, padded, or a single row.
+def _batches(rows: Sequence[_Row], enough: int, most: int) -> Iterator[list[_Row]]:
+    """Yield batches of consecutive rows, given the longest first: at most `most` tokens, padded, or a single row.
 
-    A batch of `ENOUGH_TOKENS` or more ends before the row that would make more than `MAX_PADDING` of it padding.
+    A batch of `enough` tokens or more ends before the row that would make more than `MAX_PADDING` of it padding.
     """
     batch: list[_Row] = []
     tokens = 0
     for row in rows:
         length = len(row.pair.ids)
         padded = (len(batch) + 1) * len(batch[0].pair.ids) if batch else 0
-        wasteful = tokens >= ENOUGH_TOKENS and tokens + length < (1 - MAX_PADDING) * padded
-        if padded > max_tokens or wasteful:
+        wasteful = tokens >= enough and tokens + length < (1 - MAX_PADDING) * padded
+        if padded > most or wasteful:
             yield batch
             batch, tokens = [], 0
         batch.append(row)

@@ -92,7 +92,7 @@ def test_equal_inputs_run_once(bert, texts, monkeypatch) -> None:
 
 
 def test_batches_keep_their_limit_and_hold_little_padding(bert, monkeypatch) -> None:
-    monkeypatch.setattr(word_prediction, "ENOUGH_TOKENS", 30)
+    monkeypatch.setitem(word_prediction.ENOUGH_TOKENS, "cpu", 30)
     lm, seen = MaskedLM(*bert, batch_tokens=100), []
     logits = lm.logits
     monkeypatch.setattr(lm, "logits", lambda *args: seen.append(args[0]["attention_mask"]) or logits(*args))
