@@ -20,6 +20,8 @@ from stages.training.machine_limits import cores, memory
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 SHOWN_PACKAGES = ("torch", "transformers", "deepspeed", "datasets")
 HUB_TIMEOUT = 3  # seconds
+NVIDIA_DRIVER = Path("/sys/module/nvidia/version")
+"""Where Linux tells the version of NVIDIA's driver."""
 
 
 class Report:
@@ -177,10 +179,12 @@ def _check_gpus(report: Report) -> None:
         text = f"{properties.name}, {format_bytes(free)} free of {format_bytes(total)}"
         report.ok(f"GPU {i}", f"{text}, compute capability {properties.major}.{properties.minor}")
     nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else "none"
-    report.ok(
-        "GPU libraries",
-        f"CUDA {torch.version.cuda}, NCCL {nccl}" if not torch.version.hip else f"ROCm {torch.version.hip}",
+    libraries = (
+        f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}, NCCL {nccl}"
     )
+    if NVIDIA_DRIVER.is_file():
+        libraries = f"driver {NVIDIA_DRIVER.read_text(encoding='utf-8').strip()}, {libraries}"
+    report.ok("GPU libraries", libraries)
 
 
 def _check_versions(report: Report) -> None:

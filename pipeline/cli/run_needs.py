@@ -12,7 +12,7 @@ from pipeline.cli.doctor import Report, format_bytes, free_disk
 from pipeline.config.errors import explain
 from pipeline.config.options import Options
 from pipeline.config.two_stage import Entry, StageSpec
-from pipeline.plan import ACTION_LABELS, RUNS, plan
+from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan
 from stages.training.machine_limits import memory
 from stages.training.options import Job
 
@@ -60,9 +60,10 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
                 except RuntimeError:  # it reads a number from a tensor, and torch's meta device has none
                     kind = trained.config.model_type
                     report.note(step.stage.name, f"the memory of a {kind} in training cannot be estimated")
-            # The host's own part: processes, and rank 0's copy of what a checkpoint holds.
-            host = PROCESS_BYTES * ranks + 12 * parameters
-            device = of_rank if on_gpu else of_rank * ranks + host
+            offloaded = _offloaded_bytes(step, parameters, ranks) if on_gpu else 0.0
+            # The host's own part: processes, rank 0's copy of what a checkpoint holds, and what GPUs do not hold.
+            host = PROCESS_BYTES * ranks + 12 * parameters + ranks * offloaded
+            device = of_rank - offloaded if on_gpu else of_rank * ranks + host
             # As the job counts: three numbers a parameter in each checkpoint, one in each of the best weights.
             saved = 4 * parameters * (3 * (o.job.keep + 1) + o.job.keep + 2)
             artefact = 4 * (_count(models["student"]) if step.stage.stage_type == "select" else parameters)
@@ -85,7 +86,8 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
     about = "weights, gradients, moments, teacher, and a micro-batch's activations in fp32"
     if on_gpu:
         _compare_gpus(report, most_device, ranks, about)
-        _compare(report, "memory", most_host, memory()[1], "processes, and a copy of a checkpoint")
+        of_host = "processes, a copy of a checkpoint, and what is offloaded"
+        _compare(report, "memory", most_host, memory()[1], of_host)
     else:
         most = max(most_host, most_device)
         _compare(report, "memory", most, memory()[1], about, FEWER_ROWS)
@@ -155,6 +157,14 @@ def _rank_bytes(
     if stage.stage_type in HOLDS_TEACHER:
         needed += 4 * _count(teacher) + _teacher_bytes(teacher, rows, length)
     return needed
+
+
+def _offloaded_bytes(step: Planned, parameters: int, ranks: int) -> float:
+    """What a rank keeps in its host's memory, as a DeepSpeed config asks: its part of the moments (8), of the weights (4)."""
+    details = step.deepspeed.get("zero_optimization", {})
+    sizes = {"offload_optimizer": 8, "offload_param": 4}
+    asked = (size for name, size in sizes.items() if details.get(name, {}).get("device") == "cpu")
+    return sum(asked) * parameters / ranks
 
 
 def _activation_bytes(model: "PreTrainedModel", rows: int, length: int, maps: bool) -> int:

@@ -234,6 +234,36 @@ def test_a_run_is_compared_with_the_memory_of_the_gpus_that_it_takes(
         for given in ((), ("job.micro_batch=16",), ("job.micro_batch=auto",))
     ]
     assert needed == sorted(needed, reverse=True) and needed[0] > 2 * needed[2], needed
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}')
+    held, kept = (
+        float(of_gpus("job.zero=1", *given)["0"].split(" MB needed")[0].split()[-1])
+        for given in ((), ("job.deepspeed=ds.json",))
+    )
+    assert 0 < held - kept
+
+
+def test_gpus_their_driver_and_libraries_are_named(tmp_path, monkeypatch, capsys):
+    """A stand-in of a GPU."""
+    import torch
+
+    (tmp_path / "version").write_text("570.86.15\n")
+    monkeypatch.setattr(doctor, "NVIDIA_DRIVER", tmp_path / "version")
+    monkeypatch.setattr(device, "accelerator", lambda: "cuda")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+    card = SimpleNamespace(name="NVIDIA A100", major=8, minor=0)
+    for name, value in {
+        "device_count": 1,
+        "get_device_properties": card,
+        "mem_get_info": (30e9, 40e9),
+        "is_bf16_supported": True,
+        "nccl.version": (2, 27, 3),
+    }.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value, **__: value)
+    doctor._check_gpus(doctor.Report())
+    said = capsys.readouterr().out
+    assert "NVIDIA A100, 30.0 GB free of 40.0 GB, compute capability 8.0" in said, said
+    assert "bf16 (job.precision=auto)" in said and "driver 570.86.15, CUDA 12.8, NCCL 2.27.3" in said, said
 
 
 def test_drift_from_the_pinned_versions_is_named(tmp_path, monkeypatch, capsys):
