@@ -77,8 +77,8 @@ def compile_model(
         failure = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         if asked == "on":
             raise UserError(
-                f"on, but {stage.name} could not be compiled ({failure}); give off: a half-done stage may resume so, "
-                "equal within rounding",
+                f"on (given, or decided when the stage began), but {stage.name} could not be compiled ({failure}); give "
+                "off: a half-done stage may resume so, equal within rounding",
                 argument="compile",
             ) from error
     stance = "force_eager" if failure else "eager_on_recompile"
