@@ -105,7 +105,7 @@ test-all: test ## run all tests that need no GPU
 	$(VENV)/bin/python -m pytest -m 'slow and not gpu'
 
 test-gpu: $(READY) ## run the tests that need a GPU
-	$(VENV)/bin/python -m pytest -n 0 -m gpu tests/gpu
+	$(VENV)/bin/python -m pytest -n 0 -rs -m gpu tests/gpu
 
 torture: $(READY) ## kill a small run at random moments in every stage (ARGS="--kills 50")
 	$(VENV)/bin/python -m tests.torture $(ARGS)

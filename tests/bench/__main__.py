@@ -4,7 +4,12 @@
     make bench DATA=path/to/glue                     # with the texts of GLUE's SST-2 and MRPC
     make bench ARGS="--only general-128 ranks-2 --repeats 5"
 
-Prints a table and writes runs/bench/bench.json, machine.json and bench.png. docs/speed.md explains it.
+Works on a CPU: general-128, intermediate-sst2, intermediate-mrpc, prediction-sst2, augment-sst2,
+attention-memory-2048, ranks-2, student-inference-128, whole-task-sst2, whole-task-mrpc.
+Works on a GPU: general-128, general-128-compiled, intermediate-sst2, intermediate-mrpc, prediction-sst2,
+augment-sst2, student-inference-128.
+
+Prints a table and writes runs/bench/bench.json, machine.json and bench.png. docs/benchmarks/speed.md explains it.
 """
 
 import argparse
@@ -98,6 +103,7 @@ def works_of(place) -> list:
                 place, "intermediate-mrpc", "intermediate", "mrpc", 128, 3, plain_steps=60, our_steps=110
             ),
             training(place, "prediction-sst2", "prediction", "sst-2", 64, 3, plain_steps=90, our_steps=180),
+            augmentation(place),
             student_inference(place),
         ]
     bf16 = has_fast_bf16(place.device)

@@ -12,8 +12,8 @@ from data_aug.variants import Candidates, Row, Settings, augment_rows
 from data_aug.word_prediction import MaskedLM, Query
 from data_aug.word_vectors import WordVectors
 from stages.distillation.compatibility import forward_flops
-from stages.distillation.device import has_fast_bf16
 from stages.tasks.packages import packaged_vectors
+from stages.training.stage import PRECISIONS
 from tests.bench.machine import Machine, seconds
 from tests.bench.place import Place
 from tests.bench.work import Work
@@ -29,7 +29,7 @@ class Models:
     @cached_property
     def model(self) -> BertForMaskedLM:
         torch.manual_seed(0)
-        return BertForMaskedLM(BertConfig()).eval()
+        return BertForMaskedLM(BertConfig()).eval().to(self.place.device)
 
     @cached_property
     def vectors(self) -> WordVectors:
@@ -46,7 +46,6 @@ class Models:
 def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Work:
     """Variants a second; a shard of the pipeline has 100 rows, the reference gets a part of the same."""
     models, needed = Models(place), []
-    dtype = torch.bfloat16 if has_fast_bf16("cpu") else torch.float32
 
     def variants(find: Callable[[], Callable], count: int) -> Callable[[int], float]:
         def measured(repeat: int) -> float:
@@ -73,8 +72,7 @@ def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Wor
 
     def limit(machine: Machine) -> float:
         """Of the texts that were measured: those of one repeat need half as much again as another's."""
-        precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        return 1 / machine.seconds(statistics.median(needed), 0, precision)
+        return 1 / machine.seconds(statistics.median(needed), 0, place.precision)
 
     def agrees() -> bool:
         asked = _queries(place.texts("sst-2", 12, 0))[:30]
@@ -83,7 +81,7 @@ def augmentation(place: Place, plain_rows: int = 20, our_rows: int = 100) -> Wor
 
     return Work(
         "augment-sst2", "variants/s", 8, variants(lambda: models.plain, plain_rows),
-        variants(lambda: models.ours(dtype), our_rows), limit, agrees,
+        variants(lambda: models.ours(PRECISIONS[place.precision]), our_rows), limit, agrees,
     )  # fmt: skip
 
 

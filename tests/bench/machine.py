@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from stages.distillation.device import has_fast_bf16
+from stages.distillation.device import native_precision
+from stages.training.stage import PRECISIONS
 
 SIZE = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product is timed."""
@@ -19,7 +20,7 @@ SIZE = {"cpu": 2048, "cuda": 8192}
 class Machine:
     """
     Attributes:
-        flops: floating-point operations a second, by precision; bf16 where it is the faster.
+        flops: floating-point operations a second in fp32, and in the precision that is faster, where there is one.
         memory: bytes a second, read and written together.
     """
 
@@ -35,11 +36,9 @@ class Machine:
     def measure(device: torch.device) -> "Machine":
         """The best of several: what the machine can do, not what it did."""
         flops, size = {}, SIZE[device.type]
-        precisions = {"fp32": torch.float32}
-        if has_fast_bf16(device):  # elsewhere a product takes minutes
-            precisions["bf16"] = torch.bfloat16
-        for name, dtype in precisions.items():
-            a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        # A product in another precision is emulated, and takes minutes.
+        for name in dict.fromkeys(("fp32", native_precision(device))):
+            a, b = (torch.randn(size, size, device=device).to(PRECISIONS[name]) for _ in range(2))
             flops[name] = 2 * size**3 / best(lambda a=a, b=b: a @ b, device)
         source = torch.ones(2**28 if device.type == "cuda" else 2**26, device=device)
         target = torch.empty_like(source)

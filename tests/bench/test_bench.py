@@ -1,8 +1,12 @@
 """The measuring itself: sides in turn, medians, the limit, the plot, and texts of the stated lengths."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from tests.bench import __main__ as bench
 from tests.bench.__main__ import draw, measure, table_line
 from tests.bench.attention import attention_memory
 from tests.bench.machine import Machine
@@ -37,6 +41,13 @@ def test_sides_take_turns_and_medians_are_compared(tmp_path):
 def test_a_limit_is_that_of_operations_or_of_bytes():
     assert MACHINE.seconds(4e9, 1e9, "bf16") == 2
     assert MACHINE.seconds(4e9, 9e9, "bf16") == 9
+
+
+@pytest.mark.parametrize(("name", "device"), [("CPU", "cpu"), ("GPU", "cuda")])
+def test_help_names_the_works_of_each_device(name, device):
+    named = re.search(rf"Works on a {name}: ([^.]+)\.", bench.__doc__)
+    works = bench.works_of(SimpleNamespace(device=torch.device(device)))
+    assert re.split(r",\s+", named[1]) == [work.name for work in works]
 
 
 def test_memory_of_the_attention_loss():

@@ -39,7 +39,8 @@ class Published:
         self.model, self.config = model, model.config
 
     def __call__(self, input_ids, attention_mask, token_type_ids) -> SimpleNamespace:
-        _, hidden = run_bert(self.model.bert, input_ids, attention_mask, token_type_ids, **PUBLISHED)
+        batch = (x.to(self.model.device) for x in (input_ids, attention_mask, token_type_ids))
+        _, hidden = run_bert(self.model.bert, *batch, **PUBLISHED)
         return SimpleNamespace(logits=self.model.cls(hidden[-1]))
 
 

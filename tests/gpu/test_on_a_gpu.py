@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from checkpoints.errors import UserError
 from stages.distillation import outputs
-from stages.distillation.device import device_of_rank
+from stages.distillation.device import accelerator, device_of_rank
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import AttentionScores, HiddenStates, MaskedSoftLabels, MaskedWords
 from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
@@ -35,14 +35,18 @@ from stages.training.options import Training
 from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_encoder, make_task, tiny_config
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(accelerator() == "cpu", reason="no GPU: torch sees none, or DS_ACCELERATOR says cpu"),
+]
+STAGES = ("tuning", "general", "masked_lm", "prediction", "finetuning", "intermediate")
+"""Of the command, the one that is killed last."""
 CORPUS = {"reader": "files", "version": 1}
 
 
 @pytest.fixture
 def make(tmp_path, world):
     """Makes a job on the GPU that learns layers as the general stage does, without dropout, or layers and masked words."""
-    assert world.type == "cuda", "no GPU: torch sees none, or DS_ACCELERATOR says cpu"
     make_corpus(tmp_path / "corpus.txt", 40)
     make_encoder(tmp_path / "bert", width=32)
     make_encoder(tmp_path / "student", layers=2, width=24, seed=1)  # heads 6 wide: no multiple of 8
@@ -271,28 +275,31 @@ def test_more_ranks_than_gpus_is_one_line(world):
     device_of_rank(0)
 
 
-def test_a_command_killed_on_a_gpu_goes_on(tmp_path):
+def test_a_command_with_a_stage_of_each_kind_killed_on_a_gpu_goes_on(tmp_path):
     make_encoder(tmp_path / "bert", width=32)
+    make_corpus(tmp_path / "corpus.txt", 12)
     make_task(tmp_path / "task")
     path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
     command = [
-        sys.executable, "-m", "pipeline", "task-distill", "task=t", f"data={tmp_path / 'task'}", "text_columns=text", "label_column=label", "preset=tinybert4",
-        f"teacher={tmp_path / 'bert'}", "student=teacher-layers", "accept_teacher=true", "augment=false", "run=r",
-        "architecture.layers=2", "tuning.max_length=32", "intermediate.max_length=32", "prediction.max_length=32", "tuning.epochs=1", "intermediate.epochs=40", "prediction.epochs=2",
-        "job.checkpoint_seconds=0.01",
+        sys.executable, "-m", "pipeline", "task-distill", "task=t", f"data={tmp_path / 'task'}", "text_columns=text",
+        "label_column=label", "preset=tinybert4", f"teacher={tmp_path / 'bert'}", f"corpus={tmp_path / 'corpus.txt'}",
+        "accept_teacher=true", "baselines=true", "finetuning.grid=", "augment=true", "augmentation.vectors=none",
+        "augmentation.variants=1", "architecture.layers=2", "intermediate.epochs=10", "job.checkpoint_seconds=0.01",
+        *(f"{stage}.max_length=32" for stage in STAGES), *(f"{stage}.epochs=1" for stage in STAGES[:-1]), "run=r",
     ]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not list((tmp_path / "runs").glob("r/intermediate/checkpoints/step-*")):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.02)
     process.kill()
     process.wait()
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and "resumed at step" in done.stdout, done.stdout + done.stderr
     assert load_file(tmp_path / "runs/r/prediction/model/model.safetensors")
+    assert list((tmp_path / "runs/r/augment/model").glob("rows-*.arrow"))
     assert "accelerator" in json.loads((tmp_path / "runs/r/prediction/finished.json").read_text())["machine"]
     shutil.rmtree(tmp_path / "runs")
