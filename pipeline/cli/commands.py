@@ -399,7 +399,7 @@ class ExportSettings(OfRun):
     )
     max_changed: Annotated[float, Ge(0), Le(1)] = option(
         0.02,
-        "fraction of the answers that a smaller ONNX file may change; above it, layers stay in fp32 (docs/deploy.md)",
+        "fraction of answers that a smaller ONNX file may change; above it, layers stay in fp32",
     )
     license: str = option("", "the licence that the model card states, such as apache-2.0")
     push: str = option("", "also upload it to this private repository of the hub: OWNER/NAME")
@@ -407,7 +407,9 @@ class ExportSettings(OfRun):
         0.0,
         "also find from which confidence on the student agrees at least this often, such as 0.95; 0: do not",
     )
-    agree_with: Literal["teacher", "gold"] = option("teacher", "whose labels the promise is about")
+    agree_with: Literal["teacher", "gold"] = option(
+        "teacher", "whose labels the promise is about: teacher or gold"
+    )
 
 
 @command(ExportSettings)
@@ -445,13 +447,13 @@ class PredictSettings(OfRun):
     model: str = option("", "directory of an export, instead of run=")
     text: str | None = option(
         None,
-        "a text, the path of an image, or the id of a node; if left out: file=, or the lines of standard input",
+        "a text, an image's path or a node's id; if left out: file=, or the lines of standard input",
     )
     text_b: str | None = option(None, "the second text, where the task takes pairs")
     file: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
     to: str = option("", "the .csv, .tsv or .jsonl file to write; if left out: standard output")
     ask_teacher: bool = option(
-        False, "where the export in model= is below its threshold, the teacher of run= answers"
+        False, "the teacher of run= answers the rows for which the export in model= is below its threshold"
     )
     text_columns: list[str] = option([], "text columns of the file; if left out: those of the run")
     encoding: str = option("", "encoding of the file, such as windows-1251; if left out: recognised")
@@ -502,7 +504,7 @@ def predict(given: PredictSettings) -> None:
 class LabelSettings(Settings):
     task: str = option("", "a name for the file of the answers; if left out: that of the data file")
     data: str = option("", "a CSV, TSV, JSON, JSONL or Parquet file with a text in each row")
-    text_columns: list[str] = option(["text"], "its one or two text columns")
+    text_columns: list[str] = option(["text"], "one or two text columns of the file")
     labels: list[str] = option([], "the labels that may be answered, as in labels=positive,negative")
     to: str = option(
         "", "the .jsonl file of the answers, which grows; if left out: TASK-answers.jsonl beside the data"
@@ -514,12 +516,8 @@ class LabelSettings(Settings):
     prompt: str = option(
         "", "a text file with {text}, {text_b} for pairs, and {labels}; if left out: a short question"
     )
-    samples: Annotated[int, Ge(1)] = option(
-        1, "answers for each text, at temperature 1 where above 1 (else 0)"
-    )
-    logprobs: bool = option(
-        True, "where one sample is asked: the labels' probabilities, if the server gives them"
-    )
+    samples: Annotated[int, Ge(1)] = option(1, "answers for each text: several at temperature 1, or one at 0")
+    logprobs: bool = option(True, "with samples=1, take the labels' probabilities if the server gives them")
     concurrency: Annotated[int, Ge(1)] = option(8, "requests at a time")
     retries: Annotated[int, Ge(0)] = option(6, "how often a request that fails is sent again")
     timeout: Annotated[float, Gt(0)] = option(60.0, "seconds until a request counts as failed")

@@ -89,7 +89,7 @@ class Options:
     )
     allow_bin: bool = option(False, "also load weights in torch's .bin format (tensors only)")
     student: str = option(
-        "", "a general student: directory or hub name; run:NAME: a run's; teacher-layers: every k-th layer"
+        "", "a general student: directory, hub name or run:NAME; teacher-layers: every k-th teacher layer"
     )
     seed: NotNegative = option(1, "seed of initialisation, data order and dropout")
     seeds: list[NotNegative] = option([], "one run for each seed, then mean and spread: seeds='1 2 3'")

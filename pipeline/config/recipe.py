@@ -54,9 +54,9 @@ class StudentModel(Architecture):
     kind: str = option(
         "", "one of KINDS or VISION (stages/distillation/students); if left out: the teacher's kind"
     )
-    settings: dict[str, Any] = option({}, "settings of its kind other than sizes")
+    settings: dict[str, Any] = option({}, "settings of the student's kind other than sizes")
     embeddings: Literal["random", "vectors"] = option(
-        "random", "random, or vectors: those of augmentation.vectors"
+        "random", "word embeddings begin random, or as vectors: those of augmentation.vectors"
     )
 
     @property
@@ -89,7 +89,7 @@ class StudentSpec:
     __pydantic_config__ = CONFIG
 
     task: OtherTask = field(default_factory=OtherTask)
-    data: str = option("task", "what it learns from: task; corpus, that of corpus=; or another corpus")
+    data: str = option("task", "what it learns from: task; corpus (that of corpus=); or another corpus")
     losses: list[str | dict[str, Any]] = option([], "lines `- loss` or `- loss: {setting: value}`")
     layer_map: LayerMap = option("uniform", "the teacher layer of each student layer")
     with_unlabelled: bool = option(False, "also learn from the rows with hidden labels")
@@ -100,7 +100,7 @@ class StudentSpec:
         0.0, "alpha of the Beta distribution of CutMix's ratios, of images (DeiT: 1.0); 0: no CutMix"
     )
     method: str | dict[str, Any] = option(
-        "plain", "what is its method's own: `name` or `{name: {setting: value}}`"
+        "plain", "a method (stages/methods): `name` or `{name: {setting: value}}`"
     )
     seed_offset: NotNegative = option(
         0, "added to the run's seed, so that models of equal sizes begin differently"
@@ -142,16 +142,16 @@ class RecipeFile:
     extends: str = option("small", "the preset")
     rows: NotNegative = option(0, "number of training rows of its task to use, drawn from the seed; 0: all")
     held_out: Fraction = option(
-        0.0, "fraction of these rows that no student learns from, drawn from the seed"
+        0.0, "fraction of the training rows that no student learns from, drawn from the seed"
     )
     unlabelled: Fraction = option(
-        0.0, "fraction of the other rows whose labels are hidden, drawn from the seed"
+        0.0, "fraction of the remaining training rows whose labels are hidden, drawn from the seed"
     )
     image_augmentation: Annotated[float, Ge(0), Le(1)] = option(
         0.0, "strength of the random changes to training images; 0: none"
     )
     sentence_vectors: bool = option(
-        False, "the score of a pair is answered by the cosine of the sentence vectors of its two texts"
+        False, "predict the score of a pair as the cosine of the sentence vectors of its two texts"
     )
     baseline: str = option("", "the student that gains are measured against")
     main: str = option("", "the student that report, predict and export are about; if left out: the last")

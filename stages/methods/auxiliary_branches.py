@@ -48,7 +48,7 @@ class AuxiliaryBranches(Method):
     Args:
         branches: their number.
         fusion: how the learners' features are joined: `attention`, which learns to weigh them, or their `mean`.
-        discriminator_rate: its learning rate; it follows the stage's schedule.
+        discriminator_rate: the discriminator's learning rate, which follows the stage's schedule.
     """
 
     def __init__(self, branches: int = 2, fusion: str = "attention", discriminator_rate: float = 1e-3):

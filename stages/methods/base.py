@@ -97,7 +97,7 @@ class Method:
             )
 
     def trained(self, student: PretrainedConfig) -> PretrainedConfig:
-        """The config of what it trains, made of that of the recipe's student: by it the cost is counted."""
+        """The config of the model that is trained, made from the recipe's student's; it gives the cost."""
         return student
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, Any]:
@@ -126,7 +126,7 @@ class Method:
     def losses(self, lines: Sequence[str | dict[str, Any]]) -> Sequence[str | dict[str, Any]]:
         """The recipe's lines of losses, with the settings that the method measured in `begin`.
 
-        Before any work they are checked with what it returns then.
+        Before any work, the lines that this returns then are checked.
         """
         return lines
 
@@ -139,7 +139,7 @@ class Method:
     ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
         """The teacher's outputs for the named rows: none, recorded logits, or layers, computed or from disk.
 
-        On images it runs in each step, on the student's changed images.
+        On images the teacher runs in each step, on the student's changed images.
 
         Args:
             stage: the stage of the student.
@@ -163,18 +163,18 @@ class Method:
         return teacher_outputs(stage, teacher, {"train": rows["train"]} if train_alone else rows)
 
     def chosen(self, batch: Batch, teacher: ModelOutputs | None) -> tuple[Batch, ModelOutputs | None]:
-        """What of a training batch the student learns from, once the teacher has answered, and the answers to that."""
+        """Choose what the student learns from: a part of a training batch, and the teacher's answers to that part."""
         return batch, teacher
 
     def step(self, model: Distillation, training: Training) -> Step | None:
-        """What it declares of the optimiser step; None: one loss, one backward pass, one AdamW."""
+        """The method's own optimiser step; None: one loss, one backward pass, one AdamW."""
         return None
 
     def examine(self, stage: Stage, task: Task, model: Distillation, dev: TaskRows) -> None:
         """Look at the trained student, of which the best weights are kept: what it fills into `found` is reported."""
 
     def evaluation(self, model: Distillation, evaluate: Callable[[], float]) -> Callable[[], float]:
-        """What chooses the weights that are kept, of `evaluate`, the student's score on dev. NaN: not these weights."""
+        """The score that chooses which weights are kept, made from `evaluate`, that on dev. NaN: not these weights."""
         return evaluate
 
     def finish(self, model: Distillation) -> nn.Module:

@@ -1,6 +1,6 @@
 """GRAIN (Yang et al., arXiv 2212.07634): a copy of the teacher loses units while it learns from the teacher.
 
-Gradients of the losses on logits say which units matter. Those of the other losses are left out of it: they come in a
+Gradients of the losses on logits say which units matter. Gradients of other losses do not count: they come in a
 second backward pass. The units go by a cubic schedule; what is left is a smaller model.
 """
 

@@ -29,14 +29,13 @@ KEEP = ("hardest", "random", "all")
 class HardCandidates(Method):
     """The student has the teacher's encoders, frozen; it learns its own fusion layers, poolers and head.
 
-    What the encoders make of all training images and captions is computed once. The teacher scores all candidates of an
-    image; the student scores the true one and the false ones that are kept. Without a loss that reads the teacher it
-    scores all.
+    The encoders' outputs for all training images and captions are computed once. The teacher scores all candidates of
+    an image; the student scores the true one and the false ones that are kept, or all if no loss reads the teacher.
 
     Args:
         keep: which false candidates: `hardest`, those with the highest logits of the teacher (published); for comparison
             `random`, or `all`.
-        false: how many (published: 7).
+        false: number of false candidates that are kept (published: 7).
     """
 
     def __init__(self, keep: str = "hardest", false: int = 7):

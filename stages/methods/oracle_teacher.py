@@ -26,7 +26,7 @@ class OracleTeacher(Method):
     The oracle is an earlier student of kind `strip_oracle`. It is given the strings of the rows; the student is not. On
     dev this measures of student and teacher:
 
-    - the character error rate, and that with the images of other rows. An oracle that copies the string errs no more then;
+    - the character error rate, and the rate with the images of other rows, which is no higher for an oracle that copies;
     - the fraction of emitted symbols that stand inside that symbol's place on the strip (of `digit-strings`, whose places
       are known).
 

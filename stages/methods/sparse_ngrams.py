@@ -30,7 +30,7 @@ class SparseNGrams(Method):
 
     Args:
         ngrams: maximum number of n-grams (paper: a million).
-        longest: words of the longest (paper: 4).
+        longest: number of words of the longest n-gram (paper: 4).
         drop: fraction of a row's n-grams that are left out in training (paper: 0.1).
     """
 

@@ -43,7 +43,7 @@ class Architecture:
     dropout: Fraction = option(0.1, "dropout of the student in training (BERT: 0.1)")
     vocabulary: NotNegative = option(
         0,
-        "maximum number of the student's tokens: the teacher's that corpus and task use most; 0: all",
+        "maximum number of tokens: those of the teacher's that corpus and task use most; 0: all",
     )
 
 
@@ -57,7 +57,7 @@ class Training:
     schedule: Literal["linear", "constant"] = option(
         "linear", "after warm-up: linear (down to 0) or constant"
     )
-    warmup: Fraction = option(0.1, "fraction of the steps in which the rate rises from 0")
+    warmup: Fraction = option(0.1, "fraction of the steps in which the learning rate rises from 0")
     weight_decay: Annotated[float, Ge(0)] = option(
         0.01, "AdamW's decay; none on biases and LayerNorm (as the published code)"
     )
@@ -74,7 +74,7 @@ class Tuning(Training):
     """Fine-tuning of the teacher on the task."""
 
     epochs: NotNegative = option(
-        3, "passes over the rows; 0: as it is, where a recipe reads sentence vectors"
+        3, "passes over the rows; 0: no training, where a recipe reads sentence vectors"
     )
     dropout: Fraction = option(0.1, "dropout of the teacher while it is fine-tuned (BERT: 0.1)")
 
@@ -100,7 +100,7 @@ class Intermediate(Distilling):
 
     projection_init: Literal["random", "general"] = option(
         "random",
-        "projections begin random, or as the general stage's (published code)",
+        "projections begin random, or general: as those of the general stage (published code)",
     )
 
 
@@ -111,7 +111,7 @@ class General(Distilling):
     tokens: NotNegative = option(0, "tokens of the corpus to use; 0: all")
     embedding_init: Literal["random", "svd"] = option(
         "random",
-        "word embeddings begin random (paper), or svd: as the teacher's, reduced to its width",
+        "word embeddings begin random (paper), or svd: as the teacher's, reduced to the student's width",
     )
 
 
@@ -120,7 +120,7 @@ class Learning(Training):
     """A recipe's student that learns from a task."""
 
     epochs: NotNegative = option(
-        3, "passes over the rows; 0: as it begins, where a recipe reads sentence vectors"
+        3, "passes over the rows; 0: no training, where a recipe reads sentence vectors"
     )
 
 
@@ -205,7 +205,7 @@ class Answers:
     )
     folds: Annotated[int, Ge(0), Le(20)] = option(
         0,
-        "number of folds: an encoder tuned on the others judges the answers of each; 0: one tuned on all",
+        "folds: the answers of each are judged by an encoder tuned on the others; 0: by one tuned on all",
     )
 
 
@@ -260,7 +260,7 @@ class Job:
     skip_bad_batches: bool = option(False, "skip batches with a non-finite loss, and report them")
     cache_gb: Literal["auto"] | Annotated[float, Ge(0)] = option(
         "auto",
-        "disk in GB for the teacher's layers, so that it runs once; auto: half of what is free; 0: none",
+        "GB of disk for the teacher's layers, so that it runs once; auto: half of the free disk; 0: none",
     )
     keep: Positive = option(2, "number of newest checkpoints to keep while a stage runs")
     log_every: Positive = option(10, "steps between lines of metrics.jsonl")
@@ -268,7 +268,7 @@ class Job:
         "", "also log to tensorboard, wandb or csv, under the run's directory"
     )
     profile: bool = option(
-        False, "time each part of a step on a GPU, which adds synchronization; on a CPU it is always timed"
+        False, "on a GPU, time each part of a step, which adds synchronization; on a CPU this is always done"
     )
 
 

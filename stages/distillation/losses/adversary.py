@@ -16,15 +16,15 @@ FEATURES = "features"
 
 
 class Adversary(Loss):
-    """A discriminator D tells features apart; the student learns to be mistaken.
+    """A discriminator D tells features apart; the student learns to mislead it.
 
     `teacher` (the default): D tells the teacher's features t from the fused ones f of the student, which a linear layer P
     of the student brings to the teacher's width. D learns -log D(t) - log(1 - D(P f)), the student -log D(P f).
     `branches`: D tells the features of the first learner from those of the others, and each wants to be taken for the
     other: D learns -log D(m) - mean log(1 - D(b)), the student -log(1 - D(m)) - mean log D(b).
 
-    What D learns has the tag `discriminator`: a backward pass of its own, which trains D alone (the method
-    `auxiliary_branches` declares it).
+    D's term has the tag `discriminator`: a backward pass of its own, which trains D alone (the method
+    `auxiliary_branches` declares the pass).
 
     Args:
         student, teacher: the models' configs.

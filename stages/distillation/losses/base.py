@@ -55,7 +55,7 @@ class Loss(nn.Module):
         whole_batch: whether a row's loss depends on the other rows of the global batch (in-batch negatives). Such a loss
             needs the whole batch of a rank at once, without gradient accumulation.
         one_class: whether it needs a task in which each row has exactly one class.
-        one_label: whether it takes a row's label as it is, and knows no class that is mixed in (`Batch.mixed`).
+        one_label: whether it reads a single label of each row; mixup and CutMix (`Batch.mixed`) are then refused.
         tag: the tag of the backward pass of its terms, where a method gives the loss one; None: the terms' own.
         progress: the fraction of the stage's steps that are done, from 0 to 1. Schedules read it.
         is_scheduled: whether any of its settings is a schedule.

@@ -25,7 +25,7 @@ class DistillationToken(Loss):
     published code divides the soft term by the number of classes, too; give a smaller alpha for that.)
 
     Args:
-        student: its config; of one of WITH_TOKEN.
+        student: the student's config, of a kind in WITH_TOKEN.
         kind: "hard" or "soft".
         alpha: weight of the distillation head, from 0 to 1 (paper: 0.5 hard; 0.1 soft).
         temperature: tau of the soft kind (paper: 3.0).

@@ -22,7 +22,7 @@ OF_LOGITS: dict[str, type[Loss]] = {
 
 
 class EachHead(Loss):
-    """The sum over the heads k of losses on their logits: of head k and of teacher k.
+    """The sum over the heads k of losses on the logits of head k and of teacher k.
 
     Nothing is learned from the mean of the heads.
 

@@ -75,7 +75,7 @@ class HiddenStates(Loss):
     def projections_by_name(self) -> dict[str, nn.Module]:
         """The projections under the layers that they join, such as "2-4": the student's second, the teacher's fourth.
 
-        One that serves all layers is "shared".
+        A projection that all layers share is "shared".
         """
         if len(self.projections) < len(self.layers):
             return {"shared": self.projections[0]}

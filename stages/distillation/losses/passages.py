@@ -59,10 +59,11 @@ def negative_log_likelihood(scores_KNM: Tensor, right_NM: Tensor) -> Tensor:
 
 
 class InBatchNegatives(Loss):
-    """-log of the probability of the right candidates among all of the batch, by the softmax of the last layer's scores.
+    """-log of the probability of a question's right candidates: the softmax of the last layer's scores in the batch.
 
     The candidates of the other questions are taken to be wrong. Where a question is in the batch more than once, the
-    probabilities of its right candidates add up; LEAD and DPR (Karpukhin et al., arXiv 2004.04906, equation 2) have one.
+    probabilities of its right candidates add up; in LEAD and DPR (Karpukhin et al., arXiv 2004.04906, equation 2) a
+    question has one.
 
     Args:
         of: "student", or "teacher": the loss of a teacher that trains along.

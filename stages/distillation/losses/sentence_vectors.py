@@ -123,9 +123,9 @@ class ContrastiveVectors(_OfVectors):
 class ContrastivePairs(Loss):
     """In-batch negatives: find the second text of a pair among the second texts of the global batch, by cosines.
 
-    Cross-entropy of softmax(e^s cos(a, b)) over all b, of the pairs whose label is at least `positive`. The second texts of
-    other pairs are negatives, which makes pairs with a low label hard ones. s is learned. It reads no teacher. A text that
-    is in the batch twice is its own negative.
+    Cross-entropy of softmax(e^s cos(a, b)) over all b, of the pairs whose label is at least `positive`. The second
+    texts of all other pairs are negatives, those of pairs with a low label hard ones. s is learned. It reads no
+    teacher. A text that is in the batch twice is its own negative.
 
     Args:
         positive: the lowest label of pairs that belong together.

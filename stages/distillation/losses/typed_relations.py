@@ -20,8 +20,8 @@ class TypedRelations(Loss):
     own statistic is not known; both forms are inferred from "correlation between node embeddings of different types":
 
     - `classes`: the correlations (cosines after the mean is taken off) between the mean states of each type of nodes in
-      each class. A labelled node has its class, the others what the teacher says of them, in probabilities. A node of a
-      type without classes has those of its neighbours, in the mean.
+      each class. A labelled node counts for its class, another by the teacher's probabilities of the classes. A node
+      of a type without classes counts by the mean probabilities of its neighbours.
     - `edges`: for each node and each relation in each direction, the cosine of its state with the mean state of its
       neighbours.
 

@@ -21,10 +21,10 @@ class WeighedCandidates(Loss):
 
     H_i is the entropy of softmax(z_T) over the candidates of a row, and u_i = H_i / (sum of H over the batch). Where the
     teacher is unsure the row learns more from its label: v_i = u_i. Where it is sure it learns more from the teacher:
-    w = softmax((1 - u)^2) over the batch. Both sum to 1; a row that counts as the others do has 1 / batch size.
+    w = softmax((1 - u)^2) over the batch. Both sum to 1 over the batch.
 
-    The published code multiplies these weights with one mean over the whole batch, where they do nothing, and takes some
-    of the logits of teacher and student of different candidates. Here each row has its own mean over its own candidates.
+    The published code multiplies these weights with one mean over the whole batch, where they do nothing, and may
+    compare logits of different candidates. Here each row has its own mean over its own candidates.
 
     Args:
         alpha: weight of the teacher's logits, from 0 to 1 (published: 0.2).

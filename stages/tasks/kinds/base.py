@@ -88,12 +88,12 @@ class Kind(ABC):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What `class_scores` are of."""
+        """The names that `class_scores` has scores for."""
         return self.labels or ()
 
     @property
     def continued(self) -> tuple[int, ...] | None:
-        """At token level for each class that of the further tokens of a word; None: they learn nothing."""
+        """At token level, for each class the class of a word's further tokens; None: these learn nothing."""
         return None
 
     def groups(self, split: Split) -> list[int] | None:
@@ -121,7 +121,7 @@ class Kind(ABC):
 
     @abstractmethod
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        """(N, C) logits of these `probabilities`, which are taken to be a millionth from 0 and 1 at least."""
+        """(N, C) logits that have these `probabilities`, which count as at least a millionth from 0 and 1."""
 
     @abstractmethod
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ class Kind(ABC):
 
         Args:
             student, teacher: (N, C) logits.
-            of_teacher: the kind with what was chosen for the teacher, where that may be another.
+            of_teacher: the kind `fitted` to the teacher, if that may differ.
             groups: the groups of the split (`groups`).
 
         Returns:
@@ -194,7 +194,7 @@ class Kind(ABC):
 
     @abstractmethod
     def hidden(self, label: Any) -> Any:
-        """A label in its place that says that it is not known."""
+        """What stands in place of a label that is hidden."""
 
     def predicted(self, values: np.ndarray) -> tuple[Any, Any]:
         """(label, its probability) of a row's probabilities (C,); lists of them; or ("", the score)."""

@@ -51,7 +51,7 @@ class Entities(Words):
 
     @property
     def continued(self) -> tuple[int, ...]:
-        """For each label that of the further tokens of a word."""
+        """For each label the label of a word's further tokens."""
         return tuple(
             self.labels.index("I-" + label[2:] if label[:2] == "B-" else label) for label in self.labels
         )
@@ -91,7 +91,7 @@ class Entities(Words):
         return measure
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
-        """Of no entities at all; of the most frequent label for the accuracy."""
+        """The value of no entities at all; for the accuracy, of the most frequent label at every word."""
         if metric == "accuracy":
             return super().constant(metric, gold, groups)
         nothing = np.zeros((len(gold), self.outputs))
@@ -101,7 +101,7 @@ class Entities(Words):
     def class_scores(
         self, logits: np.ndarray, gold: np.ndarray, groups: Groups = None
     ) -> list[tuple[float, float, float, int]]:
-        """Of the entities of each kind."""
+        """As in the base class, of the entities of each kind."""
         right, said, true = (
             of.sum(0) for of in self._counts(self.answers(logits), gold, groups or [len(gold)])
         )

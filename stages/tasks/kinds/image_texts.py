@@ -17,10 +17,11 @@ from stages.tasks.numpy_when_used import np
 class ImageTexts(Ranking):
     """A row is an image and a text. Rows of one image follow each other, and all images have the same texts, in one order.
 
-    A model gives a row one logit: that the text is true of the image. By it texts are found for an image, and images for a
-    text. `text_recall_at_5` is the fraction of images with a true text among the first five. `image_recall_at_5` is, of the
-    true texts of an image, the fraction that has a true image among the first five, in the mean over the images.
-    `mean_recall` is the mean of both at 1, 5 and 10. Of equal logits the wrong ones come first.
+    A model gives a row one logit: that the text is true of the image. The logit ranks the texts of an image, and the
+    images of a text. `text_recall_at_5` is the fraction of images with a true text among the first five.
+    `image_recall_at_5` is, of the true texts of an image, the fraction that has a true image among the first five, in
+    the mean over the images. `mean_recall` is the mean of both at 1, 5 and 10. Of equal logits the wrong ones come
+    first.
 
     Training rows are images whose label is a tuple of true texts; false ones are drawn (`stages.tasks.image_texts`).
     """

@@ -29,7 +29,7 @@ class LabelSets(Kind):
     depend on a threshold). It is in the model's config, as `label_threshold`.
 
     Attributes:
-        threshold: None: half.
+        threshold: None: 0.5.
     """
 
     labels: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class LabelSets(Kind):
         return logit(np.clip(probabilities, LEAST, 1 - LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-        """The mean over labels of the distance of two distributions: that it holds, and that it does not."""
+        """(N,) the mean over labels of the distance between two distributions of "holds" and "does not hold"."""
         both = [np.stack([p, 1 - p], axis=-1) for p in map(self.probabilities, (student, teacher))]
         return jensen_shannon(*both).mean(-1)
 
@@ -96,7 +96,7 @@ class LabelSets(Kind):
         return measure
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
-        """Of answers that are the most frequent labels, however many, the most frequent set, and nothing."""
+        """The best answer to every row among: the k most frequent labels for any k, the most frequent set, none."""
         gold = np.asarray(gold)
         order = np.argsort(-gold.sum(0), kind="stable")
         answers = [np.isin(np.arange(self.outputs), order[:count]) for count in range(self.outputs + 1)]

@@ -89,7 +89,7 @@ class Questions(Kind):
         return [context[start:end] if start >= 0 else "" for context, (start, end) in spans]
 
     def values(self, metric: str, logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
-        """(N,) what each answer counts."""
+        """(N,) the metric of each answer."""
         texts = self.texts(logits, [answers.context for answers in gold])
         return np.array(
             [score(metric, text, answers.texts) for text, answers in zip(texts, gold, strict=True)]
@@ -108,7 +108,7 @@ class Questions(Kind):
         return lambda rows_RN: {metric: of[rows_RN].mean(1) for metric, of in values.items()}
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
-        """Of no answer, or of the most frequent gold answer."""
+        """The better of no answer and the most frequent gold answer to every question."""
         frequent = Counter(normalized(text) for answers in gold for text in set(answers.texts)).most_common(1)
         said = ["", *(text for text, _ in frequent)]
         return max(sum(score(metric, text, answers.texts) for answers in gold) / len(gold) for text in said)

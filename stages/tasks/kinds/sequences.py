@@ -83,7 +83,7 @@ class Sequences(Kind):
         }
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
-        """Of each length the string that has in each place the most frequent symbol there; the best of them."""
+        """The best of one string for each length, which has in each place the most frequent symbol there."""
         longest = max(map(len, gold))
         places = [[text[i] for text in gold if len(text) > i] for i in range(longest)]
         best = "".join(max(sorted(set(symbols)), key=symbols.count) for symbols in places)

@@ -13,8 +13,8 @@ from stages.tasks.kinds.scores import Scores
 class Similarity(Scores):
     """Scores from 0 to 1 that a model answers with the cosine of the vectors of the two texts, each read by itself.
 
-    A model needs no head for it, so that any encoder answers. Reports have correlations first: they do not ask where on
-    the way from 0 to 1 the cosines are.
+    A model needs no head for it, so that any encoder answers. Reports have correlations first, because these do not
+    depend on the range of the cosines.
     """
 
     name: ClassVar[str] = "similarity"
