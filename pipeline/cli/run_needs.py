@@ -12,6 +12,7 @@ from pipeline.cli.doctor import Report, format_bytes, free_disk
 from pipeline.config.errors import explain
 from pipeline.config.options import Options
 from pipeline.config.two_stage import Entry, StageSpec
+from pipeline.launch.remote_hosts import read_hostfile
 from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan
 from stages.training.machine_limits import memory
 from stages.training.options import Job
@@ -38,6 +39,7 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
     try:
         planned = plan(declare(run), run, o)
         models = _models(planned[0].stage)
+        ranks, world = _ranks(o.job)
     except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
         report.fix("plan", str(explain(error) if isinstance(error, UserError) else error))
         return
@@ -45,7 +47,7 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
     check_inputs(report, planned[0].stage, o.job)
     if report.wrong > wrong:
         return  # models that do not fit have no needs
-    on_gpu, ranks = accelerator() == "cuda", o.job.nproc
+    on_gpu = accelerator() == "cuda"
     place = " of a GPU's memory" if on_gpu else " of memory"
     most_host, most_device, most_disk, kept = PROCESS_BYTES * ranks, 0.0, 0.0, 0.0
     for step in planned:
@@ -56,11 +58,13 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
             of_rank = 0.0
             if trained is not None:
                 try:
-                    of_rank = _rank_bytes(step.stage, trained, models["teacher"], o, maps=not on_gpu)
+                    of_rank = _rank_bytes(
+                        step.stage, trained, models["teacher"], o.job, world, maps=not on_gpu
+                    )
                 except RuntimeError:  # it reads a number from a tensor, and torch's meta device has none
                     kind = trained.config.model_type
                     report.note(step.stage.name, f"the memory of a {kind} in training cannot be estimated")
-            offloaded = _offloaded_bytes(step, parameters, ranks) if on_gpu else 0.0
+            offloaded = _offloaded_bytes(step, parameters, world) if on_gpu else 0.0
             # The host's own part: processes, rank 0's copy of what a checkpoint holds, and what GPUs do not hold.
             host = PROCESS_BYTES * ranks + 12 * parameters + ranks * offloaded
             device = of_rank - offloaded if on_gpu else of_rank * ranks + host
@@ -127,7 +131,12 @@ def _compare_gpus(report: Report, needed: float, ranks: int, about: str) -> None
     """Compare what a rank needs with the free memory of each GPU that a rank takes."""
     import torch
 
-    for i in range(min(ranks, torch.cuda.device_count())):
+    gpus = torch.cuda.device_count()
+    if ranks > gpus:
+        report.fix(
+            "GPUs", f"{ranks} ranks on this host need {ranks} GPUs, it has {gpus}: start at most {gpus} ranks"
+        )
+    for i in range(min(ranks, gpus)):
         _compare(report, f"memory of GPU {i}", needed, torch.cuda.mem_get_info(i)[0], about, FEWER_ROWS)
 
 
@@ -139,32 +148,47 @@ def _compare(report: Report, subject: str, needed: float, free: float, about: st
         report.ok(subject, text)
 
 
+def _ranks(job: Job) -> tuple[int, int]:
+    """Number of ranks on this host, at the most, and on all hosts.
+
+    Raises:
+        UserError: the hostfile cannot be read.
+    """
+    slots = read_hostfile(Path(job.hostfile)).values() if job.hostfile else [job.nproc]
+    return max(slots), sum(slots)
+
+
 def _rank_bytes(
-    stage: StageSpec, trained: "PreTrainedModel", teacher: "PreTrainedModel", o: Options, maps: bool
+    stage: StageSpec,
+    trained: "PreTrainedModel",
+    teacher: "PreTrainedModel",
+    job: Job,
+    world: int,
+    maps: bool,
 ) -> float:
     """What a rank holds of a stage: weights and gradients (4 bytes each), AdamW's moments (8), teacher, activations.
 
     ZeRO divides some of it among the ranks. Without ZeRO several ranks reduce a flat copy of the gradients (4).
     """
-    ranks, training = o.job.nproc, stage.options["training"]
-    divided = {0: 0, 1: 8, 2: 12, 3: 16}[o.job.zero]
-    flat_copy = 4 if ranks > 1 and not o.job.zero else 0
-    needed = _count(trained) * (16 - divided + divided / ranks + flat_copy)
-    rows, length = ceil(training["batch_size"] / ranks), training["max_length"]
-    if o.job.micro_batch:
-        rows = 1 if o.job.micro_batch == "auto" else min(rows, o.job.micro_batch)
+    training = stage.options["training"]
+    divided = {0: 0, 1: 8, 2: 12, 3: 16}[job.zero]
+    flat_copy = 4 if world > 1 and not job.zero else 0
+    needed = _count(trained) * (16 - divided + divided / world + flat_copy)
+    rows, length = ceil(training["batch_size"] / world), training["max_length"]
+    if job.micro_batch:
+        rows = 1 if job.micro_batch == "auto" else min(rows, job.micro_batch)
     needed += _activation_bytes(trained, rows, length, maps)
     if stage.stage_type in HOLDS_TEACHER:
         needed += 4 * _count(teacher) + _teacher_bytes(teacher, rows, length)
     return needed
 
 
-def _offloaded_bytes(step: Planned, parameters: int, ranks: int) -> float:
+def _offloaded_bytes(step: Planned, parameters: int, world: int) -> float:
     """What a rank keeps in its host's memory, as a DeepSpeed config asks: its part of the moments (8), of the weights (4)."""
     details = step.deepspeed.get("zero_optimization", {})
     sizes = {"offload_optimizer": 8, "offload_param": 4}
     asked = (size for name, size in sizes.items() if details.get(name, {}).get("device") == "cpu")
-    return sum(asked) * parameters / ranks
+    return sum(asked) * parameters / world
 
 
 def _activation_bytes(model: "PreTrainedModel", rows: int, length: int, maps: bool) -> int:

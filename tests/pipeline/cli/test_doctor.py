@@ -222,8 +222,10 @@ def test_a_run_is_compared_with_the_memory_of_the_gpus_that_it_takes(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: ((8e9, 2e6)[i], 8e9))
 
     def of_gpus(*given: str) -> dict[str, str]:
-        lines = [line for line in doctor_says(capsys, *GIVEN, *given)[1] if "memory of GPU" in line]
-        return {line.split()[4]: line for line in lines}
+        """The lines on GPUs, by a GPU's number, or all."""
+        lines = doctor_says(capsys, *GIVEN, *given)[1]
+        found = (re.match(r"  \S+ +(?:memory of GPU (\d)|GPUs )", line) for line in lines)
+        return {match[1] or "all": match.string for match in found if match}
 
     assert list(of_gpus()) == ["0"] and of_gpus()["0"].startswith("  ok")
     both = of_gpus("job.nproc=2")
@@ -240,6 +242,10 @@ def test_a_run_is_compared_with_the_memory_of_the_gpus_that_it_takes(
         for given in ((), ("job.deepspeed=ds.json",))
     )
     assert 0 < held - kept
+    (tmp_path / "hosts").write_text("a slots=2\nb slots=2\n")
+    on_two_hosts, alike = of_gpus("job.hostfile=hosts"), of_gpus("job.nproc=4")
+    assert on_two_hosts == {name: line for name, line in alike.items() if name in "01"}
+    assert "4 ranks on this host need 4 GPUs, it has 2" in alike["all"] and "all" not in on_two_hosts
 
 
 def test_gpus_their_driver_and_libraries_are_named(tmp_path, monkeypatch, capsys):
