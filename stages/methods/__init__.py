@@ -10,7 +10,6 @@ from stages.distillation.recipe_lines import build_from_line
 from stages.methods.assistants import Assistants
 from stages.methods.auxiliary_branches import AuxiliaryBranches
 from stages.methods.base import Method
-from stages.methods.distillation_token import DistillationTokenEvidence
 from stages.methods.grain import Grain
 from stages.methods.hard_candidates import HardCandidates
 from stages.methods.lead import Lead
@@ -18,11 +17,11 @@ from stages.methods.many_heads import ManyHeads
 from stages.methods.oracle_teacher import OracleTeacher
 from stages.methods.prompts import Panda, SoftPrompt
 from stages.methods.sparse_ngrams import SparseNGrams
+from stages.methods.token_agreement import TokenAgreement
 
 METHODS: dict[str, type[Method]] = {
     "assistants": Assistants,
     "auxiliary_branches": AuxiliaryBranches,
-    "distillation_token": DistillationTokenEvidence,
     "grain": Grain,
     "hard_candidates": HardCandidates,
     "lead": Lead,
@@ -32,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
     "plain": Method,
     "soft_prompt": SoftPrompt,
     "sparse_ngrams": SparseNGrams,
+    "token_agreement": TokenAgreement,
 }
 
 

@@ -53,7 +53,7 @@ class Lead(Method):
             cross-encoder, which is "teacher" or an earlier student of the method plain; or none. The last of one or two
             names mines candidates, if `mined` is given.
         vectors, scale: the student's (`DualEncoderConfig`). One that begins as another dual encoder keeps that one's.
-        wrong: negatives drawn per positive in each epoch; the batch's other candidates are negatives, too.
+        negatives: wrong candidates drawn per right one in each epoch; the batch's other candidates are negatives, too.
         mined: 0: draw negatives from the question's own wrong candidates. Above 0: from that many hard negatives, the wrong
             candidates of train that a dual encoder ranks highest.
         train_teacher: whether a dual encoder trains along with the student, as in the paper, and is then left behind. Its
@@ -67,7 +67,7 @@ class Lead(Method):
         reads: Sequence[str],
         vectors: str = "cls",
         scale: float | None = None,
-        wrong: int = 1,
+        negatives: int = 1,
         mined: int = 0,
         train_teacher: bool = False,
     ):
@@ -75,7 +75,7 @@ class Lead(Method):
         choose(vectors, VECTORS, "vectors")
         if scale is not None and (not is_number(scale) or scale <= 0):
             raise UserError(f"{scale!r} must be a number above 0; or leave it out", argument="scale")
-        for name, value, least, most in (("wrong", wrong, 1, 100), ("mined", mined, 0, 1000)):
+        for name, value, least, most in (("negatives", negatives, 1, 100), ("mined", mined, 0, 1000)):
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise UserError(f"{value!r} must be a whole number from {least} to {most}", argument=name)
         if len(reads) > 1 + bool(mined):
@@ -84,7 +84,7 @@ class Lead(Method):
                 argument="reads",
             )
         self.teacher, self.miner = (f"reads {reads[i]}" if reads else "" for i in (0, -1))
-        self.vectors, self.scale, self.wrong, self.mined = vectors, scale, wrong, mined
+        self.vectors, self.scale, self.negatives, self.mined = vectors, scale, negatives, mined
         self.train_teacher = train_teacher
         self.by_cross_encoder = False
         self.along: PreTrainedModel | None = None
@@ -192,7 +192,7 @@ class Lead(Method):
         }
         if len({of.tokens.filename for of in readings.values()}) == 1:
             readings = {"": readings["student_"]}
-        rows = Candidates(readings, split, stage.seed, self.wrong)
+        rows = Candidates(readings, split, stage.seed, self.negatives)
         teacher = load_config(stage.model(self.teacher)) if self.teacher else None
         if "tokens" in (self.compared, getattr(teacher, "vectors", "")):
             rows.max_ranks = 1  # the ranks' token vectors are padded to different lengths

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Candidates:
     """Rows of a job: every right pair of question and candidate. `draw` adds wrong ones, and reads the tokens.
 
-    The inputs of a batch are (B, 1 + wrong, L) pairs, of which the first is right. Its labels (B,) are the numbers of the
+    The inputs of a batch are (B, 1 + negatives, L) pairs, of which the first is right. Its labels (B,) are the numbers of the
     questions, so that rows of the same question are known by them. A question without wrong candidates of its own takes
     those of others.
 
@@ -29,7 +29,7 @@ class Candidates:
             "teacher_".
         split: the same pairs as text.
         seed: the seed of the draws, with the epoch and the row.
-        wrong: number of wrong candidates that are drawn for a row; one may be drawn twice.
+        negatives: number of wrong candidates that are drawn for a row; one may be drawn twice.
 
     Raises:
         UserError: there is no right or no wrong candidate.
@@ -37,8 +37,8 @@ class Candidates:
 
     max_ranks: int
 
-    def __init__(self, readings: Mapping[str, TokenRows], split: Split, seed: int, wrong: int = 1):
-        self.readings, self.seed, self.wrong = readings, seed, wrong
+    def __init__(self, readings: Mapping[str, TokenRows], split: Split, seed: int, negatives: int = 1):
+        self.readings, self.seed, self.negatives = readings, seed, negatives
         labels = np.asarray(split.labels)
         numbers: dict[str, int] = {}
         self.questions = np.array([numbers.setdefault(text, len(numbers)) for text in split.text_a])
@@ -71,7 +71,7 @@ class Candidates:
 
     def draw(self, batch: Batch, epoch: int) -> Batch:
         """Draw the wrong candidates by (seed, epoch, row) and read the tokens: a job's `batch_transform`."""
-        drawn_BR = uniform(self.seed, epoch, batch.rows, self.wrong).numpy()
+        drawn_BR = uniform(self.seed, epoch, batch.rows, self.negatives).numpy()
         others = [self.others[row] for row in batch.rows]
         wrong_BR = [of[(x_R * len(of)).astype(int)] for of, x_R in zip(others, drawn_BR, strict=True)]
         pairs_BP = np.concatenate([self.right[batch.rows.numpy()][:, None], np.array(wrong_BR)], 1)

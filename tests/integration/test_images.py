@@ -22,7 +22,7 @@ RECIPE = {
         },
         "token": {
             "student": VIT | {"kind": "deit"},
-            "method": "distillation_token",
+            "method": "token_agreement",
             "losses": [{"distillation_token": {"kind": "soft"}}],
             "mixup": 0.8,
             "cutmix": 1.0,

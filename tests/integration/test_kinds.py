@@ -26,7 +26,7 @@ RECIPE = {
         "bert": {"student": {"layers": 2}, "losses": ["gold_labels", "hidden_states"]},
         "token": {
             "student": {"kind": "bert_with_token", "layers": 1, "width": 8, "feed_forward": 16, "heads": 2},
-            "method": "distillation_token",
+            "method": "token_agreement",
             "losses": [{"distillation_token": {"kind": "soft"}}],
         },
         "textcnn": {

@@ -36,7 +36,7 @@ RECIPE = {
     "students": {
         "of-cross-encoder": {
             "student": {"init": "warm"}, "reads": ["teacher", "late"],
-            "method": {"lead": {"wrong": 2, "mined": 3}}, "losses": ["in_batch_negatives", "candidate_scores"],
+            "method": {"lead": {"negatives": 2, "mined": 3}}, "losses": ["in_batch_negatives", "candidate_scores"],
         },
         "lead": FROM | {"losses": ["in_batch_negatives", "score_distributions", DRAWN], "training": {"epochs": 2}},
     },
@@ -132,7 +132,7 @@ def test_killed_it_draws_the_same_layers_and_ends_in_the_same_weights(place, mad
         ("students.lead.losses=[gold_labels]", "lead.losses: 'gold_labels' does not work on a dual encoder; take"),
         ("base.method={lead: {vectors: max}}", "lead.vectors: 'max' must be cls or mean or tokens"),
         ("base.method={lead: {scale: 0}}", "lead.scale: 0 must be a number above 0"),
-        ("base.method={lead: {wrong: 0}}", "lead.wrong: 0 must be a whole number from 1 to 100"),
+        ("base.method={lead: {negatives: 0}}", "lead.negatives: 0 must be a whole number from 1 to 100"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_in_a_line_before_anything_is_trained(place, made, change, words):

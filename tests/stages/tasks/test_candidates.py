@@ -26,7 +26,7 @@ def made(tmp_path_factory):
 
 def read(rows: Candidates, tokenizer, indices: list[int], epoch: int) -> list[list[str]]:
     batch = rows.draw(rows.collate(np.array(indices), np.ones(len(indices), np.float32)), epoch)
-    assert batch.inputs["input_ids"].shape[:2] == (len(indices), 1 + rows.wrong)
+    assert batch.inputs["input_ids"].shape[:2] == (len(indices), 1 + rows.negatives)
     return [
         [tokenizer.decode(ids, skip_special_tokens=True) for ids in row] for row in batch.inputs["input_ids"]
     ]
@@ -34,7 +34,7 @@ def read(rows: Candidates, tokenizer, indices: list[int], epoch: int) -> list[li
 
 def test_a_row_is_a_right_candidate_and_wrong_ones_of_the_same_question(made):
     tokens, tokenizer = made
-    rows = Candidates({"": tokens}, SPLIT, seed=3, wrong=2)
+    rows = Candidates({"": tokens}, SPLIT, seed=3, negatives=2)
     assert len(rows) == 4 and rows.normalizers(np.array([1, 3]))["rows"] == 2
     batch = rows.collate(np.array([0, 1, 2, 3]), np.ones(4, np.float32))
     assert batch.labels.tolist() == [0, 0, 1, 2]  # the same question has the same number

@@ -1,4 +1,4 @@
-"""DeiT (Touvron et al., arXiv 2012.12877): evidence of what the distillation token has learned.
+"""DeiT (Touvron et al., arXiv 2012.12877): what the class head and the distillation head agree with.
 
 The token is the student's (kind `deit`, of text `bert_with_token`) and its loss is `distillation_token`. Here is what
 shows that it works.
@@ -24,7 +24,7 @@ from stages.training.stage import Stage
 HEADS = ("cls_logits", "distillation_logits")
 
 
-class DistillationTokenEvidence(Method):
+class TokenAgreement(Method):
     """Measures on dev each head's agreement with teacher and gold, and the tokens' cosine at the first and last layer.
 
     The paper's section 5.2: the distillation head agrees with a convnet teacher more than the class head does, and the
@@ -35,7 +35,7 @@ class DistillationTokenEvidence(Method):
         """Refuse students without the token."""
         if student.model_type not in WITH_TOKEN:
             raise UserError(
-                f"distillation_token looks at students of kind {' or '.join(WITH_TOKEN)}, not {student.model_type}; take one",
+                f"token_agreement looks at students of kind {' or '.join(WITH_TOKEN)}, not {student.model_type}; take one",
                 argument="kind",
             )
 
