@@ -60,20 +60,19 @@ class Planned:
         return self.made / "model"
 
 
-def plan(stages: list[StageSpec], run: Path, o: Options) -> list[Planned]:
+def plan(stages: list[StageSpec], run: Path, options: Options) -> list[Planned]:
     """Decide for each stage, in order, whether it is skipped, reused, resumed or run.
 
     Args:
         stages: in order; each reads earlier ones by name.
-        run: directory of the run.
-        o: the options; it reads `reuse`, `restart` and `job`.
+        options: of the run; it reads `reuse`, `restart` and `job`.
 
     Raises:
         UserError: the options of a half-done stage changed, and `restart` is not set; or the DeepSpeed config is refused.
     """
     planned: dict[str, Planned] = {}
-    deepspeed = read_deepspeed(o.job)
-    others = _finished_elsewhere(run) if o.reuse else {}
+    deepspeed = read_deepspeed(options.job)
+    others = _finished_elsewhere(run) if options.reuse else {}
     for stage in stages:
         if "training" in stage.options:
             stage = replace(stage, options=stage.options | what_changes_weights(deepspeed))
@@ -90,24 +89,24 @@ def plan(stages: list[StageSpec], run: Path, o: Options) -> list[Planned]:
             }
         )
         directory = run / stage.name
-        planned[stage.name] = replace(_decide(stage, directory, key, inputs, others, o), deepspeed=deepspeed)
+        planned[stage.name] = replace(_decide(stage, directory, key, inputs, others, options), deepspeed=deepspeed)
     return list(planned.values())
 
 
 def _decide(
-    stage: StageSpec, directory: Path, key: str, inputs: dict, others: dict[str, Path], o: Options
+    stage: StageSpec, directory: Path, key: str, inputs: dict, others: dict[str, Path], options: Options
 ) -> Planned:
     finished, spec = read_finished(directory), read_json(directory / "stage.json")
-    if finished.get("fingerprint") == key and (o.reuse or not finished.get("from")):
+    if finished.get("fingerprint") == key and (options.reuse or not finished.get("from")):
         made = made_in(directory, finished)
         if _is_there(made / "model"):
             return Planned(stage, directory, key, "skip", made)
     cause = _difference(spec, stage, inputs) if finished else ""
     begun = any(directory.glob("checkpoints/step-*")) or any(directory.glob("teacher/*/*/manifest.json"))
     half_done = begun and not finished
-    if half_done and spec.get("fingerprint") == key and not o.restart:
+    if half_done and spec.get("fingerprint") == key and not options.restart:
         return Planned(stage, directory, key, "resume", directory)
-    if half_done and not o.restart:
+    if half_done and not options.restart:
         raise UserError(
             f"{directory} is half done with other options ({_difference(spec, stage, inputs)}): "
             "use the previous options, restart=true to discard it, or another run=NAME"
@@ -117,7 +116,7 @@ def _decide(
     return Planned(stage, directory, key, "run", directory, cause)
 
 
-def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -> None:
+def write_stage_spec(planned: Planned, artefacts: dict[str, Path], options: Options) -> None:
     """Write the `stage.json` that the worker reads, and remove what an earlier stage of that name left."""
     directory = planned.directory
     if planned.action in ("run", "reuse"):
@@ -128,7 +127,7 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], o: Options) -
         finished = read_finished(planned.made)
         store.write_json(directory / "finished.json", finished | {"from": other})
     former = read_json(directory / "stage.json").get("job")
-    job = asdict(o.job)
+    job = asdict(options.job)
     for name, choices in (("precision", ("bf16", "fp16", "fp32")), ("compile", ("on", "off"))):
         before = former.get(name) if isinstance(former, dict) else None
         if job[name] == "auto" and before in choices:  # where there is none the stage's ranks decide

@@ -59,7 +59,6 @@ def make(given: Mapping[str, Any], declare: Callable[[Options], RunSpec]) -> lis
 
     Args:
         given: options by name, over those of their preset.
-        declare: declares the run's stages.
 
     Returns:
         The directories of the runs.
@@ -68,10 +67,10 @@ def make(given: Mapping[str, Any], declare: Callable[[Options], RunSpec]) -> lis
         UserError: an option, an input or a stage is refused.
         StageFailed: a stage was interrupted or failed.
     """
-    o = load("small", given)
-    o = replace(o, job=job_on_given_ranks(o.job, given))
-    runs = _make_seeds(o, declare, {})
-    if o.seeds:
+    options = load("small", given)
+    options = replace(options, job=job_on_given_ranks(options.job, given))
+    runs = _make_seeds(options, declare, {})
+    if options.seeds:
         print(f"\n{seeds_table(runs)}")
     return runs
 
@@ -83,25 +82,25 @@ def make_recipe(given: Mapping[str, str]) -> list[Path]:
         UserError: the recipe, an option, an input or a stage is refused.
         StageFailed: a stage was interrupted or failed.
     """
-    recipe, o = read_recipe(given)
-    o = replace(o, job=job_on_given_ranks(o.job, given))
-    runs = _make_seeds(o, partial(recipe_stages, recipe), given)
+    recipe, options = read_recipe(given)
+    options = replace(options, job=job_on_given_ranks(options.job, given))
+    runs = _make_seeds(options, partial(recipe_stages, recipe), given)
     from pipeline.report.recipe_summary import write_summary  # matplotlib and scipy take seconds to start
 
-    print(f"\n{write_summary(recipe, runs, RUNS / (o.run or recipe.name))}")
+    print(f"\n{write_summary(recipe, runs, RUNS / (options.run or recipe.name))}")
     return runs
 
 
-def _make_seeds(o: Options, declare: Callable[[Options], RunSpec], recipe: Mapping[str, str]) -> list[Path]:
-    seeds = [(replace(o, seed=seed, seeds=[]), f"-seed{seed}") for seed in o.seeds] or [(o, "")]
+def _make_seeds(options: Options, declare: Callable[[Options], RunSpec], recipe: Mapping[str, str]) -> list[Path]:
+    seeds = [(replace(options, seed=seed, seeds=[]), f"-seed{seed}") for seed in options.seeds] or [(options, "")]
     last = len(seeds) - 1
     return [
-        _run(options, declare(options), suffix, recipe, more=last - i)
-        for i, (options, suffix) in enumerate(seeds)
+        _run(of_seed, declare(of_seed), suffix, recipe, more=last - i)
+        for i, (of_seed, suffix) in enumerate(seeds)
     ]
 
 
-def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str], more: int) -> Path:
+def _run(options: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str], more: int) -> Path:
     """Make one run, which `more` follow. `recipe` holds the arguments of the recipe to which it belongs."""
     began = time.monotonic()
     run = RUNS / (spec.name + suffix)
@@ -114,9 +113,9 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str], more
     run.mkdir(parents=True, exist_ok=True)
     with run_lock(run), launcher_of(run) as launcher:
         look()  # from here on signals are the launcher's
-        planned = plan(stages, run, o)
+        planned = plan(stages, run, options)
         arguments = [f"{name}={value}" for name, value in recipe.items()]
-        store.write_json(run / "options.json", asdict(o) | {
+        store.write_json(run / "options.json", asdict(options) | {
             "run": run.name, "stages": [stage.name for stage in stages], "recipe": arguments,
         })  # fmt: skip
         _print_plan(run.name, planned)
@@ -128,14 +127,14 @@ def _run(o: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str], more
                 _print_estimate(planned, more)
             if step.action == "skip":
                 continue
-            write_stage_spec(step, artefacts, o)
+            write_stage_spec(step, artefacts, options)
             if any(other.stage.name == "evaluate" for other in planned):
                 (run / "results.json").unlink(missing_ok=True)  # it describes other models
             if step.action == "reuse":
                 continue
             print(f"[{step.stage.name}] {'resumes' if step.action == 'resume' else 'starts'}", flush=True)
             start = time.monotonic()
-            job = replace(o.job, nproc=1, hostfile="") if step.stage.stage_type in ONE_RANK else o.job
+            job = replace(options.job, nproc=1, hostfile="") if step.stage.stage_type in ONE_RANK else options.job
             (step.directory / REFUSAL).unlink(missing_ok=True)
             if status := launcher.launch(step.directory, job):
                 raise _failure(step, status if status > 0 else 128 - status)

@@ -592,15 +592,15 @@ def doctor(given: dict[str, str]) -> int:
     """
     from pipeline.cli import doctor, run_needs
 
-    o = load("small", given)
-    spec = task_stages(o) if given.keys() - {"run", "preset", "seeds"} else None
+    options = load("small", given)
+    spec = task_stages(options) if given.keys() - {"run", "preset", "seeds"} else None
     report = doctor.Report()
     doctor.check_machine(report, RUNS)
-    for suffix in [f"-seed{seed}" for seed in o.seeds] or [""]:
-        run = RUNS / ((spec.name if spec else o.run) + suffix)
+    for suffix in [f"-seed{seed}" for seed in options.seeds] or [""]:
+        run = RUNS / ((spec.name if spec else options.run) + suffix)
         if spec:
-            run_needs.check_needs(report, run, spec.declare, o)
-        elif o.run and not run.is_dir():
+            run_needs.check_needs(report, run, spec.declare, options)
+        elif options.run and not run.is_dir():
             raise _no_such_run(run.name)
         if run != RUNS and run.is_dir():
             doctor.check_run(report, run)

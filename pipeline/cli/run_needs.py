@@ -31,20 +31,20 @@ LONGEST_OF_MAPS = 512
 """Tokens up to which an attention loss holds maps of scores, of one layer at a time."""
 
 
-def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageSpec]], o: Options) -> None:
+def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageSpec]], options: Options) -> None:
     """Report a run's plan, and whether there is memory and disk enough for it."""
     report.section(f"what run {run.name} needs")
     from stages.distillation.device import accelerator
 
     try:
-        planned = plan(declare(run), run, o)
+        planned = plan(declare(run), run, options)
         models = _models(planned[0].stage)
-        ranks, world = _ranks(o.job)
+        ranks, world = _ranks(options.job)
     except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
         report.fix("plan", str(explain(error) if isinstance(error, UserError) else error))
         return
     wrong = report.wrong
-    check_inputs(report, planned[0].stage, o.job)
+    check_inputs(report, planned[0].stage, options.job)
     if report.wrong > wrong:
         return  # models that do not fit have no needs
     on_gpu = accelerator() == "cuda"
@@ -59,7 +59,7 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
             if trained is not None:
                 try:
                     of_rank = _rank_bytes(
-                        step.stage, trained, models["teacher"], o.job, world, maps=not on_gpu
+                        step.stage, trained, models["teacher"], options.job, world, maps=not on_gpu
                     )
                 except RuntimeError:  # it reads a number from a tensor, and torch's meta device has none
                     kind = trained.config.model_type
@@ -69,7 +69,7 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
             host = PROCESS_BYTES * ranks + 12 * parameters + ranks * offloaded
             device = of_rank - offloaded if on_gpu else of_rank * ranks + host
             # As the job counts: three numbers a parameter in each checkpoint, one in each of the best weights.
-            saved = 4 * parameters * (3 * (o.job.keep + 1) + o.job.keep + 2)
+            saved = 4 * parameters * (3 * (options.job.keep + 1) + options.job.keep + 2)
             artefact = 4 * (_count(models["student"]) if step.stage.stage_type == "select" else parameters)
             most_host, most_device = max(most_host, host), max(most_device, device)
             most_disk = max(most_disk, kept + saved + artefact)
@@ -84,7 +84,7 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
     report.ok(
         "cache",
         f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs on a CPU, up to "
-        + ("half of the free disk" if o.job.cache_gb == "auto" else format_bytes(1e9 * o.job.cache_gb))
+        + ("half of the free disk" if options.job.cache_gb == "auto" else format_bytes(1e9 * options.job.cache_gb))
         + " of the teacher's layers (job.cache_gb)",
     )
     about = "weights, gradients, moments, teacher, and a micro-batch's activations in fp32"

@@ -27,14 +27,7 @@ from pipeline.config.two_stage import (
 from pipeline.deploy.hub import config_file, pin
 from pipeline.plan import RUNS, hashed, made_in, read_finished
 from stages.tasks.corpus import find_corpus
-from stages.tasks.packages import (
-    packaged_convnet,
-    packaged_graph_network,
-    packaged_strip_reader,
-    packaged_teacher,
-    packaged_two_streams,
-    packaged_vectors,
-)
+from stages.tasks.packages import packaged_config, packaged_teacher, packaged_vectors
 from stages.tasks.readers.glue import unlabelled_files
 from stages.tasks.task import TaskSource, find_task
 
@@ -42,69 +35,69 @@ PACKAGED = "give a local directory, or teacher=packaged for the one that comes w
 MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
 MODELS: dict[str, Callable[[], Path]] = {
     "packaged": packaged_teacher,
-    "packaged-convnet": packaged_convnet,
-    "packaged-han": partial(packaged_graph_network, "han"),
-    "packaged-rgcn": partial(packaged_graph_network, "rgcn"),
-    "packaged-strip-reader": packaged_strip_reader,
-    "packaged-two-streams": packaged_two_streams,
+    "packaged-convnet": partial(packaged_config, "convnet"),
+    "packaged-han": partial(packaged_config, "graph_teachers/han"),
+    "packaged-rgcn": partial(packaged_config, "graph_teachers/rgcn"),
+    "packaged-strip-reader": partial(packaged_config, "strip_reader"),
+    "packaged-two-streams": partial(packaged_config, "two_streams"),
 }
 """Models that come with `make setup` or the project, by the names that options have for them."""
 
 STUDENT = "give a local directory, or leave student= empty to make one"
 
 
-def task_stages(o: Options) -> RunSpec:
+def task_stages(options: Options) -> RunSpec:
     """From the given teacher to the evaluated student."""
-    task = given_task(o)
+    task = given_task(options)
 
     def declare(run: Path) -> list[StageSpec]:
-        given = given_teacher_and_task(o, task, run)
-        if o.student and o.student != "teacher-layers":
-            given.student = given_student(o.student, run)
-        if o.augment:
-            _add_augmentation(given, o, run)
-        if not o.student or o.augment and o.corpus and not given.masked_lm_has_head:
-            given.corpora["corpus"] = given_corpus(o.corpus, run)
+        given = given_teacher_and_task(options, task, run)
+        if options.student and options.student != "teacher-layers":
+            given.student = given_student(options.student, run)
+        if options.augment:
+            _add_augmentation(given, options, run)
+        if not options.student or options.augment and options.corpus and not given.masked_lm_has_head:
+            given.corpora["corpus"] = given_corpus(options.corpus, run)
         if unlabelled := unlabelled_files(TaskSource.of(task)):
             given.unlabelled = _data({"name": task["name"], "identity": {"files": unlabelled}}, run)
-        return two_stage(o, given)
+        return two_stage(options, given)
 
-    return RunSpec(o.run or f"{Path(o.preset).stem}-{task['name']}", declare)
+    return RunSpec(options.run or f"{Path(options.preset).stem}-{task['name']}", declare)
 
 
-def augment_stages(o: Options) -> RunSpec:
+def augment_stages(options: Options) -> RunSpec:
     """The augmented rows."""
-    task = given_task(o)
+    task = given_task(options)
 
     def declare(run: Path) -> list[StageSpec]:
-        given = given_teacher_and_task(o, task, run)
-        _add_augmentation(given, o, run)
-        if o.corpus and not given.masked_lm_has_head:
-            given.corpora["corpus"] = given_corpus(o.corpus, run)
-        return augmentation(o, given)
+        given = given_teacher_and_task(options, task, run)
+        _add_augmentation(given, options, run)
+        if options.corpus and not given.masked_lm_has_head:
+            given.corpora["corpus"] = given_corpus(options.corpus, run)
+        return augmentation(options, given)
 
-    return RunSpec(o.run or f"{Path(o.preset).stem}-{task['name']}", declare)
+    return RunSpec(options.run or f"{Path(options.preset).stem}-{task['name']}", declare)
 
 
-def general_stages(o: Options) -> RunSpec:
+def general_stages(options: Options) -> RunSpec:
     """The general student."""
 
     def declare(run: Path) -> list[StageSpec]:
-        corpora = {"corpus": given_corpus(o.corpus, run)}
-        given = Given(_given_encoder(o, run), corpora=corpora)
-        return [check(o, given, only_general=True), *vocabulary(o, given), general(o, given)]
+        corpora = {"corpus": given_corpus(options.corpus, run)}
+        given = Given(_given_encoder(options, run), corpora=corpora)
+        return [check(options, given, only_general=True), *vocabulary(options, given), general(options, given)]
 
-    return RunSpec(o.run or Path(o.preset).stem, declare)
+    return RunSpec(options.run or Path(options.preset).stem, declare)
 
 
-def given_teacher_and_task(o: Options, task: Entry, run: Path) -> Given:
+def given_teacher_and_task(options: Options, task: Entry, run: Path) -> Given:
     """The teacher and the task."""
-    return Given(_given_encoder(o, run), _data(task, run))
+    return Given(_given_encoder(options, run), _data(task, run))
 
 
-def _given_encoder(o: Options, run: Path) -> Entry:
+def _given_encoder(options: Options, run: Path) -> Entry:
     """The teacher of the layers: as given, or beside a table of answers."""
-    return _model(o.encoder, "answers.encoder" if o.by_answers else "teacher", PACKAGED, run)
+    return _model(options.encoder, "answers.encoder" if options.by_answers else "teacher", PACKAGED, run)
 
 
 def given_corpus(name: str, run: Path) -> Entry:
@@ -112,17 +105,18 @@ def given_corpus(name: str, run: Path) -> Entry:
     return _data(find_corpus(name).entry, run)
 
 
-def given_task(o: Options) -> Entry:
+def given_task(options: Options) -> Entry:
     """Where the task's rows come from."""
-    if not o.task:
+    if not options.task:
         raise UserError("which task? give task=NAME: a GLUE task, rotten-tomatoes, "
                         "a task file, or a name of your own with data=FILE")  # fmt: skip
     return find_task(
-        o.task, o.data, tuple(o.text_columns), o.label_column, o.metric, labels=tuple(o.labels),
-        positive_label=o.positive_label, unfit_rows=o.unfit_rows, encoding=o.encoding, delimiter=o.delimiter,
-        label_columns=tuple(o.label_columns), label_separator=o.label_separator, columns=tuple(o.columns),
-        spans_column=o.spans_column, tag_scheme=o.tag_scheme, answers=o.teacher if o.by_answers else "",
-        windows=o.windows,
+        options.task, options.data, tuple(options.text_columns), options.label_column, options.metric,
+        labels=tuple(options.labels), positive_label=options.positive_label, unfit_rows=options.unfit_rows,
+        encoding=options.encoding, delimiter=options.delimiter, label_columns=tuple(options.label_columns),
+        label_separator=options.label_separator, columns=tuple(options.columns), windows=options.windows,
+        spans_column=options.spans_column, tag_scheme=options.tag_scheme,
+        answers=options.teacher if options.by_answers else "",
     ).entry  # fmt: skip
 
 
@@ -134,17 +128,17 @@ def given_other_task(name: str, data: str, rows: int, seed: int, run: Path) -> E
     return _data(entry, run)
 
 
-def _add_augmentation(given: Given, o: Options, run: Path) -> None:
+def _add_augmentation(given: Given, options: Options, run: Path) -> None:
     """Add the masked language model, the word vectors, and what nltk's data has, if they are asked for."""
-    if o.augmentation.masked_lm:
-        given.masked_lm = _model(o.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
+    if options.augmentation.masked_lm:
+        given.masked_lm = _model(options.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
     given.masked_lm_has_head = _has_masked_lm_head(given.masked_lm or given.teacher)
-    given.vectors = given_vectors(o)
-    language, download = o.augmentation.language, o.augmentation.nltk_download
+    given.vectors = given_vectors(options)
+    language, download = options.augmentation.language, options.augmentation.nltk_download
     with about("augmentation"):
         if language != "english":
             given.stop_words = {"language": language, "content": sorted(stop_words(language, download))}
-        if o.augmentation.synonyms == "wordnet":
+        if options.augmentation.synonyms == "wordnet":
             given.synonyms = {"source": "wordnet", "version": Synonyms(language, download).version}
 
 
@@ -154,9 +148,9 @@ def _has_masked_lm_head(model: Entry) -> bool:
     return any(name.endswith("ForMaskedLM") or name == "BertForPreTraining" for name in names)
 
 
-def given_vectors(o: Options) -> Entry | None:
+def given_vectors(options: Options) -> Entry | None:
     """The word vectors, or None."""
-    vectors = o.augmentation.vectors
+    vectors = options.augmentation.vectors
     if vectors in ("", "none"):
         return None
     path = packaged_vectors() if vectors == "packaged" else Path(os.path.expanduser(vectors))

