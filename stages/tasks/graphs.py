@@ -16,6 +16,7 @@ import numpy as np
 from checkpoints import store
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
+from stages.tasks.rows import TaskRows
 from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class NodeRows:
+class NodeRows(TaskRows):
     """A graph as one row, whose targets are nodes; a job trains on it (`stages.training.rows`), evaluation predicts it.
 
     Attributes:
@@ -92,10 +93,6 @@ class NodeRows:
 
     unit: ClassVar[str] = "graph"
     max_ranks: ClassVar[int] = 1
-    truncated: ClassVar[int] = 0
-    begins: ClassVar[None] = None
-    places: ClassVar[None] = None
-    scored: ClassVar[None] = None
 
     @classmethod
     def of(cls, graph: Graph, split: Split, others: int = IGNORE_INDEX) -> NodeRows:
@@ -125,24 +122,7 @@ class NodeRows:
         """(1,) the number of targets."""
         return np.array([(self.labels != IGNORE_INDEX).sum()])
 
-    @property
-    def texts(self) -> np.ndarray:
-        """(1,) the number of the only row."""
-        return np.zeros(1, np.int64)
-
-    @property
-    def first_targets(self) -> torch.Tensor:
-        """(1,) int64: its targets begin with the first."""
-        import torch
-
-        return torch.zeros(1, dtype=torch.int64)
-
-    def of_texts(self, logits: np.ndarray) -> np.ndarray:
-        """(targets, C): the logits as they are."""
-        return logits
-
     def normalizers(self, indices: np.ndarray) -> dict[str, float]:
-        """What the losses of a global batch are divided by."""
         times = len(indices)
         return normalizers(
             np.repeat(self.lengths, times),

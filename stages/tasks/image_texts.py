@@ -124,10 +124,6 @@ class CaptionedImages(ImageRows):
         """(N,) the pairs that a row makes."""
         return np.full(len(self), 1 + FALSE_CAPTIONS)
 
-    @property
-    def targets(self) -> np.ndarray:
-        return np.ones(len(self), np.int64)
-
     def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
         batch = super().collate(indices, weights)
         return replace(

@@ -16,6 +16,7 @@ import numpy as np
 
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
+from stages.tasks.rows import TaskRows
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,6 @@ def opened(image: Image, name: str) -> np.ndarray:
     """Return an image as (H, W, 3) uint8: red, green and blue, turned as its camera noted.
 
     Args:
-        image: to open.
         name: for messages.
 
     Raises:
@@ -122,7 +122,7 @@ def write_pixels(
 
 
 @dataclass(frozen=True)
-class ImageRows:
+class ImageRows(TaskRows):
     """Rows of images, each with one class; a job trains on them (`stages.training.rows`), evaluation predicts them.
 
     Attributes:
@@ -136,10 +136,6 @@ class ImageRows:
     processor: BaseImageProcessor
 
     unit: ClassVar[str] = "image"
-    truncated: ClassVar[int] = 0
-    begins: ClassVar[None] = None
-    places: ClassVar[None] = None
-    scored: ClassVar[None] = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -149,29 +145,7 @@ class ImageRows:
         """(N,) 1: all images cost the same."""
         return np.ones(len(self), np.int64)
 
-    @property
-    def targets(self) -> np.ndarray:
-        """(N,) 1: a row has one answer."""
-        return self.lengths
-
-    @property
-    def texts(self) -> np.ndarray:
-        """(N,) the number of each row's image: the row's own."""
-        return np.arange(len(self))
-
-    @property
-    def first_targets(self) -> torch.Tensor:
-        """(N,) int64, the number of each row's answer: the row's own."""
-        import torch
-
-        return torch.arange(len(self))
-
-    def of_texts(self, logits: np.ndarray) -> np.ndarray:
-        """(N, C): the logits as they are, for an image is one row."""
-        return logits
-
     def normalizers(self, indices: np.ndarray) -> dict[str, float]:
-        """What the losses of a global batch of these rows are divided by."""
         labelled = (self.labels[indices] >= 0).astype(np.int64)
         return normalizers(self.lengths[indices], labelled=labelled)
 
@@ -194,12 +168,7 @@ class ImageRows:
         return self.pixels[indices]
 
     def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
-        """These rows as a batch: `pixel_values` (B, C, S, S) float32, as the model's image processor would give them.
-
-        Args:
-            indices: (B,) row numbers.
-            weights: (B,) float32, 0 for a row that only fills the batch.
-        """
+        """These rows as a batch: `pixel_values` (B, C, S, S) float32, as the model's image processor would give them."""
         import torch
 
         scale, offset = self._linear

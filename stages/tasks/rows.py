@@ -1,54 +1,75 @@
-"""Rows of a task: of tokens (`TokenRows`) or of images (`ImageRows`). What training and evaluation need of either."""
+"""Rows of a task: of tokens (`TokenRows`), images (`ImageRows`) or a graph. What training and evaluation need of each."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
     from stages.tasks.batches import Batch
 
 
-class TaskRows(Protocol):
-    """Rows with answers. `TokenRows` says what each member is.
+class TaskRows(ABC):
+    """Rows with answers. Here each row has one, and is no window of a longer text.
 
-    What is `truncated`, and how a text is cut into windows (`begins`, `places`), is of tokens alone: rows of another kind
-    give 0 and None.
+    Attributes:
+        unit: what `lengths` count, such as "token".
+        lengths: (N,) int64, the cost of each row.
+        begins, places: those of windows (`TokenRows`); None where no text is cut into any.
     """
 
-    @property
-    def unit(self) -> str: ...
+    unit: ClassVar[str]
+    lengths: np.ndarray
+    begins: np.ndarray | None = None
+    places: np.ndarray | None = None
 
     @property
-    def lengths(self) -> np.ndarray: ...
+    def truncated(self) -> int:
+        """How many rows were truncated."""
+        return 0
 
     @property
-    def targets(self) -> np.ndarray: ...
+    def targets(self) -> np.ndarray:
+        """(N,) int64, the number of answers of each row."""
+        return np.ones(len(self), np.int64)
 
     @property
-    def first_targets(self) -> torch.Tensor: ...
+    def first_targets(self) -> torch.Tensor:
+        """(N,) int64, the number of each row's first answer among those of all rows."""
+        import torch
+
+        return torch.arange(len(self))
 
     @property
-    def scored(self) -> np.ndarray | None: ...
+    def scored(self) -> np.ndarray | None:
+        """Of all answers whether they are scored; None: all are."""
+        return None
 
     @property
-    def begins(self) -> np.ndarray | None: ...
+    def texts(self) -> np.ndarray:
+        """(N,) the number of each row's text."""
+        return np.arange(len(self))
 
-    @property
-    def places(self) -> np.ndarray | None: ...
+    def of_texts(self, logits: np.ndarray) -> np.ndarray:
+        """(texts, C): logits (N, C) of the rows, those of windows pooled."""
+        return logits
 
-    @property
-    def truncated(self) -> int: ...
-
-    @property
-    def texts(self) -> np.ndarray: ...
-
+    @abstractmethod
     def __len__(self) -> int: ...
 
-    def of_texts(self, logits: np.ndarray) -> np.ndarray: ...
+    @abstractmethod
+    def normalizers(self, indices: np.ndarray) -> dict[str, float]:
+        """What the losses of a global batch of these rows are divided by."""
 
-    def normalizers(self, indices: np.ndarray) -> dict[str, float]: ...
+    @abstractmethod
+    def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch:
+        """These rows as a batch.
 
-    def collate(self, indices: np.ndarray, weights: np.ndarray) -> Batch: ...
+        Args:
+            indices: (B,) row numbers.
+            weights: (B,) 1, or 0 for a row that only fills the batch.
+        """

@@ -39,9 +39,7 @@ class StripRows(ImageRows):
 
         Args:
             pixels: (N, 3, height, width) uint8.
-            strings: N.
             classes: symbols by class id.
-            processor: the processor of `ImageRows`.
 
         Raises:
             UserError: a strip is too narrow for its string.
@@ -81,7 +79,6 @@ class StripRows(ImageRows):
         return logits.reshape(len(self), self.frames, -1)
 
     def normalizers(self, indices: np.ndarray) -> dict[str, float]:
-        """What the losses of a global batch of these rows are divided by."""
         frames, known = self.targets[indices], self.labels[indices] >= 0
         return normalizers(self.lengths[indices], frames, frames * known)
 

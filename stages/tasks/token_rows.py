@@ -27,7 +27,8 @@ import numpy as np
 
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
-from stages.tasks.row_maker import BERT_SEGMENTS, Block, RowMaker, Segments
+from stages.tasks.row_maker import Block, RowMaker, Segments
+from stages.tasks.rows import TaskRows
 from stages.tasks.types import CONTINUED, IGNORE_INDEX, UNLABELLED, Split
 from stages.tasks.windows import END, START, pooled
 
@@ -43,7 +44,7 @@ CHECK_AFTER = 100_000  # tokens of a corpus after which that fraction is checked
 
 
 @dataclass(frozen=True)
-class TokenRows:
+class TokenRows(TaskRows):
     """Rows of tokens, special tokens included.
 
     Attributes:
@@ -103,34 +104,21 @@ class TokenRows:
             labels = labels.reshape(rows, several) if several else labels
         tokens, offsets = mapped("tokens", counts["tokens"]), mapped("offsets", rows + 1)
         lengths, second = mapped("lengths", rows), mapped("second", rows)
-        # Before they were kept there were BERT's alone.
-        segments = counts.pop("segments", asdict(BERT_SEGMENTS))
-        segments = segments and Segments(**segments)
+        segments = (of := counts.pop("segments")) and Segments(**of)
         begins = mapped("begins", rows) if "begins" in types else None
         places = mapped("places", 2 * counts["targets"]).reshape(-1, 2) if "places" in types else None
         return cls(
-            tokens,
-            offsets,
-            lengths,
-            second,
-            labels,
-            counts,
-            segments,
-            width_multiple,
-            begins=begins,
-            places=places,
-        )
+            tokens, offsets, lengths, second, labels, counts, segments, width_multiple, begins=begins, places=places
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return self.counts["rows"]
 
     @cached_property
     def texts(self) -> np.ndarray:
-        """(N,) the number of each row's text: the row's own, where rows are not windows."""
         return np.arange(len(self)) if self.begins is None else np.cumsum(self.begins) - 1
 
     def of_texts(self, logits: np.ndarray) -> np.ndarray:
-        """(texts, C): logits (N, C) of the rows, those of windows pooled."""
         return logits if self.begins is None else pooled(logits, self.begins, self.pooling)
 
     @cached_property
@@ -142,7 +130,6 @@ class TokenRows:
 
     @cached_property
     def first_targets(self) -> torch.Tensor:
-        """(N,) int64, the number of each row's first target among those of all rows."""
         import torch
 
         return torch.from_numpy(np.cumsum(self.targets) - self.targets)
@@ -168,7 +155,6 @@ class TokenRows:
         return None if first.all() else first
 
     def normalizers(self, indices: np.ndarray) -> dict[str, float]:
-        """Return what the losses of a global batch of these rows are divided by."""
         labelled = self.labelled[indices]
         if self.places is not None:  # a window is one target, whatever its places
             return normalizers(self.lengths[indices], labelled=labelled > 0)
@@ -182,10 +168,6 @@ class TokenRows:
         """Return rows as tensors, padded to the longest of them, and up to a multiple of `width_multiple`.
 
         The padding stands where the tokenizer puts it.
-
-        Args:
-            indices: (B,) row numbers.
-            weights: (B,) 1, or 0 for a row that only fills the batch.
         """
         import torch
 
@@ -238,7 +220,6 @@ class TokenRows:
 
     @property
     def truncated(self) -> int:
-        """How many rows were truncated."""
         return self.counts["truncated"]
 
 
@@ -335,9 +316,6 @@ def write_rows(
     """Write rows to a directory, which `TokenRows.open` opens.
 
     Args:
-        maker: that made the blocks.
-        blocks: the rows.
-        directory: where they go.
         progress: called with the number of tokens so far.
         max_unknown: the fraction of the tokens that may be unknown.
 
@@ -359,9 +337,7 @@ def write_shard(maker: RowMaker, blocks: Iterable[Block], directory: Path, first
     """Write a part of what `merge_shards` makes one of. Returns the number of its tokens.
 
     Args:
-        maker: that made the blocks.
         blocks: the rows; there may be none.
-        directory: where they go.
         first: it is the first of all, whose unknown tokens are checked, so that the wrong text is refused early.
         last: kept in the counts, as "last".
 
@@ -384,8 +360,6 @@ def merge_shards(
 
     Args:
         shards: directories that `write_shard` wrote.
-        maker: that made the rows.
-        directory: where they go.
         limit_tokens: stop after the row that reaches this many tokens.
 
     Raises:
@@ -422,7 +396,6 @@ def write_task_rows(
         parts: a split, as a whole or in parts.
         tokenizer: a fast one.
         max_length: tokens in a row, special tokens included. A pair that is too long loses tokens of its longer text.
-        directory: where the rows go.
         max_unknown: the fraction of the tokens that may be unknown.
         pooling: `Kind.pooling`: with it, longer texts are cut into windows.
 
