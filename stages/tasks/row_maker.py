@@ -60,9 +60,6 @@ class Segments:
         return np.repeat(np.where(pair[:, None], self.pair, single).ravel(), runs.ravel())
 
 
-BERT_SEGMENTS = Segments(1, 1, 1, [0, 0, 0], [0, 0, 0, 1, 1])
-
-
 @dataclass(frozen=True)
 class Frame:
     """What a tokenizer puts around texts: BERT's [CLS] A [SEP] B [SEP], RoBERTa's <s> A </s> </s> B </s>.
@@ -197,18 +194,10 @@ class RowMaker:
         )  # fmt: skip
 
     @property
-    def unlike_bert(self) -> dict[str, Any]:
-        """What decides rows and is not in the tokenizer's JSON, where it is not as BERT's: part of a cache's key."""
-        bert = {
-            "segments": asdict(BERT_SEGMENTS),
-            "truncation_side": "right",
-            "padding_side": "right",
-            "pad": 0,
-            "windows": False,
-        }
-        own = {name: getattr(self, name) for name in bert if name != "segments"}
-        own["segments"] = self.frame.segments and asdict(self.frame.segments)
-        return {name: value for name, value in own.items() if value != bert[name]}
+    def settings(self) -> dict[str, Any]:
+        """What decides rows and is not in the tokenizer's JSON: part of a cache's key."""
+        own = {name: getattr(self, name) for name in ("truncation_side", "padding_side", "pad", "windows")}
+        return own | {"segments": self.frame.segments and asdict(self.frame.segments)}
 
     @property
     def dtype(self) -> str:

@@ -128,11 +128,8 @@ def corpus_rows(
 
     Args:
         stage: whose input `given` is read.
-        tokenizer: a fast one.
-        max_length: tokens of a row.
         tokens: limit of tokens, 0 takes all.
         held_out: True takes every 50th document of each part of the corpus, False the others, None all.
-        given: name of the input.
         sentences: whether a row is one sentence, instead of two segments of a document.
     """
     source = stage.inputs[given]
@@ -178,10 +175,7 @@ def _cached(
     """The rows of `data`, made if they are not in the cache.
 
     Args:
-        stage: which reads them.
         data: what identifies them, beside the tokenizer and the length.
-        tokenizer: a fast one.
-        max_length: tokens of a row.
         starts: what starts the streams of the data (`Starts`).
         limit: most tokens to take.
         windows: whether longer texts are cut into windows.
@@ -191,7 +185,7 @@ def _cached(
     vocabulary = json.loads(maker.tokenizer)
     vocabulary = {key: value for key, value in vocabulary.items() if key not in ("truncation", "padding")}
     known = {"data": data, "tokenizer": fingerprint(vocabulary), "max_length": max_length, "format": FORMAT}
-    key = fingerprint(known | maker.unlike_bert)
+    key = fingerprint(known | maker.settings)
     target = stage.cache / f"rows-{key[:20]}"
     if not is_there(stage, target, "tokenized data is"):
         _make(stage, target, maker, starts(), limit)
@@ -206,7 +200,6 @@ def is_there(stage: Stage, target: Path, what: str) -> bool:
 
     Args:
         stage: logs a damage.
-        target: the directory.
         what: the first words of that line.
     """
     if is_first_rank():
