@@ -26,7 +26,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from checkpoints.errors import UserError
 from pipeline.launch import worker
@@ -63,16 +63,6 @@ SILENT_FOR = 300
 MALLOPT = {"MALLOC_MMAP_MAX_": -4, "MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2}
 
 
-class StageLauncher(Protocol):
-    """What runs the stages of a run."""
-
-    def __enter__(self) -> "StageLauncher": ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def launch(self, stage: Path, job: Job) -> int: ...
-
-
 class RunEnded(Exception):
     """On a rank other than 0: rank 0, or a rank that failed, has ended the run. It has shown why.
 
@@ -85,7 +75,7 @@ class RunEnded(Exception):
         self.status = status
 
 
-def launcher_of(run: Path) -> StageLauncher:
+def launcher_of(run: Path) -> "Launcher | _Leader":
     """What runs the stages of a run: in this process where ranks are given, else in processes that it starts."""
     ranks = _joined()
     assert ranks is None or ranks.given.rank == 0, "the others follow in on_all_ranks"
@@ -96,7 +86,6 @@ def job_on_given_ranks(job: Job, given: Mapping[str, Any]) -> Job:
     """The `job` options on the ranks that there are.
 
     Args:
-        job: the options.
         given: options by name, as the user gave them.
 
     Raises:

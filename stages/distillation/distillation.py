@@ -11,7 +11,7 @@ from torch import nn
 
 from checkpoints.errors import UserError
 from stages.distillation.dropout import replace_dropout
-from stages.distillation.losses import Loss, LossTerm
+from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
 from stages.tasks.batches import Batch
 
@@ -64,11 +64,7 @@ class Distillation(nn.Module):
         return self.terms(outputs, teacher_outputs, batch)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the student and the losses, each by itself: what the losses read is captured around the student.
-
-        Args:
-            args, kwargs: of `torch.compile`.
-        """
+        """Compile the student and the losses, each by itself: what the losses read is captured around the student."""
         self.student.compile(*args, **kwargs)
         self.terms = torch.compile(self.terms, *args, **kwargs)  # type: ignore[method-assign]
 

@@ -81,6 +81,11 @@ class TaskRequest:
         metrics.select(self.metric, allowed, allowed)
         return task
 
+    def refuse_columns(self, what: str) -> None:
+        """Refuse columns for data that have none, as `what` says."""
+        if self.text_columns or self.label_column:
+            raise UserError(f"{what}; leave text_columns and label_column out", argument="data")
+
 
 @dataclass(frozen=True)
 class Source:

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from checkpoints.errors import UserError
 from stages.distillation.losses.adversary import Adversary
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
-from stages.distillation.losses.base import Loss, LossTerm
+from stages.distillation.losses.base import Loss
 from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.distillation_token import DistillationToken
 from stages.distillation.losses.each_head import EachHead
@@ -26,37 +26,6 @@ from stages.distillation.losses.sentence_vectors import ContrastivePairs, Contra
 from stages.distillation.losses.typed_relations import TypedRelations
 from stages.distillation.losses.weighed_candidates import WeighedCandidates
 from stages.distillation.recipe_lines import build_from_line
-
-__all__ = [
-    "LOSSES",
-    "Adversary",
-    "AttentionMaps",
-    "AttentionScores",
-    "CandidateScores",
-    "Continuation",
-    "ContrastivePairs",
-    "ContrastiveVectors",
-    "DistillationToken",
-    "EachHead",
-    "GoldLabels",
-    "Gram",
-    "HiddenStates",
-    "ImageFrames",
-    "InBatchNegatives",
-    "Loss",
-    "LossTerm",
-    "MaskedSoftLabels",
-    "MaskedWords",
-    "MatchedLogits",
-    "MatchedVectors",
-    "Peers",
-    "Relations",
-    "ScoreDistributions",
-    "SoftLabels",
-    "TypedRelations",
-    "WeighedCandidates",
-    "build",
-]
 
 LOSSES: dict[str, type[Loss]] = {
     "adversary": Adversary,

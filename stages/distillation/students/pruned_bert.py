@@ -145,44 +145,30 @@ def resize(model: Any, config: PrunedBertConfig) -> None:
     model.post_init()
 
 
-class PrunedBertModel(BertModel):
+class _Pruned:
+    """A stock BERT with the units of its config."""
+
+    config_class = PrunedBertConfig
+
+    def __init__(self, config: Any):
+        super().__init__(config)  # type: ignore[call-arg]
+        resize(self, config)
+
+
+class PrunedBertModel(_Pruned, BertModel):
     """The encoder."""
 
-    config_class = PrunedBertConfig
 
-    def __init__(self, config: Any):
-        super().__init__(config)
-        resize(self, config)
-
-
-class PrunedBertForSequenceClassification(BertForSequenceClassification):
+class PrunedBertForSequenceClassification(_Pruned, BertForSequenceClassification):
     """Answers for a whole row."""
 
-    config_class = PrunedBertConfig
 
-    def __init__(self, config: Any):
-        super().__init__(config)
-        resize(self, config)
-
-
-class PrunedBertForTokenClassification(BertForTokenClassification):
+class PrunedBertForTokenClassification(_Pruned, BertForTokenClassification):
     """Answers for each token."""
 
-    config_class = PrunedBertConfig
 
-    def __init__(self, config: Any):
-        super().__init__(config)
-        resize(self, config)
-
-
-class PrunedBertForQuestionAnswering(BertForQuestionAnswering):
+class PrunedBertForQuestionAnswering(_Pruned, BertForQuestionAnswering):
     """Where an answer starts and ends."""
-
-    config_class = PrunedBertConfig
-
-    def __init__(self, config: Any):
-        super().__init__(config)
-        resize(self, config)
 
 
 PRUNED: dict[type[PreTrainedModel], type[PreTrainedModel]] = {

@@ -41,11 +41,7 @@ def find(request: TaskRequest) -> TaskSource | None:
     path = Path(request.data)
     if not request.data or not (path.suffix == SUFFIX or path.is_dir() and any(path.glob(f"*{SUFFIX}"))):
         return None
-    if request.text_columns or request.label_column:
-        raise UserError(
-            f"a {SUFFIX} file has a word and its label on each line; leave text_columns and label_column out",
-            argument="data",
-        )
+    request.refuse_columns(f"a {SUFFIX} file has a word and its label on each line")
     files = data_files(path, (SUFFIX,))
     if not all(file.is_file() for file in files.values()):
         raise UserError(f"no file {path}; give a {SUFFIX} file or a directory of them", argument="data")

@@ -59,11 +59,7 @@ def find(request: TaskRequest) -> TaskSource | None:
     files = _files(data) if data and data.is_dir() else {}
     if not data or not files:
         return None
-    if request.text_columns or request.label_column:
-        raise UserError(
-            f"{data} holds images in IDX files, which have no columns; leave text_columns and label_column out",
-            argument="data",
-        )
+    request.refuse_columns(f"{data} holds images in IDX files, which have no columns")
     metrics.select(request.metric, metrics.CLASSIFICATION, metrics.CLASSIFICATION)
     return TaskSource(
         slug(request.task or data.name),

@@ -41,11 +41,7 @@ def find(request: TaskRequest) -> TaskSource | None:
     if not any(map(has_images, _directories(files.get("train")))):
         return None
     check_roles(data, files)
-    if request.text_columns or request.label_column:
-        raise UserError(
-            f"{data} is a folder of images by class and has no columns; leave text_columns and label_column out",
-            argument="data",
-        )
+    request.refuse_columns(f"{data} is a folder of images by class and has no columns")
     metrics.select(request.metric, metrics.CLASSIFICATION, metrics.CLASSIFICATION)
     named = {role: str(path.resolve()) for role, path in files.items()}
     return TaskSource(slug(request.task or data.name), "images", metric=request.metric, files=named)
@@ -160,9 +156,7 @@ def image_task(
     Without dev some of train is held out; equal images are in one split only.
 
     Args:
-        source: the source of the task.
         pairs: role -> rows, whose text is `key_of` the image, with their images.
-        notes: the notes of the task.
         classes: in the order of the model's outputs; of strings the symbols.
 
     Raises:

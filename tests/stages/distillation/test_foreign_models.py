@@ -13,7 +13,8 @@ from transformers.modeling_outputs import ModelOutput
 
 from stages.distillation import CaptureSpec, ModelOutputs
 from stages.distillation.distillation import Distillation
-from stages.distillation.losses import GoldLabels, Loss, LossTerm, SoftLabels
+from stages.distillation.losses import GoldLabels, SoftLabels
+from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import read
 from stages.distillation.teachers import FrozenTeacher
 from stages.tasks.batches import Batch
