@@ -1,1 +1,3 @@
-"""Atomic directories with manifests, content fingerprints, and the error that a user can fix."""
+"""What a stage leaves on disk: sealed directories of results, checkpoints and caches (`store`), the hashes of their contents
+(`fingerprint`), and the one error that is a user's to fix (`errors`).
+"""

@@ -88,7 +88,6 @@ def sealed(target: Path, shared: bool = False) -> Iterator[Path]:
     """Yield a directory to write to, and seal it at `target` if the block ends without an exception.
 
     Args:
-        target: where it goes.
         shared: other processes may make the same content at the same time. The first to seal it wins, for others may
             read it already. It counts as verified (`verify_once`), for its hashes are known.
 
@@ -149,7 +148,6 @@ def need_space(directory: Path, size: int, what: str) -> None:
     """Check that a disk has room before something is written to it.
 
     Args:
-        directory: where it will be written.
         size: bytes.
         what: the subject of the message.
 

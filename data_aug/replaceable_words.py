@@ -40,7 +40,6 @@ def content_words(text: str, stop_words: Collection[str] = ENGLISH) -> list[Span
     """Return the spans of the words that may be replaced: letters alone, not a stop word.
 
     Args:
-        text: a text.
         stop_words: in lower case and Unicode's composed form (NFC).
 
     Example:

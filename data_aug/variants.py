@@ -306,7 +306,6 @@ def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
     original). The counts lie in the schema's metadata: see `read_counts`.
 
     Args:
-        path: the file.
         shard: what `augment_shards` yielded.
         labels: one for each source row of the shard.
 

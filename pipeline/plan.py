@@ -89,7 +89,9 @@ def plan(stages: list[StageSpec], run: Path, options: Options) -> list[Planned]:
             }
         )
         directory = run / stage.name
-        planned[stage.name] = replace(_decide(stage, directory, key, inputs, others, options), deepspeed=deepspeed)
+        planned[stage.name] = replace(
+            _decide(stage, directory, key, inputs, others, options), deepspeed=deepspeed
+        )
     return list(planned.values())
 
 

@@ -91,8 +91,12 @@ def make_recipe(given: Mapping[str, str]) -> list[Path]:
     return runs
 
 
-def _make_seeds(options: Options, declare: Callable[[Options], RunSpec], recipe: Mapping[str, str]) -> list[Path]:
-    seeds = [(replace(options, seed=seed, seeds=[]), f"-seed{seed}") for seed in options.seeds] or [(options, "")]
+def _make_seeds(
+    options: Options, declare: Callable[[Options], RunSpec], recipe: Mapping[str, str]
+) -> list[Path]:
+    seeds = [(replace(options, seed=seed, seeds=[]), f"-seed{seed}") for seed in options.seeds] or [
+        (options, "")
+    ]
     last = len(seeds) - 1
     return [
         _run(of_seed, declare(of_seed), suffix, recipe, more=last - i)
@@ -134,7 +138,11 @@ def _run(options: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]
                 continue
             print(f"[{step.stage.name}] {'resumes' if step.action == 'resume' else 'starts'}", flush=True)
             start = time.monotonic()
-            job = replace(options.job, nproc=1, hostfile="") if step.stage.stage_type in ONE_RANK else options.job
+            job = (
+                replace(options.job, nproc=1, hostfile="")
+                if step.stage.stage_type in ONE_RANK
+                else options.job
+            )
             (step.directory / REFUSAL).unlink(missing_ok=True)
             if status := launcher.launch(step.directory, job):
                 raise _failure(step, status if status > 0 else 128 - status)

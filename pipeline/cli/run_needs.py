@@ -31,7 +31,9 @@ LONGEST_OF_MAPS = 512
 """Tokens up to which an attention loss holds maps of scores, of one layer at a time."""
 
 
-def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageSpec]], options: Options) -> None:
+def check_needs(
+    report: Report, run: Path, declare: Callable[[Path], list[StageSpec]], options: Options
+) -> None:
     """Report a run's plan, and whether there is memory and disk enough for it."""
     report.section(f"what run {run.name} needs")
     from stages.distillation.device import accelerator
@@ -84,7 +86,11 @@ def check_needs(report: Report, run: Path, declare: Callable[[Path], list[StageS
     report.ok(
         "cache",
         f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs on a CPU, up to "
-        + ("half of the free disk" if options.job.cache_gb == "auto" else format_bytes(1e9 * options.job.cache_gb))
+        + (
+            "half of the free disk"
+            if options.job.cache_gb == "auto"
+            else format_bytes(1e9 * options.job.cache_gb)
+        )
         + " of the teacher's layers (job.cache_gb)",
     )
     about = "weights, gradients, moments, teacher, and a micro-batch's activations in fp32"

@@ -21,7 +21,6 @@ def explain(error: UserError, stage_type: str = "") -> UserError:
     """Name the option that sets the argument at fault, and say how a missing package is installed.
 
     Args:
-        error: what a library module raised.
         stage_type: type of the stage in which it did, if in one.
     """
     options = {setting.name for setting in describe(Options)}

@@ -85,7 +85,11 @@ def general_stages(options: Options) -> RunSpec:
     def declare(run: Path) -> list[StageSpec]:
         corpora = {"corpus": given_corpus(options.corpus, run)}
         given = Given(_given_encoder(options, run), corpora=corpora)
-        return [check(options, given, only_general=True), *vocabulary(options, given), general(options, given)]
+        return [
+            check(options, given, only_general=True),
+            *vocabulary(options, given),
+            general(options, given),
+        ]
 
     return RunSpec(options.run or Path(options.preset).stem, declare)
 

@@ -298,7 +298,9 @@ def _student(settings: dict, before: dict[str, StudentSpec], options: Options, w
     unused = {"encoder": SIZES, "teacher-layers": SIZES[1:]}.get(model.init, ())
     if model.source in before or model.source == "general":
         source = (
-            before[model.source].student if model.source in before else StudentModel(**asdict(options.architecture))
+            before[model.source].student
+            if model.source in before
+            else StudentModel(**asdict(options.architecture))
         )
         if model.settings not in ({}, source.settings):
             raise UserError(

@@ -48,7 +48,9 @@ def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
         for name, student in recipe.students.items():
             if other := student.task.name:
                 rows = student.task.rows
-                given.tasks[f"task {name}"] = given_other_task(other, student.task.data, rows, options.seed, run)
+                given.tasks[f"task {name}"] = given_other_task(
+                    other, student.task.data, rows, options.seed, run
+                )
             if student.student.source == "general":
                 given.corpora["corpus"] = given_corpus(options.corpus, run)
             if student.data != "task":

@@ -130,8 +130,6 @@ def checked(schema: type[T], values: Any, where: str = "") -> T:
 
     Args:
         schema: a dataclass, or a TypedDict.
-        values: by name.
-        where: what messages begin with.
 
     Raises:
         UserError: names all values of a wrong type or out of their limits.

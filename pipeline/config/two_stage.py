@@ -171,7 +171,11 @@ def check(
     if plans:
         groups |= {"tuning": options.tuning}
     elif not only_general:
-        groups |= {"tuning": options.tuning, "intermediate": options.intermediate, "prediction": options.prediction}
+        groups |= {
+            "tuning": options.tuning,
+            "intermediate": options.intermediate,
+            "prediction": options.prediction,
+        }
         groups |= {"finetuning": options.finetuning} if options.baselines else {}
     stages = {}
     for name, group in groups.items():
@@ -184,7 +188,9 @@ def check(
             reads_teacher=name in ("general", "intermediate"),
             tokens=getattr(group, "tokens", 0),
             layer_map=getattr(group, "layer_map", None),
-            variants=options.augmentation.variants if options.augment and name in ("intermediate", "prediction") else 0,
+            variants=options.augmentation.variants
+            if options.augment and name in ("intermediate", "prediction")
+            else 0,
             targets=getattr(group, "targets", "teacher"),
         )
     stages |= plans or {}
@@ -216,7 +222,9 @@ def two_stage(options: Options, given: Given) -> list[StageSpec]:
     judge: dict[str, str] = {}
     stages = [
         check(options, given),
-        *(augmentation(options, given) if options.augment else ()),  # first: needs the text only, may find it bad
+        *(
+            augmentation(options, given) if options.augment else ()
+        ),  # first: needs the text only, may find it bad
     ]
     if options.by_answers and options.answers.folds and task:
         stages += folds(options, task, tuned)

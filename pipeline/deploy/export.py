@@ -43,7 +43,6 @@ def export(
     """Write the student that a run is about to a new directory, which appears whole or not at all.
 
     Args:
-        run: the finished run.
         target: a path that does not exist yet.
         onnx: whether to write ONNX files, in fp32 and int8, and to measure each format; or the smaller formats.
         max_changed: what a smaller format may change (`pipeline.deploy.smaller.changed`).
@@ -140,7 +139,6 @@ def describe_sentence_encoder(directory: Path, length: int, cosine: bool = True)
     """Write the files by which sentence-transformers loads an encoder with its pooling.
 
     Args:
-        directory: the directory of the encoder.
         length: tokens of a text.
         cosine: whether vectors are compared by the cosine, and normalised; else by the inner product.
     """

@@ -86,8 +86,6 @@ def compare_formats(
     in fp32 for that. The others are those on which all formats are compared.
 
     Args:
-        run: that made the model.
-        directory: the directory of the exported model.
         smaller: the formats beside fp32.
         max_changed: what a smaller format may change (`pipeline.deploy.smaller.changed`).
 

@@ -18,7 +18,6 @@ def pin(name: str, kind: str, instead: str, run: Path) -> dict[str, str]:
         name: "owner/name" or "name", optionally with "@revision".
         kind: "model" or "dataset".
         instead: ends the error message: what to give if the hub cannot be reached.
-        run: directory of the run.
 
     Raises:
         UserError: the hub cannot be reached, or has no such name.

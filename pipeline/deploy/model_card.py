@@ -55,10 +55,8 @@ def write_card(
     """Write the card beside the exported model.
 
     Args:
-        run: that made the model.
         formats: what was measured of each exported format; empty without ONNX.
         license: an identifier of the hub, or empty.
-        path: the path of the card, in the directory of the model.
         cascade: what the model promises above a threshold.
     """
     base, data = _base_model(run), run.task.identity

@@ -56,9 +56,7 @@ def write_smaller(
     Args:
         name: the name of the format: int8, int8_static or fp16.
         source: the student as ONNX in fp32.
-        target: the file to write.
         student: in PyTorch.
-        by: the rows and the limit.
 
     Returns:
         The layers in fp32, numbered from 1; None where the limit cannot be kept, and what is written does not keep it.
@@ -101,8 +99,6 @@ def write_int8(source: Path, target: Path, in_fp32: Collection[str] = ()) -> Non
     The weights have 7 bits, because processors without VNNI add up 8-bit products in 16 bits, which overflow.
 
     Args:
-        source: the fp32 model.
-        target: the file to write.
         in_fp32: names of the nodes that stay as they are.
     """
     with _quietly():
@@ -151,8 +147,6 @@ def fewest_in_fp32(measure: Callable[[Sequence[int]], float], layers: int, limit
 
     Args:
         measure: writes the form with these layers in fp32, numbered from 0, and tells what it changes.
-        layers: how many the model has.
-        limit: the limit of what `measure` tells.
 
     Returns:
         None where even all layers in fp32 do not keep to it; the form was then written with all of them.

@@ -17,9 +17,7 @@ def label_table(endpoint: Endpoint, texts: list[Texts], target: Path) -> bool:
     """Ask for the labels of the texts that the target does not have yet, and say what was answered.
 
     Args:
-        endpoint: who is asked.
         texts: the texts of the rows; equal ones are asked once.
-        target: the table of answers.
 
     Returns:
         Whether all texts have an answer.

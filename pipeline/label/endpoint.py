@@ -66,7 +66,6 @@ class Endpoint:
 
         Args:
             rows: one text or two each.
-            table: the table of the answers.
             progress: called after each answer.
 
         Returns:

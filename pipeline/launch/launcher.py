@@ -65,7 +65,6 @@ class Launcher:
 
         Args:
             stage: its directory, which holds `stage.json`.
-            job: how many ranks, and where.
 
         Returns:
             0 if it finished, 128 + a signal's number if that stopped it. Else the status of the rank that failed first:

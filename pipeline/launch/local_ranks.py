@@ -70,8 +70,6 @@ def run_ranks(
     """Run a stage's ranks on this host. It passes SIGINT and SIGTERM on to them; its handlers stay installed.
 
     Args:
-        stage: its directory.
-        ranks: those to run.
         start: starts a rank, given the stage and the rank's environment.
 
     Returns:

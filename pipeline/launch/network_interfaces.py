@@ -21,8 +21,6 @@ def choose_interface(store: "Store", rank: int, world_size: int, master: str) ->
 
     Args:
         store: that all ranks share.
-        rank: the rank of this process.
-        world_size: number of ranks.
         master: name or address of the host where the ranks meet.
     """
     own = source_address(master)

@@ -62,8 +62,6 @@ def run_stage(directory: Path, device: "torch.device", is_reported: Callable[[bo
     """Run a stage on this rank, and report its errors.
 
     Args:
-        directory: the directory of the stage.
-        device: the device of this rank.
         is_reported: called before an error is reported; says whether another rank has reported one. Its argument: whether
             all ranks may have met this error, so that rank 0 need not wait for others.
 

@@ -148,7 +148,6 @@ def write_students(
         baseline: name and mean of the baseline, drawn as a dashed line.
         metric: label of the axis.
         title: above the panels.
-        target: the file.
     """
     with rc_context(STYLE):
         widths = [max(2.2, 1.15 * len(labels)) for labels in groups.values()]

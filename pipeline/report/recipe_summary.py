@@ -26,7 +26,6 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
     """Summarize a recipe's runs for the terminal; write the same to `<target>.md`, and a picture to `<target>.png`.
 
     Args:
-        recipe: whose students they are.
         paths: the paths of the runs, one for each seed.
         target: path without its ending.
 

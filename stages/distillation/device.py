@@ -35,9 +35,6 @@ def accelerator() -> str:
 def device_of_rank(local_rank: int) -> torch.device:
     """Return the device of a rank.
 
-    Args:
-        local_rank: number of the rank on this host, from 0.
-
     Raises:
         UserError: this host has fewer GPUs.
     """

@@ -61,7 +61,6 @@ def class_order(
     """Find each class of the task among the teacher's, by name, never by position.
 
     Args:
-        config: the teacher's config.
         labels: class names of the task; None for regression, and for questions.
         teacher_labels: the teacher's class names in its own order, where its config lacks them.
 

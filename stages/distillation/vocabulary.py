@@ -142,8 +142,6 @@ def begin_as_reduced(student: PreTrainedModel, teacher: PreTrainedModel, kept: n
     columns stay as drawn.
 
     Args:
-        student: an encoder.
-        teacher: an encoder.
         kept: (V,) the teacher's ids of the student's tokens; None if they are the same.
     """
     own: Any = student.get_input_embeddings()

@@ -47,8 +47,6 @@ def speed(
 
     Args:
         models: name -> (model in eval mode on the CPU, the split in the model's own tokens).
-        seed: the seed of the draw of rows.
-        batch: rows of a batch.
         advance: called with the number of rows after each pass.
 
     Returns:

@@ -32,8 +32,6 @@ def confidence_intervals(
     Every resample draws the same rows for all models, so the ratio compares models on equal rows.
 
     Args:
-        task: the task.
-        split: the split that the logits belong to.
         logits: model -> its logits; one model is the "teacher".
         kinds: model -> the task's kind, with what was chosen for the model; the task's own by default.
 
@@ -79,7 +77,6 @@ def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> Calibr
 
     Args:
         task: a classification task.
-        split: the split that is reported.
         logits: split -> logits.
     """
 
@@ -122,7 +119,6 @@ def answer_noise(kind: Kind, answers: np.ndarray, encoder: np.ndarray) -> Answer
     """Compare answers with an encoder that was tuned on them.
 
     Args:
-        kind: the kind of the task.
         answers: (rows, labels) logits of what was answered.
         encoder: (rows, labels) its logits.
     """

@@ -44,7 +44,6 @@ def write_answers(path: Path, task: Task, answers: np.ndarray, encoder: np.ndarr
     """Write the training rows as CSV, those first on which the answers and the encoder tuned on them differ most.
 
     Args:
-        path: the path of the file.
         task: with answers.
         answers, encoder: (rows, labels) logits.
     """

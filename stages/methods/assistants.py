@@ -148,7 +148,6 @@ def evolved(log_KNC: Tensor, gold_N: np.ndarray, seed: int) -> Tensor:
     Args:
         log_KNC: the logarithms of the members' probabilities.
         gold_N: class ids.
-        seed: the seed of the evolution.
     """
     gold_N1 = torch.from_numpy(gold_N)[:, None]
 

@@ -142,7 +142,6 @@ class Method:
         On images the teacher runs in each step, on the student's changed images.
 
         Args:
-            stage: the stage of the student.
             task: with its rows.
             spec: what the student's losses read of the teacher.
             rows: "train" and "dev", in the student's tokens or pixels.

@@ -96,7 +96,6 @@ def counted(texts: Iterable[str], most: int, longest: int) -> tuple[PreTrainedTo
     """The most frequent n-grams of some texts, and a tokenizer of their words: lower case, letters and digits alone.
 
     Args:
-        texts: that are counted.
         most: maximum number of n-grams.
         longest: words of the longest.
 

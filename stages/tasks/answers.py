@@ -131,9 +131,6 @@ def together(path: Path, answers: list[Answer], kind: Kind, leave_out: bool) -> 
     """Join the answers to each text.
 
     Args:
-        path: the path of the table, for messages.
-        answers: the answers of the table.
-        kind: the kind of the task.
         leave_out: leave out answers that cannot be used, and count them.
 
     Raises:

@@ -48,7 +48,6 @@ def label_of(value: Any, declared: list[str], separator: str = "") -> tuple[str,
     """Return a cell's label, its labels if it is a list, and why it is not one label.
 
     Args:
-        value: as the table has it.
         declared: names that are taken as they are.
         separator: what divides labels in a text.
     """
@@ -145,7 +144,6 @@ def far_scores(what: str, scores: Sequence[tuple[float, str]], train: Sequence[f
     Args:
         what: names the scores.
         scores: each with its place.
-        train: scores.
     """
     ordered, ends = sorted(train), min(max(1, round(RARE * len(train))), len(train) - 1)
     low, high = ordered[ends], ordered[-1 - ends]
@@ -168,7 +166,6 @@ def is_stray(label: str, counts: Counter[str]) -> bool:
     """Return whether a class is one of few numbers among names, or of few names among numbers.
 
     Args:
-        label: the class.
         counts: how many rows each class has, this one among them.
     """
     if len(counts) > SOME_CLASSES:

@@ -105,10 +105,6 @@ def corpus_parts(source: Source, revision: str | None = None) -> list[Part]:
 
     The parts depend on the corpus alone, so that several ranks can share them. Where there are several, one may be empty.
 
-    Args:
-        source: from `find_corpus`.
-        revision: pins a hub data set.
-
     Raises:
         UserError: the hub cannot be reached. Starting a part raises what `documents` raises.
     """

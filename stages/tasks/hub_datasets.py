@@ -13,9 +13,6 @@ def load_hub(
     """Call `datasets.load_dataset`.
 
     Args:
-        name: the name of the data set.
-        config: its configuration.
-        revision: pins it.
         instead: what the user can do where the hub cannot be reached.
         argument: what the error names.
         **options: for `load_dataset`.

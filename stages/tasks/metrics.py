@@ -174,7 +174,6 @@ def class_scores(
     Args:
         predictions: (N,) class ids; or (N, classes) whether each label holds.
         labels: the same, gold.
-        classes: their number.
     """
     from sklearn.metrics import precision_recall_fscore_support
 

@@ -54,7 +54,6 @@ def write_all(maker: RowMaker, shards: Iterable[Shard], processes: int) -> Gener
     """Write shards, and yield the number of tokens of each when it is there.
 
     Args:
-        maker: tokenizes.
         shards: read as a stream; while processes work, one more is read.
         processes: how many at most; with one the caller's own does the work.
 

@@ -161,7 +161,6 @@ def check_text(text: object, where: str) -> str:
     """Return `text` if a tokenizer can read it.
 
     Args:
-        text: what was given.
         where: names its place at the start of the message.
 
     Raises:
@@ -187,7 +186,6 @@ def parse_yaml(text: str, where: str) -> Any:
     """Return the value of a YAML text: numbers, strings, lists and maps. No code is ever run.
 
     Args:
-        text: the YAML.
         where: names its place at the start of the message.
 
     Raises:

@@ -53,9 +53,7 @@ def windows(split: Split, tokenizer: str, frame: Frame, max_length: int) -> Wind
     """Cut texts into windows of at most `max_length` tokens: single texts, the second ones of pairs, or contexts.
 
     Args:
-        split: the texts.
         tokenizer: as JSON.
-        frame: its special tokens.
         max_length: special tokens included.
 
     Raises:

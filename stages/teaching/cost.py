@@ -50,9 +50,7 @@ def training_cost(
 
     Args:
         stage: that asks; its device and precision are those of the run.
-        plan: the plan of the training stage.
         rows: that it reads, without augmentation.
-        task: the task of the run.
         trained: the config of the model that it trains.
         teacher: the teacher's, where the losses read it.
     """

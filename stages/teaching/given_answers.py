@@ -60,7 +60,6 @@ def with_answers(stage: Stage, task: Task, rows: TokenRows, encoder_NC: np.ndarr
     of fold if the stage has such.
 
     Args:
-        stage: that trains.
         task: with answers.
         rows: those that it trains on.
         encoder_NC: the encoder's logits of these rows; None unless `needs_encoder`.

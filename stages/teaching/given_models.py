@@ -64,7 +64,6 @@ def check_models(
     """Check vocabularies, classes, weights, padding, and the layers and lengths of every training stage.
 
     Args:
-        teacher: as given.
         student: a general student, if one is given.
         options: the options of the stage `check`.
         task: with its rows.

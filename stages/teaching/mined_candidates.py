@@ -40,8 +40,6 @@ def mined_candidates(stage: Stage, task: Task, given: str, count: int) -> Split:
 
     Args:
         stage: whose input `given` is the dual encoder that ranks.
-        task: a ranking with its rows.
-        given: name of the input.
         count: how many candidates are mined for a question, K. There are fewer if train has fewer that are not right for it.
     """
     train, length = task.splits["train"], stage.training.max_length

@@ -34,9 +34,7 @@ def teacher_logits(stage: Stage, task: Task, rows: TokenRows, given: str = "teac
 
     Args:
         stage: whose input `given` is the teacher.
-        task: with its rows.
         rows: in the teacher's tokens.
-        given: name of the input.
     """
     assert isinstance(rows.tokens, np.memmap), "rows of a task are read from the cache"
     kept = Path(str(rows.tokens.filename)).parent
@@ -56,8 +54,6 @@ def training_logits(stage: Stage, task: Task, given: str = "teacher") -> tuple[n
 
     Args:
         stage: whose input `given` is the model.
-        task: with its rows.
-        given: name of the input.
     """
     length, everything = stage.training.max_length, stage.options.get("with_unlabelled", False)
     rows = train_rows(stage, task, load_tokenizer(stage.model(given)), length, everything)

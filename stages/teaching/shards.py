@@ -19,9 +19,7 @@ def make_shards(
     """Make the shards that are not there, and return the directories of all. Called on every rank.
 
     Args:
-        stage: whose work it is.
         directory: for the shards, in the stage's; its name must identify their content.
-        count: number of shards.
         what: the work, as progress shows it.
         start: called on ranks with shards to make; returns a `Fill`.
     """

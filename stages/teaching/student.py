@@ -110,7 +110,6 @@ def save_student(
     """A writer of the stage's artefact: the student in Hugging Face form, with its tokenizer or image processor.
 
     Args:
-        job: that trained it.
         preprocessor: the tokenizer of its rows, or the image processor.
         extra: writes further files.
         scale: the scale of the task's kind: the student that is written answers in the user's units.

@@ -44,7 +44,6 @@ def compile_model(
         model: on the stage's device; its `compile` takes the arguments of `torch.compile`.
         batches: micro-batches in the order of the training, as row numbers.
         lengths: cost of each row.
-        steps: of the training.
         obstacle: why the job cannot be compiled; "" if it can.
         attempt: makes a forward and backward pass of a micro-batch that teaches nothing.
 
@@ -116,8 +115,6 @@ def usual_shapes(
     """A batch of each of the most frequent shapes, the most frequent first, and the part of the batches that have them.
 
     Args:
-        batches: row numbers.
-        lengths: of the rows.
         multiple: that batches are padded to.
     """
     of_shape: dict[tuple[int, int, bool], list[np.ndarray]] = defaultdict(list)

@@ -22,7 +22,6 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
 
     Args:
         lengths: (N,) cost of each row.
-        batch_size: rows of a batch.
         seed, epoch: all that the order depends on; not the number of ranks.
     """
     if len(lengths) > BUFFER_ROWS:

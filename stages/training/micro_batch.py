@@ -135,7 +135,6 @@ def errors_when_full(device: torch.device, ranks: int) -> Iterator[None]:
     On a CPU `TRIAL_FRACTION` of this process's part: Linux grants what is asked for, and kills a process that uses it.
 
     Args:
-        device: the device of this rank.
         ranks: processes that do the same; on a CPU they share its memory.
     """
     if device.type == "cuda":

@@ -110,7 +110,6 @@ def load(engine: DeepSpeedEngine, directory: Path, saved: dict[str, Any]) -> Non
 
     Args:
         engine: at any ZeRO stage.
-        directory: where the snapshot was written.
         saved: holds the snapshot's numbers.
 
     Raises:

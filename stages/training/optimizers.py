@@ -71,7 +71,6 @@ def scheduled(peak: float, options: Training, step: int, steps: int) -> float:
     """The learning rate of a step: linear warm-up, then linear decay or constant. One step has the peak.
 
     Args:
-        peak: the highest rate.
         options: warm-up and schedule.
         step: counted from 1.
         steps: number of steps of the whole training.

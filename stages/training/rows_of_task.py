@@ -29,9 +29,6 @@ def rows_of(stage: Stage, task: Task, split: str, preprocessor: Any, max_length:
     """The rows of a split, as a model reads them.
 
     Args:
-        stage: that reads them.
-        task: its input "task".
-        split: name of the split.
         preprocessor: the preprocessor of the model: `stages.distillation.models.load_preprocessor`.
         max_length: most tokens of a row.
     """

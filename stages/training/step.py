@@ -98,10 +98,6 @@ def refuse_unsupported(
     """Refuse settings that do not go with this step, or with a loss that needs the whole batch.
 
     Args:
-        step: that the stage declares.
-        model: with its losses.
-        settings: how the job runs.
-        ranks: that run it.
         micro_batches: parts that a rank's batch is split into.
 
     Raises:

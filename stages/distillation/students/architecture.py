@@ -161,7 +161,6 @@ def begin_with_vectors(
     no narrower than they are; the others' rows stay as drawn. All rows are as long as these in the mean.
 
     Args:
-        table: the table of the student.
         pieces: the tokenizer's vocabulary; a piece that begins a word is written as a WordPiece's, without a mark.
         words: distinct, in lower case as in the text.
         vectors_VD: vectors of length 1.
@@ -197,8 +196,6 @@ def student_from_teacher_layers(
 
     Args:
         teacher: a model of the same kind; what is no layer (embeddings, heads) begins as its own.
-        layers: number of layers of the student.
-        dropout: dropout of the student.
         which: a layer map: uniform, first, last, or a list of teacher layers.
         kind: AutoModel, an encoder; AutoModelForMaskedLM, one with a masked-LM head.
 

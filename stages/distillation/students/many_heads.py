@@ -152,7 +152,6 @@ def with_many_heads(stock: PreTrainedModel, heads: int, layers: int) -> ManyHead
 
     Args:
         stock: with more than `layers` layers, of one of BODIES.
-        heads: their number.
         layers: number of layers of each head.
 
     Example:

@@ -113,7 +113,6 @@ class PromptedForSequenceClassification(PreTrainedModel):
         Args:
             model: with the labels of its task in its config.
             tokens: P, of the prompt.
-            dropout: dropout of the prompt.
         """
         prompted = cls(PromptedConfig.of(model.config, tokens, dropout))
         prompted.encoder.load_state_dict(model.base_model.state_dict(), strict=False)

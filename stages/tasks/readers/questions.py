@@ -206,7 +206,6 @@ def _row(
     """A question, with what is unfit about it.
 
     Args:
-        name: its id.
         answers: "text" and "answer_start" of each.
         impossible: whether it is meant to have no answer.
     """
