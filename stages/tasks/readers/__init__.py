@@ -8,8 +8,9 @@ To add one, write a module here with two functions, and add it to `READERS` belo
     def load(source: TaskSource, revision: str | None) -> Task:
         '''Read the rows. `revision` pins a hub data set.'''
 
-`find` runs while a run is planned: it imports nothing heavy, and refuses what cannot be used with a `UserError`. All
-that decides the rows stands in the `TaskSource` (`stages.tasks.types`). `rotten_tomatoes` is the shortest example. A new
+`find` runs while a run is planned: it imports nothing heavy. Both refuse what cannot be used with a `UserError`: `find` a
+package or file that is missing and options that do not fit, `load` a row (it names file and line), too few classes, a
+class that train lacks. All that decides the rows stands in the `TaskSource` (`stages.tasks.types`). `rotten_tomatoes` is the shortest example. A new
 format of tables (such as parquet) is a function in `stages.tasks.tables`, which `files` reads through.
 """
 

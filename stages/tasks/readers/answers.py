@@ -37,11 +37,7 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the answers.
-
-    Raises:
-        UserError: an answer cannot be used, there are too few, or all have one label.
-    """
+    """Read the answers."""
     path = Path(source.files["answers"])
     choices = [tuple(source.text)] if source.text else [("text", "text_b"), ("text",)]
     rows = read_answers(path, choices, source.labels)

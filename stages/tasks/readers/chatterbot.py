@@ -23,11 +23,7 @@ WRONG = 9
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the task, None for other names.
-
-    Raises:
-        UserError: the package is missing, or the request has options that only fit the user's own files.
-    """
+    """Return the source of the task, None for other names."""
     task = request.packaged(TASKS, metrics.RANKING)
     if not task:
         return None
@@ -38,11 +34,7 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the questions, split by the hash of their text: 15 of 100 are dev, 25 test.
-
-    Raises:
-        UserError: a file is not of the package's layout.
-    """
+    """Read the questions, split by the hash of their text: 15 of 100 are dev, 25 test."""
     columns: dict[str, tuple[list[str], list[str], list[int]]] = {
         role: ([], [], []) for role in ("train", "dev", "test")
     }

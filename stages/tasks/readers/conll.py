@@ -33,11 +33,7 @@ OTHER_PREFIXES = {"S-": "B-", "E-": "I-", "U-": "B-", "L-": "I-"}
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of a task of CoNLL files, None for other data.
-
-    Raises:
-        UserError: there is no train file, or the request has options that only fit tables.
-    """
+    """Return the source of a task of CoNLL files, None for other data."""
     path = Path(request.data)
     if not request.data or not (path.suffix == SUFFIX or path.is_dir() and any(path.glob(f"*{SUFFIX}"))):
         return None
@@ -57,12 +53,7 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the sentences.
-
-    Raises:
-        UserError: a line cannot be used (the error names it); an entity begins with I- in IOB2; fewer than two labels; or a
-            label that train lacks.
-    """
+    """Read the sentences."""
     paths = {role: Path(path) for role, path in source.files.items()}
     pairs: dict[str, list[tuple[Row, list[str]]]] = {}
     notes = unread(source)

@@ -89,11 +89,7 @@ class Row(NamedTuple):
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the user's own task, None if the request has neither a task file nor data.
-
-    Raises:
-        UserError: a file or column is missing, or the task file cannot be understood.
-    """
+    """Return the source of the user's own task, None if the request has neither a task file nor data."""
     path, options = Path(request.task), {}
     if path.suffix in (".yaml", ".yml"):
         if request.data or request.text_columns or request.label_column:
@@ -272,11 +268,7 @@ def _open(path: Path, source: TaskSource) -> Table:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the user's rows.
-
-    Raises:
-        UserError: a row cannot be used (the error names file and line); there is a single class; train lacks a class.
-    """
+    """Read the user's rows."""
     rows: dict[str, list[Row]] = {}
     notes: list[str] = []
     for key, name in source.files.items():

@@ -135,11 +135,7 @@ def plain_name(task: str) -> str:
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of a GLUE task ("sst2", "STS_B" and the like are understood), None for other names.
-
-    Raises:
-        UserError: a TSV file is missing, or the request has options that only fit the user's own files.
-    """
+    """Return the source of a GLUE task ("sst2", "STS_B" and the like are understood), None for other names."""
     task = next((known for known in TASKS if plain_name(known) == plain_name(request.task)), None)
     if task is None:
         return None
@@ -224,11 +220,7 @@ def written_answer(name: str, answer: int | float) -> str:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read a GLUE task.
-
-    Raises:
-        UserError: a row cannot be used (the error names file and line), or the hub cannot be reached.
-    """
+    """Read a GLUE task."""
     name = source.task
     if source.files:
         splits = {role: _read_tsv(name, Path(path)) for role, path in source.files.items()}

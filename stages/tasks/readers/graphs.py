@@ -27,11 +27,7 @@ ROLES = ("train", "dev", "test")
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the films or of a directory of nodes and edges; None for others.
-
-    Raises:
-        UserError: the package is missing, or the request has options that do not fit.
-    """
+    """Return the source of the films or of a directory of nodes and edges; None for others."""
     if task := request.packaged(TASKS):
         path = inside("bokeh_sampledata", "_data/movies.db")
         return TaskSource(task, "graphs", task=task, files={"films": str(path)}, metric=request.metric)
@@ -50,11 +46,7 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the graph, and the splits of its nodes.
-
-    Raises:
-        UserError: a file is not of the layout; the message names file and line.
-    """
+    """Read the graph, and the splits of its nodes."""
     if source.task == "films":
         nodes, edges, labels = _films(Path(source.files["films"]))
         splits = {name: split_of(name) for name in labels}

@@ -43,11 +43,7 @@ NAME = re.compile(r"(?:.*-)?(train|t10k|test)-(images|labels)[-.]idx[13]-ubyte(?
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of Fashion-MNIST or of a directory of IDX files, None for others.
-
-    Raises:
-        UserError: Debian's package is not installed, a file is missing, or the request has options that do not fit.
-    """
+    """Return the source of Fashion-MNIST or of a directory of IDX files, None for others."""
     fashion = request.task.lower().replace("_", "-") in TASKS
     data = Path(request.data) if request.data else FASHION if fashion else None
     if data == FASHION and not data.is_dir():
@@ -93,11 +89,7 @@ def _files(data: Path) -> dict[str, str]:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the images and their labels.
-
-    Raises:
-        UserError: a file is not what its name says, or a class is missing.
-    """
+    """Read the images and their labels."""
     import numpy as np
 
     pairs: dict[str, list[tuple[Row, Any]]] = {}

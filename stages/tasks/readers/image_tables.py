@@ -45,11 +45,7 @@ MANY = 20
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of a table of images, None for other data.
-
-    Raises:
-        UserError: a column is missing, or the request has options that do not fit.
-    """
+    """Return the source of a table of images, None for other data."""
     task, data = request.task.lower().replace("_", "-"), Path(request.data)
     if not request.data and task in TASKS:
         hub, image, label = TASKS[task]
@@ -152,12 +148,7 @@ def _columns(path: Path, table: Table, source: TaskSource) -> tuple[str, str]:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the rows, with the images as bytes or as paths of files.
-
-    Raises:
-        UserError: a row cannot be used (the error names file and line), there are fewer than two classes, dev or test has
-            one that train lacks, or the hub cannot be reached.
-    """
+    """Read the rows, with the images as bytes or as paths of files."""
     if source.hub:
         instead = "give the Parquet files of an image set as data"
         sets = load_hub(source.hub, None, revision, instead, argument="data")

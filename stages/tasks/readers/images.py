@@ -29,11 +29,7 @@ NOT_READ = ("thumbs.db", "desktop.ini")
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the digits or of a folder of images by class, None for others.
-
-    Raises:
-        UserError: the request has options that do not fit, or the folder has two directories for one role.
-    """
+    """Return the source of the digits or of a folder of images by class, None for others."""
     if task := request.packaged(TASKS):
         return TaskSource(task, "images", task=task, metric=request.metric)
     data = Path(request.data)
@@ -99,11 +95,7 @@ def _is_image(path: Path) -> bool:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the user's folder, or the digits.
-
-    Raises:
-        UserError: there are fewer than two classes, or dev or test has one that train lacks.
-    """
+    """Read the user's folder, or the digits."""
     return _folder(source) if source.files else _digits(source)
 
 

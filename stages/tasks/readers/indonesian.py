@@ -26,11 +26,7 @@ VERSION = 2
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the task, None for other names.
-
-    Raises:
-        UserError: the package is missing, or the request has options that only fit the user's own files.
-    """
+    """Return the source of the task, None for other names."""
     task = request.packaged(TASKS)
     if not task:
         return None
@@ -39,11 +35,7 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the sentences, split by the hash of their text: a fortieth is dev, a twentieth test.
-
-    Raises:
-        UserError: a line that cannot be used, naming it.
-    """
+    """Read the sentences, split by the hash of their text: a fortieth is dev, a twentieth test."""
     columns: dict[str, tuple[list[str], list[list[int | None]]]] = {
         role: ([], []) for role in ("train", "dev", "test")
     }

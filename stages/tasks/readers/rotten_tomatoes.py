@@ -17,11 +17,7 @@ LABELS = ("rotten", "fresh")
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the task, None for other names.
-
-    Raises:
-        UserError: the package is missing, or the request has options that only fit the user's own files.
-    """
+    """Return the source of the task, None for other names."""
     task = request.packaged(TASKS)
     if not task:
         return None

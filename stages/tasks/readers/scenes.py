@@ -20,11 +20,7 @@ PLACES = [cells for n in (2, 3) for cells in combinations(range(4), n) if cells 
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the scenes, None for other names.
-
-    Raises:
-        UserError: the request has options that only fit the user's own files.
-    """
+    """Return the source of the scenes, None for other names."""
     task = request.packaged(TASKS, ImageTexts.selectable)
     return TaskSource(task, "scenes", task=task, metric=request.metric) if task else None
 

@@ -26,11 +26,7 @@ KINDS = ("label", "entity_group", "entity", "type")
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of a task of texts with spans, None where no column of spans is named.
-
-    Raises:
-        UserError: there is no such column, or the request has options that do not go with it.
-    """
+    """Return the source of a task of texts with spans, None where no column of spans is named."""
     if not request.spans_column:
         return None
     if request.label_column or len(request.text_columns) != 1:
@@ -60,11 +56,7 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
-    """Read the texts and their entities.
-
-    Raises:
-        UserError: a span cannot be used, or two overlap (the error names file and line); or as of CoNLL files.
-    """
+    """Read the texts and their entities."""
     pairs: dict[str, list[tuple[Row, list[str]]]] = {}
     notes = []
     for key, name in source.files.items():

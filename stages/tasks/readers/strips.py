@@ -22,11 +22,7 @@ given the strings has no reason to copy them."""
 
 
 def find(request: TaskRequest) -> TaskSource | None:
-    """Return the source of the strings, None for other names.
-
-    Raises:
-        UserError: the request has options that only fit the user's own files.
-    """
+    """Return the source of the strings, None for other names."""
     task = request.packaged(TASKS, metrics.SEQUENCES)
     return TaskSource(task, "strips", task=task, metric=request.metric) if task else None
 
