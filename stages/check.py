@@ -30,11 +30,7 @@ SOME_ROWS = 200
 
 
 def run(stage: Stage) -> None:
-    """Check the given models, then rows and cost of every training stage of the run.
-
-    Raises:
-        ValueError: one of them cannot work.
-    """
+    """Check the given models, then rows and cost of every training stage of the run."""
     task = stage.task() if "task" in stage.inputs else None
     for note in task.notes if task else ():
         stage.log(note)

@@ -227,11 +227,7 @@ def _is_installed(package: str) -> bool:
 
 
 def check_run(name: str) -> None:
-    """Check that a run's name does not lead out of runs/.
-
-    Raises:
-        UserError: it could.
-    """
+    """Check that a run's name does not lead out of runs/."""
     if name.startswith(".") or not all(c.isalnum() or c in "._- " for c in name):
         raise UserError(
             f"run={name!r}: letters, digits, '.', '_', '-' and spaces only, so that it stays under runs/"

@@ -98,11 +98,7 @@ def _fields(run: RunRecord) -> tuple[str, ...]:
 
 
 def make_server(run: RunRecord, port: int) -> ThreadingHTTPServer:
-    """Make the server of a run's page; port 0 takes any free port.
-
-    Raises:
-        UserError: the port is in use.
-    """
+    """Make the server of a run's page; port 0 takes any free port."""
     nonce = secrets.token_urlsafe(16)
     shown = page(
         "serve.html.j2",

@@ -21,9 +21,6 @@ def label_table(endpoint: Endpoint, texts: list[Texts], target: Path) -> bool:
 
     Returns:
         Whether all texts have an answer.
-
-    Raises:
-        UserError: as of `Endpoint.label_all` and `AnswerTable`.
     """
     table = AnswerTable(target, endpoint.labels)
     distinct = {key(row): row for row in reversed(texts)}

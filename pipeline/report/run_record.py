@@ -238,11 +238,7 @@ class RunRecord:
         return [stage for stage in self.stages if stage.stage_type == stage_type]
 
     def model(self, name: str) -> Path:
-        """The directory of one of its models, verified against its manifest.
-
-        Raises:
-            UserError: the directory is damaged.
-        """
+        """The directory of one of its models, verified against its manifest."""
         stage = self.path / self.stages[-1].inputs[name]["stage"]
         directory = made_in(stage, read_finished(stage)) / "model"
         try:

@@ -31,11 +31,7 @@ PADDED_DIFFERENCE = 1e-3
 
 
 def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, tokens: int) -> None:
-    """Check that teacher, student and tokenizer have vocabularies of one size.
-
-    Raises:
-        ValueError: they do not.
-    """
+    """Check that teacher, student and tokenizer have vocabularies of one size."""
     if teacher.vocab_size != student.vocab_size:
         raise UserError(
             f"the teacher's vocabulary has {teacher.vocab_size} tokens, the student's {student.vocab_size}: "
@@ -129,11 +125,7 @@ def longest_row(model: PreTrainedModel) -> int | None:
 
 
 def check_length(config: PretrainedConfig, max_length: int) -> None:
-    """Check that rows of a length fit the model's positions.
-
-    Raises:
-        ValueError: they do not.
-    """
+    """Check that rows of a length fit the model's positions."""
     if not hasattr(config, "max_position_embeddings"):
         return  # it has no position embeddings
     limit = _longest_row_of(config.to_json_string(use_diff=False))

@@ -317,11 +317,7 @@ def _attention(config: PretrainedConfig) -> dict[str, str]:
 
 
 def check_head(config: PretrainedConfig, kind: Kind) -> None:
-    """Check that a model of the config's type has a head for the kind of task.
-
-    Raises:
-        UserError: it has none.
-    """
+    """Check that a model of the config's type has a head for the kind of task."""
     if type(config) not in HEADS[kind.head]._model_mapping:
         raise UserError(f"a {config.model_type} has no head for {kind.name}; give a model of BERT's kind")
 

@@ -76,11 +76,7 @@ def apart(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> 
 
 
 def check_reads_apart(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that the tokenizer marks which tokens are of a pair's first text and which of its second.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Check that the tokenizer marks which tokens are of a pair's first text and which of its second."""
     if "token_type_ids" in tokenizer.model_input_names:
         pair = tokenizer(["a"], ["b a"], return_tensors="pt", return_attention_mask=True)
         ids, mask = apart(pair["input_ids"], pair["attention_mask"], pair["token_type_ids"])

@@ -104,11 +104,7 @@ def class_order(
 
 
 def check_problem_type(config: PretrainedConfig, kind: Kind) -> None:
-    """Check that a classifier gives one label a row, or several, as the task does; its config tells.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Check that a classifier gives one label a row, or several, as the task does; its config tells."""
     known = get_args(ProblemType)
     if config.problem_type not in (None, *known):
         raise UserError(

@@ -30,9 +30,6 @@ def check_scale(predictions: np.ndarray, gold: np.ndarray) -> None:
     """Check that a regression teacher's scores are on the scale of the labels.
 
     They are on another one if a line from scores to labels leaves less than half of the error.
-
-    Raises:
-        UserError: they are not.
     """
     slope, offset = np.polyfit(predictions, gold, 1) if np.ptp(predictions) > 0 else (0.0, gold.mean())
     fitted = np.sqrt(np.mean((slope * predictions + offset - gold) ** 2))

@@ -173,11 +173,7 @@ def together(path: Path, answers: list[Answer], kind: Kind, leave_out: bool) -> 
 
 
 def _value(answer: Answer, kind: Kind) -> tuple[float, ...]:
-    """Probabilities of the labels, or the score.
-
-    Raises:
-        ValueError: they cannot be read.
-    """
+    """Probabilities of the labels, or the score; a ValueError where they cannot be read."""
     if not kind.labels:
         return (_number(answer.given if answer.form == "label" else None, "the score"),)
     if answer.form == "label":
@@ -218,11 +214,7 @@ def label_name(value: Any) -> str:
 
 
 def _known(names: Sequence[str], kind: Kind) -> tuple[str, ...]:
-    """The labels of the task, if `names` are among them.
-
-    Raises:
-        ValueError: one is not.
-    """
+    """The labels of the task, if `names` are among them, else a ValueError."""
     labels = kind.labels or ()
     for name in names:
         if name not in labels:

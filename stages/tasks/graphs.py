@@ -113,7 +113,7 @@ class NodeRows(TaskRows):
         return 1
 
     @cached_property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> np.ndarray:  # type: ignore[override]
         """(1,) 1: there is nothing that it could share a batch with."""
         return np.ones(1, np.int64)
 

@@ -120,7 +120,7 @@ class CaptionedImages(ImageRows):
             )
 
     @cached_property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> np.ndarray:  # type: ignore[override]
         """(N,) the pairs that a row makes."""
         return np.full(len(self), 1 + FALSE_CAPTIONS)
 

@@ -141,7 +141,7 @@ class ImageRows(TaskRows):
         return len(self.labels)
 
     @cached_property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> np.ndarray:  # type: ignore[override]
         """(N,) 1: all images cost the same."""
         return np.ones(len(self), np.int64)
 

@@ -361,9 +361,6 @@ def merge_shards(
     Args:
         shards: directories that `write_shard` wrote.
         limit_tokens: stop after the row that reaches this many tokens.
-
-    Raises:
-        UserError: as of `write_rows`.
     """
     with _Writer(directory, maker) as writer:
         for shard in shards:

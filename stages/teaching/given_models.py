@@ -68,9 +68,6 @@ def check_models(
         options: the options of the stage `check`.
         task: with its rows.
         say: called with a line for each change to the given weights, such as a head that is dropped.
-
-    Raises:
-        ValueError: they do not fit.
     """
     if task and (task.kind.reads_images or isinstance(task.kind, Nodes)):
         return _check_models_of_recipe(teacher, options, task, say)
@@ -162,9 +159,6 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
     Returns:
         The config of the model that it trains, whether its losses read the teacher, and whether one of them must have the
         whole batch.
-
-    Raises:
-        ValueError: they do not fit the models.
     """
     teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
     whole_batch = False

@@ -182,11 +182,7 @@ class JobCheckpoints:
             store.keep_newest(self.bests, self.stage.job.keep + 1)
 
     def load_best(self, step: int) -> None:
-        """Set the student to the weights that were best. Called on every rank.
-
-        Raises:
-            UserError: they are damaged.
-        """
+        """Set the student to the weights that were best. Called on every rank."""
         directory = self.bests / store.step_name(step)
         try:
             store.verify(directory)

@@ -110,21 +110,13 @@ class Stage:
         return self.directory.parent.parent / ".cache"
 
     def model(self, name: str) -> ModelSource:
-        """The source of a model among the inputs; one that a stage made is checked against its manifest first.
-
-        Raises:
-            UserError: it is damaged.
-        """
+        """The source of a model among the inputs; one that a stage made is checked against its manifest first."""
         if self.inputs[name].get("stage"):
             self.artifact_dir(name)
         return ModelSource.of(self.inputs[name], self.options.get("allow_bin", False))
 
     def artifact_dir(self, name: str) -> Path:
-        """The directory of an input that a stage made, checked against its manifest.
-
-        Raises:
-            UserError: it is damaged.
-        """
+        """The directory of an input that a stage made, checked against its manifest."""
         entry = self.inputs[name]
         path = Path(entry["path"])
         try:

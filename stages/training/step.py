@@ -99,9 +99,6 @@ def refuse_unsupported(
 
     Args:
         micro_batches: parts that a rank's batch is split into.
-
-    Raises:
-        UserError: names the value, the limit and the fix.
     """
     if needs_whole_batch(model, step):
         what = "a step of several backward passes" if step.has_own_passes else "a loss over the whole batch"

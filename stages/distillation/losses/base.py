@@ -169,11 +169,7 @@ def attention_heads(student: PretrainedConfig, teacher: PretrainedConfig) -> tup
 
 
 def choose(value: str, choices: tuple[str, ...], setting: str) -> str:
-    """Return `value`, one of `choices`.
-
-    Raises:
-        ValueError: it is none of them.
-    """
+    """Return `value`, one of `choices`."""
     if value not in choices:
         raise UserError(f"{value!r} must be {' or '.join(choices)}", argument=setting)
     return value

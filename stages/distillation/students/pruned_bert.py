@@ -148,7 +148,7 @@ def resize(model: Any, config: PrunedBertConfig) -> None:
 class _Pruned:
     """A stock BERT with the units of its config."""
 
-    config_class = PrunedBertConfig
+    config_class: Any = PrunedBertConfig
 
     def __init__(self, config: Any):
         super().__init__(config)  # type: ignore[call-arg]
