@@ -68,7 +68,6 @@ class Counts:
     """What augmentation did. Words are counted over all variants drawn, before duplicates are dropped.
 
     Attributes:
-        rows: rows read.
         sentences: sentences read, two in a pair.
         too_long: sentences without variants because they do not fit the model.
         by_masked_lm: words replaced by a candidate of the masked LM.

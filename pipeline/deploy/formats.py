@@ -55,7 +55,6 @@ class FormatResult:
     """What was measured of one format.
 
     Attributes:
-        title: as shown.
         file: in the exported directory; empty for what is not exported: the teacher, and a format that changes too much.
         bytes: size of the weights' file.
         metric: the selection metric on the compared rows.

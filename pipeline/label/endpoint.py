@@ -37,11 +37,9 @@ class Endpoint:
     Attributes:
         base_url: the address of the server, such as http://localhost:8000/v1.
         model: its name there.
-        labels: the allowed labels.
         prompt: with {text}, {text_b} for pairs, and {labels}.
         samples: answers for each text.
         logprobs: with one sample, ask for the probabilities of the labels' first tokens.
-        concurrency: requests at a time.
         retries: how often a request that fails is sent again.
         timeout: seconds until a request counts as failed.
         max_requests, max_tokens: budgets of the whole command; 0: no limit.

@@ -24,8 +24,6 @@ class GivenRanks:
     """Which of the ranks of a launcher this process is.
 
     Attributes:
-        rank: its number.
-        world_size: how many ranks there are.
         local_rank: its number among the ranks of its host.
         local_size: ranks of its host; 0: not known.
         master: address of the host on which rank 0 listens, or torchrun's own agent.

@@ -40,7 +40,6 @@ class HostRanks:
     """Which ranks this host runs.
 
     Attributes:
-        count: how many.
         first: number of the first of them.
         world_size: ranks on all hosts; 0: these are all.
         master: the host where the ranks meet, with several hosts. Standard input then carries one line of JSON (the

@@ -37,7 +37,6 @@ class TaskRecord:
     """The task that a run was evaluated on.
 
     Attributes:
-        name: the name of the task.
         identity: what decides its rows: reader, files, hub name.
         content: sha256 of its files, by role.
         revision: the revision of a task from the hub.
@@ -55,7 +54,6 @@ class StageRecord:
 
     Attributes:
         name: in the run.
-        stage_type: the kind of stage.
         options: what decided its result.
         inputs: name -> {"stage": an earlier stage}, or what identifies something given.
         scores: what the stage reported; the keys depend on the type.
@@ -115,8 +113,6 @@ class RunRecord:
     """A run that `evaluate` finished.
 
     Attributes:
-        path: its directory.
-        preset: its preset.
         options: the options of the run, by group.
         results: model -> what was measured.
         about: what the models were evaluated on, and which student the run is about.

@@ -25,7 +25,6 @@ class FrozenTeacher:
     Args:
         model: encoder or classifier. Nothing else may use it afterwards, because its weights are packed.
         spec: what the losses read from it.
-        device: where it runs.
         precision: type of its weights and of all that it computes, so that nothing is cast in a step.
         class_order: for each of the task's classes, the index of that class in the teacher. None: the same order.
     """

@@ -98,7 +98,6 @@ class Costs:
     """What inference costs, on the CPU in fp32.
 
     Attributes:
-        latency: the latency of one row.
         batch: the latency of 32 rows at once.
         rows_per_second: with 32 rows at once, at the median.
         lengths: the lengths of the single rows.
@@ -197,7 +196,6 @@ class EvaluationInfo:
 
     Attributes:
         split: test, or dev where the task has no labelled test rows.
-        rows: in the split.
         selection: the metric by which checkpoints were selected.
         constant: the best constant prediction's value of it.
         student: the model that the run is about.

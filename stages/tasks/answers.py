@@ -59,10 +59,8 @@ class Answered:
     """What was answered to each text.
 
     Attributes:
-        path: the path of the table.
         first: key of a text -> the first answer to it.
         values: key of a text -> probabilities of the labels, or the score: the mean of its answers.
-        notes: for the user.
     """
 
     path: Path

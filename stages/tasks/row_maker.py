@@ -119,7 +119,6 @@ class Block:
 
     Attributes:
         tokens: the tokens of all rows, one after the other, special tokens included.
-        lengths: tokens of each row.
         second: where in its row segment B starts, 0 without one.
         labels: the labels of the rows, or of all tokens if words have labels; None for a corpus.
         words: whether words have the labels.

@@ -31,7 +31,6 @@ class Shard:
     """A shard to write.
 
     Attributes:
-        path: where it goes.
         content: documents, or rows of a task.
         first_row: number of its first row, which draws where a row of a corpus is cut in two.
         last: whether no shard of its part follows.

@@ -31,7 +31,6 @@ class Windows:
     """The windows of some texts, one after the other.
 
     Attributes:
-        encodings: the encodings of the windows.
         begins: which of them are the first of their text or question.
         labels: each window's is its text's; for questions those of all tokens.
         places: (T, 2) start and end in the context of what may be answered, in characters; 0 and 0 for the first token of

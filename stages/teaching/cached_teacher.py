@@ -42,9 +42,7 @@ class TeacherCache:
 
     Args:
         stage: in whose directory the shards lie until it is finished.
-        name: the name of the rows.
         rows: tokenized.
-        teacher: whose outputs are kept.
     """
 
     def __init__(self, stage: Stage, name: str, rows: TokenRows, teacher: FrozenTeacher):

@@ -273,7 +273,6 @@ class _Shards:
     """The shards of a text, in a directory of the run.
 
     Attributes:
-        directory: where they lie.
         parts: streams that make up the text; each has one shard at least.
         limit: most tokens to take.
         paths: those found so far, without a gap.

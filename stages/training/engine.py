@@ -25,7 +25,6 @@ class Engine:
         step: what the stage declares of a step.
         rows: number of rows of a micro-batch.
         micro_batches: number of micro-batches of a step, on each rank.
-        steps: number of steps of the whole training.
 
     Attributes:
         deepspeed: DeepSpeed's engine.

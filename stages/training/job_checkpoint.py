@@ -71,9 +71,7 @@ class JobCheckpoints:
     """Saves and restores a job, in its stage's directory.
 
     Args:
-        stage: whose directory it is.
         model: what the job trains; its `student` is what is evaluated and kept.
-        engine: around the model.
         collector: saved with it.
     """
 

@@ -44,7 +44,6 @@ class Log:
     """Logs loss terms, which stay on the device and are reduced only when logged: no step syncs.
 
     Args:
-        path: the path of metrics.jsonl.
         sums: what the job saves.
         skip_divergence_check: the loss may grow, as with a schedule.
     """

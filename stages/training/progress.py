@@ -21,7 +21,6 @@ class Progress:
     """Shows, on rank 0, how much of a stage's work is done.
 
     Args:
-        stage: whose work it is.
         total: number of the units; None: not known.
         unit: what is counted, such as "step".
         done: units that an earlier start has done.
@@ -80,9 +79,7 @@ class JobProgress:
     """Shows and logs the steps of a job; keeps `state.seconds`.
 
     Args:
-        stage: whose steps they are.
         state: the job's, as it starts or resumes.
-        steps: number of steps of the whole training.
         log: where the lines of metrics go.
         unit: in which the rows' costs are counted.
     """

@@ -37,7 +37,6 @@ class Stage:
         inputs: name -> a model ({"path": ...} or {"hub": ..., "revision": ...}) or a data source.
         fingerprint: the fingerprint of type, options and inputs.
         job: how it runs: the `job` options.
-        device: the device of this rank.
         deepspeed: what a user's own DeepSpeed config adds to the engine's.
         resources: closed when the stage is over: what must not live on into the next stage of the same process.
     """
