@@ -5,7 +5,7 @@ given, what is allowed and what to do, and names the argument at fault:
 
     raise UserError(f"{p} is not a probability; give a number from 0 to 1", argument="p")
 
-Python users read "p: 1.5 is not a probability; ...". `pipeline.config.errors.explain` turns the argument into the
+Python users read "p: 1.5 is not a probability; ...". `pipeline.config.option_errors.explain` turns the argument into the
 option that sets it, in the planning process and in a stage's worker alike: "augmentation.p: 1.5 is not ...". So an
 argument that an option sets bears the option's name. Where one call looks at several things, the caller says which:
 

@@ -84,8 +84,8 @@ def distill(
         >>> model, tokenizer = result.student()
     """
     from checkpoints.errors import UserError
-    from pipeline.config.errors import explain
     from pipeline.config.inputs import task_stages
+    from pipeline.config.option_errors import explain
     from pipeline.launch.in_place import on_all_ranks
     from pipeline.run import make
 

@@ -14,7 +14,7 @@ from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes, fingerprint
 from checkpoints.store import read_json
 from pipeline.config.deepspeed_file import read_deepspeed, what_changes_weights
-from pipeline.config.options import Options
+from pipeline.config.run_options import Options
 from pipeline.config.two_stage import StageSpec
 
 RUNS = Path("runs")

@@ -13,9 +13,9 @@ from typing import Any
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
-from pipeline.config.options import Options, load
 from pipeline.config.recipe import read_recipe
 from pipeline.config.recipe_stages import recipe_stages
+from pipeline.config.run_options import Options, load
 from pipeline.config.two_stage import RunSpec
 from pipeline.launch.in_place import job_on_given_ranks, launcher_of
 from pipeline.launch.interrupts import look

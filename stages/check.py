@@ -15,8 +15,8 @@ from stages.distillation.models import load_classifier
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import check_scale
 from stages.tasks.kinds import Questions
-from stages.tasks.rows import TaskRows
 from stages.tasks.task import Split, Task, check_folds
+from stages.tasks.task_rows import TaskRows
 from stages.teaching.cost import Cost, training_cost
 from stages.teaching.given_models import Models, check_models, check_plan
 from stages.training.cached_rows import corpus_rows, task_rows

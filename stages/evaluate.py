@@ -24,8 +24,8 @@ from stages.evaluation.prediction_files import write_predictions, write_submissi
 from stages.evaluation.results import Costs, EvaluationInfo, Interval, ModelResult, to_json
 from stages.evaluation.scores import constant_score, score
 from stages.tasks.kinds import Kind
-from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
+from stages.tasks.task_rows import TaskRows
 from stages.teaching.given_answers import look_at_answers
 from stages.training.progress import Progress
 from stages.training.rows_of_task import rows_of

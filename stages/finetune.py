@@ -14,7 +14,7 @@ from stages.distillation.distillation import Distillation
 from stages.distillation.losses import GoldLabels, Loss, SoftLabels
 from stages.distillation.models import HEADS, load_classifier, load_config, load_tokenizer, new_classifier
 from stages.distillation.students.architecture import student_config, student_from_teacher_layers
-from stages.distillation.vocabulary import fit_vocabulary, keep_tokens
+from stages.distillation.trimmed_vocabulary import fit_vocabulary, keep_tokens
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.kinds import Kind
 from stages.tasks.task import Task

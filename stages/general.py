@@ -8,7 +8,7 @@ from stages.distillation.distillation import Distillation
 from stages.distillation.models import load_encoder
 from stages.distillation.students.architecture import random_student, student_config
 from stages.distillation.teachers import FrozenTeacher
-from stages.distillation.vocabulary import begin_as_reduced, fit_vocabulary
+from stages.distillation.trimmed_vocabulary import begin_as_reduced, fit_vocabulary
 from stages.teaching.live_teacher import teacher_outputs
 from stages.teaching.projections import projections_writer
 from stages.teaching.reading import reading

@@ -14,7 +14,7 @@ from stages.distillation.distillation import Distillation
 from stages.distillation.models import load_classifier, load_config, load_encoder
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students.architecture import student_from_teacher_layers
-from stages.distillation.vocabulary import keep_tokens
+from stages.distillation.trimmed_vocabulary import keep_tokens
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Kind
 from stages.teaching.live_teacher import task_teacher, teacher_outputs

@@ -6,7 +6,7 @@ A small student's table of embeddings is most of its parameters. It shrinks most
 import numpy as np
 
 from stages.distillation.models import load_tokenizer
-from stages.distillation.vocabulary import trimmed
+from stages.distillation.trimmed_vocabulary import trimmed
 from stages.tasks.token_rows import TokenRows
 from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.stage import Stage

@@ -41,7 +41,7 @@ PRELOADED = (
     "pipeline.cli.commands",
     "pipeline.cli.doctor",
     "pipeline.deploy.export",
-    "pipeline.deploy.predict",
+    "pipeline.deploy.classifier",
     "pipeline.launch.local_ranks",
     "pipeline.report.page",
     "pipeline.report.pareto",

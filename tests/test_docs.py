@@ -18,8 +18,8 @@ from transformers import BertForMaskedLM, BertModel
 import pipeline
 from pipeline.cli import commands as cli
 from pipeline.cli.options_page import PAGE, page
-from pipeline.config.options import load
 from pipeline.config.recipe import read_recipe
+from pipeline.config.run_options import load
 from pipeline.config.schema import arguments
 from stages.tasks.packages import packaged_teacher
 from stages.tasks.readers import graphs
@@ -101,7 +101,7 @@ def recorder(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.config.options._is_installed", lambda package: True)
+    monkeypatch.setattr("pipeline.config.run_options._is_installed", lambda package: True)
     monkeypatch.chdir(recorder)
     for command in commands(path):
         if command.startswith("make lint"):

@@ -19,7 +19,7 @@ from checkpoints.fingerprint import FileHashes
 from data_aug.variants import read_shard
 from data_aug.word_vectors import WordVectors
 from pipeline.cli.commands import main
-from pipeline.config import options
+from pipeline.config import run_options
 from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan, write_stage_spec
 from stages.distillation.models import ModelSource, load_classifier, load_config, load_encoder, load_tokenizer
@@ -190,14 +190,14 @@ KEYS = st.sampled_from(["task", "job", "general.epochs", "__class__", "__class__
 def test_presets_and_options(tmp_path, content):
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
-    one_line(lambda: options.load(str(path), ["task=mrpc"]))
+    one_line(lambda: run_options.load(str(path), ["task=mrpc"]))
     (tmp_path / "empty.yaml").write_text("{}")
     one_line(
-        lambda: options.load(
+        lambda: run_options.load(
             str(tmp_path / "empty.yaml"), [content.decode(errors="replace").replace(": ", "=", 1)]
         )
     )
-    assert options.Options().seed == 1 and options.Options.__name__ == "Options"
+    assert run_options.Options().seed == 1 and run_options.Options.__name__ == "Options"
 
 
 @quick
@@ -249,7 +249,7 @@ def test_planning_over_a_damaged_tree(tmp_path, specs, manifest, half_done):
     shutil.rmtree(runs, ignore_errors=True)
     stages = [StageSpec("one", "general", {"seed": 1}, {"teacher": {"path": "x", "content": "y"}}),
               StageSpec("two", "prediction", {"seed": 1}, {"student": "one"})]  # fmt: skip
-    o = options.Options()
+    o = run_options.Options()
     keys = {step.stage.name: step.fingerprint for step in plan(stages, runs / "a", o)}
     for spec, (run, stage) in zip(
         specs, [("a", "one"), ("a", "two"), ("b", "one"), ("b", "two")], strict=True
@@ -279,7 +279,7 @@ def test_planning_over_a_damaged_tree(tmp_path, specs, manifest, half_done):
 )
 def test_a_finished_stage_cannot_be_claimed_from_outside(tmp_path, finished):
     stage = StageSpec("one", "general", {"seed": 1})
-    runs, outside, o = tmp_path / "runs", tmp_path / "outside", options.Options()
+    runs, outside, o = tmp_path / "runs", tmp_path / "outside", run_options.Options()
     key = plan([stage], runs / "a", o)[0].fingerprint
     told = json.dumps(finished).replace("KEY", key).replace("/OUTSIDE", str(outside))
     for directory in (outside, runs / "a" / "one", runs / "b" / "one"):

@@ -16,10 +16,10 @@ from tabulate import tabulate
 
 from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import read_json
-from pipeline.config.errors import explain
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
-from pipeline.config.options import Options, check_run, load
+from pipeline.config.option_errors import explain
 from pipeline.config.recipe import RecipeFile, StudentSpec, known_recipes
+from pipeline.config.run_options import Options, check_run, load
 from pipeline.config.schema import CONFIG, arguments, closest, help_text, updated
 from pipeline.launch.given_ranks import given_ranks
 from pipeline.launch.in_place import RunEnded, on_all_ranks
@@ -469,12 +469,12 @@ def predict(given: PredictSettings) -> None:
     run = None if given.model else read_run_record(_finished(given.run))
     if given.to and not given.file:
         raise UserError(f"to={given.to} is for the predictions of a file: give file=FILE")
-    from pipeline.deploy import predict
+    from pipeline.deploy import classifier
 
     student = (
-        predict.Classifier.of_run(run, run.about.student)
+        classifier.Classifier.of_run(run, run.about.student)
         if run
-        else predict.Classifier.of_directory(Path(given.model))
+        else classifier.Classifier.of_directory(Path(given.model))
     )
     if given.ask_teacher:
         from pipeline.deploy.cascade import teacher_of
@@ -488,15 +488,15 @@ def predict(given: PredictSettings) -> None:
         if given.file:
             path, target = Path(given.file), Path(given.to) if given.to else None
             how = {"encoding": given.encoding, "delimiter": given.delimiter}
-            columns = tuple(given.text_columns) or predict.text_columns(student.kind, run, path, **how)
-            rows = predict.predict_table(student, path, columns, target, **how)
+            columns = tuple(given.text_columns) or classifier.text_columns(student.kind, run, path, **how)
+            rows = classifier.predict_table(student, path, columns, target, **how)
             if target:
                 print(f"the predictions for {rows:,} rows are in {target}")
         elif given.text is not None:
             row = [text for text in (given.text, given.text_b) if text is not None]
-            predict.print_predictions(student, [student.check(row, "text=")])
+            classifier.print_predictions(student, [student.check(row, "text=")])
         else:
-            predict.predict_lines(student, sys.stdin)
+            classifier.predict_lines(student, sys.stdin)
         sys.stdout.flush()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
-from pipeline.config.errors import explain
+from pipeline.config.option_errors import explain
 from pipeline.plan import made_in, read_finished
 from pipeline.run_lock import lock_state
 from stages.tasks import packages

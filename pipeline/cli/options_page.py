@@ -5,7 +5,7 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
-from pipeline.config.options import Options, load
+from pipeline.config.run_options import Options, load
 from pipeline.config.schema import describe, groups_of, show
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from checkpoints.errors import UserError, to_user_error
 from pipeline.cli.doctor import Report, format_bytes, free_disk
-from pipeline.config.errors import explain
-from pipeline.config.options import Options
+from pipeline.config.option_errors import explain
+from pipeline.config.run_options import Options
 from pipeline.config.two_stage import Entry, StageSpec
 from pipeline.launch.remote_hosts import read_hostfile
 from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan

@@ -12,7 +12,7 @@ from checkpoints.errors import UserError, about
 from checkpoints.fingerprint import FileHashes
 from checkpoints.store import read_json
 from data_aug.replaceable_words import Synonyms, stop_words
-from pipeline.config.options import Options, check_run
+from pipeline.config.run_options import Options, check_run
 from pipeline.config.two_stage import (
     Entry,
     Given,

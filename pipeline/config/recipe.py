@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from checkpoints.errors import UserError
-from pipeline.config.options import Options, as_preset, load
+from pipeline.config.run_options import Options, as_preset, load
 from pipeline.config.schema import CONFIG, flattened, read_yaml, updated
 from stages.tasks.text import parse_yaml
 from stages.training.options import (

@@ -12,8 +12,8 @@ from pipeline.config.inputs import (
     given_teacher_and_task,
     given_vectors,
 )
-from pipeline.config.options import Options
 from pipeline.config.recipe import Recipe
+from pipeline.config.run_options import Options
 from pipeline.config.two_stage import (
     Given,
     RunSpec,

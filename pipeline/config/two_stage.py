@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import UserError
-from pipeline.config.options import Options
+from pipeline.config.run_options import Options
 from stages.training.options import StageToCheck, Training
 
 Entry = dict[str, Any]

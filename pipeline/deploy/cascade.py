@@ -9,9 +9,9 @@ import numpy as np
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from pipeline.deploy.predict import THRESHOLD, Classifier
+from pipeline.deploy.classifier import THRESHOLD, Classifier
 from pipeline.report.run_record import RunRecord
-from stages.evaluation.cascade import RISK, Threshold, find_threshold, least_rows
+from stages.evaluation.thresholds import RISK, Threshold, find_threshold, least_rows
 from stages.tasks.tables import read_rows
 
 PROMISED = (THRESHOLD, "promise")

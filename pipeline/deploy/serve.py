@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from checkpoints.errors import UserError
-from pipeline.deploy.predict import Classifier
+from pipeline.deploy.classifier import Classifier
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import page
 from stages.distillation.teachers import class_order

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import Damaged
-from pipeline.config.errors import explain
+from pipeline.config.option_errors import explain
 from pipeline.launch.child_process import die_at_signals
 from pipeline.launch.network_errors import explain_network, is_communication_error
 from pipeline.launch.network_interfaces import choose_interface

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from checkpoints import store
-from pipeline.config.options import Options
+from pipeline.config.run_options import Options
 from pipeline.report import plots
 from pipeline.report.printed_tables import notes_of
 from pipeline.report.run_record import RunRecord, StageRecord

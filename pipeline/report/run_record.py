@@ -11,8 +11,8 @@ from typing import Any
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
-from pipeline.config import options as options_module
-from pipeline.config.options import Options
+from pipeline.config import run_options
+from pipeline.config.run_options import Options
 from pipeline.plan import made_in, read_finished
 from stages.evaluation.results import EvaluationInfo, ModelResult, busy_note, parse, read_results
 from stages.tasks.kinds import KINDS, Kind
@@ -284,7 +284,7 @@ class RunRecord:
     def preset_options(self) -> dict[str, Any]:
         """The options of the preset alone; the defaults where the preset no longer exists."""
         try:
-            return asdict(options_module.load(self.preset, [f"task={self.options['task']}"]))
+            return asdict(run_options.load(self.preset, [f"task={self.options['task']}"]))
         except UserError:
             return asdict(Options())
 

@@ -40,9 +40,9 @@ from stages.distillation.students import architecture  # noqa: F401 (makes its k
 from stages.distillation.students.graph_networks import AutoModelForNodeClassification
 from stages.distillation.students.vision import draw_tokens
 from stages.distillation.weights import Arrived
-from stages.tasks.graphs import Graph
-from stages.tasks.image_texts import ImageTextProcessor
-from stages.tasks.images import side
+from stages.tasks.caption_rows import ImageTextProcessor
+from stages.tasks.graph_rows import Graph
+from stages.tasks.image_rows import side
 from stages.tasks.kinds import (
     Classes,
     Entities,

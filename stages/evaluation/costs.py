@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.results import Costs, Lengths, Percentiles
 from stages.tasks.batches import Batch
-from stages.tasks.rows import TaskRows
+from stages.tasks.task_rows import TaskRows
 
 SINGLE_ROWS, BATCHES, BATCH = 100, 12, 32
 ATTEMPTS = 3

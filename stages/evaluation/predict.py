@@ -12,7 +12,7 @@ from checkpoints.errors import UserError
 from stages.distillation.outputs import inputs_of, logits_of
 from stages.tasks.batches import batches_by_length, label_index
 from stages.tasks.kinds.questions import best_answers
-from stages.tasks.rows import TaskRows
+from stages.tasks.task_rows import TaskRows
 
 
 def predict(

@@ -26,8 +26,8 @@ from stages.evaluation.scores import score
 from stages.methods.base import Method
 from stages.tasks.batches import Batch, batches_by_length, indices_by_length
 from stages.tasks.kinds import Classes
-from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
+from stages.tasks.task_rows import TaskRows
 from stages.training.optimizers import default_optimizer
 from stages.training.options import Training
 from stages.training.rows_of_task import rows_of

@@ -26,8 +26,8 @@ from stages.distillation.students.architecture import (
 )
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Nodes
-from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
+from stages.tasks.task_rows import TaskRows
 from stages.teaching.live_teacher import Remembered, task_teacher, teacher_outputs
 from stages.teaching.recorded_logits import by_windows, logits_as_outputs, training_logits
 from stages.training.options import StageToCheck, Training

@@ -18,7 +18,7 @@ from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students.two_streams import TwoStreamsConfig
 from stages.methods.base import Method
 from stages.tasks.batches import Batch, batches_by_length
-from stages.tasks.image_texts import FALSE_CAPTIONS, CaptionedImages
+from stages.tasks.caption_rows import FALSE_CAPTIONS, CaptionedImages
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import task_teacher
 from stages.training.stage import Stage

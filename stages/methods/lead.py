@@ -28,8 +28,8 @@ from stages.tasks.batches import Batch
 from stages.tasks.candidates import Candidates
 from stages.tasks.kinds import Ranking
 from stages.tasks.kinds.ranking import of_the_first
-from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
+from stages.tasks.task_rows import TaskRows
 from stages.teaching.live_teacher import task_teacher
 from stages.teaching.mined_candidates import all_scores, mined_candidates, text_vectors
 from stages.training.cached_rows import task_rows

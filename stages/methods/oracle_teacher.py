@@ -14,7 +14,7 @@ from stages.methods.base import Method
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Sequences
 from stages.tasks.readers import strips
-from stages.tasks.strips import COLUMNS
+from stages.tasks.strip_rows import COLUMNS
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import task_teacher
 from stages.training.stage import Stage

@@ -16,8 +16,8 @@ from stages.distillation.losses.distillation_token import WITH_TOKEN
 from stages.distillation.outputs import CaptureSpec, read
 from stages.methods.base import Method
 from stages.tasks.batches import batches_by_length
-from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
+from stages.tasks.task_rows import TaskRows
 from stages.teaching.live_teacher import task_teacher
 from stages.training.stage import Stage
 

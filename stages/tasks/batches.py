@@ -18,7 +18,7 @@ from stages.tasks.types import IGNORE_INDEX
 if TYPE_CHECKING:
     import torch
 
-    from stages.tasks.rows import TaskRows
+    from stages.tasks.task_rows import TaskRows
 
 EVALUATION_BATCH = 64
 

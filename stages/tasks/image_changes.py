@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.tasks.batches import Batch
-from stages.tasks.images import ImageRows
+from stages.tasks.image_rows import ImageRows
 from stages.tasks.masking import uniform
 
 DEGREES, ZOOM, SHEAR, SHIFT = 40.0, 0.4, 0.4, 0.2

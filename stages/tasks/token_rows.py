@@ -28,7 +28,7 @@ import numpy as np
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
 from stages.tasks.row_maker import Block, RowMaker, Segments
-from stages.tasks.rows import TaskRows
+from stages.tasks.task_rows import TaskRows
 from stages.tasks.types import CONTINUED, IGNORE_INDEX, UNLABELLED, Split
 from stages.tasks.windows import END, START, pooled
 

@@ -197,7 +197,7 @@ class Split:
             where words have labels, for each row a list of their class ids; the `GoldAnswers` of questions.
         answers: for training rows whose labels are answers (`stages.tasks.answers`): for each row what was answered, as
             probabilities of the labels or as a score.
-        images: the images of rows that are images (`stages.tasks.images.Image`); `text_a` then has their names.
+        images: the images of rows that are images (`stages.tasks.image_rows.Image`); `text_a` then has their names.
     """
 
     text_a: list[str]

@@ -12,9 +12,9 @@ from stages.distillation.compatibility import forward_flops
 from stages.distillation.models import new_classifier
 from stages.distillation.outputs import inputs_of
 from stages.methods import build_method
-from stages.tasks.graphs import NodeRows
-from stages.tasks.rows import TaskRows
+from stages.tasks.graph_rows import NodeRows
 from stages.tasks.task import Task
+from stages.tasks.task_rows import TaskRows
 from stages.teaching.live_teacher import may_keep_layers
 from stages.training.options import StageToCheck
 from stages.training.rows_of_task import changes_of

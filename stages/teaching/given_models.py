@@ -37,9 +37,9 @@ from stages.distillation.students.graph_networks import GRAPHS, RGCNConfig
 from stages.distillation.students.strips import STRIPS
 from stages.distillation.students.vision import VISION
 from stages.distillation.teachers import check_problem_type, class_order
-from stages.distillation.vocabulary import teacher_ids
+from stages.distillation.trimmed_vocabulary import teacher_ids
 from stages.methods import build_method
-from stages.tasks.graphs import Graph
+from stages.tasks.graph_rows import Graph
 from stages.tasks.kinds import ImageClasses, ImageTexts, Nodes, Similarity
 from stages.tasks.task import Task
 from stages.training.options import StageToCheck

@@ -6,7 +6,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from stages.distillation.models import ModelSource, load_config, load_tokenizer
-from stages.distillation.vocabulary import teacher_ids
+from stages.distillation.trimmed_vocabulary import teacher_ids
 from stages.tasks.token_rows import TokenRows
 from stages.training.stage import Stage
 

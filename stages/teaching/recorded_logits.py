@@ -16,8 +16,8 @@ from checkpoints.fingerprint import sha256_file
 from stages.distillation.models import load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.tasks.batches import Batch, indices_by_length, label_index
-from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
+from stages.tasks.task_rows import TaskRows
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.live_teacher import task_teacher
 from stages.teaching.shards import Fill, make_shards

@@ -18,8 +18,8 @@ from stages.distillation.outputs import ModelOutputs
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import score
 from stages.tasks.batches import Batch, batches_by_length
-from stages.tasks.rows import TaskRows
 from stages.tasks.task import Task
+from stages.tasks.task_rows import TaskRows
 from stages.training.job import Job
 from stages.training.options import Distilling
 from stages.training.stage import Stage

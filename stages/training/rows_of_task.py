@@ -9,14 +9,14 @@ from transformers import BaseImageProcessor
 from checkpoints import store
 from checkpoints.fingerprint import fingerprint
 from stages.tasks.batches import Batch
-from stages.tasks.graphs import NodeRows
+from stages.tasks.caption_rows import CaptionedImages, DrawnCaptions, ImageTextProcessor, PairRows
+from stages.tasks.graph_rows import NodeRows
 from stages.tasks.image_changes import ImageChanges, MixedImages
-from stages.tasks.image_texts import CaptionedImages, DrawnCaptions, ImageTextProcessor, PairRows
-from stages.tasks.images import ImageRows, write_pixels
+from stages.tasks.image_rows import ImageRows, write_pixels
 from stages.tasks.kinds import ImageClasses, ImageTexts, Kind, Nodes, Sequences
-from stages.tasks.rows import TaskRows
-from stages.tasks.strips import StripRows
+from stages.tasks.strip_rows import StripRows
 from stages.tasks.task import Task
+from stages.tasks.task_rows import TaskRows
 from stages.training.cached_rows import is_there, task_rows, train_rows
 from stages.training.progress import Progress
 from stages.training.stage import Stage, is_first_rank, wait_for

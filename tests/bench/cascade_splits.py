@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from pipeline.deploy.predict import Classifier
+from pipeline.deploy.classifier import Classifier
 from pipeline.report.run_record import read_run_record
-from stages.evaluation.cascade import find_threshold
+from stages.evaluation.thresholds import find_threshold
 from stages.tasks.tables import read_rows
 
 SPLITS = 20

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from checkpoints.errors import UserError, about
-from pipeline.config.errors import explain
+from pipeline.config.option_errors import explain
 
 
 def test_an_error_names_its_argument_in_one_line():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from pipeline.deploy.predict import Classifier
+from pipeline.deploy.classifier import Classifier
 from pipeline.report.pareto import write_pareto
 from pipeline.report.printed_tables import seeds_table
 from pipeline.report.run_record import read_run_record

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pipeline.cli.commands import COMMANDS
-from pipeline.config.options import PRESETS
 from pipeline.config.recipe import RECIPES
+from pipeline.config.run_options import PRESETS
 from tests.same_weights import LATER, MAKE, SHOW, compare, hashes, main, record
 
 AUGMENTED, RECIPE = "given", "own-words"

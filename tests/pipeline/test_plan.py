@@ -2,7 +2,7 @@
 
 import pipeline.plan as planning
 from checkpoints import store
-from pipeline.config.options import load
+from pipeline.config.run_options import load
 from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan, write_stage_spec
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCTC, PretrainedConfig, PreTrain
 from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 
 from checkpoints.errors import UserError
-from stages.tasks.strips import COLUMNS
+from stages.tasks.strip_rows import COLUMNS
 
 
 class StripConfig(PretrainedConfig):

@@ -23,7 +23,7 @@ class ImageTexts(Ranking):
     the mean over the images. `mean_recall` is the mean of both at 1, 5 and 10. Of equal logits the wrong ones come
     first.
 
-    Training rows are images whose label is a tuple of true texts; false ones are drawn (`stages.tasks.image_texts`).
+    Training rows are images whose label is a tuple of true texts; false ones are drawn (`stages.tasks.caption_rows`).
     """
 
     labels: tuple[str, ...] | None = None  # type: ignore[assignment]

@@ -11,7 +11,7 @@ from stages.tasks.kinds.classes import Classes
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from stages.tasks.graphs import Graph
+    from stages.tasks.graph_rows import Graph
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     weights = tuple(
         sum(counts.values()) / (len(counts) * counts[i]) if counts[i] else 1.0 for i in range(len(classes))
     )
-    from stages.tasks.graphs import Graph  # numpy, which planning does without
+    from stages.tasks.graph_rows import Graph  # numpy, which planning does without
 
     kind = Nodes(classes, graph=Graph(nodes, edges), class_weights=weights)
     return Task(source.name, kind, found, *metrics.select(source.metric, Nodes.reported))

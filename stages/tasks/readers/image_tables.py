@@ -30,7 +30,7 @@ from stages.tasks.text import slug
 from stages.tasks.types import TaskRequest, TaskSource
 
 if TYPE_CHECKING:
-    from stages.tasks.images import Image
+    from stages.tasks.image_rows import Image
     from stages.tasks.types import Task
 
 LABELS = "labels.csv"

@@ -19,7 +19,7 @@ from stages.tasks.text import slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 if TYPE_CHECKING:
-    from stages.tasks.images import Image
+    from stages.tasks.image_rows import Image
 
 TASKS = ("digits",)
 LABELS = tuple("0123456789")

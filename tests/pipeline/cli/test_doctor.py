@@ -12,7 +12,7 @@ from checkpoints import store
 from pipeline.cli import doctor, run_needs
 from pipeline.cli.commands import main
 from pipeline.config import two_stage
-from pipeline.config.options import load
+from pipeline.config.run_options import load
 from pipeline.run_lock import run_lock
 from stages.distillation import device
 from tests.conftest import make_corpus, make_encoder, make_task, tiny_config

@@ -7,7 +7,7 @@ import pytest
 from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.config.deepspeed_file import read_deepspeed
-from pipeline.config.options import load
+from pipeline.config.run_options import load
 from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan, write_stage_spec
 from stages.training.options import Job

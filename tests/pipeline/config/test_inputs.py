@@ -6,7 +6,7 @@ import pytest
 
 from checkpoints.errors import UserError
 from pipeline.config.inputs import augment_stages, task_stages
-from pipeline.config.options import load
+from pipeline.config.run_options import load
 from tests.conftest import make_encoder, make_task
 
 

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from checkpoints.errors import UserError
+from pipeline.deploy.classifier import Classifier
 from pipeline.deploy.export import fit_settings
 from pipeline.deploy.onnx_model import OnnxClassifier, write_onnx
-from pipeline.deploy.predict import Classifier
 from pipeline.deploy.smaller import write_int8
 from stages.distillation.compatibility import check_padding
 from stages.distillation.models import ModelSource, load_classifier, load_tokenizer

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cli import commands as cli
 from pipeline.deploy.cascade import forget_promise
-from pipeline.deploy.predict import Classifier
+from pipeline.deploy.classifier import Classifier
 from pipeline.report.run_record import read_run_record
 from tests.conftest import sentences
 from tests.pipeline.deploy.test_export import make_finished

@@ -14,7 +14,7 @@ import pytest
 
 from checkpoints.errors import UserError
 from pipeline.cli import commands as cli
-from pipeline.config.options import load
+from pipeline.config.run_options import load
 from pipeline.report.page import write_comparison, write_report
 from pipeline.report.pareto import write_pareto
 from pipeline.report.printed_tables import notes_of, results_table, runs_table

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from checkpoints.errors import UserError
-from pipeline.config.options import load
+from pipeline.config.run_options import load
 from stages.distillation.device import has_fast_bf16
 from stages.distillation.model_surgery import PackedLinear, pack
 from stages.distillation.models import ModelSource, load_classifier, load_encoder, load_tokenizer

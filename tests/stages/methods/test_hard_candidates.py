@@ -12,7 +12,7 @@ from stages.distillation.models import ModelSource, load_config, load_preprocess
 from stages.distillation.outputs import ModelOutputs
 from stages.methods import build_method
 from stages.tasks.batches import Batch
-from stages.tasks.image_texts import CaptionedImages, DrawnCaptions, PairRows
+from stages.tasks.caption_rows import CaptionedImages, DrawnCaptions, PairRows
 from stages.tasks.kinds import ImageTexts
 from stages.tasks.packages import packaged_config
 from stages.tasks.task import find_task, load_task, part

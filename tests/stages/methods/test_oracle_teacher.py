@@ -5,7 +5,7 @@ import pytest
 
 from stages.methods.oracle_teacher import in_place
 from stages.tasks.readers import strips
-from stages.tasks.strips import COLUMNS
+from stages.tasks.strip_rows import COLUMNS
 from stages.tasks.task import find_task, load_task
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from checkpoints.errors import UserError
-from stages.tasks.images import opened
+from stages.tasks.image_rows import opened
 from stages.tasks.readers import idx
 from stages.tasks.task import TaskSource, find_task, load_task
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from pipeline.config.options import load
+from pipeline.config.run_options import load
 from pipeline.launch.launcher import RANK_VARIABLES
 from pipeline.launch.worker import start_ranks
 from stages.distillation.losses.base import LossTerm

@@ -8,7 +8,7 @@ from torch.nn import functional
 from stages.distillation.losses import TypedRelations
 from stages.distillation.outputs import ModelOutputs
 from stages.distillation.students.graph_networks import AutoModelForNodeClassification, HANConfig, RGCNConfig
-from stages.tasks.graphs import Graph, NodeRows
+from stages.tasks.graph_rows import Graph, NodeRows
 from stages.tasks.kinds import Nodes
 
 GRAPH = Graph(

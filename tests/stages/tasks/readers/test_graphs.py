@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from checkpoints.errors import UserError
-from stages.tasks.graphs import Graph
+from stages.tasks.graph_rows import Graph
 from stages.tasks.readers import graphs
 from stages.tasks.task import find_task, load_task
 

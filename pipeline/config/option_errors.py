@@ -1,7 +1,7 @@
 """A library's error in the words of the command line."""
 
 from checkpoints.errors import UserError
-from pipeline.config.options import Options
+from pipeline.config.run_options import Options
 from pipeline.config.schema import describe
 
 SECTIONS = {"teacher": "tuning", "augment": "augmentation", "finetune": "finetuning"}

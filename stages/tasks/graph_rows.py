@@ -16,7 +16,7 @@ import numpy as np
 from checkpoints import store
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
-from stages.tasks.rows import TaskRows
+from stages.tasks.task_rows import TaskRows
 from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.evaluation.cascade import RISK, find_threshold, least_rows, lower_bound
+from stages.evaluation.thresholds import RISK, find_threshold, least_rows, lower_bound
 
 
 def drawn(random: np.random.Generator, rows: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:

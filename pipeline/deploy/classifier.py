@@ -32,9 +32,9 @@ from stages.distillation.models import (
 )
 from stages.distillation.outputs import inputs_of
 from stages.evaluation.predict import check_finite, predict
-from stages.tasks.graphs import NodeRows
-from stages.tasks.image_texts import PairRows
-from stages.tasks.images import opened, resized
+from stages.tasks.caption_rows import PairRows
+from stages.tasks.graph_rows import NodeRows
+from stages.tasks.image_rows import opened, resized
 from stages.tasks.kinds import Entities, ImageTexts, Kind, LabelSets, Nodes, Questions, Ranking, Similarity
 from stages.tasks.kinds.ranking import ranks
 from stages.tasks.readers.glue import TASKS

@@ -6,7 +6,7 @@ import yaml
 
 from checkpoints.errors import UserError
 from pipeline.config.inputs import given_student
-from pipeline.config.options import PRESETS, Options, load
+from pipeline.config.run_options import PRESETS, Options, load
 from pipeline.config.schema import arguments, describe
 from pipeline.config.two_stage import Given, two_stage
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch
-from stages.tasks.images import ImageRows
+from stages.tasks.image_rows import ImageRows
 from stages.tasks.masking import uniform
 from stages.tasks.types import Split
 

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.cli import commands as cli
 from pipeline.deploy import serve
-from pipeline.deploy.predict import Classifier
+from pipeline.deploy.classifier import Classifier
 from pipeline.report.run_record import read_run_record
 from tests.pipeline.deploy.test_export import make_finished
 from tests.pipeline.report.test_report import CHROMIUM, EVIL
@@ -60,8 +60,8 @@ def test_scores_have_their_digits_whatever_their_unit(place, monkeypatch):
 
 @pytest.mark.parametrize("name", ["one", "pairs"])
 def test_a_table_is_answered_as_stock_transformers_does(place, capsys, monkeypatch, name):
-    monkeypatch.setattr("pipeline.deploy.predict.POOL", 7)  # several pools of several batches
-    monkeypatch.setattr("pipeline.deploy.predict.BATCH", 3)
+    monkeypatch.setattr("pipeline.deploy.classifier.POOL", 7)  # several pools of several batches
+    monkeypatch.setattr("pipeline.deploy.classifier.BATCH", 3)
     table = place / "runs" / name / "test_predictions.csv"
     assert cli.main(["predict", f"run={name}", f"file={table}", "to=out.csv"]) == 0, capsys.readouterr().err
     with open("out.csv", newline="") as file:

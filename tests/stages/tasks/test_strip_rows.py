@@ -13,7 +13,7 @@ from stages.distillation.losses.prediction import ctc_losses
 from stages.distillation.outputs import ModelOutputs
 from stages.tasks.kinds.sequences import BLANK, Sequences
 from stages.tasks.readers.strips import DIGITS, SIDE, composed
-from stages.tasks.strips import StripRows
+from stages.tasks.strip_rows import StripRows
 from stages.tasks.task import find_task, load_task
 
 PROCESSOR = ViTImageProcessorPil(size={"height": 2, "width": 8})

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from checkpoints.errors import UserError
-from stages.distillation.vocabulary import (
+from stages.distillation.trimmed_vocabulary import (
     begin_as_reduced,
     fit_vocabulary,
     keep_tokens,

@@ -13,7 +13,7 @@ import torch
 
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
-from stages.tasks.images import ImageRows
+from stages.tasks.image_rows import ImageRows
 from stages.tasks.types import UNLABELLED
 
 COLUMNS = 2

@@ -16,7 +16,7 @@ import numpy as np
 
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
-from stages.tasks.rows import TaskRows
+from stages.tasks.task_rows import TaskRows
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses import DistillationToken, GoldLabels
 from stages.distillation.outputs import ModelOutputs
 from stages.tasks.image_changes import NUMBERS, ImageChanges, MixedImages
-from stages.tasks.images import ImageRows, opened, resized, side
+from stages.tasks.image_rows import ImageRows, opened, resized, side
 from stages.tasks.task import TaskSource, find_task, load_task
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
@@ -226,7 +226,7 @@ def test_an_empty_and_a_huge_image_are_told_by_name(tmp_path, monkeypatch):
     (tmp_path / "empty.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"empty\.png cannot be read as an image"):
         opened(tmp_path / "empty.png", "empty.png")
-    monkeypatch.setattr("stages.tasks.images.MOST_PIXELS", 62)
+    monkeypatch.setattr("stages.tasks.image_rows.MOST_PIXELS", 62)
     with pytest.raises(UserError, match=r"^a\.png has 7 x 9 pixels; at most 62 in all are read"):
         opened(tmp_path / "a.png", "a.png")
 
