@@ -157,7 +157,8 @@ def _run(options: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]
         print(f"the augmented rows are in {artefacts['augment']}: datasets.Dataset.from_file reads each file")
     else:
         print(f"the general student is in {artefacts['general']}")
-    print(f"run {run.name}: {_duration(time.monotonic() - began)}")
+    seconds = time.monotonic() - began
+    print(f"run {run.name}: " + (f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"))
     return run
 
 
@@ -214,7 +215,3 @@ def _failure(step: Planned, status: int) -> StageFailed | StageRefused:
 def _note_seconds(directory: Path, seconds: float) -> None:
     finished = read_json(directory / "finished.json")
     store.write_json(directory / "finished.json", finished | {"seconds_of_last_start": round(seconds, 1)})
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"

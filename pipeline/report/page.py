@@ -45,7 +45,7 @@ def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
         calibration=calibration,
         samples=_samples(run),
         seconds=sum(stage.seconds for stage in run.stages if not stage.reused),
-        operations=_operations(run),
+        operations=next((stage.scores["flops"] for stage in run.of_type("check")), 0.0),  # an estimate
         given=run.differing(run.preset_options()),
         other_than_default=run.differing(asdict(Options())),
         sources=_sources(run),
@@ -143,11 +143,6 @@ def _samples(run: RunRecord) -> tuple[str, str]:
         return "", ""
     lines, _, counts = found[0].read_text(encoding="utf-8").rstrip().rpartition("\n")
     return lines.rstrip(), counts
-
-
-def _operations(run: RunRecord) -> float:
-    """The training cost that `check` estimated, in floating-point operations."""
-    return next((stage.scores["flops"] for stage in run.of_type("check")), 0.0)
 
 
 def _sources(run: RunRecord) -> list[tuple[str, str, str]]:

@@ -74,11 +74,11 @@ def _table(recipe: Recipe, runs: list[RunRecord], form: Callable[[Rows], str]) -
         results = [run.results[name] for run in runs]
         row = {
             "student": f"**{name}**" if name == recipe.main else name,
-            metric: _spread(scores(runs, name), 4),
+            metric: _spread(scores(runs, name)),
         }
         if recipe.baseline:
             same = name in ("teacher", recipe.baseline)
-            gain = "" if same else _spread(_gains(runs, name, recipe.baseline), 4, signed=True)
+            gain = "" if same else _spread(_gains(runs, name, recipe.baseline), signed=True)
             row[f"gain over {recipe.baseline}"] = gain
         rows.append(row | agreement_cells(results) | cost_cells(results))
     return (
@@ -95,7 +95,7 @@ def _masked_lm(runs: list[RunRecord], form: Callable[[Rows], str]) -> str:
         if stage.stage_type in ("masked_lm", "pretrain") and "accuracy" in stage.scores:
             found.setdefault(stage.name, []).append(stage.scores["accuracy"])
     accuracy = "masked-LM accuracy on held-out text"
-    rows = [{"stage": name, accuracy: _spread(values, 4)} for name, values in found.items()]
+    rows = [{"stage": name, accuracy: _spread(values)} for name, values in found.items()]
     return form(rows) if rows else ""
 
 
@@ -108,7 +108,7 @@ def _found(recipe: Recipe, runs: list[RunRecord], form: Callable[[Rows], str]) -
             for what, value in stage.scores.get("found", {}).items():
                 found.setdefault(what, []).append(value)
         if found:
-            of_students[name] = {what: _spread(of, 4) for what, of in found.items()}
+            of_students[name] = {what: _spread(of) for what, of in found.items()}
     if not of_students:
         return ""
     title = "what the methods found, over the seeds"
@@ -133,7 +133,7 @@ def _effects(recipe: Recipe, runs: list[RunRecord]) -> str:
             + ", ".join(f"{value} {mean:.4f}" for value, mean in values)
         )
     best = max(recipe.shown, key=lambda name: statistics.mean(scores(runs, name)))
-    lines.append(f"- best student: {best}, {_spread(scores(runs, best), 4)}")
+    lines.append(f"- best student: {best}, {_spread(scores(runs, best))}")
     return "\n".join(lines)
 
 
@@ -152,19 +152,16 @@ def _verdict(recipe: Recipe, runs: list[RunRecord]) -> str:
         gain = f"{name}: {100 * statistics.mean(gains):+.1f} points over {recipe.baseline}"
         word = "gain" if statistics.mean(gains) > 0 else "loss"
         verdict = f"a significant {word}" if p < SIGNIFICANT else "no significant gain"
-        lines.append(f"- {gain}, {verdict} (paired t-test over {len(runs)} seeds, {_chance(p)})")
+        chance = f"p = {p:.2f}" if p >= 0.01 else "p < 0.01"
+        lines.append(f"- {gain}, {verdict} (paired t-test over {len(runs)} seeds, {chance})")
     return "\n".join(lines)
-
-
-def _chance(p: float) -> str:
-    return f"p = {p:.2f}" if p >= 0.01 else "p < 0.01"
 
 
 def _gains(runs: list[RunRecord], name: str, baseline: str) -> list[float]:
     return [a - b for a, b in zip(scores(runs, name), scores(runs, baseline), strict=True)]
 
 
-def _spread(values: list[float], digits: int, signed: bool = False) -> str:
+def _spread(values: list[float], signed: bool = False) -> str:
     sign = "+" if signed else ""
-    mean = f"{statistics.mean(values):{sign}.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    mean = f"{statistics.mean(values):{sign}.4f}"
+    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean

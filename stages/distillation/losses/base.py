@@ -125,17 +125,14 @@ class Loss(nn.Module):
         """
         given = {"attention_mask": attention_mask, "symbols": symbols}
         inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
-        rows = next(x for x in (attention_mask, labels, *_tensors(student)) if x is not None)
+        shown = (student.logits_BC, *student.hidden_BLW.values(), *student.named.values())
+        rows = next(x for x in (attention_mask, labels, *shown) if x is not None)
         weight = torch.ones(len(rows), device=rows.device)
         batch = Batch(inputs, labels, weight, torch.arange(len(rows), device=rows.device))
         total = torch.zeros((), device=rows.device)
         for term in self.terms(student, teacher, batch).values():
             total = total + term.weight * term.sum / batch.count(term.normalizer)
         return total
-
-
-def _tensors(outputs: ModelOutputs) -> list[Tensor | None]:
-    return [outputs.logits_BC, *outputs.hidden_BLW.values(), *outputs.named.values()]
 
 
 def mapped_layers(

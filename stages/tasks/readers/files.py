@@ -99,7 +99,8 @@ def find(request: TaskRequest) -> TaskSource | None:
             )
         options = _read_task_file(path)
         files = {role: path.parent / str(options[role]) for role in ROLES if options.get(role)}
-        text, label = _text_columns(options["text"]), str(options.get("label") or "")
+        named = options["text"] if isinstance(options["text"], list) else [options["text"]]
+        text, label = [str(column) for column in named], str(options.get("label") or "")
     elif request.data:
         files = data_files(Path(request.data))
         text, label = list(request.text_columns), request.label_column
@@ -116,7 +117,7 @@ def find(request: TaskRequest) -> TaskSource | None:
         labels=several or _class_names(given["labels"] or None), label_columns=several, label_separator=separator,
         columns=_column_names(given["columns"], "columns"),
         positive_label=str(given["positive_label"]), encoding=str(given["encoding"]),
-        delimiter=str(given["delimiter"]), unfit_rows=_unfit_rows(str(given["unfit_rows"])),
+        delimiter=str(given["delimiter"]), unfit_rows=checked_unfit_rows(str(given["unfit_rows"])),
     )  # fmt: skip
     _check_labels_given(source, bool(given["labels"]))
     for role, file in files.items():
@@ -141,10 +142,6 @@ def _read_task_file(path: Path) -> dict:
         if not options.get(key) and not (key == "label" and options.get("label_columns")):
             raise UserError(f"the task file {path} lacks the key {key!r}; add it")
     return options
-
-
-def _text_columns(value: object) -> list[str]:
-    return [str(column) for column in value] if isinstance(value, list) else [str(value)]
 
 
 def _column_names(value: object, argument: str) -> list[str]:
@@ -210,7 +207,7 @@ def _positive_last(labels: list[str], positive: str) -> list[str]:
     return sorted(labels, key=lambda name: name == positive)
 
 
-def _unfit_rows(given: str) -> str:
+def checked_unfit_rows(given: str) -> str:
     if given not in ("", "refuse", "leave_out"):
         raise UserError(f"{given!r} is unknown; choose refuse or leave_out", argument="unfit_rows")
     return "" if given == "refuse" else given

@@ -22,7 +22,7 @@ from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.cells import RARE, is_missing
 from stages.tasks.hub_datasets import load_hub
-from stages.tasks.readers.files import Row, fitting
+from stages.tasks.readers.files import Row, checked_unfit_rows, fitting
 from stages.tasks.readers.images import check_roles, has_images, image_task, key_of, roles_of
 from stages.tasks.split_files import data_files, unread
 from stages.tasks.tables import Table, of_dataset, open_table
@@ -60,7 +60,7 @@ def find(request: TaskRequest) -> TaskSource | None:
     source = TaskSource(
         slug(request.task or data.stem), "image_tables", metric=request.metric,
         files={role: str(file.resolve()) for role, file in files.items()}, text=list(request.text_columns),
-        label=request.label_column, unfit_rows="leave_out" if request.unfit_rows == "leave_out" else "",
+        label=request.label_column, unfit_rows=checked_unfit_rows(request.unfit_rows),
     )  # fmt: skip
     for path in files.values():
         _columns(path, _open(path), source)

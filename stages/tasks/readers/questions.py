@@ -26,7 +26,7 @@ from stages.tasks import metrics
 from stages.tasks.hub_datasets import load_hub
 from stages.tasks.kinds import Questions
 from stages.tasks.kinds.questions import METRICS
-from stages.tasks.readers.files import Row, drop_repeats, fitting, hold_out
+from stages.tasks.readers.files import Row, checked_unfit_rows, drop_repeats, fitting, hold_out
 from stages.tasks.split_files import ROLES, data_files, unread
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, literal, recognised, slug, text_lines
@@ -49,9 +49,9 @@ def find(request: TaskRequest) -> TaskSource | None:
     if not request.data and task in HUB:
         metrics.select(request.metric, METRICS, METRICS)
         hub, config = HUB[task]
-        leave_out = "leave_out" if request.unfit_rows == "leave_out" else ""
+        unfit_rows = checked_unfit_rows(request.unfit_rows)
         return TaskSource(
-            task, "questions", hub=hub, config=config, metric=request.metric, unfit_rows=leave_out
+            task, "questions", hub=hub, config=config, metric=request.metric, unfit_rows=unfit_rows
         )
     if not request.data:
         return None
@@ -59,17 +59,15 @@ def find(request: TaskRequest) -> TaskSource | None:
     if not path.exists():
         return None
     files = data_files(path)
-    if not _is_squad(files["train"]) and not _has_columns(files["train"], request):
-        return None
+    if not _is_squad(files["train"]):
+        table = open_table(files["train"], request.encoding, request.delimiter)
+        if not {*COLUMNS, ANSWERS} <= set(table.columns):
+            return None
     metrics.select(request.metric, METRICS, METRICS)
-    if request.unfit_rows not in ("", "refuse", "leave_out"):
-        raise UserError(
-            f"{request.unfit_rows!r} is unknown; choose refuse or leave_out", argument="unfit_rows"
-        )
     return TaskSource(
         slug(request.task or path.stem), "questions", metric=request.metric, encoding=request.encoding,
         files={role: str(file.resolve()) for role, file in files.items()},
-        unfit_rows="leave_out" if request.unfit_rows == "leave_out" else "",
+        unfit_rows=checked_unfit_rows(request.unfit_rows),
     )  # fmt: skip
 
 
@@ -83,10 +81,6 @@ def _is_squad(path: Path) -> bool:
         if len(head) >= HEAD:
             break
     return bool(re.match(r"\s*\{", head) and re.search(r'"paragraphs"\s*:\s*\[', head))
-
-
-def _has_columns(path: Path, request: TaskRequest) -> bool:
-    return {*COLUMNS, ANSWERS} <= set(open_table(path, request.encoding, request.delimiter).columns)
 
 
 def load(source: TaskSource, revision: str | None) -> Task:
