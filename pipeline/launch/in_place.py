@@ -167,6 +167,7 @@ class _Ranks:
         self._end = ""  # that another rank has reported
         if given.by in ("torchrun", "deepspeed"):  # killed, they leave ranks behind
             die_with_parent(os.getppid())
+        self._command = deepspeed_command() if given.by == "deepspeed" else None
         given.export()
         os.environ.setdefault("OMP_NUM_THREADS", _threads(given))
         worker.set_environment()
@@ -371,8 +372,15 @@ class _Ranks:
         raise AssertionError
 
     def _guard(self) -> None:
-        """In a thread: notice that the one which listens waits in vain, for the store or its host is gone."""
+        """In a thread: notice that the one which listens waits in vain, for the store or its host is gone.
+
+        And that the command `deepspeed` has ended: a signal ends it alone, and leaves behind what it started. The ranks
+        then save and end, as after a SIGTERM of their own.
+        """
         while not self._over.wait(BEAT):
+            if self._command and deepspeed_command() != self._command:
+                self._command = None
+                os.kill(os.getpid(), signal.SIGTERM)
             if self._running and time.monotonic() - self._heard > SILENT_FOR:
                 self._lose("rank 0")
 
@@ -390,6 +398,17 @@ class _Ranks:
     def _end_within(self, seconds: float, status: int) -> None:
         if not self._over.wait(seconds) and self._running:
             worker.leave(status)
+
+
+def deepspeed_command() -> int | None:
+    """Process id of the command `deepspeed`, which started the process that started this one; None where none did."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        above = psutil.Process(os.getppid()).parent()
+        if above and any("deepspeed" in word for word in above.cmdline()):
+            return above.pid
+    return None
 
 
 def _wait(store: Any, key: str) -> None:

@@ -2,25 +2,40 @@
 
 Two ranks train one general stage, with a checkpoint at every step. After each fault the same command resumes; at the
 end its weights and logged lines are those of a run left alone. srun is `tests.slurm_stand_in`: it passes signals on, and
-does not end the other rank where one fails, as srun without `--kill-on-bad-exit`.
+does not end the other rank where one fails, as srun without `--kill-on-bad-exit`. mpirun is Open MPI's, where it is
+installed.
 """
 
 import contextlib
+import copy
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.integration.conftest import EACH_STEP, Workplace, workers_of
-from tests.integration.test_given_ranks import LAUNCHERS, ranks_of, started_by
+from tests.integration.test_given_ranks import LAUNCHERS, ranks_of
 
 ITSELF = "`NPROC=2`"
-NAMES = {"torchrun": "torchrun", "srun": "srun (stand-in)"}
-RANK = {"torchrun": "RANK", "srun": "SLURM_PROCID"}
-"""Variable by which a rank knows its number."""
+PREFIXES = {name: (sys.executable, *words) for name, words in LAUNCHERS.items()} | {
+    "deepspeed": (
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "--num_gpus=2",
+        "--no_python",
+        "--no_local_rank",
+    ),
+    "mpirun": ("mpirun", "-n", "2", "--bind-to", "none", "--allow-run-as-root"),
+}
+"""Words before a command, which start it on two ranks."""
+RANK = {"srun": "SLURM_PROCID", "mpirun": "OMPI_COMM_WORLD_RANK"}
+"""Variable by which a rank knows its number, where it is not RANK."""
 
 FAULTS = {
     "`kill -9` of rank 1": signal.SIGKILL,
@@ -32,6 +47,10 @@ FAULTS = {
 }
 NOT_UNDER = {("srun", "`kill -9` of the launcher")}
 """A stand-in's death says nothing about srun's."""
+
+SAVES = {("mpirun", "SIGTERM to the launcher"): False, ("deepspeed", "`kill -9` of the launcher"): True}
+"""Whether the ranks save, where the signal alone does not tell: Open MPI 5's mpirun kills them right after a SIGTERM (4.1's let
+them save); under DeepSpeed's launcher they notice its death themselves."""
 
 WITHIN = 60
 """Seconds in which all processes must have ended."""
@@ -66,15 +85,18 @@ def columns(place: Workplace) -> Iterator[Column]:
     same = ("general-distill", "reuse=false", "general.epochs=150")
     status, output = place.run(*same, "run=alone", "job.nproc=2")
     assert status == 0, output
-    for launcher in ("", *LAUNCHERS):
-        yield _column(place, launcher, same)
+    for launcher in ("", *PREFIXES):
+        if launcher != "mpirun" or shutil.which("mpirun"):
+            yield _column(place, launcher, same)
 
 
 def _column(place: Workplace, launcher: str, same: tuple[str, ...]) -> Column:
-    given = started_by(place, launcher) if launcher else place
+    given = copy.copy(place)
+    given.prefix = PREFIXES.get(launcher, ())
     name = f"under-{launcher or 'itself'}"
     command = (*same, f"run={name}", *(() if launcher else ("job.nproc=2",)))
-    column, run = Column(NAMES.get(launcher, ITSELF)), place.path / "runs" / name
+    title = "srun (stand-in)" if launcher == "srun" else launcher or ITSELF
+    column, run = Column(title), place.path / "runs" / name
     for fault in FAULTS:
         if (launcher, fault) in NOT_UNDER:
             continue
@@ -83,8 +105,10 @@ def _column(place: Workplace, launcher: str, same: tuple[str, ...]) -> Column:
         seconds = _do(fault, process, run, launcher)
         output = process.communicate(timeout=WITHIN)[0]
         saved = "saved at step" in output
-        column.cells[fault] = f"{seconds:.1f}{', saved' * saved}"
-        if seconds > WITHIN or process.returncode == 0 or saved != (FAULTS[fault] == signal.SIGTERM):
+        told = ", saved" if saved else ", not saved" if FAULTS[fault] == signal.SIGTERM else ""
+        column.cells[fault] = f"{seconds:.1f}{told}"
+        saves = SAVES.get((launcher, fault), FAULTS[fault] == signal.SIGTERM)
+        if seconds > WITHIN or process.returncode == 0 or saved != saves:
             column.wrong.append(f"{fault}: ended with {process.returncode} after {seconds:.1f} s: {output}")
     status, output = given.run(*command)
     if status or "resumed at step" not in output:
@@ -135,12 +159,11 @@ def _ranks(run: Path, launcher: str) -> list[int]:
     """Process ids of the two ranks, in order."""
     if not launcher:
         return workers_of(run)[1:]  # the first is their parent
-    numbers = {}
+    numbers, variable = {}, RANK.get(launcher, "RANK")
     for process in ranks_of(run.name):
+        environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
         for number in (0, 1):
-            if f"{RANK[launcher]}={number}".encode() in Path(f"/proc/{process}/environ").read_bytes().split(
-                b"\0"
-            ):
+            if f"{variable}={number}".encode() in environment:
                 numbers[number] = process
     return [numbers[0], numbers[1]]
 

@@ -1,5 +1,8 @@
 """Which ranks another launcher has started, by its variables."""
 
+import subprocess
+import sys
+
 import pytest
 
 from checkpoints.errors import UserError
@@ -109,3 +112,19 @@ def test_where_no_stage_runs_the_other_ranks_do_nothing(monkeypatch, capsys):
     monkeypatch.setattr(commands, "given_ranks", lambda: given_ranks(TORCH | {"RANK": "0"}))
     assert commands.main(["recipes", "--local_rank=0"]) == 0
     assert "best-practice" in capsys.readouterr().out
+
+
+def test_the_command_deepspeed_is_found_and_its_death_is_noticed():
+    """It starts a process that starts the ranks, and leaves both behind where it is killed."""
+    rank = (
+        "import time; from pipeline.launch.in_place import deepspeed_command as found\n"
+        "first = found(); print(first, flush=True)\n"
+        "while found() == first: time.sleep(0.05)\n"
+        "print(found(), flush=True)"
+    )
+    start = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[2:]])"
+    words = [sys.executable, "-c", start, "deepspeed", start, "launch", rank]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout.readline() == f"{command.pid}\n"
+        command.kill()
+        assert command.stdout.readline() == "None\n"
