@@ -40,7 +40,7 @@ class Options:
         "", "a CSV, TSV, JSON(L) or Parquet file, or a directory; if left out: the hub or the package"
     )
     text_columns: list[str] = option([], "names of the one or two text columns of a data file")
-    label_column: str = option("", "name of the label column of a data file")
+    label_column: str = option("", "name of the label column of a data file, or of a table of answers alone")
     label_columns: list[str] = option(
         [], "names of columns with 1 or 0, one for each of several labels a row, instead of label_column"
     )

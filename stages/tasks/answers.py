@@ -69,13 +69,17 @@ class Answered:
     notes: list[str]
 
 
-def read_answers(path: Path, texts: Sequence[tuple[str, ...]], labels: Sequence[str] = ()) -> list[Answer]:
+def read_answers(
+    path: Path, texts: Sequence[tuple[str, ...]], labels: Sequence[str] = (), label: str | None = None
+) -> list[Answer]:
     """Read a table of answers.
 
     Args:
         path: CSV, TSV, JSON, JSONL or Parquet.
         texts: names of the one or two text columns; the first of these choices that the table has.
         labels: the labels of the task, which may be columns.
+        label: name of the column of labels; if empty, the first form of answers that the table has; None: so, and the
+            caller takes no name.
 
     Raises:
         UserError: the table cannot be read, or has no text or answer column.
@@ -85,17 +89,21 @@ def read_answers(path: Path, texts: Sequence[tuple[str, ...]], labels: Sequence[
     there = f"its columns are {', '.join(f'{name!r:.40}' for name in table.columns)}"
     if columns is None:
         wanted = " or ".join(" and ".join(names) for names in dict.fromkeys(texts))
-        raise UserError(f"{path}: no text column; {there}; name it {wanted}")
-    by_class = bool(labels) and set(labels) <= set(table.columns)
-    if not by_class and not set(FORMS) & set(table.columns):
+        which = "" if label is None else "give text_columns=NAME, or "
+        raise UserError(f"{path}: no text column; {there}; {which}name it {wanted}")
+    if label and label not in table.columns:
+        raise UserError(f"{path}: no column {label!r}; {there}; give one of these", argument="label_column")
+    by_class = not label and bool(labels) and set(labels) <= set(table.columns)
+    if not label and not by_class and not set(FORMS) & set(table.columns):
+        which = "" if label is None else "give label_column=NAME, or "
         raise UserError(
-            f"{path}: no column of answers; {there}; name it label, probabilities or logits, or give a column of "
+            f"{path}: no column of answers; {there}; {which}name it label, probabilities or logits, or give a column of "
             "probabilities for each label"
         )
     answers = []
     for line, row in table.rows:
         found = tuple(check_text(row.get(name) or "", f"{path}, line {line}: {name!r}") for name in columns)
-        form, given = _given(row, labels if by_class else ())
+        form, given = ("label", parsed(row.get(label))) if label else _given(row, labels if by_class else ())
         empty = next((n for n, text in zip(columns, found, strict=True) if not text.strip()), "")
         unfit = f"{empty!r} is empty" if empty else "no answer" if given is None else ""
         answers.append(Answer(line, found, form, given, unfit))

@@ -190,7 +190,7 @@ class Augmentation:
 
 @dataclass
 class Answers:
-    """A teacher that is a table of answers to texts (TEACHER=answers.jsonl; docs/answers.md)."""
+    """A teacher that is a table of answers to texts (teacher=answers.jsonl; docs/answers.md)."""
 
     encoder: str = option(
         "packaged", "second teacher, tuned on the answers, for the layers: packaged, a directory or hub name"

@@ -32,7 +32,7 @@ def find(request: TaskRequest) -> TaskSource | None:
         return None
     return TaskSource(
         slug(request.task), "answers", VERSION, text=list(request.text_columns), metric=request.metric,
-        labels=list(request.labels),
+        labels=list(request.labels), label=request.label_column,
     )  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     """Read the answers."""
     path = Path(source.files["answers"])
     choices = [tuple(source.text)] if source.text else [("text", "text_b"), ("text",)]
-    rows = read_answers(path, choices, source.labels)
+    rows = read_answers(path, choices, source.labels, source.label)
     if not source.labels:
         rows = _without_missing(rows)
     kind = _kind(path, rows, source)

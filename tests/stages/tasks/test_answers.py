@@ -192,6 +192,34 @@ def test_answers_alone_make_a_task_whose_metrics_are_agreement(place):
     assert "accuracy" not in " ".join(task.notes)
 
 
+def test_answers_alone_may_have_columns_of_other_names(place):
+    rows = [
+        {"post": f"{LABELS[i % 4]} text {i}", "said": LABELS[i % 4], "probabilities": "?"} for i in range(60)
+    ]
+    path = write("answers.jsonl", rows)
+    task = alone(path, text_columns=("post",), label_column="said")
+    train = task.splits["train"]
+    assert task.labels == ("fresh", "rotten") and all(
+        task.labels[label] in text for text, label in zip(train.text_a, train.labels, strict=True)
+    )
+    for given, words in (
+        (
+            {},
+            "no text column; its columns are 'post', 'said', 'probabilities'; give text_columns=NAME, or name it text",
+        ),
+        (
+            {"text_columns": ("post",), "label_column": "says"},
+            "label_column: .*no column 'says'; its columns are 'post'",
+        ),
+    ):
+        with pytest.raises(UserError, match=words):
+            alone(path, **given)
+    for row in rows:
+        del row["probabilities"]
+    with pytest.raises(UserError, match="no column of answers; .*; give label_column=NAME, or name it label"):
+        alone(write("answers.jsonl", rows), text_columns=("post",))
+
+
 def test_answers_alone_of_several_labels_and_of_scores(place):
     sets = [["a"], [], ["a", "b"], ["b"]] * 20
     task = alone(answers(sets, "label", many()))
