@@ -14,6 +14,7 @@ from checkpoints.errors import UserError
 from checkpoints.fingerprint import FileHashes, fingerprint
 from checkpoints.store import read_json
 from pipeline.config.deepspeed_file import read_deepspeed, what_changes_weights
+from pipeline.config.option_errors import SECTIONS
 from pipeline.config.run_options import Options
 from pipeline.config.two_stage import StageSpec
 
@@ -89,28 +90,35 @@ def plan(stages: list[StageSpec], run: Path, options: Options) -> list[Planned]:
             }
         )
         directory = run / stage.name
-        planned[stage.name] = replace(
-            _decide(stage, directory, key, inputs, others, options), deepspeed=deepspeed
-        )
+        made = [planned[value] for value in stage.inputs.values() if isinstance(value, str)]
+        renewed = [step.stage.name for step in made if step.action != "skip"]
+        decided = _decide(stage, directory, key, inputs, renewed, others, options)
+        planned[stage.name] = replace(decided, deepspeed=deepspeed)
     return list(planned.values())
 
 
 def _decide(
-    stage: StageSpec, directory: Path, key: str, inputs: dict, others: dict[str, Path], options: Options
+    stage: StageSpec,
+    directory: Path,
+    key: str,
+    inputs: dict,
+    renewed: list[str],
+    others: dict[str, Path],
+    options: Options,
 ) -> Planned:
     finished, spec = read_finished(directory), read_json(directory / "stage.json")
     if finished.get("fingerprint") == key and (options.reuse or not finished.get("from")):
         made = made_in(directory, finished)
         if _is_there(made / "model"):
             return Planned(stage, directory, key, "skip", made)
-    cause = _difference(spec, stage, inputs) if finished else ""
+    cause = _difference(spec, stage, inputs, renewed) if finished else ""
     begun = any(directory.glob("checkpoints/step-*")) or any(directory.glob("teacher/*/*/manifest.json"))
     half_done = begun and not finished
     if half_done and spec.get("fingerprint") == key and not options.restart:
         return Planned(stage, directory, key, "resume", directory)
     if half_done and not options.restart:
         raise UserError(
-            f"{directory} is half done with other options ({_difference(spec, stage, inputs)}): "
+            f"{directory} is half done with other options ({_difference(spec, stage, inputs, renewed)}): "
             "use the previous options, restart=true to discard it, or another run=NAME"
         )
     if key in others and stage.stage_type != "evaluate":
@@ -195,8 +203,15 @@ def _is_there(artefact: Path) -> bool:
         return False
 
 
-def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
-    """What differs between the options and inputs with which a stage started, and those it has now."""
+def _difference(spec: dict, stage: StageSpec, inputs: dict, renewed: list[str]) -> str:
+    """What differs between the options and inputs with which a stage started, and those it has now.
+
+    Args:
+        spec: the stage's `stage.json`.
+        stage: as it is now.
+        inputs: what identifies each input.
+        renewed: the stages among its inputs that are not finished as they are.
+    """
     before = _flat(spec.get("options", {}), stage.name) | _flat(
         spec.get("identities", {}), f"{stage.name}'s "
     )
@@ -205,12 +220,9 @@ def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
     before[f"{stage.name}'s format"], now[f"{stage.name}'s format"] = spec.get("format", 1), _format(stage)
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if not changed:
-        names = [value for value in stage.inputs.values() if isinstance(value, str)]
-        return (
-            f"its output is damaged, or an input changed: {' or '.join(names)}"
-            if names
-            else "it is damaged, or another version made it"
-        )
+        if renewed:
+            return f"its input changed: {', '.join(renewed)}"
+        return "it is damaged, or another version made it"
     changes = []
     for key in changed[:2]:
         if "content" in key:
@@ -219,7 +231,11 @@ def _difference(spec: dict, stage: StageSpec, inputs: dict) -> str:
             changes.append(f"{key} is {'new' if key in now else 'gone'}")
         else:
             changes.append(f"{key} was {before[key]}, is {now[key]}")
-    return "; ".join(changes).replace(".training.", ".") + (" ..." if changed[2:] else "")
+    section = SECTIONS.get(stage.stage_type, stage.name)
+    text = "; ".join(changes).replace(f"{stage.name}.training.", f"{section}.")
+    for group in ("architecture", "augmentation"):
+        text = text.replace(f"{stage.name}.{group}.", f"{group}.")
+    return text + (" ..." if changed[2:] else "")
 
 
 def _format(stage: StageSpec) -> int:

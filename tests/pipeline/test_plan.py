@@ -1,7 +1,12 @@
 """What is made again, and what is kept."""
 
+import shutil
+
+import pytest
+
 import pipeline.plan as planning
 from checkpoints import store
+from checkpoints.errors import UserError
 from pipeline.config.run_options import load
 from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan, write_stage_spec
@@ -43,3 +48,32 @@ def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp
         assert store.read_json(step.directory / "stage.json")["job"]["compile"] == "on"  # what auto came to
         assert (step.directory / made).is_dir()
         store.remove(run)
+
+
+def test_a_change_is_named_by_its_option_and_what_depends_on_it_by_the_stage(tmp_path):
+    def stages(epochs: int = 2, layers: int = 3) -> list[StageSpec]:
+        of_general = {"training": {"epochs": 1}, "architecture": {"layers": layers}}
+        return [
+            StageSpec("teacher", "teacher", {"training": {"epochs": epochs}}, {"task": {"name": "tiny"}}),
+            StageSpec("general", "general", of_general),
+            StageSpec("intermediate", "intermediate", {}, {"teacher": "teacher", "student": "general"}),
+        ]
+
+    o, run = load("small", ["job.precision=fp32"]), tmp_path / "run"
+    for step in plan(stages(), run, o):
+        write_stage_spec(step, {"teacher": run, "general": run}, o)
+        with store.sealed(step.directory / "model") as directory:
+            (directory / "file").touch()
+        store.write_json(step.directory / "finished.json", {"fingerprint": step.fingerprint})
+    assert [step.cause for step in plan(stages(), run, o)] == ["", "", ""]
+    changed = [step.cause for step in plan(stages(epochs=4), run, o)]
+    assert changed == ["tuning.epochs was 2, is 4", "", "its input changed: teacher"]
+    changed = [step.cause for step in plan(stages(layers=4), run, o)]
+    assert changed == ["", "architecture.layers was 3, is 4", "its input changed: general"]
+    shutil.rmtree(run / "intermediate" / "model")
+    assert [step.cause for step in plan(stages(), run, o)][2] == "it is damaged, or another version made it"
+    (run / "teacher" / "finished.json").unlink()
+    with store.sealed(run / "teacher" / "checkpoints" / "step-00000001") as directory:
+        (directory / "file").touch()
+    with pytest.raises(UserError, match=r"half done with other options \(tuning.epochs was 2, is 4\)"):
+        plan(stages(epochs=4), run, o)
