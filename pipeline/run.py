@@ -32,6 +32,20 @@ GROUPS = {"teacher": "tuning", "finetune": "finetuning"}
 ONE_RANK = ("check", "select", "evaluate")
 """Types of stages that train nothing: one process runs them, whatever the number of ranks."""
 
+DOES = {
+    "check": "reads data and models, and estimates what each stage takes",
+    "teacher": "tunes the teacher on the task",
+    "vocabulary": "chooses the student's tokens",
+    "general": "a student learns the un-tuned teacher's layers on unlabelled text",
+    "masked_lm": "prepares the masked language model",
+    "augment": "makes variants of the training rows",
+    "intermediate": "the student learns the tuned teacher's layers on the task's rows",
+    "prediction": "the student learns the teacher's predictions",
+    "finetune": "a baseline: the same student, fine-tuned without a teacher",
+    "evaluate": "scores and times the models",
+}
+"""Type of stage -> what it does, for those who see it start."""
+
 
 class StageFailed(RuntimeError):
     """A stage was interrupted or failed. What it saved is intact: the same call resumes it.
@@ -94,13 +108,18 @@ def make_recipe(given: Mapping[str, str]) -> list[Path]:
 def _make_seeds(
     options: Options, declare: Callable[[Options], RunSpec], recipe: Mapping[str, str]
 ) -> list[Path]:
-    seeds = [(replace(options, seed=seed, seeds=[]), f"-seed{seed}") for seed in options.seeds] or [
-        (options, "")
-    ]
+    seeds = by_seed(options)
     last = len(seeds) - 1
     return [
         _run(of_seed, declare(of_seed), suffix, recipe, more=last - i)
         for i, (of_seed, suffix) in enumerate(seeds)
+    ]
+
+
+def by_seed(options: Options) -> list[tuple[Options, str]]:
+    """The options of each run, and what its name ends in: one for each of `seeds`, or one alone."""
+    return [(replace(options, seed=seed, seeds=[]), f"-seed{seed}") for seed in options.seeds] or [
+        (options, "")
     ]
 
 
@@ -136,7 +155,10 @@ def _run(options: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]
                 (run / "results.json").unlink(missing_ok=True)  # it describes other models
             if step.action == "reuse":
                 continue
-            print(f"[{step.stage.name}] {'resumes' if step.action == 'resume' else 'starts'}", flush=True)
+            does = f": {DOES[step.stage.stage_type]}" if step.stage.stage_type in DOES else ""
+            print(
+                f"[{step.stage.name}] {'resumes' if step.action == 'resume' else 'starts'}{does}", flush=True
+            )
             start = time.monotonic()
             job = (
                 replace(options.job, nproc=1, hostfile="")

@@ -56,6 +56,7 @@ def training_cost(
     """
     variants = _variants(plan, task)
     length = float(rows.lengths.mean())
+    epochs = f"{plan.epochs} epoch" + "s" * (plan.epochs != 1)
     steps = plan.epochs * math.ceil(len(rows) * (1 + variants) / plan.batch_size)
     of_pass = int(rows.lengths.sum()) * (1 + variants)
     tokens = of_pass * plan.epochs
@@ -72,7 +73,7 @@ def training_cost(
             of_step += _measured(stage, plan, rows, task, teacher) / 3  # a forward pass
         flops += of_teacher
         what = f"{of_pass:,} {rows.unit}" + "s" * (of_pass > 1)
-        line = f"{what} x {plan.epochs} epochs, {flops / 1e12:,.2f} TFLOP"
+        line = f"{what} x {epochs}, {flops / 1e12:,.2f} TFLOP"
         return Cost(flops, seconds + steps * of_step), line
     seconds += estimated_seconds(stage, trained, flops)
     if teacher is not None:
@@ -81,7 +82,7 @@ def training_cost(
     augmented = f" x up to {1 + variants} variants" if variants else ""
     texts = "" if rows.begins is None else f"{int(rows.begins.sum()):,} texts in windows, "
     return Cost(flops, seconds), (
-        f"{texts}{len(rows):,} rows{augmented} x {plan.epochs} epochs, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a row, "
+        f"{texts}{len(rows):,} rows{augmented} x {epochs}, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a row, "
         f"{rows.truncated / len(rows):.1%} of rows truncated), {flops / 1e12:,.1f} TFLOP"
     )
 

@@ -214,7 +214,7 @@ class Job:
             batch = self._batch(indices, weights)
         with self.clock("teacher"):
             targets = self.targets(batch) if self.targets else None
-        with self.clock("student"):
+        with self.clock("forward"):
             terms = self.engine.deepspeed(batch, targets)
             losses: dict[str, Tensor] = {}
             for term in terms.values():

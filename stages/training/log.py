@@ -176,7 +176,7 @@ class Clock:
         whole = time.monotonic() - self.began
         parts = sorted(self.seconds.items(), key=lambda item: -item[1])
         fractions = [f"{part} {seconds / whole:.0%}" for part, seconds in parts if seconds >= whole / 200]
-        return f"{whole / 60:.1f} minutes: {', '.join(fractions)}"
+        return f"took {whole / 60:.1f} minutes: {', '.join(fractions)}"
 
 
 def name_rows(rows: np.ndarray) -> str:
