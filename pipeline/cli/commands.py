@@ -5,8 +5,9 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,16 +19,18 @@ from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import read_json
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.option_errors import explain
-from pipeline.config.recipe import RecipeFile, StudentSpec, known_recipes
+from pipeline.config.recipe import RecipeFile, StudentSpec, known_recipes, read_recipe
+from pipeline.config.recipe_stages import recipe_stages
 from pipeline.config.run_options import Options, check_run, load
 from pipeline.config.schema import CONFIG, arguments, closest, help_text, updated
+from pipeline.config.two_stage import RunSpec
 from pipeline.launch.given_ranks import given_ranks
 from pipeline.launch.in_place import RunEnded, on_all_ranks
 from pipeline.plan import RUNS
 from pipeline.program import as_started
 from pipeline.report.printed_tables import results_table, runs_table, tasks_table
 from pipeline.report.run_record import RunRecord, read_run_record
-from pipeline.run import StageFailed, StageRefused, make, make_recipe
+from pipeline.run import StageFailed, StageRefused, by_seed, make, make_recipe
 from stages.tasks.readers.glue import task_directories
 from stages.tasks.text import check_text, slug
 from stages.training.options import option
@@ -40,11 +43,8 @@ usage: python -m pipeline COMMAND [key=value | --key value | --key=value ...]
 `python -m pipeline COMMAND --help` explains a command and lists its options.
 Every command resumes where it was stopped, skips what is finished, and makes again what changed."""
 
-NEXT = """
-What to do next:
-  make predict RUN={run} TEXT="a fine film"         # what the student answers
-  make export RUN={run} ARGS="to=my-student"        # files for transformers and onnxruntime
-  make task-distill TASK=mine DATA=my.csv ARGS="text_columns=text label_column=label"    # the same with your rows"""
+DEMO = {"task": "rotten-tomatoes", "run": "demo", "preset": "demo"}
+"""The options of the command `demo`."""
 
 COMMANDS: dict[str, "Command"] = {}
 
@@ -192,11 +192,17 @@ def demo(given: dict[str, str]) -> None:
 
     Example: make demo
     """
-    runs = make({"task": "rotten-tomatoes", "run": "demo", "preset": "demo"} | given, task_stages)
+    runs = make(DEMO | given, task_stages)
     for name in (run.name for run in runs):
         print()
         report(ReportSettings(run=name))
-    print(as_started(NEXT.format(run=runs[0].name)))
+    print(
+        as_started(f"""
+What to do next:
+  make predict RUN={runs[0].name} TEXT="a fine film"         # what the student answers
+  make export RUN={runs[0].name} ARGS="to=my-student"        # files for transformers and onnxruntime
+  make task-distill TASK=mine DATA=my.csv ARGS="text_columns=text label_column=label"    # the same with your rows""")
+    )
 
 
 @command(Options, makes_run=True)
@@ -230,14 +236,20 @@ def glue(given: dict[str, str]) -> None:
     data=, all nine tasks are read from the hub. task="mrpc rte" takes these tasks alone. Each task is a run, named
     PRESET-TASK or RUN-TASK.
     """
-    chosen = given.get("task", "").replace(",", " ").split()
-    tasks = {}
+    tasks = _of_glue(given)
+    for options in tasks.values():  # what is refused is refused before the first task begins
+        task_stages(load("small", options))
+    runs = {task: make(options, task_stages) for task, options in tasks.items()}
+    print(f"\n{tasks_table(runs)}")
+
+
+def _of_glue(given: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Task of GLUE -> the options of its run."""
+    chosen, tasks = given.get("task", "").replace(",", " ").split(), {}
     for task, data in task_directories(given.get("data", ""), chosen).items():
         run = {"run": f"{given['run']}-{task}"} if given.get("run") else {}
         tasks[task] = given | {"task": task, "data": data} | run
-        task_stages(load("small", tasks[task]))  # what is refused is refused before the first task begins
-    runs = {task: make(options, task_stages) for task, options in tasks.items()}
-    print(f"\n{tasks_table(runs)}")
+    return tasks
 
 
 @command(Options, makes_run=True)
@@ -587,25 +599,55 @@ def doctor(given: dict[str, str]) -> int:
 
     Example: make doctor TASK=rotten-tomatoes
 
-    Takes the options of task-distill, and does what the run's stage `check` would. run= alone checks the directory of
-    that run.
+    Takes the options of task-distill, or with name= those of recipe; command=general-distill, glue, augment or demo
+    names another command. It does what a run's stage `check` would. run= alone checks the directory of that run.
     """
     from pipeline.cli import doctor, run_needs
 
-    options = load("small", given)
-    spec = task_stages(options) if given.keys() - {"run", "preset", "seeds"} else None
+    of_run = given.keys() <= {"run", "preset", "seeds"}
+    runs = [(*of_seed, declare) for made, declare in to_make(given) for of_seed in by_seed(made)]
     report = doctor.Report()
-    doctor.check_machine(report, RUNS)
-    for suffix in [f"-seed{seed}" for seed in options.seeds] or [""]:
-        run = RUNS / ((spec.name if spec else options.run) + suffix)
-        if spec:
-            run_needs.check_needs(report, run, spec.declare, options)
-        elif options.run and not run.is_dir():
+    with report.findings("machine"):
+        doctor.check_machine(report, RUNS)
+    for options, suffix, declare in runs:
+        name = options.run
+        if not of_run:
+            with report.findings("plan"):
+                spec = declare(options)
+                name = spec.name
+                run_needs.check_needs(report, RUNS / (name + suffix), spec.declare, options)
+        run = RUNS / f"{name}{suffix}"
+        if of_run and name and not run.is_dir():
             raise _no_such_run(run.name)
-        if run != RUNS and run.is_dir():
-            doctor.check_run(report, run)
+        if name and run.is_dir():
+            with report.findings("run"):
+                doctor.check_run(report, run)
     print(f"\n{report.wrong} wrong" if report.wrong else "\nnothing is wrong")
     return 1 if report.wrong else 0
+
+
+def to_make(given: Mapping[str, str]) -> list[tuple[Options, Callable[[Options], RunSpec]]]:
+    """What `doctor` is asked about: the options of each run that a command makes, and what declares the run's stages.
+
+    Args:
+        given: the options; `command` names the command, if it is neither `recipe` (which has `name`) nor `task-distill`.
+    """
+    given = dict(given)
+    command = given.pop("command", "recipe" if "name" in given else "task-distill")
+    if command == "recipe":
+        recipe, options = read_recipe(given)
+        return [(options, partial(recipe_stages, recipe))]
+    if command == "glue":
+        return [(load("small", of_task), task_stages) for of_task in _of_glue(given).values()]
+    declare = {
+        "demo": task_stages,
+        "general-distill": general_stages,
+        "task-distill": task_stages,
+        "augment": augment_stages,
+    }
+    if command not in declare:
+        raise UserError(f"command={command} makes no run; give {', '.join(declare)}, glue or recipe")
+    return [(load("small", (DEMO if command == "demo" else {}) | given), declare[command])]
 
 
 def _finished(name: str) -> Path:

@@ -1,18 +1,21 @@
 """Checks the machine and a run's directory, and says how to fix what is wrong. Changes nothing of a run."""
 
+import contextlib
 import importlib.metadata
 import re
 import shutil
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoints import store
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import read_json
 from pipeline.config.option_errors import explain
 from pipeline.plan import made_in, read_finished
+from pipeline.program import near, python
 from pipeline.run_lock import lock_state
 from stages.tasks import packages
 from stages.training.machine_limits import cores, memory
@@ -50,6 +53,19 @@ class Report:
         self.wrong += 1
         self._line("WRONG", subject, text)
 
+    @contextlib.contextmanager
+    def findings(self, subject: str, stage_type: str = "") -> Iterator[None]:
+        """Report whatever the block raises as wrong: a check that fails is a finding, too."""
+        try:
+            yield
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                error = to_user_error(error) if isinstance(error, OSError) else error
+            error = explain(error, stage_type) if isinstance(error, UserError) else error
+            # UserError, or transformers' own for sizes that do not go together.
+            known = isinstance(error, ValueError)
+            self.fix(subject, " ".join(f"{'' if known else f'{type(error).__name__}: '}{error}".split()))
+
     def _line(self, status: str, subject: str, text: str) -> None:
         print(f"  {status:<6} {subject:<40} {text}", flush=True)
 
@@ -66,7 +82,7 @@ def check_machine(report: Report, runs: Path) -> None:
     if ssh := shutil.which("ssh"):
         report.ok("ssh", ssh)
     else:
-        report.note("ssh", "not installed: only runs on several hosts (HOSTFILE=) need it")
+        report.note("ssh", "not installed: only runs on several hosts (job.hostfile) need it")
     found = {
         "teacher": packages.packaged_teacher,
         "corpus": packages.packaged_corpus,
@@ -75,7 +91,8 @@ def check_machine(report: Report, runs: Path) -> None:
     }
     for name, find in found.items():
         try:
-            report.ok(f"packaged {name}", find().name)
+            find()
+            report.ok(f"packaged {name}", "installed")
         except UserError as error:
             report.note(f"packaged {name}", str(explain(error)))
     _check_hub(report)
@@ -189,22 +206,25 @@ def _check_gpus(report: Report) -> None:
 
 def _check_versions(report: Report) -> None:
     report.ok("python", ".".join(map(str, sys.version_info[:3])))
-    lines = CONSTRAINTS.read_text(encoding="utf-8").split() if CONSTRAINTS.is_file() else []
+    # An installed package has no file of pins.
+    lines = CONSTRAINTS.read_text(encoding="utf-8").split() if CONSTRAINTS.is_file() else SHOWN_PACKAGES
     others = []
-    for name, _, pinned in (line.partition("==") for line in lines):
+    for line in lines:
+        name, _, pinned = line.partition("==")
         try:
             # +cpu of torch is the same version.
             installed = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             if name in SHOWN_PACKAGES:
-                report.fix(name, f"not installed (pinned {pinned}): run `make setup`")
+                report.fix(name, f"not installed: run `{python()} -m pip install {line}`")
             continue
-        if installed != pinned:
+        if pinned and installed != pinned:
             others.append(f"{name} {installed} (pinned {pinned})")
         elif name in SHOWN_PACKAGES:
             report.ok(name, installed)
     if others:
-        text = f"not those of constraints.txt: {', '.join(others)}; `make setup` installs the pinned ones"
+        pinned = f"`{python()} -m pip install -c {near(CONSTRAINTS)} -e {near(CONSTRAINTS.parent)}` installs the pinned ones"
+        text = f"not those of constraints.txt: {', '.join(others)}; {pinned}"
         report.note("versions", text)
 
 

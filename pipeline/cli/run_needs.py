@@ -1,15 +1,15 @@
 """Estimates the memory and disk that a run needs, from configs and file sizes, and checks its inputs."""
 
+import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from checkpoints.errors import UserError, to_user_error
 from pipeline.cli.doctor import Report, format_bytes, free_disk
-from pipeline.config.option_errors import explain
 from pipeline.config.run_options import Options
 from pipeline.config.two_stage import Entry, StageSpec
 from pipeline.launch.remote_hosts import read_hostfile
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from stages.training.stage import Stage
+
 PROCESS_BYTES = 500e6
 """Memory of a rank before it holds a model: Python, torch, transformers, deepspeed (measured)."""
 
 TRAINED_MODEL = {"teacher": "teacher", "masked_lm": "teacher", "general": "student", "intermediate": "student",
                  "prediction": "student", "finetune": "student"}  # fmt: skip
-HOLDS_TEACHER = ("general", "intermediate", "prediction")
+"""Type of stage -> the model that it trains; a recipe's students each have sizes of their own."""
+
+HOLDS_TEACHER = ("general", "intermediate", "prediction", "student", "pretrain")
 LONGEST_OF_MAPS = 512
 """Tokens up to which an attention loss holds maps of scores, of one layer at a time."""
 
@@ -36,43 +40,45 @@ def check_needs(
 ) -> None:
     """Report a run's plan, and whether there is memory and disk enough for it."""
     report.section(f"what run {run.name} needs")
+    planned = plan(declare(run), run, options)
+    first, wrong = planned[0].stage, report.wrong
+    if first.stage_type == "check":
+        check_inputs(report, first, options.job)
+    else:
+        _check_rows(report, planned[-1].stage)
+    if report.wrong == wrong:  # models that do not fit have no needs
+        _compare_needs(report, run, planned, options)
+
+
+def _compare_needs(report: Report, run: Path, planned: list[Planned], options: Options) -> None:
+    """Report what each stage will need, and compare the most of it with what there is."""
     from stages.distillation.device import accelerator
 
-    try:
-        planned = plan(declare(run), run, options)
-        models = _models(planned[0].stage)
-        ranks, world = _ranks(options.job)
-    except ValueError as error:  # UserError, or transformers' own for sizes that do not go together
-        report.fix("plan", str(explain(error) if isinstance(error, UserError) else error))
-        return
-    wrong = report.wrong
-    check_inputs(report, planned[0].stage, options.job)
-    if report.wrong > wrong:
-        return  # models that do not fit have no needs
+    models = _models(planned[0].stage)
+    ranks, world = _ranks(options.job)
     on_gpu = accelerator() == "cuda"
     place = " of a GPU's memory" if on_gpu else " of memory"
     most_host, most_device, most_disk, kept = PROCESS_BYTES * ranks, 0.0, 0.0, 0.0
     for step in planned:
-        text = ACTION_LABELS[step.action]
+        text, stage_type = ACTION_LABELS[step.action], step.stage.stage_type
         if step.action in ("run", "resume"):
-            trained = models.get(TRAINED_MODEL.get(step.stage.stage_type, ""))
-            parameters = _count(trained)
+            trained = TRAINED_MODEL.get(stage_type, step.stage.name)
+            parameters = _count(models.get(trained))
             of_rank = 0.0
-            if trained is not None:
+            if "training" in step.stage.options:
                 try:
                     of_rank = _rank_bytes(
-                        step.stage, trained, models["teacher"], options.job, world, maps=not on_gpu
+                        step.stage, models[trained], models["teacher"], options.job, world, maps=not on_gpu
                     )
-                except RuntimeError:  # it reads a number from a tensor, and torch's meta device has none
-                    kind = trained.config.model_type
-                    report.note(step.stage.name, f"the memory of a {kind} in training cannot be estimated")
+                except Exception:  # it reads a number, which torch's meta device has not, or reads no texts
+                    report.note(step.stage.name, "the memory of its training cannot be estimated")
             offloaded = _offloaded_bytes(step, parameters, world) if on_gpu else 0.0
             # The host's own part: processes, rank 0's copy of what a checkpoint holds, and what GPUs do not hold.
             host = PROCESS_BYTES * ranks + 12 * parameters + ranks * offloaded
             device = of_rank - offloaded if on_gpu else of_rank * ranks + host
             # As the job counts: three numbers a parameter in each checkpoint, one in each of the best weights.
             saved = 4 * parameters * (3 * (options.job.keep + 1) + options.job.keep + 2)
-            artefact = 4 * (_count(models["student"]) if step.stage.stage_type == "select" else parameters)
+            artefact = 4 * (_count(models.get("student")) if stage_type == "select" else parameters)
             most_host, most_device = max(most_host, host), max(most_device, device)
             most_disk = max(most_disk, kept + saved + artefact)
             kept += artefact
@@ -107,27 +113,41 @@ def check_needs(
 
 def check_inputs(report: Report, check: StageSpec, job: Job) -> None:
     """Run the stage `check` and report what it finds. The rows it tokenizes stay in the cache of all runs."""
+    from stages.distillation.device import accelerator
+
+    os.environ.setdefault("DS_ACCELERATOR", accelerator())  # or DeepSpeed warns that it finds none
+    from stages import check as stage_check
+
+    job = replace(job, precision="fp32")  # this and the device only decide how long it would take
+    RUNS.mkdir(exist_ok=True)
+    with report.findings("check", "check"), TemporaryDirectory(prefix=".doctor-", dir=RUNS) as run:
+        directory = Path(run) / "check"  # beside the cache
+        directory.mkdir()
+        stage_check.run(_stage(report, check, directory, job))
+        report.ok("check", "all rows can be read; vocabularies, classes, layers and lengths fit")
+
+
+def _check_rows(report: Report, stage: StageSpec) -> None:
+    """Read the rows of a run that has no stage `check`: of `augment`, which trains nothing on them."""
+    with report.findings("check"):
+        for note in _stage(report, stage, Path(), Job()).task().notes:
+            report.note("check", note)
+        report.ok("check", "all rows can be read")
+
+
+def _stage(report: Report, spec: StageSpec, directory: Path, job: Job) -> "Stage":
+    """A stage on the CPU, whose lines become notes."""
     import torch
 
-    from stages import check as stage_check
     from stages.training.stage import Stage
 
     class Told(Stage):
         def log(self, text: str) -> None:
             report.note("check", text)
 
-    job, cpu = replace(job, precision="fp32"), torch.device("cpu")  # they only decide how long it would take
-    RUNS.mkdir(exist_ok=True)
-    try:
-        with TemporaryDirectory(prefix=".doctor-", dir=RUNS) as run:  # beside the cache
-            directory = Path(run) / "check"
-            directory.mkdir()
-            stage_check.run(Told("check", "check", directory, check.options, _given(check), "", job, cpu))
-        report.ok("check", "all rows can be read; vocabularies, classes, layers and lengths fit")
-    except UserError as error:
-        report.fix("check", str(explain(error, "check")))
-    except OSError as error:
-        report.fix("check", str(to_user_error(error)))
+    return Told(
+        spec.name, spec.stage_type, directory, spec.options, _given(spec), "", job, torch.device("cpu")
+    )
 
 
 FEWER_ROWS = ", or give job.micro_batch=auto"
@@ -238,22 +258,31 @@ def _count(model: "PreTrainedModel | None") -> int:
     return sum(p.numel() for p in model.parameters()) if model is not None else 0
 
 
-def _models(check: StageSpec) -> dict[str, "PreTrainedModel"]:
-    """Teacher and student on torch's meta device, which allocates nothing."""
+def _models(first: StageSpec) -> "dict[str, PreTrainedModel]":
+    """Teacher, student and a recipe's students by name, on torch's meta device, which allocates nothing.
+
+    Of a recipe's, those are missing of which a config and sizes alone do not make a model, such as readers of graphs.
+    """
     import torch
     from transformers import AutoModel
 
     from stages.distillation.models import ModelSource, load_config
     from stages.distillation.students.architecture import student_config
 
-    given = _given(check)
-    teacher = load_config(ModelSource.of(given["teacher"]))
-    if "student" in given:
-        student = load_config(ModelSource.of(given["student"]))
-    else:
-        student = student_config(teacher, **check.options["architecture"])
+    given, options = _given(first), first.options
+    teacher = load_config(ModelSource.of(given["teacher" if "teacher" in given else "model"]))
+    of_recipe = {name: plan["student"] for name, plan in options.get("stages", {}).items() if plan["student"]}
+    sizes: dict[str, dict[str, Any] | None] = {"teacher": None}
+    sizes |= {"student": options["architecture"]} if "architecture" in options else {}
+    failures, models = (Exception,) if of_recipe else (), {}
     with torch.device("meta"):
-        return {"teacher": AutoModel.from_config(teacher), "student": AutoModel.from_config(student)}
+        for name, of in (sizes | of_recipe).items():
+            with contextlib.suppress(*failures):
+                config = teacher if of is None else student_config(teacher, **of)
+                if name == "student" and "student" in given:
+                    config = load_config(ModelSource.of(given["student"]))
+                models[name] = AutoModel.from_config(config)
+    return models
 
 
 def _given(check: StageSpec) -> dict[str, Entry]:
@@ -261,13 +290,12 @@ def _given(check: StageSpec) -> dict[str, Entry]:
     return {name: entry for name, entry in check.inputs.items() if not isinstance(entry, str)}
 
 
-def _cache_bytes(check: StageSpec) -> tuple[float, str]:
+def _cache_bytes(first: StageSpec) -> tuple[float, str]:
     """Tokenized rows take less than their text; once for each length at which stages read it."""
     size, unknown = 0.0, ""
-    given = _given(check)
-    for name, data in (("corpus", "corpus"), ("task", "task")):
-        identity = given.get(name, {}).get("identity", {})
-        lengths = {stage["max_length"] for stage in check.options["stages"].values() if stage["data"] == data}
+    for name, entry in _given(first).items():
+        identity, stages = entry.get("identity", {}), first.options.get("stages", {})
+        lengths = {stage["max_length"] for stage in stages.values() if stage["data"] == name}
         for path in map(Path, identity.get("files", {}).values()):
             size += (
                 path.stat().st_size * (3 if path.suffix in (".gz", ".bz2", ".parquet") else 1) * len(lengths)

@@ -31,7 +31,7 @@ from stages.tasks.packages import packaged_config, packaged_teacher, packaged_ve
 from stages.tasks.readers.glue import unlabelled_files
 from stages.tasks.task import TaskSource, find_task
 
-PACKAGED = "give a local directory, or teacher=packaged for the one that comes with `make setup`"
+PACKAGED = "give a local directory, or teacher=packaged, which needs no hub"
 MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
 MODELS: dict[str, Callable[[], Path]] = {
     "packaged": packaged_teacher,
@@ -41,7 +41,7 @@ MODELS: dict[str, Callable[[], Path]] = {
     "packaged-strip-reader": partial(packaged_config, "strip_reader"),
     "packaged-two-streams": partial(packaged_config, "two_streams"),
 }
-"""Models that come with `make setup` or the project, by the names that options have for them."""
+"""Models that come in packages or with the project, by the names that options have for them."""
 
 STUDENT = "give a local directory, or leave student= empty to make one"
 

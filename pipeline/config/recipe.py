@@ -138,7 +138,7 @@ class RecipeFile:
 
     __pydantic_config__ = CONFIG
 
-    about: str = option("", "a line for `make recipes`")
+    about: str = option("", "a line for the list of recipes")
     extends: str = option("small", "the preset")
     rows: NotNegative = option(0, "number of training rows of its task to use, drawn from the seed; 0: all")
     held_out: Fraction = option(

@@ -96,7 +96,8 @@ def compare_formats(
         from pipeline.deploy.smaller import Deciding, write_smaller
     except ImportError as error:
         raise UserError(
-            f"{error.name} is not installed: run `make setup`, or export without ONNX (onnx=false)"
+            f"ONNX files need {error.name}; export without them (onnx=false), or install it",
+            package=error.name or "",
         ) from error
 
     labels, (chosen_on, texts) = run.about.labels, _halves(run.kind, _reported(run))

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from checkpoints import store
 from pipeline.config.run_options import Options
+from pipeline.program import as_started
 from pipeline.report import plots
 from pipeline.report.printed_tables import notes_of
 from pipeline.report.run_record import RunRecord, StageRecord
@@ -50,7 +51,7 @@ def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
         other_than_default=run.differing(asdict(Options())),
         sources=_sources(run),
         machines=_machines(run),
-        command=run.command(),
+        command=as_started(run.command()),
     )
 
 

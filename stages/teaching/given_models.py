@@ -111,7 +111,7 @@ def _check_models_of_recipe(teacher: ModelSource, options: dict[str, Any], task:
         if name != "tuning" and (plan["losses"] is None or plan["data"] != "task"):
             raise UserError(
                 f"{task.name} has {rows}, which this stage does not read; give it to a recipe whose students learn from the "
-                f"task (make recipe NAME={example})",
+                f"task, such as {example}",
                 argument=name,
             )
     preprocessor = load_preprocessor(teacher, task.kind)

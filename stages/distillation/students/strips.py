@@ -45,7 +45,7 @@ class StripConfig(PretrainedConfig):
         """Raises UserError where the teacher's images are no strips."""
         if isinstance(self.image_size, int):
             raise UserError(
-                f"the teacher reads squares of {self.image_size} pixels, not strips; give TEACHER=packaged-strip-reader, or "
+                f"the teacher reads squares of {self.image_size} pixels, not strips; give packaged-strip-reader, or "
                 "another with a height and a width",
                 argument="teacher",
             )

@@ -4,13 +4,16 @@ import pytest
 
 from pipeline.cli.commands import COMMANDS, main
 from pipeline.config.schema import describe
+from pipeline.program import python
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_says_what_it_does_shows_an_example_and_lists_its_options(name, capsys):
+def test_each_command_says_what_it_does_shows_an_example_and_lists_its_options(name, capsys, monkeypatch):
+    monkeypatch.setenv("MAKELEVEL", "1")
     assert main([name, "--help"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"usage: python -m pipeline {name} ") and f"Example: make {name}" in text
+    program = f"{python()} -m pipeline"
+    assert text.startswith(f"usage: {program} {name} ") and f"Example: make {name}" in text
     assert all(f"\n  {setting.name} " in text for setting in describe(COMMANDS[name].settings))
     assert max(map(len, text.splitlines())) <= 120
 

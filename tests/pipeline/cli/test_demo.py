@@ -8,6 +8,7 @@ from pipeline.cli import commands
 
 def test_the_demo_ends_with_its_page_and_three_commands_that_there_are(monkeypatch, capsys):
     given = {}
+    monkeypatch.setenv("MAKELEVEL", "1")
     monkeypatch.setattr(
         commands, "make", lambda options, _: given.update(options) or [Path("runs/a"), Path("runs/b")]
     )

@@ -1,5 +1,6 @@
 """What `doctor` says of a machine, of what a run needs, and of damage in a run's directory."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ import pytest
 
 from checkpoints import store
 from pipeline.cli import doctor, run_needs
-from pipeline.cli.commands import main
+from pipeline.cli.commands import COMMANDS, main, to_make
 from pipeline.config import two_stage
 from pipeline.config.run_options import load
 from pipeline.run_lock import run_lock
@@ -165,9 +166,7 @@ def test_a_model_whose_memory_cannot_be_estimated_is_named_and_stops_nothing(
 
     monkeypatch.setattr(run_needs, "_activation_bytes", reads_a_number)
     status, lines = doctor_says(capsys, *GIVEN)
-    assert (
-        status == 0 and sum("the memory of a bert in training cannot be estimated" in x for x in lines) == 4
-    )
+    assert status == 0 and sum("the memory of its training cannot be estimated" in x for x in lines) == 4
 
 
 def test_parameters_are_counted_from_configs_alone(tmp_path):
@@ -280,6 +279,10 @@ def test_drift_from_the_pinned_versions_is_named(tmp_path, monkeypatch, capsys):
     doctor.check_machine(report, tmp_path)
     text = capsys.readouterr().out
     assert "(pinned 0.0.1), pyyaml" in text and "(pinned 0.0.2)" in text and not report.wrong
+    pins.unlink()  # as where the package is installed
+    doctor.check_machine(report, tmp_path)
+    text = capsys.readouterr().out
+    assert f"{importlib.metadata.version('torch').partition('+')[0]}\n" in text and "(pinned" not in text
 
 
 def test_what_doctor_calls_fine_the_run_takes(tmp_path, monkeypatch, capsys):
@@ -311,3 +314,64 @@ def test_what_doctor_calls_fine_the_run_takes(tmp_path, monkeypatch, capsys):
     with open(tmp_path / "corpus.txt", "ab") as file:
         file.write(b"\xff\xfe\xff")
     refused(".*corpus.txt, line")
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "stages"),
+    [
+        (["command=general-distill"], "small", ["check", "general"]),
+        (["command=augment"], "small-tiny", ["masked_lm", "augment"]),
+        (["name=mine.yaml"], "mine-seed4", ["check", "teacher", "layers", "kd", "evaluate"]),
+        (
+            ["name=deit", "task=digits", "teacher=packaged-convnet", "seeds=4"],
+            "deit-seed4",
+            ["check", "teacher"],
+        ),
+    ],
+)
+def test_it_answers_for_each_command_that_makes_a_run(tmp_path, monkeypatch, capsys, command, name, stages):
+    monkeypatch.chdir(tmp_path)
+    make_encoder(tmp_path / "teacher")
+    make_corpus(tmp_path / "corpus.txt", 12)
+    make_task(tmp_path / "data")
+    (tmp_path / "mine.yaml").write_text(
+        "seeds: [4]\nbase: {training: {max_length: 32}}\n"
+        "stages: {layers: {losses: [hidden_states]}}\n"
+        "students: {kd: {losses: [soft_labels], student: {init: layers}}}\n"
+    )
+    status, lines = doctor_says(capsys, *(GIVEN if "name=deit" not in command else ()), *command)
+    assert status == 0 and f"what run {name} needs" in lines, "\n".join(lines)
+    planned = [line.split()[1] for line in lines if " pending" in line]
+    assert planned[: len(stages)] == stages
+    assert any(line.startswith("  ok     check ") and "all rows can be read" in line for line in lines)
+    status, lines = doctor_says(capsys, *GIVEN, *command, "task=tiny", "data=nosuch", "corpus=nosuch")
+    assert status == 1 and any(line.startswith("  WRONG") and "nosuch" in line for line in lines)
+
+
+def test_every_command_that_makes_a_run_can_be_asked_about():
+    for name, command in COMMANDS.items():
+        if command.makes_run:
+            assert to_make({"command": name, **({"name": "deit"} if name == "recipe" else {})}), name
+
+
+def test_a_command_that_makes_no_run_is_one_line(capsys):
+    assert main(["doctor", "command=export"]) == 2
+    assert "command=export makes no run; give demo, general-distill" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyError("a key"), OSError("no answer"), RuntimeError("two\nlines")])
+def test_a_check_that_fails_is_a_finding_and_no_traceback(tmp_path, monkeypatch, capsys, error):
+    monkeypatch.chdir(tmp_path)
+    make_encoder(tmp_path / "teacher")
+    make_corpus(tmp_path / "corpus.txt", 12)
+    make_task(tmp_path / "data")
+
+    def fails(*given):
+        raise error
+
+    monkeypatch.setattr("stages.check.run", fails)
+    monkeypatch.setattr(doctor, "_check_gpus", fails)
+    status, lines = doctor_says(capsys, *GIVEN)
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    wrong = [line.split(maxsplit=2)[1:] for line in lines if line.startswith("  WRONG")]
+    assert status == 1 and wrong == [["machine", said], ["check", said]] and lines[-1] == "2 wrong"

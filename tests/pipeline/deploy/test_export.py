@@ -233,7 +233,11 @@ def test_what_cannot_be_exported_leaves_nothing_behind(place, capsys, monkeypatc
     with monkeypatch.context() as patched:
         patched.delitem(__import__("sys").modules, "pipeline.deploy.onnx_model", raising=False)
         patched.setitem(__import__("sys").modules, "onnxruntime", None)
-        refused(capsys, "onnxruntime is not installed: run `make setup`", "to=out")
+        refused(
+            capsys,
+            "ONNX files need onnxruntime; export without them (onnx=false), or install it: run `",
+            "to=out",
+        )
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.deploy.formats.LARGEST_DIFFERENCE", 0.0)
         refused(capsys, "from PyTorch's", "to=out")
