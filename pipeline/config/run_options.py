@@ -34,7 +34,9 @@ class Options:
 
     __pydantic_config__ = CONFIG
 
-    preset: str = option("small", "settings to start from: small, tinybert4, tinybert6, or a .yaml file")
+    preset: str = option(
+        "small", "settings to start from: small, layers, tinybert4, tinybert6, or a .yaml file"
+    )
     task: str = option("", "a GLUE task, rotten-tomatoes, a task file (.yaml), or any name with data=FILE")
     data: str = option(
         "", "a CSV, TSV, JSON(L) or Parquet file, or a directory; if left out: the hub or the package"

@@ -77,6 +77,16 @@ def test_what_needs_zero_0_is_refused_before_anything_starts(other):
         load("small", ["job.zero=2", other])
 
 
+def test_the_preset_layers_has_no_general_student_and_its_own_passes():
+    options = load("small", ["preset=layers", "task=sts-b"])
+    assert (options.student, options.architecture.layers, options.architecture.vocabulary) == (
+        "teacher-layers",
+        2,
+        9000,
+    )
+    assert (options.intermediate.epochs, options.prediction.epochs, options.tuning.epochs) == (4, 3, 4)
+
+
 def test_an_unknown_preset_lists_the_known(tmp_path):
     with pytest.raises(UserError, match="small, tinybert4, tinybert6"):
         load("smal", [])
