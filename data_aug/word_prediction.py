@@ -26,6 +26,8 @@ ENOUGH_TOKENS = {"cpu": 512, "cuda": 16_384}
 computes some 20,000 tokens of BERT-base while Python launches a pass's kernels (estimated)."""
 MOST_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """By device: maximum number of tokens in a batch, padding included."""
+MOST_LOGITS = 2**29
+"""Maximum number of logits of a batch, one for each masked word and token of the vocabulary: 2 GB in fp32."""
 MAX_PADDING = 0.04
 """The fraction of a batch of ENOUGH_TOKENS or more that may be padding."""
 
@@ -102,6 +104,7 @@ class MaskedLM:
         self._masks_per_pass, self._min_distance = masks_per_pass, min_distance
         device = "cpu" if model.device.type == "cpu" else "cuda"
         self._enough, self._most = ENOUGH_TOKENS[device], batch_tokens or MOST_TOKENS[device]
+        self._most_masks = MOST_LOGITS // model.config.vocab_size
         self._base, self._head = model.eval().base_model, head_alone(model)
         if self._base.dtype != dtype:
             self._base = copy.deepcopy(self._base).to(dtype)
@@ -137,7 +140,7 @@ class MaskedLM:
         ]
         rows.sort(key=lambda row: len(row.pair.ids), reverse=True)  # if memory runs out, then at once
         with torch.inference_mode():
-            batches = list(_batches(rows, self._enough, self._most))
+            batches = list(_batches(rows, self._enough, self._most, self._most_masks))
             # Read only when all are under way: a GPU need not wait for Python.
             for batch, best_NK in zip(batches, [self._best(batch, k) for batch in batches], strict=True):
                 masks = [(row.pair, mask) for row in batch for mask in row.masks]
@@ -266,21 +269,24 @@ def _single_tokens(
     return positions
 
 
-def _batches(rows: Sequence[_Row], enough: int, most: int) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[_Row], enough: int, most: int, most_masks: int) -> Iterator[list[_Row]]:
     """Yield batches of consecutive rows, given the longest first: at most `most` tokens, padded, or a single row.
+
+    A batch has at most `most_masks` masked words, too.
 
     A batch of `enough` tokens or more ends before the row that would make more than `MAX_PADDING` of it padding.
     """
     batch: list[_Row] = []
-    tokens = 0
+    tokens = masks = 0
     for row in rows:
         length = len(row.pair.ids)
         padded = (len(batch) + 1) * len(batch[0].pair.ids) if batch else 0
         wasteful = tokens >= enough and tokens + length < (1 - MAX_PADDING) * padded
-        if padded > most or wasteful:
+        if batch and (padded > most or wasteful or masks + len(row.masks) > most_masks):
             yield batch
-            batch, tokens = [], 0
+            batch, tokens, masks = [], 0, 0
         batch.append(row)
         tokens += length
+        masks += len(row.masks)
     if batch:
         yield batch

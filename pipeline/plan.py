@@ -5,7 +5,7 @@ Nothing here imports torch: a plan is made in well under a second.
 
 import os
 import shutil
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,14 +111,14 @@ def _decide(
         made = made_in(directory, finished)
         if _is_there(made / "model"):
             return Planned(stage, directory, key, "skip", made)
-    cause = _difference(spec, stage, inputs, renewed) if finished else ""
+    cause = _difference(spec, stage, key, inputs, renewed) if finished else ""
     begun = any(directory.glob("checkpoints/step-*")) or any(directory.glob("teacher/*/*/manifest.json"))
     half_done = begun and not finished
     if half_done and spec.get("fingerprint") == key and not options.restart:
         return Planned(stage, directory, key, "resume", directory)
     if half_done and not options.restart:
         raise UserError(
-            f"{directory} is half done with other options ({_difference(spec, stage, inputs, renewed)}): "
+            f"{directory} is half done with other options ({_difference(spec, stage, key, inputs, renewed)}): "
             "use the previous options, restart=true to discard it, or another run=NAME"
         )
     if key in others and stage.stage_type != "evaluate":
@@ -203,12 +203,13 @@ def _is_there(artefact: Path) -> bool:
         return False
 
 
-def _difference(spec: dict, stage: StageSpec, inputs: dict, renewed: list[str]) -> str:
+def _difference(spec: dict, stage: StageSpec, key: str, inputs: dict, renewed: list[str]) -> str:
     """What differs between the options and inputs with which a stage started, and those it has now.
 
     Args:
         spec: the stage's `stage.json`.
         stage: as it is now.
+        key: its fingerprint, as it is now.
         inputs: what identifies each input.
         renewed: the stages among its inputs that are not finished as they are.
     """
@@ -220,8 +221,9 @@ def _difference(spec: dict, stage: StageSpec, inputs: dict, renewed: list[str]) 
     before[f"{stage.name}'s format"], now[f"{stage.name}'s format"] = spec.get("format", 1), _format(stage)
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if not changed:
-        if renewed:
-            return f"its input changed: {', '.join(renewed)}"
+        made = renewed or [value for value in stage.inputs.values() if isinstance(value, str)]
+        if made and spec.get("fingerprint") != key:
+            return f"its input changed: {' or '.join(made)}"
         return "it is damaged, or another version made it"
     changes = []
     for key in changed[:2]:
@@ -231,8 +233,10 @@ def _difference(spec: dict, stage: StageSpec, inputs: dict, renewed: list[str]) 
             changes.append(f"{key} is {'new' if key in now else 'gone'}")
         else:
             changes.append(f"{key} was {before[key]}, is {now[key]}")
-    section = SECTIONS.get(stage.stage_type, stage.name)
-    text = "; ".join(changes).replace(f"{stage.name}.training.", f"{section}.")
+    text = "; ".join(changes)
+    section = SECTIONS.get(stage.stage_type, stage.stage_type)
+    if is_dataclass(getattr(Options(), section, None)):  # not a recipe's own student
+        text = text.replace(f"{stage.name}.training.", f"{section}.")
     for group in ("architecture", "augmentation"):
         text = text.replace(f"{stage.name}.{group}.", f"{group}.")
     return text + (" ..." if changed[2:] else "")

@@ -95,9 +95,9 @@ def compare_formats(
         from pipeline.deploy.onnx_model import OnnxClassifier, write_onnx
         from pipeline.deploy.smaller import Deciding, write_smaller
     except ImportError as error:
+        name = (error.name or "onnxruntime").partition(".")[0]
         raise UserError(
-            f"ONNX files need {error.name}; export without them (onnx=false), or install it",
-            package=error.name or "",
+            f"ONNX files need {name}; export without them (onnx=false), or install it", package=name
         ) from error
 
     labels, (chosen_on, texts) = run.about.labels, _halves(run.kind, _reported(run))

@@ -119,9 +119,9 @@ def tasks_table(runs: dict[str, list[Path]]) -> str:
             spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
             row[found[0].title(name)] = f"{statistics.mean(values):.1f}{spread}"
         rows.append(row)
+    whole = means["teacher"]
     kept = {
-        name: "" if name == "teacher" else f" ({value / means['teacher']:.1%})"
-        for name, value in means.items()
+        name: f" ({means[name] / whole:.1%})" if name != "teacher" and whole > 0 else "" for name in models
     }
     cells = [f"{means[name]:.1f}{kept[name]}" for name in models]
     rows.append(dict(zip(rows[0], ["mean (of the teacher's)", "", "", *cells], strict=True)))

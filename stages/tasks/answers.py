@@ -103,7 +103,10 @@ def read_answers(
     answers = []
     for line, row in table.rows:
         found = tuple(check_text(row.get(name) or "", f"{path}, line {line}: {name!r}") for name in columns)
-        form, given = ("label", parsed(row.get(label))) if label else _given(row, labels if by_class else ())
+        if label:
+            form, given = label if label in FORMS else "label", parsed(row.get(label))
+        else:
+            form, given = _given(row, labels if by_class else ())
         empty = next((n for n, text in zip(columns, found, strict=True) if not text.strip()), "")
         unfit = f"{empty!r} is empty" if empty else "no answer" if given is None else ""
         answers.append(Answer(line, found, form, given, unfit))

@@ -157,3 +157,10 @@ def test_refusals(bert) -> None:
         MaskedLM(headless, tokenizer)
     with pytest.raises(ValueError, match="masks_per_pass: 0 is below 1"):
         MaskedLM(model, tokenizer, masks_per_pass=0)
+
+
+def test_a_batch_is_bounded_by_its_masked_words_too():
+    rows = [word_prediction._Row(word_prediction._Pair([1] * 5, [0] * 5), (1, 2)) for _ in range(5)]
+    lengths = [len(batch) for batch in word_prediction._batches(rows, 10**6, 10**6, 4)]
+    assert lengths == [2, 2, 1]
+    assert [len(batch) for batch in word_prediction._batches(rows, 10**6, 10**6, 1)] == [1] * 5

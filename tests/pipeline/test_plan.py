@@ -72,8 +72,24 @@ def test_a_change_is_named_by_its_option_and_what_depends_on_it_by_the_stage(tmp
     assert changed == ["", "architecture.layers was 3, is 4", "its input changed: general"]
     shutil.rmtree(run / "intermediate" / "model")
     assert [step.cause for step in plan(stages(), run, o)][2] == "it is damaged, or another version made it"
+    of_other = {"fingerprint": "that of another teacher's"}
+    for name in ("finished.json", "stage.json"):
+        path = run / "intermediate" / name
+        store.write_json(path, store.read_json(path) | of_other)
+    assert [step.cause for step in plan(stages(), run, o)][2] == "its input changed: teacher or general"
     (run / "teacher" / "finished.json").unlink()
     with store.sealed(run / "teacher" / "checkpoints" / "step-00000001") as directory:
         (directory / "file").touch()
     with pytest.raises(UserError, match=r"half done with other options \(tuning.epochs was 2, is 4\)"):
         plan(stages(epochs=4), run, o)
+
+
+def test_the_option_of_a_recipes_own_student_keeps_its_whole_name(tmp_path):
+    def stages(epochs: int) -> list[StageSpec]:
+        return [StageSpec("kd", "student", {"training": {"epochs": epochs}}, {"task": {"name": "tiny"}})]
+
+    o, run = load("small", ["job.precision=fp32"]), tmp_path / "run"
+    (step,) = plan(stages(1), run, o)
+    write_stage_spec(step, {}, o)
+    store.write_json(step.directory / "finished.json", {"fingerprint": step.fingerprint})
+    assert plan(stages(3), run, o)[0].cause == "kd.training.epochs was 1, is 3"

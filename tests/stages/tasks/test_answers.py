@@ -273,3 +273,15 @@ def test_answers_alone_need_names_and_two_labels(place):
 )
 def test_logits_are_those_of_the_probabilities(kind, values):
     assert kind.probabilities(kind.logits(np.array(values))) == pytest.approx(np.array(values), abs=1e-5)
+
+
+def test_a_label_column_may_name_the_column_of_probabilities(place):
+    rows = [
+        {
+            "text": f"{LABELS[i % 4]} text {i}",
+            "probabilities": {"fresh": 0.9 - 0.8 * (i % 2), "rotten": 0.1 + 0.8 * (i % 2)},
+        }
+        for i in range(60)
+    ]
+    path = write("probabilities.jsonl", rows)
+    assert alone(path, label_column="probabilities").labels == alone(path).labels == ("fresh", "rotten")
