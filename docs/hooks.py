@@ -22,10 +22,11 @@ API = {
     "A whole run": ("pipeline", ["distill", "Result"]),
     "Models under distillation": ("stages.distillation", []),
     "Losses": ("stages.distillation.losses", []),
+    "A loss of your own": ("stages.distillation.losses.base", ["LossTerm"]),
     "The trainer": ("stages.distillation.trainer", ["DistillationTrainer"]),
     "Augmentation": ("data_aug", []),
 }
-"""Heading -> (module, what of it is public; none: its `__all__`)."""
+"""Heading -> (module, what of it is public; none: see `_public`)."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -61,11 +62,14 @@ def _api() -> str:
 
 
 def _public(module: str) -> list[str]:
-    """The classes and functions in a module's `__all__`."""
+    """The classes and functions in a package's `__all__`; without one, what it takes from its own modules."""
     tree = ast.parse((ROOT / module.replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
-    listed = next(
-        node.value
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return [name for name in ast.literal_eval(node.value) if not name.isupper()]
+    taken = [
+        node
         for node in tree.body
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__"
-    )
-    return [name for name in ast.literal_eval(listed) if not name.isupper()]
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(module)
+    ]
+    return [alias.name for node in taken for alias in node.names]
