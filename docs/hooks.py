@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[1]
 BESIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Files of the root that are pages, and the pages' names."""
 
-LINKED = ("CITATION.cff", "LICENSE", "pipeline/config/presets/small.yaml")
+LINKED = (
+    "CITATION.cff",
+    "LICENSE",
+    *(f"pipeline/config/presets/{name}.yaml" for name in ("small", "layers", "tinybert4")),
+)
 """Files that pages link to."""
 
 API = {
