@@ -26,7 +26,6 @@ API = {
     "A whole run": ("pipeline", ["distill", "Result"]),
     "Models under distillation": ("stages.distillation", []),
     "Losses": ("stages.distillation.losses", []),
-    "A loss of your own": ("stages.distillation.losses.base", ["LossTerm"]),
     "The trainer": ("stages.distillation.trainer", ["DistillationTrainer"]),
     "Augmentation": ("data_aug", []),
 }

@@ -42,6 +42,7 @@ MAKE = {
     "which-student": "recipe name=which-student seeds=1",
     "compact-biomedical": "recipe name=compact-biomedical seeds=1 rows=32",
     "knowledge": "recipe name=knowledge seeds=2",
+    "which-system": "recipe name=which-system seeds=1 students.grain-50.method.grain.embedding_rank=8",
     "which-student-tags": "recipe name=which-student-tags seeds=1",
     "framework": f"recipe name=framework seeds=1 {WIDTH}",
     "continuation-kd": "recipe name=continuation-kd seeds=1",
@@ -68,6 +69,7 @@ MAKE = {
     "tinybert6": f"task-distill preset=tinybert6 {SIZES} task=sts-b data=STS-B baselines=true "
     "augmentation.repredict=true intermediate.epochs=4",
     # Options beside those of the presets, ranks, ZeRO, other kinds of teachers and data.
+    "glue": f"glue {TINY} task=sts-b data=. student=teacher-layers",
     "general": f"general-distill {TINY} general.projection=shared job.zero=1 job.nproc=2",
     "augment": f"augment {OWN} augmentation.vectors=vectors.txt augmentation.masks_per_pass=2 job.nproc=2",
     "given": f"task-distill {OWN} augment=true augmentation.masked_lm=masked augmentation.vectors=none student=student "

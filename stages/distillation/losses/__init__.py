@@ -12,6 +12,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.adversary import Adversary
 from stages.distillation.losses.attention import AttentionMaps, AttentionScores
 from stages.distillation.losses.base import Loss
+from stages.distillation.losses.base import LossTerm as LossTerm  # for losses of one's own
 from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.distillation_token import DistillationToken
 from stages.distillation.losses.each_head import EachHead
