@@ -69,6 +69,7 @@ MAKE = {
     "tinybert6": f"task-distill preset=tinybert6 {SIZES} task=sts-b data=STS-B baselines=true "
     "augmentation.repredict=true intermediate.epochs=4",
     # Options beside those of the presets, ranks, ZeRO, other kinds of teachers and data.
+    "preset-layers": "task-distill preset=layers task=sts-b data=STS-B architecture.vocabulary=0 intermediate.epochs=1",
     "glue": f"glue {TINY} task=sts-b data=. student=teacher-layers",
     "general": f"general-distill {TINY} general.projection=shared job.zero=1 job.nproc=2",
     "augment": f"augment {OWN} augmentation.vectors=vectors.txt augmentation.masks_per_pass=2 job.nproc=2",
