@@ -22,8 +22,8 @@ from stages.distillation.compatibility import longest_row
 from stages.distillation.model_surgery import head_alone, pack
 
 ENOUGH_TOKENS = {"cpu": 512, "cuda": 16_384}
-"""By device: a batch of so many tokens takes hardly more time per token than a larger one. On a CPU measured; a GPU
-computes some 20,000 tokens of BERT-base while Python launches a pass's kernels (estimated)."""
+"""By device: the number of tokens from which a larger batch saves hardly any time per token. The CPU's was measured. The
+GPU's is an estimate: it computes some 20,000 tokens of BERT-base while Python launches the kernels of a pass."""
 MOST_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 """By device: maximum number of tokens in a batch, padding included."""
 MOST_LOGITS = 2**29

@@ -206,7 +206,7 @@ def _check_gpus(report: Report) -> None:
 
 def _check_versions(report: Report) -> None:
     report.ok("python", ".".join(map(str, sys.version_info[:3])))
-    # An installed package has no file of pins.
+    # constraints.txt is not part of the installed package.
     lines = CONSTRAINTS.read_text(encoding="utf-8").split() if CONSTRAINTS.is_file() else SHOWN_PACKAGES
     others = []
     for line in lines:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TaskRows(ABC):
-    """Rows with answers. Here each row has one, and is no window of a longer text.
+    """Rows with answers. By default each row has one answer and is a whole text, not a window of a longer one.
 
     Attributes:
         unit: what `lengths` count, such as "token".

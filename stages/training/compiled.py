@@ -22,7 +22,7 @@ MOST_SHAPES = 4
 USUAL = 0.9
 """`auto` compiles only if at least this part of the batches has one of those shapes."""
 STEPS_A_SHAPE = 10_000
-"""`auto` compiles only if there are so many steps for each of those shapes: compiling took 20 s and saved 3 ms a step."""
+"""`auto` compiles only if each of those shapes has at least this many steps: compiling took 20 s and saved 3 ms a step."""
 
 
 def compile_model(
