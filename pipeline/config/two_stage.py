@@ -71,7 +71,7 @@ class RunSpec:
 
 def general(options: Options, given: Given) -> StageSpec:
     """The general student."""
-    training = chosen(options.general, embedding_init="random")
+    training = chosen(options.general, init="random")
     settings = {"training": training, "architecture": architecture(options)}
     inputs = _present(teacher=given.teacher, corpus=given.corpora["corpus"]) | _own_vocabulary(options)
     return StageSpec("general", "general", _common(options) | settings, inputs)
@@ -91,8 +91,15 @@ def vocabulary(options: Options, given: Given) -> list[StageSpec]:
 
 
 def architecture(options: Options) -> dict[str, Any]:
-    """The sizes of the student, as stages read them."""
-    return chosen(options.architecture, vocabulary=0)
+    """The sizes of the student, as stages read them. One that begins as layers of the teacher has their sizes."""
+    sizes = chosen(options.architecture, vocabulary=0)
+    if (
+        options.student == "teacher-layers"
+        or not options.student
+        and options.general.init == "teacher-layers"
+    ):
+        return {name: sizes[name] for name in ("layers", "dropout", "vocabulary") if name in sizes}
+    return sizes
 
 
 def _own_vocabulary(options: Options) -> dict[str, str | Entry]:
@@ -194,12 +201,9 @@ def check(
             targets=getattr(group, "targets", "teacher"),
         )
     stages |= plans or {}
-    sizes = architecture(options)
-    if options.student == "teacher-layers":
-        sizes = {name: size for name, size in sizes.items() if name in ("layers", "vocabulary")}
     settings = {
         "stages": {name: asdict(stage) for name, stage in stages.items()},
-        "architecture": sizes,
+        "architecture": architecture(options),
         "teacher_labels": options.teacher_labels,
         "accept_teacher": options.accept_teacher,
     }
@@ -260,10 +264,6 @@ def two_stage(options: Options, given: Given) -> list[StageSpec]:
         random = _present(teacher=given.teacher, task=task) | own_vocabulary
         if given.student:
             random["shape"] = given.student
-        elif options.student == "teacher-layers":
-            sizes = {
-                name: size for name, size in sizes.items() if name in ("layers", "dropout", "vocabulary")
-            }
         from_random = StageSpec("finetuned", "finetune", settings | {"architecture": sizes}, random)
         if "student" in inputs:
             own = _present(student=inputs["student"], task=task)

@@ -109,9 +109,9 @@ class General(Distilling):
     """General distillation: the student learns the layers of the un-tuned teacher on unlabelled text."""
 
     tokens: NotNegative = option(0, "tokens of the corpus to use; 0: all")
-    embedding_init: Literal["random", "svd"] = option(
+    init: Literal["random", "teacher-embeddings", "teacher-layers"] = option(
         "random",
-        "word embeddings begin random (paper), or svd: as the teacher's, reduced to the student's width",
+        "random (paper); teacher-embeddings: reduced to the width; teacher-layers: every k-th, of its width",
     )
 
 

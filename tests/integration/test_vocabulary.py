@@ -13,7 +13,7 @@ def test_a_student_has_fewer_tokens_and_begins_as_its_teacher_and_the_general_st
 
     own = (
         f"architecture.vocabulary={SIZE}",
-        "general.embedding_init=svd",
+        "general.init=teacher-embeddings",
         "intermediate.projection_init=general",
         "baselines=true",
         "reuse=false",
