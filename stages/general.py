@@ -1,7 +1,8 @@
 """General distillation (paper section 4.1): an un-tuned teacher, unlabelled text, no prediction loss.
 
-The student, from random weights or what it takes from the teacher, learns the teacher's embeddings, hidden states and raw attention scores
-under the layer map. Out comes a general student for any task; the projections that it learned with lie beside it.
+The student begins with random weights, or with some of the teacher's. It learns the teacher's embeddings, hidden states
+and raw attention scores under the layer map. Out comes a general student for any task; the projections that it learned
+with lie beside it.
 """
 
 from transformers import PreTrainedModel

@@ -79,7 +79,7 @@ def run_ranks(
     environment["WORLD_SIZE"] = str(ranks.world_size or ranks.count)
     environment.setdefault("OMP_NUM_THREADS", threads_per_rank(ranks.count))
     silent = threading.Event()
-    with _free_port("" if ranks.master else "127.0.0.1") as held:
+    with _free_port() as held:
         address, port = ranks.master or "127.0.0.1", str(held.getsockname()[1])
         if ranks.master:
             if not (stage / "stage.json").is_file():
@@ -147,11 +147,14 @@ def _listen(received: deque[int], silent: threading.Event) -> None:
             silent.set()
 
 
-def _free_port(address: str = "127.0.0.1") -> socket.socket:
-    """Hold a free port of an address ("": of all) until rank 0, which reuses addresses, listens on it, so that no other job takes it."""
+def _free_port() -> socket.socket:
+    """Hold a port until rank 0, which reuses addresses, listens on it, so that no other job takes it.
+
+    It is held on all addresses, for rank 0 listens on all: what another job's gloo or NCCL has on one of them is in its way.
+    """
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind((address, 0))
+    held.bind(("", 0))
     return held
 
 

@@ -62,6 +62,7 @@ def compile_model(
     if obstacle:
         stage.log(f"not compiled: {obstacle}")
         return
+    stage.log(f"compiles for {len(chosen)} shape(s) of batches, which may take minutes")
     began, failure = time.monotonic(), ""
     with explain_out_of_memory(1, lengths, chosen[0]):
         attempt(

@@ -111,7 +111,7 @@ class General(Distilling):
     tokens: NotNegative = option(0, "tokens of the corpus to use; 0: all")
     init: Literal["random", "teacher-embeddings", "teacher-layers"] = option(
         "random",
-        "random (paper); teacher-embeddings: reduced to the width; teacher-layers: every k-th, of its width",
+        "the student begins random (paper), with teacher-embeddings (reduced) or as teacher-layers (every k-th)",
     )
 
 
@@ -247,7 +247,7 @@ class Job:
         "auto", "bf16, fp16, fp32; auto: bf16 where it is faster than fp32"
     )
     compile: Literal["auto", "on", "off"] = option(
-        "auto",
+        "off",
         "torch.compile student and losses; auto: in long stages of few shapes on a GPU (docs/speed.md)",
     )
     micro_batch: Literal["auto"] | NotNegative = option(
