@@ -42,6 +42,26 @@ def test_a_student_has_fewer_tokens_and_begins_as_its_teacher_and_the_general_st
     ]
 
 
+def test_a_general_student_begins_as_layers_of_the_teacher(place):
+    from transformers import AutoModel
+
+    status, output = place.run(
+        "general-distill", "run=from-layers", "general.init=teacher-layers", f"architecture.vocabulary={SIZE}",
+        "general.learning_rate=1e-12", "reuse=false",
+    )  # fmt: skip
+    assert status == 0, output
+    made = place.path / "runs" / "from-layers"
+    student, teacher = (
+        AutoModel.from_pretrained(made / "general" / "model"),
+        AutoModel.from_pretrained(place.path / "teacher"),
+    )
+    assert student.config.hidden_size == teacher.config.hidden_size
+    every = teacher.config.num_hidden_layers // student.config.num_hidden_layers
+    for own, taught in zip(student.encoder.layer, teacher.encoder.layer[every - 1 :: every], strict=True):
+        torch.testing.assert_close(own.output.dense.weight, taught.output.dense.weight, rtol=0, atol=1e-6)
+    assert student.get_input_embeddings().weight.shape[0] == SIZE
+
+
 @pytest.mark.slow
 def test_a_student_with_its_own_vocabulary_is_given_or_begins_as_teacher_layers(place):
     from transformers import AutoModel
