@@ -18,7 +18,7 @@ BESIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGE
 LINKED = (
     "CITATION.cff",
     "LICENSE",
-    *(f"pipeline/config/presets/{name}.yaml" for name in ("small", "layers", "tinybert4")),
+    *(f"pipeline/config/presets/{name}.yaml" for name in ("small", "layers", "compact", "tinybert4")),
 )
 """Files that pages link to."""
 

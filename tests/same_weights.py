@@ -70,6 +70,8 @@ MAKE = {
     "augmentation.repredict=true intermediate.epochs=4",
     # Options beside those of the presets, ranks, ZeRO, other kinds of teachers and data.
     "preset-layers": "task-distill preset=layers task=sts-b data=STS-B architecture.vocabulary=0 intermediate.epochs=1",
+    "preset-compact": "general-distill preset=compact general.layer_map=last architecture.width=24 architecture.heads=12 "
+    "architecture.feed_forward=48 architecture.vocabulary=0",
     "glue": f"glue {TINY} task=sts-b data=. student=teacher-layers",
     "general": f"general-distill {TINY} general.projection=shared job.zero=1 job.nproc=2",
     "augment": f"augment {OWN} augmentation.vectors=vectors.txt augmentation.masks_per_pass=2 job.nproc=2",

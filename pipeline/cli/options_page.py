@@ -9,7 +9,7 @@ from pipeline.config.run_options import Options, load
 from pipeline.config.schema import describe, groups_of, show
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
-SHOWN_PRESETS = ("small", "layers", "tinybert4", "tinybert6")
+SHOWN_PRESETS = ("small", "layers", "compact", "tinybert4", "tinybert6")
 HEAD = """\
 # Every option
 
@@ -24,7 +24,7 @@ PRESETS_HEAD = """
 ## Presets
 
 All options whose value is not the default in one of the presets. The presets also set a few options for single tasks:
-[small](../pipeline/config/presets/small.yaml), [layers](../pipeline/config/presets/layers.yaml), [tinybert4](../pipeline/config/presets/tinybert4.yaml) (and so tinybert6).
+[small](../pipeline/config/presets/small.yaml), [layers](../pipeline/config/presets/layers.yaml), [compact](../pipeline/config/presets/compact.yaml), [tinybert4](../pipeline/config/presets/tinybert4.yaml) (and so tinybert6).
 
 """
 
@@ -51,7 +51,7 @@ def _presets() -> str:
     """A table of what the presets set."""
     presets = [load(name, []) for name in SHOWN_PRESETS]
     lines = [
-        f"| option | default | {' | '.join(f'`{name}`' for name in SHOWN_PRESETS)} |\n|---|---|---|---|---|\n"
+        f"| option | default | {' | '.join(f'`{name}`' for name in SHOWN_PRESETS)} |\n{'|---' * (2 + len(SHOWN_PRESETS))}|\n"
     ]
     for setting in describe(Options):
         default = show(setting.default)

@@ -35,7 +35,7 @@ class Options:
     __pydantic_config__ = CONFIG
 
     preset: str = option(
-        "small", "settings to start from: small, layers, tinybert4, tinybert6, or a .yaml file"
+        "small", "settings to start from: small, layers, compact, tinybert4, tinybert6, or a .yaml file"
     )
     task: str = option("", "a GLUE task, rotten-tomatoes, a task file (.yaml), or any name with data=FILE")
     data: str = option(
