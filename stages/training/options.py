@@ -111,7 +111,7 @@ class General(Distilling):
     tokens: NotNegative = option(0, "tokens of the corpus to use; 0: all")
     init: Literal["random", "teacher-embeddings", "teacher-layers"] = option(
         "random",
-        "the student begins random (paper), with teacher-embeddings (reduced) or as teacher-layers (every k-th)",
+        "the student begins random (paper), with teacher-embeddings (reduced) or as teacher-layers",
     )
 
 
