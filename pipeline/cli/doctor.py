@@ -208,7 +208,7 @@ def _check_versions(report: Report) -> None:
     report.ok("python", ".".join(map(str, sys.version_info[:3])))
     # constraints.txt is not part of the installed package.
     lines = CONSTRAINTS.read_text(encoding="utf-8").split() if CONSTRAINTS.is_file() else SHOWN_PACKAGES
-    others = []
+    named, others = [], 0
     for line in lines:
         name, _, pinned = line.partition("==")
         try:
@@ -218,13 +218,17 @@ def _check_versions(report: Report) -> None:
             if name in SHOWN_PACKAGES:
                 report.fix(name, f"not installed: run `{python()} -m pip install {line}`")
             continue
-        if pinned and installed != pinned:
-            others.append(f"{name} {installed} (pinned {pinned})")
+        differs = bool(pinned) and installed != pinned
+        if differs and name in SHOWN_PACKAGES:
+            named.append(f"{name} {installed} (pinned {pinned})")
         elif name in SHOWN_PACKAGES:
             report.ok(name, installed)
-    if others:
+        else:
+            others += differs
+    if named or others:
         pinned = f"`{python()} -m pip install -c {near(CONSTRAINTS)} -e {near(CONSTRAINTS.parent)}` installs the pinned ones"
-        text = f"not those of constraints.txt: {', '.join(others)}; {pinned}"
+        named += [f"{others} of other packages"] if others else []
+        text = f"not those of constraints.txt: {', '.join(named)}; {pinned}"
         report.note("versions", text)
 
 

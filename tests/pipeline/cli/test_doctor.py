@@ -278,7 +278,7 @@ def test_drift_from_the_pinned_versions_is_named(tmp_path, monkeypatch, capsys):
     report = doctor.Report()
     doctor.check_machine(report, tmp_path)
     text = capsys.readouterr().out
-    assert "(pinned 0.0.1), pyyaml" in text and "(pinned 0.0.2)" in text and not report.wrong
+    assert "(pinned 0.0.1), 1 of other packages" in text and "0.0.2" not in text and not report.wrong
     pins.unlink()  # as where the package is installed
     doctor.check_machine(report, tmp_path)
     text = capsys.readouterr().out
