@@ -44,6 +44,7 @@ class Planned:
         action: skip (finished), reuse (another run's), resume (half done) or run.
         made: the directory in which it runs or ran: its own, or another run's.
         cause: why a finished stage runs again.
+        discards: whether half-done work is in its directory, which is removed when its turn comes.
         deepspeed: what the run's own DeepSpeed config adds to the engine's.
     """
 
@@ -53,6 +54,7 @@ class Planned:
     action: Literal["skip", "reuse", "resume", "run"]
     made: Path
     cause: str = ""
+    discards: bool = False
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -114,16 +116,19 @@ def _decide(
     cause = _difference(spec, stage, key, inputs, renewed) if finished else ""
     begun = any(directory.glob("checkpoints/step-*")) or any(directory.glob("teacher/*/*/manifest.json"))
     half_done = begun and not finished
+    elsewhere = others.get(key) if stage.stage_type != "evaluate" else None
     if half_done and spec.get("fingerprint") == key and not options.restart:
-        return Planned(stage, directory, key, "resume", directory)
-    if half_done and not options.restart:
+        # Its work is given up only for an artefact that is known to be whole.
+        if not elsewhere or not store.is_whole(elsewhere / "model"):
+            return Planned(stage, directory, key, "resume", directory)
+    elif half_done and not options.restart:
         raise UserError(
             f"{directory} is half done with other options ({_difference(spec, stage, key, inputs, renewed)}): "
             "use the previous options, restart=true to discard it, or another run=NAME"
         )
-    if key in others and stage.stage_type != "evaluate":
-        return Planned(stage, directory, key, "reuse", others[key], cause)
-    return Planned(stage, directory, key, "run", directory, cause)
+    if elsewhere:
+        return Planned(stage, directory, key, "reuse", elsewhere, cause, half_done)
+    return Planned(stage, directory, key, "run", directory, cause, half_done)
 
 
 def write_stage_spec(planned: Planned, artefacts: dict[str, Path], options: Options) -> None:

@@ -190,7 +190,8 @@ def _print_plan(name: str, planned: list[Planned]) -> None:
         where = f" ({os.path.relpath(step.made)})" if step.action == "reuse" and step.made else ""
         again = "; changed here: " if step.action == "reuse" else " again: "
         cause = again + step.cause if step.cause else ""
-        print(f"  {step.stage.name:<34} {ACTION_LABELS[step.action]}{where}{cause}")
+        discards = "; what is half done here is discarded" if step.discards else ""
+        print(f"  {step.stage.name:<34} {ACTION_LABELS[step.action]}{where}{cause}{discards}")
 
 
 def _print_estimate(planned: list[Planned], more: int) -> None:

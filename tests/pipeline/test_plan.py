@@ -33,7 +33,7 @@ def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypa
 
 def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp_path):
     stages = [StageSpec("intermediate", "intermediate", {"seed": 1}, {"task": {"name": "tiny"}})]
-    o, run = load("small", ["job.precision=fp32"]), tmp_path / "run"
+    o, run = load("small", ["job.precision=fp32", "job.compile=auto"]), tmp_path / "run"
     for made in ("checkpoints/step-00000001", "teacher/train/shard-00000"):
         (step,) = plan(stages, run, o)
         assert step.action == "run"
@@ -48,6 +48,33 @@ def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp
         assert store.read_json(step.directory / "stage.json")["job"]["compile"] == "on"  # what auto came to
         assert (step.directory / made).is_dir()
         store.remove(run)
+
+
+def test_a_half_done_stage_gives_way_to_the_same_one_that_another_run_has_finished(tmp_path):
+    def planned(*given: str, seed: int = 1):
+        stages = [StageSpec("general", "general", {"seed": seed})]
+        (step,) = plan(stages, tmp_path / "run", load("small", ["job.precision=fp32", *given]))
+        return step
+
+    o, other = load("small", ["job.precision=fp32"]), tmp_path / "other" / "general"
+    write_stage_spec(planned(), {}, o)
+    for made in (tmp_path / "run/general/checkpoints/step-00000001", other / "model"):
+        with store.sealed(made) as directory:
+            (directory / "file").write_text("weights")
+    assert planned().action == "resume"
+    store.write_json(other / "finished.json", {"fingerprint": planned().fingerprint})
+    assert planned("reuse=false").action == "resume"
+    with pytest.raises(UserError, match="half done with other options"):
+        planned(seed=2)
+    (other / "model" / "file").write_text("weighty")  # as long, but damaged
+    assert planned().action == "resume"
+    (other / "model" / "file").write_text("weights")
+    step = planned()
+    assert (step.action, step.made, step.discards) == ("reuse", other, True)
+    write_stage_spec(step, {}, o)
+    assert not (step.directory / "checkpoints").exists()
+    step = planned()
+    assert (step.action, step.made, step.discards) == ("skip", other.resolve(), False)
 
 
 def test_a_change_is_named_by_its_option_and_what_depends_on_it_by_the_stage(tmp_path):
