@@ -177,8 +177,8 @@ def hashed(source: dict[str, Any], hashes: FileHashes) -> dict[str, Any]:
 
 
 def _identity(source: dict[str, Any]) -> dict[str, Any]:
-    """What identifies an input: its contents, not where it is."""
-    identity = {k: v for k, v in source.items() if k not in ("path", "name")}
+    """What identifies an input: its contents, not where it is or whether it may be fetched."""
+    identity = {k: v for k, v in source.items() if k not in ("path", "name", "download")}
     if "identity" in identity:
         identity["identity"] = {k: v for k, v in identity["identity"].items() if k != "files"}
     return identity

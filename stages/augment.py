@@ -6,6 +6,7 @@ ranks makes the same rows. `data_aug` holds the algorithm; this is the job aroun
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from checkpoints import store
-from checkpoints.errors import about
+from checkpoints.errors import UserError, about
 from data_aug.replaceable_words import ENGLISH, Synonyms
 from data_aug.samples import describe, samples
 from data_aug.variants import (
@@ -44,8 +45,10 @@ def run(stage: Stage) -> None:
     """Make the missing shards, report what was done, and publish all shards.
 
     Raises:
-        UserError: a text is empty, or longer than the model reads (if refused); or the vectors cannot be read.
+        UserError: a text is empty, or longer than the model reads (if refused); the vectors cannot be read; or this host
+            lacks the WordNet that the run began with.
     """
+    synonyms = _synonyms(stage)
     task, options = stage.task(), Augmentation(**stage.options["augmentation"])
     train = task.splits["train"]
     fixes_second = task.kind.fixes_second
@@ -65,7 +68,7 @@ def run(stage: Stage) -> None:
     there = sum(path.exists() for path in paths)
     if there:
         stage.log(f"resumed: {there} of {len(paths)} shards are done")
-    candidates = _candidates(stage, options) if missing else None
+    candidates = _candidates(stage, options, synonyms) if missing else None
     given = stage.inputs.get("stop_words")
     stop_words = frozenset(given["content"]) if given else ENGLISH
     settings = Settings(options.p, options.variants, options.repredict, options.long_texts, stop_words)
@@ -108,6 +111,33 @@ def run(stage: Stage) -> None:
     stage.publish(write, {"variants": counts.variants, "sentences": counts.sentences})
 
 
+def _synonyms(stage: Stage) -> Synonyms | None:
+    """WordNet as this rank's host has it, or fetches it: the command may have found it on another host.
+
+    Raises:
+        UserError: the host has none, or another version.
+    """
+    given = stage.inputs.get("synonyms")
+    if not given:
+        return None
+    first_of_host = os.environ["LOCAL_RANK"] == "0"
+    if not first_of_host:
+        barrier()  # one rank of each host fetches it
+    try:
+        synonyms = Synonyms(download=given["download"])
+    except UserError as error:
+        raise UserError(f"host {socket.gethostname()}: {error.args[0]}", error.argument) from None
+    if synonyms.version != given["version"]:
+        raise UserError(
+            f"host {socket.gethostname()} has WordNet {synonyms.version}, the run began with {given['version']}; give all "
+            "hosts the same nltk data",
+            argument="synonyms",
+        )
+    if first_of_host:
+        barrier()
+    return synonyms
+
+
 def _rows(split: Split, first_alone: bool) -> Iterator[Row]:
     """What is varied of each row."""
     second = None if first_alone else split.text_b
@@ -119,7 +149,7 @@ def _key(row: Row) -> tuple[str, ...]:
     return tuple(folded(text) for text in row if text is not None)
 
 
-def _candidates(stage: Stage, options: Augmentation) -> Candidates:
+def _candidates(stage: Stage, options: Augmentation, synonyms: Synonyms | None) -> Candidates:
     source = stage.model("masked_lm")
     model, _ = load_masked_lm(source)
     with about("masked_lm"):
@@ -131,5 +161,4 @@ def _candidates(stage: Stage, options: Augmentation) -> Candidates:
     if given := stage.inputs.get("vectors"):
         cache = stage.cache / f"neighbours-{given['content'][:20]}.npz"
         vectors = WordVectors.read(Path(given["path"]), cache)
-    synonyms = Synonyms() if "synonyms" in stage.inputs else None
     return Candidates(masked_lm, vectors, options.candidates, synonyms)

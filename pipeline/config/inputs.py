@@ -143,7 +143,8 @@ def _add_augmentation(given: Given, options: Options, run: Path) -> None:
         if language != "english":
             given.stop_words = {"language": language, "content": sorted(stop_words(language, download))}
         if options.augmentation.synonyms == "wordnet":
-            given.synonyms = {"source": "wordnet", "version": Synonyms(language, download).version}
+            version = Synonyms(language, download).version
+            given.synonyms = {"source": "wordnet", "version": version, "download": download}
 
 
 def _has_masked_lm_head(model: Entry) -> bool:
