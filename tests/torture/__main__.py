@@ -28,15 +28,15 @@ from tqdm import tqdm
 
 from tests.integration.conftest import EACH_STEP, Workplace, workers_of
 from tests.torture import by_launcher, two_hosts
-from tests.torture.outcome import Outcome
+from tests.torture.outcome import HEAD, Outcome
 
 KILLS = {
-    "kill -9 of the command": signal.SIGKILL,
-    "kill -9 of one rank": signal.SIGKILL,
-    "kill -9 of the ranks' parent": signal.SIGKILL,
-    "kill -9 of all processes": signal.SIGKILL,
-    "Ctrl-C": signal.SIGINT,
-    "SIGTERM": signal.SIGTERM,
+    "`kill -9` of the command": signal.SIGKILL,
+    "`kill -9` of one rank": signal.SIGKILL,
+    "`kill -9` of the process that starts the ranks": signal.SIGKILL,
+    "`kill -9` of all processes at once": signal.SIGKILL,
+    "Ctrl-C: SIGINT to the command, which saves before it ends": signal.SIGINT,
+    "SIGTERM to the command, which saves before it ends": signal.SIGTERM,
 }
 TRAINING = ("masked_lm", "teacher", "general", "intermediate", "prediction", "finetuned", "finetuned_general")
 SECONDS = {"augment": 6.0} | dict.fromkeys(TRAINING, 0.5)
@@ -75,7 +75,7 @@ def main() -> int:
     parts = ("kills",) if o.stages else o.only
     outcomes, columns = [], []
     if set(parts) != {"launchers"}:
-        print("| fault | where | times | what happened | lost |\n|---|---|---|---|---|", flush=True)
+        print(HEAD, flush=True)
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         place = Workplace(Path(name))
         for ranks in o.ranks if "kills" in parts else ():
@@ -174,9 +174,9 @@ def _stage_to_kill(run: Path, process: subprocess.Popen, began: float, left: dic
 
 def _kill(process: subprocess.Popen, workers: list[int], fault: str) -> None:
     victims = {
-        "kill -9 of one rank": workers[-1:],
-        "kill -9 of the ranks' parent": workers[:1],
-        "kill -9 of all processes": [process.pid, *workers],
+        "`kill -9` of one rank": workers[-1:],
+        "`kill -9` of the process that starts the ranks": workers[:1],
+        "`kill -9` of all processes at once": [process.pid, *workers],
     }
     for victim in victims.get(fault, [process.pid]):
         with contextlib.suppress(ProcessLookupError):
@@ -201,11 +201,19 @@ def _end(process: subprocess.Popen, run: Path, outcome: Outcome) -> None:
 def _damages(place: Workplace) -> Iterator[Outcome]:
     """The newest checkpoint of a killed stage damaged in each way; the one before it must serve."""
     damages = {
-        "a file of the newest checkpoint cut short": lambda path: path.write_bytes(path.read_bytes()[:-9]),
-        "a bit of it flipped": lambda path: path.write_bytes(_flipped(path.read_bytes())),
-        "a file of it missing": lambda path: path.unlink(),
-        "its manifest missing": lambda path: (path.parent / "manifest.json").unlink(),
-        "its manifest cut short": lambda path: (path.parent / "manifest.json").write_text('{"files": {"we'),
+        "killed, then a file of the newest checkpoint cut short": lambda path: path.write_bytes(
+            path.read_bytes()[:-9]
+        ),
+        "killed, then one bit of a file of the newest checkpoint flipped": lambda path: path.write_bytes(
+            _flipped(path.read_bytes())
+        ),
+        "killed, then a file of the newest checkpoint removed": lambda path: path.unlink(),
+        "killed, then the manifest of the newest checkpoint removed": lambda path: (
+            path.parent / "manifest.json"
+        ).unlink(),
+        "killed, then the manifest of the newest checkpoint cut short": lambda path: (
+            path.parent / "manifest.json"
+        ).write_text('{"files": {"we'),
     }
     same = ("reuse=false", "general.epochs=60")
     status, output = place.run("general-distill", "run=sound", *same)
@@ -240,7 +248,7 @@ def _damages(place: Workplace) -> Iterator[Outcome]:
 
 def _full_disk(place: Workplace) -> Iterator[Outcome]:
     """A disk that is filled while a stage runs, and has room again."""
-    outcome = Outcome("the disk is filled", "general stage")
+    outcome = Outcome("the disk filled up while the stage ran", "general stage")
     if os.getuid():
         return
     path = place.path / "small disk"

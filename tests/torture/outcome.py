@@ -3,6 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+HEAD = """\
+| what was done | where | times | all processes ended within | exit status of the command | processes left | lost after the resume |
+|---|---|---|---|---|---|---|"""
+
 
 @dataclass
 class Outcome:
@@ -12,6 +16,8 @@ class Outcome:
         times: how often it was tried, by stage.
         seconds: from the fault to the end of the command and its workers, the longest.
         statuses: exit statuses of the command.
+        survivors: processes that were still there a minute later.
+        lost: what the resumed run lacks, or does not say.
     """
 
     fault: str
@@ -24,6 +30,10 @@ class Outcome:
 
     def line(self) -> str:
         stages = f"{len(self.times)} stages, " if len(self.times) > 1 else ""
-        ends = ", ".join(f"{code}: {count}" for code, count in self.statuses.most_common(3))
-        happened = f"ended within {self.seconds:.1f} s (status {ends}), {self.survivors} survivors; went on"
-        return f"| {self.fault} | {stages}{self.where} | {self.times.total()} | {happened} | {self.lost} |"
+        ends = [f"{code} ({count} times)" for code, count in self.statuses.most_common()]
+        status = ", ".join(ends) if len(ends) > 1 else next(iter(self.statuses), "")
+        cells = [
+            self.fault, f"{stages}{self.where}", self.times.total(), f"{self.seconds:.1f} s", status,
+            self.survivors or "none", self.lost,
+        ]  # fmt: skip
+        return f"| {' | '.join(map(str, cells))} |"

@@ -45,7 +45,10 @@ def _cut(path: Path, on_first: list[str]) -> Outcome:
     status, output = place.run("general-distill", "run=whole", *same)
     assert status == 0, output
 
-    outcome, run = Outcome("the link between two hosts cut", "general stage, 2 hosts"), path / "runs" / "cut"
+    outcome, run = (
+        Outcome("the network link between two hosts cut", "general stage, 2 hosts"),
+        path / "runs" / "cut",
+    )
     process = place.start("general-distill", "run=cut", *same)
     while process.poll() is None and not any((run / "general/checkpoints").glob("step-*/manifest.json")):
         time.sleep(0.05)
