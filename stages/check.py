@@ -83,7 +83,8 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
     if whole_batch and stage.job.micro_batch != "auto" and not stage.job.hostfile:
         most = ceil(plan.batch_size / plan.ranks)
         refuse_parts(stage.job, ceil(most / (stage.job.micro_batch or most)))
-    rows = _rows(stage, plan, models.preprocessor, task)
+    own = plan.trains == "student" and plan.losses is None and models.own  # a recipe's may begin otherwise
+    rows = _rows(stage, plan, own or models.preprocessor, task)
     if name == "tuning" and models.knows(task):
         stage.log(f"{name}: the given teacher is tuned already, and is only evaluated")
         return Cost(0.0, 0.0)

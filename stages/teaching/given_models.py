@@ -47,11 +47,19 @@ from stages.training.options import StageToCheck
 
 @dataclass
 class Models:
-    """The given models: the teacher's tokenizer, image processor or graph, and the configs of teacher and student."""
+    """The given models.
+
+    Attributes:
+        preprocessor: the teacher's tokenizer, image processor or graph.
+        teacher: its config.
+        student: the student's.
+        own: the tokenizer of a given student that has a vocabulary of its own.
+    """
 
     preprocessor: Any
     teacher: PretrainedConfig
     student: PretrainedConfig
+    own: Any = None
 
     def knows(self, task: Task | None) -> bool:
         """Whether the teacher classifies as the task needs; otherwise it is tuned first."""
@@ -99,6 +107,7 @@ def check_models(
                 # Raises where the student's tokens are not a part of the teacher's.
                 teacher_ids(own, tokenizer)
                 check_vocabularies(given, given, len(own))
+                models.own = own
             else:
                 check_tokenizers(tokenizer, own)
     return models

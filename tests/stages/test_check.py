@@ -26,10 +26,30 @@ def test_a_batch_that_the_ranks_of_the_run_hold_whole_is_not_refused(tmp_path, m
 
     monkeypatch.setattr(check, "check_plan", check_plan)
     monkeypatch.setattr(check, "_rows", rows)
-    plan, models = StageToCheck("student", "task", 32, 1, 16), SimpleNamespace(preprocessor=None)
+    plan, models = StageToCheck("student", "task", 32, 1, 16), SimpleNamespace(preprocessor=None, own=None)
     for settings in ({"nproc": 2}, {"hostfile": "hosts"}):
         with pytest.raises(Fits):
             check._check_stage(make_stage(tmp_path, micro_batch=8, **settings), "a", plan, models, None)
     with pytest.raises(UserError, match="micro_batch: 8 rows at once split the batch into 2 parts"):
         check._check_stage(make_stage(tmp_path, micro_batch=8), "a", plan, models, None)
     assert asked == [2, 1, 1]
+
+
+def test_rows_are_counted_as_their_model_reads_them(tmp_path, monkeypatch):
+    read = []
+
+    def rows(stage, plan, tokenizer, task):
+        read.append(tokenizer)
+        raise Fits
+
+    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, False))
+    monkeypatch.setattr(check, "_rows", rows)
+    models = SimpleNamespace(preprocessor="the teacher's", own="the student's")
+    for plan in (
+        StageToCheck("teacher", "task", 32, 1, 16),
+        StageToCheck("student", "task", 32, 1, 16),
+        StageToCheck("student", "task", 32, 1, 16, losses=["gold_labels"]),  # of a recipe
+    ):
+        with pytest.raises(Fits):
+            check._check_stage(make_stage(tmp_path), "a", plan, models, None)
+    assert read == ["the teacher's", "the student's", "the teacher's"]
