@@ -1,13 +1,19 @@
 """Recipes of students that are no stock models, on rows and on words: made, killed, shown, exported, asked."""
 
+import ast
 import csv
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import WORDS, sentences
+from tests.integration.conftest import ROOT
+from tests.test_docs import python
 
 TRAINING = {"epochs": 2, "batch_size": 8, "learning_rate": 1.0e-2, "max_length": 32}
 BILSTM, TEXTCNN = (
@@ -37,6 +43,15 @@ RECIPE = {
     },
 }
 TAGS = ("NN", "VB", "JJ")
+
+
+def without_the_project(lines: str, place: Path) -> str:
+    """What lines of Python print that import nothing of this project."""
+    assert "stages" not in lines and "pipeline" not in lines
+    command = [sys.executable, "-c", lines]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +145,9 @@ def test_an_exported_student_of_another_kind_says_what_loads_it(place, kinds):
     assert status == 0 and "import stages.distillation.students" in output and "ONNX int8" in output, output
     card = (place.path / "exported-kind" / "README.md").read_text()
     assert "transformers does not include the model type textcnn" in card and "library_name" not in card
+    (lines,) = (text for text in python(ROOT / "docs" / "deploy.md") if "onnxruntime" in text)
+    told = without_the_project(lines.replace("my-student", "exported-kind"), place.path)
+    assert set(ast.literal_eval(told)) <= {"fresh", "rotten"}
     status, output = place.run("predict", "model=exported-kind", "text=a good film", tiny=False)
     assert status == 0 and output.split("\t")[0] in ("fresh", "rotten"), output
     for command in ("report", "evaluate"):
@@ -168,6 +186,12 @@ def test_words_are_labelled_from_teacher_to_export(place, tags):
     assert status == 0 and "AutoModelForTokenClassification" in output, output
     card = (place.path / "tagger" / "README.md").read_text()
     assert "pipeline_tag: token-classification" in card and "language: id" in card
+    lines = card.split("With onnxruntime alone:")[1].split("```python")[1].split("```")[0]
+    first, second = text.split()[:2]
+    lines = lines.replace("path/to/this/directory", "tagger").replace(
+        '"the", "words"', f'"{first}", "{second}"'
+    )
+    assert set(ast.literal_eval(without_the_project(lines, place.path))) == {first, second}
     found = place.served("tags-seed1", text)
     marked = [(f"{word} ", tag) for word, tag, _ in lines]
     assert found["student"]["marked"] == marked and found["teacher"]["milliseconds"] > 0
