@@ -114,6 +114,8 @@ def _decide(
         if _is_there(made / "model"):
             return Planned(stage, directory, key, "skip", made)
     cause = _difference(spec, stage, key, inputs, renewed) if finished else ""
+    if not finished and read_json(directory / "finished.json").get("from"):
+        cause = "the run that it was reused from no longer has it"
     begun = any(directory.glob("checkpoints/step-*")) or any(directory.glob("teacher/*/*/manifest.json"))
     half_done = begun and not finished
     elsewhere = others.get(key) if stage.stage_type != "evaluate" else None
@@ -259,14 +261,23 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
 
 
 def read_finished(directory: Path) -> dict:
-    """A stage's `finished.json`; {} if it is missing, torn, or points to something other than a stage of a run."""
+    """A stage's `finished.json`.
+
+    {} if it is missing, torn, or points to something other than a stage of a run, or to one that its run has made anew.
+    """
     finished = read_json(directory / "finished.json")
     other = finished.get("from", "")
     if not isinstance(finished.get("fingerprint"), str) or not isinstance(other, str):
         return {}
     parts = Path(other).parts
     beside = parts[:2] == ("..", "..") and len(parts) == 4 and ".." not in parts[2:]
-    return finished if beside or not other else {}
+    return {} if other and not beside or _made_anew(directory, finished) else finished
+
+
+def _made_anew(directory: Path, finished: dict) -> bool:
+    """Whether the run from which a stage was reused has finished another in its place."""
+    there = read_json(made_in(directory, finished) / "finished.json")
+    return bool(there) and there.get("fingerprint") != finished["fingerprint"]
 
 
 def made_in(directory: Path, finished: dict) -> Path:

@@ -116,7 +116,8 @@ def check_run(report: Report, run: Path) -> None:
 def _check_stage(report: Report, directory: Path) -> None:
     stage, finished = directory.name, read_finished(directory)
     if (directory / "finished.json").exists() and not finished:
-        report.fix(stage, "finished.json is incomplete: run the same command, which runs the stage again")
+        why = "is incomplete, or names a run that has made another in its place"
+        report.fix(stage, f"finished.json {why}: run the same command, which runs the stage again")
     if finished:
         made = made_in(directory, finished)
         if damage := _damage(made / "model"):

@@ -9,7 +9,7 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.config.run_options import load
 from pipeline.config.two_stage import StageSpec
-from pipeline.plan import plan, write_stage_spec
+from pipeline.plan import plan, read_finished, write_stage_spec
 
 
 def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypatch):
@@ -75,6 +75,28 @@ def test_a_half_done_stage_gives_way_to_the_same_one_that_another_run_has_finish
     assert not (step.directory / "checkpoints").exists()
     step = planned()
     assert (step.action, step.made, step.discards) == ("skip", other.resolve(), False)
+
+
+def test_a_reused_stage_that_its_run_has_made_anew_is_not_taken_for_the_old_one(tmp_path):
+    o = load("small", ["job.precision=fp32"])
+
+    def planned(run: str, seed: int):
+        (step,) = plan([StageSpec("general", "general", {"seed": seed})], tmp_path / run, o)
+        return step
+
+    def make(step):
+        write_stage_spec(step, {}, o)
+        with store.sealed(step.directory / "model") as directory:
+            (directory / "file").write_text("weights")
+        store.write_json(step.directory / "finished.json", {"fingerprint": step.fingerprint})
+
+    make(planned("a", seed=1))
+    write_stage_spec(planned("b", seed=1), {}, o)
+    assert planned("b", seed=1).action == "skip"
+    make(planned("a", seed=2))
+    step = planned("b", seed=1)
+    assert (step.action, step.cause) == ("run", "the run that it was reused from no longer has it")
+    assert read_finished(tmp_path / "b" / "general") == {}
 
 
 def test_a_change_is_named_by_its_option_and_what_depends_on_it_by_the_stage(tmp_path):
