@@ -41,7 +41,7 @@ usage: python -m pipeline COMMAND [key=value | --key value | --key=value ...]
 {commands}
 
 `python -m pipeline COMMAND --help` explains a command and lists its options.
-Every command resumes where it was stopped, skips what is finished, and makes again what changed."""
+Every command that trains resumes where it was stopped, skips what is finished, and re-runs what changed."""
 
 DEMO = {"task": "rotten-tomatoes", "run": "demo", "preset": "demo"}
 """The options of the command `demo`."""
@@ -166,7 +166,9 @@ def _usage() -> str:
 
 def _help(name: str) -> str:
     parts = [f"usage: python -m pipeline {name} [key=value ...]", COMMANDS[name].doc]
-    parts += [help_text(COMMANDS[name].settings).lstrip("\n")]
+    settings = COMMANDS[name].settings
+    preset = load("small", DEMO if name == "demo" else {}) if settings is Options else None
+    parts += [help_text(settings, preset).lstrip("\n")]
     if name == "recipe":
         parts.insert(2, f"Lines of a recipe\n{help_text(RecipeFile)}\n{help_text(StudentSpec)}\n")
     return as_started("\n\n".join(parts))
@@ -314,7 +316,7 @@ def report(given: ReportSettings) -> None:
 
 @dataclass
 class CompareSettings(Settings):
-    runs: str = option("", "names of two runs or more, as in runs='demo demo-long'")
+    runs: str = option("", "names of two runs or more, as in runs='demo demo-full'")
     to: str = option("", "the HTML file to write; if left out: runs/compare.html")
 
 
@@ -322,13 +324,13 @@ class CompareSettings(Settings):
 def compare(given: CompareSettings) -> None:
     """Show finished runs side by side, as a table and as a page.
 
-    Example: make compare RUNS="demo demo-long"
+    Example: make compare RUNS="demo demo-full"
     """
     from pipeline.report.page import write_comparison
 
     names = given.runs.replace(",", " ").split()
     if len(set(names)) < 2:
-        raise UserError(f"runs={given.runs!r} must name two runs or more, such as runs='demo demo-long'")
+        raise UserError(f"runs={given.runs!r} must name two runs or more, such as runs='demo demo-full'")
     runs = [read_run_record(_finished(name)) for name in dict.fromkeys(names)]
     target = Path(given.to or RUNS / "compare.html")
     write_comparison(runs, target)
@@ -407,7 +409,7 @@ class ExportSettings(OfRun):
     to: str = option("", "directory to write, which must not exist; if left out: runs/RUN/export")
     onnx: bool | list[Literal["int8", "int8_static", "fp16"]] = option(
         True,
-        "also write ONNX files: true (fp32 and int8), false, or fp32 and a list of int8, int8_static, fp16",
+        "ONNX files: true (fp32, int8), false, or fp32 with a list: 'onnx=[int8, int8_static, fp16]'",
     )
     max_changed: Annotated[float, Ge(0), Le(1)] = option(
         0.02,
@@ -600,7 +602,9 @@ def doctor(given: dict[str, str]) -> int:
     Example: make doctor TASK=rotten-tomatoes
 
     Takes the options of task-distill, or with name= those of recipe; command=general-distill, glue, augment or demo
-    names another command. It does what a run's stage `check` would. run= alone checks the directory of that run.
+    names another command. It does what a run's stage `check` would: it downloads what is on the hub, and tokenizes
+    corpus and training rows into a cache that the run then reads. run= alone checks the directory of that run; without
+    options it looks at the machine alone.
     """
     from pipeline.cli import doctor, run_needs
 

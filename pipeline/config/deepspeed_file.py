@@ -33,6 +33,10 @@ BY_OPTION = {
 """Setting of DeepSpeed -> the options that decide it here."""
 
 
+ONLY_ZERO_3 = ("offload_param", "sub_group_size")
+"""Details that have no effect below ZeRO 3, beside those that begin with `stage3_`; all others need ZeRO 1."""
+
+
 class Offload(TypedDict, total=False):
     """Where the moments, or at ZeRO 3 the weights, are kept."""
 
@@ -92,10 +96,14 @@ def read_deepspeed(job: Job) -> dict[str, Any]:
         names = "; ".join(f"{name} is decided by {BY_OPTION[name]}" for name in decided)
         raise UserError(f"{where}{names}: take it out of the file")
     settings: dict[str, Any] = dict(checked(DeepSpeedFile, given, where))
-    zero = settings.get("zero_optimization", {})
-    for name, least in (("offload_optimizer", 1), ("offload_param", 3)):
-        if zero.get(name, {}).get("device", "none") != "none" and job.zero < least:
-            raise UserError(f"{where}{name} needs job.zero={least}{' or more' * (least < 3)}, not {job.zero}")
+    for name, value in settings.get("zero_optimization", {}).items():
+        least = 3 if name in ONLY_ZERO_3 or name.startswith("stage3_") else 1
+        unused = name.startswith("offload_") and value.get("device", "none") == "none"
+        if job.zero < least and not unused:
+            raise UserError(
+                f"{where}{name} needs job.zero={least}{' or more' * (least < 3)}, not {job.zero}: set that, or take it "
+                "out of the file"
+            )
     if what_changes_weights(settings) and job.zero:  # under autocast it would be ignored there
         raise UserError(f"{where}communication_data_type of 16 bits needs job.zero=0, not {job.zero}")
     return settings

@@ -52,7 +52,7 @@ class StudentModel(Architecture):
     )
     init_layers: LayerMap = option("uniform", "the teacher's layers that init=teacher-layers copies")
     kind: str = option(
-        "", "one of KINDS or VISION (stages/distillation/students); if left out: the teacher's kind"
+        "", "a kind of model (docs/recipes.md lists them), such as bilstm; if left out: the teacher's"
     )
     settings: dict[str, Any] = option({}, "settings of the student's kind other than sizes")
     embeddings: Literal["random", "vectors"] = option(

@@ -41,7 +41,7 @@ class Options:
     data: str = option(
         "", "a CSV, TSV, JSON(L) or Parquet file, or a directory; if left out: the hub or the package"
     )
-    text_columns: list[str] = option([], "names of the one or two text columns of a data file")
+    text_columns: list[str] = option([], "the one or two text columns of a data file: text_columns=a,b")
     label_column: str = option("", "name of the label column of a data file, or of a table of answers alone")
     label_columns: list[str] = option(
         [], "names of columns with 1 or 0, one for each of several labels a row, instead of label_column"
@@ -209,6 +209,14 @@ def _check_together(options: Options) -> None:
         (
             options.baselines != "layers" or options.student == "teacher-layers",
             f"baselines=layers needs student=teacher-layers, not {options.student or 'a general student'}: baselines=general",
+        ),
+        *(
+            (
+                not (group.patience or group.evaluate_every),
+                f"{name}.patience={group.patience} and {name}.evaluate_every={group.evaluate_every} must be 0: the stage "
+                "has no dev rows",
+            )
+            for name, group in (("general", options.general), ("masked_lm", options.masked_lm))
         ),
         (j.precision != "fp16" or j.zero == 0, f"job.precision=fp16 needs job.zero=0, not {j.zero}"),
         (not j.skip_bad_batches or j.zero == 0, f"job.skip_bad_batches=true needs job.zero=0, not {j.zero}"),

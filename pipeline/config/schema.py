@@ -40,14 +40,18 @@ class Setting:
     help: str
 
 
-def describe(schema: type, prefix: str = "") -> list[Setting]:
-    """Every setting of a dataclass and its groups, in the order of definition."""
-    found, groups, defaults = [], groups_of(schema), schema()
+def describe(schema: type, prefix: str = "", defaults: Any = None) -> list[Setting]:
+    """Every setting of a dataclass and its groups, in the order of definition.
+
+    Args:
+        defaults: an instance whose values stand as the defaults; None: the dataclass's own.
+    """
+    found, groups, defaults = [], groups_of(schema), defaults or schema()
     for entry in fields(schema):
+        default = getattr(defaults, entry.name)
         if entry.name in groups:
-            found += describe(groups[entry.name], f"{prefix}{entry.name}.")
+            found += describe(groups[entry.name], f"{prefix}{entry.name}.", default)
         else:
-            default = getattr(defaults, entry.name)
             found.append(Setting(prefix + entry.name, entry.type, default, entry.metadata["help"]))
     return found
 
@@ -58,13 +62,16 @@ def groups_of(schema: type) -> dict[str, type]:
     return {name: kind for name, kind in types.items() if isinstance(kind, type) and is_dataclass(kind)}
 
 
-def help_text(schema: type) -> str:
-    """Every setting of a dataclass with its default and help, group by group."""
+def help_text(schema: type, preset: Any = None) -> str:
+    """Every setting of a dataclass with its default and help, group by group.
+
+    Args:
+        preset: for the options of a run, those that hold if none is given.
+    """
     lines = []
     groups = groups_of(schema)
-    described = describe(schema)
-    presets = any(setting.name == "preset" for setting in described)
-    first = "Options, with their defaults; a preset sets others (docs/options.md)" if presets else "Options"
+    described = describe(schema, defaults=preset)
+    first = f"Options, in brackets their values with the preset {preset.preset}" if preset else "Options"
     for group, settings in groupby(described, lambda setting: setting.name.rpartition(".")[0]):
         title = " ".join((getdoc(groups[group]) or "").split()) if group else first
         lines += ["", textwrap.fill(title, 110), ""]

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
 from checkpoints.errors import UserError
@@ -21,9 +22,18 @@ from checkpoints.store import read_json
 from pipeline.launch.child_process import GRACE, collect_signals, die_at_signals, die_with_parent
 from pipeline.launch.local_ranks import HEARTBEAT, LOST_AFTER, MEETING_PORT
 
-PASSED_ON = ("OMP_", "HF_", "NCCL_", "GLOO_", "CUDA_", "DS_", "TORCH_")
-"""Prefixes of the environment variables that every host gets, through standard input: HF_TOKEN is a secret, and `ps`
-shows command lines to everybody."""
+PASSED_ON = ("CUDA_", "DS_", "GLOO_", "HF_", "MKL_", "NCCL_", "OMP_", "SSL_CERT_", "TORCH_", "WANDB_")
+PASSED_ON_BY_NAME = (
+    "LD_LIBRARY_PATH",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)
+"""The environment variables that every host gets, by prefix and by name. They go through standard input: HF_TOKEN is a
+secret, and `ps` shows command lines to everybody."""
 
 UNANSWERED = 3
 """Questions to a silent host, one every `HEARTBEAT` seconds, after which ssh gives it up."""
@@ -102,7 +112,7 @@ def run_on_hosts(hostfile: Path, stage: str) -> int:
     port = Path(stage) / MEETING_PORT
     port.unlink(missing_ok=True)
     names_of_this_host = _names_of_this_host()
-    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    environment = passed_on(os.environ)
     first, running = 0, {}
     for host, count in hosts.items():
         command = [
@@ -117,6 +127,20 @@ def run_on_hosts(hostfile: Path, stage: str) -> int:
         else:
             running[host].tell(json.dumps(environment))
     return _watch(running, received)
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that every host gets.
+
+    Example:
+        >>> passed_on({"HF_TOKEN": "secret", "HOME": "/home/me"})
+        {'HF_TOKEN': 'secret'}
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(PASSED_ON) or name in PASSED_ON_BY_NAME
+    }
 
 
 def _wait_for_port(path: Path, first: "_Host") -> str:

@@ -34,7 +34,8 @@ def option(default: Any, help: str) -> Any:
 
 @dataclass
 class Architecture:
-    """The sizes of a student made from random weights; it is of the teacher's kind of model."""
+    """The student's sizes; its kind of model is the teacher's. One that begins as the teacher's layers has the teacher's
+    width, feed_forward and heads. One that is given keeps its own sizes."""
 
     layers: Positive = option(4, "transformer layers (TinyBERT4: 4, paper section 4.1)")
     width: Positive = option(312, "width of the hidden states d' (TinyBERT4: 312)")
@@ -74,7 +75,7 @@ class Tuning(Training):
     """Fine-tuning of the teacher on the task."""
 
     epochs: NotNegative = option(
-        3, "passes over the rows; 0: no training, where a recipe reads sentence vectors"
+        3, "passes over the rows; 0 (no training) only in recipes that read sentence vectors"
     )
     dropout: Fraction = option(0.1, "dropout of the teacher while it is fine-tuned (BERT: 0.1)")
 
@@ -113,6 +114,8 @@ class General(Distilling):
         "random",
         "the student begins random (paper), with teacher-embeddings (reduced) or as teacher-layers",
     )
+    evaluate_every: NotNegative = option(0, "must be 0: this stage has no dev rows")
+    patience: NotNegative = option(0, "must be 0: this stage has no dev rows")
 
 
 @dataclass
@@ -120,7 +123,7 @@ class Learning(Training):
     """A recipe's student that learns from a task."""
 
     epochs: NotNegative = option(
-        3, "passes over the rows; 0: no training, where a recipe reads sentence vectors"
+        3, "passes over the rows; 0 (no training) only in recipes that read sentence vectors"
     )
 
 
@@ -145,6 +148,8 @@ class MaskedLM(Pretraining):
 
     mlm_probability: Rate = option(0.15, "probability that a token is masked (BERT: 0.15)")
     seed: NotNegative = option(1, "seed of this stage alone, so that runs of several seeds share the head")
+    evaluate_every: NotNegative = option(0, "must be 0: this stage has no dev rows")
+    patience: NotNegative = option(0, "must be 0: this stage has no dev rows")
 
 
 @dataclass
@@ -205,7 +210,7 @@ class Answers:
     )
     folds: Annotated[int, Ge(0), Le(20)] = option(
         0,
-        "folds: the answers of each are judged by an encoder tuned on the others; 0: by one tuned on all",
+        "folds of the answers: an encoder tuned on the others finds doubtful ones in each; 0: one on all",
     )
 
 
@@ -231,8 +236,9 @@ class Baseline(Training):
 
 @dataclass
 class Job:
-    """How a stage runs. No option here invalidates a finished stage or changes what is learned, except for rounding,
-    skipped batches, and gradients that a DeepSpeed config has reduced in 16 bits."""
+    """How a stage runs. These options change what is learned only by rounding, dropout's random numbers (ranks,
+    micro-batch, compile) and skipped batches, and no finished stage runs again because of them. The exception is a
+    DeepSpeed config that has gradients reduced in 16 bits: then trained stages run again."""
 
     nproc: Positive = option(1, "processes (ranks) on this host")
     hostfile: str = option("", "hosts to run on, as a DeepSpeed hostfile (`name slots=N` a line)")
@@ -244,7 +250,7 @@ class Job:
         "", "a DeepSpeed config (JSON) with details of ZeRO, offload and communication (docs/multi-gpu.md)"
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = option(
-        "auto", "bf16, fp16, fp32; auto: bf16 where it is faster than fp32"
+        "auto", "bf16, fp16, fp32; auto: bf16 where it is fast, else fp16 on a GPU without ZeRO, else fp32"
     )
     compile: Literal["auto", "on", "off"] = option(
         "off",
@@ -260,7 +266,7 @@ class Job:
     skip_bad_batches: bool = option(False, "skip batches with a non-finite loss, and report them")
     cache_gb: Literal["auto"] | Annotated[float, Ge(0)] = option(
         "auto",
-        "GB of disk for the teacher's layers, so that it runs once; auto: half of the free disk; 0: none",
+        "on a CPU: GB of disk for the teacher's layers, so that it runs once; auto: half of what is free",
     )
     keep: Positive = option(2, "number of newest checkpoints to keep while a stage runs")
     log_every: Positive = option(10, "steps between lines of metrics.jsonl")

@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints.errors import UserError
 from pipeline.launch.local_ranks import LOST_AFTER
-from pipeline.launch.remote_hosts import read_hostfile
+from pipeline.launch.remote_hosts import passed_on, read_hostfile
 from tests.integration.conftest import workers_of
 
 SSH = """#!/bin/bash
@@ -78,3 +78,9 @@ def test_a_bad_hostfile_is_one_line(tmp_path, text, message):
     (tmp_path / "hosts").write_text(text)
     with pytest.raises(UserError, match=message):
         read_hostfile(tmp_path / "hosts")
+
+
+def test_every_host_gets_proxies_libraries_and_tokens_but_not_what_is_this_hosts_own():
+    given = {"HF_TOKEN": "t", "WANDB_API_KEY": "k", "https_proxy": "p", "LD_LIBRARY_PATH": "/cuda/lib"}
+    own = {"HOME": "/home/me", "PATH": "/bin", "TMPDIR": "/scratch", "SSH_AUTH_SOCK": "s", "RANK": "0"}
+    assert passed_on(given | own) == given

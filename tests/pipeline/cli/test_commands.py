@@ -46,3 +46,13 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, capsys, tmp_path, 
     assert main(arguments) == 2
     out, said = capsys.readouterr()
     assert not out and words in said and said.startswith("error: ") and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "preset", "epochs"), [("task-distill", "small", 6), ("demo", "demo", 3)])
+def test_help_shows_the_values_that_hold_if_none_is_given(name, preset, epochs, capsys):
+    main([name, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("  preset ")) and f"preset {preset}" in "".join(
+        lines
+    )
+    assert next(line for line in lines if line.startswith("  intermediate.epochs ")).endswith(f"[{epochs}]")

@@ -68,6 +68,8 @@ def test_details_are_taken_and_auto_is_left_to_the_engine(write):
         ({"zero_optimization": {"reduce_bucket_size": 0}}, "reduce_bucket_size=0 must be greater than 0"),
         ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "offload_optimizer needs job.zero=1 or more, not 0"),
         ({"zero_optimization": {"offload_param": {"device": "cpu"}}}, "offload_param needs job.zero=3, not 0"),
+        ({"zero_optimization": {"overlap_comm": True}}, "overlap_comm needs job.zero=1 or more, not 0: set that, or take"),
+        ({"zero_optimization": {"sub_group_size": 1000}}, "sub_group_size needs job.zero=3, not 0"),
         ({"zero_optimization": {"offload_param": {"device": "nvme"}}}, "device='nvme' must be 'cpu' or 'none'"),
         ({"zero_optimization": 2}, "zero_optimization=2 must be a valid dictionary"),
         ({"compression_training": {}}, "compression_training={} is not an option"),
@@ -89,6 +91,15 @@ def test_gradients_in_16_bits_need_zero_0(write):
         read_deepspeed(write(settings, zero=1))
 
 
+def test_a_detail_of_zero_3_is_refused_where_it_has_no_effect(write):
+    settings = {
+        "zero_optimization": {"stage3_prefetch_bucket_size": 1000, "offload_param": {"device": "none"}}
+    }
+    assert read_deepspeed(write(settings, zero=3)) == settings
+    with pytest.raises(UserError, match="stage3_prefetch_bucket_size needs job.zero=3, not 2"):
+        read_deepspeed(write(settings, zero=2))
+
+
 def test_a_file_that_cannot_be_read_is_one_line(write, tmp_path):
     for path, words in (("no.json", "No such file"), (str(tmp_path), "Is a directory")):
         with pytest.raises(UserError, match=f"^job.deepspeed={path}: {words}.*; give a file of JSON"):
@@ -102,8 +113,8 @@ def test_only_what_changes_the_weights_makes_a_trained_stage_again(write, tmp_pa
     ]
     run = tmp_path / "runs" / "r"
 
-    def planned(settings: object | None) -> list[str]:
-        job = [] if settings is None else [f"job.deepspeed={write(settings).deepspeed}"]
+    def planned(settings: object | None, zero: int = 0) -> list[str]:
+        job = [] if settings is None else [f"job.deepspeed={write(settings).deepspeed}", f"job.zero={zero}"]
         o = load("small", ["job.precision=fp32", *job])
         steps = plan(stages, run, o)
         write_stage_spec(steps[1], {}, o)
@@ -113,7 +124,7 @@ def test_only_what_changes_the_weights_makes_a_trained_stage_again(write, tmp_pa
     assert planned(None) == ["run", "run"]
     with store.sealed(run / "general" / "checkpoints" / "step-00000001") as directory:
         (directory / "file").touch()
-    assert planned({"zero_optimization": {"reduce_bucket_size": 1000}}) == ["run", "resume"]
+    assert planned({"zero_optimization": {"reduce_bucket_size": 1000}}, zero=1) == ["run", "resume"]
     with pytest.raises(UserError, match="half done with other options .*communication_data_type is new"):
         planned({"communication_data_type": "bf16"})
     spec = store.read_json(run / "general" / "stage.json")

@@ -226,3 +226,12 @@ def test_check_refuses_a_swap_and_the_teacher_does_not_depend_on_it():
     assert stages["swap"]["check"].options["swaps_entities"] is True
     assert stages["swap"]["teacher"] == stages["keep"]["teacher"]
     assert stages["swap"]["augment"] != stages["keep"]["augment"]
+
+
+def test_dev_decides_nothing_in_a_stage_without_dev_rows():
+    with pytest.raises(
+        UserError, match="general.patience=2 and general.evaluate_every=0 must be 0: .* no dev rows"
+    ):
+        load("small", ["general.patience=2"])
+    with pytest.raises(UserError, match="masked_lm.patience=0 and masked_lm.evaluate_every=50 must be 0"):
+        load("small", ["masked_lm.evaluate_every=50"])
