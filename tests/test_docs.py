@@ -181,6 +181,27 @@ def test_the_page_of_options_is_what_the_options_say():
     assert PAGE.read_text(encoding="utf-8") == page(), "`make docs` writes it anew"
 
 
+@pytest.mark.parametrize(
+    ("status", "end", "requeued"),
+    [(143, "+2 minutes", True), (143, "+3 hours", False), (0, "+2 minutes", False), (143, "N/A", True)],
+)
+def test_slurms_script_requeues_what_its_time_limit_stopped_alone(status, end, requeued, tmp_path):
+    """With stand-ins for Slurm's commands. A signal by scancel, long before the end, ends the run for good."""
+    script = next(text for _, text in blocks(ROOT / "docs" / "slurm.md") if text.startswith("#!"))
+    end = shell(f"date -d '{end}' +%FT%T", tmp_path).strip() if end[0] == "+" else end
+    for name, does in (
+        ("srun", f"exit {status}"),
+        ("squeue", f"echo {end}"),
+        ("scontrol", "echo $* > queued"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == status
+    assert (tmp_path / "queued").exists() == requeued
+
+
 def test_the_recipe_that_is_shown_can_be_read(tmp_path):
     (shown,) = (text for _, text in blocks(ROOT / "docs" / "recipes.md") if text.startswith("# make recipe"))
     (tmp_path / "mine.yaml").write_text(shown)

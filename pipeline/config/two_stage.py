@@ -234,7 +234,7 @@ def two_stage(options: Options, given: Given) -> list[StageSpec]:
         stages += folds(options, task, tuned)
         judge = {"out_of_fold": "out_of_fold"}
         tuned = replace(tuned, options=tuned.options | doubts, inputs={**tuned.inputs, **judge})
-    stages += [tuned, *vocabulary(options, given)]
+    stages += [*vocabulary(options, given), tuned]  # first: may find too little room for the characters
     inputs = _present(teacher="teacher", task=task)
     if given.student:
         inputs["student"] = given.student

@@ -78,5 +78,6 @@ def test_a_student_with_its_own_vocabulary_is_given_or_begins_as_teacher_layers(
     for run in ("own-given", "own-layers"):
         student = AutoModel.from_pretrained(place.path / "runs" / run / "prediction" / "model")
         assert student.get_input_embeddings().weight.shape[0] == SIZE
-    status, output = place.run("task-distill", "run=own-none", "architecture.vocabulary=5")
+    status, output = place.run("task-distill", "run=own-none", "architecture.vocabulary=5", "reuse=false")
     assert status == 2 and "architecture.vocabulary: 5 has no room for the 6 special tokens" in output, output
+    assert "[teacher]" not in output, "the refusal comes before the teacher is tuned"
