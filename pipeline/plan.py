@@ -5,6 +5,7 @@ Nothing here imports torch: a plan is made in well under a second.
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -131,6 +132,29 @@ def _decide(
     if elsewhere:
         return Planned(stage, directory, key, "reuse", elsewhere, cause, half_done)
     return Planned(stage, directory, key, "run", directory, cause, half_done)
+
+
+def reused_by_now(planned: Planned) -> Planned:
+    """A stage that was to be made, or another run's where one has finished it since the plan was made."""
+    made = _finished_elsewhere(planned.directory.parent).get(planned.fingerprint)
+    return replace(planned, action="reuse", made=made) if made else planned
+
+
+def check_inputs(planned: Planned, steps: Mapping[str, Planned]) -> None:
+    """Check that what a stage reads of other runs is still what the plan found there.
+
+    Args:
+        steps: the steps of its run, by name.
+
+    Raises:
+        UserError: the other run has been changed or removed meanwhile.
+    """
+    for step in (steps[value] for value in planned.stage.inputs.values() if isinstance(value, str)):
+        if read_finished(step.made).get("fingerprint") != step.fingerprint:
+            raise UserError(
+                f"{step.made}, which {planned.stage.name} reads, was changed or removed since this command began: run the "
+                "same command again"
+            )
 
 
 def write_stage_spec(planned: Planned, artefacts: dict[str, Path], options: Options) -> None:

@@ -1,10 +1,11 @@
 """Makes a run, stage by stage: plans it, locks its directory, starts its stages, shows the results."""
 
+import contextlib
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,21 @@ from pipeline.config.two_stage import RunSpec
 from pipeline.launch.in_place import job_on_given_ranks, launcher_of
 from pipeline.launch.interrupts import look
 from pipeline.launch.worker import REFUSAL
-from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan, read_finished, write_stage_spec
+from pipeline.plan import (
+    ACTION_LABELS,
+    RUNS,
+    Planned,
+    check_inputs,
+    plan,
+    read_finished,
+    reused_by_now,
+    write_stage_spec,
+)
 from pipeline.program import as_started
 from pipeline.report.printed_tables import results_table, seeds_table
 from pipeline.report.run_record import read_run_record
-from pipeline.run_lock import run_lock
+from pipeline.run_lock import run_lock, stage_lock
+from stages.training.options import Job
 
 GROUPS = {"teacher": "tuning", "finetune": "finetuning"}
 """Type of stage -> its name in the stage `check`, where that is another."""
@@ -143,32 +154,21 @@ def _run(options: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]
         })  # fmt: skip
         _print_plan(run.name, planned)
         artefacts: dict[str, Path] = {}
-        for step in planned:
-            artefacts[step.stage.name] = step.artefact
+        for i in range(len(planned)):
             # By now the stage `check` is finished, in this run or in another.
-            if planned[0].stage.stage_type == "check" and step is planned[1]:
+            if planned[0].stage.stage_type == "check" and i == 1:
                 _print_estimate(planned, more)
-            if step.action == "skip":
-                continue
-            write_stage_spec(step, artefacts, options)
-            if any(other.stage.name == "evaluate" for other in planned):
-                (run / "results.json").unlink(missing_ok=True)  # it describes other models
-            if step.action == "reuse":
-                continue
-            does = f": {DOES[step.stage.stage_type]}" if step.stage.stage_type in DOES else ""
-            print(
-                f"[{step.stage.name}] {'resumes' if step.action == 'resume' else 'starts'}{does}", flush=True
-            )
-            start = time.monotonic()
-            job = (
-                replace(options.job, nproc=1, hostfile="")
-                if step.stage.stage_type in ONE_RANK
-                else options.job
-            )
-            (step.directory / REFUSAL).unlink(missing_ok=True)
-            if status := launcher.launch(step.directory, job):
-                raise _failure(step, status if status > 0 else 128 - status)
-            _note_seconds(step.directory, time.monotonic() - start)
+            with _turn(planned[i], options) as step:
+                planned[i], artefacts[step.stage.name] = step, step.artefact
+                if step.action == "skip":
+                    continue
+                if step.action != "reuse":
+                    check_inputs(step, {made.stage.name: made for made in planned})
+                write_stage_spec(step, artefacts, options)
+                if any(other.stage.name == "evaluate" for other in planned):
+                    (run / "results.json").unlink(missing_ok=True)  # it describes other models
+                if step.action != "reuse":
+                    _make_stage(step, launcher, options.job)
     if "evaluate" in artefacts:
         shutil.copyfile(artefacts["evaluate"] / "results.json", run / "results.json")
         table = results_table(read_run_record(run))
@@ -182,6 +182,40 @@ def _run(options: Options, spec: RunSpec, suffix: str, recipe: Mapping[str, str]
     seconds = time.monotonic() - began
     print(f"run {run.name}: " + (f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"))
     return run
+
+
+@contextlib.contextmanager
+def _turn(step: Planned, options: Options) -> Iterator[Planned]:
+    """Wait while another run makes the same stage, which is then reused; yields what is to be done about the stage."""
+    if step.action not in ("run", "resume") or not options.reuse or step.stage.stage_type == "evaluate":
+        yield step
+        return
+
+    def waits() -> bool:
+        if step.action == "run":
+            text = "waits for another run that makes the same stage (reuse=false would make it here, too)"
+            print(f"[{step.stage.name}] {text}", flush=True)
+        return step.action == "run"
+
+    cache = step.directory.parent.parent / ".cache"
+    with stage_lock(cache / f"making-{step.fingerprint[:20]}.lock", waits):
+        now = reused_by_now(step) if step.action == "run" else step
+        if now.action == "reuse":
+            print(f"[{step.stage.name}] {ACTION_LABELS['reuse']} ({os.path.relpath(now.made)})", flush=True)
+        yield now
+
+
+def _make_stage(step: Planned, launcher: Any, job: Job) -> None:
+    """Run a stage, or resume it."""
+    does = f": {DOES[step.stage.stage_type]}" if step.stage.stage_type in DOES else ""
+    print(f"[{step.stage.name}] {'resumes' if step.action == 'resume' else 'starts'}{does}", flush=True)
+    start = time.monotonic()
+    if step.stage.stage_type in ONE_RANK:
+        job = replace(job, nproc=1, hostfile="")
+    (step.directory / REFUSAL).unlink(missing_ok=True)
+    if status := launcher.launch(step.directory, job):
+        raise _failure(step, status if status > 0 else 128 - status)
+    _note_seconds(step.directory, time.monotonic() - start)
 
 
 def _print_plan(name: str, planned: list[Planned]) -> None:

@@ -1,9 +1,9 @@
-"""The lock of a run: one process works on it at a time."""
+"""Locks: one process works on a run at a time, and runs that begin together make a stage that they share once."""
 
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,29 @@ def run_lock(run: Path) -> Iterator[None]:
         yield
     finally:
         owner.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def stage_lock(path: Path, waits: Callable[[], bool]) -> Iterator[None]:
+    """Hold the lock of all stages with one fingerprint, while one of them is made.
+
+    Args:
+        path: the lock's file, which stays.
+        waits: called if another process holds the lock; says whether to wait for it, or to go on without.
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        if waits():
+            lock.acquire(poll_interval=1)
+    except OSError:  # not ours to write, as where another user made the cache: it only saves work
+        pass
+    try:
+        yield
+    finally:
         lock.release()
 
 

@@ -54,6 +54,19 @@ def test_two_runs_at_once_share_a_cache(place):
     assert place.weights("side-a") == place.weights("side-b")
 
 
+def test_runs_that_begin_together_make_a_stage_that_they_share_once(place):
+    given = ("seed=7", "tuning.epochs=1")
+    processes = [
+        place.start("task-distill", f"run=twin-{epochs}", f"prediction.epochs={epochs}", *given)
+        for epochs in (1, 2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    starts = {stage: sum(f"[{stage}] starts" in output for output in outputs)
+              for stage in ("teacher", "general", "intermediate", "prediction")}  # fmt: skip
+    assert starts == {"teacher": 1, "general": 1, "intermediate": 1, "prediction": 2}, outputs
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
 def test_a_second_process_is_refused_with_the_owner_and_a_dead_ones_lock_is_taken(place, number):
     given = (f"run=locked{number}", "reuse=false")

@@ -9,7 +9,7 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.config.run_options import load
 from pipeline.config.two_stage import StageSpec
-from pipeline.plan import plan, read_finished, write_stage_spec
+from pipeline.plan import check_inputs, plan, read_finished, write_stage_spec
 
 
 def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypatch):
@@ -97,6 +97,24 @@ def test_a_reused_stage_that_its_run_has_made_anew_is_not_taken_for_the_old_one(
     step = planned("b", seed=1)
     assert (step.action, step.cause) == ("run", "the run that it was reused from no longer has it")
     assert read_finished(tmp_path / "b" / "general") == {}
+
+
+def test_an_input_that_another_run_has_replaced_since_the_plan_is_refused(tmp_path):
+    o, made = load("small", ["job.precision=fp32"]), tmp_path / "a" / "general"
+    stages = [
+        StageSpec("general", "general", {"seed": 1}),
+        StageSpec("intermediate", "intermediate", {}, {"student": "general"}),
+    ]
+    key = plan(stages, tmp_path / "b", o)[0].fingerprint
+    with store.sealed(made / "model") as directory:
+        (directory / "file").write_text("weights")
+    store.write_json(made / "finished.json", {"fingerprint": key})
+    steps = {step.stage.name: step for step in plan(stages, tmp_path / "b", o)}
+    assert steps["general"].action == "reuse"
+    check_inputs(steps["intermediate"], steps)
+    store.write_json(made / "finished.json", {"fingerprint": "of other options"})
+    with pytest.raises(UserError, match=r"a/general, which intermediate reads, was changed or removed since"):
+        check_inputs(steps["intermediate"], steps)
 
 
 def test_a_change_is_named_by_its_option_and_what_depends_on_it_by_the_stage(tmp_path):

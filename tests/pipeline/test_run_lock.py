@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline.run_lock import lock_state, run_lock
+from pipeline.run_lock import lock_state, run_lock, stage_lock
 
 HOLD = """
 import sys, time
@@ -48,3 +50,29 @@ def test_a_second_process_is_refused_with_the_name_of_the_first_until_that_dies(
 
 def test_looking_at_the_lock_of_a_new_run_makes_no_file(tmp_path):
     assert not lock_state(tmp_path).held and not list(tmp_path.iterdir())
+
+
+def test_a_stage_waits_for_the_same_one_of_another_process_or_goes_on_without_the_lock(tmp_path):
+    path = tmp_path / ".cache" / "making.lock"
+    events = []
+
+    def second() -> None:
+        with stage_lock(path, lambda: not events.append("waits")):
+            events.append("second")
+
+    with stage_lock(path, pytest.fail):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while not events:
+            time.sleep(0.01)
+        with stage_lock(path, lambda: False):
+            events.append("went on")
+        events.append("first ends")
+    thread.join(10)
+    assert events == ["waits", "went on", "first ends", "second"]
+
+
+def test_a_stage_needs_no_lock_where_none_can_be_written(tmp_path):
+    with stage_lock(tmp_path, pytest.fail):  # a directory
+        (tmp_path / "made").touch()
+    assert (tmp_path / "made").exists()
