@@ -15,7 +15,7 @@ from stages.distillation.models import load_classifier
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import check_scale
 from stages.tasks.kinds import Questions
-from stages.tasks.task import Split, Task, check_folds
+from stages.tasks.task import Task, check_folds
 from stages.tasks.task_rows import TaskRows
 from stages.teaching.cost import Cost, training_cost
 from stages.teaching.given_models import Models, check_models, check_plan
@@ -69,7 +69,7 @@ def _check_scores(stage: Stage, task: Task, models: Models) -> None:
     if task.kind.problem_type != "regression":
         return
     dev = task.splits["dev"]
-    some = Split(dev.text_a[:SOME_ROWS], dev.text_b and dev.text_b[:SOME_ROWS], dev.labels[:SOME_ROWS])
+    some = dev.part(range(min(SOME_ROWS, len(dev))))
     length = stage.options["stages"]["tuning"]["max_length"] if "tuning" in stage.options["stages"] else 128
     rows = task_rows(stage, replace(task, splits={"some": some}), "some", models.preprocessor, length)
     teacher = load_classifier(stage.model("teacher"), capturing=False)

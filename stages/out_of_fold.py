@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.distillation.models import load_tokenizer
-from stages.tasks.task import fold_rows, part
+from stages.tasks.task import fold_rows
 from stages.teaching.given_answers import LOGITS_FILE
 from stages.teaching.recorded_logits import compute_logits
 from stages.training.cached_rows import task_rows
@@ -25,7 +25,7 @@ def run(stage: Stage) -> None:
     for fold in range(folds):
         given, chosen = f"fold-{fold + 1}", fold_rows(len(train), fold, folds)
         name = f"{given} of {folds}"  # of the rows in the cache
-        of_fold = replace(task, splits={name: part(train, chosen)})
+        of_fold = replace(task, splits={name: train.part(chosen)})
         rows = task_rows(
             stage, of_fold, name, load_tokenizer(stage.model(given)), stage.options["max_length"]
         )

@@ -27,7 +27,6 @@ from stages.evaluation.predict import predict
 from stages.evaluation.results import Costs, busy_note
 from stages.tasks.kinds import Kind
 from stages.tasks.tables import read_rows
-from stages.tasks.task import part
 from stages.tasks.token_rows import TokenRows, write_task_rows
 from stages.tasks.types import Split
 
@@ -208,7 +207,7 @@ def _reported(run: RunRecord) -> Split:
     groups = _groups(run.kind, split)
     wanted = min(ROWS, len(rows)) * len(groups) // len(rows)
     chosen = np.linspace(0, len(groups) - 1, wanted, dtype=int)
-    return part(split, [row for i in chosen for row in groups[i]])
+    return split.part([row for i in chosen for row in groups[i]])
 
 
 def _groups(kind: Kind, split: Split) -> list[list[int]]:
@@ -222,5 +221,5 @@ def _halves(kind: Kind, split: Split) -> tuple[Split, Split]:
     """Every second row, or question with its candidates, and the others; a single one is in both."""
     groups = _groups(kind, split)
     halves = groups[::2], groups[1::2] or groups
-    decide, compare = (part(split, [row for group in half for row in group]) for half in halves)
+    decide, compare = (split.part([row for group in half for row in group]) for half in halves)
     return decide, compare

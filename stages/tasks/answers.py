@@ -27,7 +27,7 @@ from stages.tasks.kinds import Classes, Kind
 from stages.tasks.numpy_when_used import np
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, folded, literal
-from stages.tasks.types import Split, Task
+from stages.tasks.types import Task
 
 FORMS = ("probabilities", "logits", "label")
 SUM_MAY_DIFFER = 0.01
@@ -283,11 +283,7 @@ def answered_by(task: Task, answered: Answered, leave_out: bool) -> Task:
             "or unfit_rows=leave_out leaves such rows out"
         )
     values = [answered.values[keys["train"][i]] for i in there]
-    labels = labels_of(task.kind, values)
-    rows = Split(
-        [train.text_a[i] for i in there], train.text_b and [train.text_b[i] for i in there], labels,
-        answers=values,
-    )  # fmt: skip
+    rows = replace(train.part(there), labels=labels_of(task.kind, values), answers=values)
     notes = [
         *answered.notes,
         f"answers: {len(there):,} of {len(train):,} rows of train have one and learn it",

@@ -373,11 +373,7 @@ def slices(parts: Iterable[Split]) -> Iterator[Split]:
     """Yield the rows of splits in splits of at most 1,000 rows."""
     for split in parts:
         for start in range(0, len(split), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            second = None if split.text_b is None else split.text_b[part]
-            yield replace(
-                split, text_a=split.text_a[part], text_b=second, labels=split.labels[part], answers=None
-            )
+            yield replace(split.part(range(start, min(start + CHUNK_ROWS, len(split)))), answers=None)
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

@@ -14,7 +14,7 @@ from stages.tasks.kinds import ImageClasses, Kind, Scores, Similarity
 from stages.tasks.readers import READERS, questions
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
-__all__ = ["Split", "Task", "TaskSource", "find_task", "load_task", "part"]
+__all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
 
 KNOWN = (*(name for reader in READERS.values() for name in getattr(reader, "TASKS", ())), *questions.HUB)
 """The names of tasks that need no files of the user's own."""
@@ -167,7 +167,7 @@ def _some_rows(task: Task, count: int, seed: int) -> Task:
     """Keep at most `count` training rows, drawn from the seed."""
     train = task.splits["train"]
     kept = sorted(random.Random(seed).sample(range(len(train)), min(count, len(train))))
-    return replace(task, splits=task.splits | {"train": part(train, kept)})
+    return replace(task, splits=task.splits | {"train": train.part(kept)})
 
 
 def _without_fold(task: Task, fold: int, folds: int) -> Task:
@@ -176,7 +176,7 @@ def _without_fold(task: Task, fold: int, folds: int) -> Task:
     check_folds(len(train), folds)
     left_out = set(fold_rows(len(train), fold, folds))
     kept = [i for i in range(len(train)) if i not in left_out]
-    return replace(task, splits=task.splits | {"train": part(train, kept)})
+    return replace(task, splits=task.splits | {"train": train.part(kept)})
 
 
 def check_folds(rows: int, folds: int) -> None:
@@ -209,7 +209,7 @@ def _hold_out(task: Task, ratio: float, seed: int) -> Task:
         )
     kept = [i for i in range(len(train)) if i not in chosen]
     return replace(
-        task, splits=task.splits | {"train": part(train, kept), "held_out": part(train, sorted(chosen))}
+        task, splits=task.splits | {"train": train.part(kept), "held_out": train.part(sorted(chosen))}
     )
 
 
@@ -223,15 +223,5 @@ def _hide_labels(task: Task, ratio: float, seed: int) -> Task:
         )
     shown = sorted(set(range(len(train))) - set(hidden))
     unknown = [task.kind.hidden(train.labels[i]) for i in hidden]
-    parts = {"train": part(train, shown), "unlabelled": replace(part(train, hidden), labels=unknown)}
+    parts = {"train": train.part(shown), "unlabelled": replace(train.part(hidden), labels=unknown)}
     return replace(task, splits=task.splits | parts)
-
-
-def part(split: Split, rows: list[int]) -> Split:
-    """Return some rows of a split, by their indices."""
-    second = split.text_b and [split.text_b[i] for i in rows]
-    labels = [split.labels[i] for i in rows]
-    answers = split.answers and [split.answers[i] for i in rows]
-    images = split.images and [split.images[i] for i in rows]
-    texts = [split.text_a[i] for i in rows]
-    return replace(split, text_a=texts, text_b=second, labels=labels, answers=answers, images=images)

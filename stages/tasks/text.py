@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import codecs
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -216,6 +217,11 @@ def sentences_of(text: str) -> Iterator[str]:
 def folded(text: str) -> str:
     """Return `text` with case and white space folded; texts that are equal after that count as the same."""
     return " ".join(text.casefold().split())
+
+
+def hashed(text: str | bytes) -> int:
+    """Return a number that depends on the content alone, by which rows are parted into splits."""
+    return int(hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest(), 16)
 
 
 def slug(text: str, empty: str = "task") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -207,8 +208,21 @@ class Split:
     answers: list[tuple[float, ...]] | None = None
     images: list[Any] | None = None
 
+    @classmethod
+    def of(cls, rows: Iterable[tuple[Sequence[str], Any]], **more: Any) -> Self:
+        """A split of rows, each its one text or its two, and its label; `more` are the other attributes."""
+        texts, labels = [list(column) for column in zip(*rows, strict=True)] or ([], [])
+        first, *second = [list(column) for column in zip(*texts, strict=True)] or [[]]
+        return cls(first, second[0] if second else None, labels, **more)
+
     def __len__(self) -> int:
         return len(self.labels)
+
+    def part(self, rows: Sequence[int]) -> Self:
+        """Some of the rows, by their indices."""
+        columns = ("text_a", "text_b", "labels", "answers", "images")
+        given = {name: column for name in columns if (column := getattr(self, name))}
+        return replace(self, **{name: [column[i] for i in rows] for name, column in given.items()})
 
     def texts(self, row: int) -> list[str]:
         """The one text of a row, or its two."""

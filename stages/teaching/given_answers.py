@@ -14,7 +14,7 @@ from stages.distillation.models import load_tokenizer
 from stages.evaluation.measures import answer_noise, differ_most
 from stages.evaluation.prediction_files import write_answers
 from stages.evaluation.results import AnswerNoise, Disagreement
-from stages.tasks.task import Task, part
+from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.recorded_logits import TEACHER_LOGITS_FILE
 from stages.training.cached_rows import train_rows
@@ -116,7 +116,7 @@ def look_at_answers(stage: Stage, task: Task) -> tuple[AnswerNoise, list[Disagre
         encoder_TC = _recorded(stage, task, answers_TC.shape)
     # A stage that ended within an epoch has not seen all.
     known = np.flatnonzero(~np.isnan(encoder_TC).any(1))
-    seen = replace(task, splits={"train": part(task.splits["train"], known.tolist())})
+    seen = replace(task, splits={"train": task.splits["train"].part(known.tolist())})
     answers, encoder = answers_TC[known], encoder_TC[known]
     write_answers(stage.directory.parent / "answers.csv", seen, answers, encoder)
     return answer_noise(task.kind, answers, encoder), differ_most(seen, "train", encoder, answers)

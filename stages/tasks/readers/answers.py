@@ -6,7 +6,6 @@ all metrics are agreement with whoever answered.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from contextlib import suppress
@@ -18,7 +17,7 @@ from stages.tasks import metrics
 from stages.tasks.answers import Answer, Answered, label_name, labels_of, read_answers, together
 from stages.tasks.cells import NEARLY_ALL, RARE, is_missing
 from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
-from stages.tasks.text import slug
+from stages.tasks.text import hashed, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 VERSION = 2
@@ -122,7 +121,7 @@ def _names(path: Path, answers: list[Answer]) -> list[str]:
 def _splits(answered: Answered, kind: Kind) -> dict[str, Split]:
     rows: dict[str, list[str]] = {"train": [], "dev": [], "test": []}
     for k in answered.values:
-        tenth = int(hashlib.sha256(("answers" + k).encode()).hexdigest(), 16) % 10
+        tenth = hashed("answers" + k) % 10
         rows[SPLITS.get(tenth, "train")].append(k)
     if not all(rows.values()):
         raise UserError(
@@ -130,11 +129,9 @@ def _splits(answered: Answered, kind: Kind) -> dict[str, Split]:
         )
     splits = {}
     for role, keys in rows.items():
-        texts = [list(column) for column in zip(*(answered.first[k].texts for k in keys), strict=True)]
         values = [answered.values[k] for k in keys]
-        labels = labels_of(kind, values)
-        second = texts[1] if len(texts) == 2 else None
-        splits[role] = Split(texts[0], second, labels, answers=values if role == "train" else None)
+        rows_of = zip((answered.first[k].texts for k in keys), labels_of(kind, values), strict=True)
+        splits[role] = Split.of(rows_of, answers=values if role == "train" else None)
     if len(set(splits["train"].labels)) < 2:
         raise UserError(f"{answered.path}: every text of train has one label; give answers with two or more")
     return splits

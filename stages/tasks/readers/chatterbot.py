@@ -7,7 +7,6 @@ are not read.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds import Ranking
 from stages.tasks.packages import inside
-from stages.tasks.text import folded, parse_yaml
+from stages.tasks.text import folded, hashed, parse_yaml
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 TASKS = ("chatterbot",)
@@ -35,9 +34,7 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 def load(source: TaskSource, revision: str | None) -> Task:
     """Read the questions, split by the hash of their text: 15 of 100 are dev, 25 test."""
-    columns: dict[str, tuple[list[str], list[str], list[int]]] = {
-        role: ([], [], []) for role in ("train", "dev", "test")
-    }
+    rows: dict[str, list[tuple[tuple[str, str], int]]] = {"train": [], "dev": [], "test": []}
     seen: set[str] = set()
     for name in source.files.values():
         answers = _answers(Path(name))
@@ -50,12 +47,9 @@ def load(source: TaskSource, revision: str | None) -> Task:
                 continue
             seen.add(question)
             candidates = [(text, 1) for text in right] + [(text, 0) for text in wrong]
-            texts, seconds, labels = columns[_split_of(question)]
-            for text, label in sorted(candidates, key=lambda pair: _hash(question, folded(pair[0]))):
-                texts.append(question)
-                seconds.append(text)
-                labels.append(label)
-    splits = {role: Split(*of) for role, of in columns.items()}
+            candidates.sort(key=lambda pair: _hash(question, folded(pair[0])))
+            rows[_split_of(question)] += [((question, text), label) for text, label in candidates]
+    splits = {role: Split.of(of) for role, of in rows.items()}
     chosen = metrics.select(source.metric, Ranking.reported, Ranking.selectable)
     return Task(source.name, Ranking(("wrong", "right")), splits, *chosen)
 
@@ -85,7 +79,7 @@ def _pairs(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _hash(*texts: str) -> int:
-    return int(hashlib.sha256("\n".join(("chatterbot", *texts)).encode()).hexdigest(), 16)
+    return hashed("\n".join(("chatterbot", *texts)))
 
 
 def _split_of(question: str) -> str:

@@ -21,7 +21,6 @@ in dev and test those without a wrong one.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import unicodedata
@@ -53,7 +52,7 @@ from stages.tasks.cells import (
 from stages.tasks.kinds import Classes, Kind, LabelSets, Ranking, Scores
 from stages.tasks.split_files import ROLES, data_files, shown, unread
 from stages.tasks.tables import SUFFIXES, Table, open_table
-from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
+from stages.tasks.text import as_argument, check_text, folded, hashed, parse_yaml, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 VERSION = 5
@@ -322,7 +321,9 @@ def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[st
     if ranks:
         pairs = {role: _questions(of, role, notes) for role, of in pairs.items()}
     _check_spread([value for _, value in pairs["train"]], kind, train)
-    splits = {role: _split(pairs[role]) for role in ROLES if role in pairs}
+    splits = {
+        role: Split.of((row.texts, value) for row, value in pairs[role]) for role in ROLES if role in pairs
+    }
     if not kind.labels:
         kind = Scores.of(splits["train"].labels)
         notes.append(f"scores in train: mean {kind.scale[0]:.4g}, standard deviation {kind.scale[1]:.4g}")
@@ -699,7 +700,7 @@ def hold_out(
     if not train:
         raise UserError(f"{path}: no {what}; give a file with some")
     for row, _ in train:
-        digest = int(hashlib.sha256(("dev" + _key(row, text)).encode()).hexdigest(), 16)
+        digest = hashed("dev" + _key(row, text))
         keys.append((digest % 10, digest))
     tenth, fewest = sum(key[0] == 0 for key in keys), max(1, min(FEWEST_DEV, len(train) // 4))
     last = sorted(keys)[max(tenth, fewest) - 1]
@@ -742,8 +743,3 @@ def drop_repeats(pairs: dict[str, list], text: int | None = None) -> dict[str, l
 def _key(row: Row, text: int | None) -> str:
     """Equal for rows that count as the same: by all their texts, or by one."""
     return row.key if text is None else folded(row.texts[text])
-
-
-def _split(pairs: list[tuple[Row, int | float]]) -> Split:
-    texts = [list(column) for column in zip(*(row.texts for row, _ in pairs), strict=True)]
-    return Split(texts[0], texts[1] if len(texts) == 2 else None, [value for _, value in pairs])

@@ -203,8 +203,7 @@ def read_unlabelled(name: str, path: Path) -> tuple[list[str], Split]:
             rows.append([fields[index] for index in indices])
     if not rows:
         raise UserError(f"{path}: no rows; give GLUE's file with its header and rows, or remove it")
-    ids, *texts = (list(column) for column in zip(*rows, strict=True))
-    return ids, Split(texts[0], texts[1] if len(texts) == 2 else None, [0] * len(rows))
+    return [number for number, *_ in rows], Split.of((texts, 0) for _, *texts in rows)
 
 
 def written_answer(name: str, answer: int | float) -> str:
@@ -248,15 +247,14 @@ def _read_tsv(name: str, path: Path) -> Split:
             unlabelled += 1
         else:
             *texts, label = (fields[index] for index in indices)
-            rows.append((*texts, _tsv_label(glue, label, where)))
+            rows.append((texts, _tsv_label(glue, label, where)))
     if short:
         logger.warning("%s: %d rows with missing columns skipped", path, short)
     if unlabelled:
         logger.warning("%s: %d rows without a gold label skipped", path, unlabelled)
     if not rows:
         raise UserError(f"{path}: no rows; give GLUE's file with its header and rows")
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    return Split(columns[0], columns[1] if len(glue.text) == 2 else None, columns[-1])
+    return Split.of(rows)
 
 
 def _column_indices(header: list[str], wanted: tuple[str, ...], path: Path) -> list[int]:

@@ -7,7 +7,6 @@ class is not known. It may have a column `split` of train, dev and test.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from stages.tasks import metrics
 from stages.tasks.kinds import Nodes
 from stages.tasks.packages import inside
 from stages.tasks.tables import open_table, read_rows
-from stages.tasks.text import slug
+from stages.tasks.text import hashed, slug
 from stages.tasks.types import UNLABELLED, Split, Task, TaskRequest, TaskSource
 
 TASKS = ("films",)
@@ -55,18 +54,17 @@ def load(source: TaskSource, revision: str | None) -> Task:
     classes = tuple(sorted({*labels.values()} - {""}))
     if len(classes) < 2:
         raise UserError(f"{source.name}: the nodes have the labels {classes}; give at least two classes")
-    columns: dict[str, tuple[list[str], list[int]]] = {role: ([], []) for role in (*ROLES, "unlabelled")}
+    rows: dict[str, list[tuple[tuple[str], int]]] = {role: [] for role in (*ROLES, "unlabelled")}
     for name, label in labels.items():
-        ids, ofs = columns[splits[name] if label else "unlabelled"]
-        ids.append(name)
-        ofs.append(classes.index(label) if label else UNLABELLED)
+        of = classes.index(label) if label else UNLABELLED
+        rows[splits[name] if label else "unlabelled"].append(((name,), of))
     for role in ROLES[:2]:
-        if not columns[role][0]:
+        if not rows[role]:
             raise UserError(
                 f"{source.name}: no labelled node is in {role}; give the column split some of {role}"
             )
-    found = {role: Split(ids, None, ofs) for role, (ids, ofs) in columns.items() if ids}
-    counts = Counter(columns["train"][1])
+    found = {role: Split.of(nodes_of) for role, nodes_of in rows.items() if nodes_of}
+    counts = Counter(found["train"].labels)
     weights = tuple(
         sum(counts.values()) / (len(counts) * counts[i]) if counts[i] else 1.0 for i in range(len(classes))
     )
@@ -78,7 +76,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
 
 def split_of(name: str) -> str:
     """Return the split of a node by its id alone: 25 of 100 are test, 15 dev, the rest train."""
-    percent = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100
+    percent = hashed(name) % 100
     return "test" if percent < 25 else "dev" if percent < 40 else "train"
 
 

@@ -15,7 +15,7 @@ from stages.tasks.kinds.images import ImageClasses
 from stages.tasks.kinds.sequences import BLANK, Sequences
 from stages.tasks.readers.files import Row, drop_repeats, hold_out
 from stages.tasks.split_files import EITHER, ROLES
-from stages.tasks.text import slug
+from stages.tasks.text import hashed, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 if TYPE_CHECKING:
@@ -213,22 +213,18 @@ def _digits(source: TaskSource) -> Task:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    columns: dict[str, tuple[list[str], list[int], list[Any]]] = {
-        role: ([], [], []) for role in ("train", "dev", "test")
-    }
+    rows: dict[str, list[tuple[tuple[str], int]]] = {role: [] for role in ROLES}
+    images: dict[str, list[Any]] = {role: [] for role in ROLES}
     for number, (values, label) in enumerate(zip(pixels, labels, strict=True)):
         grey = (values.reshape(8, 8, 1) * (255 / 16)).round().astype("uint8")
-        names, classes, images = columns[split_of(grey.tobytes())]
-        names.append(f"digits/{number}")
-        classes.append(int(label))
-        images.append(grey.repeat(3, axis=2))
-    splits = {
-        role: Split(names, None, classes, images=images) for role, (names, classes, images) in columns.items()
-    }
+        role = split_of(grey.tobytes())
+        rows[role].append(((f"digits/{number}",), int(label)))
+        images[role].append(grey.repeat(3, axis=2))
+    splits = {role: Split.of(of, images=images[role]) for role, of in rows.items()}
     return Task(source.name, ImageClasses(LABELS), splits, *metrics.select(source.metric))
 
 
 def split_of(pixels: bytes) -> str:
     """Return the split of an image by its pixels alone: 30 of 100 test, 15 dev, the rest train."""
-    percent = int(hashlib.sha256(pixels).hexdigest(), 16) % 100
+    percent = hashed(pixels) % 100
     return "test" if percent < 30 else "dev" if percent < 45 else "train"

@@ -6,7 +6,6 @@ left out.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from stages.tasks import metrics
 from stages.tasks.kinds import Words
 from stages.tasks.packages import inside
 from stages.tasks.readers.conll import sentences
-from stages.tasks.text import folded
+from stages.tasks.text import folded, hashed
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 TASKS = ("indonesian-tags",)
@@ -36,19 +35,15 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 def load(source: TaskSource, revision: str | None) -> Task:
     """Read the sentences, split by the hash of their text: a fortieth is dev, a twentieth test."""
-    columns: dict[str, tuple[list[str], list[list[int | None]]]] = {
-        role: ([], []) for role in ("train", "dev", "test")
-    }
+    rows: dict[str, list[tuple[tuple[str], list[int | None]]]] = {"train": [], "dev": [], "test": []}
     seen = set()
     for words, tags in _sentences(Path(source.files["tags"])):
         text = " ".join(words)
         key = folded(text)
         if None not in tags and key not in seen:
             seen.add(key)
-            texts, labels = columns[_split_of(key)]
-            texts.append(text)
-            labels.append(tags)
-    splits = {role: Split(texts, None, labels) for role, (texts, labels) in columns.items()}
+            rows[_split_of(key)].append(((text,), tags))
+    splits = {role: Split.of(of) for role, of in rows.items()}
     return Task(source.name, Words(LABELS), splits, *metrics.select(source.metric))
 
 
@@ -71,5 +66,5 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[int | None]]]:
 
 
 def _split_of(text: str) -> str:
-    fortieth = int(hashlib.sha256(("tags" + text).encode()).hexdigest(), 16) % 40
+    fortieth = hashed("tags" + text) % 40
     return ("dev", "test", "test")[fortieth] if fortieth < 3 else "train"

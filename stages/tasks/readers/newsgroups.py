@@ -8,7 +8,6 @@ of dev or test is in the corpus.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds import Classes
 from stages.tasks.packages import inside
-from stages.tasks.text import folded, text_lines
+from stages.tasks.text import folded, hashed, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 CHOICES = {
@@ -66,10 +65,9 @@ def load(source: TaskSource, revision: str | None) -> Task:
         (groups, ("accuracy", "f1")) if source.task in CHOICES else (LABELS, ("f1", "accuracy"))
     )
     splits = {
-        split: Split(
-            [text for _, text in rows],
-            None,
-            [groups.index(group) if labels is groups else int(group == "sci.med") for group, _ in rows],
+        split: Split.of(
+            ((text,), groups.index(group) if labels is groups else int(group == "sci.med"))
+            for group, text in rows
         )
         for split, rows in _splits(source.files, groups).items()
     }
@@ -87,7 +85,7 @@ def split_of(text: str) -> str:
 
 
 def _hash(text: str) -> int:
-    return int(hashlib.sha256(("20news" + text).encode()).hexdigest(), 16)
+    return hashed("20news" + text)
 
 
 def _splits(files: dict[str, str], groups: Sequence[str]) -> dict[str, list[tuple[str, str]]]:

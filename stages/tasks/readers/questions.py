@@ -113,13 +113,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
         notes.append(note)
     kept = drop_repeats(kept)
     splits = {
-        role: Split(
-            [row.texts[0] for row, _ in kept[role]],
-            [row.texts[1] for row, _ in kept[role]],
-            [answers for _, answers in kept[role]],
-        )
-        for role in ROLES
-        if role in kept
+        role: Split.of((row.texts, found) for row, found in kept[role]) for role in ROLES if role in kept
     }
     without = sum(not answers.texts for split in splits.values() for answers in split.labels)
     if without:

@@ -15,7 +15,7 @@ from stages.tasks.batches import Batch
 from stages.tasks.caption_rows import CaptionedImages, DrawnCaptions, PairRows
 from stages.tasks.kinds import ImageTexts
 from stages.tasks.packages import packaged_config
-from stages.tasks.task import find_task, load_task, part
+from stages.tasks.task import find_task, load_task
 from stages.teaching.cost import TIMED_ROWS, _measured
 from stages.training.options import Job, StageToCheck
 from stages.training.stage import Stage
@@ -34,7 +34,7 @@ def made(scenes):
     torch.manual_seed(0)
     model = new_classifier(load_config(source), KIND).eval()
     processor = load_preprocessor(source, KIND)
-    split = part(scenes.splits["train"], list(range(40)))
+    split = scenes.splits["train"].part(range(40))
     pixels = np.stack([image.transpose(2, 0, 1) for image in split.images])
     return model, processor, CaptionedImages.of(split, pixels, processor)
 
@@ -77,7 +77,7 @@ def test_false_captions_depend_on_seed_epoch_and_row_and_are_false(made):
 
 
 def test_too_few_captions_are_refused(made, scenes):
-    split = part(scenes.splits["train"], [0, 1])
+    split = scenes.splits["train"].part([0, 1])
     with pytest.raises(UserError, match=r"there are \d captions .* give more training rows"):
         CaptionedImages.of(split, made[2].pixels[:2], made[1])
 
@@ -93,9 +93,7 @@ def test_a_pair_has_one_logit_however_it_is_read(made, scenes):
         states = {"image_states": images, "text_states": texts, "candidates": batch.inputs["candidates"]}
         again = model(**states, attention_mask=rows.read["attention_mask"]).logits
         torch.testing.assert_close(again, logits)
-        captions = sorted(
-            {text for texts in part(scenes.splits["train"], list(range(40))).labels for text in texts}
-        )
+        captions = sorted({text for texts in scenes.splits["train"].part(range(40)).labels for text in texts})
         for row, place in ((0, 3), (2, 15)):  # alone, without the padding of longer captions
             alone = processor.read([captions[batch.inputs["candidates"][row, place]]])
             one = model(pixel_values=batch.inputs["pixel_values"][row : row + 1], **alone).logits
