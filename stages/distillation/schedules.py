@@ -9,11 +9,11 @@ Any float of a loss may be one. It is written as a number, or as one of
 Nothing of a schedule is saved: it depends on the step alone.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from checkpoints.errors import UserError
+from stages.distillation.settings import is_number
 
 Schedule = Callable[[float], float]
 """Fraction of the stage's steps that are done, from 0 to below 1 -> value."""
@@ -78,11 +78,6 @@ def _line(points: list[list[float]]) -> Schedule:
         return y + (target - y) * (progress - x) / (end - x)
 
     return at
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a recipe's value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _are_numbers(values: Any, count: int) -> bool:

@@ -16,10 +16,9 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
-from stages.distillation.losses.base import choose
 from stages.distillation.models import load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import choose, is_number, number
 from stages.methods.base import Method
 from stages.tasks.batches import Batch
 from stages.tasks.task import Task
@@ -59,9 +58,8 @@ class Assistants(Method):
                 f"{', '.join(WEIGHTS)}",
                 argument="weights",
             )
-        if not is_number(temperature) or temperature <= 0:
-            raise UserError(f"{temperature!r} must be a number above 0", argument="temperature")
-        self.reads, self.weights, self.temperature = list(reads), weights, temperature
+        self.reads, self.weights = list(reads), weights
+        self.temperature = number(temperature, "above 0", "temperature")
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse a task without classes, losses on layers, and weights that have no rows to be fitted on."""

@@ -17,10 +17,9 @@ from transformers import PretrainedConfig
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import Adversary
-from stages.distillation.losses.base import choose
 from stages.distillation.losses.each_head import HEADS
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import choose, number, whole
 from stages.distillation.students.branches import TRUNKS, WithBranches
 from stages.evaluation.scores import score
 from stages.methods.base import Method
@@ -53,12 +52,8 @@ class AuxiliaryBranches(Method):
 
     def __init__(self, branches: int = 2, fusion: str = "attention", discriminator_rate: float = 1e-3):
         super().__init__()
-        if not isinstance(branches, int) or isinstance(branches, bool) or not 0 <= branches <= 100:
-            raise UserError(f"{branches!r} must be a whole number from 0 to 100", argument="branches")
-        choose(fusion, FUSIONS, "fusion")
-        if not is_number(discriminator_rate) or discriminator_rate <= 0:
-            raise UserError(f"{discriminator_rate!r} must be a number above 0", argument="discriminator_rate")
-        self.branches, self.fusion, self.rate = branches, fusion, discriminator_rate
+        self.branches, self.fusion = whole(branches, 0, 100, "branches"), choose(fusion, FUSIONS, "fusion")
+        self.rate = number(discriminator_rate, "above 0", "discriminator_rate")
         self.whole: WithBranches
         self.preprocessor: Any = None
 

@@ -13,10 +13,9 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
-from stages.distillation.losses.base import choose
 from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import choose, is_number, number, whole
 from stages.distillation.students.pruned_bert import PrunedBertConfig, prunable, shrunk
 from stages.methods.base import Method
 from stages.methods.pruning import Pruner, Pruning, Units
@@ -58,27 +57,23 @@ class Grain(Method):
         units: str = "all",
     ):
         super().__init__()
-        for name, value, low, high in (("density", density, 0, 1), ("smoothing", smoothing, 0, 1)):
-            if not is_number(value) or not low < value < high:
-                raise UserError(f"{value!r} must be a number between {low} and {high}", argument=name)
+        number(density, "between 0 and 1", "density")
+        number(smoothing, "between 0 and 1", "smoothing")
         if not is_number(begin) or not is_number(end) or not 0 <= begin < end <= 0.9:
             raise UserError(
                 f"{begin!r} and end={end!r} must be fractions of the steps: 0 <= begin < end <= 0.9",
                 argument="begin",
             )
-        if not is_number(structure) or structure < 0:
-            raise UserError(f"{structure!r} must be a number from 0", argument="structure")
-        if not isinstance(embedding_rank, int) or isinstance(embedding_rank, bool) or embedding_rank < 0:
-            raise UserError(f"{embedding_rank!r} must be a whole number from 0", argument="embedding_rank")
+        number(structure, "from 0", "structure")
         choose(scores, SCORES, "scores")
         choose(units, UNITS, "units")
+        self.embedding_rank = whole(embedding_rank, 0, None, "embedding_rank")
         if units == "feed_forward" and embedding_rank:
             raise UserError(
                 f"{embedding_rank} makes factors, which stock BERT does not hold; set it to 0, or units to all",
                 argument="embedding_rank",
             )
         self.pruning = Pruning(density, begin, end, smoothing, structure, scores, units)
-        self.embedding_rank = embedding_rank
         self.pruner: Pruner
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
-from stages.distillation.losses.base import choose
 from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.settings import choose, whole
 from stages.distillation.students.two_streams import TwoStreamsConfig
 from stages.methods.base import Method
 from stages.tasks.batches import Batch, batches_by_length
@@ -41,9 +41,7 @@ class HardCandidates(Method):
     def __init__(self, keep: str = "hardest", false: int = 7):
         super().__init__()
         self.keep = choose(keep, KEEP, "keep")
-        if not isinstance(false, int) or not 1 <= false <= FALSE_CAPTIONS:
-            raise UserError(f"{false!r} must be a whole number from 1 to {FALSE_CAPTIONS}", argument="false")
-        self.false = false
+        self.false = whole(false, 1, FALSE_CAPTIONS, "false")
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse students of other kinds."""

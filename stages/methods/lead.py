@@ -11,11 +11,10 @@ from checkpoints.errors import UserError
 from checkpoints.fingerprint import fingerprint
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import LOSSES
-from stages.distillation.losses.base import choose
 from stages.distillation.losses.passages import ScoreDistributions
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import choose, is_number, whole
 from stages.distillation.students.dual_encoder import (
     BODIES,
     VECTORS,
@@ -72,19 +71,16 @@ class Lead(Method):
         train_teacher: bool = False,
     ):
         super().__init__()
-        choose(vectors, VECTORS, "vectors")
         if scale is not None and (not is_number(scale) or scale <= 0):
             raise UserError(f"{scale!r} must be a number above 0; or leave it out", argument="scale")
-        for name, value, least, most in (("negatives", negatives, 1, 100), ("mined", mined, 0, 1000)):
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise UserError(f"{value!r} must be a whole number from {least} to {most}", argument=name)
+        self.vectors, self.scale = choose(vectors, VECTORS, "vectors"), scale
+        self.negatives, self.mined = whole(negatives, 1, 100, "negatives"), whole(mined, 0, 1000, "mined")
         if len(reads) > 1 + bool(mined):
             raise UserError(
                 f"[{', '.join(reads)}] must name one teacher, or none; a second name only mines candidates (mined)",
                 argument="reads",
             )
         self.teacher, self.miner = (f"reads {reads[i]}" if reads else "" for i in (0, -1))
-        self.vectors, self.scale, self.negatives, self.mined = vectors, scale, negatives, mined
         self.train_teacher = train_teacher
         self.by_cross_encoder = False
         self.along: PreTrainedModel | None = None

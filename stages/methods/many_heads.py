@@ -8,6 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from checkpoints.errors import UserError
 from stages.distillation.losses.each_head import HEADS
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.settings import whole
 from stages.distillation.students.many_heads import BODIES, ManyHeadsConfig, with_many_heads
 from stages.methods.base import Method
 from stages.tasks.batches import Batch
@@ -31,15 +32,12 @@ class ManyHeads(Method):
 
     def __init__(self, reads: Sequence[str], heads: int = 3, layers: int = 1):
         super().__init__()
-        for name, value in (("heads", heads), ("layers", layers)):
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 100:
-                raise UserError(f"{value!r} must be a whole number from 1 to 100", argument=name)
+        self.heads, self.layers = whole(heads, 1, 100, "heads"), whole(layers, 1, 100, "layers")
         if len(reads) not in (1, heads):
             raise UserError(
                 f"[{', '.join(reads)}] must name one teacher for all heads, or {heads}, one for each",
                 argument="reads",
             )
-        self.heads, self.layers = heads, layers
         self.reads = list(reads) if len(reads) == heads else list(reads) * heads
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from checkpoints.errors import UserError
 from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, inputs_of
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import number, whole
 from stages.distillation.students.prompted import PromptedConfig, PromptedForSequenceClassification
 from stages.methods.base import Method
 from stages.tasks.batches import Batch, batches_by_length
@@ -44,11 +44,8 @@ class SoftPrompt(Method):
 
     def __init__(self, tokens: int = 20, dropout: float = 0.1):
         super().__init__()
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or not 0 < tokens <= 512:
-            raise UserError(f"{tokens!r} must be a whole number from 1 to 512", argument="tokens")
-        if not is_number(dropout) or not 0 <= dropout < 1:
-            raise UserError(f"{dropout!r} must be a number from 0 to below 1", argument="dropout")
-        self.tokens, self.dropout = tokens, dropout
+        self.tokens = whole(tokens, 1, 512, "tokens")
+        self.dropout = number(dropout, "from 0 to below 1", "dropout")
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse shared or missing attention layers, heads other than SequenceClassification, and losses on attention."""

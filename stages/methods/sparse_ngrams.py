@@ -14,7 +14,7 @@ from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.models import new_classifier
 from stages.distillation.outputs import CaptureSpec
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import number, whole
 from stages.distillation.students.ngrams import NGramsConfig
 from stages.methods.base import Method
 from stages.tasks.task import Task
@@ -36,12 +36,8 @@ class SparseNGrams(Method):
 
     def __init__(self, ngrams: int = 1_000_000, longest: int = 4, drop: float = 0.1):
         super().__init__()
-        for name, value, most in (("ngrams", ngrams, 10**8), ("longest", longest, 8)):
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
-                raise UserError(f"{value!r} must be a whole number from 1 to {most}", argument=name)
-        if not is_number(drop) or not 0 <= drop < 1:
-            raise UserError(f"{drop!r} must be a number from 0 to below 1", argument="drop")
-        self.ngrams, self.longest, self.drop = ngrams, longest, drop
+        self.ngrams, self.longest = whole(ngrams, 1, 10**8, "ngrams"), whole(longest, 1, 8, "longest")
+        self.drop = number(drop, "from 0 to below 1", "drop")
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse students of another kind, pairs, and words with labels."""

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig
 
-from stages.distillation.losses.base import Loss, LossTerm, choose
+from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.settings import choose
 from stages.distillation.students.branches import last_hidden, width_of
 from stages.tasks.batches import Batch
 

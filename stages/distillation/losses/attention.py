@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from stages.distillation.layer_maps import attention_window
-from stages.distillation.losses.base import Loss, LossTerm, attention_heads, choose, mapped_layers
+from stages.distillation.losses.base import Loss, LossTerm, attention_heads, mapped_layers
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.settings import choose
 from stages.tasks.batches import Batch
 
 MAPS_UP_TO = {"cpu": 128, "cuda": 512}

@@ -163,10 +163,3 @@ def attention_heads(student: PretrainedConfig, teacher: PretrainedConfig) -> tup
     if not hasattr(student, "num_attention_heads"):
         raise UserError(f"a {student.model_type} has no attention to distil; use a loss on logits")
     return student.num_attention_heads, teacher.num_attention_heads
-
-
-def choose(value: str, choices: tuple[str, ...], setting: str) -> str:
-    """Return `value`, one of `choices`."""
-    if value not in choices:
-        raise UserError(f"{value!r} must be {' or '.join(choices)}", argument=setting)
-    return value

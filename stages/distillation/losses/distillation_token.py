@@ -6,10 +6,10 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
-from stages.distillation.losses.base import Loss, LossTerm, choose
+from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.prediction import class_losses
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import choose, number
 from stages.tasks.batches import Batch
 
 WITH_TOKEN = ("bert_with_token", "deit")
@@ -58,11 +58,8 @@ class DistillationToken(Loss):
                 "another loss",
                 argument="losses.distillation_token",
             )
-        if not is_number(alpha) or not 0 <= alpha <= 1:
-            raise UserError(f"{alpha!r} must be a number from 0 to 1", argument="alpha")
-        if not is_number(temperature) or temperature <= 0:
-            raise UserError(f"{temperature!r} must be a number above 0", argument="temperature")
-        self.kind, self.alpha, self.temperature = choose(kind, ("hard", "soft"), "kind"), alpha, temperature
+        self.kind, self.alpha = choose(kind, ("hard", "soft"), "kind"), number(alpha, "from 0 to 1", "alpha")
+        self.temperature = number(temperature, "above 0", "temperature")
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         of_class, of_token = (student.named[name].float() for name in ("cls_logits", "distillation_logits"))

@@ -12,8 +12,9 @@ from torch.nn import functional
 from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
-from stages.distillation.losses.base import Loss, LossTerm, choose, mapped_layers
+from stages.distillation.losses.base import Loss, LossTerm, mapped_layers
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.settings import choose
 from stages.tasks.batches import Batch
 
 

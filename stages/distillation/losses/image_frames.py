@@ -10,7 +10,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.prediction import ctc_losses
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import is_number
 from stages.tasks.batches import Batch
 
 IMAGE = "image_logits"

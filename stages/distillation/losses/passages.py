@@ -12,9 +12,9 @@ from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.gather import gather_rows
-from stages.distillation.losses.base import Loss, LossTerm, choose
+from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import choose, number, whole
 from stages.distillation.students.dual_encoder import best_matches
 from stages.tasks.batches import Batch
 
@@ -139,17 +139,13 @@ class ScoreDistributions(Loss):
         student: PretrainedConfig | None = None,
     ):
         super().__init__(weight)
-        choose(layers, ("last", "random"), "layers")
-        for name, value in (("pairs", pairs), ("every", every)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(f"{value!r} must be a whole number from 1", argument=name)
-        if not is_number(tau) or tau <= 0:
-            raise UserError(f"{tau!r} must be a number above 0", argument="tau")
+        self.layers = choose(layers, ("last", "random"), "layers")
+        self.pairs, self.every = whole(pairs, 1, None, "pairs"), whole(every, 1, None, "every")
+        self.tau = number(tau, "above 0", "tau")
         if pairs > getattr(student, "num_hidden_layers", pairs):
             raise UserError(f"{pairs} pairs of layers of a student that has {student.num_hidden_layers}; lower it",
                             argument="pairs")  # fmt: skip
-        self.layers, self.pairs, self.weighted, self.tau = layers, pairs, weighted, tau
-        self.every, self.reverse, self.seed = every, reverse, seed
+        self.weighted, self.reverse, self.seed = weighted, reverse, seed
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def chosen(self, layers: int, side: int) -> list[int]:

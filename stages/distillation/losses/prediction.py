@@ -79,9 +79,6 @@ class MatchedLogits(Loss):
 
     student_capture = teacher_capture = CaptureSpec(logits=True)
 
-    def __init__(self, weight: Any = 1.0):
-        super().__init__(weight)
-
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         losses = (student.logits_BC.float() - teacher.logits_BC.float()).square().mean(-1)
         return {"matched_logits": LossTerm(batch.sum(losses), "targets", self.weight)}

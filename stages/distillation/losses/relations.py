@@ -7,8 +7,9 @@ import torch
 from transformers import PretrainedConfig
 
 from stages.distillation.losses.attention import attended, log_softmax, split_heads
-from stages.distillation.losses.base import Loss, LossTerm, attention_heads, choose, mapped_layers
+from stages.distillation.losses.base import Loss, LossTerm, attention_heads, mapped_layers
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, scaled_products
+from stages.distillation.settings import choose
 from stages.tasks.batches import Batch
 
 

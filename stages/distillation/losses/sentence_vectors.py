@@ -15,8 +15,8 @@ from checkpoints.errors import UserError
 from stages.distillation.gather import gather_rows
 from stages.distillation.losses.base import Loss, LossTerm, mapped_layers
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.schedules import is_number
 from stages.distillation.sentence_vectors import pool, pooling_of
+from stages.distillation.settings import is_number, number
 from stages.tasks.batches import Batch
 
 
@@ -168,11 +168,5 @@ class ContrastivePairs(Loss):
 
 
 def log_scale(scale: float) -> nn.Parameter:
-    """The learned logarithm of the factor of cosines.
-
-    Raises:
-        UserError: the factor is not above 0.
-    """
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not scale > 0:
-        raise UserError(f"{scale!r} must be a number above 0", argument="scale")
-    return nn.Parameter(torch.tensor([math.log(scale)]))
+    """The learned logarithm of the factor of cosines."""
+    return nn.Parameter(torch.tensor([math.log(number(scale, "above 0", "scale"))]))

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from checkpoints.errors import UserError
-from stages.distillation.losses.base import Loss, LossTerm, choose
+from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.settings import choose
 from stages.distillation.students.graph_networks import RGCNConfig
 from stages.tasks.batches import Batch
 

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from checkpoints.errors import UserError
 from stages.distillation.gather import gather_rows
-from stages.distillation.losses.base import Loss, LossTerm, choose
+from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.schedules import is_number
+from stages.distillation.settings import choose, number
 from stages.tasks.batches import Batch
 
 WEIGHTS = ("published", "sharp", "own", "none")
@@ -49,11 +48,8 @@ class WeighedCandidates(Loss):
         self, alpha: float = 0.2, weights: str = "published", temperature: float = 0.1, weight: Any = 1.0
     ):
         super().__init__(weight)
-        if not is_number(alpha) or not 0 <= alpha <= 1:
-            raise UserError(f"{alpha!r} must be a number from 0 to 1", argument="alpha")
-        if not is_number(temperature) or temperature <= 0:
-            raise UserError(f"{temperature!r} must be a number above 0", argument="temperature")
-        self.alpha, self.weights, self.temperature = alpha, choose(weights, WEIGHTS, "weights"), temperature
+        self.alpha, self.weights = number(alpha, "from 0 to 1", "alpha"), choose(weights, WEIGHTS, "weights")
+        self.temperature = number(temperature, "above 0", "temperature")
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         z_student, z_teacher, labels = student.logits_BC.float(), teacher.logits_BC.float(), batch.labels

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCTC, PretrainedConfig, PreTrain
 from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 
 from checkpoints.errors import UserError
+from stages.distillation.settings import number
 from stages.tasks.strip_rows import COLUMNS
 
 
@@ -71,8 +72,7 @@ class StripOracleConfig(StripConfig):
 
     def check(self) -> None:
         """Raises UserError for settings that cannot be."""
-        if not isinstance(self.mask, (int, float)) or not 0 <= self.mask < 1:
-            raise UserError(f"{self.mask!r} must be a number from 0 to below 1", argument="settings.mask")
+        number(self.mask, "from 0 to below 1", "settings.mask")
 
     def forward_flops(self, images: float) -> float:
         """Also the products of queries, of the attention over as many symbols as can be, and of the layer after it."""
