@@ -23,11 +23,12 @@ from pipeline.config import run_options
 from pipeline.config.two_stage import StageSpec
 from pipeline.plan import plan, write_stage_spec
 from stages.distillation.models import ModelSource, load_classifier, load_config, load_encoder, load_tokenizer
-from stages.tasks.corpus import documents, find_corpus
+from stages.tasks.corpus import find_corpus
 from stages.tasks.kinds import Classes
 from stages.tasks.readers import glue
 from stages.tasks.task import find_task, load_task
 from tests.conftest import make_encoder
+from tests.corpora import documents
 
 ROOT = Path(__file__).parents[1]
 quick = settings(

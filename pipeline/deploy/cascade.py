@@ -1,9 +1,8 @@
 """A cascade: the student answers where it is sure, its teacher elsewhere. Which promise it keeps is in the export."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -91,16 +90,15 @@ def add_cascade(run: RunRecord, directory: Path, promise: float, agree_with: Wit
         )
     cascade = Cascade(promise, agree_with, RISK, found)
     path = directory / "config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    store.write_json(path, config | {THRESHOLD: found.confidence, "promise": asdict(cascade)})
+    store.write_json(path, store.read_json(path) | {THRESHOLD: found.confidence, "promise": asdict(cascade)})
     return cascade
 
 
 def forget_promise(directory: Path) -> None:
     """Take out of config.json what another export promised, of which this model was made."""
     path = directory / "config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    store.write_json(path, {name: value for name, value in config.items() if name not in PROMISED})
+    kept = {name: value for name, value in store.read_json(path).items() if name not in PROMISED}
+    store.write_json(path, kept)
 
 
 def teacher_of(run: RunRecord, student: Classifier) -> Classifier:

@@ -41,6 +41,7 @@ from stages.tasks.readers.glue import TASKS
 from stages.tasks.readers.questions import COLUMNS
 from stages.tasks.row_maker import Frame
 from stages.tasks.tables import open_table, rows_with
+from stages.tasks.task_rows import TaskRows
 from stages.tasks.text import check_text
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import UNKNOWN, Split
@@ -135,9 +136,8 @@ class Classifier:
         if self.kind.reads_images:
             return self.kind.probabilities(self._logits_of_images(rows, progress))
         if self.kind.pooling:
-            second = [row[1] for row in rows] if len(rows[0]) == 2 else None
-            split = Split([row[0] for row in rows], second, [0] * len(rows))
-            return self.kind.probabilities(self._logits(split, progress))
+            split = Split.of((row, 0) for row in rows)
+            return self.kind.probabilities(self._logits_of_windows(split, progress))
         found = np.empty((len(rows), self.kind.outputs), np.float32)
         with (
             torch.inference_mode(),
@@ -209,18 +209,21 @@ class Classifier:
 
     def answers(self, kind: Questions, rows: Sequence[Row]) -> list[tuple[str, float]]:
         """(answer, its probability) of each question and its context, as evaluation finds them; empty for no answer."""
-        split = Split([row[0] for row in rows], [row[1] for row in rows], [UNKNOWN] * len(rows))
-        logits = self._logits(split)
+        split = Split.of((row, UNKNOWN) for row in rows)
+        logits = self._logits_of_windows(split, progress=False)
         texts, probabilities = kind.cells(logits, split), kind.probabilities(logits)
         return [(text, float(of[1 if text else 0])) for text, of in zip(texts, probabilities, strict=True)]
 
-    def _logits(self, split: Split, progress: bool = False) -> np.ndarray:
+    def _logits(self, rows: TaskRows, unit: str, progress: bool) -> np.ndarray:
+        with tqdm(total=len(rows), unit=f" {unit}", disable=None if progress else True) as bar:
+            return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
+
+    def _logits_of_windows(self, split: Split, progress: bool) -> np.ndarray:
         """What evaluation makes of the logits of all windows of texts."""
         length = self.max_length or WINDOW
         with TemporaryDirectory() as folder:
             rows = write_task_rows([split], self.tokenizer, length, Path(folder), 1.0, self.kind.pooling)
-            with tqdm(total=len(rows), unit=" windows", disable=None if progress else True) as bar:
-                return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
+            return self._logits(rows, "windows", progress)
 
     def _logits_of_images(self, given: Sequence[Row], progress: bool) -> np.ndarray:
         """The logits of image files, or of image files with texts, (rows, classes)."""
@@ -230,11 +233,9 @@ class Classifier:
         distinct = dict.fromkeys(paths) if reads_texts else paths
         pixels = np.stack([resized(processor, opened(Path(path), path)) for path in distinct])
         if reads_texts:
-            rows: Any = PairRows.of(Split(paths, [row[1] for row in given], labels), pixels, self.tokenizer)
-        else:
-            rows = image_rows(self.kind, pixels, labels, processor)
-        with tqdm(total=len(rows), unit=" images", disable=None if progress else True) as bar:
-            return predict(self.model, rows, torch.device("cpu"), advance=bar.update)
+            split = Split(paths, [row[1] for row in given], labels)
+            return self._logits(PairRows.of(split, pixels, self.tokenizer), "images", progress)
+        return self._logits(image_rows(self.kind, pixels, labels, processor), "images", progress)
 
     def _logits_of_nodes(self, ids: Sequence[str]) -> np.ndarray:
         """The logits of nodes, (nodes, classes), from one pass over the graph."""

@@ -1,6 +1,5 @@
 """Export a finished student: a Hugging Face directory with a model card and, by choice, ONNX files."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -181,4 +180,4 @@ def fit_settings(directory: Path, length: int) -> None:
         ("config.json", model_settings),
     ):
         path = directory / file
-        store.write_json(path, change(json.loads(path.read_text(encoding="utf-8"))))
+        store.write_json(path, change(store.read_json(path)))

@@ -201,9 +201,8 @@ def _reported(run: RunRecord) -> Split:
         raise UserError(f"{run.predictions} is missing: remove {run.path / 'evaluate'} and run the command of "
                         f"{run.name} again, or export without ONNX (onnx=false)")  # fmt: skip
     rows = [row for _, row in read_rows(run.predictions)]
-    columns = [[str(row[name]) for row in rows] for name in run.text_columns]
-    gold = [run.kind.read(str(row["label"])) for row in rows]
-    split = Split(columns[0], columns[1] if len(columns) == 2 else None, gold, run.kind.continued)
+    read = (([str(row[name]) for name in run.text_columns], run.kind.read(str(row["label"]))) for row in rows)
+    split = Split.of(read, continued=run.kind.continued)
     groups = _groups(run.kind, split)
     wanted = min(ROWS, len(rows)) * len(groups) // len(rows)
     chosen = np.linspace(0, len(groups) - 1, wanted, dtype=int)

@@ -22,21 +22,23 @@ class Distillation(nn.Module):
     Args:
         student: a model of transformers, or any whose output has the fields that the losses read.
         losses: what it learns from.
-        teacher: trained along with the student, by its own loss terms; None where the teacher is frozen and its
-            outputs are given.
         chosen: called with a batch and the teacher's outputs, returns the part of both that the student learns from; None:
             it learns from all.
+
+    Attributes:
+        teacher: a method sets one that trains along with the student, by its own loss terms; None: the teacher is frozen,
+            and its outputs are given.
     """
 
     def __init__(
         self,
         student: nn.Module,
         losses: Sequence[Loss],
-        teacher: nn.Module | None = None,
         chosen: Callable[[Batch, ModelOutputs | None], tuple[Batch, ModelOutputs | None]] | None = None,
     ):
         super().__init__()
-        self.student, self.teacher, self.chosen = student, teacher, chosen
+        self.student, self.chosen = student, chosen
+        self.teacher: nn.Module | None = None
         replace_dropout(student)
         self.losses = nn.ModuleList(losses)
         self._losses = list(losses)  # the same, known to be losses

@@ -38,7 +38,7 @@ class Threshold:
     rows: int
 
 
-def lower_bound(right: int, rows: int, risk: float = RISK) -> float:
+def lower_bound(right: int, rows: int) -> float:
     """The lower confidence bound of a ratio (Clopper and Pearson 1934), one-sided.
 
     Example:
@@ -47,20 +47,18 @@ def lower_bound(right: int, rows: int, risk: float = RISK) -> float:
     """
     from scipy.special import betaincinv
 
-    return float(betaincinv(right, rows - right + 1, risk)) if right else 0.0
+    return float(betaincinv(right, rows - right + 1, RISK)) if right else 0.0
 
 
-def least_rows(promise: float, risk: float = RISK) -> int:
+def least_rows(promise: float) -> int:
     """The held-out rows above a threshold without which it is not tried."""
-    return ROOM * math.ceil(math.log(risk) / math.log(promise))
+    return ROOM * math.ceil(math.log(RISK) / math.log(promise))
 
 
-def find_threshold(
-    confidences: np.ndarray, agrees: np.ndarray, promise: float, risk: float = RISK
-) -> Threshold | None:
-    """The lowest threshold above which the student agrees as often as promised, with probability 1 - `risk`.
+def find_threshold(confidences: np.ndarray, agrees: np.ndarray, promise: float) -> Threshold | None:
+    """The lowest threshold above which the student agrees as often as promised, with probability 1 - `RISK`.
 
-    The thresholds are tested one after the other, from the most confident rows down, each at the level `risk`, until
+    The thresholds are tested one after the other, from the most confident rows down, each at the level `RISK`, until
     one fails. The first that is too low passes by chance with that probability at most, and without it none after it
     is reached: so the thresholds need no correction for their number (fixed-sequence testing; Angelopoulos et al. 2021,
     arXiv 2110.01052, section 3). Which thresholds there are depends on the confidences alone.
@@ -69,7 +67,6 @@ def find_threshold(
         confidences: (N,) of the student's answers to held-out rows, on which nothing was chosen.
         agrees: (N,) whether each is the teacher's.
         promise: agreement, from 0 to 1, both excluded.
-        risk: the probability with which the promise may be broken.
 
     Returns:
         None where no threshold passes.
@@ -85,10 +82,10 @@ def find_threshold(
     for step in range(1, STEPS + 1):
         threshold = sorted_N[math.ceil(step * len(order) / STEPS) - 1]
         rows = int(np.searchsorted(-sorted_N, -threshold, side="right"))  # equal ones count too
-        if rows < least_rows(promise, risk):
+        if rows < least_rows(promise):
             continue
         right = int(right_N[rows - 1])
-        if (lower := lower_bound(right, rows, risk)) < promise:
+        if (lower := lower_bound(right, rows)) < promise:
             break
         found = Threshold(float(threshold), right / rows, lower, rows / len(order), len(order))
     return found

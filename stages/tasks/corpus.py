@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from checkpoints.errors import UserError
@@ -86,27 +85,18 @@ def _paths(corpus: str) -> list[Path]:
     return found
 
 
-def documents(source: Source, revision: str | None = None) -> Iterator[str]:
-    """Yield the documents of a corpus in a fixed order, as a stream.
+def corpus_parts(source: Source, revision: str | None = None) -> list[Part]:
+    """Return streams of documents that make up a corpus, in order: groups of whole files, or of a hub data set's files.
+
+    The parts depend on the corpus alone, so that several ranks can share them. Where there are several, one may be empty.
 
     Args:
         source: from `find_corpus`.
         revision: pins a hub data set.
 
     Raises:
-        UserError: a file cannot be read, a field is missing, the corpus is empty, or the hub cannot be reached.
-    """
-    parts = _parts(source, revision)
-    return _refuse_empty(source, lambda: chain.from_iterable(part() for part in parts))
-
-
-def corpus_parts(source: Source, revision: str | None = None) -> list[Part]:
-    """Return streams that make up a corpus, in order: groups of whole files, or of a hub data set's files.
-
-    The parts depend on the corpus alone, so that several ranks can share them. Where there are several, one may be empty.
-
-    Raises:
-        UserError: the hub cannot be reached. Starting a part raises what `documents` raises.
+        UserError: the hub cannot be reached; or in a stream that a file cannot be read, a field is missing, or the corpus
+            is empty.
     """
     parts = _parts(source, revision)
     return parts if len(parts) > 1 else [lambda: _refuse_empty(source, parts[0])]

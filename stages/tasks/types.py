@@ -221,8 +221,10 @@ class Split:
     def part(self, rows: Sequence[int]) -> Self:
         """Some of the rows, by their indices."""
         columns = ("text_a", "text_b", "labels", "answers", "images")
-        given = {name: column for name in columns if (column := getattr(self, name))}
-        return replace(self, **{name: [column[i] for i in rows] for name, column in given.items()})
+        kept: dict[str, Any] = {
+            name: [column[i] for i in rows] for name in columns if (column := getattr(self, name))
+        }
+        return replace(self, **kept)
 
     def texts(self, row: int) -> list[str]:
         """The one text of a row, or its two."""

@@ -18,13 +18,14 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from pipeline.launch.stage_types import STAGE_TYPES
 from stages.distillation.device import native_precision
 from stages.distillation.students.architecture import set_dropout, student_config
-from stages.tasks.corpus import documents, find_corpus
+from stages.tasks.corpus import find_corpus
 from stages.tasks.packages import packaged_teacher
 from stages.tasks.task import find_task
 from stages.teaching.recorded_logits import TEACHER_LOGITS_FILE
 from stages.training.options import Architecture, Job, Training
 from stages.training.stage import Stage
 from tests.bench.texts import long_text, task_texts
+from tests.corpora import documents
 
 CLASSES = ("0", "1")
 ARCHITECTURE = asdict(Architecture())  # TinyBERT4

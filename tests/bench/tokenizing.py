@@ -89,7 +89,8 @@ def packaged_tokenizer():
 
 def tokenizer_alone(corpus: str) -> tuple[Used, float]:
     """What it takes for all texts, and their megabytes."""
-    from stages.tasks.corpus import documents, find_corpus
+    from stages.tasks.corpus import find_corpus
+    from tests.corpora import documents
 
     backend, texts = packaged_tokenizer().backend_tokenizer, list(documents(find_corpus(corpus)))
     first, size, began, processor = 0, 0, time.perf_counter(), time.process_time()

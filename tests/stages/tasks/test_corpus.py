@@ -7,7 +7,8 @@ import pytest
 
 from checkpoints.errors import UserError
 from stages.tasks import corpus
-from stages.tasks.corpus import documents, find_corpus
+from stages.tasks.corpus import find_corpus
+from tests.corpora import documents
 
 
 def read(spec):

@@ -18,7 +18,7 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from stages.distillation.models import ModelSource, load_tokenizer
 from stages.tasks import corpus as corpora
-from stages.tasks.corpus import corpus_parts, documents, find_corpus
+from stages.tasks.corpus import corpus_parts, find_corpus
 from stages.tasks.row_processes import write
 from stages.tasks.task import find_task
 from stages.tasks.token_rows import TokenRows
@@ -27,6 +27,7 @@ from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.options import Job
 from stages.training.stage import Stage
 from tests.conftest import make_corpus, make_task, make_tokenizer, write_corpus_rows
+from tests.corpora import documents
 
 FIELDS = ("tokens", "offsets", "lengths", "second")
 

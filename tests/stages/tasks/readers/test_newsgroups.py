@@ -5,9 +5,10 @@ import importlib.util
 import pytest
 
 from checkpoints.errors import UserError
-from stages.tasks.corpus import documents, find_corpus
+from stages.tasks.corpus import find_corpus
 from stages.tasks.readers import newsgroups
 from stages.tasks.task import find_task, load_task
+from tests.corpora import documents
 
 HEAD = "Category\tText\nd\tstring\nclass\t\n\n"
 
