@@ -23,7 +23,7 @@ from stages.tasks import metrics
 from stages.tasks.cells import NEARLY_ALL
 from stages.tasks.kinds import Entities, Words
 from stages.tasks.kinds.entities import METRICS, OUTSIDE
-from stages.tasks.readers.files import Row, drop_repeats, hold_out
+from stages.tasks.labelled_rows import Row, drop_repeats, hold_out
 from stages.tasks.split_files import ROLES, data_files, unread
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.readers.files import Row
+from stages.tasks.labelled_rows import Row
 from stages.tasks.readers.images import image_task, key_of
 from stages.tasks.text import slug
 from stages.tasks.types import TaskRequest, TaskSource

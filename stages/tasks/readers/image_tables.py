@@ -22,7 +22,7 @@ from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.cells import RARE, is_missing
 from stages.tasks.hub_datasets import load_hub
-from stages.tasks.readers.files import Row, checked_unfit_rows, fitting
+from stages.tasks.labelled_rows import Row, checked_unfit_rows, fitting
 from stages.tasks.readers.images import check_roles, has_images, image_task, key_of, roles_of
 from stages.tasks.split_files import data_files, unread
 from stages.tasks.tables import Table, of_dataset, open_table

@@ -13,7 +13,7 @@ from stages.tasks import metrics
 from stages.tasks.kinds import Kind
 from stages.tasks.kinds.images import ImageClasses
 from stages.tasks.kinds.sequences import BLANK, Sequences
-from stages.tasks.readers.files import Row, drop_repeats, hold_out
+from stages.tasks.labelled_rows import Row, drop_repeats, hold_out
 from stages.tasks.split_files import EITHER, ROLES
 from stages.tasks.text import hashed, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource

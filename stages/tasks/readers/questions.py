@@ -26,7 +26,7 @@ from stages.tasks import metrics
 from stages.tasks.hub_datasets import load_hub
 from stages.tasks.kinds import Questions
 from stages.tasks.kinds.questions import METRICS
-from stages.tasks.readers.files import Row, checked_unfit_rows, drop_repeats, fitting, hold_out
+from stages.tasks.labelled_rows import Row, checked_unfit_rows, drop_repeats, fitting, hold_out
 from stages.tasks.split_files import ROLES, data_files, unread
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, literal, recognised, slug, text_lines

@@ -14,8 +14,8 @@ from typing import Any
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds.entities import METRICS, OUTSIDE
+from stages.tasks.labelled_rows import Row
 from stages.tasks.readers import conll
-from stages.tasks.readers.files import Row
 from stages.tasks.split_files import data_files
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, literal, slug

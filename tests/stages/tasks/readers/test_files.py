@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpoints.errors import UserError
-from stages.tasks.readers.files import hold_out
+from stages.tasks.labelled_rows import hold_out
 from stages.tasks.tables import read_rows
 from stages.tasks.task import TaskSource, find_task, load_task
 

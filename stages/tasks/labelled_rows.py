@@ -1,0 +1,131 @@
+"""Rows as readers find them: labelled, perhaps unfit, held out for dev, and each in one split alone."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from checkpoints.errors import UserError
+from stages.tasks import metrics
+from stages.tasks.cells import SOME_CLASSES
+from stages.tasks.text import as_argument, folded, hashed
+from stages.tasks.types import TaskSource
+
+FEWEST_DEV = 30
+logger = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """One labelled row, the line on which it starts and its file.
+
+    `unfit` says why it cannot be used; "" if it can. `names` are those of several labels, None if the cell is not a list.
+    """
+
+    line: int
+    texts: tuple[str, ...]
+    label: str
+    path: Path | None = None
+    unfit: str = ""
+    names: tuple[str, ...] | None = None
+
+    @property
+    def key(self) -> str:
+        """Equal for rows whose texts count as the same."""
+        return "\t".join(folded(text) for text in self.texts)
+
+
+def checked_unfit_rows(given: str) -> str:
+    if given not in ("", "refuse", "leave_out"):
+        raise UserError(f"{given!r} is unknown; choose refuse or leave_out", argument="unfit_rows")
+    return "" if given == "refuse" else given
+
+
+def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) -> list[Row]:
+    """The rows that can be used, if those that cannot are to be left out."""
+    unfit = [row for row in rows if row.unfit]
+    if not unfit:
+        return rows
+    lines = ", ".join(f"{row.line}" for row in unfit[:10]) + (", ..." if len(unfit) > 10 else "")
+    if source.unfit_rows and len(unfit) < len(rows):
+        reasons = Counter(re.sub(r" \(.*", "", row.unfit) for row in unfit).most_common(3)
+        why = "; ".join(f"{count:,}: {reason}" for reason, count in reasons)
+        notes.append(f"{role}: {len(unfit):,} rows left out ({why}), lines {lines}")
+        return [row for row in rows if not row.unfit]
+    first = unfit[0]
+    if len(unfit) == len(rows):
+        raise UserError(
+            f"{first.path}, line {first.line}: {first.unfit}, and no other row fits either; fix the file"
+        )
+    more = f" (and {len(unfit) - 1:,} more rows do not fit: lines {lines})" if len(unfit) > 1 else ""
+    kept = sorted({name for row in rows for name in row.names or (row.label,) if name})
+    is_class = "looks like" in first.unfit and len(kept) <= SOME_CLASSES
+    name = f", or {as_argument('labels', kept)} makes it a class" if is_class else ""
+    if "is several labels" in first.unfit:
+        name = f", or metric={metrics.LABEL_SETS[0]} learns several labels a row"
+    raise UserError(
+        f"{first.path}, line {first.line}: {first.unfit}{more}; fill it or remove the row, or unfit_rows=leave_out "
+        f"leaves such rows out{name}"
+    )
+
+
+def hold_out(
+    pairs: dict[str, list], path: Path, what: str, text: int | None = None
+) -> tuple[dict[str, list], str]:
+    """Move some of train to dev, by a hash of the text: a tenth; of a small file `FEWEST_DEV`, at most a quarter.
+
+    Returns the splits, and a note on dev; `what` are the rows. With `text`, rows whose text of that number is the same stay
+    together.
+
+    Raises:
+        UserError: there are no rows, or nothing would be left in train.
+    """
+    train, keys = pairs["train"], []
+    if not train:
+        raise UserError(f"{path}: no {what}; give a file with some")
+    for row, _ in train:
+        digest = hashed("dev" + _key(row, text))
+        keys.append((digest % 10, digest))
+    tenth, fewest = sum(key[0] == 0 for key in keys), max(1, min(FEWEST_DEV, len(train) // 4))
+    last = sorted(keys)[max(tenth, fewest) - 1]
+    dev = [pair for pair, key in zip(train, keys, strict=True) if key <= last]
+    if len(dev) == len(train):
+        raise UserError(
+            f"{path}: {len(train)} {what} of one text leave nothing to hold out as dev; give a dev file"
+        )
+    note = f"dev: {len(dev):,} of {len(train):,} {what} of train, held out, as there is no dev file"
+    if tenth < fewest:
+        note += (
+            f" (a tenth is too few to choose a model by; {FEWEST_DEV} {what}, at most a quarter, are taken)"
+        )
+    return pairs | {
+        "train": [pair for pair, key in zip(train, keys, strict=True) if key > last],
+        "dev": dev,
+    }, note
+
+
+def drop_repeats(pairs: dict[str, list], text: int | None = None) -> dict[str, list]:
+    """Drop rows of train that are also in dev or test, and rows of dev that are also in test.
+
+    With `text`, rows are the same if their texts of that number are.
+    """
+    kept: dict[str, list] = {}
+    seen: set[str] = set()
+    for role in ("test", "dev", "train"):
+        if role not in pairs:
+            continue
+        kept[role] = [pair for pair in pairs[role] if _key(pair[0], text) not in seen]
+        dropped = len(pairs[role]) - len(kept[role])
+        if dropped:
+            logger.warning("%d rows of %s dropped: their texts are also in dev or test", dropped, role)
+        if not kept[role]:
+            raise UserError(f"every row of {role} is also in dev or test; give other rows")
+        seen |= {_key(row, text) for row, _ in kept[role]}
+    return kept
+
+
+def _key(row: Row, text: int | None) -> str:
+    """Equal for rows that count as the same: by all their texts, or by one."""
+    return row.key if text is None else folded(row.texts[text])
