@@ -155,8 +155,6 @@ def flattened(schema: type, given: Mapping[str, Any], prefix: str = "") -> Itera
 
     Args:
         schema: the dataclass whose groups may be nested in `given`.
-        given: settings.
-        prefix: of the full names.
     """
     groups = groups_of(schema)
     for name, value in given.items():

@@ -294,7 +294,6 @@ class Classifier:
         """Return the row if the model can read it.
 
         Args:
-            given: the texts.
             where: opens the error message.
 
         Raises:
@@ -397,7 +396,6 @@ def predict_table(
     A student with a threshold adds a third, by: who answered (`Classifier.predict`).
 
     Args:
-        classifier: the model.
         path: CSV, TSV, JSON, JSONL or Parquet.
         columns: its one or two text columns.
         target: the file to write, .csv, .tsv or .jsonl; None for CSV on standard output.

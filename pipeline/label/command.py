@@ -14,13 +14,10 @@ from stages.tasks.tables import rows_with
 
 
 def label_table(endpoint: Endpoint, texts: list[Texts], target: Path) -> bool:
-    """Ask for the labels of the texts that the target does not have yet, and say what was answered.
+    """Ask for the labels of the texts that the target does not have yet; return whether all have an answer then.
 
     Args:
         texts: the texts of the rows; equal ones are asked once.
-
-    Returns:
-        Whether all texts have an answer.
     """
     table = AnswerTable(target, endpoint.labels)
     distinct = {key(row): row for row in reversed(texts)}

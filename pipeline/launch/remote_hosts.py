@@ -40,10 +40,7 @@ UNANSWERED = 3
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
-    """Read DeepSpeed's hostfile: a line `name slots=N` for each host; `#` begins a comment.
-
-    Returns:
-        The number of ranks of each host.
+    """Return the number of ranks of each host of DeepSpeed's hostfile: lines `name slots=N`; `#` begins a comment.
 
     Raises:
         UserError: it cannot be read, names no host, or has a line of another form.

@@ -27,10 +27,6 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
 
     Args:
         paths: the paths of the runs, one for each seed.
-        target: path without its ending.
-
-    Returns:
-        The text, and where it was written.
     """
     runs = [read_run_record(path) for path in paths]
 

@@ -53,7 +53,6 @@ class StageRecord:
     """A stage of a finished run.
 
     Attributes:
-        name: in the run.
         options: what decided its result.
         inputs: name -> {"stage": an earlier stage}, or what identifies something given.
         scores: what the stage reported; the keys depend on the type.

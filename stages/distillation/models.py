@@ -258,7 +258,6 @@ def load_classifier(
     If the weights have no head, or one for other labels, a new head is drawn from torch's generator.
 
     Args:
-        source: where the weights are.
         kind: kind of the task that the model answers; None keeps the checkpoint's own labels and head.
         capturing: whether the model gets the capturing attention function; False for stock attention.
         config: used instead of the config beside the weights.

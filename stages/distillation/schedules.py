@@ -24,8 +24,6 @@ def schedule(value: Any, name: str, above_zero: bool = False) -> Schedule:
 
     Args:
         value: a number, or one of the forms above.
-        name: the name of the setting, for the error message.
-        above_zero: whether it must always be above 0.
 
     Raises:
         UserError: the value is not a schedule, or is not above 0.

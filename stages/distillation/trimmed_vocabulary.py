@@ -124,8 +124,6 @@ def keep_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kept
     """Keep only a model's embedding rows for the tokens of a trimmed tokenizer.
 
     Args:
-        model: an encoder.
-        tokenizer: the trimmed one.
         kept: (V,) the former ids of its tokens.
     """
     table: Any = model.get_input_embeddings()

@@ -137,7 +137,6 @@ class ModelResult:
         metric: the selection metric.
         scores: every metric of the task; "<metric>_mismatched" too where the task has mismatched rows (MNLI).
         intervals: metric -> its 95% confidence interval.
-        parameters: their number.
         bytes: size of the weights' files.
         flops: floating-point operations of the encoder for a row of mean length.
         costs: latency, throughput and memory.
@@ -146,7 +145,6 @@ class ModelResult:
         retained_interval: its 95% confidence interval.
         confusion: gold classes down, predicted classes across.
         classes: scores of each class, in the order of the task's labels.
-        calibration: the calibration of a classifier.
         label_loyalty: fraction of rows with the teacher's label.
         probability_loyalty: 1 less the mean distance from the teacher's distribution.
         pearson_to_teacher: the same for a regression.

@@ -32,7 +32,6 @@ def bootstrap(
         measures: model -> what computes its metrics of (R, N) resamples (`stages.tasks.kinds.Kind.resampler`).
         rows: number of rows, or of groups that are drawn whole.
         cells: numbers in memory per resample.
-        seed: the seed of the draws.
 
     Returns:
         model -> metric -> (RESAMPLES,) values.

@@ -40,7 +40,6 @@ def build_method(line: str | dict[str, Any], reads: Sequence[str] = ()) -> Metho
 
     Args:
         line: its name, or {name: settings}.
-        reads: the names of the earlier students that it reads.
 
     Raises:
         ValueError: there is no such method or setting, or a setting's value is refused.

@@ -6,7 +6,7 @@ assistant alone is that of Mirzadeh et al. (arXiv 1902.03393).
 Axes in names: K assistants, N targets of the rows, C classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,9 @@ from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.models import load_tokenizer
-from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.outputs import CaptureSpec
 from stages.distillation.settings import choose, is_number, number
-from stages.methods.base import Method
-from stages.tasks.batches import Batch
+from stages.methods.base import Method, Targets
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits, training_logits
@@ -88,7 +87,7 @@ class Assistants(Method):
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
-    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+    ) -> Targets:
         """The mixture, as logits z with softmax(z / T) the mean of the assistants' probabilities."""
         weights_K = self._weights(stage, task)
         self.found = {f"weight of {name}": w for name, w in zip(self.reads, weights_K.tolist(), strict=True)}

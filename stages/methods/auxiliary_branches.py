@@ -4,7 +4,7 @@ The paper's code is not published and we have read its abstract alone, so this i
 (docs/recipes/ackd.md says what is inferred).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
 from stages.distillation.settings import choose, number, whole
 from stages.distillation.students.branches import TRUNKS, WithBranches
 from stages.evaluation.scores import score
-from stages.methods.base import Method
+from stages.methods.base import Method, Targets
 from stages.tasks.batches import Batch, batches_by_length, indices_by_length
 from stages.tasks.kinds import Classes
 from stages.tasks.task import Task
@@ -91,7 +91,7 @@ class AuxiliaryBranches(Method):
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
-    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+    ) -> Targets:
         """What the teacher shows, its logits once for each head."""
         if HEADS not in spec.named:
             return super().targets(stage, task, spec, rows, train_alone)

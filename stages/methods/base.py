@@ -36,6 +36,9 @@ from stages.training.rows_of_task import changes_of
 from stages.training.stage import Stage
 from stages.training.step import Step
 
+Targets = Mapping[str, Callable[[Batch], ModelOutputs] | None]
+"""The teacher's outputs for a batch, by the name of the rows; None: nothing of them is read."""
+
 
 class Method:
     """How a recipe's student begins, who teaches it and how it takes a step.
@@ -136,7 +139,7 @@ class Method:
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
-    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+    ) -> Targets:
         """The teacher's outputs for the named rows: none, recorded logits, or layers, computed or from disk.
 
         On images the teacher runs in each step, on the student's changed images.

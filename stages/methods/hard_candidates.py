@@ -3,7 +3,6 @@
 Axes in names: B rows, N candidates of a row, K that are kept.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.settings import choose, whole
 from stages.distillation.students.two_streams import TwoStreamsConfig
-from stages.methods.base import Method
+from stages.methods.base import Method, Targets
 from stages.tasks.batches import Batch, batches_by_length
 from stages.tasks.caption_rows import FALSE_CAPTIONS, CaptionedImages
 from stages.tasks.task import Task
@@ -72,7 +71,7 @@ class HardCandidates(Method):
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, CaptionedImages], train_alone: bool
-    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+    ) -> Targets:
         """The teacher's logits of all candidates of the training images."""
         teacher = task_teacher(stage, task, spec)
         encoders: Any = teacher.model.base_model.encoders

@@ -1,6 +1,6 @@
 """LEAD (Sun et al., arXiv 2212.05225): a dual encoder learns, layer by layer, how a teacher ranks the candidates of a batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from stages.distillation.students.dual_encoder import (
     as_dual_encoder,
 )
 from stages.distillation.teachers import FrozenTeacher
-from stages.methods.base import Method
+from stages.methods.base import Method, Targets
 from stages.tasks.batches import Batch
 from stages.tasks.candidates import Candidates
 from stages.tasks.kinds import Ranking
@@ -196,7 +196,7 @@ class Lead(Method):
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
-    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+    ) -> Targets:
         """What the frozen teacher shows, live: the candidates are others in each epoch."""
         if spec == CaptureSpec():
             return {"train": None}

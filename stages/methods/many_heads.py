@@ -1,6 +1,6 @@
 """CERBERUS (Matsubara et al., arXiv 2201.05767): a student of one body and several heads, each with its own teacher."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -10,7 +10,7 @@ from stages.distillation.losses.each_head import HEADS
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.settings import whole
 from stages.distillation.students.many_heads import BODIES, ManyHeadsConfig, with_many_heads
-from stages.methods.base import Method
+from stages.methods.base import Method, Targets
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Classes
 from stages.tasks.task import Task
@@ -97,7 +97,7 @@ class ManyHeads(Method):
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
-    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+    ) -> Targets:
         """Each teacher's logits, asked once and then read from the cache of all runs."""
         if spec == CaptureSpec():
             return dict.fromkeys(rows)

@@ -1,6 +1,6 @@
 """Oracle Teacher (Yoon et al., arXiv 2111.03664): the teacher of a student of strings may read the strings, too."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +8,9 @@ from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
-from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.outputs import CaptureSpec
 from stages.evaluation.predict import predict
-from stages.methods.base import Method
-from stages.tasks.batches import Batch
+from stages.methods.base import Method, Targets
 from stages.tasks.kinds import Sequences
 from stages.tasks.readers import strips
 from stages.tasks.strip_rows import COLUMNS
@@ -54,7 +53,7 @@ class OracleTeacher(Method):
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
-    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+    ) -> Targets:
         """What the teacher in `reads` says of each frame, in each step."""
         if spec == CaptureSpec():
             return dict.fromkeys(rows)

@@ -5,7 +5,7 @@ Prompt tuning is that of P-tuning v2 (Liu et al., arXiv 2110.07602). PANDA is Zh
 Axes in names: B rows, C classes, L positions, W width of the hidden states.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +15,11 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from checkpoints.errors import UserError
 from stages.distillation.models import load_classifier
-from stages.distillation.outputs import CaptureSpec, ModelOutputs, inputs_of
+from stages.distillation.outputs import CaptureSpec, inputs_of
 from stages.distillation.settings import number, whole
 from stages.distillation.students.prompted import PromptedConfig, PromptedForSequenceClassification
-from stages.methods.base import Method
-from stages.tasks.batches import Batch, batches_by_length
+from stages.methods.base import Method, Targets
+from stages.tasks.batches import batches_by_length
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits
@@ -145,7 +145,7 @@ class Panda(SoftPrompt):
 
     def targets(
         self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
-    ) -> Mapping[str, Callable[[Batch], ModelOutputs] | None]:
+    ) -> Targets:
         """The teacher's logits on train."""
         logits_NC = teacher_logits(stage, task, rows["train"], f"reads {self.teacher}")
         return {"train": logits_as_outputs(logits_NC, rows["train"], stage.device)}

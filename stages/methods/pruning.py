@@ -87,10 +87,6 @@ class Units:
 class Pruner(nn.Module):
     """Scores the units of a student and removes the least important ones.
 
-    Args:
-        model: whose student is pruned.
-        settings: when and how much.
-
     Attributes:
         progress: the fraction of the steps that are done.
         scores_U: running means.

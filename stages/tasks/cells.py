@@ -152,14 +152,12 @@ def far_scores(what: str, scores: Sequence[tuple[float, str]], train: Sequence[f
         for score, place in scores
         if max(low - score, score - high) > FAR * (high - low) > 0
     ]
-    return (
-        [
-            f"warning: {len(far):,} scores of {what} are far from nearly all of train's ({low:g} to {high:g}), such as {far[0]}; "
-            "if they are slips, or on another scale, fix them"
-        ]
-        if far
-        else []
-    )
+    if not far:
+        return []
+    return [
+        f"warning: {len(far):,} scores of {what} are far from nearly all of train's ({low:g} to {high:g}), such as {far[0]}; "
+        "if they are slips, or on another scale, fix them"
+    ]
 
 
 def is_stray(label: str, counts: Counter[str]) -> bool:

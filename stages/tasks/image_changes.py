@@ -79,7 +79,6 @@ def _squares(side: int, area_B: Tensor, across_B: Tensor, along_B: Tensor) -> Te
     """(B, S, S) whether a pixel is in a square with a part of the image as area; what is beyond the image's edge is cut off.
 
     Args:
-        side: S.
         area_B: the area of the whole square.
         across_B, along_B: where its centre is, from 0 to 1.
     """

@@ -21,7 +21,6 @@ class Masking:
         tokenizer: the tokenizer of the model that predicts.
         mlm_probability: that a token is masked. Those that the tokenizer calls special and those that it puts around
             texts are not.
-        seed: the seed of the draw.
 
     Raises:
         UserError: the tokenizer has no mask token.

@@ -78,10 +78,6 @@ def recognised(path: Path, given: str = "") -> str:
     byte, and a text whose accented letters and signs all stand where Western languages have them. Statistical guesses
     are wrong on short texts (charset-normalizer got five of our six Windows-1252 files wrong).
 
-    Args:
-        path: the file, plain or gzip.
-        given: its encoding, if that is known.
-
     Raises:
         UserError: the encoding given is unknown, or the text's is not one of these.
     """

@@ -27,7 +27,6 @@ class TaskRequest:
         task: the name of a task, or the path of a task file.
         data: a file or a directory of the user's own.
         text_columns: one or two columns of the user's file.
-        label_column: the column of the labels.
         label_columns: columns of 1 or 0, one for each of several labels.
         label_separator: between several labels in a cell.
         spans_column: the column of the spans of entities in the text.
@@ -94,11 +93,9 @@ class Source:
 
     Attributes:
         name: canonical name ("mrpc", "my-reviews").
-        reader: what reads them.
         version: the version of the reader. Raise it when the same source would give other rows.
         files: role -> absolute path.
         hub: name of a hub data set.
-        config: its configuration.
     """
 
     name: str

@@ -37,8 +37,7 @@ def projections_writer(model: Distillation) -> Callable[[Path], None]:
 def begin_with_projections(model: Distillation, directory: Path) -> str:
     """Let the projections of a model begin as those beside a general student, where layers and shapes are the same.
 
-    Returns:
-        One line on how many there were.
+    It returns one line on how many there were.
 
     Raises:
         UserError: the file is damaged.

@@ -60,11 +60,9 @@ def task_rows(
     given: str = "task",
 ) -> TokenRows:
     """The rows of one split of the task that is the stage's input `given`."""
-
-    def starts() -> list[Start]:
-        return [lambda: slices([task.splits[split]])]
-
-    return _of_task(stage, task, {"task": stage.inputs[given], "split": split}, tokenizer, max_length, starts)
+    data = {"task": stage.inputs[given], "split": split}
+    starts = [partial(slices, [task.splits[split]])]
+    return _of_task(stage, task, data, tokenizer, max_length, lambda: starts)
 
 
 def train_rows(
@@ -80,12 +78,9 @@ def train_rows(
         with_unlabelled: the task's own rows, never augmented ones, and its rows without labels.
     """
     if with_unlabelled:
-
-        def both() -> list[Start]:
-            return [lambda: slices([task.splits["train"], task.splits["unlabelled"]])]
-
         data = {"task": stage.inputs["task"], "split": "train and unlabelled"}
-        return _of_task(stage, task, data, tokenizer, max_length, both)
+        both = [partial(slices, [task.splits["train"], task.splits["unlabelled"]])]
+        return _of_task(stage, task, data, tokenizer, max_length, lambda: both)
     if "augmented" not in stage.inputs:
         return task_rows(stage, task, "train", tokenizer, max_length)
     shards = stage.artifact_dir("augmented")

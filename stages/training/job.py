@@ -56,7 +56,6 @@ class Job:
         stage: directory, options and ranks of the stage.
         model: called as model(batch, targets), returns `LossTerm`s by name; its `student` is evaluated and kept. What of
             it is compiled, if it is, a `compile` of its own says; never all of it, for the engine hangs hooks on it.
-        rows: the data.
         targets: called with a batch, returns the teacher's outputs for it. None: the model takes no targets.
         evaluate: the student's score on dev, higher is better; the best weights are kept. None: the last are kept.
         collector: saved with every checkpoint.

@@ -156,7 +156,6 @@ def as_dual_encoder(encoder: Any, vectors: str, scale: float | None) -> DualEnco
 
     Args:
         encoder: one of BODIES.
-        vectors, scale: see `DualEncoderConfig`.
     """
     given = encoder.config
     config = DualEncoderConfig(

@@ -138,7 +138,6 @@ class Kind(ABC):
         """Return {metric: value}.
 
         Args:
-            metrics: names.
             logits: (N, C).
             gold: (N,) or (N, C), in the form of `answers`.
             groups: the groups of the split (`groups`).
