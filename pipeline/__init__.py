@@ -37,7 +37,7 @@ class Result:
         from transformers import AutoTokenizer
 
         from pipeline.report.run_record import read_run_record
-        from stages.distillation.models import HEADS
+        from stages.distillation.models import HEADS  # where own kinds of students are known to transformers
 
         run = read_run_record(self.path)
         directory = run.model(run.about.student)

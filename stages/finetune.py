@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import GoldLabels, Loss, SoftLabels
-from stages.distillation.models import HEADS, load_classifier, load_config, load_tokenizer, new_classifier
+from stages.distillation.models import load_classifier, load_config, load_tokenizer, new_classifier
 from stages.distillation.students.architecture import student_config, student_from_teacher_layers
+from stages.distillation.task_heads import HEADS
 from stages.distillation.trimmed_vocabulary import fit_vocabulary, keep_tokens
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.kinds import Kind

@@ -12,7 +12,6 @@ import torch
 from checkpoints.errors import UserError
 from stages.distillation.models import (
     has_weights,
-    knows,
     load_classifier,
     load_config,
     load_preprocessor,
@@ -20,6 +19,7 @@ from stages.distillation.models import (
     note_image_size,
 )
 from stages.distillation.students.architecture import set_dropout
+from stages.distillation.task_heads import knows
 from stages.distillation.teachers import class_order
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import constant_score, score

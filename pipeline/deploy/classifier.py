@@ -22,15 +22,9 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.report.run_record import RunRecord
 from stages.distillation.compatibility import longest_row
-from stages.distillation.models import (
-    ModelSource,
-    head_of,
-    kind_of,
-    load_classifier,
-    load_config,
-    load_preprocessor,
-)
+from stages.distillation.models import ModelSource, load_classifier, load_config, load_preprocessor
 from stages.distillation.outputs import inputs_of
+from stages.distillation.task_heads import head_of, kind_of
 from stages.evaluation.predict import check_finite, predict
 from stages.tasks.caption_rows import PairRows
 from stages.tasks.graph_rows import NodeRows

@@ -11,22 +11,13 @@ from pipeline.deploy.formats import FormatResult, Smaller, compare_formats
 from pipeline.deploy.model_card import write_card
 from pipeline.deploy.older_transformers import model_settings, tokenizer_settings
 from pipeline.report.run_record import RunRecord
-from stages.distillation.models import (
-    HEADS,
-    ModelSource,
-    head_of,
-    kind_of,
-    load_classifier,
-    load_config,
-    load_tokenizer,
-    one_output,
-    to_one_output,
-)
+from stages.distillation.models import ModelSource, load_classifier, load_config, load_tokenizer
 from stages.distillation.outputs import inputs_of
 from stages.distillation.sentence_vectors import MODULES, POOLING, pooling_of
 from stages.distillation.students.architecture import OWN
 from stages.distillation.students.architecture import __name__ as OWN_MODULE
 from stages.distillation.students.dual_encoder import DualEncoderConfig
+from stages.distillation.task_heads import HEADS, head_of, kind_of, one_output, to_one_output
 from stages.tasks.kinds import Classes, Nodes, Ranking, Similarity
 
 

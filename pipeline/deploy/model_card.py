@@ -11,9 +11,10 @@ from pipeline.deploy.cascade import Cascade
 from pipeline.deploy.formats import FormatResult, shown
 from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import markdown
-from stages.distillation.models import ModelSource, head_of, load_config, one_output
+from stages.distillation.models import ModelSource, load_config
 from stages.distillation.sentence_vectors import MODULES
 from stages.distillation.students.architecture import OWN
+from stages.distillation.task_heads import head_of, one_output
 from stages.evaluation.results import busy_note
 from stages.tasks.kinds import Classes, ImageTexts, Nodes, Questions, Ranking, Sequences, Similarity
 from stages.tasks.packages import TEACHER_NAME

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
-from stages.distillation.models import head_of
 from stages.distillation.outputs import inputs_of
+from stages.distillation.task_heads import head_of
 
 
 class OnnxClassifier:

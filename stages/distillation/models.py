@@ -16,13 +16,8 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
-    AutoModelForCTC,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoModelForZeroShotImageClassification,
     AutoTokenizer,
     BaseImageProcessor,
     BertConfig,
@@ -37,46 +32,26 @@ from checkpoints.store import read_json
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.sentence_vectors import MODULES, POOLING, AutoModelForSentenceSimilarity
 from stages.distillation.students import architecture  # noqa: F401 (makes its kinds known to transformers)
-from stages.distillation.students.graph_networks import AutoModelForNodeClassification
 from stages.distillation.students.vision import draw_tokens
+from stages.distillation.task_heads import (
+    HEADS,
+    check_head,
+    head_of,
+    kind_of,
+    label_names,
+    one_output,
+    recombine_outputs,
+    to_learned_scale,
+)
 from stages.distillation.weights import Arrived
 from stages.tasks.caption_rows import ImageTextProcessor
 from stages.tasks.graph_rows import Graph
 from stages.tasks.image_rows import side
-from stages.tasks.kinds import (
-    Classes,
-    Entities,
-    ImageClasses,
-    ImageTexts,
-    Kind,
-    LabelSets,
-    Nodes,
-    Questions,
-    Ranking,
-    Scores,
-    Sequences,
-    Similarity,
-    Words,
-)
-from stages.tasks.kinds.base import Head
+from stages.tasks.kinds import Classes, ImageTexts, Kind, Nodes, Ranking, Similarity
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-
-HEADS: dict[Head, Any] = {
-    "SequenceClassification": AutoModelForSequenceClassification,
-    "TokenClassification": AutoModelForTokenClassification,
-    "QuestionAnswering": AutoModelForQuestionAnswering,
-    "ImageClassification": AutoModelForImageClassification,
-    "CTC": AutoModelForCTC,
-    "NodeClassification": AutoModelForNodeClassification,
-    "SentenceSimilarity": AutoModelForSentenceSimilarity,
-    "ZeroShotImageClassification": AutoModelForZeroShotImageClassification,
-}
-"""What a model answers with, and what loads it: one answer a row, a token, an image, a node or a pair of texts that are read
-apart, or where an answer starts and ends."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +254,7 @@ def load_classifier(
         config.num_labels = 1
     arrived = _load(auto, source, config, capturing, own_head, say)
     if ranker:
-        _recombine_outputs(arrived.model, [[0.0], [1.0]])
+        recombine_outputs(arrived.model, [[0.0], [1.0]])
         ranker.configure(arrived.model.config)
     if kind and head_of(own) is not None and not arrived.dropped_head:
         given = kind_of(own)
@@ -315,127 +290,12 @@ def _attention(config: PretrainedConfig) -> dict[str, str]:
     return {} if has_none else {"attn_implementation": ATTENTION}
 
 
-def check_head(config: PretrainedConfig, kind: Kind) -> None:
-    """Check that a model of the config's type has a head for the kind of task."""
-    if type(config) not in HEADS[kind.head]._model_mapping:
-        raise UserError(f"a {config.model_type} has no head for {kind.name}; give a model of BERT's kind")
-
-
 def _draw_head(model: PreTrainedModel) -> None:
     """Give the layers above the encoder new random weights."""
     fresh = type(model)._from_config(model.config).state_dict()
     prefix = model.base_model_prefix
     heads = [n for n in fresh if (not n.startswith(f"{prefix}.") if prefix else n.startswith("classifier."))]
     model.load_state_dict({name: fresh[name] for name in heads}, strict=False)
-
-
-def to_learned_scale(model: PreTrainedModel, scale: tuple[float, float]) -> None:
-    """Change a model that answers scores in the user's units so that it answers standard deviations from the mean.
-
-    Args:
-        model: the model, whose last linear layer is changed.
-        scale: mean and standard deviation; (0, 1) changes nothing.
-    """
-    mean, deviation = scale
-    if scale != (0.0, 1.0):
-        _, head = _head(model)
-        with torch.no_grad():
-            head.weight.div_(deviation)
-            head.bias.sub_(mean).div_(deviation)
-
-
-def in_units(
-    model: PreTrainedModel, weights: dict[str, torch.Tensor], scale: tuple[float, float]
-) -> dict[str, torch.Tensor]:
-    """Return a model's weights, changed so that it answers in the user's units, not in deviations from the mean."""
-    mean, deviation = scale
-    if scale == (0.0, 1.0):
-        return weights
-    head, _ = _head(model)
-    changed = {
-        f"{head}.weight": weights[f"{head}.weight"] * deviation,
-        f"{head}.bias": weights[f"{head}.bias"] * deviation + mean,
-    }
-    return weights | changed
-
-
-def one_output(config: PretrainedConfig) -> bool:
-    """Whether a ranker's files have one output, and its config the names of the two classes that it is loaded with."""
-    labels = getattr(config, "ranking", None)
-    return isinstance(labels, list) and len(labels) == 2
-
-
-def to_one_output(model: PreTrainedModel) -> None:
-    """Change a cross-encoder's two logits to their difference, the log-odds of right, by which sentence-transformers ranks.
-
-    Its config says so, and that a sigmoid makes it a probability. `load_classifier` gives it two logits again.
-    """
-    config, (wrong, right) = model.config, label_names(model.config)
-    _recombine_outputs(model, [[-1.0, 1.0]])
-    config.ranking, config.id2label, config.label2id = [wrong, right], {0: right}, {right: 0}
-    config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
-    config.problem_type = None
-
-
-def _recombine_outputs(model: PreTrainedModel, by: list[list[float]]) -> None:
-    """Make a model's outputs sums of those that it has: (outputs, outputs before) of factors."""
-    _, head = _head(model)
-    head.out_features = len(by)
-    for name, parameter in list(head.named_parameters()):
-        setattr(head, name, nn.Parameter(torch.tensor(by) @ parameter.detach()))
-
-
-def _head(model: nn.Module) -> tuple[str, nn.Linear]:
-    """The last linear layer, which gives the score, and its name."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-
-
-def head_of(config: PretrainedConfig) -> Head | None:
-    """Return the head that is among a model's weights; None for an encoder without one."""
-    names = config.architectures or []
-    return next((head for head in HEADS if any(f"For{head}" in name for name in names)), None)
-
-
-def knows(config: PretrainedConfig, kind: Kind) -> bool:
-    """Whether a model has a head for the kind of task, and so is a teacher that need not be tuned.
-
-    A classifier of images with other classes, such as ImageNet's, is tuned: most published ones are of that sort.
-    """
-    of_others = kind.labels and kind.reads_images and {*label_names(config)} != {*kind.labels}
-    return head_of(config) == kind.head and not of_others
-
-
-def label_names(config: PretrainedConfig) -> tuple[str, ...]:
-    """The names of a classifier's labels, in the order of its outputs."""
-    names: Any = config.id2label
-    return tuple(str(names[i]) for i in range(len(names)))
-
-
-def kind_of(config: PretrainedConfig) -> Kind:
-    """Return the kind of task in a classifier's config, with labels in the order of the logits."""
-    labels = label_names(config)
-    if head_of(config) == Questions.head:
-        return Questions().of_model(config)
-    if head_of(config) == Words.head:
-        return Entities(labels) if Entities.describes(labels) else Words(labels)
-    if head_of(config) == ImageClasses.head:
-        return ImageClasses(labels)
-    if head_of(config) == Sequences.head:
-        return Sequences(labels)
-    if head_of(config) == Nodes.head:
-        return Nodes(labels)
-    if head_of(config) == Similarity.head:
-        return Similarity()
-    if head_of(config) == ImageTexts.head:
-        return ImageTexts()
-    pooling = getattr(config, "window_pooling", "")
-    if pooling not in ("", "mean", "max"):
-        raise UserError(f"window_pooling {pooling!r} in config.json is neither mean nor max; correct it")
-    if config.problem_type == LabelSets.problem_type:
-        return LabelSets(labels, pooling=pooling).of_model(config)
-    if getattr(config, "ranking", False):
-        return Ranking(labels, pooling=pooling)
-    return Scores(pooling=pooling) if config.num_labels == 1 else Classes(labels, pooling=pooling)
 
 
 def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:

@@ -9,8 +9,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from checkpoints.errors import UserError
 from stages.distillation.model_surgery import pack
-from stages.distillation.models import head_of, label_names
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
+from stages.distillation.task_heads import head_of, label_names
 from stages.tasks.kinds import Kind, Questions
 from stages.tasks.kinds.base import ProblemType
 from stages.tasks.text import as_argument

@@ -20,9 +20,7 @@ from stages.distillation.losses import build
 from stages.distillation.models import (
     ModelSource,
     Say,
-    check_head,
     has_weights,
-    knows,
     load_classifier,
     load_config,
     load_encoder,
@@ -36,6 +34,7 @@ from stages.distillation.students.architecture import student_config
 from stages.distillation.students.graph_networks import GRAPHS, RGCNConfig
 from stages.distillation.students.strips import STRIPS
 from stages.distillation.students.vision import VISION
+from stages.distillation.task_heads import check_head, knows
 from stages.distillation.teachers import check_problem_type, class_order
 from stages.distillation.trimmed_vocabulary import teacher_ids
 from stages.methods import build_method

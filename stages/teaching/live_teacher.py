@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Callable
 
 from checkpoints import store
-from stages.distillation.models import load_classifier, to_learned_scale
+from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
+from stages.distillation.task_heads import to_learned_scale
 from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.tasks.batches import Batch
 from stages.tasks.task import Task

@@ -13,8 +13,8 @@ from transformers import PretrainedConfig
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import AttentionScores, HiddenStates, Loss
-from stages.distillation.models import in_units
 from stages.distillation.outputs import ModelOutputs
+from stages.distillation.task_heads import in_units
 from stages.evaluation.predict import predict
 from stages.evaluation.scores import score
 from stages.tasks.batches import Batch, batches_by_length

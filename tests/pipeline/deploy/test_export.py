@@ -14,7 +14,8 @@ import yaml
 from checkpoints import store
 from pipeline.cli import commands as cli
 from pipeline.deploy import hub
-from stages.distillation.models import ModelSource, kind_of, load_classifier, load_config
+from stages.distillation.models import ModelSource, load_classifier, load_config
+from stages.distillation.task_heads import kind_of
 from stages.evaluation.predict import predict
 from stages.tasks.kinds import Ranking
 from stages.tasks.token_rows import write_task_rows

@@ -10,14 +10,13 @@ from safetensors.torch import load_file, save_file
 from checkpoints.errors import UserError
 from stages.distillation.models import (
     ModelSource,
-    head_of,
-    kind_of,
     load_classifier,
     load_config,
     load_encoder,
     load_masked_lm,
     new_classifier,
 )
+from stages.distillation.task_heads import head_of, kind_of
 from stages.tasks.kinds import Classes, Words
 from tests.conftest import make_tokenizer, tiny_config
 

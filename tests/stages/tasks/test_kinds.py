@@ -7,8 +7,8 @@ from sklearn.metrics import average_precision_score, f1_score
 from transformers import BertConfig
 
 from stages.distillation.losses import GoldLabels, SoftLabels
-from stages.distillation.models import kind_of
 from stages.distillation.outputs import ModelOutputs
+from stages.distillation.task_heads import kind_of
 from stages.evaluation import statistics
 from stages.tasks.kinds import KINDS, Classes, Entities, LabelSets, Scores, Words
 
@@ -134,7 +134,8 @@ def test_scores_that_fp32_cannot_tell_apart_are_refused(scores):
 
 
 def test_a_model_is_scaled_to_units_and_back():
-    from stages.distillation.models import in_units, new_classifier, to_learned_scale
+    from stages.distillation.models import new_classifier
+    from stages.distillation.task_heads import in_units, to_learned_scale
     from tests.conftest import tiny_config
 
     for config in (

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoints.errors import UserError
-from stages.distillation.models import kind_of, new_classifier
+from stages.distillation.models import new_classifier
+from stages.distillation.task_heads import kind_of
 from stages.evaluation.predict import predict
 from stages.tasks.kinds import Classes, LabelSets, Scores
 from stages.tasks.row_maker import RowMaker

@@ -15,9 +15,10 @@ from transformers import BertConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.losses import Continuation, GoldLabels, MatchedLogits, SoftLabels
-from stages.distillation.models import kind_of, new_classifier
+from stages.distillation.models import new_classifier
 from stages.distillation.outputs import ModelOutputs
 from stages.distillation.students.textcnn import TextCNNConfig
+from stages.distillation.task_heads import kind_of
 from stages.evaluation import statistics
 from stages.evaluation.measures import differ_most
 from stages.tasks.kinds import Questions

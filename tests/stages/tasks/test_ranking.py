@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from transformers import BertConfig
 
 from checkpoints.errors import UserError
-from stages.distillation.models import kind_of
+from stages.distillation.task_heads import kind_of
 from stages.evaluation.measures import confidence_intervals
 from stages.tasks.kinds import Classes, Ranking, ranking
 from stages.tasks.task import Split, Task, find_task, load_task

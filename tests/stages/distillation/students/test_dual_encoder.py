@@ -8,10 +8,11 @@ import torch
 from checkpoints.errors import UserError
 from pipeline.deploy.onnx_model import OnnxClassifier, write_onnx
 from stages.distillation.compatibility import forward_flops
-from stages.distillation.models import ModelSource, kind_of, load_classifier, load_encoder
+from stages.distillation.models import ModelSource, load_classifier, load_encoder
 from stages.distillation.students import dual_encoder
 from stages.distillation.students.architecture import student_config
 from stages.distillation.students.dual_encoder import as_dual_encoder
+from stages.distillation.task_heads import kind_of
 from stages.tasks.kinds import Ranking
 from tests.conftest import make_encoder, make_tokenizer, tiny_config
 
