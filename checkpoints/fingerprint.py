@@ -64,10 +64,8 @@ class FileHashes:
             files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             return fingerprint({str(p.relative_to(path)): self.of(p) for p in files})
         status = path.stat()
-        key, stamp = (
-            str(path.resolve()),
-            [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino],
-        )
+        key = str(path.resolve())
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         entry = self._known.get(key)
         if not (isinstance(entry, list) and entry[:-1] == stamp and isinstance(entry[-1], str)):
             entry = [*stamp, sha256_file(path)]

@@ -262,9 +262,8 @@ def _failure(step: Planned, status: int) -> StageFailed | StageRefused:
         return StageRefused(f"{step.stage.name}: {refusal.read_text(encoding='utf-8')}")
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         return StageFailed("stopped; run the same command to resume", status)
-    killed = (
-        " (killed; if the memory ran out: job.micro_batch=auto)" if status == 128 + signal.SIGKILL else ""
-    )
+    advice = " (killed; if the memory ran out: job.micro_batch=auto)"
+    killed = advice if status == 128 + signal.SIGKILL else ""
     message = f"stage {step.stage.name} ended with status {status}{killed}; run the same command to resume"
     return StageFailed(message, status)
 

@@ -40,11 +40,8 @@ def begin(stage: Stage, kind: Kind) -> tuple[PreTrainedModel, Any]:
     if "student" in stage.inputs:
         source = stage.model("student")
         return load_classifier(source, kind), load_tokenizer(source)
-    reads, teacher, architecture = (
-        reading(stage),
-        stage.model("teacher"),
-        stage.options.get("architecture", {}),
-    )
+    reads, teacher = reading(stage), stage.model("teacher")
+    architecture = stage.options.get("architecture", {})
     if stage.options.get("from_layers"):
         whole, auto = load_classifier(teacher, kind), HEADS[kind.head]
         student = student_from_teacher_layers(

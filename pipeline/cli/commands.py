@@ -123,10 +123,9 @@ def _main(texts: list[str]) -> int:
     try:
         for text in texts:
             check_text(text, f"the argument {text!r}")
-        asked = bool({"-h", "--help"} & set(texts) or texts[:1] == ["help"])
-        name, *rest = [text for text in texts[texts[:1] == ["help"] :] if text not in ("-h", "--help")] or [
-            ""
-        ]
+        words = [text for text in texts if text not in ("-h", "--help")]
+        asked = len(words) < len(texts) or words[:1] == ["help"]
+        name, *rest = words[words[:1] == ["help"] :] or [""]
         if not name:
             return _show(_usage()) or (0 if asked else 2)
         if name not in COMMANDS:
@@ -485,11 +484,10 @@ def predict(given: PredictSettings) -> None:
         raise UserError(f"to={given.to} is for the predictions of a file: give file=FILE")
     from pipeline.deploy import classifier
 
-    student = (
-        classifier.Classifier.of_run(run, run.about.student)
-        if run
-        else classifier.Classifier.of_directory(Path(given.model))
-    )
+    if run:
+        student = classifier.Classifier.of_run(run, run.about.student)
+    else:
+        student = classifier.Classifier.of_directory(Path(given.model))
     if given.ask_teacher:
         from pipeline.deploy.cascade import teacher_of
 

@@ -125,9 +125,8 @@ def _check_stage(report: Report, directory: Path) -> None:
         else:
             report.ok(stage, "finished" if made == directory else f"reused from run {made.parent.name}")
     whole = _check_saved(report, directory)
-    spec_is_torn = (directory / "stage.json").exists() and not read_json(directory / "stage.json").get(
-        "fingerprint"
-    )
+    spec = directory / "stage.json"
+    spec_is_torn = spec.exists() and not read_json(spec).get("fingerprint")
     if spec_is_torn and finished:
         text = "remove the stage's directory, or leave it: it only tells why a stage runs again"
         report.fix(stage, f"stage.json is incomplete: {text}")

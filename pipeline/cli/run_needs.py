@@ -89,15 +89,12 @@ def _compare_needs(report: Report, run: Path, planned: list[Planned], options: O
                 )
         report.ok(step.stage.name, text)
     cache, not_counted = _cache_bytes(planned[0].stage)
+    asked = options.job.cache_gb
+    layers = "half of the free disk" if asked == "auto" else format_bytes(1e9 * asked)
     report.ok(
         "cache",
-        f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs on a CPU, up to "
-        + (
-            "half of the free disk"
-            if options.job.cache_gb == "auto"
-            else format_bytes(1e9 * options.job.cache_gb)
-        )
-        + " of the teacher's layers (job.cache_gb)",
+        f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs on a CPU, up to {layers} of the "
+        "teacher's layers (job.cache_gb)",
     )
     about = "weights, gradients, moments, teacher, and a micro-batch's activations in fp32"
     if on_gpu:
@@ -297,9 +294,8 @@ def _cache_bytes(first: StageSpec) -> tuple[float, str]:
         identity, stages = entry.get("identity", {}), first.options.get("stages", {})
         lengths = {stage["max_length"] for stage in stages.values() if stage["data"] == name}
         for path in map(Path, identity.get("files", {}).values()):
-            size += (
-                path.stat().st_size * (3 if path.suffix in (".gz", ".bz2", ".parquet") else 1) * len(lengths)
-            )
+            grows = 3 if path.suffix in (".gz", ".bz2", ".parquet") else 1
+            size += grows * path.stat().st_size * len(lengths)
         if "hub" in identity:
             unknown += f"; not counted: the {name} on the hub"
     return size, unknown

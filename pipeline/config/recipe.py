@@ -297,11 +297,8 @@ def _student(settings: dict, before: dict[str, StudentSpec], options: Options, w
         )
     unused = {"encoder": SIZES, "teacher-layers": SIZES[1:]}.get(model.init, ())
     if model.source in before or model.source == "general":
-        source = (
-            before[model.source].student
-            if model.source in before
-            else StudentModel(**asdict(options.architecture))
-        )
+        general = StudentModel(**asdict(options.architecture))
+        source = before[model.source].student if model.source in before else general
         if model.settings not in ({}, source.settings):
             raise UserError(
                 f"{where}settings={model.settings} are not those of {model.init}, {source.settings}, which it begins as; "

@@ -249,10 +249,10 @@ def _messages(errors: list) -> list[str]:
         name = ".".join(str(part) for part in parts if str(part).isidentifier() or isinstance(part, int))
         text = re.sub(r"^(Input|List|String|Dictionary) should ", "must ", error["msg"])
         text = re.sub(r", (unable to|got a) .*", "", text).replace("a valid boolean", "true or false")
-        text = text.replace("Extra inputs are not permitted", "is not an option").partition(
-            " after validation"
-        )[0]
-        messages.setdefault(f"{name}={error['input']!r:.80}", []).append(text)
+        text = text.replace("Extra inputs are not permitted", "is not an option")
+        messages.setdefault(f"{name}={error['input']!r:.80}", []).append(
+            text.partition(" after validation")[0]
+        )
     return [
         f"{value} {' or '.join(dict.fromkeys(texts)).replace(' or must be ', ' or ')}"
         for value, texts in messages.items()

@@ -150,11 +150,9 @@ class RunRecord:
         labels = self.about.labels or []
         if "f1" not in self.metrics or not labels:
             return ""
-        return (
-            f"F1 is that of the class {labels[1]!r:.50}"
-            if len(labels) == 2
-            else "F1 is the mean over the classes"
-        )
+        if len(labels) == 2:
+            return f"F1 is that of the class {labels[1]!r:.50}"
+        return "F1 is the mean over the classes"
 
     @property
     def encoder(self) -> str:

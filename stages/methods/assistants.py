@@ -93,11 +93,9 @@ class Assistants(Method):
         self.found = {f"weight of {name}": w for name, w in zip(self.reads, weights_K.tolist(), strict=True)}
         if "held_out" in task.splits:
             gold_N = np.array(task.splits["held_out"].gold)
-            right = (
-                mixture(self._log_probabilities(stage, task, "held_out"), weights_K).argmax(-1).numpy()
-                == gold_N
-            )
-            self.found["accuracy of the mixture on held-out rows"] = float(right.mean())
+            mixed_NC = mixture(self._log_probabilities(stage, task, "held_out"), weights_K)
+            right_N = mixed_NC.argmax(-1).numpy() == gold_N
+            self.found["accuracy of the mixture on held-out rows"] = float(right_N.mean())
         stage.log("; ".join(f"{name} {value:.4f}" for name, value in self.found.items()))
         table_NC = self.temperature * mixture(self._log_probabilities(stage, task, "train"), weights_K)
         return {"train": logits_as_outputs(table_NC.numpy(), rows["train"], stage.device)}

@@ -127,9 +127,8 @@ def is_missing(label: str, rare: bool, names: Collection[str]) -> bool:
         numbers = [number(name) for name in names]
         if any(value is not None and value < -1 for value in numbers):
             return False  # one of -2, -1, 0, 1, 2
-        return rare or any(
-            value is None or value > 1 for value in numbers
-        )  # not a class beside 0 and 1, or 1 alone
+        # Not a class beside 0 and 1, or 1 alone.
+        return rare or any(value is None or value > 1 for value in numbers)
     return rare or plain == "-" and "+" not in names
 
 

@@ -92,10 +92,9 @@ def side(processor: BaseImageProcessor) -> int:
 
 def resized(processor: BaseImageProcessor, image_HWC: np.ndarray) -> np.ndarray:
     """Return an image as the processor resizes and crops it, (C, S, S) uint8."""
-    made: Any = processor
-    return made(images=[image_HWC], do_rescale=False, do_normalize=False, return_tensors="np")[
-        "pixel_values"
-    ][0]
+    make: Any = processor
+    made = make(images=[image_HWC], do_rescale=False, do_normalize=False, return_tensors="np")
+    return made["pixel_values"][0]
 
 
 def write_pixels(

@@ -127,14 +127,8 @@ def of_label_sets(
         elif metric in ("subset_accuracy", "subset_agreement"):
             found[metric] = float(accuracy_score(gold, said))
         elif occur.any():
-            found[metric] = float(
-                np.mean(
-                    [
-                        average_precision_score(g, v)
-                        for g, v in zip(gold.T[occur], values.T[occur], strict=True)
-                    ]
-                )
-            )
+            pairs = zip(gold.T[occur], values.T[occur], strict=True)
+            found[metric] = float(np.mean([average_precision_score(g, v) for g, v in pairs]))
         else:
             found[metric] = 0.0
     return found

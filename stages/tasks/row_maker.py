@@ -322,9 +322,8 @@ class RowMaker:
         in_row_T = _places(text_R)
         in_second_T = np.repeat(two_R, text_R) & (in_row_T >= np.repeat(cut_R, text_R))
         rows = np.empty(length_R.sum(), tokens.dtype)
-        rows[np.repeat(place_R, text_R) + before + in_row_T + between * in_second_T] = tokens[
-            np.repeat(begin_R, text_R) + in_row_T
-        ]
+        places_T = np.repeat(place_R, text_R) + before + in_row_T + between * in_second_T
+        rows[places_T] = tokens[np.repeat(begin_R, text_R) + in_row_T]
         ends_R = place_R + length_R
         for places_R, special in (
             (place_R, self.frame.before),
@@ -363,9 +362,8 @@ class RowMaker:
         added = {token["id"] for token in state.get("added_tokens", ())}
         prefix = model["continuing_subword_prefix"]
         begins = np.ones(max({*model["vocab"].values(), *added}) + 1, bool)
-        begins[[i for token, i in model["vocab"].items() if token.startswith(prefix) and i not in added]] = (
-            False
-        )
+        inside = [i for token, i in model["vocab"].items() if token.startswith(prefix) and i not in added]
+        begins[inside] = False
         return begins
 
 
@@ -419,10 +417,8 @@ def _of_tokens(encoding: Encoding, labels: list[int], continued: tuple[int, ...]
     for word in encoding.word_ids:
         label = IGNORE_INDEX if word is None else labels[word]
         if word is not None and word == before:
-            further = (
-                IGNORE_INDEX if continued is None else CONTINUED + (continued[label] if label >= 0 else label)
-            )
-            label = further
+            further = continued[label] if continued is not None and label >= 0 else label
+            label = IGNORE_INDEX if continued is None else CONTINUED + further
         found.append(label)
         before = word
     return np.array(found)

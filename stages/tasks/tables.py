@@ -22,9 +22,8 @@ SEPARATED, JSON = (".csv", ".tsv", ".tab", ".txt"), (".json", ".jsonl", ".ndjson
 SUFFIXES = (*SEPARATED, *JSON, *(suffix + ".gz" for suffix in (*SEPARATED, *JSON)), ".parquet")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 BATCH = 1000
-csv.field_size_limit(
-    sys.maxsize
-)  # a text may have any length; an unclosed quote is found at the end of the file
+# A text may have any length; an unclosed quote is found at the end of the file.
+csv.field_size_limit(sys.maxsize)
 
 Rows = Iterator[tuple[int, dict[str, object]]]
 

@@ -61,7 +61,7 @@ def task_rows(
 ) -> TokenRows:
     """The rows of one split of the task that is the stage's input `given`."""
     data = {"task": stage.inputs[given], "split": split}
-    starts = [partial(slices, [task.splits[split]])]
+    starts: list[Start] = [partial(slices, [task.splits[split]])]
     return _of_task(stage, task, data, tokenizer, max_length, lambda: starts)
 
 
@@ -79,7 +79,7 @@ def train_rows(
     """
     if with_unlabelled:
         data = {"task": stage.inputs["task"], "split": "train and unlabelled"}
-        both = [partial(slices, [task.splits["train"], task.splits["unlabelled"]])]
+        both: list[Start] = [partial(slices, [task.splits["train"], task.splits["unlabelled"]])]
         return _of_task(stage, task, data, tokenizer, max_length, lambda: both)
     if "augmented" not in stage.inputs:
         return task_rows(stage, task, "train", tokenizer, max_length)

@@ -63,11 +63,8 @@ class _BufferedBatches(Sequence):
         number, in_buffer = divmod(place, self.batches_of_buffer)
         if self.buffer[0] != number:
             self.buffer = (-1, [])  # freed before the next is made
-            rows = self._rows(number)
-            self.buffer = (
-                number,
-                _batches(self.lengths, rows, self.batch_size, (self.seed, self.epoch, number + 1)),
-            )
+            entropy = (self.seed, self.epoch, number + 1)
+            self.buffer = (number, _batches(self.lengths, self._rows(number), self.batch_size, entropy))
         return self.buffer[1][in_buffer]
 
     def _rows(self, number: int) -> np.ndarray:

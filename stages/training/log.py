@@ -108,11 +108,8 @@ class Log:
             finite = math.isfinite(value)
             if finite and sums.high_steps < DIVERGED_STEPS or dist.get_rank():
                 continue  # the other ranks are ended with rank 0
-            what = (
-                f"more than {DIVERGED_FACTOR} times the first one's for {DIVERGED_STEPS} steps"
-                if finite
-                else "not finite"
-            )
+            diverged = f"more than {DIVERGED_FACTOR} times the first one's for {DIVERGED_STEPS} steps"
+            what = diverged if finite else "not finite"
             raise UserError(
                 f"the loss at step {step} is {value:g}, {what}; look at its batch ({name_rows(rows)}), lower "
                 "learning_rate, or leave out batches of a loss that is not finite with skip_bad_batches; the last "

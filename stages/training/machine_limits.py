@@ -16,10 +16,8 @@ def cores() -> int:
     most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for group in _groups("cpu"):
         quota, _, period = _read(group / "cpu.max").partition(" ")
-        quota, period = (
-            quota or _read(group / "cpu.cfs_quota_us"),
-            period or _read(group / "cpu.cfs_period_us"),
-        )
+        quota = quota or _read(group / "cpu.cfs_quota_us")
+        period = period or _read(group / "cpu.cfs_period_us")
         if quota.isdecimal() and period.isdecimal():  # no limit is "max", or -1
             most = min(most, max(1, int(quota) // int(period)))
     return most

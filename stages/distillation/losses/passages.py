@@ -196,10 +196,8 @@ class CandidateScores(Loss):
         0.1927
     """
 
-    student_capture, teacher_capture = (
-        BOTH,
-        SCORES,
-    )  # only a dual encoder shows vectors, and answers for candidates
+    # Only a dual encoder shows vectors, and answers for candidates.
+    student_capture, teacher_capture = BOTH, SCORES
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         log_s, log_t = (

@@ -61,10 +61,8 @@ class TypedRelations(Loss):
         self.teacher_capture = CaptureSpec(logits=True, hidden=frozenset({self.last[1]}))
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
-        mine_BNW, theirs_BNW = (
-            student.hidden_BLW[self.last[0]].float(),
-            teacher.hidden_BLW[self.last[1]].float(),
-        )
+        mine_BNW = student.hidden_BLW[self.last[0]].float()
+        theirs_BNW = teacher.hidden_BLW[self.last[1]].float()
         with torch.autocast(mine_BNW.device.type, enabled=False):
             losses = self._of_rows(student, teacher, batch, mine_BNW, theirs_BNW)
         return {"typed_relations": LossTerm(batch.sum(torch.stack(losses)), "rows", self.weight)}

@@ -169,7 +169,6 @@ def as_dual_encoder(encoder: Any, vectors: str, scale: float | None) -> DualEnco
 
 
 AutoConfig.register(DualEncoderConfig.model_type, DualEncoderConfig)
-AutoModel.register(
-    DualEncoderConfig, DualEncoderForSequenceClassification
-)  # by which its operations are counted
+# By which its operations are counted.
+AutoModel.register(DualEncoderConfig, DualEncoderForSequenceClassification)
 AutoModelForSequenceClassification.register(DualEncoderConfig, DualEncoderForSequenceClassification)

@@ -174,9 +174,7 @@ class RGCNForNodeClassification(PreTrainedModel):
     """Embeddings of the nodes, layers with ReLU between them, and a linear head over the first type of nodes."""
 
     config_class = RGCNConfig
-    _supports_sdpa = (
-        True  # it has no such attention; all models are made with the capturing attention function
-    )
+    _supports_sdpa = True  # it has no such attention; all models are made with the capturing function
 
     def __init__(self, config: RGCNConfig):
         super().__init__(config)

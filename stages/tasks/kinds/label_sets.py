@@ -135,11 +135,8 @@ class LabelSets(Kind):
         return ", ".join(self.names(label)) or "none"
 
     def fitted(self, metric: str, logits: np.ndarray, gold: np.ndarray) -> Self:
-        metric, probabilities, held = (
-            metric if metric in DECIDED else F1,
-            self.probabilities(logits),
-            np.asarray(gold) > 0,
-        )
+        metric = metric if metric in DECIDED else F1
+        probabilities, held = self.probabilities(logits), np.asarray(gold) > 0
         grid = [hundredths / 100 for hundredths in range(5, 96)]
         reached = [_decided(metric, probabilities >= threshold, held) for threshold in grid]
         return replace(self, threshold=grid[int(np.argmax(reached))])

@@ -414,9 +414,9 @@ def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: li
 def _without_missing(row: Row, missing: set[str]) -> Row:
     """A row, unfit where one of its labels says that there is none."""
     found = next((name for name in row.names or () if name in missing), None)
-    return (
-        row if found is None or row.unfit else row._replace(unfit=f"label {found!r} looks like a missing one")
-    )
+    if found is None or row.unfit:
+        return row
+    return row._replace(unfit=f"label {found!r} looks like a missing one")
 
 
 def _with_names(row: Row, source: TaskSource) -> Row:
