@@ -392,11 +392,8 @@ def submission(given: SubmissionSettings) -> None:
         )
     target = Path(given.to or RUNS / NAME)
     by = join_submissions(runs, target)
-    print(
-        tabulate(
-            [(file, task, by.get(file, "missing")) for file, task in FILES.items()], ["file", "task", "run"]
-        )
-    )
+    rows = [(file, task, by.get(file, "missing")) for file, task in FILES.items()]
+    print(tabulate(rows, ["file", "task", "run"]))
     missing = [file for file in FILES if file not in by]
     print(
         f"the submission is in {target}{f', without {len(missing)} of {len(FILES)} files' if missing else ''}"

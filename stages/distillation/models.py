@@ -130,16 +130,12 @@ def _pooling(source: ModelSource) -> str:
 
 def _check_labels(id2label: Any) -> None:
     """Raise a UserError unless a config.json numbers its labels from 0."""
-    if (
-        id2label is None
-        or isinstance(id2label, dict)
-        and {*map(str, id2label)} == {*map(str, range(len(id2label)))}
-    ):
-        return
-    raise UserError(
-        f'"id2label" in its config.json is {id2label!r:.80}; number the labels in the order of the outputs: '
-        '{"0": ..., "1": ...}'
-    )
+    numbered = isinstance(id2label, dict) and {*map(str, id2label)} == {*map(str, range(len(id2label)))}
+    if id2label is not None and not numbered:
+        raise UserError(
+            f'"id2label" in its config.json is {id2label!r:.80}; number the labels in the order of the outputs: '
+            '{"0": ..., "1": ...}'
+        )
 
 
 def _filled_classifier(source: ModelSource, config: PretrainedConfig) -> list[str] | None:

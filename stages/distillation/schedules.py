@@ -44,11 +44,7 @@ def _schedule(value: Any, name: str) -> tuple[Schedule, float]:
             return _line([[0, numbers[0]], [1, numbers[1]]]), min(numbers)
         if kind == "stairs" and _are_numbers(numbers, 3) and isinstance(numbers[2], int) and numbers[2] > 1:
             return _stairs(*numbers), min(numbers[:2])
-        if (
-            kind == "points"
-            and isinstance(numbers, list)
-            and all(_are_numbers(point, 2) for point in numbers)
-        ):
+        if kind == "points" and isinstance(numbers, list) and all(_are_numbers(pair, 2) for pair in numbers):
             places = [at for at, _ in numbers]
             if places and places == sorted(places) and 0 <= places[0] and places[-1] <= 1:
                 return _line(numbers), min(of for _, of in numbers)

@@ -74,11 +74,8 @@ def class_order(
         return [0]
     names = teacher_labels or list(label_names(config))
     example = as_argument("teacher_labels", labels)
-    if (
-        not teacher_labels
-        and set(names) != set(labels)
-        and names == [f"LABEL_{i}" for i in range(len(names))]
-    ):
+    unnamed = names == [f"LABEL_{i}" for i in range(len(names))]
+    if not teacher_labels and unnamed and set(names) != set(labels):
         raise UserError(
             f"the teacher's classes are unnamed ({', '.join(names)}); give their names in the teacher's order, for "
             f"example {example}",

@@ -28,14 +28,11 @@ from stages.training.stage import Stage
 def layer_losses(options: Distilling, student: PretrainedConfig, teacher: PretrainedConfig) -> list[Loss]:
     """Embedding, hidden-state and attention-score losses under the layer map (TinyBERT, equations 7, 8 and 9)."""
     losses: list[Loss] = []
+    layers = (student, teacher, options.layer_map)
     if options.hidden_weight:
-        losses.append(
-            HiddenStates(
-                student, teacher, options.layer_map, options.hidden_weight, projection=options.projection
-            )
-        )
+        losses.append(HiddenStates(*layers, options.hidden_weight, projection=options.projection))
     if options.attention_weight:
-        losses.append(AttentionScores(student, teacher, options.layer_map, options.attention_weight))
+        losses.append(AttentionScores(*layers, options.attention_weight))
     if not losses:
         raise UserError(
             "0, and attention_weight is 0 too, so nothing is learned; set one of them above 0",

@@ -61,12 +61,7 @@ class CMOWConfig(PretrainedConfig):
                 argument="width",
             )
         given = self.parts if isinstance(self.parts, (list, tuple)) else ()
-        if (
-            not given
-            or not all(isinstance(part, str) for part in given)
-            or set(given) - set(PARTS)
-            or len(set(given)) < len(given)
-        ):
+        if not given or any(part not in PARTS for part in given) or len(set(given)) < len(given):
             raise UserError(
                 f"{self.parts!r} must be a list of some of {', '.join(PARTS)}", argument="settings.parts"
             )

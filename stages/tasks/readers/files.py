@@ -477,10 +477,8 @@ def _read(path: Path, source: TaskSource, notes: list[str]) -> tuple[list[Row], 
         unfit = f"{empty!r} is empty" if empty is not None else unfit
         rows.append(Row(line, texts, label, path, unfit, names))
         answers.append(row.get("answer"))
-    if {*map(str, answers)} <= {"accept", "reject", "ignore"} and "answer" not in (
-        *source.text,
-        *label_columns,
-    ):
+    own_column = "answer" in (*source.text, *label_columns)
+    if {*map(str, answers)} <= {"accept", "reject", "ignore"} and not own_column:
         rows = [
             row
             if answer == "accept"
