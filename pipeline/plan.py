@@ -24,7 +24,7 @@ RUNS = Path("runs")
 FORMAT = 2
 """Cache version. Raise it when the same options would produce a different result: finished stages then run again."""
 
-FORMATS = {"check": 4, "general": 4, "masked_lm": 4, "pretrain": 4, "evaluate": 5}
+FORMATS = {"check": 5, "general": 4, "masked_lm": 4, "pretrain": 4, "evaluate": 5}
 """Stage type -> its own version; the higher of the two counts."""
 
 
@@ -110,13 +110,15 @@ def _decide(
     options: Options,
 ) -> Planned:
     finished, spec = read_finished(directory), read_json(directory / "stage.json")
-    if finished.get("fingerprint") == key and (options.reuse or not finished.get("from")):
+    reused, same = read_json(directory / "finished.json").get("from"), finished.get("fingerprint") == key
+    if same and (options.reuse or not reused):
         made = made_in(directory, finished)
         if _is_there(made / "model"):
             return Planned(stage, directory, key, "skip", made)
     cause = _difference(spec, stage, key, inputs, renewed) if finished else ""
-    if not finished and read_json(directory / "finished.json").get("from"):
-        cause = "the run that it was reused from no longer has it"
+    if reused and (same or not finished):
+        gone = options.reuse or not same
+        cause = "the run that it was reused from no longer has it" if gone else "reuse=false"
     begun = any(directory.glob("checkpoints/step-*")) or any(directory.glob("teacher/*/*/manifest.json"))
     half_done = begun and not finished
     elsewhere = others.get(key) if stage.stage_type != "evaluate" else None

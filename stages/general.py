@@ -5,6 +5,7 @@ and raw attention scores under the layer map. Out comes a general student for an
 with lie beside it.
 """
 
+import torch
 from transformers import PreTrainedModel
 
 from stages.distillation.distillation import Distillation
@@ -44,6 +45,7 @@ def run(stage: Stage) -> None:
 
 def begin(stage: Stage, options: General, teacher: PreTrainedModel, reads: Reading) -> PreTrainedModel:
     """The student as it begins: random weights, its word embeddings as the teacher's, or some of its layers."""
+    torch.manual_seed(stage.seed)  # the projections, too, where no weights of the student are drawn
     sizes, which = stage.options["architecture"], options.layer_map
     if options.init == "teacher-layers":
         student = student_from_teacher_layers(teacher, sizes["layers"], sizes["dropout"], which)

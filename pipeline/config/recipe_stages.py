@@ -1,6 +1,6 @@
 """The stages of a recipe's run."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,8 @@ def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
         if value := getattr(recipe.lines, name):
             task["identity"][name] = value
 
+    options = replace(options, student="")  # a recipe's students say what they begin as
+
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(options, task, run)
         for name, student in recipe.students.items():
@@ -64,6 +66,11 @@ def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
 def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
     """The stages of one run."""
     from_general = any(student.student.source == "general" for student in recipe.students.values())
+    if from_general and options.general.init == "teacher-layers":
+        raise UserError(
+            "teacher-layers is not for recipes: let a student have init: teacher-layers",
+            argument="general.init",
+        )
     made = [general(options, given)] if from_general else []
     plans = {}
     for name, spec in recipe.students.items():

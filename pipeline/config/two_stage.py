@@ -224,17 +224,15 @@ def two_stage(options: Options, given: Given) -> list[StageSpec]:
     own_vocabulary = {} if given.student else _own_vocabulary(options)
     tuned, doubts = teacher(options, given), _doubts(options)
     judge: dict[str, str] = {}
-    stages = [
-        check(options, given),
-        *(
-            augmentation(options, given) if options.augment else ()
-        ),  # first: needs the text only, may find it bad
-    ]
+    # What needs the text alone comes first, for it may find it bad.
+    stages = [check(options, given), *vocabulary(options, given)]
+    if options.augment:
+        stages += augmentation(options, given)
     if options.by_answers and options.answers.folds and task:
         stages += folds(options, task, tuned)
         judge = {"out_of_fold": "out_of_fold"}
         tuned = replace(tuned, options=tuned.options | doubts, inputs={**tuned.inputs, **judge})
-    stages += [*vocabulary(options, given), tuned]  # first: may find too little room for the characters
+    stages.append(tuned)
     inputs = _present(teacher="teacher", task=task)
     if given.student:
         inputs["student"] = given.student

@@ -25,6 +25,7 @@ from pipeline.launch.local_ranks import HEARTBEAT, LOST_AFTER, MEETING_PORT
 PASSED_ON = ("CUDA_", "DS_", "GLOO_", "HF_", "MKL_", "NCCL_", "OMP_", "SSL_CERT_", "TORCH_", "WANDB_")
 PASSED_ON_BY_NAME = (
     "LD_LIBRARY_PATH",
+    "NLTK_DATA",
     "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",

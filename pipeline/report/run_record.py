@@ -238,7 +238,7 @@ class RunRecord:
             store.verify(directory)
         except store.Damaged as damage:
             raise UserError(
-                f"the model {self.title(name)!r} is damaged ({damage}): run the command of {self.name} again"
+                f"the model {self.title(name)!r} is damaged, or another run that made it has replaced it ({damage}): run the command of {self.name} again"
             ) from damage
         return directory
 
@@ -327,8 +327,10 @@ def title(model: str) -> str:
 
 
 def _read_stage(directory: Path) -> StageRecord:
-    spec, finished = read_json(directory / "stage.json"), read_finished(directory)
-    made = made_in(directory, finished)
+    spec, finished = read_json(directory / "stage.json"), read_json(directory / "finished.json")
+    made = made_in(
+        directory, read_finished(directory)
+    )  # its own, where the other run has made another in its place
     try:
         lines = []
         if (made / "metrics.jsonl").is_file():
@@ -336,7 +338,7 @@ def _read_stage(directory: Path) -> StageRecord:
         return StageRecord(
             directory.name, spec["stage_type"], spec["options"], spec["inputs"], finished["scores"], finished["time"],
             finished.get("machine", {}), finished.get("seconds_of_last_start", 0.0), lines, made,
-            made.parent.name if finished.get("from") else "",
+            made.parent.name if made != directory else "",
         )  # fmt: skip
     except (ValueError, KeyError) as error:
         raise UserError(

@@ -30,7 +30,7 @@ from stages.distillation.models import (
 )
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.sentence_vectors import check_reads_apart
-from stages.distillation.students.architecture import student_config
+from stages.distillation.students.architecture import check_layers, student_config
 from stages.distillation.students.graph_networks import GRAPHS, RGCNConfig
 from stages.distillation.students.strips import STRIPS
 from stages.distillation.students.vision import VISION
@@ -92,7 +92,10 @@ def check_models(
         with about(name):
             plan = StageToCheck(**plan)
             check_plan(plan, models, None if plan.learns_task and plan.data != "task" else task)
-    check_padding(_loaded(teacher, models.knows(task), task, say), tokenizer)
+    loaded = _loaded(teacher, models.knows(task), task, say)
+    check_padding(loaded, tokenizer)
+    if "width" not in options["architecture"]:  # the student begins as layers of the teacher
+        check_layers(loaded)
     if student:
         _loaded(student, False, task, say)
         try:

@@ -266,7 +266,7 @@ class Job:
     skip_bad_batches: bool = option(False, "skip batches with a non-finite loss, and report them")
     cache_gb: Literal["auto"] | Annotated[float, Ge(0)] = option(
         "auto",
-        "on a CPU: GB of disk for the teacher's layers, so that it runs once; auto: half the disk; 0: none",
+        "on a CPU: GB of disk for the teacher's layers, so it runs once; auto: half of what is free; 0: none",
     )
     keep: Positive = option(2, "number of newest checkpoints to keep while a stage runs")
     log_every: Positive = option(10, "steps between lines of metrics.jsonl")

@@ -10,6 +10,7 @@ from checkpoints.errors import UserError
 from pipeline.config.run_options import load
 from pipeline.config.two_stage import StageSpec
 from pipeline.plan import check_inputs, plan, read_finished, write_stage_spec
+from pipeline.report.run_record import _read_stage
 
 
 def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypatch):
@@ -80,8 +81,9 @@ def test_a_half_done_stage_gives_way_to_the_same_one_that_another_run_has_finish
 def test_a_reused_stage_that_its_run_has_made_anew_is_not_taken_for_the_old_one(tmp_path):
     o = load("small", ["job.precision=fp32"])
 
-    def planned(run: str, seed: int):
-        (step,) = plan([StageSpec("general", "general", {"seed": seed})], tmp_path / run, o)
+    def planned(run: str, seed: int, reuse: str = "true"):
+        options = load("small", ["job.precision=fp32", f"reuse={reuse}"])
+        (step,) = plan([StageSpec("general", "general", {"seed": seed})], tmp_path / run, options)
         return step
 
     def make(step):
@@ -93,10 +95,28 @@ def test_a_reused_stage_that_its_run_has_made_anew_is_not_taken_for_the_old_one(
     make(planned("a", seed=1))
     write_stage_spec(planned("b", seed=1), {}, o)
     assert planned("b", seed=1).action == "skip"
+    step = planned("b", seed=1, reuse="false")
+    assert (step.action, step.cause) == ("run", "reuse=false")
     make(planned("a", seed=2))
     step = planned("b", seed=1)
     assert (step.action, step.cause) == ("run", "the run that it was reused from no longer has it")
     assert read_finished(tmp_path / "b" / "general") == {}
+
+
+def test_what_a_run_reports_stays_its_own_where_a_stage_that_it_reused_was_made_anew(tmp_path):
+    own, other = tmp_path / "b" / "general", tmp_path / "a" / "general"
+    for directory in (own, other):
+        directory.mkdir(parents=True)
+        (directory / "metrics.jsonl").write_text('{"step": 1}\n')
+    spec = {"stage_type": "general", "options": {}, "inputs": {}}
+    finished = {"fingerprint": "old", "from": "../../a/general", "scores": {"steps": 3}, "time": "today"}
+    store.write_json(own / "stage.json", spec)
+    store.write_json(own / "finished.json", finished)
+    store.write_json(other / "finished.json", {"fingerprint": "old"})
+    assert (_read_stage(own).reused, _read_stage(own).directory) == ("a", other.resolve())
+    store.write_json(other / "finished.json", {"fingerprint": "new"})
+    record = _read_stage(own)
+    assert (record.scores, record.reused, record.directory) == ({"steps": 3}, "", own)
 
 
 def test_an_input_that_another_run_has_replaced_since_the_plan_is_refused(tmp_path):

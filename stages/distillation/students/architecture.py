@@ -52,6 +52,7 @@ OWN = (*KINDS, PromptedConfig.model_type, PrunedBertConfig.model_type, TwoStream
 """All types of models that this project adds to transformers'."""
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
+_LAYER = re.compile(r"(.*\blayer\.)(\d+)(\..*)")
 _DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 
 
@@ -202,19 +203,28 @@ def student_from_teacher_layers(
     Raises:
         ValueError: the layer counts do not fit the map, or the layers are not found by name.
     """
+    check_layers(teacher)
     chosen = layer_map(which, layers, teacher.config.num_hidden_layers)
     config = student_config(teacher.config, layers, dropout=dropout, which=which)
     student = kind.from_config(config, attn_implementation=ATTENTION)
-    weights, layer = teacher.state_dict(), re.compile(r"(.*\blayer\.)(\d+)(\..*)")
+    weights = teacher.state_dict()
 
     def source(name: str) -> str:
-        match = layer.fullmatch(name)
+        match = _LAYER.fullmatch(name)
         return f"{match[1]}{chosen[int(match[2]) + 1] - 1}{match[3]}" if match else name
 
-    names = list(student.state_dict())
-    if not any(layer.fullmatch(name) for name in names):
-        raise UserError(
-            f"the layers of a {config.model_type} model are not found by name; begin from random weights"
-        )
-    student.load_state_dict({name: weights[source(name)] for name in names})
+    student.load_state_dict({name: weights[source(name)] for name in student.state_dict()})
     return student
+
+
+def check_layers(teacher: PreTrainedModel) -> None:
+    """Check that a model's layers can be found by name, so that a student may begin as some of them.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if not any(_LAYER.fullmatch(name) for name in teacher.state_dict()):
+        raise UserError(
+            f"the layers of a {teacher.config.model_type} model are not found by name, so that no student begins as some of "
+            "them: leave out teacher-layers"
+        )

@@ -45,6 +45,12 @@ def test_the_compact_biomedical_recipe_declares_its_stages():
     assert "corpus packaged" in stages["check"].inputs
 
 
+def test_a_general_student_as_layers_is_not_for_recipes_whose_students_say_it_themselves():
+    recipe, options = read_recipe({"name": "continuation-kd", "general.init": "teacher-layers"})
+    with pytest.raises(UserError, match="let a student have init: teacher-layers"):
+        declared(recipe, options, GIVEN)
+
+
 def test_students_may_begin_from_another_seed_than_their_teacher():
     stages = stages_of("hire")
     assert stages["alone"].options["seed"] == stages["teacher"].options["seed"] + 100

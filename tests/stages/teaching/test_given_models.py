@@ -12,6 +12,7 @@ from checkpoints.errors import UserError
 from stages.distillation.models import ModelSource, new_classifier
 from stages.tasks.kinds import Classes
 from stages.tasks.task import find_task, load_task
+from stages.teaching import given_models
 from stages.teaching.given_models import Models, check_models, check_plan
 from stages.training.options import StageToCheck
 from tests.conftest import make_encoder, make_task, make_tokenizer, tiny_config
@@ -48,6 +49,16 @@ def check(teacher, task, given=None):
 def test_a_pair_that_fits_says_nothing(tmp_path, teacher, task):
     assert check(teacher, task) == check(teacher, task, student(tmp_path / "s")) == check(teacher, None) == []
     assert check(teacher, task, student(tmp_path / "tuned", task.labels)) == []
+
+
+def test_layers_that_are_not_found_by_name_are_told_before_the_teacher_is_tuned(teacher, task, monkeypatch):
+    def no_layers(model):
+        raise UserError("not found by name")
+
+    monkeypatch.setattr(given_models, "check_layers", no_layers)
+    assert check(teacher, task) == []  # a student of sizes of its own needs none
+    with pytest.raises(UserError, match="not found by name"):
+        check_models(ModelSource(str(teacher)), None, OPTIONS | {"architecture": {"layers": 2}}, task, print)
 
 
 def test_weights_of_teacher_and_student_are_there(tmp_path, teacher, task):
