@@ -135,7 +135,7 @@ def _check_stage(report: Report, directory: Path) -> None:
         report.fix(
             stage, f"stage.json is incomplete: run the same command {how}, which starts the stage over"
         )
-    elif not finished:
+    elif not finished and (whole or not (directory / "finished.json").exists()):
         at = f"half done at {whole[-1]}" if whole else "started, nothing saved yet"
         report.note(stage, f"{at}: the same command resumes it")
 
