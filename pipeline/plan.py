@@ -289,7 +289,8 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
 def read_finished(directory: Path) -> dict:
     """A stage's `finished.json`.
 
-    {} if it is missing, torn, or points to something other than a stage of a run, or to one that its run has made anew.
+    Returns {} if the file is missing or torn, if it points to something other than a stage of another run, or if that
+    run has since replaced the stage.
     """
     finished = read_json(directory / "finished.json")
     other = finished.get("from", "")

@@ -47,8 +47,7 @@ def begin(stage: Stage, kind: Kind) -> tuple[PreTrainedModel, Any]:
         student = student_from_teacher_layers(
             whole, architecture["layers"], architecture["dropout"], kind=auto
         )
-        if reads.teacher_ids is not None:
-            keep_tokens(student, reads.tokenizer, reads.teacher_ids)
+        keep_tokens(student, reads.tokenizer, reads.teacher_ids)
         return student, reads.tokenizer
     if "shape" in stage.inputs:
         config = load_config(stage.model("shape"))

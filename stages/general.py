@@ -49,8 +49,7 @@ def begin(stage: Stage, options: General, teacher: PreTrainedModel, reads: Readi
     sizes, which = stage.options["architecture"], options.layer_map
     if options.init == "teacher-layers":
         student = student_from_teacher_layers(teacher, sizes["layers"], sizes["dropout"], which)
-        if reads.teacher_ids is not None:
-            keep_tokens(student, reads.tokenizer, reads.teacher_ids)
+        keep_tokens(student, reads.tokenizer, reads.teacher_ids)
         return student
     config = student_config(teacher.config, **sizes, which=which)
     if "vocabulary" in stage.inputs:

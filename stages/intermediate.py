@@ -64,6 +64,5 @@ def begin(stage: Stage, kind: Kind, reads: Reading) -> PreTrainedModel:
     architecture = stage.options["architecture"]
     encoder = load_encoder(stage.model("teacher"))
     student = student_from_teacher_layers(encoder, architecture["layers"], architecture["dropout"])
-    if reads.teacher_ids is not None:
-        keep_tokens(student, reads.tokenizer, reads.teacher_ids)
+    keep_tokens(student, reads.tokenizer, reads.teacher_ids)
     return student

@@ -93,11 +93,7 @@ def vocabulary(options: Options, given: Given) -> list[StageSpec]:
 def architecture(options: Options) -> dict[str, Any]:
     """The sizes of the student, as stages read them. One that begins as layers of the teacher has their sizes."""
     sizes = chosen(options.architecture, vocabulary=0)
-    if (
-        options.student == "teacher-layers"
-        or not options.student
-        and options.general.init == "teacher-layers"
-    ):
+    if (options.student or options.general.init) == "teacher-layers":
         return {name: sizes[name] for name in ("layers", "dropout", "vocabulary") if name in sizes}
     return sizes
 

@@ -120,12 +120,14 @@ def fit_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase)
     return config
 
 
-def keep_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kept: np.ndarray) -> None:
+def keep_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kept: np.ndarray | None) -> None:
     """Keep only a model's embedding rows for the tokens of a trimmed tokenizer.
 
     Args:
-        kept: (V,) the former ids of its tokens.
+        kept: (V,) the former ids of its tokens; None if they are the same, and nothing is to be done.
     """
+    if kept is None:
+        return
     table: Any = model.get_input_embeddings()
     fit_vocabulary(model.config, tokenizer)
     weight = table.weight.detach()[torch.from_numpy(kept)].clone()

@@ -146,8 +146,8 @@ def test_an_exported_student_of_another_kind_says_what_loads_it(place, kinds):
     card = (place.path / "exported-kind" / "README.md").read_text()
     assert "transformers does not include the model type textcnn" in card and "library_name" not in card
     (lines,) = (text for text in python(ROOT / "docs" / "deploy.md") if "onnxruntime" in text)
-    told = without_the_project(lines.replace("my-student", "exported-kind"), place.path)
-    assert set(ast.literal_eval(told)) <= {"fresh", "rotten"}
+    printed = without_the_project(lines.replace("my-student", "exported-kind"), place.path)
+    assert set(ast.literal_eval(printed)) <= {"fresh", "rotten"}
     status, output = place.run("predict", "model=exported-kind", "text=a good film", tiny=False)
     assert status == 0 and output.split("\t")[0] in ("fresh", "rotten"), output
     for command in ("report", "evaluate"):

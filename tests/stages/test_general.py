@@ -20,7 +20,7 @@ def test_a_seed_decides_the_student_and_the_projections_drawn_after_it(tmp_path,
     def drawn(seed, before):
         torch.manual_seed(before)
         stage = SimpleNamespace(options={"architecture": sizes}, seed=seed, inputs={})
-        student = begin(stage, General(init=init), teacher, SimpleNamespace(teacher_ids=None))
+        student = begin(stage, General(init=init), teacher, SimpleNamespace(tokenizer=None, teacher_ids=None))
         return [*student.state_dict().values(), torch.rand(3)]
 
     first, again, other = drawn(1, before=7), drawn(1, before=8), drawn(2, before=7)
