@@ -43,7 +43,12 @@ def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
         if value := getattr(recipe.lines, name):
             task["identity"][name] = value
 
-    options = replace(options, student="")  # a recipe's students say what they begin as
+    if options.student not in ("", "teacher-layers"):
+        raise UserError(
+            f"{options.student!r} is for task-distill: each student of a recipe says what it begins as (student.init); leave it out",
+            argument="student",
+        )
+    options = replace(options, student="")  # the preset layers sets it, for task-distill
 
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(options, task, run)

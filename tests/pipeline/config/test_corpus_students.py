@@ -4,7 +4,7 @@ import pytest
 
 from checkpoints.errors import UserError
 from pipeline.config.recipe import read_recipe
-from pipeline.config.recipe_stages import declared
+from pipeline.config.recipe_stages import declared, recipe_stages
 from pipeline.config.two_stage import Given
 
 GIVEN = Given(
@@ -49,6 +49,11 @@ def test_a_general_student_as_layers_is_not_for_recipes_whose_students_say_it_th
     recipe, options = read_recipe({"name": "continuation-kd", "general.init": "teacher-layers"})
     with pytest.raises(UserError, match="let a student have init: teacher-layers"):
         declared(recipe, options, GIVEN)
+
+
+def test_a_general_student_that_no_recipe_takes_is_refused_instead_of_ignored():
+    with pytest.raises(UserError, match=r"'run:books' is for task-distill: each student of a recipe"):
+        recipe_stages(*read_recipe({"name": "which-system", "student": "run:books"}))
 
 
 def test_students_may_begin_from_another_seed_than_their_teacher():
