@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from pipeline.config.two_stage import (
 from pipeline.deploy.hub import config_file, pin
 from pipeline.plan import RUNS, hashed, made_in, read_finished
 from stages.tasks.corpus import find_corpus
-from stages.tasks.packages import packaged_config, packaged_teacher, packaged_vectors
+from stages.tasks.packages import packaged_config, packaged_student, packaged_teacher, packaged_vectors
 from stages.tasks.readers.glue import unlabelled_files
 from stages.tasks.task import TaskSource, find_task
 
@@ -43,7 +44,7 @@ MODELS: dict[str, Callable[[], Path]] = {
 }
 """Models that come in packages or with the project, by the names that options have for them."""
 
-STUDENT = "give a local directory, or leave student= empty to make one"
+STUDENT = "give a local directory, packaged, or leave student= empty to make one"
 
 
 def task_stages(options: Options) -> RunSpec:
@@ -81,6 +82,7 @@ def augment_stages(options: Options) -> RunSpec:
 
 def general_stages(options: Options) -> RunSpec:
     """The general student."""
+    options = without_student(options, "general-distill makes a student")
 
     def declare(run: Path) -> list[StageSpec]:
         corpora = {"corpus": given_corpus(options.corpus, run)}
@@ -166,12 +168,25 @@ def given_vectors(options: Options) -> Entry | None:
     return _hashed({"path": str(path.resolve())})
 
 
+def without_student(options: Options, why: str) -> Options:
+    """The options of a command that takes no student, without what a preset has for those that do.
+
+    Raises:
+        UserError: the user has given one.
+    """
+    if options.student not in ("", "packaged", "teacher-layers"):
+        raise UserError(f"{options.student!r} is for task-distill: {why}; leave it out", argument="student")
+    return replace(options, student="")
+
+
 def given_student(name: str, run: Path) -> Entry:
-    """A general student, or with run:NAME that of a run of `general-distill`, or the student that another run is about.
+    """The packaged student, a general student of the user's, or with run:NAME that of a run of `general-distill`, or the student that another run is about.
 
     Raises:
         UserError: there is no such run, it is not finished, or it is this one.
     """
+    if name == "packaged":
+        return _hashed({"path": str(packaged_student())})
     if not name.startswith("run:"):
         return _model(name, "student", STUDENT, run)
     other = name.removeprefix("run:")

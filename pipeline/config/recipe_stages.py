@@ -1,6 +1,6 @@
 """The stages of a recipe's run."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from pipeline.config.inputs import (
     given_task,
     given_teacher_and_task,
     given_vectors,
+    without_student,
 )
 from pipeline.config.recipe import Recipe
 from pipeline.config.run_options import Options
@@ -43,12 +44,7 @@ def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
         if value := getattr(recipe.lines, name):
             task["identity"][name] = value
 
-    if options.student not in ("", "teacher-layers"):
-        raise UserError(
-            f"{options.student!r} is for task-distill: each student of a recipe says what it begins as (student.init); leave it out",
-            argument="student",
-        )
-    options = replace(options, student="")  # the preset layers sets it, for task-distill
+    options = without_student(options, "each student of a recipe says what it begins as (student.init)")
 
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(options, task, run)

