@@ -6,13 +6,14 @@ import logging
 import re
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.cells import SOME_CLASSES
+from stages.tasks.split_files import ROLES
 from stages.tasks.text import as_argument, folded, hashed
-from stages.tasks.types import TaskSource
+from stages.tasks.types import Split, TaskSource
 
 FEWEST_DEV = 30
 logger = logging.getLogger(__name__)
@@ -22,14 +23,21 @@ class Row(NamedTuple):
     """One labelled row, the line on which it starts and its file.
 
     `unfit` says why it cannot be used; "" if it can. `names` are those of several labels, None if the cell is not a list.
+    `value` is what a model learns of the row (a class id, a score, the labels of its words, answers), or its image.
     """
 
     line: int
     texts: tuple[str, ...]
     label: str
-    path: Path | None = None
+    path: Path
     unfit: str = ""
     names: tuple[str, ...] | None = None
+    value: Any = None
+
+    @property
+    def where(self) -> str:
+        """Its place, for messages."""
+        return f"{self.path}, line {self.line}"
 
     @property
     def key(self) -> str:
@@ -56,9 +64,7 @@ def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) ->
         return [row for row in rows if not row.unfit]
     first = unfit[0]
     if len(unfit) == len(rows):
-        raise UserError(
-            f"{first.path}, line {first.line}: {first.unfit}, and no other row fits either; fix the file"
-        )
+        raise UserError(f"{first.where}: {first.unfit}, and no other row fits either; fix the file")
     more = f" (and {len(unfit) - 1:,} more rows do not fit: lines {lines})" if len(unfit) > 1 else ""
     kept = sorted({name for row in rows for name in row.names or (row.label,) if name})
     is_class = "looks like" in first.unfit and len(kept) <= SOME_CLASSES
@@ -66,31 +72,60 @@ def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) ->
     if "is several labels" in first.unfit:
         name = f", or metric={metrics.LABEL_SETS[0]} learns several labels a row"
     raise UserError(
-        f"{first.path}, line {first.line}: {first.unfit}{more}; fill it or remove the row, or unfit_rows=leave_out "
+        f"{first.where}: {first.unfit}{more}; fill it or remove the row, or unfit_rows=leave_out "
         f"leaves such rows out{name}"
     )
 
 
-def hold_out(
-    pairs: dict[str, list], path: Path, what: str, text: int | None = None
-) -> tuple[dict[str, list], str]:
-    """Move some of train to dev, by a hash of the text: a tenth; of a small file `FEWEST_DEV`, at most a quarter.
+def parted(
+    rows: dict[str, list[Row]],
+    path: Path,
+    what: str,
+    notes: list[str],
+    text: int | None = None,
+    held: int | None = None,
+) -> dict[str, list[Row]]:
+    """The rows with a dev split, and each of them in one split alone, in the order of `ROLES`.
 
-    Returns the splits, and a note on dev; `what` are the rows. With `text`, rows whose text of that number is the same stay
-    together.
+    Without dev some of train is held out, by a hash of the text: a tenth; of a small file `FEWEST_DEV`, at most a
+    quarter. Rows of train that are also in dev or test, and rows of dev that are also in test, are dropped.
+
+    Args:
+        rows: role -> rows.
+        path: of train's file.
+        what: the rows, for notes and messages.
+        notes: a note on dev is added.
+        text: rows are the same if their texts of this number are; None: if all are.
+        held: rows with the same text of this number are held out together; None: those that are the same.
 
     Raises:
-        UserError: there are no rows, or nothing would be left in train.
+        UserError: there are no rows, or nothing would be left of a split.
     """
-    train, keys = pairs["train"], []
+    if "dev" not in rows:
+        rows = rows | _hold_out(rows["train"], path, what, notes, text if held is None else held)
+    kept: dict[str, list[Row]] = {}
+    seen: set[str] = set()
+    for role in reversed([role for role in ROLES if role in rows]):
+        kept[role] = [row for row in rows[role] if _key(row, text) not in seen]
+        if dropped := len(rows[role]) - len(kept[role]):
+            logger.warning("%d rows of %s dropped: their texts are also in dev or test", dropped, role)
+        if not kept[role]:
+            raise UserError(f"every row of {role} is also in dev or test; give other rows")
+        seen |= {_key(row, text) for row in kept[role]}
+    return dict(reversed(kept.items()))
+
+
+def _hold_out(
+    train: list[Row], path: Path, what: str, notes: list[str], text: int | None
+) -> dict[str, list[Row]]:
+    """What is left of train, and dev."""
     if not train:
         raise UserError(f"{path}: no {what}; give a file with some")
-    for row, _ in train:
-        digest = hashed("dev" + _key(row, text))
-        keys.append((digest % 10, digest))
+    digests = [hashed("dev" + _key(row, text)) for row in train]
+    keys = [(digest % 10, digest) for digest in digests]
     tenth, fewest = sum(key[0] == 0 for key in keys), max(1, min(FEWEST_DEV, len(train) // 4))
     last = sorted(keys)[max(tenth, fewest) - 1]
-    dev = [pair for pair, key in zip(train, keys, strict=True) if key <= last]
+    dev = [row for row, key in zip(train, keys, strict=True) if key <= last]
     if len(dev) == len(train):
         raise UserError(
             f"{path}: {len(train)} {what} of one text leave nothing to hold out as dev; give a dev file"
@@ -100,32 +135,15 @@ def hold_out(
         note += (
             f" (a tenth is too few to choose a model by; {FEWEST_DEV} {what}, at most a quarter, are taken)"
         )
-    return pairs | {
-        "train": [pair for pair, key in zip(train, keys, strict=True) if key > last],
-        "dev": dev,
-    }, note
-
-
-def drop_repeats(pairs: dict[str, list], text: int | None = None) -> dict[str, list]:
-    """Drop rows of train that are also in dev or test, and rows of dev that are also in test.
-
-    With `text`, rows are the same if their texts of that number are.
-    """
-    kept: dict[str, list] = {}
-    seen: set[str] = set()
-    for role in ("test", "dev", "train"):
-        if role not in pairs:
-            continue
-        kept[role] = [pair for pair in pairs[role] if _key(pair[0], text) not in seen]
-        dropped = len(pairs[role]) - len(kept[role])
-        if dropped:
-            logger.warning("%d rows of %s dropped: their texts are also in dev or test", dropped, role)
-        if not kept[role]:
-            raise UserError(f"every row of {role} is also in dev or test; give other rows")
-        seen |= {_key(row, text) for row, _ in kept[role]}
-    return kept
+    notes.append(note)
+    return {"train": [row for row, key in zip(train, keys, strict=True) if key > last], "dev": dev}
 
 
 def _key(row: Row, text: int | None) -> str:
     """Equal for rows that count as the same: by all their texts, or by one."""
     return row.key if text is None else folded(row.texts[text])
+
+
+def splits_of(rows: dict[str, list[Row]]) -> dict[str, Split]:
+    """The splits of rows with texts and values."""
+    return {role: Split.of((row.texts, row.value) for row in of) for role, of in rows.items()}

@@ -16,6 +16,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from checkpoints.errors import UserError
@@ -23,8 +24,8 @@ from stages.tasks import metrics
 from stages.tasks.cells import NEARLY_ALL
 from stages.tasks.kinds import Entities, Words
 from stages.tasks.kinds.entities import METRICS, OUTSIDE
-from stages.tasks.labelled_rows import Row, drop_repeats, hold_out
-from stages.tasks.split_files import ROLES, data_files, unread
+from stages.tasks.labelled_rows import Row, parted
+from stages.tasks.split_files import data_files, unread
 from stages.tasks.text import check_text, slug, text_lines
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
@@ -54,38 +55,36 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 def load(source: TaskSource, revision: str | None) -> Task:
     """Read the sentences."""
-    paths = {role: Path(path) for role, path in source.files.items()}
-    pairs: dict[str, list[tuple[Row, list[str]]]] = {}
+    rows: dict[str, list[Row]] = {}
     notes = unread(source)
-    for key, path in paths.items():
-        read, role = list(_labelled(path)), key.partition(".")[0]
+    for key, name in source.files.items():
+        path, role = Path(name), key.partition(".")[0]
+        read = list(_labelled(path))
         if not read:
             raise UserError(f"{path}: no sentences; give a word and its label on each line")
-        pairs.setdefault(role, []).extend(read)
+        rows.setdefault(role, []).extend(read)
         notes.append(f"{role}: {path.name}, {len(read):,} sentences")
-    if _mark_entities(pairs):
-        pairs = {role: [(row, _begun(tags)) for row, tags in of] for role, of in pairs.items()}
-    if Entities.describes(label for of in pairs.values() for _, tags in of for label in tags):
-        of_iob1 = source.tag_scheme == "iob1"
-        pairs = {
-            role: [(row, _as_iob2(row, tags, of_iob1)) for row, tags in of] for role, of in pairs.items()
-        }
-    return task(source, pairs, notes)
+    if _mark_entities(rows):
+        rows = {role: list(map(_begun, of)) for role, of in rows.items()}
+    if Entities.describes(label for of in rows.values() for row in of for label in row.value):
+        as_iob2 = partial(_as_iob2, of_iob1=source.tag_scheme == "iob1")
+        rows = {role: list(map(as_iob2, of)) for role, of in rows.items()}
+    return task(source, rows, notes)
 
 
-def _mark_entities(pairs: dict[str, list[tuple[Row, list[str]]]]) -> bool:
+def _mark_entities(rows: dict[str, list[Row]]) -> bool:
     """Whether nearly all labels are O or a prefix and a kind.
 
     Raises:
         UserError: they are, and one is not.
     """
-    tags = Counter(tag for of in pairs.values() for _, tags in of for tag in tags)
+    tags = Counter(tag for of in rows.values() for row in of for tag in row.value)
     odd = {tag for tag in tags if tag != OUTSIDE and not re.match("[BIESUL]-.", tag)}
     others = tags.total() - tags[OUTSIDE]
     if not tags[OUTSIDE] or not others or sum(tags[tag] for tag in odd) > (1 - NEARLY_ALL) * others:
         return False
-    for row, of_row in (pair for of in pairs.values() for pair in of):
-        for place, tag in enumerate(of_row):
+    for row in (row for of in rows.values() for row in of):
+        for place, tag in enumerate(row.value):
             if tag in odd:
                 raise UserError(
                     f"{row.path}, line {row.line + place}: label {tag!r} is neither O nor B- or I- and a kind, as nearly "
@@ -94,67 +93,59 @@ def _mark_entities(pairs: dict[str, list[tuple[Row, list[str]]]]) -> bool:
     return True
 
 
-def _begun(tags: list[str]) -> list[str]:
-    """Labels of BIOES or BILOU in the prefixes of IOB2."""
-    return [OTHER_PREFIXES.get(tag[:2], tag[:2]) + tag[2:] for tag in tags]
+def _begun(row: Row) -> Row:
+    """A sentence with labels of BIOES or BILOU in the prefixes of IOB2."""
+    return row._replace(value=[OTHER_PREFIXES.get(tag[:2], tag[:2]) + tag[2:] for tag in row.value])
 
 
-def task(source: TaskSource, pairs: dict[str, list[tuple[Row, list[str]]]], notes: list[str]) -> Task:
-    """The task of sentences, their words parted by spaces, and the labels of their words."""
+def task(source: TaskSource, rows: dict[str, list[Row]], notes: list[str]) -> Task:
+    """The task of sentences, their words parted by spaces, whose values are the labels of their words."""
     train = Path(source.files["train"])
-    for role, of in pairs.items():
-        seen = [pair for pair in (_seen(*given) for given in of) if pair[1]]
-        if gone := sum(len(tags) for _, tags in of) - sum(len(tags) for _, tags in seen):
+    for role, of in rows.items():
+        seen = [row for row in map(_seen, of) if row.value]
+        if gone := sum(len(row.value) for row in of) - sum(len(row.value) for row in seen):
             notes.append(
                 f"{role}: {gone:,} words without a visible character, which tokenizers drop, are left out"
             )
-        pairs = pairs | {role: seen}
-    if "dev" not in pairs:
-        pairs, note = hold_out(pairs, train, "sentences")
-        notes.append(note)
-    pairs = drop_repeats(pairs)
-    labels = sorted({label for _, tags in pairs["train"] for label in tags})
+        rows = rows | {role: seen}
+    rows = parted(rows, train, "sentences", notes)
+    labels = sorted({label for row in rows["train"] for label in row.value})
     if len(labels) < 2:
         raise UserError(f"{train}: every label is {labels[0]!r}; give two labels or more")
     kind: Words = Entities.of(labels) if Entities.describes(labels) else Words(tuple(labels))
     notes.append(f"{kind.name}: {', '.join(kind.class_names[:20])}")
     splits = {}
-    for role in (role for role in ROLES if role in pairs):
-        for row, tags in pairs[role]:
-            if unknown := set(tags) - set(kind.labels):
+    for role, of in rows.items():
+        for row in of:
+            if unknown := set(row.value) - set(kind.labels):
                 where = f"{row.path}, the sentence at line {row.line}"
                 raise UserError(
                     f"{where}: label {min(unknown)!r} is not one of train's: {', '.join(labels):.200}; fix it, or add such "
                     "sentences to train"
                 )
-        ids = [[kind.labels.index(label) for label in tags] for _, tags in pairs[role]]
-        splits[role] = Split([row.texts[0] for row, _ in pairs[role]], None, ids, kind.continued)
-    return Task(
-        source.name,
-        kind,
-        splits,
-        *metrics.select(source.metric, kind.reported, kind.selectable),
-        notes=tuple(notes),
-    )
+        ids = [[kind.labels.index(label) for label in row.value] for row in of]
+        splits[role] = Split([row.texts[0] for row in of], None, ids, kind.continued)
+    chosen = metrics.select(source.metric, kind.reported, kind.selectable)
+    return Task(source.name, kind, splits, *chosen, notes=tuple(notes))
 
 
-def _seen(row: Row, tags: list[str]) -> tuple[Row, list[str]]:
+def _seen(row: Row) -> Row:
     """A sentence without its words of control characters and marks alone, such as an emoji's variation selector."""
     words, kept, begun = [], [], ""
-    for word, tag in zip(row.texts[0].split(" "), tags, strict=True):
+    for word, tag in zip(row.texts[0].split(" "), row.value, strict=True):
         if all(unicodedata.category(character)[0] in "CM" for character in word):
             begun = tag if tag.startswith("B-") else begun
             continue
         words.append(word)
         kept.append(begun if begun and tag == f"I-{begun[2:]}" else tag)
         begun = ""
-    return row._replace(texts=(" ".join(words),)), kept
+    return row._replace(texts=(" ".join(words),), value=kept)
 
 
-def _as_iob2(row: Row, tags: list[str], of_iob1: bool) -> list[str]:
-    """Labels in which B- begins each entity."""
+def _as_iob2(row: Row, of_iob1: bool) -> Row:
+    """A sentence with labels in which B- begins each entity."""
     found = []
-    for place, (tag, before) in enumerate(zip(tags, ["O", *tags], strict=False)):
+    for place, (tag, before) in enumerate(zip(row.value, ["O", *row.value], strict=False)):
         begins = tag[0] == "I" and (before == "O" or before[2:] != tag[2:])
         if begins and not of_iob1:
             raise UserError(
@@ -163,7 +154,7 @@ def _as_iob2(row: Row, tags: list[str], of_iob1: bool) -> list[str]:
                 argument="tag_scheme",
             )
         found.append(f"B-{tag[2:]}" if begins else tag)
-    return found
+    return row._replace(value=found)
 
 
 def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
@@ -196,7 +187,7 @@ def sentences(path: Path) -> Iterator[tuple[int, list[list[str]]]]:
         yield start, words
 
 
-def _labelled(path: Path) -> Iterator[tuple[Row, list[str]]]:
+def _labelled(path: Path) -> Iterator[Row]:
     width = 0
     for line, words in sentences(path):
         width = width or len(words[0])
@@ -206,4 +197,4 @@ def _labelled(path: Path) -> Iterator[tuple[Row, list[str]]]:
                     f"{path}, line {number}: {len(columns)} columns, the first sentence has {width}; fix the line"
                 )
         text = " ".join(word for word, *_ in words)
-        yield Row(line, (text,), "", path), [columns[-1] for columns in words]
+        yield Row(line, (text,), "", path, value=[columns[-1] for columns in words])

@@ -24,7 +24,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -49,7 +48,7 @@ from stages.tasks.cells import (
     way_of_writing,
 )
 from stages.tasks.kinds import Classes, Kind, LabelSets, Ranking, Scores
-from stages.tasks.labelled_rows import Row, checked_unfit_rows, drop_repeats, fitting, hold_out
+from stages.tasks.labelled_rows import Row, checked_unfit_rows, fitting, parted, splits_of
 from stages.tasks.split_files import ROLES, data_files, shown, unread
 from stages.tasks.tables import SUFFIXES, Table, open_table
 from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
@@ -269,17 +268,15 @@ def load(source: TaskSource, revision: str | None) -> Task:
         del rows["test"]
     rows = {role: fitting(of, source, role, notes) for role, of in rows.items()}
     labels = None if regression else source.labels or _sorted_classes(rows["train"], source)
-    if labels:
-        labels = _positive_last(labels, source.positive_label)
-    pairs = {role: list(zip(of, _values(of, labels), strict=True)) for role, of in rows.items()}
     kind: Kind = Scores()
     if labels:
+        labels = _positive_last(labels, source.positive_label)
         kind = Ranking(tuple(labels)) if source.type == "ranking" else Classes(tuple(labels))
-    return _task(source, kind, pairs, notes)
+    return _task(source, kind, {role: _with_values(of, labels) for role, of in rows.items()}, notes)
 
 
-def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[str]) -> Task:
-    """The task of rows and their values."""
+def _task(source: TaskSource, kind: Kind, rows: dict[str, list[Row]], notes: list[str]) -> Task:
+    """The task of rows with their values."""
     train = Path(source.files["train"])
     ranks = isinstance(kind, Ranking)
     if ranks and len(kind.labels or ()) != 2:
@@ -287,39 +284,36 @@ def _task(source: TaskSource, kind: Kind, pairs: dict[str, list], notes: list[st
             f"{train}: {len(kind.labels or ())} labels; a ranking has two, wrong and right: give such a column",
             argument="label_column",
         )
-    if "dev" not in pairs:
-        pairs, note = hold_out(pairs, train, "rows", text=0 if ranks else None)
-        notes.append(note)
-    pairs = drop_repeats(pairs, text=0 if ranks else None)
+    rows = parted(rows, train, "rows", notes, text=0 if ranks else None)
     if ranks:
-        pairs = {role: _questions(of, role, notes) for role, of in pairs.items()}
-    _check_spread([value for _, value in pairs["train"]], kind, train)
-    splits = {
-        role: Split.of((row.texts, value) for row, value in pairs[role]) for role in ROLES if role in pairs
-    }
+        rows = {role: _questions(of, role, notes) for role, of in rows.items()}
+    splits = splits_of(rows)
+    if len(found := {*splits["train"].labels}) < 2:
+        raise UserError(
+            f"{train}: every label is {kind.written(found.pop())!r} (without dev and test); give rows with two labels or more"
+        )
     if not kind.labels:
         kind = Scores.of(splits["train"].labels)
         notes.append(f"scores in train: mean {kind.scale[0]:.4g}, standard deviation {kind.scale[1]:.4g}")
-        train_scores = [value for _, value in pairs["train"]]
-        for role, of in pairs.items():
-            rows = [(value, f"{shown(row.path)}, line {row.line}") for row, value in of]
-            notes += far_scores(role, rows, train_scores)
+        for role, of in rows.items():
+            scores = [(row.value, f"{shown(row.path)}, line {row.line}") for row in of]
+            notes += far_scores(role, scores, splits["train"].labels)
     reported = metrics.select(source.metric, kind.reported, kind.selectable)
     if kind.labels:
         notes += _of_classes(kind, splits, "f1" in reported[0])
     return Task(source.name, kind, splits, *reported, notes=tuple(notes))
 
 
-def _questions(pairs: list[tuple[Row, Any]], role: str, notes: list[str]) -> list[tuple[Row, Any]]:
+def _questions(rows: list[Row], role: str, notes: list[str]) -> list[Row]:
     """The rows of the questions that can be ranked, those of one question together."""
-    questions: dict[str, list[tuple[Row, Any]]] = {}
-    for row, value in pairs:
-        questions.setdefault(row.texts[0], []).append((row, value))
+    questions: dict[str, list[Row]] = {}
+    for row in rows:
+        questions.setdefault(row.texts[0], []).append(row)
     enough = {1} if role == "train" else {0, 1}
-    kept = [of for of in questions.values() if enough <= {value for _, value in of}]
+    kept = [of for of in questions.values() if enough <= {row.value for row in of}]
     if not kept:
         raise UserError(
-            f"{pairs[0][0].path}: no question of {role} has a right{'' if role == 'train' else ' and a wrong'} "
+            f"{rows[0].path}: no question of {role} has a right{'' if role == 'train' else ' and a wrong'} "
             "candidate; add some, or name the label of right ones with positive_label="
         )
     total = sum(map(len, kept))
@@ -329,7 +323,7 @@ def _questions(pairs: list[tuple[Row, Any]], role: str, notes: list[str]) -> lis
             f"; {left:,} without {'a right' if role == 'train' else 'a right or a wrong'} candidate left out"
         )
     notes.append(note)
-    return [pair for of in kept for pair in of]
+    return [row for of in kept for row in of]
 
 
 def _are_lists(rows: list[Row]) -> bool:
@@ -396,19 +390,20 @@ def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: li
         raise UserError(
             f"{source.files['train']}: the only label is {', '.join(labels)!r}; give rows with two labels or more"
         )
-    pairs: dict[str, list] = {}
-    for role, of in rows.items():
-        pairs[role] = []
-        for row in of:
-            for name in set(row.names or ()) - set(labels):
-                raise UserError(
-                    f"{row.path}, line {row.line}: label {name!r} is not one of train's labels "
-                    f"{', '.join(labels):.200}; fix it, add such rows to train, or {_naming([*labels, name])}"
-                )
-            pairs[role].append((row, tuple(float(name in (row.names or ())) for name in labels)))
+    for row in (row for of in rows.values() for row in of):
+        for name in set(row.names or ()) - set(labels):
+            raise UserError(
+                f"{row.where}: label {name!r} is not one of train's labels "
+                f"{', '.join(labels):.200}; fix it, add such rows to train, or {_naming([*labels, name])}"
+            )
+
+    def valued(row: Row) -> Row:
+        return row._replace(value=tuple(float(name in (row.names or ())) for name in labels))
+
+    rows = {role: list(map(valued, of)) for role, of in rows.items()}
     each = sum(len(row.names or ()) for row in rows["train"]) / len(rows["train"])
     notes.append(f"several labels a row: {len(labels)} labels, {each:.2f} a row in train")
-    return _task(source, LabelSets(tuple(labels)), pairs, notes)
+    return _task(source, LabelSets(tuple(labels)), rows, notes)
 
 
 def _without_missing(row: Row, missing: set[str]) -> Row:
@@ -500,7 +495,7 @@ def _plain_numbers(rows: dict[str, list[Row]], notes: list[str]) -> dict[str, li
         plain = way_of_writing(labels)
     except UserError as error:
         first = next(row for row in rows["train"] if "," in row.label)
-        raise UserError(f"{first.path}, line {first.line}: {error}") from None
+        raise UserError(f"{first.where}: {error}") from None
     if plain is None:
         return rows
     sample = max((label for label in labels if "," in label and number(plain(label)) is not None), key=len)
@@ -574,20 +569,20 @@ def _sorted_classes(rows: list[Row], source: TaskSource) -> list[str]:
     return names if None in map(number, names) else sorted(names, key=lambda name: number(name) or 0.0)
 
 
-def _values(rows: list[Row], labels: list[str] | None) -> list[int] | list[float]:
+def _with_values(rows: list[Row], labels: list[str] | None) -> list[Row]:
     classes = {name: index for index, name in enumerate(labels or ())}
-    values: list[Any] = []
+    found = []
     for row in rows:
         value = number(row.label) if labels is None else classes.get(row.label)
         if value is None:
             twins = [name for name in classes if folded(name) == folded(row.label)]
             fix = f"train writes {twins[0]!r}; write it so" if len(twins) == 1 else "fix it"
             raise UserError(
-                f"{row.path}, line {row.line}: label {row.label!r} is not one of train's labels "
+                f"{row.where}: label {row.label!r} is not one of train's labels "
                 f"{', '.join(classes):.200}; {fix}, add such rows to train, or {_naming([*classes, row.label])}"
             )
-        values.append(value)
-    return values
+        found.append(row._replace(value=value))
+    return found
 
 
 def _naming(names: list[str]) -> str:
@@ -618,11 +613,3 @@ def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
     if f1 and len(labels) == 2:
         notes.append(f"F1 is that of the class {labels[1]!r} (positive_label= chooses)")
     return notes
-
-
-def _check_spread(values: Iterable[Any], kind: Kind, path: Path) -> None:
-    found = set(values)
-    if len(found) < 2:
-        raise UserError(
-            f"{path}: every label is {kind.written(found.pop())!r} (without dev and test); give rows with two labels or more"
-        )

@@ -92,7 +92,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     """Read the images and their labels."""
     import numpy as np
 
-    pairs: dict[str, list[tuple[Row, Any]]] = {}
+    rows: dict[str, list[Row]] = {}
     notes = []
     for role, name in source.files.items():
         if role.endswith(".labels"):
@@ -106,25 +106,21 @@ def load(source: TaskSource, revision: str | None) -> Task:
         turned = path.name.lower().startswith(EMNIST)
         greys = greys.swapaxes(1, 2) if turned else greys
         notes.append(f"{role}: {path.name}, {len(greys):,} images{', transposed' if turned else ''}")
-        pairs[role] = [
-            (
-                Row(i, (key_of(grey.tobytes()),), str(number), path),
-                np.broadcast_to(grey[..., None], (*grey.shape, 3)),
-            )
-            for i, (grey, number) in enumerate(zip(greys, numbers.tolist(), strict=True), start=1)
-        ]
-    classes = sorted({row.label for row, _ in pairs["train"]}, key=int)
+        rows[role] = []
+        for i, (grey, number) in enumerate(zip(greys, numbers.tolist(), strict=True), start=1):
+            image = np.broadcast_to(grey[..., None], (*grey.shape, 3))
+            rows[role].append(Row(i, (key_of(grey.tobytes()),), str(number), path, value=image))
+    classes = sorted({row.label for row in rows["train"]}, key=int)
     if source.task:
         if classes != [str(i) for i in range(len(CLOTHES))]:
             raise UserError(
                 f"{source.files['train.labels']} has the classes {', '.join(classes):.100}; Fashion-MNIST has 0 to 9"
             )
-        pairs = {
-            role: [(row._replace(label=CLOTHES[int(row.label)]), image) for row, image in of]
-            for role, of in pairs.items()
+        rows = {
+            role: [row._replace(label=CLOTHES[int(row.label)]) for row in of] for role, of in rows.items()
         }
         classes = [*CLOTHES]
-    return image_task(source, pairs, notes, classes)
+    return image_task(source, rows, notes, classes)
 
 
 def _read(path: Path, axes: int) -> Any:

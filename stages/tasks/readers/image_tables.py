@@ -30,7 +30,6 @@ from stages.tasks.text import slug
 from stages.tasks.types import TaskRequest, TaskSource
 
 if TYPE_CHECKING:
-    from stages.tasks.image_rows import Image
     from stages.tasks.types import Task
 
 LABELS = "labels.csv"
@@ -157,42 +156,38 @@ def load(source: TaskSource, revision: str | None) -> Task:
     else:
         named = {role: Path(path) for role, path in source.files.items()}
         tables = {role: _open(path) for role, path in named.items()}
-    pairs: dict[str, list[tuple[Row, Image]]] = {}
+    rows: dict[str, list[Row]] = {}
     notes: list[str] = []
     for key, path in named.items():
         image, label = _columns(path, tables[key], source)
         read = list(_rows(path, tables[key], image, label))
-        pairs.setdefault(key.partition(".")[0], []).extend(read)
+        rows.setdefault(key.partition(".")[0], []).extend(read)
         notes.append(f"{key}: {path.name}, {len(read):,} images in {image!r}, labels in {label!r}")
     notes += [] if source.hub or _is_labelled(named["train"]) else unread(source)
     if source.metric not in metrics.SEQUENCES:
-        known = Counter(row.label for row, _ in pairs["train"])
-        pairs = {role: _judged(of, known) for role, of in pairs.items()}
-    if "test" in pairs and not any(row.label for row, _ in pairs["test"]):
+        known = Counter(row.label for row in rows["train"])
+        rows = {role: _judged(of, known) for role, of in rows.items()}
+    if "test" in rows and not any(row.label for row in rows["test"]):
         notes.append("the test images are not used: they have no labels")
-        del pairs["test"]
-    for role, of in pairs.items():
-        images = {id(row): image for row, image in of}
-        rows = fitting([row for row, _ in of], source, role, notes)
-        pairs[role] = [(_named(row, images[id(row)]), images[id(row)]) for row in rows]
-    labels = {row.label for row, _ in pairs["train"]}
+        del rows["test"]
+    rows = {role: list(map(_named, fitting(of, source, role, notes))) for role, of in rows.items()}
+    labels = {row.label for row in rows["train"]}
     if source.metric in metrics.SEQUENCES:
-        return image_task(source, pairs, notes, sorted(set("".join(labels))))
-    if len(labels) > MANY and 2 * len(labels) > len(pairs["train"]):
+        return image_task(source, rows, notes, sorted(set("".join(labels))))
+    if len(labels) > MANY and 2 * len(labels) > len(rows["train"]):
         raise UserError(
-            f"{len(labels):,} different labels of {len(pairs['train']):,} images: name another column, or "
+            f"{len(labels):,} different labels of {len(rows['train']):,} images: name another column, or "
             "metric=character_accuracy if they are strings to be read",
             argument="label_column",
         )
     numbers = all(name.isdecimal() for name in labels)
-    return image_task(
-        source, pairs, notes, sorted(labels, key=lambda name: (int(name) if numbers else 0, name))
-    )
+    classes = sorted(labels, key=lambda name: (int(name) if numbers else 0, name))
+    return image_task(source, rows, notes, classes)
 
 
-def _judged(pairs: list[tuple[Row, Image]], known: Counter[str]) -> list[tuple[Row, Image]]:
+def _judged(rows: list[Row], known: Counter[str]) -> list[Row]:
     """The rows, with no label where the whole column tells that there is none; `known` are train's labels."""
-    counts = Counter(row.label for row, _ in pairs if row.label)
+    counts = Counter(row.label for row in rows if row.label)
     gone = {
         label
         for label, count in counts.items()
@@ -202,20 +197,18 @@ def _judged(pairs: list[tuple[Row, Image]], known: Counter[str]) -> list[tuple[R
             sorted({*counts, *known} - {label, ""}),
         )
     }
+    said = "the label {!r} says that there is none (rename it if it is a class)"
     return [
-        (row._replace(label="", unfit=f"the label {row.label!r} says that there is none (rename it if it is a class)"), image)
-        if row.label in gone
-        else (row, image)
-        for row, image in pairs
-    ]  # fmt: skip
+        row._replace(label="", unfit=said.format(row.label)) if row.label in gone else row for row in rows
+    ]
 
 
-def _named(row: Row, image: Image) -> Row:
+def _named(row: Row) -> Row:
     """The row, by the name of its image's file if it has one of its own."""
-    return row._replace(line=0, path=image) if isinstance(image, Path) else row
+    return row._replace(line=0, path=row.value) if isinstance(row.value, Path) else row
 
 
-def _rows(path: Path, table: Table, image: str, label: str) -> Iterator[tuple[Row, Image]]:
+def _rows(path: Path, table: Table, image: str, label: str) -> Iterator[Row]:
     """The rows of a table with their images, empty where they are unfit."""
     seen: set[str] = set()
     for line, row in table.rows:
@@ -229,7 +222,7 @@ def _rows(path: Path, table: Table, image: str, label: str) -> Iterator[tuple[Ro
             content = cell.get("bytes") if isinstance(cell, dict) else None
             if not content:
                 unfit = f"{image!r} holds no image" + (", but a path" if cell else "")
-            yield Row(line, (key_of(content or b""),), name, path, unfit), content or b""
+            yield Row(line, (key_of(content or b""),), name, path, unfit, value=content or b"")
             continue
         file = path / str(cell)
         if not str(cell).strip() or Path(str(cell)).is_absolute() or ".." in file.parts[len(path.parts) :]:
@@ -239,7 +232,5 @@ def _rows(path: Path, table: Table, image: str, label: str) -> Iterator[tuple[Ro
         elif str(file) in seen:
             unfit = f"{cell!r:.60} is there twice"
         seen.add(str(file))
-        if unfit:
-            yield Row(line, ("",), name, path / LABELS, unfit), b""
-        else:
-            yield Row(line, (key_of(file.read_bytes()),), name, path / LABELS), file
+        key = "" if unfit else key_of(file.read_bytes())
+        yield Row(line, (key,), name, path / LABELS, unfit, value=b"" if unfit else file)

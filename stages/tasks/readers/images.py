@@ -6,20 +6,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds import Kind
 from stages.tasks.kinds.images import ImageClasses
 from stages.tasks.kinds.sequences import BLANK, Sequences
-from stages.tasks.labelled_rows import Row, drop_repeats, hold_out
+from stages.tasks.labelled_rows import Row, parted
 from stages.tasks.split_files import EITHER, ROLES
 from stages.tasks.text import hashed, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
-
-if TYPE_CHECKING:
-    from stages.tasks.image_rows import Image
 
 TASKS = ("digits",)
 LABELS = tuple("0123456789")
@@ -102,10 +99,10 @@ def load(source: TaskSource, revision: str | None) -> Task:
 def _folder(source: TaskSource) -> Task:
     """Read the names of the images of a folder; equal files are in one split only."""
     classes = [path.name for path in _directories(Path(source.files["train"]))]
-    pairs: dict[str, list[tuple[Row, Image]]] = {}
-    notes = []
+    rows: dict[str, list[Row]] = {}
+    notes: list[str] = []
     for role, directory in source.files.items():
-        pairs[role] = []
+        rows[role] = []
         others = [
             path.name for path in sorted(Path(directory).iterdir()) if path.is_file() and _is_other(path)
         ]
@@ -118,16 +115,17 @@ def _folder(source: TaskSource) -> Task:
                 if any(part.startswith((".", "__")) for part in path.relative_to(of).parts[:-1]):
                     continue
                 if _is_image(path):
-                    pairs[role].append((Row(0, (key_of(path.read_bytes()),), of.name, path), path))
+                    key = key_of(path.read_bytes())
+                    rows[role].append(Row(0, (key,), of.name, path, value=path))
                 elif path.is_file() and _is_other(path):
                     others.append(path.name)
-        note = f"{role}: {Path(directory).name}, {len(pairs[role]):,} images"
+        note = f"{role}: {Path(directory).name}, {len(rows[role]):,} images"
         notes.append(
             note + (f"; {len(others):,} other files not read: {', '.join(others[:5])}" if others else "")
         )
-        if not pairs[role]:
+        if not rows[role]:
             raise UserError(f"{directory} has no images in directories of classes; add some, or remove it")
-    return image_task(source, pairs, notes, classes)
+    return image_task(source, rows, notes, classes)
 
 
 def _is_other(path: Path) -> bool:
@@ -141,42 +139,39 @@ def key_of(content: bytes) -> str:
 
 
 def image_task(
-    source: TaskSource, pairs: dict[str, list[tuple[Row, Image]]], notes: list[str], classes: Sequence[str]
+    source: TaskSource, rows: dict[str, list[Row]], notes: list[str], classes: Sequence[str]
 ) -> Task:
     """The task of images and the names of their classes, or with `source.metric` of `metrics.SEQUENCES` their strings.
 
     Without dev some of train is held out; equal images are in one split only.
 
     Args:
-        pairs: role -> rows, whose text is `key_of` the image, with their images.
+        rows: role -> rows, whose text is `key_of` the image, and whose value is the image.
         classes: in the order of the model's outputs; of strings the symbols.
 
     Raises:
         UserError: a split is empty, there are fewer than two classes, or one of them has no image in train.
     """
     train, strings = Path(source.files.get("train", source.hub)), source.metric in metrics.SEQUENCES
-    if empty := [role for role, of in pairs.items() if not of]:
+    if empty := [role for role, of in rows.items() if not of]:
         raise UserError(f"{source.files.get(empty[0], train)}: no images; give a file with some")
-    there = {part for row, _ in pairs["train"] for part in (row.label if strings else [row.label])}
+    there = {part for row in rows["train"] for part in (row.label if strings else [row.label])}
     absent = [name for name in classes if name not in there]
     if absent or len(classes) < 2:
         what = f"no image of {absent[0]!r}" if absent else f"the single class {classes[0]!r}"
         raise UserError(f"{train} has {what} to train on; give images of two classes or more, some of each")
-    if "dev" not in pairs:
-        pairs, note = hold_out(pairs, train, "images")
-        notes = [*notes, note]
-    pairs = drop_repeats(pairs)
+    rows = parted(rows, train, "images", notes)
     splits, numbers = {}, {name: number for number, name in enumerate(classes)}
-    for role, of in pairs.items():
-        for row, _ in of:
+    for role, of in rows.items():
+        for row in of:
             if unknown := [part for part in (row.label if strings else [row.label]) if part not in numbers]:
                 raise UserError(
                     f"{name_of(row)}: train has no {'symbol' if strings else 'class'} {unknown[0]!r}; add such images to "
                     "train, or remove it"
                 )
-        labels = [row.label if strings else numbers[row.label] for row, _ in of]
-        splits[role] = Split([name_of(row) for row, _ in of], None, labels, images=[image for _, image in of])
-    notes = [*notes, *_of_classes(classes, pairs, strings)]
+        labels = [row.label if strings else numbers[row.label] for row in of]
+        splits[role] = Split([name_of(row) for row in of], None, labels, images=[row.value for row in of])
+    notes = [*notes, *_of_classes(classes, rows, strings)]
     if strings:
         kind: Kind = Sequences((BLANK, *classes))
         chosen = metrics.select(source.metric, metrics.SEQUENCES, metrics.SEQUENCES)
@@ -185,13 +180,11 @@ def image_task(
     return Task(source.name, kind, splits, *chosen, notes=tuple(notes))
 
 
-def _of_classes(
-    classes: Sequence[str], pairs: dict[str, list[tuple[Row, Image]]], strings: bool
-) -> list[str]:
+def _of_classes(classes: Sequence[str], rows: dict[str, list[Row]], strings: bool) -> list[str]:
     """Notes on the classes, or on the symbols of strings: how often they are, and which some split lacks."""
     counts = {
-        role: Counter(part for row, _ in of for part in (row.label if strings else [row.label]))
-        for role, of in pairs.items()
+        role: Counter(part for row in of for part in (row.label if strings else [row.label]))
+        for role, of in rows.items()
     }
     what = "symbols" if strings else "classes"
     shown = ", ".join(f"{name!r} {counts['train'][name]:,}" for name in classes[:20])

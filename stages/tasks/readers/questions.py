@@ -26,18 +26,17 @@ from stages.tasks import metrics
 from stages.tasks.hub_datasets import load_hub
 from stages.tasks.kinds import Questions
 from stages.tasks.kinds.questions import METRICS
-from stages.tasks.labelled_rows import Row, checked_unfit_rows, drop_repeats, fitting, hold_out
-from stages.tasks.split_files import ROLES, data_files, unread
+from stages.tasks.labelled_rows import Row, checked_unfit_rows, fitting, parted, splits_of
+from stages.tasks.split_files import data_files, unread
 from stages.tasks.tables import open_table
 from stages.tasks.text import check_text, literal, recognised, slug, text_lines
-from stages.tasks.types import GoldAnswers, Split, Task, TaskRequest, TaskSource
+from stages.tasks.types import GoldAnswers, Task, TaskRequest, TaskSource
 
 COLUMNS, ANSWERS = ("question", "context"), "answers"
 HUB = {"squad": ("rajpurkar/squad", "plain_text"), "squad-v2": ("rajpurkar/squad_v2", "squad_v2")}
 """Task -> its data set on the hub, and the configuration."""
 HEAD = 20_000
 """Characters of a file by which SQuAD's layout is recognised."""
-Read = tuple[Row, GoldAnswers]
 
 
 def find(request: TaskRequest) -> TaskSource | None:
@@ -85,36 +84,27 @@ def _is_squad(path: Path) -> bool:
 
 def load(source: TaskSource, revision: str | None) -> Task:
     """Read the questions, their contexts and their answers."""
-    pairs: dict[str, list[Read]] = {}
+    rows: dict[str, list[Row]] = {}
     notes: list[str] = []
     if source.hub:
         instead = "give the directory of SQuAD's files as data"
         sets = load_hub(source.hub, source.config, revision, instead, argument="data")
         for role, name in (("train", "train"), ("dev", "validation")):
-            pairs[role] = list(_rows(Path(source.hub, name), enumerate(sets[name], start=1)))
+            rows[role] = list(_rows(Path(source.hub, name), enumerate(sets[name], start=1)))
     for key, name in source.files.items():
         path, role = Path(name), key.partition(".")[0]
         read = list(
             _squad(path, source) if _is_squad(path) else _rows(path, open_table(path, source.encoding).rows)
         )
-        pairs.setdefault(role, []).extend(_without_repeated_ids(read))
+        rows.setdefault(role, []).extend(_without_repeated_ids(read))
         notes.append(f"{role}: {path.name}, {len(read):,} questions")
     notes += [] if source.hub else unread(source)
-    if "test" in pairs and not any(answers.texts for _, answers in pairs["test"]):
+    if "test" in rows and not any(row.value.texts for row in rows["test"]):
         notes.append("the test file is not used: its questions have no answers")
-        del pairs["test"]
-    kept: dict[str, list[Read]] = {}
-    for role, of in pairs.items():
-        answers_of = {id(row): answers for row, answers in of}
-        rows = fitting([row for row, _ in of], source, role, notes)
-        kept[role] = [(row, answers_of[id(row)]) for row in rows]
-    if "dev" not in kept:
-        kept, note = hold_out(kept, Path(source.files["train"]), "questions", text=1)
-        notes.append(note)
-    kept = drop_repeats(kept)
-    splits = {
-        role: Split.of((row.texts, found) for row, found in kept[role]) for role in ROLES if role in kept
-    }
+        del rows["test"]
+    rows = {role: fitting(of, source, role, notes) for role, of in rows.items()}
+    rows = parted(rows, Path(source.files.get("train", "")), "questions", notes, held=1)
+    splits = splits_of(rows)
     without = sum(not answers.texts for split in splits.values() for answers in split.labels)
     if without:
         total = sum(map(len, splits.values()))
@@ -125,7 +115,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
     )
 
 
-def _squad(path: Path, source: TaskSource) -> Iterator[Read]:
+def _squad(path: Path, source: TaskSource) -> Iterator[Row]:
     """The questions of SQuAD's own JSON; their numbers stand for lines."""
     encoding = recognised(path, source.encoding)
     try:
@@ -157,7 +147,7 @@ def _squad(path: Path, source: TaskSource) -> Iterator[Read]:
         yield _row(path, number, entry.get("id"), entry.get("question"), context, found, impossible)
 
 
-def _rows(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Read]:
+def _rows(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Row]:
     """The questions of a table, by their lines."""
     for line, row in rows:
         where = f"{path}, line {line}"
@@ -182,8 +172,8 @@ def _rows(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Re
 
 def _row(
     path: Path, line: int, name: Any, question: Any, context: Any, answers: dict[str, list], impossible: bool
-) -> Read:
-    """A question, with what is unfit about it.
+) -> Row:
+    """A question with its answers, and what is unfit about it.
 
     Args:
         answers: "text" and "answer_start" of each.
@@ -208,17 +198,17 @@ def _row(
         unfit = unfit or f"it has no answers ({about}only a question with is_impossible may have none)"
     elif answers["text"] and impossible:
         unfit = unfit or f"it is_impossible and has answers ({about}keep one of the two)"
-    row = Row(line, tuple(texts), json.dumps(name, default=str), path, unfit)
     found = () if unfit else tuple(answers["answer_start"])
-    return row, GoldAnswers(tuple(answers["text"]) if found else (), found)
+    gold = GoldAnswers(tuple(answers["text"]) if found else (), found)
+    return Row(line, tuple(texts), json.dumps(name, default=str), path, unfit, value=gold)
 
 
-def _without_repeated_ids(read: list[Read]) -> list[Read]:
+def _without_repeated_ids(rows: list[Row]) -> list[Row]:
     """The questions of a file; those whose id an earlier one has are unfit."""
     first: dict[str, int] = {}
     kept = []
-    for row, answers in read:
+    for row in rows:
         if row.label != "null" and first.setdefault(row.label, row.line) != row.line and not row.unfit:
             row = row._replace(unfit=f"its id is an earlier question's (id {row.label:.40})")
-        kept.append((row, answers))
+        kept.append(row)
     return kept

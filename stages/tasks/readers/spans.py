@@ -57,7 +57,7 @@ def find(request: TaskRequest) -> TaskSource | None:
 
 def load(source: TaskSource, revision: str | None) -> Task:
     """Read the texts and their entities."""
-    pairs: dict[str, list[tuple[Row, list[str]]]] = {}
+    rows: dict[str, list[Row]] = {}
     notes = []
     for key, name in source.files.items():
         path, read = Path(name), []
@@ -69,10 +69,10 @@ def load(source: TaskSource, revision: str | None) -> Task:
             words, tags = _words(text, _spans(row.get(source.spans), text, where))
             if not words:
                 raise UserError(f"{where}: {source.text[0]!r} is empty; fill it or remove the row")
-            read.append((Row(line, (" ".join(words),), "", path), tags))
-        pairs.setdefault(key.partition(".")[0], []).extend(read)
+            read.append(Row(line, (" ".join(words),), "", path, value=tags))
+        rows.setdefault(key.partition(".")[0], []).extend(read)
         notes.append(f"{key}: {path.name}, {len(read):,} texts")
-    return conll.task(source, pairs, notes)
+    return conll.task(source, rows, notes)
 
 
 def _spans(cell: Any, text: str, where: str) -> list[tuple[int, int, str]]:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from checkpoints.errors import UserError
-from stages.tasks.labelled_rows import hold_out
+from stages.tasks.labelled_rows import parted
 from stages.tasks.tables import read_rows
 from stages.tasks.task import TaskSource, find_task, load_task
 
@@ -453,4 +453,4 @@ def test_an_empty_text_is_refused_or_left_out(tmp_path):
 
 def test_nothing_to_hold_out_is_told_in_a_line(tmp_path):
     with pytest.raises(UserError, match="a.csv: no rows; give a file with some"):
-        hold_out({"train": []}, tmp_path / "a.csv", "rows")
+        parted({"train": []}, tmp_path / "a.csv", "rows", [])
