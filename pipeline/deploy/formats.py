@@ -144,7 +144,7 @@ def compare_formats(
             title + (" (left out)" if left_out else ""),
             "" if left_out else file,
             files[name].stat().st_size,
-            of.measure(run.metrics[:1], logits[name], np.asarray(texts.gold), groups)[run.metrics[0]],
+            of.measure(run.metrics[:1], of.said(logits[name], texts))[run.metrics[0]],
             of.agreement(logits[name], logits["student"], kind, groups).get("label_loyalty"),
             None if name == "teacher" else worst,
             costs[name],

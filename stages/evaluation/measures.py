@@ -39,10 +39,11 @@ def confidence_intervals(
         (model -> metric -> interval, model -> interval of the ratio; {} if the teacher scores 0 or less on more than
         2% of the resamples).
     """
-    gold, groups = np.asarray(task.splits[split].gold), task.groups(split)
-    kinds = kinds or dict.fromkeys(logits, task.kind)
-    measures = {name: kinds[name].resampler(task.metrics, of, gold, groups) for name, of in logits.items()}
-    drawn = statistics.bootstrap(measures, len(groups or gold), task.kind.outputs**2)
+    kinds, rows = kinds or dict.fromkeys(logits, task.kind), task.splits[split]
+    said = {name: kinds[name].said(of, rows) for name, of in logits.items()}
+    measures = {name: kinds[name].resampler(task.metrics, of) for name, of in said.items()}
+    groups = len(said["teacher"].groups or said["teacher"].gold)
+    drawn = statistics.bootstrap(measures, groups, task.kind.outputs**2)
     of_teacher = drawn["teacher"][task.selection]
     intervals, retained = {}, {}
     for name, values in drawn.items():
@@ -66,8 +67,8 @@ def confusion(task: Task, split: str, logits: np.ndarray) -> list[list[int]]:
 
 def class_scores(task: Task, split: str, logits: np.ndarray) -> list[ClassScores]:
     """Precision, recall and F1 of each class; 0 where one is not defined."""
-    gold = np.asarray(task.splits[split].gold)
-    return [ClassScores(*row) for row in task.kind.class_scores(logits, gold, task.groups(split))]
+    said = task.kind.said(logits, task.splits[split])
+    return [ClassScores(*row) for row in task.kind.class_scores(said)]
 
 
 def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> Calibration:

@@ -9,7 +9,7 @@ from stages.training.stage import Stage
 
 def score(task: Task, split: str, logits: np.ndarray) -> dict[str, float]:
     """All metrics of the task, of a model's logits in its class order; `task.kind` has what was chosen for the model."""
-    return task.kind.measure(task.metrics, logits, np.asarray(task.splits[split].gold), task.groups(split))
+    return task.kind.measure(task.metrics, task.kind.said(logits, task.splits[split]))
 
 
 def constant_score(task: Task, split: str = "dev") -> float:

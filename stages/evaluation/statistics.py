@@ -37,8 +37,8 @@ def bootstrap(
         model -> metric -> (RESAMPLES,) values.
 
     Example:
-        >>> kind, logits = Classes(("no", "yes")), np.eye(2)[[0, 1, 1]]
-        >>> measure = kind.resampler(("accuracy",), logits, np.array([0, 1, 0]))
+        >>> said = Said(logits=np.eye(2)[[0, 1, 1]], gold=np.array([0, 1, 0]))
+        >>> measure = Classes(("no", "yes")).resampler(("accuracy",), said)
         >>> low, high = interval(bootstrap({"student": measure}, rows=3)["student"]["accuracy"])
     """
     blocks: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in measures}

@@ -12,6 +12,7 @@ from stages.distillation.outputs import CaptureSpec
 from stages.evaluation.predict import predict
 from stages.methods.base import Method, Targets
 from stages.tasks.kinds import Sequences
+from stages.tasks.kinds.base import Said
 from stages.tasks.readers import strips
 from stages.tasks.strip_rows import COLUMNS
 from stages.tasks.task import Task
@@ -70,7 +71,7 @@ class OracleTeacher(Method):
             logits = predict(of.eval(), dev, stage.device, stage.precision)
             others = predict(of, dev.with_others_images, stage.device, stage.precision)
             for name, values in (("error", logits), ("error with other images", others)):
-                right = task.kind.measure(("character_accuracy",), values, gold)["character_accuracy"]
+                right = task.kind.measure(("character_accuracy",), Said(values, gold))["character_accuracy"]
                 self.found[f"{whose}{name}"] = 1 - right
             if task.name in strips.TASKS:
                 self.found[f"{whose}symbols in place"] = in_place(task.kind, logits, "dev")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from checkpoints.errors import UserError
 from stages.tasks.numpy_when_used import np
@@ -35,6 +35,20 @@ Head = Literal[
     "ZeroShotImageClassification",
 ]
 """What transformers calls a model with it: `AutoModelFor...`; SentenceSimilarity is that of `stages.distillation.sentence_vectors`."""
+
+
+class Said(NamedTuple):
+    """What a model says to a split, beside what is right.
+
+    Attributes:
+        logits: (N, C).
+        gold: (N,) or (N, C), in the form of `Kind.answers`.
+        groups: the groups of the split (`Kind.groups`).
+    """
+
+    logits: np.ndarray
+    gold: np.ndarray
+    groups: Groups = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +114,10 @@ class Kind(ABC):
         """Answers in each group that is resampled whole, such as a row's words; None: each row is one answer."""
         return [len(labels) for labels in split.labels] if self.token_level else None
 
+    def said(self, logits: np.ndarray, split: Split) -> Said:
+        """A model's logits of a split, beside its gold answers."""
+        return Said(logits, np.asarray(split.gold), self.groups(split))
+
     def entities(self, label: Any) -> list[tuple[str, int, int]]:
         """The entities of a row, by its label: kind, first and last word.
 
@@ -131,23 +149,21 @@ class Kind(ABC):
     def answers(self, logits: np.ndarray) -> np.ndarray:
         """What the model says: (N,) class ids or scores, or (N, C) whether each label holds."""
 
-    @abstractmethod
-    def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> dict[str, float]:
-        """Return {metric: value}.
+    def counts(self, metrics: Sequence[str], said: Said) -> dict[str, np.ndarray]:
+        """For each metric what every group counts, (groups,), where its value is their mean.
 
-        Args:
-            logits: (N, C).
-            gold: (N,) or (N, C), in the form of `answers`.
-            groups: the groups of the split (`groups`).
+        A kind that has other metrics has a `measure` and a `resampler` of its own.
         """
+        raise NotImplementedError
 
-    @abstractmethod
-    def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> Resampler:
-        """What computes the metrics of resamples; the arguments are those of `measure`."""
+    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
+        """Return {metric: value}."""
+        return {metric: float(of.mean()) for metric, of in self.counts(metrics, said).items()}
+
+    def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
+        """What computes the metrics of resamples."""
+        counts = self.counts(metrics, said)
+        return lambda rows_RN: {metric: of[rows_RN].mean(1) for metric, of in counts.items()}
 
     @abstractmethod
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
@@ -173,9 +189,7 @@ class Kind(ABC):
             "probability_loyalty": float(1 - self.distances(student, teacher).mean()),
         }
 
-    def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> list[tuple[float, float, float, int]]:
+    def class_scores(self, said: Said) -> list[tuple[float, float, float, int]]:
         """Precision, recall, F1 and number of gold answers of each of `class_names`; 0 where one is not defined."""
         return []
 

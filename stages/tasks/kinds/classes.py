@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Resampler, jensen_shannon, ratio
+from stages.tasks.kinds.base import (
+    LEAST,
+    Groups,
+    Head,
+    Kind,
+    ProblemType,
+    Resampler,
+    Said,
+    jensen_shannon,
+    ratio,
+)
 from stages.tasks.numpy_when_used import np
 from stages.tasks.types import UNLABELLED
 
@@ -41,15 +51,11 @@ class Classes(Kind):
     def answers(self, logits: np.ndarray) -> np.ndarray:
         return logits.argmax(-1)
 
-    def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> dict[str, float]:
-        return plain.compute(metrics, self.answers(logits), gold, self.outputs)
+    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
+        return plain.compute(metrics, self.answers(said.logits), said.gold, self.outputs)
 
-    def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> Resampler:
-        answers, classes = self.answers(logits), self.outputs
+    def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
+        answers, classes, gold, groups = self.answers(said.logits), self.outputs, said.gold, said.groups
         if groups is None:
             return lambda rows_RN: _from_counts(
                 metrics, _confusions(answers[rows_RN], gold[rows_RN], classes)
@@ -65,10 +71,8 @@ class Classes(Kind):
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         return plain.constant_baseline((metric,), gold, self.outputs)[metric]
 
-    def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> list[tuple[float, float, float, int]]:
-        return plain.class_scores(self.answers(logits), gold, self.outputs)
+    def class_scores(self, said: Said) -> list[tuple[float, float, float, int]]:
+        return plain.class_scores(self.answers(said.logits), said.gold, self.outputs)
 
     def written(self, answer: Any) -> str:
         return self.labels[int(answer)]

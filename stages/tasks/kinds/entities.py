@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import Groups, Resampler, ratio
+from stages.tasks.kinds.base import Groups, Resampler, Said, ratio
 from stages.tasks.kinds.classes import Words
 from stages.tasks.numpy_when_used import np
 
@@ -56,26 +55,22 @@ class Entities(Words):
             self.labels.index("I-" + label[2:] if label[:2] == "B-" else label) for label in self.labels
         )
 
-    def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> dict[str, float]:
+    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
         """As in the base class; entity F1 is seqeval's, over all kinds together."""
-        answers = self.answers(logits)
-        found = plain.compute([m for m in metrics if m == "accuracy"], answers, gold, self.outputs)
+        found = super().measure([m for m in metrics if m == "accuracy"], said)
         if set(metrics) - {"accuracy"}:
-            right, said, true = self._counts(answers, gold, groups or [len(gold)])
-            found["entity_f1"] = float(ratio(2 * right.sum(), said.sum() + true.sum()))
-            found["exact_match"] = float(_exact(right, said, true).mean())
+            right, answered, true = self._found(said)
+            found["entity_f1"] = float(ratio(2 * right.sum(), answered.sum() + true.sum()))
+            found["exact_match"] = float(_exact(right, answered, true).mean())
         return {metric: found[metric] for metric in metrics}
 
-    def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> Resampler:
-        words, answers = groups or [len(gold)], self.answers(logits)
-        right, said, true = self._counts(answers, gold, words)
-        lengths = np.asarray(words)
-        right_words = np.add.reduceat(answers == gold, np.cumsum(lengths) - lengths)
-        columns = (right.sum(1), said.sum(1) + true.sum(1), _exact(right, said, true), right_words, lengths)
+    def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
+        right, answered, true = self._found(said)
+        lengths = np.asarray(said.groups or [len(said.gold)])
+        is_right = self.answers(said.logits) == said.gold
+        right_words = np.add.reduceat(is_right, np.cumsum(lengths) - lengths)
+        both, exact = answered.sum(1) + true.sum(1), _exact(right, answered, true)
+        columns = (right.sum(1), both, exact, right_words, lengths)
         counts = np.stack(columns, axis=1).astype(float)
 
         def measure(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
@@ -96,16 +91,12 @@ class Entities(Words):
             return super().constant(metric, gold, groups)
         nothing = np.zeros((len(gold), self.outputs))
         nothing[:, self.labels.index(OUTSIDE)] = 1
-        return self.measure([metric], nothing, gold, groups)[metric]
+        return self.measure([metric], Said(nothing, gold, groups))[metric]
 
-    def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> list[tuple[float, float, float, int]]:
+    def class_scores(self, said: Said) -> list[tuple[float, float, float, int]]:
         """As in the base class, of the entities of each kind."""
-        right, said, true = (
-            of.sum(0) for of in self._counts(self.answers(logits), gold, groups or [len(gold)])
-        )
-        scores = ratio(right, said), ratio(right, true), ratio(2 * right, said + true)
+        right, answered, true = (of.sum(0) for of in self._found(said))
+        scores = ratio(right, answered), ratio(right, true), ratio(2 * right, answered + true)
         return [(p, r, f, int(n)) for p, r, f, n in zip(*(s.tolist() for s in scores), true, strict=True)]
 
     def entities(self, label: Iterable[int]) -> list[Entity]:
@@ -117,20 +108,19 @@ class Entities(Words):
         outside = self.labels.index(OUTSIDE)
         return [place for place, i in enumerate(label) if i != outside]
 
-    def _counts(
-        self, answers: np.ndarray, gold: np.ndarray, words: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _found(self, said: Said) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Entities that are right, answered and gold: three of (rows, kinds)."""
-        kinds, ends = {name: i for i, name in enumerate(self.class_names)}, np.cumsum(words)[:-1]
-        counts = np.zeros((3, len(words), len(kinds)), np.int64)
-        for row, pair in enumerate(zip(np.split(answers, ends), np.split(gold, ends), strict=True)):
-            said, true = (set(self.entities(ids)) for ids in pair)
-            for of, found in zip(counts, (said & true, said, true), strict=True):
+        kinds, words = {name: i for i, name in enumerate(self.class_names)}, said.groups or [len(said.gold)]
+        counts, ends = np.zeros((3, len(words), len(kinds)), np.int64), np.cumsum(words)[:-1]
+        columns = (np.split(column, ends) for column in (self.answers(said.logits), said.gold))
+        for row, pair in enumerate(zip(*columns, strict=True)):
+            answered, true = (set(self.entities(ids)) for ids in pair)
+            for of, found in zip(counts, (answered & true, answered, true), strict=True):
                 for kind, *_ in found:
                     of[row, kinds[kind]] += 1
         return counts[0], counts[1], counts[2]
 
 
-def _exact(right: np.ndarray, said: np.ndarray, true: np.ndarray) -> np.ndarray:
+def _exact(right: np.ndarray, answered: np.ndarray, true: np.ndarray) -> np.ndarray:
     """(rows,) whether all entities of a row are right, and no others are answered."""
-    return (right.sum(1) == said.sum(1)) & (right.sum(1) == true.sum(1))
+    return (right.sum(1) == answered.sum(1)) & (right.sum(1) == true.sum(1))

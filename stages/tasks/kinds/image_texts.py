@@ -8,7 +8,7 @@ from math import comb
 from typing import Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Groups, Head
+from stages.tasks.kinds.base import LEAST, Groups, Head, Said
 from stages.tasks.kinds.ranking import Ranking
 from stages.tasks.numpy_when_used import np
 
@@ -70,11 +70,10 @@ class ImageTexts(Ranking):
             found[f"image_recall_at_{k}"] = float((true_NG @ of_texts / true_NG.sum(1)).mean())
         return sum(found.values()) / len(found) if metric == "mean_recall" else found[metric]
 
-    def _of_questions(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups
-    ) -> dict[str, np.ndarray]:
-        """(images,) what each of them counts."""
-        scores_NG, true_NG = _matrix(self.scores(logits), groups), _matrix(gold, groups) > 0
+    def counts(self, metrics: Sequence[str], said: Said) -> dict[str, np.ndarray]:
+        """Of each image."""
+        scores_NG, gold_NG = (_matrix(of, said.groups) for of in (self.scores(said.logits), said.gold))
+        true_NG = gold_NG > 0
         best_NG = np.where(true_NG, scores_NG, -np.inf)
         found = {}
         for axis, name in ((1, "text"), (0, "image")):

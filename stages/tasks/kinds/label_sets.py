@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Groups, Kind, ProblemType, Resampler, jensen_shannon, ratio
+from stages.tasks.kinds.base import LEAST, Groups, Kind, ProblemType, Resampler, Said, jensen_shannon, ratio
 from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
@@ -63,16 +63,12 @@ class LabelSets(Kind):
         """Which labels are answered."""
         return probabilities >= (0.5 if self.threshold is None else self.threshold)
 
-    def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> dict[str, float]:
-        probabilities = self.probabilities(logits)
-        return plain.of_label_sets(metrics, self.holds(probabilities), probabilities, gold)
+    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
+        probabilities = self.probabilities(said.logits)
+        return plain.of_label_sets(metrics, self.holds(probabilities), probabilities, said.gold)
 
-    def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> Resampler:
-        probabilities_NC, held = self.probabilities(logits), np.asarray(gold) > 0
+    def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
+        probabilities_NC, held = self.probabilities(said.logits), np.asarray(said.gold) > 0
         answers, classes = self.holds(probabilities_NC), self.outputs
         counts = np.concatenate([answers & held, answers, held, (answers == held).all(-1)[:, None]], axis=1)
         ranked = [_Ranked(p, h) for p, h in zip(probabilities_NC.T, held.T, strict=True)]
@@ -80,13 +76,13 @@ class LabelSets(Kind):
         def measure(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
             times_RN = np.stack([np.bincount(rows, minlength=len(held)) for rows in rows_RN]).astype(float)
             sums = times_RN @ counts.astype(float)
-            right, said, true = (sums[:, i * classes : (i + 1) * classes] for i in range(3))
+            right, answered, true = (sums[:, i * classes : (i + 1) * classes] for i in range(3))
             found = {}
             for metric in metrics:
                 if metric == "micro_f1":
-                    found[metric] = ratio(2 * right.sum(1), said.sum(1) + true.sum(1))
+                    found[metric] = ratio(2 * right.sum(1), answered.sum(1) + true.sum(1))
                 elif metric == "macro_f1":
-                    found[metric] = ratio(2 * right, said + true).mean(1)
+                    found[metric] = ratio(2 * right, answered + true).mean(1)
                 elif metric in ("subset_accuracy", "subset_agreement"):
                     found[metric] = sums[:, -1] / rows_RN.shape[1]
                 else:
@@ -105,10 +101,8 @@ class LabelSets(Kind):
         same = np.zeros(gold.shape)
         return max(plain.of_label_sets([metric], same + a > 0, same, gold)[metric] for a in answers)
 
-    def class_scores(
-        self, logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> list[tuple[float, float, float, int]]:
-        return plain.class_scores(self.answers(logits), gold > 0, self.outputs)
+    def class_scores(self, said: Said) -> list[tuple[float, float, float, int]]:
+        return plain.class_scores(self.answers(said.logits), said.gold > 0, self.outputs)
 
     def written(self, answer: Any) -> str:
         return json.dumps(self.names(answer), ensure_ascii=False)

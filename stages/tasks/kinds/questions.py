@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Resampler
+from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Said
 from stages.tasks.numpy_when_used import np
 from stages.tasks.types import UNKNOWN, GoldAnswers
 
@@ -88,24 +88,10 @@ class Questions(Kind):
         spans = zip(contexts, self.answers(logits).tolist(), strict=True)
         return [context[start:end] if start >= 0 else "" for context, (start, end) in spans]
 
-    def values(self, metric: str, logits: np.ndarray, gold: np.ndarray) -> np.ndarray:
-        """(N,) the metric of each answer."""
-        texts = self.texts(logits, [answers.context for answers in gold])
-        return np.array(
-            [score(metric, text, answers.texts) for text, answers in zip(texts, gold, strict=True)]
-        )
-
-    def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> dict[str, float]:
-        """As SQuAD's evaluation counts (`score`); the mean over the questions."""
-        return {metric: float(self.values(metric, logits, gold).mean()) for metric in metrics}
-
-    def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> Resampler:
-        values = {metric: self.values(metric, logits, gold) for metric in metrics}
-        return lambda rows_RN: {metric: of[rows_RN].mean(1) for metric, of in values.items()}
+    def counts(self, metrics: Sequence[str], said: Said) -> dict[str, np.ndarray]:
+        """As SQuAD's evaluation counts each question (`score`)."""
+        pairs = list(zip(self.texts(said.logits, [of.context for of in said.gold]), said.gold, strict=True))
+        return {metric: np.array([score(metric, text, of.texts) for text, of in pairs]) for metric in metrics}
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """The better of no answer and the most frequent gold answer to every question."""
@@ -152,7 +138,7 @@ class Questions(Kind):
             return self
         margins = (logits[:, 0] - logits[:, 1]).astype(np.float64)
         order = np.argsort(margins, kind="stable")
-        answered = Questions().values(metric, logits, gold)
+        answered = Questions().counts([metric], Said(logits, gold))[metric]
         silent = np.array([score(metric, "", answers.texts) for answers in gold])
         gains = np.concatenate([[0.0], np.cumsum((answered - silent)[order])])
         gains[1:-1][np.diff(margins[order]) == 0] = -np.inf  # no threshold parts equal margins

@@ -9,7 +9,7 @@ from math import comb
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import Groups, Resampler
+from stages.tasks.kinds.base import Groups, Kind, Said
 from stages.tasks.kinds.classes import Classes
 from stages.tasks.numpy_when_used import np
 
@@ -35,6 +35,7 @@ class Ranking(Classes):
     selectable: ClassVar[tuple[str, ...]] = plain.RANKING
     reported: ClassVar[tuple[str, ...]] = plain.RANKING
     constant_name: ClassVar[str] = "a random order"
+    measure, resampler = Kind.measure, Kind.resampler  # by `counts`
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -44,18 +45,6 @@ class Ranking(Classes):
     def groups(self, split: Split) -> list[int]:
         """The number of candidates of each question."""
         return [len(list(same)) for _, same in groupby(split.text_a)]
-
-    def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> dict[str, float]:
-        values = self._of_questions(metrics, logits, gold, groups)
-        return {metric: float(of.mean()) for metric, of in values.items()}
-
-    def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> Resampler:
-        values = self._of_questions(metrics, logits, gold, groups)
-        return lambda rows_RN: {metric: of[rows_RN].mean(1) for metric, of in values.items()}
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """What a random order of the candidates reaches in the mean."""
@@ -75,11 +64,9 @@ class Ranking(Classes):
         """(N,) by which candidates are ranked: the log-odds of right."""
         return logits[:, 1] - logits[:, 0]
 
-    def _of_questions(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups
-    ) -> dict[str, np.ndarray]:
-        """(questions,) what each of them counts."""
-        pairs = zip(_split(self.scores(logits), groups), _split(gold, groups), strict=True)
+    def counts(self, metrics: Sequence[str], said: Said) -> dict[str, np.ndarray]:
+        """Of each question."""
+        pairs = zip(*(_split(of, said.groups) for of in (self.scores(said.logits), said.gold)), strict=True)
         right = [of[np.lexsort((of, -scores))] for scores, of in pairs]
         return {metric: np.array([_value(metric, of) for of in right]) for metric in metrics}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import Groups, Kind, ProblemType, Resampler, ratio
+from stages.tasks.kinds.base import Groups, Kind, ProblemType, Resampler, Said, ratio
 from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
@@ -81,20 +81,15 @@ class Scores(Kind):
     def answers(self, logits: np.ndarray) -> np.ndarray:
         return self.probabilities(logits)[:, 0]
 
-    def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> dict[str, float]:
-        return plain.compute(metrics, self.answers(logits), gold)
+    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
+        return plain.compute(metrics, self.answers(said.logits), said.gold)
 
-    def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> Resampler:
-        answers = self.answers(logits)
+    def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
+        answers = self.answers(said.logits)
+        of = {metric: _errors if metric in plain.ERRORS else _correlations for metric in metrics}
         return lambda rows_RN: {
-            metric: (_errors if metric in plain.ERRORS else _correlations)(
-                metric, answers[rows_RN], gold[rows_RN]
-            )
-            for metric in metrics
+            metric: resampled(metric, answers[rows_RN], said.gold[rows_RN])
+            for metric, resampled in of.items()
         }
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Resampler, jensen_shannon
+from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Resampler, Said, jensen_shannon
 from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
@@ -68,16 +68,12 @@ class Sequences(Kind):
     def _decoded(self, values_TC: np.ndarray) -> str:
         return "".join(symbol for symbol, _ in self.emitted(values_TC))
 
-    def measure(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> dict[str, float]:
-        counts_3N = plain.of_sequences(self.answers(logits), gold)
+    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
+        counts_3N = plain.of_sequences(self.answers(said.logits), said.gold)
         return {metric: float(plain.from_sequences(metric, counts_3N.mean(-1))) for metric in metrics}
 
-    def resampler(
-        self, metrics: Sequence[str], logits: np.ndarray, gold: np.ndarray, groups: Groups = None
-    ) -> Resampler:
-        counts_3N = plain.of_sequences(self.answers(logits), gold)
+    def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
+        counts_3N = plain.of_sequences(self.answers(said.logits), said.gold)
         return lambda rows_RN: {
             metric: plain.from_sequences(metric, counts_3N[:, rows_RN].mean(-1)) for metric in metrics
         }

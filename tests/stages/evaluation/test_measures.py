@@ -16,6 +16,7 @@ from stages.evaluation.predict import check_finite
 from stages.evaluation.results import ClassScores
 from stages.evaluation.scores import check_scale
 from stages.tasks.kinds import Classes, Scores
+from stages.tasks.kinds.base import Said
 from stages.tasks.readers.glue import written_answer
 from stages.tasks.types import Split, Task
 
@@ -81,7 +82,7 @@ def test_no_resample_is_left_out_of_the_interval_of_the_ratio():
     """A teacher that is no better than chance on some resamples: the ratio has no interval, instead of a narrow one."""
     weak = RANDOM.normal(size=(60, 2))
     logits = {"teacher": weak, "distilled": STUDENT}
-    measure = task().kind.resampler(("matthews",), weak, GOLD)
+    measure = task().kind.resampler(("matthews",), Said(weak, GOLD))
     drawn = statistics.bootstrap({"teacher": measure}, 60)["teacher"]["matthews"]
     assert 0.02 < (drawn <= 0).mean() < 1
     assert confidence_intervals(task(metrics=("matthews",)), "test", logits)[1] == {}
@@ -119,7 +120,7 @@ def test_a_teacher_that_scores_nothing_on_few_resamples_makes_the_interval_wider
     rows = Split([f"row {i}" for i in range(6)], None, [0, 1, 0, 1, 0, 1])
     six = Task("six", Classes(("a", "b")), {"test": rows}, ("accuracy",), "accuracy")
     teacher, student = np.eye(2)[[0, 1, 0, 0, 1, 0]], np.eye(2)[[0, 1, 0, 1, 0, 0]]
-    measure = six.kind.resampler(("accuracy",), teacher, np.array(rows.labels))
+    measure = six.kind.resampler(("accuracy",), Said(teacher, np.array(rows.labels)))
     drawn = statistics.bootstrap({"t": measure}, 6)["t"]["accuracy"]
     assert 0 < (drawn <= 0).sum() < 20
     low, high = confidence_intervals(six, "test", {"teacher": teacher, "distilled": student})[1]["distilled"]

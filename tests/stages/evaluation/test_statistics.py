@@ -6,6 +6,7 @@ from sklearn.metrics import confusion_matrix
 
 from stages.evaluation import statistics as c
 from stages.tasks.kinds import Classes, Scores, Words
+from stages.tasks.kinds.base import Said
 from stages.tasks.kinds.classes import _confusions
 from stages.tasks.metrics import compute
 
@@ -21,7 +22,7 @@ def bootstrap(metrics, answers, gold, classes=None, seed=0, words=None):
     names = tuple("abcd"[:classes])
     kind = (Words(names) if words else Classes(names)) if classes else Scores()
     logits = {model: np.eye(classes)[of] if classes else of[:, None] for model, of in answers.items()}
-    measures = {model: kind.resampler(metrics, of, gold, words) for model, of in logits.items()}
+    measures = {model: kind.resampler(metrics, Said(of, gold, words)) for model, of in logits.items()}
     return c.bootstrap(measures, len(words or gold), (classes or 0) ** 2, seed)
 
 

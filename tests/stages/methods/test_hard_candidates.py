@@ -14,6 +14,7 @@ from stages.methods import build_method
 from stages.tasks.batches import Batch
 from stages.tasks.caption_rows import CaptionedImages, DrawnCaptions, PairRows
 from stages.tasks.kinds import ImageTexts
+from stages.tasks.kinds.base import Said
 from stages.tasks.packages import packaged_config
 from stages.tasks.task import find_task, load_task
 from stages.teaching.cost import TIMED_ROWS, _measured
@@ -135,7 +136,7 @@ def test_recalls_by_a_plain_loop_and_a_random_order_by_drawing():
         return found | {"mean_recall": np.mean(list(found.values()))}  # fmt: skip
 
     gold = true.astype(int).ravel()
-    found = KIND.measure(KIND.reported, scores.reshape(-1, 1), gold, groups)
+    found = KIND.measure(KIND.reported, Said(scores.reshape(-1, 1), gold, groups))
     assert found == pytest.approx(recalls(scores))
     drawn = [recalls(draw.random(true.shape)) for _ in range(400)]
     for metric in KIND.reported:

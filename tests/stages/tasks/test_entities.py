@@ -11,6 +11,7 @@ from checkpoints.errors import UserError
 from stages.evaluation import statistics
 from stages.evaluation.predict import predict
 from stages.tasks.kinds import Entities, Words
+from stages.tasks.kinds.base import Said
 from stages.tasks.task import find_task, load_task
 from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import CONTINUED, IGNORE_INDEX, Split
@@ -32,10 +33,10 @@ def tags(ids) -> list[list[str]]:
 def test_counts_are_those_of_seqeval():
     assert KIND.labels == ("B-loc", "B-per", "I-loc", "I-per", "O") and KIND.class_names == ("loc", "per")
     said, true = tags(LOGITS.argmax(-1)), tags(GOLD)
-    found = KIND.measure(KIND.reported, LOGITS, GOLD, LENGTHS)
+    found = KIND.measure(KIND.reported, Said(LOGITS, GOLD, LENGTHS))
     assert found["entity_f1"] == pytest.approx(f1_score(true, said)) and 0 < found["entity_f1"] < 1
     report = classification_report(true, said, output_dict=True)
-    for name, scores in zip(KIND.class_names, KIND.class_scores(LOGITS, GOLD, LENGTHS), strict=True):
+    for name, scores in zip(KIND.class_names, KIND.class_scores(Said(LOGITS, GOLD, LENGTHS)), strict=True):
         assert scores == pytest.approx(tuple(report[name].values()))
     same = [KIND.entities(map(KIND.labels.index, a)) == KIND.entities(map(KIND.labels.index, b))
             for a, b in zip(said, true, strict=True)]  # fmt: skip
@@ -48,12 +49,14 @@ def test_counts_are_those_of_seqeval():
 
 def test_whole_rows_are_resampled(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 5)
-    measure = KIND.resampler(KIND.reported, LOGITS, GOLD, LENGTHS)
+    measure = KIND.resampler(KIND.reported, Said(LOGITS, GOLD, LENGTHS))
     values = statistics.bootstrap({"a": measure}, len(LENGTHS))["a"]
     begins = np.cumsum(LENGTHS) - LENGTHS
     for i, rows in enumerate(np.concatenate(list(statistics._resamples(len(LENGTHS), 0, 0)))):
         places = np.concatenate([np.arange(begins[row], begins[row] + LENGTHS[row]) for row in rows])
-        plain = KIND.measure(KIND.reported, LOGITS[places], GOLD[places], [LENGTHS[row] for row in rows])
+        plain = KIND.measure(
+            KIND.reported, Said(LOGITS[places], GOLD[places], [LENGTHS[row] for row in rows])
+        )
         assert {m: v[i] for m, v in values.items()} == pytest.approx(plain)
 
 

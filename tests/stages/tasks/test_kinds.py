@@ -11,6 +11,7 @@ from stages.distillation.outputs import ModelOutputs
 from stages.distillation.task_heads import kind_of
 from stages.evaluation import statistics
 from stages.tasks.kinds import KINDS, Classes, Entities, LabelSets, Scores, Words
+from stages.tasks.kinds.base import Said
 
 RANDOM = np.random.default_rng(0)
 GOLD = (RANDOM.random((80, 4)) < (0.6, 0.3, 0.1, 0.0)).astype(float)  # no row has the last label
@@ -27,7 +28,7 @@ def test_every_kind_has_its_own_name_and_reads_what_it_writes():
 
 def test_metrics_of_label_sets():
     said = 1 / (1 + np.exp(-LOGITS)) >= 0.3
-    found = SETS.measure(SETS.reported, LOGITS, GOLD)
+    found = SETS.measure(SETS.reported, Said(LOGITS, GOLD))
     assert found["micro_f1"] == pytest.approx(f1_score(GOLD, said, average="micro"))
     each = [2 * (s & (g > 0)).sum() / max(s.sum() + g.sum(), 1) for s, g in zip(said.T, GOLD.T, strict=True)]
     assert found["macro_f1"] == pytest.approx(np.mean(each))
@@ -38,18 +39,18 @@ def test_metrics_of_label_sets():
 
 def test_each_resample_of_label_sets_gets_what_the_metrics_give_its_rows(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 6)
-    measure = SETS.resampler(SETS.reported, LOGITS, GOLD)
+    measure = SETS.resampler(SETS.reported, Said(LOGITS, GOLD))
     values = statistics.bootstrap({"a": measure}, len(GOLD))["a"]
     for i, rows in enumerate(np.concatenate(list(statistics._resamples(len(GOLD), 0, 0)))):
         assert {m: v[i] for m, v in values.items()} == pytest.approx(
-            SETS.measure(SETS.reported, LOGITS[rows], GOLD[rows])
+            SETS.measure(SETS.reported, Said(LOGITS[rows], GOLD[rows]))
         )
 
 
 def test_no_constant_answer_is_better_than_the_best():
     every = np.array(np.meshgrid(*[[0.0, 1.0]] * 4)).reshape(4, -1).T
     for metric in ("micro_f1", "macro_f1", "subset_accuracy"):
-        reached = [SETS.measure([metric], np.tile(99 * a - 50, (80, 1)), GOLD)[metric] for a in every]
+        reached = [SETS.measure([metric], Said(np.tile(99 * a - 50, (80, 1)), GOLD))[metric] for a in every]
         assert SETS.constant(metric, GOLD) == pytest.approx(max(reached))
     assert SETS.constant("mean_average_precision", GOLD) == pytest.approx(GOLD[:, :3].mean())
 
@@ -58,11 +59,11 @@ def test_no_constant_answer_is_better_than_the_best():
 def test_the_threshold_is_the_best_on_dev_and_is_kept_in_the_config(metric):
     chosen = SETS.fitted(metric, LOGITS, GOLD)
     decided = "micro_f1" if metric == "mean_average_precision" else metric
-    best = SETS.measure([decided], LOGITS, GOLD)[decided]
+    best = SETS.measure([decided], Said(LOGITS, GOLD))[decided]
     for threshold in np.arange(5, 96) / 100:
-        other = LabelSets(SETS.labels, float(threshold)).measure([decided], LOGITS, GOLD)[decided]
+        other = LabelSets(SETS.labels, float(threshold)).measure([decided], Said(LOGITS, GOLD))[decided]
         best = max(best, other)
-    assert chosen.measure([decided], LOGITS, GOLD)[decided] == best
+    assert chosen.measure([decided], Said(LOGITS, GOLD))[decided] == best
     config = BertConfig()
     chosen.configure(config)
     config.architectures = ["BertForSequenceClassification"]
@@ -113,15 +114,15 @@ def test_scores_are_learned_in_deviations_and_measured_in_their_units():
     kind = Scores.of(gold.tolist())
     assert kind.scale == (300, pytest.approx(gold.std()))
     logits = np.array([[-1.0], [0.0], [-0.5], [1.0]])
-    found = kind.measure(kind.reported, logits, gold)
+    found = kind.measure(kind.reported, Said(logits, gold))
     errors = logits[:, 0] * gold.std() + 300 - gold
     assert found["mae"] == pytest.approx(abs(errors).mean())
     assert found["rmse"] == pytest.approx((errors**2).mean() ** 0.5)
-    values = kind.resampler(kind.reported, logits, gold)(np.array([[0, 1, 2, 3], [3, 3, 1, 0]]))
+    values = kind.resampler(kind.reported, Said(logits, gold))(np.array([[0, 1, 2, 3], [3, 3, 1, 0]]))
     assert {m: v[0] for m, v in values.items()} == pytest.approx(found)
     rows = np.array([3, 3, 1, 0])
     assert {m: v[1] for m, v in values.items()} == pytest.approx(
-        kind.measure(kind.reported, logits[rows], gold[rows])
+        kind.measure(kind.reported, Said(logits[rows], gold[rows]))
     )
     assert kind.shown([1.0]) == "1.00" and kind.shown([1.24e-5]) == "1.2e-05"
     assert kind.of_model(BertConfig()) == Scores()

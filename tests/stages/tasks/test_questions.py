@@ -22,6 +22,7 @@ from stages.distillation.task_heads import kind_of
 from stages.evaluation import statistics
 from stages.evaluation.measures import differ_most
 from stages.tasks.kinds import Questions
+from stages.tasks.kinds.base import Said
 from stages.tasks.kinds.questions import LONGEST, best_answers, score
 from stages.tasks.row_maker import RowMaker
 from stages.tasks.token_rows import TokenRows, merge_shards, write_rows, write_shard, write_task_rows
@@ -125,7 +126,10 @@ def test_the_gold_logits_give_the_gold_answers(rows):
     found = best_answers(np.stack([codes & 1, codes >> 1], -1) * 20.0, rows.targets, rows.begins, rows.places)
     kind = Questions(threshold=0.0)
     assert kind.cells(found, SPLIT) == ["warm great", "film", ""]
-    assert kind.measure(("f1", "exact_match"), found, np.asarray(SPLIT.gold)) == {"f1": 1, "exact_match": 1}
+    assert kind.measure(("f1", "exact_match"), Said(found, np.asarray(SPLIT.gold))) == {
+        "f1": 1,
+        "exact_match": 1,
+    }
     assert [kind.shown_gold(kind.written(gold)) for gold in SPLIT.labels] == [
         "warm great",
         "film",
@@ -255,8 +259,10 @@ LOGITS = np.stack([RANDOM.normal(size=30).round(1), RANDOM.normal(size=30).round
 def test_the_threshold_is_the_best_on_dev_and_is_kept_in_the_config(metric):
     kind = Questions(threshold=0.0)
     chosen = kind.fitted(metric, LOGITS, GOLD)
-    reached = chosen.measure([metric], LOGITS, GOLD)[metric]
-    tried = [Questions(threshold=t).measure([metric], LOGITS, GOLD)[metric] for t in np.arange(-5, 5, 0.05)]
+    reached = chosen.measure([metric], Said(LOGITS, GOLD))[metric]
+    tried = [
+        Questions(threshold=t).measure([metric], Said(LOGITS, GOLD))[metric] for t in np.arange(-5, 5, 0.05)
+    ]
     assert reached == pytest.approx(max(tried)) and 1 / 3 < reached < 1  # a third has no answer
     assert kind.constant(metric, GOLD) == pytest.approx(2 / 3)  # of "film" to every question
     assert Questions().fitted(metric, LOGITS, GOLD) == Questions()  # every question has an answer
@@ -277,9 +283,9 @@ def test_a_student_without_a_head_for_questions_is_refused():
 def test_whole_questions_are_resampled_and_agreement_is_of_the_parts(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 5)
     kind = Questions(threshold=0.1)
-    values = statistics.bootstrap({"a": kind.resampler(kind.reported, LOGITS, GOLD)}, 30)["a"]
+    values = statistics.bootstrap({"a": kind.resampler(kind.reported, Said(LOGITS, GOLD))}, 30)["a"]
     for i, rows in enumerate(np.concatenate(list(statistics._resamples(30, 0, 0)))):
-        plain = kind.measure(kind.reported, LOGITS[rows], GOLD[rows])
+        plain = kind.measure(kind.reported, Said(LOGITS[rows], GOLD[rows]))
         assert {m: v[i] for m, v in values.items()} == pytest.approx(plain)
     other = LOGITS.copy()
     other[:10, 3] = 13 - other[:10, 3]

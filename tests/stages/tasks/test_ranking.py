@@ -12,6 +12,7 @@ from checkpoints.errors import UserError
 from stages.distillation.task_heads import kind_of
 from stages.evaluation.measures import confidence_intervals
 from stages.tasks.kinds import Classes, Ranking, ranking
+from stages.tasks.kinds.base import Said
 from stages.tasks.task import Split, Task, find_task, load_task
 
 KIND = Ranking(("0", "1"))
@@ -41,8 +42,10 @@ def questions(values):
 def test_metrics_are_means_over_questions_of_plain_loops(metric):
     scores = LOGITS[:, 1] - LOGITS[:, 0]
     each = [plain(metric, s, g) for s, g in zip(questions(scores), questions(GOLD), strict=True)]
-    assert KIND.measure([metric], LOGITS, GOLD, GROUPS)[metric] == pytest.approx(np.mean(each))
-    drawn = KIND.resampler([metric], LOGITS, GOLD, GROUPS)(np.array([[0, 1, 2, 3], [2, 2, 0, 3]]))[metric]
+    assert KIND.measure([metric], Said(LOGITS, GOLD, GROUPS))[metric] == pytest.approx(np.mean(each))
+    drawn = KIND.resampler([metric], Said(LOGITS, GOLD, GROUPS))(np.array([[0, 1, 2, 3], [2, 2, 0, 3]]))[
+        metric
+    ]
     assert drawn == pytest.approx([np.mean(each), np.mean([each[2], each[2], each[0], each[3]])])
     if metric == "map":
         theirs = [
@@ -51,7 +54,7 @@ def test_metrics_are_means_over_questions_of_plain_loops(metric):
         assert each == pytest.approx(theirs)
     # A model that says the same of all candidates gains nothing by their order in the file.
     same = [plain(metric, [0] * len(g), g) for g in questions(GOLD)]
-    assert KIND.measure([metric], 0 * LOGITS, GOLD, GROUPS)[metric] == pytest.approx(np.mean(same))
+    assert KIND.measure([metric], Said(0 * LOGITS, GOLD, GROUPS))[metric] == pytest.approx(np.mean(same))
 
 
 @pytest.mark.parametrize("metric", KIND.reported)

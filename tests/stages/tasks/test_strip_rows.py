@@ -11,6 +11,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses import GoldLabels
 from stages.distillation.losses.prediction import ctc_losses
 from stages.distillation.outputs import ModelOutputs
+from stages.tasks.kinds.base import Said
 from stages.tasks.kinds.sequences import BLANK, Sequences
 from stages.tasks.readers.strips import DIGITS, SIDE, composed
 from stages.tasks.strip_rows import StripRows
@@ -90,9 +91,9 @@ def test_strings_are_decoded_and_every_symbol_has_its_surest_frame():
 
 def test_metrics_count_edits_and_whole_strings_and_resamples_agree():
     logits, gold = logits_of("a-ab", "aabb", "----"), np.array(["aab", "aa", "ab"])
-    found = KIND.measure(KIND.reported, logits, gold)
+    found = KIND.measure(KIND.reported, Said(logits, gold))
     assert found == pytest.approx({"character_accuracy": 1 - 3 / 7, "sequence_accuracy": 1 / 3})
-    drawn = KIND.resampler(KIND.reported, logits, gold)(np.array([[0, 1, 2], [0, 0, 0]]))
+    drawn = KIND.resampler(KIND.reported, Said(logits, gold))(np.array([[0, 1, 2], [0, 0, 0]]))
     assert {name: values[0] for name, values in drawn.items()} == pytest.approx(found)
     assert [values[1] for values in drawn.values()] == [1.0, 1.0]
     assert KIND.agreement(logits, logits_of("a-ab", "abbb", "---a"))["label_loyalty"] == pytest.approx(2 / 3)
