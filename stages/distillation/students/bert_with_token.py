@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import BertConfig, BertModel
 from transformers.models.bert.modeling_bert import BertPreTrainedModel
 from transformers.models.deit.modeling_deit import DeiTForImageClassificationWithTeacherOutput
+
+from stages.distillation.students.registry import register
 
 
 class BertWithTokenConfig(BertConfig):
@@ -90,6 +92,4 @@ class BertWithTokenForSequenceClassification(BertPreTrainedModel):
         )
 
 
-AutoConfig.register(BertWithTokenConfig.model_type, BertWithTokenConfig)
-AutoModel.register(BertWithTokenConfig, BertWithToken)
-AutoModelForSequenceClassification.register(BertWithTokenConfig, BertWithTokenForSequenceClassification)
+register(BertWithToken, BertWithTokenForSequenceClassification)

@@ -5,11 +5,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
-from stages.distillation.students.classifier_heads import (
-    ForSequenceClassification,
-    ForTokenClassification,
-    register,
-)
+from stages.distillation.students.classifier_heads import ForSequenceClassification, ForTokenClassification
+from stages.distillation.students.registry import register
 
 
 class BiLSTMConfig(PretrainedConfig):
@@ -76,4 +73,4 @@ class BiLSTMForTokenClassification(ForTokenClassification):
     config_class, encoder_class = BiLSTMConfig, BiLSTM
 
 
-register(BiLSTMConfig, BiLSTMForSequenceClassification, BiLSTMForTokenClassification)
+register(BiLSTMForSequenceClassification, BiLSTMForTokenClassification)

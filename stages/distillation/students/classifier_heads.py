@@ -7,23 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
-
-
-def register(
-    config: type[PretrainedConfig], of_rows: type[PreTrainedModel], of_words: type[PreTrainedModel]
-) -> None:
-    """Let transformers load the classifiers of a kind by its config."""
-    AutoConfig.register(config.model_type, config)
-    AutoModelForSequenceClassification.register(config, of_rows)
-    AutoModelForTokenClassification.register(config, of_words)
 
 
 class _Classifier(PreTrainedModel):

@@ -14,17 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
 
 from checkpoints.errors import UserError
+from stages.distillation.students.registry import register
 
 PARTS = ("vectors", "forwards", "backwards")
 PAIRS = ("joint", "diffcat")
@@ -229,7 +223,4 @@ class CMOWForSequenceClassification(_CMOW):
         return SequenceClassifierOutput(logits=self.classifier(hidden))
 
 
-AutoConfig.register(CMOWConfig.model_type, CMOWConfig)
-AutoModel.register(CMOWConfig, CMOWModel)
-AutoModelForMaskedLM.register(CMOWConfig, CMOWForMaskedLM)
-AutoModelForSequenceClassification.register(CMOWConfig, CMOWForSequenceClassification)
+register(CMOWModel, CMOWForMaskedLM, CMOWForSequenceClassification)

@@ -12,18 +12,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from checkpoints.errors import UserError
 from stages.distillation.sentence_vectors import apart
 from stages.distillation.students.many_heads import without_pooler
+from stages.distillation.students.registry import register
 
 BODIES = ("bert", "electra")
 """Types of encoders whose tokenizers mark the second text of a pair by token types, by which the pair is parted."""
@@ -168,7 +163,7 @@ def as_dual_encoder(encoder: Any, vectors: str, scale: float | None) -> DualEnco
     return model
 
 
-AutoConfig.register(DualEncoderConfig.model_type, DualEncoderConfig)
-# By which its operations are counted.
-AutoModel.register(DualEncoderConfig, DualEncoderForSequenceClassification)
-AutoModelForSequenceClassification.register(DualEncoderConfig, DualEncoderForSequenceClassification)
+register(DualEncoderForSequenceClassification)
+AutoModel.register(
+    DualEncoderConfig, DualEncoderForSequenceClassification
+)  # by which its operations are counted

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from checkpoints.errors import UserError
+from stages.distillation.students.registry import register
 
 BODIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 """Types of models that are taken apart: their encoder reads what their embeddings give, layer after layer."""
@@ -176,6 +177,5 @@ def with_many_heads(stock: PreTrainedModel, heads: int, layers: int) -> ManyHead
     return student.train(stock.training)
 
 
-AutoConfig.register(ManyHeadsConfig.model_type, ManyHeadsConfig)
+register(ManyHeadsForSequenceClassification)
 AutoModel.register(ManyHeadsConfig, ManyHeadsForSequenceClassification)  # by which its operations are counted
-AutoModelForSequenceClassification.register(ManyHeadsConfig, ManyHeadsForSequenceClassification)

@@ -12,13 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+from stages.distillation.students.registry import register
 
 SLOTS_PER_NGRAM = 8
 """Of two n-grams that fall into one slot the rarer one is not known: about 1 in 16."""
@@ -128,5 +125,4 @@ class NGramsForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(hidden_BW)))
 
 
-AutoConfig.register(NGramsConfig.model_type, NGramsConfig)
-AutoModelForSequenceClassification.register(NGramsConfig, NGramsForSequenceClassification)
+register(NGramsForSequenceClassification)

@@ -13,20 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AttentionInterface,
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AttentionInterface, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stages.distillation.compatibility import forward_flops
 from stages.distillation.outputs import ATTENTION, inputs_of, numbered_modules
+from stages.distillation.students.registry import register
 
 PROMPTED = "sdpa_prompted"
 """The name of the attention function that reads the prompt before the row."""
@@ -175,5 +169,4 @@ def _prompted_attention(module: nn.Module, query: Tensor, key: Tensor, value: Te
 
 AttentionInterface.register(PROMPTED, _prompted_attention)
 AttentionMaskInterface.register(PROMPTED, AttentionMaskInterface()[ATTENTION])
-AutoConfig.register(PromptedConfig.model_type, PromptedConfig)
-AutoModelForSequenceClassification.register(PromptedConfig, PromptedForSequenceClassification)
+register(PromptedForSequenceClassification)

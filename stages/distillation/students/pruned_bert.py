@@ -16,11 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -33,6 +28,7 @@ from transformers.models.bert.modeling_bert import eager_attention_forward
 
 from checkpoints.errors import UserError
 from stages.distillation.outputs import ATTENTION
+from stages.distillation.students.registry import register
 
 
 class PrunedBertConfig(BertConfig):
@@ -273,8 +269,4 @@ def _with_one(kept: Tensor, among: Tensor | None = None) -> Tensor:
     return kept
 
 
-AutoConfig.register(PrunedBertConfig.model_type, PrunedBertConfig)
-AutoModel.register(PrunedBertConfig, PrunedBertModel)
-AutoModelForSequenceClassification.register(PrunedBertConfig, PrunedBertForSequenceClassification)
-AutoModelForTokenClassification.register(PrunedBertConfig, PrunedBertForTokenClassification)
-AutoModelForQuestionAnswering.register(PrunedBertConfig, PrunedBertForQuestionAnswering)
+register(PrunedBertModel, *PRUNED.values())

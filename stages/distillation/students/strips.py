@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCTC, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 
 from checkpoints.errors import UserError
 from stages.distillation.settings import number
+from stages.distillation.students.registry import register
 from stages.tasks.strip_rows import COLUMNS
 
 
@@ -175,9 +176,7 @@ class StripOracleForCTC(PreTrainedModel):
         return self.neighbours(x_BWL).transpose(1, 2).relu(), known_BL
 
 
-for _config, _model in ((StripConfig, StripForCTC), (StripOracleConfig, StripOracleForCTC)):
-    AutoConfig.register(_config.model_type, _config)
-    AutoModelForCTC.register(_config, _model)
+register(StripForCTC, StripOracleForCTC)
 
 STRIPS = {config.model_type: config for config in (StripConfig, StripOracleConfig)}
 """Kinds of students that read strips, and their configs."""

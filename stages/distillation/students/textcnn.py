@@ -5,11 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig
 
-from stages.distillation.students.classifier_heads import (
-    ForSequenceClassification,
-    ForTokenClassification,
-    register,
-)
+from stages.distillation.students.classifier_heads import ForSequenceClassification, ForTokenClassification
+from stages.distillation.students.registry import register
 
 KERNELS = (3, 4, 5)
 """Tokens that a filter sees at once (section 3.1)."""
@@ -67,4 +64,4 @@ class TextCNNForTokenClassification(ForTokenClassification):
     config_class, encoder_class = TextCNNConfig, TextCNN
 
 
-register(TextCNNConfig, TextCNNForSequenceClassification, TextCNNForTokenClassification)
+register(TextCNNForSequenceClassification, TextCNNForTokenClassification)

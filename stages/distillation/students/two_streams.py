@@ -10,14 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForZeroShotImageClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+
+from stages.distillation.students.registry import register
 
 
 class TwoStreamsConfig(PretrainedConfig):
@@ -174,6 +170,4 @@ class TwoStreamsForZeroShotImageClassification(PreTrainedModel):
         return SequenceClassifierOutput(logits=self.head(fused.pooler_output).view(-1, images))
 
 
-AutoConfig.register(TwoStreamsConfig.model_type, TwoStreamsConfig)
-AutoModel.register(TwoStreamsConfig, TwoStreamsModel)
-AutoModelForZeroShotImageClassification.register(TwoStreamsConfig, TwoStreamsForZeroShotImageClassification)
+register(TwoStreamsModel, TwoStreamsForZeroShotImageClassification)
