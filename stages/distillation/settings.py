@@ -1,7 +1,10 @@
-"""Checks of the values that a recipe gives to the settings of losses and methods."""
+"""Checks of what a recipe gives to losses and methods: the values of settings, and the kind of student."""
 
 import math
+from collections.abc import Collection
 from typing import Any
+
+from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 
@@ -44,3 +47,13 @@ def choose(value: str, choices: tuple[str, ...], setting: str) -> str:
     if value not in choices:
         raise UserError(f"{value!r} must be {' or '.join(choices)}", argument=setting)
     return value
+
+
+def check_type(
+    student: PretrainedConfig, types: Collection[str], lacks: str, argument: str = "method"
+) -> None:
+    """Raise a UserError unless a student is of one of some types of models; `lacks`: what others do not have or do."""
+    if student.model_type not in types:
+        raise UserError(
+            f"a {student.model_type} {lacks}; give a student of {', '.join(types)}", argument=argument
+        )

@@ -19,7 +19,7 @@ from stages.distillation.distillation import Distillation
 from stages.distillation.losses import Adversary
 from stages.distillation.losses.each_head import HEADS
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
-from stages.distillation.settings import choose, number, whole
+from stages.distillation.settings import check_type, choose, number, whole
 from stages.distillation.students.branches import TRUNKS, WithBranches
 from stages.evaluation.scores import score
 from stages.methods.base import Method, Targets
@@ -65,11 +65,7 @@ class AuxiliaryBranches(Method):
                 "auxiliary_branches needs a task with one class for each row; take plain",
                 argument="method",
             )
-        if student.model_type not in TRUNKS:
-            raise UserError(
-                f"a {student.model_type} gets no branches; give a student of {', '.join(TRUNKS)}",
-                argument="method",
-            )
+        check_type(student, TRUNKS, "gets no branches")
 
     def begin(self, stage: Stage, task: Task) -> tuple[Any, Any]:
         """The student with its branches, and what makes its rows."""

@@ -15,7 +15,7 @@ from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec
-from stages.distillation.settings import choose, is_number, number, whole
+from stages.distillation.settings import check_type, choose, is_number, number, whole
 from stages.distillation.students.pruned_bert import PrunedBertConfig, prunable, shrunk
 from stages.methods.base import Method
 from stages.methods.pruning import Pruner, Pruning, Units
@@ -79,11 +79,7 @@ class Grain(Method):
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse students of other kinds, losses that leave the logits alone, and densities out of reach."""
         super().check(task, student, spec)
-        if student.model_type != "bert":
-            raise UserError(
-                f"grain prunes students of BERT's kind, not {student.model_type}; take a BERT as teacher, or plain",
-                argument="method",
-            )
+        check_type(student, ("bert",), "is not of the kind that grain prunes")
         if not spec.logits:
             raise UserError(
                 "grain scores units by losses on the teacher's logits, and there are none; add soft_labels",

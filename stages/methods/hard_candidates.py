@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from checkpoints.errors import UserError
 from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.settings import choose, whole
+from stages.distillation.settings import check_type, choose, whole
 from stages.distillation.students.two_streams import TwoStreamsConfig
 from stages.methods.base import Method, Targets
 from stages.tasks.batches import Batch, batches_by_length
@@ -44,11 +44,7 @@ class HardCandidates(Method):
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse students of other kinds."""
-        if student.model_type != TwoStreamsConfig.model_type:
-            raise UserError(
-                f"hard_candidates needs a student of two streams, not {student.model_type}; take plain",
-                argument="method",
-            )
+        check_type(student, (TwoStreamsConfig.model_type,), "has no two streams with a fusion to learn")
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, Any]:
         """As in the base class, with the teacher's encoders; with its head, too, where layers are the teacher's."""

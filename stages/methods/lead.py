@@ -14,7 +14,7 @@ from stages.distillation.losses import LOSSES
 from stages.distillation.losses.passages import ScoreDistributions
 from stages.distillation.models import load_classifier, load_config, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.settings import choose, is_number, whole
+from stages.distillation.settings import check_type, choose, is_number, whole
 from stages.distillation.students.dual_encoder import (
     BODIES,
     VECTORS,
@@ -145,11 +145,7 @@ class Lead(Method):
                 f"lead ranks candidates of questions without windows, and the task has {task.kind.name}; give a ranking",
                 argument="method",
             )
-        if student.model_type not in BODIES:
-            raise UserError(
-                f"a {student.model_type} does not become a dual encoder; give a student of {', '.join(BODIES)}",
-                argument="method",
-            )
+        check_type(student, BODIES, "does not become a dual encoder")
         if spec != CaptureSpec() and not self.teacher:
             raise UserError("a loss reads the teacher, and there is none; name an earlier student",
                             argument="reads")  # fmt: skip

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from checkpoints.errors import UserError
 from stages.distillation.losses.each_head import HEADS
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.settings import whole
+from stages.distillation.settings import check_type, whole
 from stages.distillation.students.many_heads import BODIES, ManyHeadsConfig, with_many_heads
 from stages.methods.base import Method, Targets
 from stages.tasks.batches import Batch
@@ -48,11 +48,7 @@ class ManyHeads(Method):
                 "many_heads averages the probabilities of a row's classes, and the task has none; take plain",
                 argument="method",
             )
-        if student.model_type not in BODIES:
-            raise UserError(
-                f"a {student.model_type} is not taken apart into body and heads; give a student of {', '.join(BODIES)}",
-                argument="method",
-            )
+        check_type(student, BODIES, "is not taken apart into body and heads")
         if task.kind.pooling:
             raise UserError(
                 f"{task.kind.pooling!r}: the teachers may cut texts in other places; leave this out",

@@ -14,7 +14,7 @@ from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.models import new_classifier
 from stages.distillation.outputs import CaptureSpec
-from stages.distillation.settings import number, whole
+from stages.distillation.settings import check_type, number, whole
 from stages.distillation.students.ngrams import NGramsConfig
 from stages.methods.base import Method
 from stages.tasks.task import Task
@@ -41,9 +41,7 @@ class SparseNGrams(Method):
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse students of another kind, pairs, and words with labels."""
-        if not isinstance(student, NGramsConfig):
-            raise UserError(f"sparse_ngrams makes students of kind ngrams, not {student.model_type}; take that kind",
-                            argument="kind")  # fmt: skip
+        check_type(student, (NGramsConfig.model_type,), "does not read n-grams", argument="kind")
         if task.token_level or task.splits["train"].text_b is not None:
             what = "words with labels" if task.token_level else "two texts a row"
             raise UserError(

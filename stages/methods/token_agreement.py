@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig
 
-from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses.distillation_token import WITH_TOKEN
 from stages.distillation.outputs import CaptureSpec, read
+from stages.distillation.settings import check_type
 from stages.methods.base import Method
 from stages.tasks.batches import batches_by_length
 from stages.tasks.task import Task
@@ -33,11 +33,7 @@ class TokenAgreement(Method):
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
         """Refuse students without the token."""
-        if student.model_type not in WITH_TOKEN:
-            raise UserError(
-                f"token_agreement looks at students of kind {' or '.join(WITH_TOKEN)}, not {student.model_type}; take one",
-                argument="kind",
-            )
+        check_type(student, WITH_TOKEN, "has no distillation token", argument="kind")
 
     def examine(self, stage: Stage, task: Task, model: Distillation, dev: TaskRows) -> None:
         """Fill `found`: agreement of each head with the teacher and with gold, and the cosine of the tokens."""

@@ -176,7 +176,7 @@ def test_two_ranks_learn_the_same_ngrams(place, ngrams):
     "change, words",
     [
         ("students.ngrams.method=plain", "ngrams.method: a student of kind ngrams needs a method"),
-        ("students.bilstm.method=sparse_ngrams", "bilstm.kind: sparse_ngrams makes students of kind ngrams"),
+        ("students.bilstm.method=sparse_ngrams", "bilstm.kind: a bilstm does not read n-grams; give a student of ngrams"),
         ("students.ngrams.losses=[hidden_states]", "ngrams.losses.hidden_states: a ngrams has no layers"),
         ("students.ngrams.method={sparse_ngrams: {ngrams: -1}}", "method.sparse_ngrams.ngrams: -1 must be"),
     ],

@@ -5,11 +5,10 @@ from typing import Any
 from torch.nn import functional
 from transformers import PretrainedConfig
 
-from checkpoints.errors import UserError
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.prediction import class_losses
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.settings import choose, number
+from stages.distillation.settings import check_type, choose, number
 from stages.tasks.batches import Batch
 
 WITH_TOKEN = ("bert_with_token", "deit")
@@ -52,12 +51,8 @@ class DistillationToken(Loss):
         weight: Any = 1.0,
     ):
         super().__init__(weight)
-        if student is not None and student.model_type not in WITH_TOKEN:
-            raise UserError(
-                f"a {student.model_type} has no distillation token; give the student kind: {' or '.join(WITH_TOKEN)}, or take "
-                "another loss",
-                argument="losses.distillation_token",
-            )
+        if student is not None:
+            check_type(student, WITH_TOKEN, "has no distillation token", argument="losses.distillation_token")
         self.kind, self.alpha = choose(kind, ("hard", "soft"), "kind"), number(alpha, "from 0 to 1", "alpha")
         self.temperature = number(temperature, "above 0", "temperature")
 

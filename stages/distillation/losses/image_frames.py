@@ -10,7 +10,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.losses.prediction import ctc_losses
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.settings import is_number
+from stages.distillation.settings import check_type, is_number
 from stages.tasks.batches import Batch
 
 IMAGE = "image_logits"
@@ -44,12 +44,9 @@ class ImageFrames(Loss):
 
     def __init__(self, student: PretrainedConfig | None = None, image_weight: float = 0.3, weight: Any = 1.0):
         super().__init__(weight)
-        if student is not None and student.model_type != "strip_oracle":
-            raise UserError(
-                f"a {student.model_type} has no head that reads the image alone; give the student the kind strip_oracle, or "
-                "another loss",
-                argument="losses.image_frames",
-            )
+        if student is not None:
+            lacks = "has no head that reads the image alone"
+            check_type(student, ("strip_oracle",), lacks, argument="losses.image_frames")
         if not is_number(image_weight):
             raise UserError(f"{image_weight!r} must be a number", argument="image_weight")
         self.image_weight = image_weight

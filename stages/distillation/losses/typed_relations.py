@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from checkpoints.errors import UserError
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
-from stages.distillation.settings import choose
-from stages.distillation.students.graph_networks import RGCNConfig
+from stages.distillation.settings import check_type, choose
+from stages.distillation.students.graph_networks import GRAPHS
 from stages.tasks.batches import Batch
 
 
@@ -50,11 +49,7 @@ class TypedRelations(Loss):
     def __init__(self, student: Any, teacher: Any = None, statistic: str = "classes", weight: Any = 1.0):
         super().__init__(weight)
         for config in (student, teacher or student):
-            if not isinstance(config, RGCNConfig):
-                raise UserError(
-                    f"a {config.model_type} has no types of nodes; give the student the kind rgcn or han, or another loss",
-                    argument="losses.typed_relations",
-                )
+            check_type(config, GRAPHS, "has no types of nodes", argument="losses.typed_relations")
         self.statistic, self.nodes = choose(statistic, ("classes", "edges"), "statistic"), student.nodes
         self.last = student.num_hidden_layers, (teacher or student).num_hidden_layers
         self.student_capture = CaptureSpec(hidden=frozenset({self.last[0]}), named=frozenset({"edges"}))

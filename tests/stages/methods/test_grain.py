@@ -313,7 +313,7 @@ def test_what_cannot_be_pruned_is_refused():
     logits, bert = CaptureSpec(logits=True), tiny_config()
     build_method("grain").check(task(), bert, logits)
     for line, config, spec, words in (
-        ({}, tiny_config("electra"), logits, "method: grain prunes students of BERT's kind, not electra"),
+        ({}, tiny_config("electra"), logits, "method: a electra is not of the kind that grain prunes; give a student of bert"),
         ({}, bert, CaptureSpec(hidden=frozenset([1])), "losses: grain scores units by losses on the teacher's logits"),
         ({"embedding_rank": 16}, bert, logits, "grain.embedding_rank: 16 must be below the width, 16"),
         ({"units": "feed_forward", "density": 0.4}, bert, logits, "density: 0.4 is out of reach .*give 0.520 or more"),

@@ -206,7 +206,7 @@ def test_sparse_ngrams_refuse_what_they_cannot_read():
     pairs = Task("t", Classes(("a", "b")), {"train": Split(["x"], ["y"], [0])}, ("accuracy",), "accuracy")
     SparseNGrams().check(task(), ngrams, logits)
     for method, given, student, words in (
-        (SparseNGrams(), task(), BERT, "kind: sparse_ngrams makes students of kind ngrams, not bert"),
+        (SparseNGrams(), task(), BERT, "kind: a bert does not read n-grams; give a student of ngrams"),
         (SparseNGrams(), pairs, ngrams, "method: two texts a row are not for sparse_ngrams"),
         (
             Method(),
