@@ -9,7 +9,6 @@ from checkpoints.errors import UserError
 from pipeline.deploy.cascade import Cascade, With, add_cascade, forget_promise
 from pipeline.deploy.formats import FormatResult, Smaller, compare_formats
 from pipeline.deploy.model_card import write_card
-from pipeline.deploy.older_transformers import model_settings, tokenizer_settings
 from pipeline.report.run_record import RunRecord
 from stages.distillation.models import ModelSource, load_classifier, load_config, load_tokenizer
 from stages.distillation.outputs import inputs_of
@@ -172,3 +171,34 @@ def fit_settings(directory: Path, length: int) -> None:
     ):
         path = directory / file
         store.write_json(path, change(store.read_json(path)))
+
+
+def tokenizer_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a tokenizer_config.json for transformers 4 and 5."""
+    settings = dict(settings)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    return settings
+
+
+def model_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json for transformers 4 and 5.
+
+    ModernBERT's layers that attend to all tokens are every n-th in transformers 4. Where a student's are not, n is 0:
+    there transformers 4 ends with an error, where it would answer wrongly.
+    """
+    rope, kinds = settings.get("rope_parameters") or {}, settings.get("layer_types") or []
+    if not {"full_attention", "sliding_attention"} <= rope.keys():
+        return settings
+    every = [
+        n
+        for n in range(1, len(kinds) + 1)
+        if kinds == ["sliding_attention" if i % n else "full_attention" for i in range(len(kinds))]
+    ]
+    return settings | {
+        "global_rope_theta": rope["full_attention"]["rope_theta"],
+        "local_rope_theta": rope["sliding_attention"]["rope_theta"],
+        "global_attn_every_n_layers": every[0] if every else 0,
+    }

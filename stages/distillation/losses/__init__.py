@@ -10,19 +10,16 @@ from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.losses.adversary import Adversary
-from stages.distillation.losses.attention import AttentionMaps, AttentionScores
+from stages.distillation.losses.attention import AttentionMaps, AttentionScores, Relations
 from stages.distillation.losses.base import Loss
 from stages.distillation.losses.base import LossTerm as LossTerm  # for losses of one's own
-from stages.distillation.losses.continuation import Continuation
 from stages.distillation.losses.distillation_token import DistillationToken
-from stages.distillation.losses.each_head import EachHead
+from stages.distillation.losses.each_head import EachHead, Peers
 from stages.distillation.losses.hidden import Gram, HiddenStates
 from stages.distillation.losses.image_frames import ImageFrames
 from stages.distillation.losses.masked import MaskedSoftLabels, MaskedWords
 from stages.distillation.losses.passages import CandidateScores, InBatchNegatives, ScoreDistributions
-from stages.distillation.losses.peers import Peers
-from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
-from stages.distillation.losses.relations import Relations
+from stages.distillation.losses.prediction import Continuation, GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.losses.sentence_vectors import ContrastivePairs, ContrastiveVectors, MatchedVectors
 from stages.distillation.losses.typed_relations import TypedRelations
 from stages.distillation.losses.weighed_candidates import WeighedCandidates

@@ -5,17 +5,14 @@ intervals, what the report compares, and how answers are written.
 """
 
 from stages.tasks.kinds.base import Kind
-from stages.tasks.kinds.classes import Classes, Words
+from stages.tasks.kinds.classes import Classes, ImageClasses, Nodes, Words
 from stages.tasks.kinds.entities import Entities
 from stages.tasks.kinds.image_texts import ImageTexts
-from stages.tasks.kinds.images import ImageClasses
 from stages.tasks.kinds.label_sets import LabelSets
-from stages.tasks.kinds.nodes import Nodes
 from stages.tasks.kinds.questions import Questions
 from stages.tasks.kinds.ranking import Ranking
-from stages.tasks.kinds.scores import Scores
+from stages.tasks.kinds.scores import Scores, Similarity
 from stages.tasks.kinds.sequences import Sequences
-from stages.tasks.kinds.similarity import Similarity
 
 KINDS: dict[str, type[Kind]] = {
     kind.name: kind

@@ -1,9 +1,9 @@
-"""One of several classes: of each row, or of each word."""
+"""One of several classes: of each row, word, image or node of a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks import metrics as plain
@@ -22,6 +22,9 @@ from stages.tasks.numpy_when_used import np
 from stages.tasks.types import UNLABELLED
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from stages.tasks.graph_rows import Graph
     from stages.tasks.types import Split
 
 
@@ -114,6 +117,48 @@ class Words(Classes):
 
     def hidden(self, label: Any) -> Any:
         return [UNLABELLED] * len(label)
+
+
+@dataclass(frozen=True)
+class ImageClasses(Classes):
+    """An image has one class.
+
+    Attributes:
+        augmentation: strength of the random changes to training images, from 0 (none) to 1
+            (`stages.tasks.image_changes`).
+    """
+
+    augmentation: float = field(default=0.0, kw_only=True)
+
+    name: ClassVar[str] = "image classes"
+    reads_images: ClassVar[bool] = True
+    head: ClassVar[Head] = "ImageClassification"
+
+
+@dataclass(frozen=True)
+class Nodes(Classes):
+    """A node has one class. The graph is one row, and all its nodes are read at once.
+
+    Attributes:
+        graph: the nodes' graph; None if a config or a run's record gives the kind.
+        class_weights: each class's weight in the gold-label loss; also in the config.
+    """
+
+    graph: Graph | None = field(default=None, kw_only=True, compare=False, repr=False)
+    class_weights: tuple[float, ...] = field(default=(), kw_only=True)
+
+    name: ClassVar[str] = "nodes"
+    head: ClassVar[Head] = "NodeClassification"
+    reported: ClassVar[tuple[str, ...]] = ("f1", "accuracy")
+
+    def configure(self, config: PretrainedConfig) -> None:
+        """Note in a model's config the classes with their weights, the types of nodes and the relations."""
+        super().configure(config)
+        if self.graph:
+            config.class_weights = list(self.class_weights)
+            config.node_types = list(self.graph.nodes)
+            config.node_counts = [len(ids) for ids in self.graph.nodes.values()]
+            config.relations = [[*types, len(pairs)] for types, pairs in self.graph.edges.items()]
 
 
 def _confusions(predictions_RN: np.ndarray, gold_RN: np.ndarray, classes: int) -> np.ndarray:

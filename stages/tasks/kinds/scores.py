@@ -1,4 +1,4 @@
-"""A score of each row, in the user's units."""
+"""A score of each row, in the user's units; and how similar the two texts of a row are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import Groups, Kind, ProblemType, Resampler, Said, ratio
+from stages.tasks.kinds.base import Groups, Head, Kind, ProblemType, Resampler, Said, ratio
 from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
@@ -109,6 +109,20 @@ class Scores(Kind):
 
     def shown_gold(self, label: Any) -> str:
         return f"{label:.2f}" if abs(label) >= 1 else f"{label:.2g}"
+
+
+@dataclass(frozen=True)
+class Similarity(Scores):
+    """Scores from 0 to 1 that a model answers with the cosine of the vectors of the two texts, each read by itself.
+
+    A model needs no head for it, so that any encoder answers. Reports have correlations first, because these do not
+    depend on the range of the cosines.
+    """
+
+    name: ClassVar[str] = "similarity"
+    head: ClassVar[Head] = "SentenceSimilarity"
+    problem_type: ClassVar[ProblemType | None] = None  # type: ignore[assignment]
+    follows_gold: ClassVar[bool] = False
 
 
 def _errors(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:

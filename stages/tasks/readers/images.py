@@ -11,7 +11,7 @@ from typing import Any
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.kinds import Kind
-from stages.tasks.kinds.images import ImageClasses
+from stages.tasks.kinds.classes import ImageClasses
 from stages.tasks.kinds.sequences import BLANK, Sequences
 from stages.tasks.labelled_rows import Row, parted
 from stages.tasks.split_files import EITHER, ROLES

@@ -6,8 +6,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoTokenizer
 
-from pipeline.deploy.export import fit_settings
-from pipeline.deploy.older_transformers import model_settings
+from pipeline.deploy.export import fit_settings, model_settings
 from stages.distillation.models import ModelSource, load_tokenizer, new_classifier
 from stages.tasks.kinds import Classes
 from tests.conftest import make_tokenizer, tiny_config

@@ -5,7 +5,7 @@ from transformers import ViTConfig
 
 from stages.distillation.models import new_classifier
 from stages.distillation.students.vision import vision_config
-from stages.tasks.kinds.images import ImageClasses
+from stages.tasks.kinds.classes import ImageClasses
 
 
 def test_the_two_tokens_of_a_new_deit_differ():

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation.losses.continuation import Continuation
-from stages.distillation.losses.prediction import GoldLabels, MatchedLogits, SoftLabels
+from stages.distillation.losses.prediction import Continuation, GoldLabels, MatchedLogits, SoftLabels
 from stages.distillation.outputs import ModelOutputs
 from stages.tasks import task
 from stages.tasks.batches import label_index, normalizers
