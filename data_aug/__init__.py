@@ -79,7 +79,7 @@ def augment(
 
     from checkpoints.errors import UserError, about
     from data_aug.replaceable_words import Synonyms, stop_words
-    from data_aug.variants import SHARD_ROWS, Candidates, Settings, augment_shards
+    from data_aug.variants import SHARD_ROWS, Candidates, Settings, augment_rows
     from data_aug.word_prediction import MaskedLM
     from data_aug.word_vectors import WordVectors
     from stages.distillation.device import accelerator, has_fast_bf16
@@ -113,7 +113,9 @@ def augment(
             torch.nn.Module.to(network, device)
         dtype = torch.bfloat16 if has_fast_bf16(network.device) else torch.float32
         masked_lm = MaskedLM(network, tokenizer, dtype=dtype)
-    shards = augment_shards(rows, Candidates(masked_lm, words, candidates, wordnet), settings, seed)
-    shown = tqdm(shards, "augment", -(-len(rows) // SHARD_ROWS), unit="shard", disable=not progress)
-    made: list[Any] = [[a if b is None else (a, b) for a, b in row] for shard in shown for row in shard.rows]
+    sources = Candidates(masked_lm, words, candidates, wordnet)
+    made: list[Any] = []
+    for first in tqdm(range(0, len(rows), SHARD_ROWS), "augment", unit="shard", disable=not progress):
+        shard, _ = augment_rows(rows[first : first + SHARD_ROWS], sources, settings, seed, first)
+        made += [[a if b is None else (a, b) for a, b in row] for row in shard]
     return made

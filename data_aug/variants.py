@@ -10,7 +10,7 @@ ranks and runs gives the same variants (up to how the model's arithmetic rounds 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate, islice
 from pathlib import Path
@@ -161,16 +161,6 @@ class _Sentence:
     draws: np.ndarray  # (variants, spans, 2): whether the word is replaced, and by which candidate
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Consecutive rows with their variants: for each row a list that opens with the row itself."""
-
-    index: int
-    first_row_id: int
-    rows: list[list[Row]]
-    counts: Counts
-
-
 def match_case(candidate: str, word: str) -> str:
     """Return the candidate in the casing of the word it replaces: lower, UPPER, Capitalised; otherwise as it is."""
     if word.islower():
@@ -194,8 +184,8 @@ def augment_rows(
     """Make the variants of consecutive rows.
 
     A row's list opens with the row itself. In a pair, variants of sentence A keep the original B; then variants of B
-    keep the original A. Equal variants are kept once. Memory grows with the number of rows: for many rows use
-    `augment_shards`.
+    keep the original A. Equal variants are kept once. Memory grows with the number of rows: of many rows give
+    `SHARD_ROWS` at a time.
 
     Args:
         rows: the texts. Labels are the caller's; a row's label holds for all its variants.
@@ -268,64 +258,35 @@ def augment_rows(
     return result, Counts(**totals)
 
 
-def augment_shards(
-    rows: Iterable[Row],
-    candidates: Callable[[Sequence[Query]], Sequence[Found]],
-    settings: Settings,
-    seed: int,
-    shard_rows: int = SHARD_ROWS,
-    wanted: Callable[[int], bool] = lambda index: True,
-    barred: Callable[[Row], bool] = lambda row: False,
-    given: Given = lambda row_id: {},
-) -> Iterator[Shard]:
-    """Yield the variants of rows numbered from 0, `shard_rows` at a time, so that memory does not grow with the rows.
-
-    Args:
-        rows: read once, as a stream.
-        candidates: as in `augment_rows`, which also says what is raised.
-        settings: how rows are varied.
-        seed: 0 or more.
-        shard_rows: rows in a shard.
-        wanted: whether a shard is made, by its index; one that is not costs no more than reading its rows.
-        barred, given: as in `augment_rows`.
-    """
-    rows = iter(rows)
-    index = 0
-    while chunk := list(islice(rows, shard_rows)):
-        if wanted(index):
-            first = index * shard_rows
-            yield Shard(index, first, *augment_rows(chunk, candidates, settings, seed, first, barred, given))
-        index += 1
-
-
-def write_shard(path: Path, shard: Shard, labels: Sequence[Label]) -> None:
+def write_shard(
+    path: Path, rows: list[list[Row]], counts: Counts, labels: Sequence[Label], first_row_id: int = 0
+) -> None:
     """Write a shard as an Arrow stream, which `datasets.Dataset.from_file` reads.
 
     Columns: text_a, text_b (null for single sentences), label, row (number of the source row), variant (0: the
     original). The counts lie in the schema's metadata: see `read_counts`.
 
     Args:
-        shard: what `augment_shards` yielded.
-        labels: one for each source row of the shard.
+        rows, counts: what `augment_rows` returned.
+        labels: one for each source row.
+        first_row_id: number of the first of these.
 
     Raises:
         UserError: there are more or fewer labels than rows.
     """
-    if len(labels) != len(shard.rows):
-        raise UserError(
-            f"shard {shard.index}: {len(labels)} labels for {len(shard.rows)} rows; give one a row"
-        )
-    lengths = [len(row) for row in shard.rows]
+    if len(labels) != len(rows):
+        raise UserError(f"{len(labels)} labels for {len(rows)} rows; give one a row", argument="labels")
+    lengths = [len(row) for row in rows]
     source = np.repeat(np.arange(len(lengths)), lengths)
     table = pa.table(
         {
-            "text_a": pa.array([text_a for row in shard.rows for text_a, _ in row], pa.string()),
-            "text_b": pa.array([text_b for row in shard.rows for _, text_b in row], pa.string()),
+            "text_a": pa.array([text_a for row in rows for text_a, _ in row], pa.string()),
+            "text_b": pa.array([text_b for row in rows for _, text_b in row], pa.string()),
             "label": pa.array(labels, _arrow_type(labels)).take(pa.array(source)),
-            "row": pa.array(shard.first_row_id + source, pa.int64()),
+            "row": pa.array(first_row_id + source, pa.int64()),
             "variant": pa.array([i for length in lengths for i in range(length)], pa.int32()),
         }
-    ).replace_schema_metadata({"counts": json.dumps(asdict(shard.counts))})
+    ).replace_schema_metadata({"counts": json.dumps(asdict(counts))})
     with pa.ipc.new_stream(str(path), table.schema) as writer:
         writer.write_table(table)
 

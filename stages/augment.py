@@ -8,15 +8,11 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import reduce
 from itertools import repeat
 from operator import add
 from pathlib import Path
 
-import torch.distributed as dist
-
-from checkpoints import store
 from checkpoints.errors import UserError, about
 from data_aug.replaceable_words import ENGLISH, Synonyms
 from data_aug.samples import describe, samples
@@ -26,7 +22,7 @@ from data_aug.variants import (
     Counts,
     Row,
     Settings,
-    augment_shards,
+    augment_rows,
     read_counts,
     write_shard,
 )
@@ -36,9 +32,9 @@ from stages.distillation.models import load_masked_lm, load_tokenizer
 from stages.tasks.entity_swaps import given_words
 from stages.tasks.text import folded
 from stages.tasks.types import Split
+from stages.teaching.shards import Fill, make_shards
 from stages.training.options import Augmentation
-from stages.training.progress import Progress
-from stages.training.stage import Stage, barrier, wait_for
+from stages.training.stage import Stage, barrier
 
 
 def run(stage: Stage) -> None:
@@ -58,41 +54,35 @@ def run(stage: Stage) -> None:
         if name != "train"
         for row in _rows(split, fixes_second)
     }
-    ranks, rank = dist.get_world_size(), dist.get_rank()
-    starts = range(0, len(train), SHARD_ROWS)
-    paths = [stage.directory / "checkpoints" / store.step_name(index) for index in range(len(starts))]
-    missing = {i for i, path in enumerate(paths) if i % ranks == rank and not store.is_whole(path)}
-    for i in missing:
-        store.remove(paths[i])  # damaged: no rank may count it as made
-    barrier()
-    there = sum(path.exists() for path in paths)
-    if there:
-        stage.log(f"resumed: {there} of {len(paths)} shards are done")
-    candidates = _candidates(stage, options, synonyms) if missing else None
-    given = stage.inputs.get("stop_words")
-    stop_words = frozenset(given["content"]) if given else ENGLISH
+    own_words = stage.inputs.get("stop_words")
+    stop_words = frozenset(own_words["content"]) if own_words else ENGLISH
     settings = Settings(options.p, options.variants, options.repredict, options.long_texts, stop_words)
-    shards = augment_shards(
-        _rows(train, fixes_second), candidates, settings, stage.seed, wanted=missing.__contains__,
-        barred=lambda row: _key(row) in others, given=given_words(task, options.entities),
-    ) if candidates else ()  # fmt: skip
-    progress = Progress(stage, len(missing), "shard")
-    for shard in shards:
-        part = slice(starts[shard.index], starts[shard.index] + len(shard.rows))
-        labels = train.labels[part]
-        if train.asks:
-            labels = list(map(task.kind.written, labels))
-        if fixes_second and train.text_b:
-            contexts = zip(shard.rows, train.text_b[part], strict=True)
-            shard = replace(shard, rows=[[(text, second) for text, _ in of] for of, second in contexts])
-        with store.sealed(paths[shard.index]) as directory:
-            write_shard(directory / "rows.arrow", shard, labels)
-        progress.advance()
-    progress.close()
-    if candidates and candidates.vectors:
-        candidates.vectors.save()
-    wait_for(path / store.MANIFEST for path in paths)
+    given = given_words(task, options.entities)
+    asked: list[Candidates] = []
 
+    def start() -> Fill:
+        candidates = _candidates(stage, options, synonyms)
+        asked.append(candidates)
+
+        def fill(i: int, directory: Path) -> None:
+            first = i * SHARD_ROWS
+            part = train.part(range(first, min(first + SHARD_ROWS, len(train))))
+            rows, counts = augment_rows(
+                list(_rows(part, fixes_second)), candidates, settings, stage.seed, first,
+                barred=lambda row: _key(row) in others, given=given,
+            )  # fmt: skip
+            if fixes_second and part.text_b:
+                contexts = zip(rows, part.text_b, strict=True)
+                rows = [[(text, second) for text, _ in of] for of, second in contexts]
+            labels = list(map(task.kind.written, part.labels)) if part.asks else part.labels
+            write_shard(directory / "rows.arrow", rows, counts, labels, first)
+
+        return fill
+
+    paths = make_shards(stage, stage.directory / "checkpoints", -(-len(train) // SHARD_ROWS), "", start)
+    for candidates in asked:
+        if candidates.vectors:
+            candidates.vectors.save()
     counts = reduce(add, (read_counts(path / "rows.arrow") for path in paths), Counts())
     barrier()  # the shards are moved next: no rank may still be reading
     stage.log(describe(counts))

@@ -1,4 +1,4 @@
-"""What a teacher says of many rows, in sealed shards: ranks share them, and a resumed stage makes only missing ones."""
+"""What a stage makes of many rows, in sealed shards: ranks share them, and a resumed stage makes only missing ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +20,16 @@ def make_shards(
 
     Args:
         directory: for the shards, in the stage's; its name must identify their content.
-        what: the work, as progress shows it.
+        what: the work, as progress shows it; empty: the whole stage.
         start: called on ranks with shards to make; returns a `Fill`.
     """
-    paths = [directory / f"shard-{i:05d}" for i in range(count)]
+    paths = [directory / store.step_name(i) for i in range(count)]
     mine = [i for i in range(dist.get_rank(), count, dist.get_world_size()) if not store.is_whole(paths[i])]
     for i in mine:
         store.remove(paths[i])  # torn: no rank may take it for made
     barrier()
+    if 0 < (there := sum(path.exists() for path in paths)) < count:
+        stage.log(f"resumed: {there} of {count} shards are done")
     if mine:
         fill = start()
         with Progress(stage, len(mine), "shard", what=what) as progress:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from data_aug.variants import (
     Found,
     Settings,
     augment_rows,
-    augment_shards,
     match_case,
     read_counts,
     write_shard,
@@ -104,11 +102,9 @@ def test_the_split_into_shards_changes_nothing(rows: list, repredict: bool, data
     how = Settings(repredict=repredict, variants=5)
     whole, counts = augment_rows(rows, fake, how, seed=3)
     size = data.draw(st.integers(1, len(rows)))
-    shards = list(augment_shards(iter(rows), fake, how, seed=3, shard_rows=size))
-    assert [row for shard in shards for row in shard.rows] == whole
-    assert sum((shard.counts for shard in shards), Counts()) == counts
-    odd = list(augment_shards(rows, fake, how, 3, size, wanted=lambda index: index % 2 == 1))
-    assert odd == shards[1::2]
+    shards = [augment_rows(rows[i : i + size], fake, how, 3, i) for i in range(0, len(rows), size)]
+    assert [row for made, _ in shards for row in made] == whole
+    assert sum((of_shard for _, of_shard in shards), Counts()) == counts
 
 
 @pytest.mark.parametrize("repredict", [False, True])
@@ -116,8 +112,8 @@ def test_the_split_changes_nothing_with_a_model(candidates, texts, repredict: bo
     rows = [(text, None) for text in texts]
     how = Settings(repredict=repredict, variants=6, p=0.7)
     whole, counts = augment_rows(rows, candidates, how, seed=1)
-    shards = list(augment_shards(rows, candidates, how, seed=1, shard_rows=2))
-    assert [row for shard in shards for row in shard.rows] == whole
+    shards = [augment_rows(rows[i : i + 2], candidates, how, 1, i)[0] for i in range(0, len(rows), 2)]
+    assert [row for made in shards for row in made] == whole
     assert counts.by_masked_lm > 10 and counts.by_vectors > 0
     assert augment_rows(rows, candidates, how, seed=2)[0] != whole
     assert augment_rows(rows, candidates, how, seed=1, first_row_id=1)[0] != whole
@@ -206,24 +202,24 @@ def test_refusals(bert, candidates) -> None:
     ("rows", "labels"), [([("great film", None)] * 3, [1, 0, 1]), ([("a film", "story")] * 3, [0.5, 2, 1])]
 )
 def test_shards_on_disk(tmp_path: Path, rows: list, labels: list) -> None:
-    for shard in augment_shards(rows, fake, Settings(variants=4), seed=0, shard_rows=2):
-        path = tmp_path / f"{shard.index}.arrow"
-        mine = labels[shard.first_row_id :][: len(shard.rows)]
-        write_shard(path, shard, mine)
+    for first in (0, 2):
+        made, counts = augment_rows(rows[first : first + 2], fake, Settings(variants=4), 0, first)
+        path, mine = tmp_path / f"{first}.arrow", labels[first : first + 2]
+        write_shard(path, made, counts, mine, first)
         once = path.read_bytes()
-        write_shard(path, shard, mine)
+        write_shard(path, made, counts, mine, first)
         assert path.read_bytes() == once
-        assert read_counts(path) == shard.counts
+        assert read_counts(path) == counts
         data = Dataset.from_file(str(path))
         assert data.column_names == ["text_a", "text_b", "label", "row", "variant"]
         expected = [
-            {"text_a": a, "text_b": b, "label": label, "row": shard.first_row_id + i, "variant": variant}
-            for i, (variants, label) in enumerate(zip(shard.rows, mine, strict=True))
+            {"text_a": a, "text_b": b, "label": label, "row": i, "variant": variant}
+            for i, (variants, label) in enumerate(zip(made, mine, strict=True), start=first)
             for variant, (a, b) in enumerate(variants)
         ]
         assert list(data) == expected
     with pytest.raises(ValueError, match="1 labels for"):
-        write_shard(path, replace(shard, rows=[[row] for row in rows]), labels[:1])
+        write_shard(path, [[row] for row in rows], counts, labels[:1])
 
 
 @pytest.mark.parametrize("repredict", [False, True])

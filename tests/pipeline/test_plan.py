@@ -35,7 +35,7 @@ def test_a_kind_that_learns_something_new_is_made_again_alone(tmp_path, monkeypa
 def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp_path):
     stages = [StageSpec("intermediate", "intermediate", {"seed": 1}, {"task": {"name": "tiny"}})]
     o, run = load("small", ["job.precision=fp32", "job.compile=auto"]), tmp_path / "run"
-    for made in ("checkpoints/step-00000001", "teacher/train/shard-00000"):
+    for made in ("checkpoints/step-00000001", "teacher/train/step-00000000"):
         (step,) = plan(stages, run, o)
         assert step.action == "run"
         write_stage_spec(step, {}, o)

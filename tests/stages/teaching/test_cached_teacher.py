@@ -65,7 +65,7 @@ def test_a_cached_view_is_the_models(parts):
 def test_whole_shards_are_kept_and_torn_ones_computed_again(parts, monkeypatch):
     stage, rows, teacher = parts
     whole = [shard.layers.clone() for shard in TeacherCache(stage, "train", rows, teacher).fill().shards]
-    torn = stage.directory / "teacher" / "train-fp32-as-bf16" / "shard-00001" / "layers.bin"
+    torn = stage.directory / "teacher" / "train-fp32-as-bf16" / "step-00000001" / "layers.bin"
     torn.write_bytes(torn.read_bytes()[:-8])
     computed = []
     compute = TeacherCache._compute
@@ -94,7 +94,7 @@ def test_a_stage_that_goes_on_in_another_precision_reads_none_of_the_former_numb
 def test_layers_of_fp32_take_two_bytes_and_come_back_as_fp32(parts):
     stage, rows, teacher = parts
     cache = TeacherCache(stage, "train", rows, teacher).fill()
-    on_disk = sum(path.stat().st_size for path in cache.directory.glob("shard-*/layers.bin"))
+    on_disk = sum(path.stat().st_size for path in cache.directory.glob("step-*/layers.bin"))
     assert on_disk == 2 * int(rows.lengths.sum()) * sum(cache.widths)
     outputs = cache(rows.collate(np.arange(3), np.ones(3, np.float32)))
     assert {x.dtype for x in (*outputs.hidden_BLW.values(), *outputs.keys_BHLD.values())} == {torch.float32}
@@ -117,7 +117,7 @@ def test_of_short_rows_scores_are_kept_and_the_losses_are_those_of_the_model(par
     rows = corpus_rows(stage, load_tokenizer(ModelSource(teacher.model.name_or_path)), 6, 0)
     cache = TeacherCache(stage, "train", rows, teacher).fill()
     assert cache.scored == [2, 4] and cache.widths == []
-    assert cache.bytes == sum(path.stat().st_size for path in cache.directory.glob("shard-*/scores.bin"))
+    assert cache.bytes == sum(path.stat().st_size for path in cache.directory.glob("step-*/scores.bin"))
     assert cache.bytes == 2 * 2 * 4 * int(np.square(rows.lengths).sum())
     batch = rows.collate(np.array([41, 0, 19, 20, 21]), np.array([1, 1, 1, 1, 0], np.float32))
     mine = ModelOutputs()

@@ -67,7 +67,7 @@ def test_those_that_rank_highest_and_are_not_right_are_mined_in_shards(miner, mo
     assert tokenizer.backend_tokenizer.to_str() == settings  # as it is written beside the student
 
     ranked = []  # what a killed stage does again: the shard that is torn
-    shards = sorted(stage.directory.glob("teacher/mined-*/shard-*"))
+    shards = sorted(stage.directory.glob("teacher/mined-*/step-*"))
     assert len(shards) == 5
     (shards[2] / "best.npz").write_bytes(b"torn")
     store.remove(next(stage.cache.glob("mined-*")))
