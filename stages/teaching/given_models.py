@@ -185,90 +185,103 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
             argument=name,
         )
     if plan.losses is not None and plan.student is not None:  # a recipe's student
-        kind = plan.student.get("kind", "")
-        if task and isinstance(task.kind, ImageTexts) and kind:
-            raise UserError(
-                f"{kind!r} does not read images and captions, whose student is of the teacher's kind; leave it out",
-                argument="student.kind",
-            )
-        if (
-            task
-            and task.kind.reads_images
-            and not isinstance(task.kind, ImageTexts)
-            and kind not in (able := STRIPS if task.kind.head == "CTC" else VISION)
-        ):
-            raise UserError(
-                f"{kind!r} does not read images; a student of them is of kind {' or '.join(able)}: give one of these",
-                argument="student.kind",
-            )
-        if task and isinstance(task.kind, Nodes) and kind not in GRAPHS:
-            raise UserError(
-                f"{kind!r} does not read graphs; a student of them is of kind {' or '.join(GRAPHS)}: give one of these",
-                argument="student.kind",
-            )
-        student = student_config(teacher, **plan.student)
-        if student.model_type in ("bert_with_token", "bilstm") and models.preprocessor.padding_side == "left":
-            raise UserError(
-                f"{student.model_type!r} reads a row from its first column on, but the teacher's tokenizer pads on the "
-                "left; give textcnn",
-                argument="kind",
-            )
-        body = AutoModelForMaskedLM if plan.mlm_probability else AutoModel
-        if not plan.learns_task and type(student) not in body._model_mapping:
-            raise UserError(
-                f"{student.model_type!r} does not learn from unlabelled text; a student that does is of the teacher's kind "
-                "or cmow: leave it out, or give cmow",
-                argument="student.kind",
-            )
-        if getattr(student, "reads_token_types", False):
-            if "token_type_ids" not in models.preprocessor.model_input_names:
-                raise UserError(
-                    "'diffcat' tells two texts apart by token types, which the teacher's tokenizer does not give; give joint",
-                    argument="settings.pairs",
-                )
-        configs = (student, teacher, plan.layer_map, plan.mlm_probability or 0.0)
-        method = build_method(plan.method, plan.reads)
-        layers = {name: of or teacher.num_hidden_layers for name, of in plan.layers_read.items()}
-        method.check_plan(replace(plan, layers_read=layers))
-        if method.reads_apart:
-            check_reads_apart(models.preprocessor)
-        losses = {str(line): build(line, *configs) for line in method.losses(plan.losses)}
-        if plan.mixing and (one_label := [line for line, loss in losses.items() if loss.one_label]):
-            raise UserError(
-                f"{one_label[0]} reads one label of an image, and mixup and cutmix give it two; leave them out, or take "
-                "gold_labels",
-                argument="losses",
-            )
-        if task and (task.kind.token_level or not task.kind.exclusive):
-            for line in (line for line, loss in losses.items() if loss.one_class):
-                raise UserError(
-                    f"{line} needs one class a row, and the task has {task.kind.name}; take soft_labels",
-                    argument="losses",
-                )
-        spec = reduce(or_, (loss.teacher_capture for loss in losses.values()), CaptureSpec())
-        if student.model_type == "bert_with_token" and spec != CaptureSpec(logits=spec.logits):
-            raise UserError(
-                "losses on layers compare tokens one by one, and a bert_with_token has one more; take losses on logits",
-                argument="losses",
-            )
-        if student.model_type == "bert_with_token" and task and not task.kind.labels:
-            raise UserError(
-                f"a bert_with_token answers with classes, and the task has {task.kind.name}; take another kind",
-                argument="student.kind",
-            )
+        student = _student_of_recipe(plan, plan.student, models, task)
+        spec, whole_batch = _check_losses(plan, plan.losses, student, models, task)
         reads_teacher = spec != CaptureSpec()
-        whole_batch = any(loss.whole_batch for loss in losses.values())
-        if plan.data != "task" and plan.learns_task and reads_teacher:
-            raise UserError(
-                f"{plan.losses} read a teacher, and there is none of another task; take gold_labels",
-                argument="losses",
-            )
-        if task:
-            check_head(student, task.kind)
-            method.check(task, student, spec)
     elif plan.layer_map is not None:
         layer_map(plan.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
     trained = teacher if plan.trains == "teacher" else student
     for config in (trained, teacher) if reads_teacher else (trained,):
         check_length(config, plan.max_length)
     return trained, reads_teacher, whole_batch
+
+
+def _student_of_recipe(
+    plan: StageToCheck, sizes: dict[str, Any], models: Models, task: Task | None
+) -> PretrainedConfig:
+    """The config of a recipe's student, which must read and answer what the stage gives it."""
+    kind = sizes.get("kind", "")
+    if task and isinstance(task.kind, ImageTexts):
+        if kind:
+            raise UserError(
+                f"{kind!r} does not read images and captions, whose student is of the teacher's kind; leave it out",
+                argument="student.kind",
+            )
+    elif task and (task.kind.reads_images or isinstance(task.kind, Nodes)):
+        of_images = "images", STRIPS if task.kind.head == "CTC" else VISION
+        what, able = of_images if task.kind.reads_images else ("graphs", GRAPHS)
+        if kind not in able:
+            raise UserError(
+                f"{kind!r} does not read {what}; a student of them is of kind {' or '.join(able)}: give one of these",
+                argument="student.kind",
+            )
+    student, tokenizer = student_config(models.teacher, **sizes), models.preprocessor
+    if student.model_type in ("bert_with_token", "bilstm") and tokenizer.padding_side == "left":
+        raise UserError(
+            f"{student.model_type!r} reads a row from its first column on, but the teacher's tokenizer pads on the left; "
+            "give textcnn",
+            argument="kind",
+        )
+    body = AutoModelForMaskedLM if plan.mlm_probability else AutoModel
+    if not plan.learns_task and type(student) not in body._model_mapping:
+        raise UserError(
+            f"{student.model_type!r} does not learn from unlabelled text; a student that does is of the teacher's kind "
+            "or cmow: leave it out, or give cmow",
+            argument="student.kind",
+        )
+    reads_types = getattr(student, "reads_token_types", False)
+    if reads_types and "token_type_ids" not in tokenizer.model_input_names:
+        raise UserError(
+            "'diffcat' tells two texts apart by token types, which the teacher's tokenizer does not give; give joint",
+            argument="settings.pairs",
+        )
+    if student.model_type == "bert_with_token" and task and not task.kind.labels:
+        raise UserError(
+            f"a bert_with_token answers with classes, and the task has {task.kind.name}; take another kind",
+            argument="student.kind",
+        )
+    return student
+
+
+def _check_losses(
+    plan: StageToCheck, lines: list[Any], student: PretrainedConfig, models: Models, task: Task | None
+) -> tuple[CaptureSpec, bool]:
+    """Check the method and the losses of a recipe's student.
+
+    Returns:
+        What the losses read of the teacher, and whether one of them must have the whole batch.
+    """
+    method = build_method(plan.method, plan.reads)
+    layers = {name: of or models.teacher.num_hidden_layers for name, of in plan.layers_read.items()}
+    method.check_plan(replace(plan, layers_read=layers))
+    if method.reads_apart:
+        check_reads_apart(models.preprocessor)
+    configs = (student, models.teacher, plan.layer_map, plan.mlm_probability or 0.0)
+    losses = {str(line): build(line, *configs) for line in method.losses(lines)}
+    if plan.mixing and (one_label := [line for line, loss in losses.items() if loss.one_label]):
+        raise UserError(
+            f"{one_label[0]} reads one label of an image, and mixup and cutmix give it two; leave them out, or take "
+            "gold_labels",
+            argument="losses",
+        )
+    if task and (task.kind.token_level or not task.kind.exclusive):
+        for line in (line for line, loss in losses.items() if loss.one_class):
+            raise UserError(
+                f"{line} needs one class a row, and the task has {task.kind.name}; take soft_labels",
+                argument="losses",
+            )
+    spec = reduce(or_, (loss.teacher_capture for loss in losses.values()), CaptureSpec())
+    if student.model_type == "bert_with_token" and spec != CaptureSpec(logits=spec.logits):
+        raise UserError(
+            "losses on layers compare tokens one by one, and a bert_with_token has one more; take losses on logits",
+            argument="losses",
+        )
+    if plan.data != "task" and plan.learns_task and spec != CaptureSpec():
+        raise UserError(
+            f"{plan.losses} read a teacher, and there is none of another task; take gold_labels",
+            argument="losses",
+        )
+    if task:
+        check_head(student, task.kind)
+        method.check(task, student, spec)
+    return spec, any(loss.whole_batch for loss in losses.values())
