@@ -191,14 +191,15 @@ def _turn(step: Planned, options: Options) -> Iterator[Planned]:
         yield step
         return
 
-    def waits() -> bool:
+    def waits(other: str) -> bool:
         if step.action == "run":
-            text = "waits for another run that makes the same stage (reuse=false would make it here, too)"
+            which = f"run {other}, which" if other else "another run that"
+            text = f"waits for {which} makes the same stage (reuse=false would make it here, too)"
             print(f"[{step.stage.name}] {text}", flush=True)
         return step.action == "run"
 
-    cache = step.directory.parent.parent / ".cache"
-    with stage_lock(cache / f"making-{step.fingerprint[:20]}.lock", waits):
+    run = step.directory.parent
+    with stage_lock(run.parent / ".cache" / f"making-{step.fingerprint[:20]}.lock", run.name, waits):
         now = reused_by_now(step) if step.action == "run" else step
         if now.action == "reuse":
             print(f"[{step.stage.name}] {ACTION_LABELS['reuse']} ({os.path.relpath(now.made)})", flush=True)

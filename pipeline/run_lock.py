@@ -1,6 +1,7 @@
 """Locks: one process works on a run at a time, and runs that begin together make a stage that they share once."""
 
 import contextlib
+import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -34,59 +35,76 @@ def run_lock(run: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
-    lock, owner = FileLock(run / LOCK), run / OWNER
+    lock = FileLock(run / LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
-            f"{run} is in use by {_owner(run) or 'another process'}: wait until that has finished, "
+            f"{run} is in use by {_text(run / OWNER) or 'another process'}: wait until that has finished, "
             "or give another run=NAME"
         ) from None
     try:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        yield
+        (run / OWNER).unlink(missing_ok=True)  # a dead process's
+        with open(run / OWNER, "w", encoding="utf-8") as owner:
+            # What `lock_state` looks at: a command waits for that look, and is not refused.
+            with contextlib.suppress(OSError):  # a disk without locks
+                fcntl.flock(owner, fcntl.LOCK_EX)
+            owner.write(f"process {os.getpid()} on {socket.gethostname()}")
+            owner.flush()
+            yield
     finally:
-        owner.unlink(missing_ok=True)
+        (run / OWNER).unlink(missing_ok=True)
         lock.release()
 
 
 @contextlib.contextmanager
-def stage_lock(path: Path, waits: Callable[[], bool]) -> Iterator[None]:
+def stage_lock(path: Path, run: str, waits: Callable[[str], bool]) -> Iterator[None]:
     """Hold the lock of all stages with one fingerprint, while one of them is made.
 
     Args:
-        path: the lock's file, which stays.
-        waits: called if another process holds the lock; says whether to wait for it, or to go on without.
+        path: the lock's file, which stays, as does one beside it with the name of the run that took it last.
+        run: the name of this run.
+        waits: called if another run holds the lock, with its name ("" if that is not known); says whether to wait for it,
+            or to go on without.
     """
-    lock = FileLock(path)
+    lock, holder = FileLock(path), path.with_suffix(".run")
     try:
         path.parent.mkdir(exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        if waits():
+        if waits(_text(holder)):
             lock.acquire(poll_interval=1)
     except OSError:  # not ours to write, as where another user made the cache: it only saves work
         pass
     try:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):
+                holder.write_text(run, encoding="utf-8")
         yield
     finally:
         lock.release()
 
 
 def lock_state(run: Path) -> LockState:
-    """Look at the lock of a run."""
-    held = False
+    """Look at the lock of a run, without taking it.
+
+    Raises:
+        OSError: a command could not take it, for the file cannot be written.
+    """
     if (run / LOCK).exists():
+        open(run / LOCK, "a").close()
+    held = False
+    with contextlib.suppress(FileNotFoundError), open(run / OWNER, encoding="utf-8") as owner:
         try:
-            with FileLock(run / LOCK).acquire(blocking=False):
-                pass
-        except Timeout:
+            fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             held = True
-    return LockState(held, _owner(run))
+    return LockState(held, _text(run / OWNER))
 
 
-def _owner(run: Path) -> str:
+def _text(path: Path) -> str:
+    """What a file says; "" where it cannot be read."""
     try:
-        return (run / OWNER).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return ""

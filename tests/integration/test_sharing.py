@@ -65,6 +65,10 @@ def test_runs_that_begin_together_make_a_stage_that_they_share_once(place):
     starts = {stage: sum(f"[{stage}] starts" in output for output in outputs)
               for stage in ("teacher", "general", "intermediate", "prediction")}  # fmt: skip
     assert starts == {"teacher": 1, "general": 1, "intermediate": 1, "prediction": 2}, outputs
+    for output, other in zip(outputs, (2, 1), strict=True):
+        assert all(f"waits for run twin-{other}, which makes the same stage" in line
+                   for line in output.splitlines() if "] waits" in line), output  # fmt: skip
+    assert any("] waits" in output for output in outputs)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])

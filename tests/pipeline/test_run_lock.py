@@ -52,27 +52,46 @@ def test_looking_at_the_lock_of_a_new_run_makes_no_file(tmp_path):
     assert not lock_state(tmp_path).held and not list(tmp_path.iterdir())
 
 
+def test_who_looks_at_the_lock_all_the_time_keeps_nobody_from_taking_it(tmp_path):
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            lock_state(tmp_path)
+
+    looks = [threading.Thread(target=look) for _ in range(2)]
+    for thread in looks:
+        thread.start()
+    try:
+        for _ in range(200):
+            with run_lock(tmp_path):
+                assert lock_state(tmp_path).held
+    finally:
+        ended.set()
+    assert not lock_state(tmp_path).held
+
+
 def test_a_stage_waits_for_the_same_one_of_another_process_or_goes_on_without_the_lock(tmp_path):
     path = tmp_path / ".cache" / "making.lock"
     events = []
 
     def second() -> None:
-        with stage_lock(path, lambda: not events.append("waits")):
+        with stage_lock(path, "b", lambda other: not events.append(f"waits for {other}")):
             events.append("second")
 
-    with stage_lock(path, pytest.fail):
+    with stage_lock(path, "a", pytest.fail):
         thread = threading.Thread(target=second)
         thread.start()
         while not events:
             time.sleep(0.01)
-        with stage_lock(path, lambda: False):
+        with stage_lock(path, "c", lambda other: False):
             events.append("went on")
         events.append("first ends")
     thread.join(10)
-    assert events == ["waits", "went on", "first ends", "second"]
+    assert events == ["waits for a", "went on", "first ends", "second"]
 
 
 def test_a_stage_needs_no_lock_where_none_can_be_written(tmp_path):
-    with stage_lock(tmp_path, pytest.fail):  # a directory
+    with stage_lock(tmp_path, "a", pytest.fail):  # a directory
         (tmp_path / "made").touch()
     assert (tmp_path / "made").exists()
