@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from inspect import cleandoc
 from pathlib import Path
@@ -19,7 +19,14 @@ from checkpoints.errors import UserError, to_user_error
 from checkpoints.store import read_json
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.option_errors import explain
-from pipeline.config.recipe import RecipeFile, StudentSpec, known_recipes, read_recipe
+from pipeline.config.recipe import (
+    CorpusStudentSpec,
+    RecipeFile,
+    StudentModel,
+    StudentSpec,
+    known_recipes,
+    read_recipe,
+)
 from pipeline.config.recipe_stages import recipe_stages
 from pipeline.config.run_options import Options, check_run, load
 from pipeline.config.schema import CONFIG, arguments, closest, help_text, updated
@@ -164,13 +171,31 @@ def _usage() -> str:
 
 
 def _help(name: str) -> str:
-    parts = [f"usage: python -m pipeline {name} [key=value ...]", COMMANDS[name].doc]
     settings = COMMANDS[name].settings
-    preset = load("small", DEMO if name == "demo" else {}) if settings is Options else None
-    parts += [help_text(settings, preset).lstrip("\n")]
-    if name == "recipe":
-        parts.insert(2, f"Lines of a recipe\n{help_text(RecipeFile)}\n{help_text(StudentSpec)}\n")
+    given = " [key=value ...]" if fields(settings) else ""
+    parts = [f"usage: python -m pipeline {name}{given}", COMMANDS[name].doc]
+    if settings is Options:
+        preset = load("small", DEMO if name == "demo" else {})
+        parts += _help_of_recipe(preset) if name == "recipe" else []
+        title = f"Options, in brackets their values with the preset {preset.preset}"
+        parts += [help_text(settings, title, preset)]
+    elif given:
+        parts += [help_text(settings)]
     return as_started("\n\n".join(parts))
+
+
+def _help_of_recipe(preset: Options) -> list[str]:
+    """The lines of a recipe that are not options, and those of its students."""
+    student = StudentSpec(student=StudentModel(**asdict(preset.architecture)))
+    return [
+        help_text(RecipeFile, "Lines of a recipe, beside the options below"),
+        help_text(
+            StudentSpec,
+            "Lines of a student: under base, stages.NAME, students.NAME or a value of grid",
+            student,
+        ),
+        help_text(CorpusStudentSpec, beside=StudentSpec),
+    ]
 
 
 @dataclass

@@ -46,6 +46,7 @@ RESERVED = ("check", "teacher", "evaluate", "task", *BEGINNINGS)
 class StudentModel(Architecture):
     """The student's model: its sizes (by default the preset's), and the weights that it begins with."""
 
+    vocabulary: NotNegative = option(0, "must be 0: a recipe's students have all of the teacher's tokens")
     init: str = option(
         "random",
         "random, teacher-layers, general, encoder (the given one, before tuning), or an earlier student",
@@ -88,7 +89,6 @@ class StudentSpec:
 
     __pydantic_config__ = CONFIG
 
-    task: OtherTask = field(default_factory=OtherTask)
     data: str = option("task", "what it learns from: task; corpus (that of corpus=); or another corpus")
     losses: list[str | dict[str, Any]] = option([], "lines `- loss` or `- loss: {setting: value}`")
     layer_map: LayerMap = option("uniform", "the teacher layer of each student layer")
@@ -106,6 +106,7 @@ class StudentSpec:
         0, "added to the run's seed, so that models of equal sizes begin differently"
     )
     reads: list[str] = option([], "earlier students that its method reads; teacher: the tuned teacher")
+    task: OtherTask = field(default_factory=OtherTask)
     student: StudentModel = field(default_factory=StudentModel)
     training: Learning = field(default_factory=Learning)
 

@@ -62,30 +62,33 @@ def groups_of(schema: type) -> dict[str, type]:
     return {name: kind for name, kind in types.items() if isinstance(kind, type) and is_dataclass(kind)}
 
 
-def help_text(schema: type, preset: Any = None) -> str:
+def help_text(schema: type, title: str = "Options", defaults: Any = None, beside: type | None = None) -> str:
     """Every setting of a dataclass with its default and help, group by group.
 
     Args:
-        preset: for the options of a run, those that hold if none is given.
+        title: the heading of the settings in no group; those of a group stand under its docstring.
+        defaults: an instance whose values stand as the defaults; None: the dataclass's own.
+        beside: a dataclass whose settings are left out.
     """
-    lines = []
-    groups = groups_of(schema)
-    described = describe(schema, defaults=preset)
-    first = f"Options, in brackets their values with the preset {preset.preset}" if preset else "Options"
+    lines, groups = [], groups_of(schema)
+    left_out = describe(beside) if beside else []
+    described = [setting for setting in describe(schema, defaults=defaults) if setting not in left_out]
     for group, settings in groupby(described, lambda setting: setting.name.rpartition(".")[0]):
-        title = " ".join((getdoc(groups[group]) or "").split()) if group else first
-        lines += ["", textwrap.fill(title, 110), ""]
+        heading = " ".join((getdoc(groups[group]) or "").split()) if group else title
+        lines += ["", textwrap.fill(heading, 110), ""]
         for setting in settings:
             text = f"{setting.help}  [{show(setting.default)}]"
             lines.append(f"  {setting.name:<29} {textwrap.fill(text, 78, subsequent_indent=' ' * 32)}")
-    return "\n".join(lines)
+    return "\n".join(lines).lstrip("\n")
 
 
 def show(value: Any) -> str:
     """A default as help and docs show it."""
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value in ("", None, []) else str(value)
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        return ",".join(value)
+    return "none" if value in ("", None, [], {}) else str(value)
 
 
 def arguments(texts: Iterable[str]) -> dict[str, str]:

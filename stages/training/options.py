@@ -120,7 +120,7 @@ class General(Distilling):
 
 @dataclass
 class Learning(Training):
-    """A recipe's student that learns from a task."""
+    """How a recipe's student learns from rows of a task."""
 
     epochs: NotNegative = option(
         3, "passes over the rows; 0 (no training) only in recipes that read sentence vectors"
@@ -137,7 +137,7 @@ class Pretraining(Training):
 
 @dataclass
 class LearningText(Pretraining):
-    """A recipe's student that learns from unlabelled text."""
+    """How a recipe's student learns from unlabelled text (data: corpus, or another corpus), beside the lines above."""
 
     sentences: bool = option(False, "a row is one sentence of a document, instead of two segments of it")
 

@@ -13,7 +13,8 @@ def test_each_command_says_what_it_does_shows_an_example_and_lists_its_options(n
     assert main([name, "--help"]) == 0
     text = capsys.readouterr().out
     program = f"{python()} -m pipeline"
-    assert text.startswith(f"usage: {program} {name} ") and f"Example: make {name}" in text
+    given = " [key=value ...]" if describe(COMMANDS[name].settings) else ""
+    assert text.startswith(f"usage: {program} {name}{given}\n") and f"Example: make {name}" in text
     assert all(f"\n  {setting.name} " in text for setting in describe(COMMANDS[name].settings))
     assert max(map(len, text.splitlines())) <= 120
 
@@ -56,3 +57,19 @@ def test_help_shows_the_values_that_hold_if_none_is_given(name, preset, epochs, 
         lines
     )
     assert next(line for line in lines if line.startswith("  intermediate.epochs ")).endswith(f"[{epochs}]")
+
+
+def test_the_help_of_recipe_tells_what_each_group_of_lines_is(capsys):
+    main(["recipe", "--help"])
+    heads, head = {}, ""
+    for block in capsys.readouterr().out.split("\n\n"):
+        if block.startswith("  "):
+            assert head not in heads, "two groups of one heading"
+            heads |= {head: {line.split()[0] for line in block.splitlines() if line[2] != " "}}
+        head = block
+    of = {name: head for head, names in heads.items() for name in names}
+    assert of["students"] == of["grid"] == "Lines of a recipe, beside the options below"
+    assert of["losses"] == of["layer_map"] and of["losses"].startswith("Lines of a student: under base")
+    assert of["training.batch_size"].startswith("How a recipe's student learns from rows")
+    assert of["training.tokens"].startswith("How a recipe's student learns from unlabelled text")
+    assert of["seeds"].startswith("Options, in brackets")
