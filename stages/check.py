@@ -25,6 +25,8 @@ from stages.training.rows_of_task import rows_of, rows_to_train
 from stages.training.stage import Stage
 from stages.training.step import refuse_parts
 
+ENOUGH_TOKENS = 10_000_000
+"""Tokens of text up to which a general student's quality rose (docs/benchmarks/glue.md, "How much text")."""
 SOME_ROWS = 200
 """Rows of dev on which a given teacher's scores are compared with the labels."""
 
@@ -90,6 +92,12 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
         return Cost(0.0, 0.0)
     cost, line = training_cost(stage, plan, rows, task, trained, models.teacher if reads_teacher else None)
     stage.log(f"{name}: {line}")
+    there = int(rows.lengths.sum())
+    if name == "general" and there < ENOUGH_TOKENS and (not plan.tokens or there < plan.tokens):
+        stage.log(
+            f"{name}: the text has {there / 1e6:,.1f} M tokens; on STS-B students got better up to "
+            f"{ENOUGH_TOKENS / 1e6:.0f} M (docs/benchmarks/glue.md): give more text"
+        )
     return cost
 
 

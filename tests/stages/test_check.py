@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from checkpoints.errors import UserError
@@ -53,3 +54,25 @@ def test_rows_are_counted_as_their_model_reads_them(tmp_path, monkeypatch):
         with pytest.raises(Fits):
             check._check_stage(make_stage(tmp_path), "a", plan, models, None)
     assert read == ["the teacher's", "the student's", "the teacher's"]
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "limit", "told"),
+    [
+        ("general", 1_040_000, 0, True),
+        ("general", 1_040_000, 20_000_000, True),
+        ("general", 200_010, 200_000, False),  # as asked for: there is more
+        ("general", 15_000_000, 0, False),
+        ("intermediate", 1_040_000, 0, False),
+    ],
+)
+def test_a_short_text_of_the_general_stage_is_told(tmp_path, monkeypatch, capsys, name, there, limit, told):
+    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, False))
+    monkeypatch.setattr(check, "_rows", lambda *given: SimpleNamespace(lengths=np.array([there])))
+    monkeypatch.setattr(check, "training_cost", lambda *given: ("its cost", "what it costs"))
+    models = SimpleNamespace(preprocessor=None, own=None, knows=lambda task: False)
+    plan = StageToCheck("student", "corpus", 32, 1, 16, tokens=limit)
+    assert check._check_stage(make_stage(tmp_path), name, plan, models, None) == "its cost"
+    said = capsys.readouterr().out
+    assert ("general: the text has 1.0 M tokens; on STS-B" in said) == told
+    assert ("give more text" in said) == told
