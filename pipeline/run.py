@@ -103,17 +103,40 @@ def make(given: Mapping[str, Any], declare: Callable[[Options], RunSpec]) -> lis
 def make_recipe(given: Mapping[str, str]) -> list[Path]:
     """Make the runs of the recipe `name`, one for each of its seeds, and show their summary.
 
+    The summary also counts the seeds that earlier commands finished with the same settings: they would be skipped.
+
+    Returns:
+        The directories of the runs that were asked for.
+
     Raises:
         UserError: the recipe, an option, an input or a stage is refused.
         StageFailed: a stage was interrupted or failed.
     """
     recipe, options = read_recipe(given)
     options = replace(options, job=job_on_given_ranks(options.job, given))
-    runs = _make_seeds(options, partial(recipe_stages, recipe), given)
+    declare = partial(recipe_stages, recipe)
+    runs = _make_seeds(options, declare, given)
     from pipeline.report.recipe_summary import write_summary  # matplotlib and scipy take seconds to start
 
-    print(f"\n{write_summary(recipe, runs, RUNS / (options.run or recipe.name))}")
+    name = options.run or recipe.name
+    others = _finished_seeds(name, options, declare)
+    print(f"\n{write_summary(recipe, [*runs, *others], RUNS / name)}")
     return runs
+
+
+def _finished_seeds(name: str, options: Options, declare: Callable[[Options], RunSpec]) -> list[Path]:
+    """The finished runs of other seeds than those of `options`, and with the same settings otherwise."""
+    found = []
+    for run in RUNS.glob(f"{name}-seed*"):
+        number = run.name.removeprefix(f"{name}-seed")
+        if not number.isdecimal() or int(number) in (options.seeds or [options.seed]):
+            continue
+        of_seed = replace(options, seed=int(number), seeds=[], reuse=True)
+        with contextlib.suppress(UserError):
+            if all(step.action == "skip" for step in plan(declare(of_seed).declare(run), run, of_seed)):
+                read_run_record(run)  # raises where it is incomplete
+                found.append(run)
+    return found
 
 
 def _make_seeds(

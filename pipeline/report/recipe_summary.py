@@ -28,7 +28,7 @@ def write_summary(recipe: Recipe, paths: list[Path], target: Path) -> str:
     Args:
         paths: the paths of the runs, one for each seed.
     """
-    runs = [read_run_record(path) for path in paths]
+    runs = sorted((read_run_record(path) for path in paths), key=lambda run: run.options["seed"])
 
     def text(form: Callable[[Rows], str]) -> str:
         effects = _effects(recipe, runs) if recipe.grid_values else ""
@@ -65,7 +65,8 @@ def _scores_of(runs: list[RunRecord], students: list[str]) -> list[float]:
 
 def _table(recipe: Recipe, runs: list[RunRecord], form: Callable[[Rows], str]) -> str:
     """A table with a row for each model."""
-    about, metric, seeds, rows = runs[0].about, runs[0].metrics[0], len(runs), []
+    about, metric, rows = runs[0].about, runs[0].metrics[0], []
+    seeds = ", ".join(str(run.options["seed"]) for run in runs)
     for name in ["teacher", *recipe.shown]:
         results = [run.results[name] for run in runs]
         row = {
@@ -79,7 +80,7 @@ def _table(recipe: Recipe, runs: list[RunRecord], form: Callable[[Rows], str]) -
         rows.append(row | agreement_cells(results) | cost_cells(results))
     return (
         f"{recipe.name} on {runs[0].task.name}: {metric} on {about.split} ({about.rows:,} rows), "
-        f"{seeds} seed{'s' if seeds > 1 else ''}, mean ± standard deviation; {runs[0].kind.constant_name} reaches "
+        f"{'seeds' if len(runs) > 1 else 'seed'} {seeds}, mean ± standard deviation; {runs[0].kind.constant_name} reaches "
         f"{about.constant:.4f}\n\n{form(rows)}"
     )
 
