@@ -162,6 +162,19 @@ def need_space(directory: Path, size: int, what: str) -> None:
         )
 
 
+def reserve(path: Path, size: int) -> None:
+    """Have the disk keep room for a file before it is mapped: a write that then finds none would kill the process.
+
+    Args:
+        size: bytes; a shorter file, or none, becomes that long.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with open(path, "ab") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
 def verify(directory: Path) -> None:
     """Check a sealed directory against its manifest.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from checkpoints import store
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
 from stages.tasks.task_rows import TaskRows
@@ -107,6 +108,7 @@ def write_pixels(
     """Write resized images to a file of bytes that `np.load` maps, (N, C, S, S)."""
     shape = resized(processor, opened(images[0], names[0])).shape
     pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (len(images), *shape))
+    store.reserve(path, path.stat().st_size)
     for i, (image, name) in enumerate(zip(images, names, strict=True)):
         made = resized(processor, opened(image, name))
         if made.shape != shape:

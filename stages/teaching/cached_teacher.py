@@ -85,7 +85,7 @@ class TeacherCache:
         def start() -> Fill:
             if is_first_rank():
                 what = f"{self.stage.name} keeps the teacher's layers; it"
-                store.need_space(self.stage.directory, self.bytes, what)
+                store.need_space(self.stage.directory, self.bytes - kept_bytes(self.directory), what)
             ends = [*starts[1:], len(self.rows)]
             return lambda i, directory: self._compute(np.arange(starts[i], ends[i]), directory)
 
@@ -151,6 +151,8 @@ class TeacherCache:
         def file(name: str, numbers: int) -> Tensor:
             if not numbers:
                 return torch.empty(0, dtype=self.stored)
+            if shared:
+                store.reserve(directory / name, numbers * self.stored.itemsize)
             return torch.from_file(str(directory / name), shared=shared, size=numbers, dtype=self.stored)
 
         tokens = self._begin(stop) - self._begin(start)
@@ -171,6 +173,11 @@ class TeacherCache:
 
     def _begin(self, row: int) -> int:
         return int(self.rows.offsets[row])
+
+
+def kept_bytes(directory: Path) -> int:
+    """The bytes of the shards under a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("shard-*/*"))
 
 
 def _parts(outputs: ModelOutputs, spec: CaptureSpec) -> list[Tensor]:

@@ -1,7 +1,9 @@
 """The teacher of a task, and where its outputs come from: the model in every step, or the disk."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 from checkpoints import store
 from stages.distillation.models import load_classifier
@@ -11,11 +13,11 @@ from stages.distillation.teachers import FrozenTeacher, class_order
 from stages.tasks.batches import Batch
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
-from stages.teaching.cached_teacher import TeacherCache
+from stages.teaching.cached_teacher import TeacherCache, kept_bytes
 from stages.training.stage import Stage, barrier, is_first_rank
 
 KEPT = "kept.json"
-"""Whether a stage keeps its teacher's layers, as it decided when it began; beside them."""
+"""Whether a stage keeps its teacher's layers, as it decided when it began, and their bytes; beside them."""
 
 
 def task_teacher(stage: Stage, task: Task, spec: CaptureSpec, given: str = "teacher") -> FrozenTeacher:
@@ -58,7 +60,11 @@ def teacher_outputs(
     if not _keeps(stage, size):
         stage.log(
             f"the teacher runs in every step: its layers would take {size / 1e9:,.1f} GB, more than "
-            + ("half of the free disk" if stage.job.cache_gb == "auto" else f"{stage.job.cache_gb:g} GB")
+            + (
+                "half of the free disk that no other run has claimed"
+                if stage.job.cache_gb == "auto"
+                else f"{stage.job.cache_gb:g} GB"
+            )
             + " (job.cache_gb)"
         )
         return live
@@ -74,8 +80,23 @@ def _keeps(stage: Stage, size: int) -> bool:
     begun = stage.directory / "teacher" / KEPT
     if is_first_rank() and not begun.exists():
         limit = stage.job.cache_gb
-        room = shutil.disk_usage(stage.directory).free / 2 if limit == "auto" else 1e9 * limit
+        if limit == "auto":
+            free = shutil.disk_usage(stage.directory).free
+            room = (free - _claimed(stage.directory.parent.parent)) / 2
+        else:
+            room = 1e9 * limit
         begun.parent.mkdir(exist_ok=True)
-        store.write_json(begun, {"kept": size <= room})
+        store.write_json(begun, {"kept": size <= room, "bytes": size})
     barrier()
     return store.read_json(begun)["kept"]
+
+
+def _claimed(runs: Path) -> int:
+    """The bytes of layers that stages under `runs` have still to write: those that run, and half-done ones."""
+    found = 0
+    for begun in runs.glob(f"*/*/teacher/{KEPT}"):
+        claim = store.read_json(begun)
+        if claim.get("kept"):
+            with contextlib.suppress(FileNotFoundError):  # it was finished in this moment
+                found += max(0, claim.get("bytes", 0) - kept_bytes(begun.parent))
+    return found

@@ -1,5 +1,8 @@
 """Views from disk against those of the model."""
 
+import errno
+import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +10,8 @@ import pytest
 import torch
 from transformers import BertConfig
 
+from checkpoints import store
+from checkpoints.errors import UserError
 from stages.distillation.losses import AttentionMaps, AttentionScores
 from stages.distillation.models import ModelSource, load_classifier, load_tokenizer
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
@@ -163,3 +168,49 @@ def test_the_limit_is_half_of_the_free_disk_or_the_option(parts, monkeypatch, ca
         monkeypatch.setattr(live_teacher.shutil, "disk_usage", lambda path, of_disk=of_disk: of_disk)
         outputs = live_teacher.teacher_outputs(stage, teacher, {"train": rows})["train"]
         assert isinstance(outputs, TeacherCache) == kept
+
+
+def test_a_run_leaves_the_disk_to_others_that_have_begun_to_fill_it(parts, monkeypatch):
+    """Of 4 GB that are free when all begin, the first two claim one each; the third then has no room for its own."""
+    stage, rows, teacher = parts
+    stage.options["training"] = {"epochs": 2}
+    monkeypatch.setattr(TeacherCache, "bytes", 10**9)
+    monkeypatch.setattr(TeacherCache, "fill", lambda self: self)
+    monkeypatch.setattr(live_teacher.shutil, "disk_usage", lambda path: SimpleNamespace(free=4 * 10**9 - 1))
+    kept = []
+    for run in "abc":
+        directory = stage.directory.parents[1] / run / "intermediate"
+        directory.mkdir(parents=True)
+        of_run = replace(stage, directory=directory)
+        outputs = live_teacher.teacher_outputs(of_run, teacher, {"train": rows})["train"]
+        kept.append(isinstance(outputs, TeacherCache))
+    assert kept == [True, True, False]
+    written = stage.directory.parents[1] / "a" / "intermediate" / "teacher" / "train-x" / "shard-00000"
+    written.mkdir(parents=True)
+    with open(written / "layers.bin", "wb") as file:
+        file.truncate(10**9)  # what is on the disk is no longer free, and is claimed no more
+    assert live_teacher._claimed(stage.directory.parents[1]) == 10**9
+
+
+def test_a_disk_that_fills_up_meanwhile_is_one_line_and_whole_shards_stay(parts, monkeypatch):
+    """A write into a mapped file without room would kill the process."""
+    stage, rows, teacher = parts
+    reserve, sizes = os.posix_fallocate, []
+
+    def full_at_the_third(file, offset, size):
+        sizes.append(size)
+        if len(sizes) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserve(file, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full_at_the_third)
+    with pytest.raises(
+        UserError, match="no space left to write .*shard-00002.*what was saved before is intact"
+    ):
+        TeacherCache(stage, "train", rows, teacher).fill()
+    shards = stage.directory / "teacher" / "train-fp32-as-bf16"
+    assert sorted(path.name for path in shards.iterdir()) == ["shard-00000", "shard-00001"]
+    asked = []
+    monkeypatch.setattr(store, "need_space", lambda directory, size, what: asked.append(size))
+    cache = TeacherCache(stage, "train", rows, teacher).fill()
+    assert len(cache.shards) > 2 and 0 < asked[0] < cache.bytes - sum(sizes[:2])  # only what is missing
