@@ -29,7 +29,7 @@ def test_a_matcher_is_distilled_killed_resumed_shown_exported_and_asked(place):
     assert status == 0, output
     place.resumes("captions-seed1", ("dcd",), *GIVEN, command="recipe")
     found = json.loads((place.path / "runs/captions-seed1/results.json").read_text())
-    assert found["dcd"]["flops"] == found["teacher"]["flops"] / 4
+    assert found["dcd"]["flops"] == found["teacher"]["flops"] / 2
     for command in (("report", "run=captions-seed1"), ("pareto", "task=digit-scenes")):
         status, output = place.run(*command, tiny=False)
         assert status == 0, output

@@ -12,7 +12,7 @@ from stages.tasks.readers import images
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 TASKS = ("digit-scenes",)
-SCENES = {"train": 1200, "dev": 40, "test": 100}
+SCENES = {"train": 1200, "dev": 40, "test": 200}
 NAMES = ("a zero", "a one", "a two", "a three", "a four", "a five", "a six", "a seven", "an eight", "a nine")
 DIAGONALS = ((0, 3), (1, 2))
 PLACES = [cells for n in (2, 3) for cells in combinations(range(4), n) if cells not in DIAGONALS]
