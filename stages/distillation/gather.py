@@ -5,27 +5,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def gather_rows(x_BF: Tensor, weight_B: Tensor) -> tuple[Tensor, Tensor]:
+def gather_rows(x_BF: Tensor) -> tuple[Tensor, Tensor]:
     """Gather the vectors of all rows of the global batch, in the order of the batch.
 
     Gradients flow back to the ranks that the rows come from. So a loss that compares each of this rank's rows with all
     rows is the same on one rank and on several. Every rank must call it, in the same order.
 
     Args:
-        x_BF: (B, ...) this rank's rows; ranks may have different numbers of rows.
-        weight_B: (B,) 0 for rows that only fill the batch; they are left out.
+        x_BF: (B, ...) this rank's rows that count (`Batch.at_counted`); ranks may have different numbers of rows.
 
     Returns:
-        (N, ...) all rows that count, and (b,) int64, the places of this rank's rows among them.
+        (N, ...) the rows of all ranks, and (B,) int64, the places of this rank's rows among them.
 
     Example:
         In-batch negatives: each student vector should be most similar to the teacher's vector of the same row.
 
-        >>> theirs_NF, own_B = gather_rows(teacher_BF, batch.weight)
-        >>> scores_BN = student_BF[batch.weight > 0] @ theirs_NF.T
+        >>> theirs_NF, own_B = gather_rows(batch.at_counted(teacher_BF))
+        >>> scores_BN = batch.at_counted(student_BF) @ theirs_NF.T
         >>> term = LossTerm(cross_entropy(scores_BN, own_B, reduction="sum"), "rows")
     """
-    x_BF = x_BF[weight_B > 0]
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return x_BF, torch.arange(len(x_BF), device=x_BF.device)
     world, rank = dist.get_world_size(), dist.get_rank()

@@ -41,6 +41,7 @@ class Batch:
         rows: (B,) int64, the rows' numbers in the data.
         padded: whether `mask_BL` may have zeros: known before the batch is on a device, where asking costs a wait.
         masked: (N,) int64, the places of the masked tokens in the flat (B x L), for the same reason; or None.
+        counted: (b,) int64, the places of the rows whose weight is not 0, for the same reason; or None.
         mixed: for images that others are mixed into, (B,) int64 the others' classes and (B,) float32 the ratio that is the
             row's own; or None.
     """
@@ -51,6 +52,7 @@ class Batch:
     rows: torch.Tensor
     padded: bool = True
     masked: torch.Tensor | None = None
+    counted: torch.Tensor | None = None
     mixed: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -115,6 +117,10 @@ class Batch:
         labels_BL: Any = self.labels
         return x_BL[labels_BL >= 0]
 
+    def at_counted(self, x_B: torch.Tensor) -> torch.Tensor:
+        """What (B, ...) holds at the rows that count, (b, ...): those whose weight is not 0."""
+        return x_B[self.weight > 0] if self.counted is None else x_B.index_select(0, self.counted)
+
     def count(self, normalizer: str) -> int:
         """What a mean over this batch alone is divided by: the count of a `LossTerm.normalizer`, at least 1."""
         if normalizer == "rows":
@@ -143,6 +149,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`. From the memory of a CPU to that of a GPU without waiting for either."""
         gpu = not str(device).startswith("cpu")
+        counted = self.counted
+        if counted is None and self.weight.device.type == "cpu":
+            counted = self.weight.nonzero()[:, 0]
 
         def moved(tensor: torch.Tensor | None) -> Any:
             if tensor is not None and gpu and tensor.device.type == "cpu":
@@ -152,6 +161,7 @@ class Batch:
         return replace(
             self,
             inputs={name: moved(tensor) for name, tensor in self.inputs.items()},
+            counted=moved(counted),
             mixed=self.mixed and (moved(self.mixed[0]), moved(self.mixed[1])),
             **{name: moved(getattr(self, name)) for name in ("labels", "weight", "rows", "masked")},
         )

@@ -33,8 +33,9 @@ def scores_of_batch(outputs: ModelOutputs, batch: Batch, layers: list[int]) -> T
     """
     queries, passages = (outputs.named[name] for name in ("queries", "passages"))
     places = [layer - 1 for layer in layers]
-    queries, _ = gather_rows(queries[:, places].float(), batch.weight)
-    passages, _ = gather_rows(passages[:, :, places].float(), batch.weight)
+    queries = torch.stack([queries[:, place] for place in places], 1).float()
+    passages = torch.stack([passages[:, :, place] for place in places], 2).float()
+    (queries, _), (passages, _) = (gather_rows(batch.at_counted(x)) for x in (queries, passages))
     passages = passages.flatten(0, 1)
     with torch.autocast(queries.device.type, enabled=False):
         products = torch.einsum("nktw,pkuw->knptu", queries, passages)
@@ -46,7 +47,7 @@ def right_of_batch(batch: Batch, candidates: int) -> tuple[Tensor, Tensor]:
 
     A row's first candidate is right, for all rows with the same question: that is the label of a row.
     """
-    labels_N, own_B = gather_rows(batch.labels, batch.weight)
+    labels_N, own_B = gather_rows(batch.at_counted(batch.labels))
     same_NN = labels_N[:, None] == labels_N
     first_P = torch.arange(candidates, device=same_NN.device) == 0
     return (same_NN[:, :, None] & first_P).flatten(1), own_B
@@ -90,7 +91,7 @@ class InBatchNegatives(Loss):
         passages = outputs.named["passages"]
         right, own_B = right_of_batch(batch, passages.shape[1])
         losses_KN = negative_log_likelihood(scores_of_batch(outputs, batch, [passages.shape[2]]), right)
-        losses_B = losses_KN[0, own_B] * batch.weight[batch.weight > 0]
+        losses_B = losses_KN[0, own_B] * batch.at_counted(batch.weight)
         name = "in_batch_negatives" + ("_of_teacher" if self.of == "teacher" else "")
         return {name: LossTerm(losses_B.sum(), "rows", self.weight)}
 
@@ -170,7 +171,7 @@ class ScoreDistributions(Loss):
         weight_K = losses_KB.new_full((self.pairs,), 1 / self.pairs)
         if self.weighted:
             weight_K = (-negative_log_likelihood(theirs_KNM.detach(), right).mean(-1) / self.tau).softmax(0)
-        losses_B = weight_K @ losses_KB * batch.weight[batch.weight > 0]
+        losses_B = weight_K @ losses_KB * batch.at_counted(batch.weight)
         if self.training:
             self.step += 1
         name = f"{self.layers}_layers" if (self.layers, self.pairs) != ("last", 1) else "last_layer"

@@ -103,12 +103,12 @@ class ContrastiveVectors(_OfVectors):
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         mine, theirs = self.vectors(student, teacher, batch)
-        counted = batch.weight > 0
-        keys_NW, own_B = gather_rows(functional.normalize(theirs, dim=-1), batch.weight)
-        rows_N, _ = gather_rows(batch.rows, batch.weight)
-        queries_BW = functional.normalize(mine[counted].float(), dim=-1)
+        keys_NW, own_B = gather_rows(batch.at_counted(functional.normalize(theirs, dim=-1)))
+        rows_B = batch.at_counted(batch.rows)
+        rows_N, _ = gather_rows(rows_B)
+        queries_BW = functional.normalize(batch.at_counted(mine).float(), dim=-1)
         keys_KW = torch.cat([keys_NW, self.queue_QW])  # a copy: the queue moves on before the backward pass
-        left_out_BQ = (self.queued_Q < 0) | (self.queued_Q == batch.rows[counted][:, None])
+        left_out_BQ = (self.queued_Q < 0) | (self.queued_Q == rows_B[:, None])
         left_out_BK = functional.pad(left_out_BQ, (len(keys_NW), 0))
         with torch.autocast(keys_KW.device.type, enabled=False):
             scores_BK = (self.log_scale.exp() * queries_BW @ keys_KW.T).masked_fill(left_out_BK, -torch.inf)
@@ -116,7 +116,7 @@ class ContrastiveVectors(_OfVectors):
         if self.training:
             self.queue_QW.copy_(keys_KW[: len(self.queue_QW)])
             self.queued_Q.copy_(torch.cat([rows_N, self.queued_Q])[: len(self.queued_Q)])
-        total = (losses_B * batch.weight[counted]).sum()
+        total = (losses_B * batch.at_counted(batch.weight)).sum()
         return {"contrastive_vectors": LossTerm(total, "rows", self.weight)}
 
 
@@ -158,13 +158,14 @@ class ContrastivePairs(Loss):
         first, second = (
             functional.normalize(student.named[n].float(), dim=-1) for n in ("first_BW", "second_BW")
         )
-        counted = batch.weight > 0
-        keys_NW, own_B = gather_rows(second, batch.weight)
+        keys_NW, own_B = gather_rows(batch.at_counted(second))
         with torch.autocast(keys_NW.device.type, enabled=False):
-            scores_BN = self.log_scale.exp() * (first[counted] @ keys_NW.T)
+            scores_BN = self.log_scale.exp() * (batch.at_counted(first) @ keys_NW.T)
         losses_B = functional.cross_entropy(scores_BN.float(), own_B, reduction="none")
         weights = batch.weight * (batch.labels >= self.positive)
-        return {"contrastive_pairs": LossTerm((losses_B * weights[counted]).sum(), "rows", self.weight)}
+        return {
+            "contrastive_pairs": LossTerm((losses_B * batch.at_counted(weights)).sum(), "rows", self.weight)
+        }
 
 
 def log_scale(scale: float) -> nn.Parameter:

@@ -58,7 +58,7 @@ class WeighedCandidates(Loss):
         own_B = functional.binary_cross_entropy_with_logits(z_student, true_BC, reduction="none").mean(-1)
         log_BC = z_teacher.log_softmax(-1)
         entropy_B = -(log_BC.exp() * log_BC).sum(-1)
-        sure_B, unsure_B = self.of_rows(entropy_B, gather_rows(entropy_B, batch.weight)[0])
+        sure_B, unsure_B = self.of_rows(entropy_B, gather_rows(batch.at_counted(entropy_B))[0])
         return {
             "candidate_logits": LossTerm(batch.sum(sure_B * apart_B), "rows", self.weight * self.alpha),
             "true_candidate": LossTerm(batch.sum(unsure_B * own_B), "rows", self.weight * (1 - self.alpha)),

@@ -1,6 +1,8 @@
 """A step reads nothing back from the device, which on a GPU would be a wait in each step: counted on a CPU."""
 
+import contextlib
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from stages.distillation.losses import (
     HiddenStates,
     MaskedSoftLabels,
     MaskedWords,
+    attention,
 )
 from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
 from stages.distillation.outputs import ModelOutputs
@@ -24,22 +27,34 @@ from stages.tasks.token_rows import write_task_rows
 from stages.tasks.types import Split
 from stages.teaching.recorded_logits import TeacherLogits
 from tests.conftest import make_corpus, make_encoder, make_tokenizer
+from tests.stages.distillation.losses.test_all_losses import LINES, MASKED, given_to, made
 from tests.stages.training.test_job import make_job
 
-READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero")
+READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "is_nonzero", "bincount", "_ctc_loss")
+WRITE = "lift_fresh"
+"""`torch.tensor`, or an index that is a list: Python also waits until a GPU has it. DeepSpeed's clipping, which is for CPUs
+alone, does that."""
+
+
+MUST_READ = (
+    {"name": "image_frames"},
+    {"name": "score_distributions", "layers": "random", "pairs": 2},
+    {"name": "typed_relations", "statistic": "edges"},
+)
+"""Losses that do: docs/speed.md."""
 
 
 class Reads(TorchDispatchMode):
     """Notes the operations that wait for a GPU: a number for Python, or a result whose shape depends on the data."""
 
-    def __init__(self):
+    def __init__(self, *names: str):
         super().__init__()
-        self.found: list[str] = []
+        self.names, self.found = (*READS, *names), []
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         name = function.overloadpacket.__name__
         by_mask = name == "index" and any(i is not None and i.dtype == torch.bool for i in arguments[1])
-        if name in READS or by_mask:
+        if name in self.names or by_mask:
             self.found.append(name)
         return function(*arguments, **(keywords or {}))
 
@@ -92,6 +107,33 @@ def test_recording_the_logits_of_words_reads_nothing_back(tmp_path):
     with Reads() as reads:
         recorded.note(batch, ModelOutputs(torch.zeros(*batch.input_ids.shape, 2)))
     assert reads.found == [] and not recorded.table_NC.isnan().any()
+
+
+def on_meta(value: Any) -> Any:
+    """Tensors without their content, of which nothing can be read."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("meta").requires_grad_(value.requires_grad)
+    if isinstance(value, dict):
+        return {name: on_meta(each) for name, each in value.items()}
+    if dataclasses.is_dataclass(value):
+        found = {field.name: on_meta(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **found)
+    return value
+
+
+@pytest.mark.parametrize("name, given", LINES)
+def test_a_loss_reads_nothing_back(name, given, monkeypatch):
+    loss = made(name, given).to("meta").train()
+    student, teacher, batch = map(on_meta, given_to(loss))
+    places = torch.arange(len(batch.rows), device="meta")
+    batch = dataclasses.replace(batch, counted=places, masked=torch.arange(len(MASKED), device="meta"))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # not for this device
+    monkeypatch.setitem(attention.MAPS_UP_TO, "meta", 0)
+    must = {"name": name} | given in MUST_READ
+    raises = pytest.raises((NotImplementedError, RuntimeError)) if must else contextlib.nullcontext()
+    with Reads(WRITE) as reads, raises:
+        sum(term.sum for term in loss.terms(student, teacher, batch).values()).backward()
+    assert must or not reads.found
 
 
 def test_weights_of_classes_move_with_the_loss():

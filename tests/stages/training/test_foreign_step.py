@@ -286,9 +286,10 @@ class Contrastive(nn.Module):
         self.register_buffer("queue_QW", torch.zeros(QUEUE, 4))
 
     def forward(self, batch: BatchEncoding, targets: Tensor) -> dict[str, LossTerm]:
-        theirs_NW, own_B = gather_rows(targets, batch["weight"])
-        mine_BW = self.student(batch["x"])[batch["weight"] > 0]
-        mine_NW, _ = gather_rows(mine_BW, torch.ones(len(mine_BW)))
+        counted_B = batch["weight"] > 0
+        theirs_NW, own_B = gather_rows(targets[counted_B])
+        mine_BW = self.student(batch["x"])[counted_B]
+        mine_NW, _ = gather_rows(mine_BW)
         among_teachers = mine_BW @ torch.cat([theirs_NW, self.queue_QW]).T
         among_students = mine_BW @ mine_NW.T
         losses = functional.cross_entropy(among_teachers, own_B, reduction="sum")

@@ -40,7 +40,6 @@ SETTINGS = {
 LINES = [
     (name, given)
     for name in sorted(LOSSES)
-    if not LOSSES[name].whole_batch  # those have tests of their own: a row weighs by the others
     for given in (*[{}][: name != "each_head"], *SETTINGS.get(name, ()))
 ]
 
@@ -50,7 +49,9 @@ def each(lines: list):
                                    "-".join(map(str, part.values())) or "plain")  # fmt: skip
 
 
-EVERY_LOSS = each(LINES)
+SAME_WHEN_REPEATED = each(
+    [line for line in LINES if line[0] != "weighed_candidates"]
+)  # weighs rows by the others
 ROW_BY_ROW = each([line for line in LINES if not LOSSES[line[0]].whole_batch])
 WHOLE_BATCH = each([line for line in LINES if LOSSES[line[0]].whole_batch])
 
@@ -172,7 +173,7 @@ def split_rows(name: str, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return gradient[own], gradient[~own]
 
 
-@EVERY_LOSS
+@SAME_WHEN_REPEATED
 def test_a_batch_that_is_repeated_has_the_same_loss(name, given):
     loss = made(name, given)
     student, teacher, batch = given_to(loss)
