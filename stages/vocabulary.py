@@ -1,13 +1,21 @@
 """A vocabulary of the student's own: those of the teacher's tokens that the corpus and the task use most.
 
-A small student's table of embeddings is most of its parameters. It shrinks most where the teacher is multilingual.
+A small student's table of embeddings is most of its parameters. It shrinks most where the teacher is multilingual. A general
+student that is given gets the task's tokens in place of those that the task does not use.
 """
 
-import numpy as np
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
-from stages.distillation.models import load_tokenizer
-from stages.distillation.trimmed_vocabulary import trimmed
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from stages.distillation.models import load_classifier, load_config, load_encoder, load_tokenizer
+from stages.distillation.task_heads import head_of
+from stages.distillation.trimmed_vocabulary import exchange_tokens, teacher_ids, trimmed
 from stages.tasks.token_rows import TokenRows
+from stages.teaching.projections import PROJECTIONS_FILE
 from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.stage import Stage
 
@@ -25,15 +33,47 @@ def run(stage: Stage) -> None:
         read["task"] = task_rows(stage, stage.task(), "train", tokenizer, options["task_length"])
     counts = {name: counted(rows, len(tokenizer)) for name, rows in read.items()}
     # Shares are added, not counts: a task is a small part of the text, and what it is about.
-    frequencies = sum(count / count.sum() for count in counts.values())
-    own = trimmed(tokenizer, np.asarray(frequencies), options["vocabulary"])
-    kept = [tokenizer.convert_tokens_to_ids(token) for token in own.get_vocab()]
+    frequencies = np.asarray(sum(count / count.sum() for count in counts.values()))
+    known = None
+    if "student" in stage.inputs:
+        known = _ids(load_tokenizer(stage.model("student")), tokenizer)
+        frequencies[known] += np.finfo(float).eps  # its own tokens take what room the task's leave
+    own = trimmed(tokenizer, frequencies, options["vocabulary"])
+    kept = _ids(own, tokenizer)
     covered = {name: float(count[kept].sum() / count.sum()) for name, count in counts.items()}
     shares = " and ".join(f"{share:.3%} of the {name}'s" for name, share in covered.items())
     stage.log(
         f"{len(own):,} of {len(tokenizer):,} tokens are kept: {shares}; other text is written with these"
     )
-    stage.publish(own.save_pretrained, {"tokens": len(own), "covered": covered})
+    write = own.save_pretrained if known is None else _with_student(stage, own, kept, known)
+    stage.publish(write, {"tokens": len(own), "covered": covered})
+
+
+def _ids(own: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> np.ndarray:
+    """(V,) the teacher's id of each token."""
+    ids = teacher_ids(own, teacher)
+    return np.arange(len(own)) if ids is None else ids
+
+
+def _with_student(
+    stage: Stage, own: PreTrainedTokenizerBase, kept: np.ndarray, known: np.ndarray
+) -> Callable[[Path], None]:
+    """A writer of the given student with these tokens, and of what lies beside it."""
+    source = stage.model("student")
+    with_head = head_of(load_config(source)) is not None
+    student = load_classifier(source) if with_head else load_encoder(source)
+    exchange_tokens(student, own, kept, known, load_encoder(stage.model("teacher")))
+    new = len(np.setdiff1d(kept, known))
+    stage.log(f"{new:,} tokens are new to the student; their embeddings are made of the teacher's")
+    projections = Path(source.name) / PROJECTIONS_FILE
+
+    def write(directory: Path) -> None:
+        own.save_pretrained(directory)
+        student.save_pretrained(directory)
+        if projections.is_file():
+            shutil.copy(projections, directory)
+
+    return write
 
 
 def counted(rows: TokenRows, size: int) -> np.ndarray:

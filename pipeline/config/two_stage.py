@@ -79,14 +79,16 @@ def general(options: Options, given: Given) -> StageSpec:
 
 def vocabulary(options: Options, given: Given) -> list[StageSpec]:
     """The student's own vocabulary, if it is to have one."""
-    if not options.architecture.vocabulary or given.student:
+    if not options.architecture.vocabulary:
         return []
     settings = {
         "allow_bin": options.allow_bin, "vocabulary": options.architecture.vocabulary,
         "corpus_length": options.general.max_length, "corpus_tokens": options.general.tokens,
         "task_length": options.intermediate.max_length,
     }  # fmt: skip
-    inputs = _present(teacher=given.teacher, corpus=given.corpora.get("corpus"), task=given.task)
+    inputs = _present(teacher=given.teacher, task=given.task, student=given.student)
+    if not given.student:
+        inputs |= _present(corpus=given.corpora.get("corpus"))
     return [StageSpec("vocabulary", "vocabulary", settings, inputs)]
 
 
@@ -217,7 +219,7 @@ def check(
 def two_stage(options: Options, given: Given) -> list[StageSpec]:
     """Every stage from the given teacher to the evaluated student, in order."""
     common, sizes, task = _common(options), architecture(options), given.task
-    own_vocabulary = {} if given.student else _own_vocabulary(options)
+    own_vocabulary = _own_vocabulary(options)
     tuned, doubts = teacher(options, given), _doubts(options)
     judge: dict[str, str] = {}
     # What needs the text alone comes first, for it may find it bad.
@@ -231,7 +233,7 @@ def two_stage(options: Options, given: Given) -> list[StageSpec]:
     stages.append(tuned)
     inputs = _present(teacher="teacher", task=task)
     if given.student:
-        inputs["student"] = given.student
+        inputs["student"] = own_vocabulary.get("vocabulary", given.student)
     elif options.student != "teacher-layers":
         stages.append(general(options, given))
         inputs["student"] = "general"
@@ -257,7 +259,7 @@ def two_stage(options: Options, given: Given) -> list[StageSpec]:
         settings = common | {"training": asdict(options.finetuning)}
         random = _present(teacher=given.teacher, task=task) | own_vocabulary
         if given.student:
-            random["shape"] = given.student
+            random["shape"] = inputs["student"]
         from_random = StageSpec("finetuned", "finetune", settings | {"architecture": sizes}, random)
         if "student" in inputs:
             own = _present(student=inputs["student"], task=task)

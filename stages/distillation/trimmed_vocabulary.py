@@ -135,6 +135,38 @@ def keep_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kept
     model.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=padding))
 
 
+def exchange_tokens(
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: np.ndarray,
+    known: np.ndarray,
+    teacher: PreTrainedModel,
+) -> None:
+    """Let a student's word embeddings be those of other tokens of its teacher.
+
+    A token that it knew keeps its embedding. The embedding of a new one is made of the teacher's, by the affine map that
+    brings the teacher's embeddings of the known tokens nearest to the student's (least squares).
+
+    Args:
+        tokenizer: that of the other tokens.
+        tokens: (V,) the teacher's ids of the other tokens.
+        known: (W,) the teacher's ids of the tokens that the student knew.
+        teacher: the encoder that the student learned from.
+    """
+    table: Any = student.get_input_embeddings()
+    source: Any = teacher.get_input_embeddings()
+    ours_WD = table.weight.detach()[: len(known)].double()
+    theirs_TE = source.weight.detach().double()
+    theirs_TE = torch.cat([theirs_TE, theirs_TE.new_ones(len(theirs_TE), 1)], dim=1)
+    map_ED = torch.linalg.lstsq(theirs_TE[torch.from_numpy(known)], ours_WD).solution
+    all_TD = theirs_TE @ map_ED
+    all_TD[torch.from_numpy(known)] = ours_WD
+    fit_vocabulary(student.config, tokenizer)
+    weight = all_TD[torch.from_numpy(tokens)].to(table.weight.dtype)
+    padding = None if table.padding_idx is None else tokenizer.pad_token_id
+    student.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=padding))
+
+
 def begin_as_reduced(student: PreTrainedModel, teacher: PreTrainedModel, kept: np.ndarray | None) -> None:
     """Let a student's word embeddings begin as the teacher's, reduced to its width by a singular value decomposition.
 

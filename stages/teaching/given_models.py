@@ -52,7 +52,7 @@ class Models:
         preprocessor: the teacher's tokenizer, image processor or graph.
         teacher: its config.
         student: the student's.
-        own: the tokenizer of a given student that has a vocabulary of its own.
+        own: the tokenizer of a given student that has a vocabulary of its own, and keeps it.
     """
 
     preprocessor: Any
@@ -109,7 +109,10 @@ def check_models(
                 # Raises where the student's tokens are not a part of the teacher's.
                 teacher_ids(own, tokenizer)
                 check_vocabularies(given, given, len(own))
-                models.own = own
+                if not options["architecture"].get(
+                    "vocabulary"
+                ):  # else the stage `vocabulary` exchanges its tokens
+                    models.own = own
             else:
                 check_tokenizers(tokenizer, own)
     return models

@@ -62,6 +62,29 @@ def test_a_general_student_begins_as_layers_of_the_teacher(place):
     assert student.get_input_embeddings().weight.shape[0] == SIZE
 
 
+def test_a_given_student_gets_the_tasks_tokens(place):
+    """Those that it lacked are made of the teacher's; killed and resumed; its projections come along."""
+    from transformers import AutoModel, AutoTokenizer
+
+    status, output = place.run("general-distill", "run=fewer", f"architecture.vocabulary={SIZE - 4}")
+    assert status == 0, output
+    given = ("student=run:fewer", f"architecture.vocabulary={SIZE}", "intermediate.projection_init=general",
+             "baselines=true", "reuse=false")  # fmt: skip
+    place.kill_during("exchanged", "intermediate", *given)
+    status, output = place.run("task-distill", "run=exchanged", *given)
+    assert status == 0 and "resumed at step" in output, output
+    run = place.path / "runs" / "exchanged"
+    for stage in ("vocabulary", "intermediate", "prediction", "finetuned", "finetuned_general"):
+        assert len(AutoTokenizer.from_pretrained(run / stage / "model")) == SIZE, stage
+    tables = [
+        AutoModel.from_pretrained(path).get_input_embeddings().weight
+        for path in (place.path / "runs/fewer/general/model", run / "vocabulary" / "model")
+    ]
+    assert [len(table) for table in tables] == [SIZE - 4, SIZE]
+    rows = {tuple(row) for row in tables[1].tolist()}
+    assert len(rows & {tuple(row) for row in tables[0].tolist()}) > SIZE // 2, "known tokens keep theirs"
+
+
 @pytest.mark.slow
 def test_a_student_with_its_own_vocabulary_is_given_or_begins_as_teacher_layers(place):
     from transformers import AutoModel

@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 from checkpoints.errors import UserError
 from stages.distillation.trimmed_vocabulary import (
     begin_as_reduced,
+    exchange_tokens,
     fit_vocabulary,
     keep_tokens,
     teacher_ids,
@@ -148,3 +149,23 @@ def test_a_student_keeps_or_reduces_its_teachers_embeddings(kind, tmp_path):
     reduced = wide.get_input_embeddings().weight.detach()
     assert torch.equal(reduced[:, 16:], drawn[:, 16:])
     np.testing.assert_allclose((reduced[:, :16] @ reduced[:, :16].T).numpy(), table @ table.T, atol=1e-5)
+
+
+def test_a_student_gets_other_tokens_whose_embeddings_follow_from_the_teachers(tmp_path):
+    tokenizer = tokenizer_of("bytes")
+    size = len(tokenizer)
+    torch.manual_seed(0)
+    teacher = AutoModel.from_config(fit_vocabulary(tiny_config("bert"), tokenizer))
+    weight_TE = teacher.get_input_embeddings().weight.detach()
+    known, tokens = np.arange(0, size - 20), np.arange(10, size)
+    student = AutoModel.from_config(fit_vocabulary(tiny_config("bert", width=8, heads=2), tokenizer))
+    matrix_ED = torch.randn(weight_TE.shape[1], 8)
+    learned_WD = (weight_TE @ matrix_ED + 0.5)[known]
+    learned_WD[20] += 1.0  # a token that the student has learned otherwise
+    student.set_input_embeddings(torch.nn.Embedding.from_pretrained(learned_WD))
+    exchange_tokens(student, tokenizer, tokens, known, teacher)
+    got_VD = student.get_input_embeddings().weight.detach()
+    assert torch.equal(got_VD[:-20], learned_WD[10:]), "known tokens keep their embeddings"
+    expected = (weight_TE @ matrix_ED + 0.5)[size - 20 :]
+    assert (got_VD[-20:] - expected).abs().mean() < 0.2 * expected.std(), "new ones are made of the teacher's"
+    assert student.get_input_embeddings().weight.requires_grad
