@@ -375,13 +375,18 @@ def pareto(given: ParetoSettings) -> None:
     from pipeline.report.pareto import write_pareto
 
     groups: list[list[RunRecord]] = []
-    for run in _evaluated():
+    left_out: list[str] = []
+    for run in _evaluated(left_out.append):
         if given.task in ("", run.task.name):
             like = next((group for group in groups if group[0].same_rows(run)), None)
             groups.append([run]) if like is None else like.append(run)
+    for reason in left_out:
+        print(f"left out: {reason}")
     if not groups:
         of_task = f"of task {given.task} " if given.task else ""
-        raise UserError(f"no finished run {of_task}under {RUNS}/: make one first")
+        raise UserError(
+            f"no {'other ' if left_out else ''}finished run {of_task}under {RUNS}/: make one first"
+        )
     for i, group in enumerate(groups, 1):
         name = re.sub(r"[^\w.-]+", "-", Path(group[0].task.name).stem)
         target = RUNS / f"pareto-{name}{f'-{i}' if len(groups) > 1 else ''}"
@@ -680,16 +685,22 @@ def _finished(name: str) -> Path:
     run = RUNS / name
     if not (run / "options.json").is_file():
         raise _no_such_run(name)
+    if "evaluate" not in read_json(run / "options.json").get("stages", ["evaluate"]):
+        raise UserError(
+            f"run {name!r} has no results: its command (general-distill or augment) scores no models"
+        )
     if not read_json(run / "results.json"):
         raise UserError(f"run {name!r} is not finished: run its command again to resume it")
     return run
 
 
-def _evaluated() -> Iterator[RunRecord]:
-    """All finished runs that this version evaluated."""
+def _evaluated(left_out: Callable[[str], object] = lambda reason: None) -> Iterator[RunRecord]:
+    """All finished runs that can be read; `left_out` hears why another one cannot."""
     for results in sorted(RUNS.glob("*/results.json")):
-        with contextlib.suppress(UserError):
+        try:
             yield read_run_record(results.parent)
+        except UserError as error:
+            left_out(str(error))
 
 
 def _no_such_run(name: str) -> UserError:

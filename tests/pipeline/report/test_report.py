@@ -229,6 +229,16 @@ def test_commands(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError):
         read_run_record(Path("runs/two"))
     assert cli.main(["report", "run=one"]) == 0  # and is passed over as a point
+    capsys.readouterr()
+    assert cli.main(["pareto"]) == 0
+    assert "left out: run 'two' was evaluated by another version" in capsys.readouterr().out
+    shutil.rmtree("runs/one")
+    assert cli.main(["pareto"]) == 2
+    out, said = capsys.readouterr()
+    assert out.startswith("left out: run 'two' was") and said.startswith("error: no other finished run")
+    Path("runs/two/options.json").write_text(json.dumps({"stages": ["check", "general"]}))
+    assert cli.main(["report", "run=two"]) == 2
+    assert "run 'two' has no results: its command (general-distill or augment)" in capsys.readouterr().err
 
 
 def test_start_up_needs_no_plots():
