@@ -85,6 +85,12 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
     if whole_batch and stage.job.micro_batch != "auto" and not stage.job.hostfile:
         most = ceil(plan.batch_size / plan.ranks)
         refuse_parts(stage.job, ceil(most / (stage.job.micro_batch or most)))
+    layers = models.teacher.num_hidden_layers if plan.reads_teacher else 0
+    if isinstance(plan.layer_map, list) and max(plan.layer_map) < layers:
+        stage.log(
+            f"{name}: layer_map={plan.layer_map} leaves out the upper layers of the teacher's {layers}; "
+            "give uniform, or a list that ends with the last one"
+        )
     own = plan.trains == "student" and plan.losses is None and models.own  # a recipe's may begin otherwise
     rows = _rows(stage, plan, own or models.preprocessor, task)
     if name == "tuning" and models.knows(task):

@@ -35,7 +35,8 @@ def option(default: Any, help: str) -> Any:
 @dataclass
 class Architecture:
     """The student's sizes; its kind of model is the teacher's. One that begins as the teacher's layers has the teacher's
-    width, feed_forward and heads. One that is given keeps its own sizes."""
+    width, feed_forward and heads. One that is given keeps its own sizes,
+    but for the vocabulary: its tokens are exchanged for the task's."""
 
     layers: Positive = option(4, "transformer layers (TinyBERT4: 4, paper section 4.1)")
     width: Positive = option(312, "width of the hidden states d' (TinyBERT4: 312)")

@@ -56,6 +56,19 @@ def test_rows_are_counted_as_their_model_reads_them(tmp_path, monkeypatch):
     assert read == ["the teacher's", "the student's", "the teacher's"]
 
 
+@pytest.mark.parametrize(("layers", "told"), [(6, False), (12, True)])
+def test_a_layer_map_that_leaves_out_the_upper_layers_is_told(tmp_path, monkeypatch, capsys, layers, told):
+    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, False))
+    monkeypatch.setattr(check, "_rows", lambda *given: (_ for _ in ()).throw(Fits))
+    models = SimpleNamespace(preprocessor=None, own=None, teacher=SimpleNamespace(num_hidden_layers=layers))
+    plan = StageToCheck("student", "task", 32, 1, 16, reads_teacher=True, layer_map=[1, 3, 4, 6])
+    with pytest.raises(Fits):
+        check._check_stage(make_stage(tmp_path), "general", plan, models, None)
+    assert (
+        "leaves out the upper layers of the teacher's 12; give uniform" in capsys.readouterr().out
+    ) is told
+
+
 @pytest.mark.parametrize(
     ("name", "there", "limit", "told"),
     [
