@@ -5,6 +5,9 @@ nltk is imported only where its data is asked for: that takes seconds.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 import unicodedata
 import warnings
 from collections.abc import Collection
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import regex
+from filelock import FileLock
 
 from checkpoints.errors import UserError
 
@@ -109,22 +113,24 @@ class Synonyms:
 
 
 def _corpus(name: str, what: str, argument: str, download: bool) -> Any:
-    """A corpus of nltk's data, fetched where that is asked for."""
+    """A corpus of nltk's data, fetched where that is asked for, by one process of a host: the others wait and find it."""
     import nltk
     import nltk.corpus
 
     corpus = getattr(nltk.corpus, name)
     advice = f"run `python -m nltk.downloader {name}` where there is a network, or set NLTK_DATA to a directory that has it"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without its translations, WordNet still has English
+    path = Path(tempfile.gettempdir()) / f"nltk-data-{os.getuid()}.lock"
+    with FileLock(path) if download else contextlib.nullcontext():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # without its translations, WordNet still has English
+                corpus.ensure_loaded()
+        except LookupError:
+            if not download:
+                raise UserError(f"nltk's data of {what} is not on this machine: {advice}", argument) from None
+            if not nltk.download(name, quiet=True):
+                raise UserError(f"nltk's data of {what} could not be fetched: {advice}", argument) from None
             corpus.ensure_loaded()
-    except LookupError:
-        if not download:
-            raise UserError(f"nltk's data of {what} is not on this machine: {advice}", argument) from None
-        if not nltk.download(name, quiet=True):
-            raise UserError(f"nltk's data of {what} could not be fetched: {advice}", argument) from None
-        corpus.ensure_loaded()
-    except OSError as error:
-        raise UserError(f"nltk's data of {what} is incomplete ({error}): {advice}", argument) from None
+        except OSError as error:
+            raise UserError(f"nltk's data of {what} is incomplete ({error}): {advice}", argument) from None
     return corpus

@@ -110,9 +110,6 @@ def _synonyms(stage: Stage) -> Synonyms | None:
     given = stage.inputs.get("synonyms")
     if not given:
         return None
-    first_of_host = os.environ["LOCAL_RANK"] == "0"
-    if not first_of_host:
-        barrier()  # one rank of each host fetches it
     try:
         synonyms = Synonyms(download=given["download"])
     except UserError as error:
@@ -123,8 +120,6 @@ def _synonyms(stage: Stage) -> Synonyms | None:
             "hosts the same nltk data",
             argument="synonyms",
         )
-    if first_of_host:
-        barrier()
     return synonyms
 
 

@@ -1,6 +1,8 @@
 """Words that may be replaced, and nltk's data: stop words of other languages, synonyms of WordNet."""
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nltk
@@ -124,6 +126,22 @@ def test_missing_data_is_one_line_that_says_where_to_get_it(nltk_data, monkeypat
 
     monkeypatch.setattr(nltk, "download", download)
     assert stop_words("german", download=True) == frozenset(GERMAN)
+
+
+def test_ranks_of_a_host_fetch_data_once(nltk_data, monkeypatch) -> None:
+    monkeypatch.setattr(nltk.data, "path", [str(nltk_data / "none")])
+    fetched = []
+
+    def download(name: str, quiet: bool) -> bool:
+        fetched.append(name)
+        time.sleep(0.2)
+        nltk.data.path.append(str(nltk_data))
+        return True
+
+    monkeypatch.setattr(nltk, "download", download)
+    with ThreadPoolExecutor() as ranks:
+        found = list(ranks.map(lambda _: Synonyms(download=True).version, range(3)))
+    assert found == ["3.0"] * 3 and fetched == ["wordnet"]
 
 
 def test_incomplete_data_is_one_line(nltk_data) -> None:

@@ -14,14 +14,13 @@ from tests.data_aug.test_replaceable_words import nltk_data  # noqa: F401 (a fix
 
 
 @pytest.fixture
-def begin(tmp_path, monkeypatch):
-    """Begins the stage on a rank that is alone on its host; it has nothing but WordNet."""
+def begin(tmp_path):
+    """Begins the stage, which has nothing but WordNet."""
 
     def begin(version: str = "3.0", download: bool = False) -> None:
         synonyms = {"source": "wordnet", "version": version, "download": download}
         run(Stage("augment", "augment", tmp_path, {}, {"synonyms": synonyms}, "", Job(), torch.device("cpu")))
 
-    monkeypatch.setenv("LOCAL_RANK", "0")
     return begin
 
 
