@@ -3,6 +3,7 @@
     make torture ARGS="--kills 50"                       # 50 kills in every stage, with 1 and 2 ranks: two hours
     make torture ARGS="--kills 9 --stages augment"       # kills in some stages alone
     make torture ARGS="--only launchers"                 # the faults under each launcher alone
+    make torture ARGS="--only launchers --launchers srun"       # under one launcher
 
 Kills: at random moments, in every stage, the faults of `KILLS` in turn. Checkpoints are written at every step, so
 that many of the moments fall into a save. At the end the artefacts of all stages are bitwise those of an undisturbed
@@ -68,6 +69,13 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone [kills and all others]"
     )
+    parser.add_argument(
+        "--launchers",
+        nargs="+",
+        choices=by_launcher.PREFIXES,
+        default=[],
+        help="the launchers' part, of these alone",
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of ranks [1 2]")
     parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
     o = parser.parse_args()
@@ -87,8 +95,9 @@ def main() -> int:
         if "hosts" in parts:
             outcomes += _show(two_hosts.outcomes())
         if "launchers" in parts:
-            columns = list(by_launcher.columns(place))
-            print(f"\n{by_launcher.table(columns)}", flush=True)
+            for column in by_launcher.columns(place, o.launchers):
+                columns.append(column)
+                print(f"\n{by_launcher.table(columns)}", flush=True)  # each time, so that nothing is lost
     wrong = any(outcome.lost != "nothing" or outcome.survivors for outcome in outcomes)
     return int(wrong or any(column.wrong for column in columns))
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,12 +80,16 @@ def table(columns: list[Column]) -> str:
     return "\n".join([*(f"| {' | '.join(line)} |" for line in [*lines, ends]), *wrong])
 
 
-def columns(place: Workplace) -> Iterator[Column]:
-    """The faults under each launcher, in turn."""
+def columns(place: Workplace, launchers: Sequence[str] = ()) -> Iterator[Column]:
+    """The faults under each launcher, in turn.
+
+    Args:
+        launchers: these alone; none: the command itself and all that are installed.
+    """
     same = ("general-distill", "reuse=false", "general.epochs=150")
     status, output = place.run(*same, "run=alone", "job.nproc=2")
     assert status == 0, output
-    for launcher in ("", *PREFIXES):
+    for launcher in launchers or ("", *PREFIXES):
         if launcher != "mpirun" or shutil.which("mpirun"):
             yield _column(place, launcher, same)
 
@@ -110,7 +114,7 @@ def _column(place: Workplace, launcher: str, same: tuple[str, ...]) -> Column:
         saves = SAVES.get((launcher, fault), FAULTS[fault] == signal.SIGTERM)
         if seconds > WITHIN or process.returncode == 0 or saved != saves:
             column.wrong.append(f"{fault}: ended with {process.returncode} after {seconds:.1f} s: {output}")
-    status, output = given.run(*command)
+    status, output = given.run(*command, timeout=3600)
     if status or "resumed at step" not in output:
         column.wrong.append(f"did not resume: {status} {output}")
     elif place.weights(name) != place.weights("alone"):
