@@ -336,9 +336,12 @@ def _pieces(stream: Iterable[str | Split]) -> Iterator[tuple[list, bool]]:
 
 
 def processes(stage: Stage) -> int:
-    """How many processes of this rank tokenize: `job.workers`, or one for each core that the rank may use."""
+    """How many processes of this rank tokenize: `job.workers`, or one for each core that the rank may use.
+
+    Where the other ranks wait, those are all of its host.
+    """
     if stage.job.workers:
         return stage.job.workers
     if local := os.environ.get("LOCAL_WORLD_SIZE"):  # torchrun, which sets OMP_NUM_THREADS to 1
-        return max(1, cores() // int(local))
+        return cores() if ranks()[0] == 1 else max(1, cores() // int(local))
     return int(os.environ.get("OMP_NUM_THREADS") or cores())

@@ -90,6 +90,17 @@ def test_rows_depend_on_neither_processes_nor_ranks(tmp_path, source, tokenizer,
         assert limit <= one.counts["tokens"] < limit + 32
 
 
+def test_under_torchrun_a_rank_takes_its_part_of_the_cores_unless_the_others_wait(
+    tmp_path, source, monkeypatch
+):
+    stage = make_stage(tmp_path / "runs" / "r", source, workers=0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(cached_rows, "cores", lambda: 8)
+    for world, expected in ((2, 4), (1, 8)):
+        monkeypatch.setattr(cached_rows, "ranks", lambda world=world: (world, 0))
+        assert cached_rows.processes(stage) == expected
+
+
 def test_a_limit_ends_a_text_of_one_shard(tmp_path, source, tokenizer, monkeypatch):
     monkeypatch.setattr(cached_rows, "SHARD_CHARACTERS", 10**6)
     monkeypatch.setattr("stages.tasks.row_maker.CHUNK_CHARACTERS", 100)
