@@ -304,12 +304,15 @@ def read_run_record(path: Path) -> RunRecord:
     options = read_json(path / "options.json")
     stages = [_read_stage(path / name) for name in options.get("stages", [])]
     try:
+        about = parse(EvaluationInfo, stages[-1].scores)
+        if about.kind not in KINDS:
+            raise LookupError(about.kind)
         return RunRecord(
             path,
             options["preset"],
             {k: v for k, v in options.items() if k not in RUN_KEYS},
             read_results(path / "results.json"),
-            parse(EvaluationInfo, stages[-1].scores),
+            about,
             stages,
             options.get("recipe", []),
             parse(TaskRecord, stages[-1].inputs["task"]),
