@@ -171,8 +171,13 @@ def reserve(path: Path, size: int) -> None:
     Raises:
         OSError: the disk is full.
     """
-    with open(path, "ab") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
+    file = os.open(
+        path, os.O_RDWR | os.O_CREAT, 0o666
+    )  # not to append: disks that cannot reserve refuse that
+    try:
+        os.posix_fallocate(file, 0, size)
+    finally:
+        os.close(file)
 
 
 def verify(directory: Path) -> None:

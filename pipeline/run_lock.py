@@ -99,6 +99,8 @@ def lock_state(run: Path) -> LockState:
             fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             held = True
+        except OSError:  # a disk without locks, which commands tolerate, too
+            held = False
     return LockState(held, _text(run / OWNER))
 
 

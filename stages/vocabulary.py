@@ -34,18 +34,16 @@ def run(stage: Stage) -> None:
     counts = {name: counted(rows, len(tokenizer)) for name, rows in read.items()}
     # Shares are added, not counts: a task is a small part of the text, and what it is about.
     frequencies = np.asarray(sum(count / count.sum() for count in counts.values()))
-    known = None
-    if "student" in stage.inputs:
-        known = _ids(load_tokenizer(stage.model("student")), tokenizer)
-        frequencies[known] += np.finfo(float).eps  # its own tokens take what room the task's leave
-    own = trimmed(tokenizer, frequencies, options["vocabulary"])
+    given = "student" in stage.inputs
+    known = _ids(load_tokenizer(stage.model("student")), tokenizer) if given else np.array([], np.int64)
+    own = trimmed(tokenizer, frequencies, options["vocabulary"], spare=known.tolist())
     kept = _ids(own, tokenizer)
     covered = {name: float(count[kept].sum() / count.sum()) for name, count in counts.items()}
     shares = " and ".join(f"{share:.3%} of the {name}'s" for name, share in covered.items())
     stage.log(
         f"{len(own):,} of {len(tokenizer):,} tokens are kept: {shares}; other text is written with these"
     )
-    write = own.save_pretrained if known is None else _with_student(stage, own, kept, known)
+    write = _with_student(stage, own, kept, known) if given else own.save_pretrained
     stage.publish(write, {"tokens": len(own), "covered": covered})
 
 

@@ -90,7 +90,11 @@ def _compare_needs(report: Report, run: Path, planned: list[Planned], options: O
         report.ok(step.stage.name, text)
     cache, not_counted = _cache_bytes(planned[0].stage)
     asked = options.job.cache_gb
-    layers = "half of the free disk" if asked == "auto" else format_bytes(1e9 * asked)
+    layers = (
+        "half of the disk that is free and that no other run has claimed"
+        if asked == "auto"
+        else format_bytes(1e9 * asked)
+    )
     report.ok(
         "cache",
         f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs on a CPU, up to {layers} of the "

@@ -5,7 +5,6 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from checkpoints.errors import UserError, about
 from checkpoints.fingerprint import FileHashes
 from checkpoints.store import read_json
 from data_aug.replaceable_words import Synonyms, stop_words
-from pipeline.config.run_options import Options, check_run
+from pipeline.config.run_options import Options, check_run, without_student
 from pipeline.config.two_stage import (
     Entry,
     Given,
@@ -44,7 +43,7 @@ MODELS: dict[str, Callable[[], Path]] = {
 }
 """Models that come in packages or with the project, by the names that options have for them."""
 
-STUDENT = "give a local directory, packaged, or leave student= empty to make one"
+STUDENT = "give a local directory, packaged, or give student= in ARGS (nothing) to make one"
 
 
 def task_stages(options: Options) -> RunSpec:
@@ -166,17 +165,6 @@ def given_vectors(options: Options) -> Entry | None:
             f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
         )
     return _hashed({"path": str(path.resolve())})
-
-
-def without_student(options: Options, why: str) -> Options:
-    """The options of a command that takes no student, without what a preset has for those that do.
-
-    Raises:
-        UserError: the user has given one.
-    """
-    if options.student not in ("", "packaged", "teacher-layers"):
-        raise UserError(f"{options.student!r} is for task-distill: {why}; leave it out", argument="student")
-    return replace(options, student="")
 
 
 def given_student(name: str, run: Path) -> Entry:

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from checkpoints.errors import UserError
-from pipeline.config.run_options import Options, as_preset, load
+from pipeline.config.run_options import Options, as_preset, load, without_student
 from pipeline.config.schema import CONFIG, flattened, read_yaml, updated
 from stages.tasks.text import parse_yaml
 from stages.training.options import (
@@ -222,7 +222,7 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
         text = given.pop(key)
         _set_part(lines, key.split("."), parse_yaml(text, f"the value of {key}={text!r}"), key)
     parts = updated(RecipeFile(), {name: lines.pop(name) for name in PARTS if name in lines}, where)
-    options = load(parts.extends, given, as_preset(where, lines))
+    options = _of_new_students(load(parts.extends, given, as_preset(where, lines)))
     points, grid_values = _grid_points(parts.grid)
     shown = [*parts.students, *points]
     for group in (parts.stages, parts.students, points):
@@ -252,6 +252,17 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
     if not parts.unlabelled and any(student.with_unlabelled for student in students.values()):
         raise UserError(f"{where}with_unlabelled=true needs unlabelled=FRACTION: there are no such rows")
     return Recipe(path.stem, parts, main, students, shown, grid_values), options
+
+
+def _of_new_students(options: Options) -> Options:
+    """The options without what a preset has for a given student: a recipe says what each of its own begins as."""
+    options = without_student(options, "each student of a recipe says what it begins as (student.init)")
+    if options.architecture.vocabulary != load(options.preset, {}).architecture.vocabulary:
+        raise UserError(
+            f"{options.architecture.vocabulary}: a recipe's students have the teacher's; leave it out",
+            argument="architecture.vocabulary",
+        )
+    return replace(options, architecture=replace(options.architecture, vocabulary=0))
 
 
 def _student(settings: dict, before: dict[str, StudentSpec], options: Options, where: str) -> StudentSpec:

@@ -11,7 +11,6 @@ from pipeline.config.inputs import (
     given_task,
     given_teacher_and_task,
     given_vectors,
-    without_student,
 )
 from pipeline.config.recipe import Recipe
 from pipeline.config.run_options import Options
@@ -43,8 +42,6 @@ def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
     for name in ("image_augmentation", "sentence_vectors"):
         if value := getattr(recipe.lines, name):
             task["identity"][name] = value
-
-    options = without_student(options, "each student of a recipe says what it begins as (student.init)")
 
     def declare(run: Path) -> list[StageSpec]:
         given = given_teacher_and_task(options, task, run)

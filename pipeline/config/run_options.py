@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,6 +167,20 @@ def load(preset: str, given: Mapping[str, Any] | Iterable[str], recipe: Preset |
     _check_together(options)
     check_run(options.run)
     return options
+
+
+def without_student(options: Options, why: str) -> Options:
+    """The options of a command that begins from no given student, without one that the preset has for those that do.
+
+    Args:
+        why: what the command does instead, for the error.
+
+    Raises:
+        UserError: the student is not the preset's; the user has given it.
+    """
+    if options.student != load(options.preset, {}).student:
+        raise UserError(f"{options.student!r} is for task-distill: {why}; leave it out", argument="student")
+    return replace(options, student="")
 
 
 def as_preset(where: str, settings: dict[str, Any]) -> Preset:

@@ -306,7 +306,9 @@ def read_run_record(path: Path) -> RunRecord:
     try:
         about = parse(EvaluationInfo, stages[-1].scores)
         if about.kind not in KINDS:
-            raise LookupError(about.kind)
+            raise UserError(
+                f"run {path.name!r} has a kind of task that this version lacks, {about.kind!r}: use the version that made it"
+            )
         return RunRecord(
             path,
             options["preset"],

@@ -4,7 +4,7 @@ Then teacher and student read the same tokens under different ids, token for tok
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ SPECIAL_IDS = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 
 
 def trimmed(
-    tokenizer: PreTrainedTokenizerBase, frequencies: np.ndarray, size: int
+    tokenizer: PreTrainedTokenizerBase, frequencies: np.ndarray, size: int, spare: Iterable[int] = ()
 ) -> PreTrainedTokenizerFast:
     """A tokenizer with the most frequent of another one's tokens; it writes the others with those.
 
@@ -30,6 +30,7 @@ def trimmed(
         tokenizer: a fast one: WordPiece, BPE or Unigram.
         frequencies: the frequencies of its tokens, by id; unused ones are 0.
         size: the maximum number of tokens.
+        spare: the ids of tokens that are kept, too, while there is room.
 
     Raises:
         UserError: it is of another type, or `size` has no room for special tokens and characters.
@@ -61,7 +62,9 @@ def trimmed(
             f"{size} has no room for the {size - room + len(kept):,} special tokens and characters of the text; give more",
             argument="vocabulary",
         )
-    for piece in sorted(used, key=lambda piece: (-frequencies[ids[piece]], ids[piece])):
+    spare = {*spare}
+    filling = [piece for piece, i in ids.items() if i in spare]
+    for piece in [*sorted(used, key=lambda piece: (-frequencies[ids[piece]], ids[piece])), *filling]:
         needed = set(parts(piece)) - kept
         if len(kept) + len(needed) <= room:
             kept |= needed
@@ -104,7 +107,7 @@ def teacher_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBa
     if others := sorted(ours.keys() - theirs.keys()):
         raise UserError(
             f"{len(others):,} of the student's {len(ours):,} tokens are not among the teacher's {len(theirs):,} (such as "
-            f"{others[0]!r}): give a student of a teacher with the same vocabulary, or student= to make one"
+            f"{others[0]!r}): give a student of a teacher with the same vocabulary, or leave it out for a preset that makes one, such as small"
         )
     found = np.zeros(max(ours.values()) + 1, np.int64)
     found[list(ours.values())] = [theirs[token] for token in ours]

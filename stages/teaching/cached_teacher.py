@@ -177,7 +177,7 @@ class TeacherCache:
 
 def kept_bytes(directory: Path) -> int:
     """The bytes of the shards under a directory."""
-    return sum(path.stat().st_size for path in directory.rglob("shard-*/*"))
+    return sum(path.stat().st_size for path in directory.rglob("step-*/*"))
 
 
 def _parts(outputs: ModelOutputs, spec: CaptureSpec) -> list[Tensor]:

@@ -97,11 +97,14 @@ def check_models(
     if "width" not in options["architecture"]:  # the student begins as layers of the teacher
         check_layers(loaded)
     if student:
+        exchanges = bool(
+            options["architecture"].get("vocabulary")
+        )  # of its tokens, by the stage `vocabulary`
         _loaded(student, False, task, say)
         try:
             own = load_tokenizer(student)
         except UserError as error:
-            if smaller:
+            if smaller or exchanges:
                 raise
             say(f"of the vocabularies only the sizes were compared: {error}")
         else:
@@ -109,10 +112,7 @@ def check_models(
                 # Raises where the student's tokens are not a part of the teacher's.
                 teacher_ids(own, tokenizer)
                 check_vocabularies(given, given, len(own))
-                if not options["architecture"].get(
-                    "vocabulary"
-                ):  # else the stage `vocabulary` exchanges its tokens
-                    models.own = own
+                models.own = None if exchanges else own
             else:
                 check_tokenizers(tokenizer, own)
     return models

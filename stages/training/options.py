@@ -45,7 +45,7 @@ class Architecture:
     dropout: Fraction = option(0.1, "dropout of the student in training (BERT: 0.1)")
     vocabulary: NotNegative = option(
         0,
-        "maximum number of tokens: those of the teacher's that corpus and task use most; 0: all",
+        "maximum number of tokens: those of the teacher's that task and corpus use most; 0: all",
     )
 
 

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import time
@@ -144,6 +145,19 @@ def test_too_little_space_is_told_before_writing(tmp_path):
     store.need_space(tmp_path, 1, "a test")
     with pytest.raises(UserError, match="a test needs 1,000,000,000,000.0 MB.*MB are free.*intact"):
         store.need_space(tmp_path, 10**18, "a test")
+
+
+def test_a_file_is_not_opened_to_append_while_its_room_is_reserved(tmp_path, monkeypatch):
+    """Where a disk cannot reserve, the C library writes in its place, which a file that is open to append refuses."""
+    modes, reserve = [], os.posix_fallocate
+
+    def reserved(file, offset, size):
+        modes.append(fcntl.fcntl(file, fcntl.F_GETFL) & (os.O_APPEND | os.O_ACCMODE))
+        reserve(file, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", reserved)
+    store.reserve(tmp_path / "file", 100)
+    assert modes == [os.O_RDWR] and (tmp_path / "file").stat().st_size == 100
 
 
 def test_the_hash_of_a_model_covers_what_is_read_of_it(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from checkpoints.errors import UserError
 from pipeline.config.recipe import read_recipe
-from pipeline.config.recipe_stages import declared, recipe_stages
+from pipeline.config.recipe_stages import declared
 from pipeline.config.two_stage import Given
 
 GIVEN = Given(
@@ -53,7 +53,19 @@ def test_a_general_student_as_layers_is_not_for_recipes_whose_students_say_it_th
 
 def test_a_general_student_that_no_recipe_takes_is_refused_instead_of_ignored():
     with pytest.raises(UserError, match=r"'run:books' is for task-distill: each student of a recipe"):
-        recipe_stages(*read_recipe({"name": "which-system", "student": "run:books"}))
+        read_recipe({"name": "which-system", "student": "run:books"})
+
+
+@pytest.mark.parametrize("preset", ["compact", "layers"])
+def test_what_a_preset_has_for_a_given_student_is_not_for_recipes(preset):
+    _, options = read_recipe({"name": "which-system", "preset": preset})
+    assert (options.student, options.architecture.vocabulary) == ("", 0)
+    with pytest.raises(UserError, match=r"'packaged' is for task-distill: each student of a recipe"):
+        read_recipe({"name": "which-system", "student": "packaged"})
+    with pytest.raises(
+        UserError, match="architecture.vocabulary: 99: a recipe's students have the teacher's"
+    ):
+        read_recipe({"name": "which-system", "architecture.vocabulary": "99"})
 
 
 def test_students_may_begin_from_another_seed_than_their_teacher():

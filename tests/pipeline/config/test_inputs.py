@@ -50,9 +50,7 @@ def test_compact_begins_as_the_packaged_student_and_general_distill_makes_one_of
     given = {name: arguments[name] for name in ("task", "data", "text_columns", "label_column")}
     options = load("small", given | {"preset": "compact", "teacher": "teacher"})
     made = {stage.name: stage for stage in task_stages(options).declare(tmp_path / "run")}
-    assert (
-        made["intermediate"].inputs["student"]["path"].endswith("general_student") and "general" not in made
-    )
+    assert made["vocabulary"].inputs["student"]["path"].endswith("general_student") and "general" not in made
     for preset in ("compact", "layers"):
         options = load("small", {"preset": preset, "teacher": "teacher"})
         made = {stage.name: stage for stage in general_stages(options).declare(tmp_path / "run")}

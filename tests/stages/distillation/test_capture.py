@@ -21,12 +21,10 @@ from stages.distillation.losses import (
     SoftLabels,
     attention,
     base,
-    continuation,
     distillation_token,
     hidden,
     masked,
     prediction,
-    relations,
 )
 from stages.distillation.outputs import ModelOutputs, read
 from stages.distillation.teachers import FrozenTeacher
@@ -209,7 +207,7 @@ def test_a_loss_alone_is_the_mean_of_its_batch():
 
 @pytest.mark.parametrize(
     "module",
-    [base, attention, continuation, distillation_token, hidden, masked, prediction, relations],
+    [base, attention, distillation_token, hidden, masked, prediction],
     ids=lambda m: m.__name__,
 )
 def test_the_examples_of_the_docstrings_run(module, student, teacher, batch):

@@ -101,6 +101,17 @@ def test_text_of_kept_tokens_is_written_as_before_and_other_text_with_kept_token
     assert used > 30
 
 
+def test_spare_tokens_fill_the_room_that_is_left_and_need_none():
+    tokenizer = tokenizer_of("wordpiece")
+    own = frequencies(tokenizer, TEXTS[:3])
+    most = len(trimmed(tokenizer, own, len(tokenizer)))
+    spare = [i for i in range(len(tokenizer)) if not own[i]]
+    assert len(trimmed(tokenizer, own, most, spare=spare)) == most
+    more = trimmed(tokenizer, own, most + 10, spare=spare)
+    assert most < len(more) <= most + 10
+    assert trimmed(tokenizer, own, most).get_vocab().keys() <= more.get_vocab().keys()
+
+
 def test_what_cannot_be_trimmed_is_refused():
     teacher = tokenizer_of("wordpiece")
     with pytest.raises(

@@ -10,7 +10,7 @@ from transformers import BertForSequenceClassification, ResNetConfig, ResNetForI
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
-from stages.distillation.losses import Adversary, Peers, adversary, build, peers
+from stages.distillation.losses import Adversary, Peers, adversary, build, each_head
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students import branches
 from stages.distillation.students.branches import WithBranches, last_hidden
@@ -82,7 +82,7 @@ def learning(lines=LINES, number: int = 1) -> Distillation:
     return Distillation(student, [build(line, student.config, width_8) for line in lines])
 
 
-@pytest.mark.parametrize("module", [branches, adversary, peers], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [branches, adversary, each_head], ids=lambda m: m.__name__)
 def test_the_examples_of_the_docstrings_run(module):
     rows = Images().collate([0], np.ones(1, np.float32))
     names = {

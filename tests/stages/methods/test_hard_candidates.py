@@ -59,7 +59,7 @@ def test_a_caption_is_true_of_the_digits_that_it_names(scenes):
             assert a in ("a", "an") and f"{b} {opposite[word]}{of} {first}" in texts
     test = scenes.splits["test"]
     groups = KIND.groups(test)
-    assert len(groups) == 100 and len(set(groups)) == 1
+    assert len(groups) == 200 and len(set(groups)) == 1
     assert test.text_b[: groups[0]] == test.text_b[groups[0] : 2 * groups[0]]
     assert np.array(test.labels).reshape(len(groups), -1).sum(1).min() >= 1
 

@@ -185,7 +185,7 @@ def test_a_run_leaves_the_disk_to_others_that_have_begun_to_fill_it(parts, monke
         outputs = live_teacher.teacher_outputs(of_run, teacher, {"train": rows})["train"]
         kept.append(isinstance(outputs, TeacherCache))
     assert kept == [True, True, False]
-    written = stage.directory.parents[1] / "a" / "intermediate" / "teacher" / "train-x" / "shard-00000"
+    written = stage.directory.parents[1] / "a" / "intermediate" / "teacher" / "train-x" / store.step_name(0)
     written.mkdir(parents=True)
     with open(written / "layers.bin", "wb") as file:
         file.truncate(10**9)  # what is on the disk is no longer free, and is claimed no more
@@ -205,11 +205,11 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line_and_whole_shards_stay(parts,
 
     monkeypatch.setattr(os, "posix_fallocate", full_at_the_third)
     with pytest.raises(
-        UserError, match="no space left to write .*shard-00002.*what was saved before is intact"
+        UserError, match=f"no space left to write .*{store.step_name(2)}.*what was saved before is intact"
     ):
         TeacherCache(stage, "train", rows, teacher).fill()
     shards = stage.directory / "teacher" / "train-fp32-as-bf16"
-    assert sorted(path.name for path in shards.iterdir()) == ["shard-00000", "shard-00001"]
+    assert sorted(path.name for path in shards.iterdir()) == [store.step_name(0), store.step_name(1)]
     asked = []
     monkeypatch.setattr(store, "need_space", lambda directory, size, what: asked.append(size))
     cache = TeacherCache(stage, "train", rows, teacher).fill()

@@ -82,9 +82,8 @@ def test_what_its_loss_cannot_learn_and_losses_on_its_layers_are_refused(tmp_pat
         "student", "task", 32, 1, 8, layer_map="uniform", losses=["distillation_token"], student=SIZES
     )
     check_plan(plan, models, SimpleNamespace(kind=Classes(("a", "b"))))
-    for kind in (Scores(), LabelSets(("a", "b"))):
-        with pytest.raises(UserError, match="distillation_token needs one class a row, and the task has"):
-            check_plan(plan, models, SimpleNamespace(kind=kind))
+    with pytest.raises(UserError, match="distillation_token needs one class a row, and the task has"):
+        check_plan(plan, models, SimpleNamespace(kind=LabelSets(("a", "b"))))
     with pytest.raises(UserError, match="a bert_with_token answers with classes, and the task has"):
         check_plan(replace(plan, losses=["soft_labels"]), models, SimpleNamespace(kind=Scores()))
     with pytest.raises(
