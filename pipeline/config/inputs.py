@@ -43,7 +43,7 @@ MODELS: dict[str, Callable[[], Path]] = {
 }
 """Models that come in packages or with the project, by the names that options have for them."""
 
-STUDENT = "give a local directory, packaged, or give student= in ARGS (nothing) to make one"
+STUDENT = "give a local directory, packaged, or nothing (ARGS=student=) to make one"
 
 
 def task_stages(options: Options) -> RunSpec:
@@ -168,7 +168,9 @@ def given_vectors(options: Options) -> Entry | None:
 
 
 def given_student(name: str, run: Path) -> Entry:
-    """The packaged student, a general student of the user's, or with run:NAME that of a run of `general-distill`, or the student that another run is about.
+    """The packaged general student, one of the user's, or with run:NAME that of another run.
+
+    A run of `general-distill` gives its general student, any other the student that it is about.
 
     Raises:
         UserError: there is no such run, it is not finished, or it is this one.

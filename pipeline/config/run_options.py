@@ -92,7 +92,7 @@ class Options:
     allow_bin: bool = option(False, "also load weights in torch's .bin format (tensors only)")
     student: str = option(
         "",
-        "a general student: packaged, directory, hub name or run:NAME; or teacher-layers: every k-th of them",
+        "general student: packaged, directory, hub name, run:NAME; teacher-layers: every k-th teacher layer",
     )
     seed: NotNegative = option(1, "seed of initialisation, data order and dropout")
     seeds: list[NotNegative] = option([], "one run for each seed, then mean and spread: seeds='1 2 3'")
