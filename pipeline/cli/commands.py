@@ -227,7 +227,7 @@ def demo(given: dict[str, str]) -> None:
 What to do next:
   make predict RUN={runs[0].name} TEXT="a fine film"         # what the student answers
   make export RUN={runs[0].name} ARGS="to=my-student"        # files for transformers and onnxruntime
-  make task-distill TASK=mine DATA=my.csv ARGS="text_columns=text label_column=label"    # the same with your rows""")
+  make task-distill PRESET=compact TASK=mine DATA=my.csv ARGS="text_columns=text label_column=label"   # your own rows""")
     )
 
 

@@ -97,8 +97,8 @@ def _compare_needs(report: Report, run: Path, planned: list[Planned], options: O
     )
     report.ok(
         "cache",
-        f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs on a CPU, up to {layers} of the "
-        "teacher's layers (job.cache_gb)",
+        f"up to {format_bytes(cache)} of tokenized rows{not_counted}; while a stage runs on a CPU, the teacher's layers "
+        f"take up to {layers} (job.cache_gb)",
     )
     about = "weights, gradients, moments, teacher, and a micro-batch's activations in fp32"
     if on_gpu:
