@@ -127,7 +127,7 @@ def _rows(stage: Stage, plan: StageToCheck, preprocessor: Any, task: Task | None
                     "prediction; raise it",
                     argument="max_length",
                 )
-    if task.kind.reads_images:  # so that a broken image of dev or test is told now
+    if task.kind.reads_images:  # so that a broken image of dev or test is reported now
         for split in sorted(task.splits.keys() - {"train", "unlabelled"}):
             rows_of(stage, task, split, preprocessor, plan.max_length)
     if plan.data != "task":

@@ -107,7 +107,7 @@ def teacher_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBa
     if others := sorted(ours.keys() - theirs.keys()):
         raise UserError(
             f"{len(others):,} of the student's {len(ours):,} tokens are not among the teacher's {len(theirs):,} (such as "
-            f"{others[0]!r}): give a student of a teacher with the same vocabulary, or leave it out for a preset that makes one, such as small"
+            f"{others[0]!r}): give a student of a teacher with the same vocabulary, or a preset that makes one"
         )
     found = np.zeros(max(ours.values()) + 1, np.int64)
     found[list(ours.values())] = [theirs[token] for token in ours]
@@ -132,10 +132,15 @@ def keep_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kept
     if kept is None:
         return
     table: Any = model.get_input_embeddings()
+    _set_table(model, tokenizer, table.weight.detach()[torch.from_numpy(kept)].clone())
+
+
+def _set_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weight_VD: torch.Tensor) -> None:
+    """Give a model the tokens of a tokenizer, with these embeddings."""
+    table: Any = model.get_input_embeddings()
     fit_vocabulary(model.config, tokenizer)
-    weight = table.weight.detach()[torch.from_numpy(kept)].clone()
     padding = None if table.padding_idx is None else tokenizer.pad_token_id
-    model.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=padding))
+    model.set_input_embeddings(nn.Embedding.from_pretrained(weight_VD, freeze=False, padding_idx=padding))
 
 
 def exchange_tokens(
@@ -164,10 +169,7 @@ def exchange_tokens(
     map_ED = torch.linalg.lstsq(theirs_TE[torch.from_numpy(known)], ours_WD).solution
     all_TD = theirs_TE @ map_ED
     all_TD[torch.from_numpy(known)] = ours_WD
-    fit_vocabulary(student.config, tokenizer)
-    weight = all_TD[torch.from_numpy(tokens)].to(table.weight.dtype)
-    padding = None if table.padding_idx is None else tokenizer.pad_token_id
-    student.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=padding))
+    _set_table(student, tokenizer, all_TD[torch.from_numpy(tokens)].to(table.weight.dtype))
 
 
 def begin_as_reduced(student: PreTrainedModel, teacher: PreTrainedModel, kept: np.ndarray | None) -> None:

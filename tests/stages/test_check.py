@@ -56,8 +56,10 @@ def test_rows_are_counted_as_their_model_reads_them(tmp_path, monkeypatch):
     assert read == ["the teacher's", "the student's", "the teacher's"]
 
 
-@pytest.mark.parametrize(("layers", "told"), [(6, False), (12, True)])
-def test_a_layer_map_that_leaves_out_the_upper_layers_is_told(tmp_path, monkeypatch, capsys, layers, told):
+@pytest.mark.parametrize(("layers", "logged"), [(6, False), (12, True)])
+def test_a_layer_map_that_leaves_out_the_upper_layers_is_logged(
+    tmp_path, monkeypatch, capsys, layers, logged
+):
     monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, False))
     monkeypatch.setattr(check, "_rows", lambda *given: (_ for _ in ()).throw(Fits))
     models = SimpleNamespace(preprocessor=None, own=None, teacher=SimpleNamespace(num_hidden_layers=layers))
@@ -66,11 +68,11 @@ def test_a_layer_map_that_leaves_out_the_upper_layers_is_told(tmp_path, monkeypa
         check._check_stage(make_stage(tmp_path), "general", plan, models, None)
     assert (
         "leaves out the upper layers of the teacher's 12; give uniform" in capsys.readouterr().out
-    ) is told
+    ) is logged
 
 
 @pytest.mark.parametrize(
-    ("name", "there", "limit", "told"),
+    ("name", "there", "limit", "logged"),
     [
         ("general", 1_040_000, 0, True),
         ("general", 1_040_000, 20_000_000, True),
@@ -79,7 +81,9 @@ def test_a_layer_map_that_leaves_out_the_upper_layers_is_told(tmp_path, monkeypa
         ("intermediate", 1_040_000, 0, False),
     ],
 )
-def test_a_short_text_of_the_general_stage_is_told(tmp_path, monkeypatch, capsys, name, there, limit, told):
+def test_a_short_text_of_the_general_stage_is_logged(
+    tmp_path, monkeypatch, capsys, name, there, limit, logged
+):
     monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, False))
     monkeypatch.setattr(check, "_rows", lambda *given: SimpleNamespace(lengths=np.array([there])))
     monkeypatch.setattr(check, "training_cost", lambda *given: ("its cost", "what it costs"))
@@ -87,5 +91,5 @@ def test_a_short_text_of_the_general_stage_is_told(tmp_path, monkeypatch, capsys
     plan = StageToCheck("student", "corpus", 32, 1, 16, tokens=limit)
     assert check._check_stage(make_stage(tmp_path), name, plan, models, None) == "its cost"
     said = capsys.readouterr().out
-    assert ("general: the text has 1.0 M tokens; on STS-B" in said) == told
-    assert ("give more text" in said) == told
+    assert ("general: the text has 1.0 M tokens; on STS-B" in said) == logged
+    assert ("give more text" in said) == logged
