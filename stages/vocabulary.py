@@ -36,13 +36,15 @@ def run(stage: Stage) -> None:
     frequencies = np.asarray(sum(count / count.sum() for count in counts.values()))
     given = "student" in stage.inputs
     known = _ids(load_tokenizer(stage.model("student")), tokenizer) if given else np.array([], np.int64)
-    own = trimmed(tokenizer, frequencies, options["vocabulary"], spare=known.tolist())
+    size = options["vocabulary"]
+    # With room for all tokens it needs no choice among them.
+    every = size >= len(tokenizer)
+    own = tokenizer if every else trimmed(tokenizer, frequencies, size, spare=known.tolist())
     kept = _ids(own, tokenizer)
     covered = {name: float(count[kept].sum() / count.sum()) for name, count in counts.items()}
     shares = " and ".join(f"{share:.3%} of the {name}'s" for name, share in covered.items())
-    stage.log(
-        f"{len(own):,} of {len(tokenizer):,} tokens are kept: {shares}; other text is written with these"
-    )
+    rest = "" if every else f": {shares}; other text is written with these"
+    stage.log(f"{len(own):,} of {len(tokenizer):,} tokens are kept{rest}")
     write = _with_student(stage, own, kept, known) if given else own.save_pretrained
     stage.publish(write, {"tokens": len(own), "covered": covered})
 

@@ -55,7 +55,7 @@ MAKE = {
     "ackd": "recipe name=ackd seeds=1 rows=64 tuning.epochs=2 base.training.epochs=2",
     "dcd": "recipe name=dcd seeds=1 rows=48 tuning.epochs=1 base.training.epochs=1",
     "deit": "recipe name=deit seeds=1 rows=64 tuning.epochs=2 base.training.epochs=2",
-    "disco": "recipe name=disco seeds=1 data=STS-B corpus=corpus.txt base.student.width=24",
+    "disco": "recipe name=disco seeds=1 data=STS-B corpus=corpus.txt student= base.student.init=random base.student.width=24",
     "hire": "recipe name=hire seeds=1 tuning.epochs=2 base.training.epochs=2",
     "grain": "recipe name=grain seeds=1 base.method.grain.embedding_rank=8 students.stock-50.method.grain.density=0.7",
     "oracle-teacher": "recipe name=oracle-teacher seeds=1 rows=32 tuning.epochs=1 base.training.epochs=1",

@@ -39,7 +39,7 @@ from stages.training.options import (
 RECIPES = Path(__file__).parent / "recipes"
 SIZES = ("layers", "width", "feed_forward", "heads")
 BEGINNINGS = ("random", "teacher-layers", "general", "encoder")
-RESERVED = ("check", "teacher", "evaluate", "task", *BEGINNINGS)
+RESERVED = ("check", "teacher", "vocabulary", "evaluate", "task", *BEGINNINGS)
 
 
 @dataclass
@@ -222,7 +222,7 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
         text = given.pop(key)
         _set_part(lines, key.split("."), parse_yaml(text, f"the value of {key}={text!r}"), key)
     parts = updated(RecipeFile(), {name: lines.pop(name) for name in PARTS if name in lines}, where)
-    options = _of_new_students(load(parts.extends, given, as_preset(where, lines)))
+    options = _without_vocabulary(load(parts.extends, given, as_preset(where, lines)))
     points, grid_values = _grid_points(parts.grid)
     shown = [*parts.students, *points]
     for group in (parts.stages, parts.students, points):
@@ -251,12 +251,13 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
             )
     if not parts.unlabelled and any(student.with_unlabelled for student in students.values()):
         raise UserError(f"{where}with_unlabelled=true needs unlabelled=FRACTION: there are no such rows")
+    if options.student == "teacher-layers" or all(s.student.source != "general" for s in students.values()):
+        options = without_student(options, "no student of this recipe begins as one (init: general)")
     return Recipe(path.stem, parts, main, students, shown, grid_values), options
 
 
-def _of_new_students(options: Options) -> Options:
-    """The options without what a preset has for a given student: a recipe says what each of its own begins as."""
-    options = without_student(options, "each student of a recipe says what it begins as (student.init)")
+def _without_vocabulary(options: Options) -> Options:
+    """The options without the vocabulary that a preset has for its student."""
     if options.architecture.vocabulary != load(options.preset, {}).architecture.vocabulary:
         raise UserError(
             f"{options.architecture.vocabulary}: a recipe's students have the teacher's; leave it out",

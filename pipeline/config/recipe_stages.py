@@ -1,13 +1,15 @@
 """The stages of a recipe's run."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints.errors import UserError
+from checkpoints.store import read_json
 from pipeline.config.inputs import (
     given_corpus,
     given_other_task,
+    given_student,
     given_task,
     given_teacher_and_task,
     given_vectors,
@@ -15,6 +17,7 @@ from pipeline.config.inputs import (
 from pipeline.config.recipe import Recipe
 from pipeline.config.run_options import Options
 from pipeline.config.two_stage import (
+    Entry,
     Given,
     RunSpec,
     StageSpec,
@@ -24,7 +27,9 @@ from pipeline.config.two_stage import (
     general,
     masked_lm,
     teacher,
+    vocabulary,
 )
+from pipeline.deploy.hub import config_file
 from stages.training.options import Pretraining, StageToCheck, Training
 
 
@@ -51,11 +56,13 @@ def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
                 given.tasks[f"task {name}"] = given_other_task(
                     other, student.task.data, rows, options.seed, run
                 )
-            if student.student.source == "general":
+            if student.student.source == "general" and not options.student:
                 given.corpora["corpus"] = given_corpus(options.corpus, run)
             if student.data != "task":
                 corpus = options.corpus if student.data == "corpus" else student.data
                 given.corpora[student.corpus] = given_corpus(corpus, run)
+        if options.student:
+            given.student = given_student(options.student, run)
         return declared(recipe, options, given)
 
     return RunSpec(options.run or recipe.name, declare)
@@ -69,7 +76,15 @@ def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
             "teacher-layers is not for recipes: let a student have init: teacher-layers",
             argument="general.init",
         )
-    made = [general(options, given)] if from_general else []
+    made: list[StageSpec] = []
+    sources: dict[str, str | Entry] = {"encoder": given.teacher}
+    as_given = {name for name in recipe.students if given.student and _root(recipe, name) == "general"}
+    if given.student:
+        options = _with_all_tokens(options, given)
+        made = vocabulary(options, given)
+        sources["general"] = "vocabulary" if made else given.student
+    elif from_general:
+        made = [general(options, given)]
     plans = {}
     for name, spec in recipe.students.items():
         settings: dict[str, Any] = {
@@ -91,7 +106,7 @@ def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
             data = f"task {name}"
             inputs = {"teacher": given.teacher, "task": given.tasks[data]}
         if source := spec.student.source:
-            inputs["student"] = given.teacher if source == "encoder" else source
+            inputs["student"] = sources.get(source, source)
         if spec.student.embeddings == "vectors":
             vectors = given_vectors(options)
             if not vectors:
@@ -102,7 +117,7 @@ def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
         settings |= {"mixing": spec.mixing} if spec.mixing else {}
         settings |= {"method": spec.method, "reads": spec.reads} if spec.method != "plain" else {}
         own: dict[str, Any] = {
-            "student": spec.student.sizes,
+            "student": {} if name in as_given else spec.student.sizes,
             "losses": spec.losses,
             "layer_map": spec.layer_map,
         }
@@ -110,7 +125,7 @@ def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
         read = {n: recipe.students[n] for n in spec.reads if n != "teacher"}
         own["reads_others"] = [n for n, other in read.items() if not other.learns_own_task]
         own["methods_read"] = {n: other.method for n, other in read.items()}
-        own["layers_read"] = {n: other.student.layers for n, other in read.items()}
+        own["layers_read"] = {n: None if n in as_given else other.student.layers for n, other in read.items()}
         before = recipe.students.get(spec.student.source)
         while before and before.method == "plain":
             before = recipe.students.get(before.student.source)
@@ -130,6 +145,23 @@ def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
         *made,
         evaluation(models, recipe.main, lengths, {"task": given.task}),
     ]
+
+
+def _with_all_tokens(options: Options, given: Given) -> Options:
+    """The options under which a given student with a vocabulary of its own gets all of its teacher's tokens."""
+    assert given.student
+    ours, theirs = (
+        read_json(config_file(model)).get("vocab_size", 0) for model in (given.student, given.teacher)
+    )
+    size = theirs if ours < theirs else 0
+    return replace(options, architecture=replace(options.architecture, vocabulary=size))
+
+
+def _root(recipe: Recipe, name: str) -> str:
+    """What the first in a chain of students begins as."""
+    while name in recipe.students:
+        name = recipe.students[name].student.source
+    return name
 
 
 def _plan(trains: Literal["teacher", "student"], data: str, training: Training, **own: Any) -> StageToCheck:

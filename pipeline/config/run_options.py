@@ -179,7 +179,7 @@ def without_student(options: Options, why: str) -> Options:
         UserError: the student is not the preset's; the user has given it.
     """
     if options.student != load(options.preset, {}).student:
-        raise UserError(f"{options.student!r} is for task-distill: {why}; leave it out", argument="student")
+        raise UserError(f"{options.student!r} is not used: {why}; leave it out", argument="student")
     return replace(options, student="")
 
 

@@ -108,7 +108,7 @@ class Lead(Method):
                     argument=f"losses.{name}.of",
                 )
             pairs = settings.get("pairs", 1) if isinstance(settings, dict) else 1
-            layers = plan.layers_read.get(plan.reads[0], pairs) if plan.reads else pairs
+            layers = (plan.layers_read.get(plan.reads[0]) or pairs) if plan.reads else pairs
             if name == "score_distributions" and isinstance(pairs, int) and pairs > layers:
                 raise UserError(
                     f"{pairs} pairs of layers of a teacher, {plan.reads[0]}, that has {layers}; lower it",

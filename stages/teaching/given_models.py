@@ -1,5 +1,6 @@
 """Do the given models fit each other, the task, and what each stage does with them? No rows are needed to tell."""
 
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -218,7 +219,12 @@ def _student_of_recipe(
                 f"{kind!r} does not read {what}; a student of them is of kind {' or '.join(able)}: give one of these",
                 argument="student.kind",
             )
-    student, tokenizer = student_config(models.teacher, **sizes), models.preprocessor
+    tokenizer = models.preprocessor
+    if sizes:
+        student = student_config(models.teacher, **sizes)
+    else:
+        student = copy(models.student)
+        student.vocab_size = models.teacher.vocab_size
     if student.model_type in ("bert_with_token", "bilstm") and tokenizer.padding_side == "left":
         raise UserError(
             f"{student.model_type!r} reads a row from its first column on, but the teacher's tokenizer pads on the left; "
@@ -255,7 +261,8 @@ def _check_losses(
         What the losses read of the teacher, and whether one of them must have the whole batch.
     """
     method = build_method(plan.method, plan.reads)
-    layers = {name: of or models.teacher.num_hidden_layers for name, of in plan.layers_read.items()}
+    own = {0: models.teacher.num_hidden_layers, None: models.student.num_hidden_layers}
+    layers = {name: own.get(of, of) for name, of in plan.layers_read.items()}
     method.check_plan(replace(plan, layers_read=layers))
     if method.reads_apart:
         check_reads_apart(models.preprocessor)

@@ -305,9 +305,11 @@ class StageToCheck:
         sentences: whether its rows are single sentences of a corpus.
         variants: number of variants of each row, where it reads augmented rows.
         targets: whose predictions it learns: teacher, gold or auto.
-        student, losses, method, reads, with_unlabelled, mixing: those of a recipe's student.
+        student: the sizes of a recipe's student; empty where it begins as the given one.
+        losses, method, reads, with_unlabelled, mixing: those of a recipe's student.
         reads_others: those of `reads` that learned another task.
-        methods_read, layers_read: the method of each of `reads` that is a student, and its layers; 0: the teacher's.
+        methods_read, layers_read: the method of each of `reads` that is a student, and its layers; 0: the teacher's,
+            None: the given student's.
         begins_as: the method that made what it begins as; plain where none did.
         ranks: those of the run on one host; the stage `check`, which itself has one, sets it.
     """
@@ -331,7 +333,7 @@ class StageToCheck:
     reads: list[str] = field(default_factory=list)
     reads_others: list[str] = field(default_factory=list)
     methods_read: dict[str, str | dict[str, Any]] = field(default_factory=dict)
-    layers_read: dict[str, int] = field(default_factory=dict)
+    layers_read: dict[str, int | None] = field(default_factory=dict)
     begins_as: str | dict[str, Any] = "plain"
     ranks: int = 1
     with_unlabelled: bool = False

@@ -104,3 +104,34 @@ def test_a_student_with_its_own_vocabulary_is_given_or_begins_as_teacher_layers(
     status, output = place.run("task-distill", "run=own-none", "architecture.vocabulary=5", "reuse=false")
     assert status == 2 and "architecture.vocabulary: 5 has no room for the 6 special tokens" in output, output
     assert "[teacher]" not in output, "the refusal comes before the teacher is tuned"
+
+
+RECIPE = """\
+seeds: [1]
+baseline: alone
+base:
+  student: {init: general}
+  training: {epochs: 1, batch_size: 8, max_length: 32}
+stages:
+  text: {data: corpus, losses: [hidden_states], training: {mlm_probability: 0}}
+students:
+  alone: {losses: [gold_labels]}
+  taught: {student: {init: text}, losses: [soft_labels, hidden_states]}
+"""
+
+
+def test_students_of_a_recipe_begin_as_a_given_one_with_all_tokens_of_the_teacher(place):
+    from transformers import AutoModel, AutoTokenizer
+
+    status, output = place.run("general-distill", "run=fewer", f"architecture.vocabulary={SIZE - 4}")
+    assert status == 0, output
+    (place.path / "begun.yaml").write_text(RECIPE)
+    status, output = place.run("recipe", "name=begun.yaml", "student=run:fewer", "reuse=false")
+    assert status == 0 and "28 of 28 tokens are kept" in output, output
+    run, given = place.path / "runs" / "begun-seed1", place.path / "runs" / "fewer" / "general" / "model"
+    teacher = AutoTokenizer.from_pretrained(place.path / "teacher")
+    assert AutoTokenizer.from_pretrained(run / "taught" / "model").get_vocab() == teacher.get_vocab()
+    sizes = {
+        AutoModel.from_pretrained(model).config.hidden_size for model in (given, run / "taught" / "model")
+    }
+    assert len(sizes) == 1

@@ -1,5 +1,8 @@
 """Recipes with students of a corpus: what they declare."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from checkpoints.errors import UserError
@@ -51,21 +54,39 @@ def test_a_general_student_as_layers_is_not_for_recipes_whose_students_say_it_th
         declared(recipe, options, GIVEN)
 
 
-def test_a_general_student_that_no_recipe_takes_is_refused_instead_of_ignored():
-    with pytest.raises(UserError, match=r"'run:books' is for task-distill: each student of a recipe"):
-        read_recipe({"name": "which-system", "student": "run:books"})
+def test_a_given_student_that_no_student_begins_as_is_refused_instead_of_ignored():
+    with pytest.raises(UserError, match=r"'run:books' is not used: no student of this recipe begins as one"):
+        read_recipe({"name": "grain", "student": "run:books"})
+    with pytest.raises(UserError, match="'teacher-layers' is not used"):
+        read_recipe({"name": "continuation-kd", "student": "teacher-layers"})
 
 
 @pytest.mark.parametrize("preset", ["compact", "layers"])
-def test_what_a_preset_has_for_a_given_student_is_not_for_recipes(preset):
-    _, options = read_recipe({"name": "which-system", "preset": preset})
+def test_what_a_preset_has_for_a_given_student_is_not_for_recipes_that_take_none(preset):
+    _, options = read_recipe({"name": "grain", "preset": preset})
     assert (options.student, options.architecture.vocabulary) == ("", 0)
-    with pytest.raises(UserError, match=r"'packaged' is for task-distill: each student of a recipe"):
-        read_recipe({"name": "which-system", "student": "packaged"})
     with pytest.raises(
         UserError, match="architecture.vocabulary: 99: a recipe's students have the teacher's"
     ):
-        read_recipe({"name": "which-system", "architecture.vocabulary": "99"})
+        read_recipe({"name": "grain", "architecture.vocabulary": "99"})
+
+
+@pytest.mark.parametrize("tokens", [80, 100])
+def test_general_students_of_a_recipe_begin_as_the_given_one_with_all_tokens_of_the_teacher(tmp_path, tokens):
+    recipe, options = read_recipe({"name": "disco", "student": "a-student"})
+    given = replace(GIVEN, student={"path": str(tmp_path / "student")}, teacher={"path": str(tmp_path)})
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "config.json").write_text(json.dumps({"vocab_size": tokens}))
+    (tmp_path / "config.json").write_text('{"vocab_size": 100}')
+    stages = {stage.name: stage for stage in declared(recipe, options, given)}
+    assert "general" not in stages and ("vocabulary" in stages) == (tokens < 100)
+    begins_as = "vocabulary" if tokens < 100 else given.student
+    assert stages["pairs"].inputs["student"] == stages["mse-text"].inputs["student"] == begins_as
+    if tokens < 100:
+        assert stages["vocabulary"].options["vocabulary"] == 100
+    assert {
+        plan["student"] == {} for name, plan in stages["check"].options["stages"].items() if name != "tuning"
+    } == {True}
 
 
 def test_students_may_begin_from_another_seed_than_their_teacher():
