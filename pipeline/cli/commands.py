@@ -594,9 +594,10 @@ def label(given: LabelSettings) -> int:
         raise UserError(
             f"{target}: answers are written to a .jsonl file of their own; give another name", "to"
         )
+    labels = labelling.check_labels(given.labels)
     endpoint = Endpoint(
-        labelling.base_url(given.base_url), given.model, labelling.check_labels(given.labels),
-        labelling.prompt_of(given.prompt, len(columns) == 2), given.samples, given.logprobs, given.concurrency,
+        labelling.base_url(given.base_url), given.model, labels,
+        labelling.prompt_of(given.prompt, len(columns) == 2, labels), given.samples, given.logprobs, given.concurrency,
         given.retries, given.timeout, given.max_requests, given.max_tokens,
     )  # fmt: skip
     texts = labelling.texts_of(path, columns, given.encoding, given.delimiter)

@@ -1,5 +1,6 @@
 """A table of answers that grows line by line and survives a kill: each line is one text with its answer."""
 
+import fcntl
 import json
 import os
 from collections import Counter
@@ -43,25 +44,35 @@ class Answer:
 class AnswerTable:
     """The answers so far, on disk and by text.
 
-    Opening the table cuts off an incomplete last line.
+    Opening the table cuts off an incomplete last line. Only one process may have it open.
 
     Args:
         path: a .jsonl file, made if it is missing.
         labels: the allowed labels.
 
     Raises:
-        UserError: the file holds something other than answers to these labels.
+        UserError: the file holds something other than answers to these labels, or another process has it open.
     """
 
     def __init__(self, path: Path, labels: list[str]):
         self.path, self.labels = path, labels
         self.known: dict[Texts, str | None] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = path.read_bytes() if path.exists() else b""
+        self._file = open(path, "a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{path} is in use by another command: wait until that has finished, or give another file",
+                "to",
+            ) from None
+        except OSError:  # a disk without locks
+            pass
+        self._file.seek(0)
+        content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
         for number, line in enumerate(whole.decode(errors="replace").split("\n")[:-1], start=1):
             self._read(line, number)
-        self._file = open(path, "ab")
         self._file.truncate(len(whole))
 
     def _read(self, line: str, number: int) -> None:

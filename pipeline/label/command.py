@@ -12,6 +12,13 @@ from pipeline.label.answers import AnswerTable, Texts, key
 from pipeline.label.endpoint import PAIR, SINGLE, Endpoint, named_label
 from stages.tasks.tables import rows_with
 
+WITHOUT = {
+    "logprobs": "gives no log-probabilities: lines have labels alone (samples=5 would count answers)",
+    "n": "gives one answer a request: each sample was a request of its own",
+    "temperature": "takes no temperature: it answered at its own",
+}
+"""What a server refused -> what was done without it."""
+
 
 def label_table(endpoint: Endpoint, texts: list[Texts], target: Path) -> bool:
     """Ask for the labels of the texts that the target does not have yet; return whether all have an answer then.
@@ -44,6 +51,8 @@ def _tell(endpoint: Endpoint, table: AnswerTable, left: int, spent: bool, target
         (label if label is not None else "(not understood)", count) for label, count in counts.most_common()
     ]
     print(tabulate(shown, ["label", "texts"]))
+    for refused in sorted(endpoint.left_out):
+        print(f"{endpoint.model} {WITHOUT[refused]}")
     print(f"{endpoint.requests:,} requests and {endpoint.tokens:,} tokens now; the answers are in {target}")
     if left:
         why = "the budget is used up" if spent else "they were not answered"
@@ -67,11 +76,11 @@ def texts_of(path: Path, columns: tuple[str, ...], encoding: str, delimiter: str
     return rows
 
 
-def prompt_of(path: str, pairs: bool) -> str:
+def prompt_of(path: str, pairs: bool, labels: list[str]) -> str:
     """The prompt of a file, or the usual one.
 
     Raises:
-        UserError: the file is missing, or has no place for a text.
+        UserError: the file is missing, has no place for a text, or does not name a label.
     """
     if not path:
         return PAIR if pairs else SINGLE
@@ -82,6 +91,12 @@ def prompt_of(path: str, pairs: bool) -> str:
     for name in ("{text}", "{text_b}")[: 1 + pairs]:
         if name not in prompt:
             raise UserError(f"{path} has no {name}, where the text goes; put it in", "prompt")
+    if "{labels}" not in prompt:
+        for label in labels:
+            if label.casefold() not in prompt.casefold():
+                raise UserError(
+                    f"{path} does not name the label {label!r}; put it in, or {{labels}}", "prompt"
+                )
     return prompt
 
 

@@ -19,12 +19,13 @@ from pipeline.label.answers import Answer, AnswerTable, Texts
 
 if TYPE_CHECKING:
     from openai import APIError, AsyncOpenAI
+    from openai.types.chat import ChatCompletion
 
 MAX_FAILURES = 5
 """Texts in a row without an answer, after which the endpoint counts as gone."""
 
 ROUNDS = 2
-"""How often a text is asked in all where an answer names no label, or the server gives fewer samples than asked for."""
+"""How many answers a text gets for each sample, at most, where answers name no label."""
 
 SINGLE = "Which of these labels fits the text best: {labels}?\nAnswer with the label alone.\n\nText: {text}\n"
 PAIR = "Which of these labels fits the two texts best: {labels}?\nAnswer with the label alone.\n\nText 1: {text}\nText 2: {text_b}\n"
@@ -43,6 +44,8 @@ class Endpoint:
         retries: how often a request that fails is sent again.
         timeout: seconds until a request counts as failed.
         max_requests, max_tokens: budgets of the whole command; 0: no limit.
+        requests, tokens: what was used so far.
+        left_out: what the server refused: "logprobs", "n" (several samples a request), "temperature".
     """
 
     base_url: str
@@ -58,6 +61,7 @@ class Endpoint:
     max_tokens: int = 0
     requests: int = field(default=0, init=False)
     tokens: int = field(default=0, init=False)
+    left_out: set[str] = field(default_factory=set, init=False)
 
     def label_all(self, rows: Iterable[Texts], table: AnswerTable, progress: Callable[[], object]) -> bool:
         """Ask for the label of each row, and append the answers to a table as they come.
@@ -122,32 +126,18 @@ class Endpoint:
         )  # fmt: skip
 
     async def _answer(self, client: "AsyncOpenAI", row: Texts) -> Answer:
-        """Ask for one row, once more where an answer names no label."""
-        import openai
-
+        """Ask for one row, again where an answer names no label or the server gives fewer samples than asked for."""
         values = {"labels": ", ".join(self.labels), "text": row[0], "text_b": row[-1]}
         content = re.sub(r"\{(labels|text|text_b)\}", lambda match: values[match[1]], self.prompt)
         answers: list[str] = []
         named: list[str] = []
         probabilities, tokens = None, 0
-        for _ in range(ROUNDS):
-            asked: dict[str, Any] = {
-                "n": self.samples - len(named),
-                "temperature": 0.0 if self.samples == 1 else 1.0,
-            }
-            if self.logprobs and self.samples == 1:
-                asked |= {"logprobs": True, "top_logprobs": 20}
-            try:
-                response = await client.chat.completions.create(
-                    model=self.model, messages=[{"role": "user", "content": content}], **asked
-                )
-            except openai.BadRequestError:
-                if "logprobs" not in asked:
-                    raise
-                self.logprobs = False  # the server does not give them
-                continue
+        while len(named) < self.samples and len(answers) < ROUNDS * self.samples:
+            response = await self._completion(client, content, self.samples - len(named))
             used = response.usage.total_tokens if response.usage else 0
             tokens, self.tokens = tokens + used, self.tokens + used
+            if not response.choices:
+                answers.append("")  # counts as an answer, so that this ends
             for choice in response.choices:
                 answer = choice.message.content or ""
                 answers.append(answer)
@@ -159,14 +149,39 @@ class Endpoint:
                     probabilities = label_probabilities(
                         {top.token: top.logprob for top in first.top_logprobs}, self.labels
                     )
-            if len(named) >= self.samples:
-                break
         counts = Counter(named[: self.samples])
         if self.samples > 1 and named:
             probabilities = {label: counts[label] / sum(counts.values()) for label in self.labels}
         best = max(self.labels, key=lambda label: counts[label]) if named else None
         wrong = answers if len(named) < len(answers) else None
         return Answer(row[0], row[1] if len(row) > 1 else None, best, probabilities, wrong, tokens)
+
+    async def _completion(self, client: "AsyncOpenAI", content: str, samples: int) -> "ChatCompletion":
+        """The answers to a prompt; what a server refuses, such as a temperature, is left out from then on."""
+        import openai
+
+        wanted: dict[str, dict[str, Any]] = {
+            "temperature": {"temperature": 0.0 if self.samples == 1 else 1.0}
+        }
+        if samples > 1:
+            wanted["n"] = {"n": samples}
+        if self.logprobs and self.samples == 1:
+            wanted["logprobs"] = {"logprobs": True, "top_logprobs": 20}
+        left_out = set(self.left_out)
+        while True:
+            asked = {name: value for name, value in wanted.items() if name not in left_out}
+            try:
+                completion = await client.chat.completions.create(
+                    model=self.model, messages=[{"role": "user", "content": content}],
+                    **{name: value for part in asked.values() for name, value in part.items()},
+                )  # fmt: skip
+            except (openai.BadRequestError, openai.PermissionDeniedError):
+                if not asked:
+                    raise
+                left_out.add(list(asked)[-1])
+                continue
+            self.left_out |= left_out
+            return completion
 
     def _refused(self, error: "APIError") -> UserError:
         status = getattr(error, "status_code", None)
@@ -182,6 +197,7 @@ def named_label(answer: str, labels: list[str]) -> str | None:
     """The one label that an answer names; None where it names none, or several.
 
     Upper and lower case, and other words around the label, do not matter. "no show" names that label, not "no" as well.
+    What a model thinks aloud, up to "</think>", is not its answer.
 
     Example:
         >>> named_label("The label is: Positive.", ["positive", "negative"])
@@ -189,7 +205,7 @@ def named_label(answer: str, labels: list[str]) -> str | None:
         >>> named_label("positive or negative", ["positive", "negative"]) is None
         True
     """
-    rest, found = answer.casefold(), []
+    rest, found = answer.rpartition("</think>")[2].casefold(), []
     for label in sorted(labels, key=len, reverse=True):
         rest, times = re.subn(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", "\0", rest)
         if times:
@@ -200,7 +216,8 @@ def named_label(answer: str, labels: list[str]) -> str | None:
 def label_probabilities(first_token: dict[str, float], labels: list[str]) -> dict[str, float] | None:
     """Label probabilities from the log-probabilities of an answer's first token.
 
-    A token counts for the label that it begins. None: one begins several and equals none, or no token begins any.
+    A token counts for the label that it begins. None: one begins several and equals none, or those of all labels
+    add up to less than a half, as where an answer begins with another word.
 
     Example:
         >>> label_probabilities({"pos": math.log(0.6), " neg": math.log(0.2), "The": -3.0}, ["positive", "negative"])
@@ -215,4 +232,4 @@ def label_probabilities(first_token: dict[str, float], labels: list[str]) -> dic
         if begun:
             found[min(begun, key=len)] += math.exp(logprob)
     total = sum(found.values())
-    return {label: round(p / total, 6) for label, p in found.items()} if total else None
+    return {label: round(p / total, 6) for label, p in found.items()} if total >= 0.5 else None

@@ -15,6 +15,8 @@ class Stub:
     Attributes:
         answer: text -> what the model says.
         fault: (text, how often it was asked before) -> "", "429", "500", "401", "400", "broken" or "slow".
+        one_choice: it gives one answer a request, however many are asked for.
+        refused: names of settings that it refuses with 400.
         asked: how often each text was answered.
         requests: all requests.
         keys: the keys that came with them.
@@ -25,6 +27,8 @@ class Stub:
         self.answer: Callable[[str], str] = lambda text: "good" if "good" in text else "bad"
         self.fault: Callable[[str, int], str] = lambda text, before: ""
         self.logprobs: Callable[[str], dict[str, float]] | None = None
+        self.one_choice = False
+        self.refused: tuple[str, ...] = ()
         self.asked: Counter[str] = Counter()
         self.tries: Counter[str] = Counter()
         self.requests, self.keys = 0, set()
@@ -58,6 +62,8 @@ def serving() -> Iterator[Stub]:
                 time.sleep(0.2)
             elif fault:
                 return self.send({"error": {"message": f"a fault ({fault})"}}, int(fault))
+            if name := next((name for name in stub.refused if name in body), None):
+                return self.send({"error": {"message": f"Unsupported value: {name}"}}, 400)
             if body.get("logprobs") and stub.logprobs is None:
                 return self.send({"error": {"message": "logprobs are not supported"}}, 400)
             with stub.lock:
@@ -68,7 +74,7 @@ def serving() -> Iterator[Stub]:
             import math
 
             choices = []
-            for i in range(body.get("n") or 1):
+            for i in range(1 if stub.one_choice else body.get("n") or 1):
                 choice = {"index": i, "finish_reason": "stop",
                           "message": {"role": "assistant", "content": stub.answer(text)}}  # fmt: skip
                 if body.get("logprobs") and stub.logprobs:

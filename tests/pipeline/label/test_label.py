@@ -155,6 +155,60 @@ def test_probabilities_of_the_first_token_where_the_server_gives_them(stub, plac
     assert sum(stub.asked.values()) == len(TEXTS)
 
 
+def test_a_token_that_begins_no_label_gives_no_probabilities(stub, place):
+    stub.logprobs = lambda text: {"The": 0.9, "bad": 1e-5, "good": 1e-6}
+    stub.answer = lambda text: "The label is good"
+    assert main(arguments(stub)) == 0
+    assert all(line["label"] == "good" and "probabilities" not in line for line in answers().values())
+
+
+def test_what_a_model_thinks_aloud_is_not_its_answer(stub, place):
+    stub.answer = lambda text: "<think>\nIs it good or bad?\n</think>\n\ngood"
+    assert main(arguments(stub, "logprobs=false")) == 0
+    assert {line["label"] for line in answers().values()} == {"good"} and stub.requests == len(TEXTS)
+
+
+def test_a_server_of_one_answer_a_request_is_asked_for_each_sample(stub, place):
+    stub.one_choice = True
+    draw = random.Random(1)
+    stub.answer = lambda text: draw.choice(["good", "bad"])
+    assert main(arguments(stub, "samples=5")) == 0
+    assert set(stub.asked.values()) == {5}
+    assert all(round(5 * line["probabilities"]["good"], 6) % 1 == 0 for line in answers().values())
+
+
+@pytest.mark.parametrize(
+    ("refused", "more", "said"),
+    [
+        (("logprobs", "temperature"), (), "stub takes no temperature"),
+        (("n",), ("samples=3",), "stub gives one answer a request"),
+    ],
+)
+def test_what_a_server_refuses_is_left_out_and_told(stub, place, capsys, refused, more, said):
+    """As reasoning models refuse a temperature, and some servers several answers."""
+    stub.refused, stub.logprobs = refused, lambda text: {"good": 1.0}
+    assert main(arguments(stub, "concurrency=1", *more)) == 0
+    samples = 3 if more else 1
+    assert set(stub.asked.values()) == {samples} and len(answers()) == len(TEXTS)
+    assert stub.requests == samples * len(TEXTS) + len(refused), "once, not for each text"
+    assert said in capsys.readouterr().out
+
+
+def test_a_text_that_is_refused_alone_takes_nothing_from_the_others(stub, place):
+    stub.fault = lambda text, before: "400" if text == TEXTS[3] else ""
+    stub.logprobs = lambda text: {"good": 0.6, "bad": 0.4}
+    assert main(arguments(stub)) == 1
+    assert len(answers()) == len(TEXTS) - 1 and all("probabilities" in line for line in answers().values())
+
+
+def test_two_commands_do_not_write_one_file(stub, place, capsys):
+    table = AnswerTable(Path("texts-answers.jsonl"), ["good", "bad"])
+    table.append(Answer(TEXTS[0], None, "good", None, None, 1))
+    assert main(arguments(stub)) == 2
+    assert "to: texts-answers.jsonl is in use by another command: wait" in capsys.readouterr().err
+    assert not stub.requests and len(answers()) == 1
+
+
 def test_a_prompt_of_ones_own_for_pairs(stub, place):
     Path("pairs.csv").write_text("one,two\nbraces {text_b},then {text}\n")
     Path("prompt.txt").write_text("{labels}? {text} / {text_b} Text: x")
@@ -175,6 +229,7 @@ def test_a_prompt_of_ones_own_for_pairs(stub, place):
         (["text_columns=review"], ["texts.csv, line 2: no column 'review' (there are 'text')"]),
         (["base_url=", "model=x"], ["base_url: none: give the address of a server"]),
         (["prompt=bare.txt"], ["prompt: bare.txt has no {text}"]),
+        (["prompt=bad.txt"], ["prompt: bad.txt does not name the label 'bad'; put it in, or {labels}"]),
         (["to=texts.csv"], ["to: texts.csv: answers are written to a .jsonl file"]),
         (["to=other.jsonl"], ["to: other.jsonl, line 1: has the label 'joy', labels= has good, bad"]),
         (["to=broken.jsonl"], ["to: broken.jsonl, line 1: "]),
@@ -184,6 +239,7 @@ def test_a_prompt_of_ones_own_for_pairs(stub, place):
 def test_bad_input_is_one_clear_line(stub, place, capsys, monkeypatch, more, words):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     Path("bare.txt").write_text("what is it?")
+    Path("bad.txt").write_text("Is it Good? Text: {text}")
     Path("other.jsonl").write_text('{"text": "a", "label": "joy"}\n')
     Path("broken.jsonl").write_text("[1]\n")
     assert main(arguments(stub, *more)) == 2
