@@ -1,6 +1,6 @@
-"""Two-stage distillation from Python: `distill` does what `python -m pipeline task-distill` does from a shell."""
+"""Two-stage distillation from Python: `general_distill` and `distill`, which do what the commands do from a shell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -48,7 +48,7 @@ class Result:
 def distill(
     task: str,
     *,
-    data: str | PathLike[str] = "",
+    data: Any = "",
     text_columns: str | Sequence[str] = (),
     label_column: str = "",
     run: str = "",
@@ -63,7 +63,8 @@ def distill(
     Args:
         task: a GLUE task, a packaged task, a task file (.yaml), or any name together with `data`.
         data: a CSV, TSV, JSON, JSONL or Parquet file, or a directory of such files, or one in GLUE's layout; or another
-            file that docs/data.md names.
+            file that docs/data.md names. Or rows in memory: a pandas DataFrame, a `datasets.Dataset` or a list of dicts
+            (train's), or a mapping of splits to them, such as a `datasets.DatasetDict`.
         text_columns: names of the one or two text columns of a data file.
         label_column: name of the label column of a data file.
         run: name of the run; if left out: `<preset>-<task>`.
@@ -83,27 +84,67 @@ def distill(
         >>> result.metrics["distilled"]["metric"]
         >>> model, tokenizer = result.student()
     """
-    from checkpoints.errors import UserError
     from pipeline.config.inputs import task_stages
+
+    columns = text_columns if isinstance(text_columns, str) else list(text_columns)
+    named = {"task": task, "text_columns": columns, "label_column": label_column, "run": run}
+    return Result(_made(named, data, options, task_stages))
+
+
+def general_distill(
+    corpus: str | PathLike[str] = "", *, run: str = "", options: Mapping[str, Any] | None = None
+) -> Path:
+    """Make a general student of unlabelled text, as the command `general-distill` does, and return its directory.
+
+    It stops, resumes, returns at once and raises as `distill` does. Tasks begin from it with
+    `distill(..., options={"student": "run:NAME"})`.
+
+    Args:
+        corpus: a file, a directory or a glob of text, or a data set of the hub (docs/data.md); if left out: the packaged text.
+        run: name of the run; if left out: the preset's.
+        options: any option of the command by its name, such as {"general.epochs": 3}.
+
+    Returns:
+        The directory of the student and its tokenizer, which stock transformers load.
+
+    Example:
+        >>> student = general_distill("books/*.txt", run="books")
+        >>> transformers.AutoModel.from_pretrained(student)
+    """
+    from pipeline.config.inputs import general_stages
+    from pipeline.plan import made_in, read_finished
+
+    stage = _made({"corpus": str(corpus), "run": run}, "", options, general_stages) / "general"
+    return made_in(stage, read_finished(stage)) / "model"
+
+
+def _made(
+    named: Mapping[str, Any], data: Any, options: Mapping[str, Any] | None, declare: Callable[[Any], Any]
+) -> Path:
+    """Make a run on all ranks.
+
+    Args:
+        named: options that are arguments of the call; empty ones are left out.
+        data: the option of that name, or rows in memory.
+    """
+    from checkpoints.errors import UserError
     from pipeline.config.option_errors import explain
+    from pipeline.config.tables_in_memory import as_files
     from pipeline.launch.in_place import on_all_ranks
     from pipeline.run import make
 
-    columns = text_columns if isinstance(text_columns, str) else list(text_columns)
-    named = {
-        "task": task,
-        "data": str(data),
-        "text_columns": columns,
-        "label_column": label_column,
-        "run": run,
-    }
     given = {name: value for name, value in named.items() if value} | dict(options or {})
     if given.get("seeds"):
         raise UserError(
             f"seeds={given['seeds']!r}: a call makes one run; call it once for each options={{'seed': ...}}"
         )
+
+    def made() -> list[str]:
+        path = as_files(data)
+        return [str(run) for run in make(({"data": path} if path else {}) | given, declare)]
+
     try:
-        (path,) = on_all_ranks(lambda: [str(run) for run in make(given, task_stages)])
+        (path,) = on_all_ranks(made)
     except UserError as error:
         raise explain(error) from None
-    return Result(Path(path))
+    return Path(path)

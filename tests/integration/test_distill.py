@@ -16,11 +16,12 @@ from pipeline.run import REFUSAL, StageFailed, StageRefused, _failure
 from tests.integration.conftest import ROOT
 
 SCRIPT = """
-import json, sys, threading, time
-from pipeline import distill
+import csv, json, threading, time
+from pipeline import distill, general_distill
 
 options = json.load(open("options.json"))
-given = dict(task="tiny", data="data", text_columns="text", label_column="label", run="scripted", options=options)
+rows = {split: list(csv.DictReader(open(f"data/{split}.csv"))) for split in ("train", "dev")}
+given = dict(task="tiny", data=rows, text_columns="text", label_column="label", run="scripted", options=options)
 thread = threading.Thread(target=distill, kwargs=given)
 thread.start()
 thread.join()
@@ -35,6 +36,8 @@ for wrong in {"general.epochs": 0}, {"run": "refused-script", "prediction.max_le
         distill(**given | {"options": options | wrong})
     except ValueError as error:
         answer.setdefault("refused", []).append(str(error))
+general = {name: value for name, value in options.items() if name not in ("corpus", "text_columns")}
+answer["general"] = str(general_distill(options["corpus"], run="scripted-general", options=general))
 json.dump(answer, open("answer.json", "w"))
 """
 
@@ -56,8 +59,9 @@ def test_a_script_distils_twice_and_is_refused_as_the_command_is(place):
     assert answer["metrics"] == json.loads((place.path / "runs/scripted/results.json").read_text())
     assert answer["metrics"].keys() == {"teacher", "distilled"} and answer["path"] == "runs/scripted"
 
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModel, AutoModelForSequenceClassification
 
+    AutoModel.from_pretrained(place.path / answer["general"])  # that of the first run, reused
     saved = AutoModelForSequenceClassification.from_pretrained(place.path / "runs/scripted/prediction/model")
     assert answer["weights"] == sum(p.double().sum().item() for p in saved.parameters())
     assert answer["type"] == type(saved).__name__ and len(answer["tokens"]) == 5

@@ -56,7 +56,5 @@ def test_compact_begins_as_the_packaged_student_and_general_distill_makes_one_of
         made = {stage.name: stage for stage in general_stages(options).declare(tmp_path / "run")}
         assert list(made["check"].options["stages"]) == ["general"]
         assert made["general"].options["architecture"]["width"] == options.architecture.width
-    with pytest.raises(
-        UserError, match="'run:x' is not used: general-distill makes a student; leave it out"
-    ):
+    with pytest.raises(UserError, match="'run:x' is not used: general-distill makes a student; leave it out"):
         general_stages(load("small", {"teacher": "teacher", "student": "run:x"}))

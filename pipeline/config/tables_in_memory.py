@@ -1,0 +1,67 @@
+"""Rows that a Python program holds in memory, as the files that the stages of a run read."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from checkpoints.errors import UserError
+from checkpoints.fingerprint import fingerprint
+from checkpoints.store import replaced
+from pipeline.plan import RUNS
+
+
+def as_files(data: Any) -> str:
+    """The path of some rows. Those in memory are written to runs/.cache/tables, under a name made of their content.
+
+    Args:
+        data: a path; or a pandas DataFrame, a `datasets.Dataset`, a list of dicts or any other table that pyarrow reads,
+            with the rows of train; or a mapping of splits to such tables, as `datasets.DatasetDict` is.
+
+    Raises:
+        UserError: a table is none of these, or is empty.
+    """
+    if isinstance(data, str | PathLike):
+        return str(data)
+    import pyarrow.parquet
+
+    splits = data if isinstance(data, Mapping) else {"train": data}
+    written: dict[str, bytes] = {}
+    for split, rows in splits.items():
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(_table(rows, split), buffer)
+        written[f"{split}.parquet"] = buffer.getvalue()
+    content = fingerprint({name: hashlib.sha256(file).hexdigest() for name, file in written.items()})
+    directory = RUNS / ".cache" / "tables" / content[:20]
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, file in written.items():
+        if not (directory / name).exists():
+            with replaced(directory / name) as path:
+                path.write_bytes(file)
+    return str(directory)
+
+
+def _table(rows: Any, split: str) -> Any:
+    """The pyarrow table of some rows; classes of `datasets` keep their names."""
+    import datasets
+    import pandas
+    import pyarrow
+
+    try:
+        if isinstance(rows, datasets.Dataset):
+            schema = rows.features.arrow_schema
+            table = rows.with_format("arrow")[:].replace_schema_metadata(schema.metadata)
+        elif isinstance(rows, pandas.DataFrame):
+            table = pyarrow.Table.from_pandas(rows, preserve_index=False)
+        else:
+            table = pyarrow.Table.from_pylist(rows) if isinstance(rows, list) else pyarrow.table(rows)
+    except (pyarrow.ArrowException, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"the {split} rows are a {type(rows).__name__}, which is no table ({error}); give a path, a pandas DataFrame, a "
+            "datasets.Dataset or a list of dicts",
+            argument="data",
+        ) from error
+    if not table.num_rows:
+        raise UserError(f"the {split} table has no rows; leave it out", argument="data")
+    return table
