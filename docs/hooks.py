@@ -23,7 +23,7 @@ LINKED = (
 """Files that pages link to."""
 
 API = {
-    "A whole run": ("pipeline", ["distill", "Result"]),
+    "A whole run": ("pipeline", ["distill", "general_distill", "Result"]),
     "Models under distillation": ("stages.distillation", []),
     "Losses": ("stages.distillation.losses", []),
     "The trainer": ("stages.distillation.trainer", ["DistillationTrainer"]),
