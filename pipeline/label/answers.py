@@ -81,7 +81,7 @@ class AnswerTable:
             texts, label = (found["text"], found.get("text_b")), found["label"]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
-                f"{self.path}, line {number}: {line!r:.60} lacks text or label; mend it, or give another file",
+                f"{self.path}, line {number}: {line!r:.60} lacks text or label; correct it, or give another file",
                 "to",
             ) from None
         if label is not None and label not in self.labels:

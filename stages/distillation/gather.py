@@ -20,9 +20,9 @@ def gather_rows(x_BF: Tensor) -> tuple[Tensor, Tensor]:
     Example:
         In-batch negatives: each student vector should be most similar to the teacher's vector of the same row.
 
-        >>> theirs_NF, own_B = gather_rows(batch.at_counted(teacher_BF))
-        >>> scores_BN = batch.at_counted(student_BF) @ theirs_NF.T
-        >>> term = LossTerm(cross_entropy(scores_BN, own_B, reduction="sum"), "rows")
+        >>> student_BF, teacher_BF = torch.randn(3, 8), torch.randn(3, 8)
+        >>> theirs_NF, own_B = gather_rows(teacher_BF)
+        >>> loss = torch.nn.functional.cross_entropy(student_BF @ theirs_NF.T, own_B, reduction="sum")
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return x_BF, torch.arange(len(x_BF), device=x_BF.device)

@@ -135,7 +135,7 @@ def capture(
     Example:
         >>> losses = [AttentionScores(student.config, teacher.config)]
         >>> with capture(student, losses, side="student") as outputs:
-        ...     student(**batch)
+        ...     _ = student(**batch)
         >>> outputs.queries_BHLD.keys()
         dict_keys([1, 2])
     """

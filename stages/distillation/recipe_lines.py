@@ -29,6 +29,7 @@ def build_from_line(
         ValueError: there is no such name or setting, or a setting's value is refused.
 
     Example:
+        >>> from stages.distillation.losses import LOSSES
         >>> build_from_line({"soft_labels": {"temperature": 2.0}}, LOSSES, "losses", given={})
         SoftLabels()
     """

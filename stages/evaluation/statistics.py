@@ -37,6 +37,8 @@ def bootstrap(
         model -> metric -> (RESAMPLES,) values.
 
     Example:
+        >>> from stages.tasks.kinds import Classes
+        >>> from stages.tasks.kinds.base import Said
         >>> said = Said(logits=np.eye(2)[[0, 1, 1]], gold=np.array([0, 1, 0]))
         >>> measure = Classes(("no", "yes")).resampler(("accuracy",), said)
         >>> low, high = interval(bootstrap({"student": measure}, rows=3)["student"]["accuracy"])

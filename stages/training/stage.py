@@ -98,7 +98,7 @@ class Stage:
         if not is_fast(self.precision, self.device):
             text = f"{self.job.precision} is slow on this device, which may even emulate it: {fast} is faster here"
         elif self.precision == torch.float32 and self.device.type == "cuda" and fast != "fp32":
-            text = f"fp32 on a GPU: {fast} (job.precision=auto) is several times faster here"
+            text = f"fp32 on a GPU: {fast} is several times faster here"
         else:
             return
         self.log(f"{text}; a half-done stage may resume in it, equal within rounding")

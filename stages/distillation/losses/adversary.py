@@ -33,10 +33,11 @@ class Adversary(Loss):
         weight: gamma, factor of the student's term; a number or a schedule.
 
     Example:
-        >>> loss = Adversary(student, teacher)
-        >>> terms = loss.terms(ModelOutputs(named={"features": torch.zeros(1, 2, 8)}), shown, batch)
-        >>> {name: term.tag for name, term in terms.items()}
-        {'discriminator': 'discriminator', 'adversary': 'loss'}
+        >>> loss = Adversary(student.config, teacher.config)
+        >>> with capture(teacher, loss, side="teacher") as theirs:
+        ...     _ = teacher(**batch)
+        >>> mine = ModelOutputs(named={"features": torch.randn(3, 2, student.config.hidden_size)})
+        >>> loss(mine, theirs).backward()   # both terms at once; the method gives each a backward pass of its own
     """
 
     def __init__(

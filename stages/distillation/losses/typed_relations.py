@@ -33,6 +33,7 @@ class TypedRelations(Loss):
         weight: factor of the loss; a number or a schedule.
 
     Example:
+        >>> from stages.distillation.students.graph_networks import RGCNConfig
         >>> config = RGCNConfig(node_counts=[2, 1], num_hidden_layers=1)   # two films and their director
         >>> edges = {"edges": torch.tensor([[[0, 0], [0, 1], [2, 2]]])}
         >>> apart = {1: torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])}

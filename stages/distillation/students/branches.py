@@ -95,8 +95,8 @@ class WithBranches(nn.Module):
 
     Example:
         >>> student = WithBranches(stock, branches=2).eval()
-        >>> output = student(pixel_values=images)
-        >>> torch.equal(output.logits, stock(pixel_values=images).logits), output.head_logits.shape[1]
+        >>> output = student(**batch)
+        >>> torch.equal(output.logits, stock(**batch).logits), output.head_logits.shape[1]   # main, two branches, fusion
         (True, 4)
     """
 

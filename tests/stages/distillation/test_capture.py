@@ -2,14 +2,13 @@
 
 import contextlib
 import copy
-import doctest
 
 import pytest
 import torch
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, MPNetConfig, MPNetModel
 
 from checkpoints.errors import UserError
-from stages.distillation import CaptureSpec, capture, losses
+from stages.distillation import CaptureSpec, capture
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import (
     LOSSES,
@@ -19,12 +18,6 @@ from stages.distillation.losses import (
     MaskedSoftLabels,
     MaskedWords,
     SoftLabels,
-    attention,
-    base,
-    distillation_token,
-    hidden,
-    masked,
-    prediction,
 )
 from stages.distillation.outputs import ModelOutputs, read
 from stages.distillation.teachers import FrozenTeacher
@@ -203,21 +196,6 @@ def test_a_loss_alone_is_the_mean_of_its_batch():
     torch.testing.assert_close(value, expected)
     with pytest.raises(UserError, match="labels: None; a loss at masked tokens needs them"):
         MaskedSoftLabels()(*[ModelOutputs(vocabulary_NV=vocabulary)] * 2, attention_mask=torch.ones(2, 3))
-
-
-@pytest.mark.parametrize(
-    "module",
-    [base, attention, distillation_token, hidden, masked, prediction],
-    ids=lambda m: m.__name__,
-)
-def test_the_examples_of_the_docstrings_run(module, student, teacher, batch):
-    names = vars(losses) | {"torch": torch, "capture": capture, "CaptureSpec": CaptureSpec}
-    names |= {"student": student, "teacher": teacher, "batch": batch, "ModelOutputs": ModelOutputs}
-    found = doctest.DocTestFinder().find(module, globs=copy.copy(names))
-    examples = [test for test in found if test.examples]
-    assert examples
-    for test in examples:
-        assert not doctest.DocTestRunner(verbose=False).run(test).failed, test.name
 
 
 def test_every_loss_of_the_registry_teaches_by_example():

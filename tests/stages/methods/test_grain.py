@@ -1,6 +1,5 @@
 """Pruning with gradient scores: against plain loops, and what is left against the masked model. Runs: integration/test_methods.py."""
 
-import doctest
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,9 +17,8 @@ from stages.distillation.compatibility import forward_flops
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import build
 from stages.distillation.outputs import CaptureSpec, logits_of
-from stages.distillation.students import pruned_bert
 from stages.distillation.students.pruned_bert import prunable, shrunk
-from stages.methods import build_method, pruning
+from stages.methods import build_method
 from stages.methods.pruning import Pruner, Pruning, Units
 from stages.teaching.given_models import Models, check_plan
 from stages.training.options import StageToCheck, Training
@@ -59,12 +57,6 @@ def a_pruner(model=None, **changes) -> tuple[Distillation, Pruner]:
     losses = [build(line, teacher.config, teacher.config) for line in ("soft_labels", "hidden_states")]
     distillation = Distillation(teacher, losses)
     return distillation, Pruner(distillation, settings(**changes))
-
-
-@pytest.mark.parametrize("module", [pruned_bert, pruning], ids=lambda m: m.__name__)
-def test_the_examples_of_the_docstrings_run(module):
-    examples = [t for t in doctest.DocTestFinder().find(module, globs=dict(vars(module))) if t.examples]
-    assert examples and not any(doctest.DocTestRunner(verbose=False).run(test).failed for test in examples)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,10 @@
 """The registry of methods, and what each computes. Whole runs of them are in integration/test_methods.py."""
 
-import copy
-import doctest
-
 import numpy as np
 import pytest
 import torch
 
 from checkpoints.errors import UserError
-from stages.distillation import recipe_lines
-from stages.distillation.losses import LOSSES
 from stages.distillation.models import new_classifier
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.students.ngrams import NGramsConfig, NGramsForSequenceClassification
@@ -19,10 +14,7 @@ from stages.methods import (
     ManyHeads,
     Method,
     SparseNGrams,
-    assistants,
-    base,
     build_method,
-    sparse_ngrams,
 )
 from stages.methods.assistants import evolved, mixture
 from stages.methods.sparse_ngrams import counted
@@ -40,15 +32,6 @@ def task(labels=("a", "b"), **splits) -> Task:
     rows = {"train": Split(["x"], None, [0]), "dev": Split(["x"], None, [0])}
     kind = Classes(labels) if labels else Scores()
     return Task("t", kind, rows | splits, ("accuracy",), "accuracy")
-
-
-@pytest.mark.parametrize("module", [recipe_lines, base, assistants, sparse_ngrams], ids=lambda m: m.__name__)
-def test_the_examples_of_the_docstrings_run(module):
-    names = vars(module) | {"torch": torch, "LOSSES": LOSSES}
-    examples = [t for t in doctest.DocTestFinder().find(module, globs=copy.copy(names)) if t.examples]
-    assert examples
-    for test in examples:
-        assert not doctest.DocTestRunner(verbose=False).run(test).failed, test.name
 
 
 def test_a_new_method_is_one_class_and_one_line(monkeypatch):

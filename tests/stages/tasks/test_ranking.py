@@ -1,6 +1,5 @@
 """Rankings: metrics against plain loops, and how tables are read as questions with candidates."""
 
-import doctest
 import itertools
 
 import numpy as np
@@ -11,7 +10,7 @@ from transformers import BertConfig
 from checkpoints.errors import UserError
 from stages.distillation.task_heads import kind_of
 from stages.evaluation.measures import confidence_intervals
-from stages.tasks.kinds import Classes, Ranking, ranking
+from stages.tasks.kinds import Classes, Ranking
 from stages.tasks.kinds.base import Said
 from stages.tasks.task import Split, Task, find_task, load_task
 
@@ -95,10 +94,6 @@ def test_a_config_tells_a_ranking_from_classes_also_after_another_task():
     assert kind_of(BertConfig.from_dict(config.to_dict())) == KIND
     Classes(("0", "1")).configure(config)
     assert kind_of(config) == Classes(("0", "1"))
-
-
-def test_the_examples_of_the_docstrings_run():
-    assert doctest.testmod(ranking).attempted and not doctest.testmod(ranking).failed
 
 
 def table(path, questions: dict[str, list[tuple[str, object]]]) -> None:

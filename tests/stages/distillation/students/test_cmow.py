@@ -1,6 +1,5 @@
 """The CMOW/CBOW hybrid: against plain loops, what it sees of order and of pairs, saving, masked tokens, ONNX."""
 
-import doctest
 import re
 
 import pytest
@@ -201,8 +200,3 @@ def test_diffcat_needs_a_tokenizer_with_token_types(tmp_path):
     check_plan(plans["joint"], models, None)
     with pytest.raises(UserError, match="settings.pairs: 'diffcat' tells two texts apart .* give joint"):
         check_plan(plans["diffcat"], models, None)
-
-
-def test_the_example_of_the_docstring_runs():
-    assert doctest.testmod(cmow, extraglobs={"torch": torch}).failed == 0
-    assert "product" in {t.name.split(".")[-1] for t in doctest.DocTestFinder().find(cmow) if t.examples}

@@ -1,7 +1,5 @@
 """Dual encoders: pairs are parted into texts as they are tokenized alone, and compared as plain loops compare them."""
 
-import doctest
-
 import pytest
 import torch
 
@@ -9,7 +7,6 @@ from checkpoints.errors import UserError
 from pipeline.deploy.onnx_model import OnnxClassifier, write_onnx
 from stages.distillation.compatibility import forward_flops
 from stages.distillation.models import ModelSource, load_classifier, load_encoder
-from stages.distillation.students import dual_encoder
 from stages.distillation.students.architecture import student_config
 from stages.distillation.students.dual_encoder import as_dual_encoder
 from stages.distillation.task_heads import kind_of
@@ -88,7 +85,3 @@ def test_its_operations_are_those_of_the_encoder(tmp_path):
     assert 0.9 * with_pooler < forward_flops(model.config, 18, 9) < with_pooler
     with pytest.raises(UserError, match="kind: 'dual_encoder' cannot be chosen; take the method lead"):
         student_config(tiny_config(), 0, kind="dual_encoder")
-
-
-def test_the_examples_hold():
-    assert doctest.testmod(dual_encoder, extraglobs={"torch": torch}).failed == 0

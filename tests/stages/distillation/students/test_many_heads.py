@@ -1,19 +1,15 @@
 """Students of one body and several heads: parts of a stock model, saved, counted, and taught head by head."""
 
-import copy
-import doctest
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints.errors import UserError
 from stages.distillation.compatibility import forward_flops
-from stages.distillation.losses import build, each_head
+from stages.distillation.losses import build
 from stages.distillation.losses.each_head import EachHead
 from stages.distillation.models import ModelSource, load_classifier, new_classifier
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, capture
-from stages.distillation.students import many_heads
 from stages.distillation.students.architecture import student_config
 from stages.distillation.students.many_heads import with_many_heads
 from stages.methods import ManyHeads
@@ -126,12 +122,3 @@ def test_schedules_reach_the_losses_of_the_heads():
 def test_other_losses_are_refused(losses, words):
     with pytest.raises(UserError, match=words):
         build({"each_head": {"losses": losses}}, stock().config, stock().config)
-
-
-@pytest.mark.parametrize("module", [many_heads, each_head], ids=lambda m: m.__name__)
-def test_the_examples_of_the_docstrings_run(module):
-    names = vars(module) | {"torch": torch, "stock": stock(), "ids": IDS + 1}
-    examples = [t for t in doctest.DocTestFinder().find(module, globs=copy.copy(names)) if t.examples]
-    assert examples
-    for test in examples:
-        assert not doctest.DocTestRunner(verbose=False).run(test).failed, test.name
