@@ -67,6 +67,16 @@ def test_imports_make_no_circle() -> None:
     TopologicalSorter(rooms).prepare()
 
 
+def test_what_is_done_with_a_finished_student_needs_no_training_engine() -> None:
+    """DeepSpeed, when it is imported, warns on a machine without a GPU."""
+    reached = {module for module in MODULES if module.startswith(("pipeline.deploy.", "pipeline.report."))}
+    reached |= {"data_aug", "stages.distillation", "stages.distillation.trainer"}
+    while new := {other for module in reached for other in MODULES[module]} - reached:
+        reached |= new
+    found = [module for module in reached if any(n.startswith("deepspeed") for n in imports(SOURCES[module]))]
+    assert not found and "stages.training.progress" in reached
+
+
 def test_nothing_is_imported_by_a_string_or_kept_in_a_namespace() -> None:
     forbidden = {"import_module", "__import__", "SimpleNamespace"}
     found = [

@@ -509,6 +509,8 @@ def predict(given: PredictSettings) -> None:
     run = None if given.model else read_run_record(_finished(given.run))
     if given.to and not given.file:
         raise UserError(f"to={given.to} is for the predictions of a file: give file=FILE")
+    if given.file and not Path(given.file).is_file():  # before a model is loaded
+        raise UserError(f"{given.file}: no such file; give a table of texts", "file")
     from pipeline.deploy import classifier
 
     if run:

@@ -3,12 +3,15 @@
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from stages.training.job_checkpoint import State
-from stages.training.log import Log
 from stages.training.stage import Stage, is_first_rank
+
+if TYPE_CHECKING:  # with them comes DeepSpeed, which `predict` and `export` do without
+    from stages.training.job_checkpoint import State
+    from stages.training.log import Log
 
 FIRST_LINE, NEXT_LINE = 5, 60
 """Seconds until the first line, and from one line to the next, where no terminal shows a bar."""
@@ -84,7 +87,7 @@ class JobProgress:
         unit: in which the rows' costs are counted.
     """
 
-    def __init__(self, stage: Stage, state: State, steps: int, log: Log, unit: str):
+    def __init__(self, stage: Stage, state: "State", steps: int, log: "Log", unit: str):
         self.state, self.log, self.unit, self.seconds_before = state, log, unit, state.seconds
         self.progress = Progress(stage, steps, "step", done=state.step)
         self.units = 0

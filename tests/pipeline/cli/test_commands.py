@@ -38,6 +38,7 @@ def test_help_lists_the_commands_and_no_command_is_a_mistake(capsys):
         (["serve", "--port", "70000"], "port=70000 must be less than or equal to 65535"),
         (["serve", "port"], "'port' has no value: write key=value or --key value"),
         (["report", "--to"], "'--to' has no value: write --to VALUE"),
+        (["predict", "model=nowhere", "file=no.csv"], "file: no.csv: no such file; give a table of texts"),
         (["recipes", "x=1"], "unknown option 'x'"),
         (["export", "run=a\0b"], "NUL"),
     ],
