@@ -23,7 +23,7 @@ from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.options import StageToCheck
 from stages.training.rows_of_task import rows_of, rows_to_train
 from stages.training.stage import Stage
-from stages.training.step import refuse_parts
+from stages.training.step import refuse_ranks, refuse_unsupported
 
 ENOUGH_TOKENS = 10_000_000
 """Tokens of text up to which a general student's quality rose (docs/benchmarks/glue.md, "How much text")."""
@@ -81,10 +81,12 @@ def _check_scores(stage: Stage, task: Task, models: Models) -> None:
 def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, task: Task | None) -> Cost:
     """Check one training stage, tokenize its rows, and log what it will cost."""
     plan = replace(plan, ranks=stage.job.nproc)
-    trained, reads_teacher, whole_batch = check_plan(plan, models, task)
-    if whole_batch and stage.job.micro_batch != "auto" and not stage.job.hostfile:
+    trained, reads_teacher, kind = check_plan(plan, models, task)
+    counted = not stage.job.hostfile  # whose ranks are not known here
+    if counted:
         most = ceil(plan.batch_size / plan.ranks)
-        refuse_parts(stage.job, ceil(most / (stage.job.micro_batch or most)))
+        at_once = most if stage.job.micro_batch == "auto" else stage.job.micro_batch or most
+        refuse_unsupported(kind, stage.job, plan.ranks, ceil(most / at_once))
     layers = models.teacher.num_hidden_layers if plan.reads_teacher else 0
     if isinstance(plan.layer_map, list) and max(plan.layer_map) < layers:
         stage.log(
@@ -93,6 +95,8 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
         )
     own = plan.trains == "student" and plan.losses is None and models.own  # a recipe's may begin otherwise
     rows = _rows(stage, plan, own or models.preprocessor, task)
+    if counted:
+        refuse_ranks(rows, plan.ranks)
     if name == "tuning" and models.knows(task):
         stage.log(f"{name}: the given teacher is tuned already, and is only evaluated")
         return Cost(0.0, 0.0)

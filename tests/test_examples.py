@@ -19,7 +19,7 @@ from tests.conftest import tiny_config
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "stages", "data_aug", "checkpoints")
 ELSEWHERE = ("pipeline", "data_aug", "stages.distillation.trainer")
-"""Theirs need files or print times. README.md and docs/python.md have them too, and test_docs runs those."""
+"""Theirs need files or print times; test_docs and test_augment run them."""
 
 
 def modules() -> list[str]:

@@ -4,7 +4,7 @@ The paper's code is not published and we have read its abstract alone, so this i
 (docs/recipes/ackd.md says what is inferred).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from transformers import PretrainedConfig
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
-from stages.distillation.losses import Adversary
+from stages.distillation.losses import Adversary, Loss
 from stages.distillation.losses.each_head import HEADS
 from stages.distillation.outputs import CaptureSpec, ModelOutputs, read
 from stages.distillation.settings import check_type, choose, number, whole
@@ -31,7 +31,7 @@ from stages.training.optimizers import default_optimizer
 from stages.training.options import Training
 from stages.training.rows_of_task import rows_of
 from stages.training.stage import Stage
-from stages.training.step import Pass, Step
+from stages.training.step import Pass, Step, StepKind
 
 FUSIONS = ("attention", "mean")
 WEIGHTS = "attention"
@@ -117,6 +117,11 @@ class AuxiliaryBranches(Method):
             ]
 
         return Step((Pass("discriminator", trains=theirs), Pass()), optimizers=optimizers)
+
+    def step_kind(self, losses: Iterable[Loss]) -> StepKind:
+        """A discriminator has a pass and an optimiser of its own."""
+        has_judge = any(isinstance(loss, Adversary) for loss in losses)
+        return StepKind(passes=has_judge, optimizers=has_judge)
 
     def finish(self, model: Distillation) -> nn.Module:
         """The student without its branches."""

@@ -1,6 +1,6 @@
 """What a published method may have of its own in the making of a student. This one has nothing: it is plain distillation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from checkpoints.errors import UserError
 from data_aug.word_vectors import WordVectors
 from stages.distillation.distillation import Distillation
+from stages.distillation.losses import Loss
 from stages.distillation.models import (
     load_classifier,
     load_config,
@@ -34,7 +35,7 @@ from stages.training.options import StageToCheck, Training
 from stages.training.rows import BatchTransform, Rows
 from stages.training.rows_of_task import changes_of
 from stages.training.stage import Stage
-from stages.training.step import Step
+from stages.training.step import Step, StepKind
 
 Targets = Mapping[str, Callable[[Batch], ModelOutputs] | None]
 """The teacher's outputs for a batch, by the name of the rows; None: nothing of them is read."""
@@ -171,6 +172,14 @@ class Method:
     def step(self, model: Distillation, training: Training) -> Step | None:
         """The method's own optimiser step; None: one loss, one backward pass, one AdamW."""
         return None
+
+    def step_kind(self, losses: Iterable[Loss]) -> StepKind:
+        """What is known of `step` before there is a model, for the stage `check`: it refuses options that do not go with it.
+
+        Args:
+            losses: the student's.
+        """
+        return StepKind()
 
     def examine(self, stage: Stage, task: Task, model: Distillation, dev: TaskRows) -> None:
         """Look at the trained student, of which the best weights are kept: what it fills into `found` is reported."""

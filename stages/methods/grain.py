@@ -5,7 +5,7 @@ second backward pass. The units go by a cubic schedule; what is left is a smalle
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
+from stages.distillation.losses import Loss
 from stages.distillation.models import load_classifier
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.settings import check_type, choose, is_number, number, whole
@@ -22,7 +23,7 @@ from stages.methods.pruning import Pruner, Pruning, Units
 from stages.tasks.task import Task
 from stages.training.options import StageToCheck, Training
 from stages.training.stage import Stage
-from stages.training.step import Pass, Step
+from stages.training.step import Pass, Step, StepKind
 
 SCORES, UNITS = ("logits", "all", "random"), ("all", "feed_forward")
 
@@ -142,6 +143,10 @@ class Grain(Method):
             loss.tag = scored.tag if loss.student_capture.logits else others.tag
         both = any(loss.tag == others.tag for loss in losses)
         return Step((scored, others) if both else (scored,), after_step=pruner.prune)
+
+    def step_kind(self, losses: Iterable[Loss]) -> StepKind:
+        """A hook reads the gradients, masks are applied after the step."""
+        return StepKind(passes=True, after_step=True)
 
     def evaluation(self, model: Distillation, evaluate: Callable[[], float]) -> Callable[[], float]:
         """The weights that are kept are of a step after all units that go are gone."""

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
+from stages.distillation.losses import Loss
 from stages.distillation.models import new_classifier
 from stages.distillation.outputs import CaptureSpec
 from stages.distillation.settings import check_type, number, whole
@@ -20,7 +21,7 @@ from stages.methods.base import Method
 from stages.tasks.task import Task
 from stages.training.options import Training
 from stages.training.stage import Stage
-from stages.training.step import Step
+from stages.training.step import Step, StepKind
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 
@@ -84,6 +85,10 @@ class SparseNGrams(Method):
             ]
 
         return Step(optimizers=optimizers)
+
+    def step_kind(self, losses: Iterable[Loss]) -> StepKind:
+        """Each part has an optimiser of its own."""
+        return StepKind(optimizers=True)
 
 
 def counted(texts: Iterable[str], most: int, longest: int) -> tuple[PreTrainedTokenizerFast, np.ndarray]:

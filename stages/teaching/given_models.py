@@ -43,6 +43,7 @@ from stages.tasks.graph_rows import Graph
 from stages.tasks.kinds import ImageClasses, ImageTexts, Nodes, Similarity
 from stages.tasks.task import Task
 from stages.training.options import StageToCheck
+from stages.training.step import StepKind
 
 
 @dataclass
@@ -168,15 +169,16 @@ def _loaded(source: ModelSource, keeps_head: bool, task: Task | None, say: Say) 
     return load_classifier(source, None if keeps_head else task.kind, say=say)
 
 
-def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[PretrainedConfig, bool, bool]:
+def check_plan(
+    plan: StageToCheck, models: Models, task: Task | None
+) -> tuple[PretrainedConfig, bool, StepKind]:
     """Check layers, losses and lengths of a training stage.
 
     Returns:
-        The config of the model that it trains, whether its losses read the teacher, and whether one of them must have the
-        whole batch.
+        The config of the model that it trains, whether its losses read the teacher, and what its step needs.
     """
     teacher, student, reads_teacher = models.teacher, models.student, plan.reads_teacher
-    whole_batch = False
+    kind = StepKind()
     if task and plan.learns_task and not plan.epochs and task.kind.head != Similarity.head:
         raise UserError(
             "0 leaves the new head untrained, for only sentence vectors need none; give 1 or more",
@@ -190,14 +192,14 @@ def check_plan(plan: StageToCheck, models: Models, task: Task | None) -> tuple[P
         )
     if plan.losses is not None and plan.student is not None:  # a recipe's student
         student = _student_of_recipe(plan, plan.student, models, task)
-        spec, whole_batch = _check_losses(plan, plan.losses, student, models, task)
+        spec, kind = _check_losses(plan, plan.losses, student, models, task)
         reads_teacher = spec != CaptureSpec()
     elif plan.layer_map is not None:
         layer_map(plan.layer_map, student.num_hidden_layers, teacher.num_hidden_layers)
     trained = teacher if plan.trains == "teacher" else student
     for config in (trained, teacher) if reads_teacher else (trained,):
         check_length(config, plan.max_length)
-    return trained, reads_teacher, whole_batch
+    return trained, reads_teacher, kind
 
 
 def _student_of_recipe(
@@ -254,11 +256,11 @@ def _student_of_recipe(
 
 def _check_losses(
     plan: StageToCheck, lines: list[Any], student: PretrainedConfig, models: Models, task: Task | None
-) -> tuple[CaptureSpec, bool]:
+) -> tuple[CaptureSpec, StepKind]:
     """Check the method and the losses of a recipe's student.
 
     Returns:
-        What the losses read of the teacher, and whether one of them must have the whole batch.
+        What the losses read of the teacher, and what the step needs.
     """
     method = build_method(plan.method, plan.reads)
     own = {0: models.teacher.num_hidden_layers, None: models.student.num_hidden_layers}
@@ -294,4 +296,5 @@ def _check_losses(
     if task:
         check_head(student, task.kind)
         method.check(task, student, spec)
-    return spec, any(loss.whole_batch for loss in losses.values())
+    whole_batch = any(loss.whole_batch for loss in losses.values())
+    return spec, method.step_kind(losses.values())._replace(whole_batch=whole_batch)

@@ -31,7 +31,7 @@ from stages.training.progress import JobProgress
 from stages.training.rows import RowBatch, Rows
 from stages.training.signals import StopSignal
 from stages.training.stage import Stage
-from stages.training.step import Step, needs_whole_batch, refuse_ranks, refuse_unsupported
+from stages.training.step import Step, StepKind, refuse_ranks, refuse_unsupported
 
 FIRST_CHECKPOINT_SECONDS = 15.0
 """Seconds until the first checkpoint. Each later interval is twice as long, up to `job.checkpoint_seconds`, so that a kill
@@ -86,6 +86,7 @@ class Job:
         self.options, self.settings = stage.training, stage.job
         self.world, self.rank = dist.get_world_size(), dist.get_rank()
         step = step or Step()
+        kind = step.kind(model)
         refuse_ranks(rows, self.world)
         self.state = State()
         self.batches_per_epoch = math.ceil(len(rows) / self.options.batch_size)
@@ -96,15 +97,15 @@ class Job:
         self.model.to(stage.device)
         # Before the model is compiled, which holds for these settings alone.
         stage.resources.enter_context(tf32_products(stage.device, stage.precision))
-        micro_batch = self._micro_batch(whole=needs_whole_batch(model, step))
+        micro_batch = self._micro_batch(whole=kind.takes_batch_whole)
         self.micro_batches = math.ceil(self.options.batch_size / (self.world * micro_batch))
-        refuse_unsupported(step, model, self.settings, self.world, self.micro_batches)
+        refuse_unsupported(kind, self.settings, self.world, self.micro_batches)
         compile_model(
-            stage, model, self._parts(), rows.lengths, self.steps, self._why_not_compiled(step), self._try
+            stage, model, self._parts(), rows.lengths, self.steps, self._why_not_compiled(kind), self._try
         )
         self.engine = Engine(stage, model, step, micro_batch, self.micro_batches, self.steps)
         self.checkpoints = JobCheckpoints(stage, model, self.engine, collector)
-        may_grow = set_progress is not None or step.has_own_passes
+        may_grow = set_progress is not None or kind.passes
         self.log = Log(stage.directory / "metrics.jsonl", self.state.log, skip_divergence_check=may_grow)
         gpu = stage.device.type == "cuda"
         self.clock = Clock(torch.cuda.synchronize if gpu and self.settings.profile else None)
@@ -273,18 +274,18 @@ class Job:
         for rows in self.batches_of(0):
             yield shard_batch(rows, self.world, self.rank, self.micro_batches)[0][0]
 
-    def _why_not_compiled(self, step: Step) -> str:
+    def _why_not_compiled(self, kind: StepKind) -> str:
         """Why what a step computes is not the same from step to step, or is in no single piece; "" if it is."""
         not_said = type(self.model).compile is nn.Module.compile
         reasons = {
             f"{type(self.model).__name__} does not say what of it to compile": not_said,
             "a schedule changes its losses at each step": self.set_progress is not None,
             "its batches are changed as they are read": self.batch_transform is not None,
-            "its optimiser step is the method's own": step.is_own,
+            "its optimiser step is the method's own": kind.is_own,
             f"ZeRO stage {self.settings.zero} shards what it trains": self.settings.zero > 0,
             "ranks would decide each for itself": self.world > 1 and self.settings.compile == "auto",
             "a loss over the whole batch waits for the other ranks": self.world > 1
-            and needs_whole_batch(self.model, step),
+            and kind.takes_batch_whole,
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 

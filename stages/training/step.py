@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,32 @@ class Pass:
     tag: str = LossTerm.tag
     hook: Callable[[dict[str, Tensor]], None] | None = None
     trains: Iterable[nn.Parameter] | None = None
+
+
+class StepKind(NamedTuple):
+    """What options of a job must go with, as it is known before there is a model.
+
+    Attributes:
+        whole_batch: whether a loss reads the whole global batch.
+        passes: whether the step has several passes, a gradient hook or parameters of a pass's own.
+        optimizers: whether it has optimisers of its own.
+        after_step: whether it has a hook after the optimiser's step.
+    """
+
+    whole_batch: bool = False
+    passes: bool = False
+    optimizers: bool = False
+    after_step: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the step is not one loss, one backward pass, one AdamW and nothing after it."""
+        return self.passes or self.optimizers or self.after_step
+
+    @property
+    def takes_batch_whole(self) -> bool:
+        """Whether a global batch must not be split into micro-batches."""
+        return self.whole_batch or self.passes
 
 
 @dataclass(frozen=True)
@@ -61,10 +88,10 @@ class Step:
         """Whether the step has several passes, a gradient hook or parameters of a pass's own."""
         return len(self.passes) > 1 or self.passes[0].hook is not None or self.passes[0].trains is not None
 
-    @property
-    def is_own(self) -> bool:
-        """Whether the step is not one loss, one backward pass, one AdamW and nothing after it."""
-        return bool(self.has_own_passes or self.after_step or self.optimizers)
+    def kind(self, model: nn.Module) -> StepKind:
+        """What options must go with, of this step and the losses of `model`."""
+        whole = any(getattr(module, "whole_batch", False) for module in model.modules())
+        return StepKind(whole, self.has_own_passes, self.optimizers is not None, self.after_step is not None)
 
 
 def refuse_ranks(rows: Rows, ranks: int) -> None:
@@ -72,48 +99,36 @@ def refuse_ranks(rows: Rows, ranks: int) -> None:
     most = getattr(rows, "max_ranks", ranks)
     if ranks > most:
         raise UserError(
-            f"{type(rows).__name__} train on at most {most} rank(s), not on {ranks}; set it to {most}",
+            f"the rows ({type(rows).__name__}) train on at most {most} rank{'s' if most > 1 else ''}, not on {ranks}; set "
+            f"it to {most}",
             argument="nproc",
         )
 
 
-def needs_whole_batch(model: nn.Module, step: Step) -> bool:
-    """Whether a global batch must not be split into micro-batches."""
-    return step.has_own_passes or any(getattr(module, "whole_batch", False) for module in model.modules())
+def refuse_unsupported(kind: StepKind, settings: JobOptions, ranks: int, micro_batches: int) -> None:
+    """Raises UserError where settings do not go with a step, or with a loss that needs the whole batch.
 
-
-def refuse_parts(settings: JobOptions, micro_batches: int, what: str = "a loss over the whole batch") -> None:
-    """Raises UserError where a rank's batch is split into several parts, and `what` must have it whole."""
-    if micro_batches > 1:
+    Args:
+        micro_batches: parts that a rank's batch is split into.
+    """
+    if kind.takes_batch_whole and micro_batches > 1:
+        what = "a step of several backward passes" if kind.passes else "a loss over the whole batch"
         raise UserError(
             f"{settings.micro_batch} rows at once split the batch into {micro_batches} parts, and {what} takes it in "
             "one; set it to 0",
             argument="micro_batch",
         )
-
-
-def refuse_unsupported(
-    step: Step, model: nn.Module, settings: JobOptions, ranks: int, micro_batches: int
-) -> None:
-    """Refuse settings that do not go with this step, or with a loss that needs the whole batch.
-
-    Args:
-        micro_batches: parts that a rank's batch is split into.
-    """
-    if needs_whole_batch(model, step):
-        what = "a step of several backward passes" if step.has_own_passes else "a loss over the whole batch"
-        refuse_parts(settings, micro_batches, what)
-    if settings.zero and step.is_own:
+    if settings.zero and kind.is_own:
         raise UserError(
             f"a step of the stage's own needs whole weights and gradients, and ZeRO stage {settings.zero} shards them; "
             "set it to 0",
             argument="zero",
         )
-    if step.has_own_passes and ranks > 1:
+    if kind.passes and ranks > 1:
         raise UserError(
             f"a step of several backward passes runs on 1 rank, not on {ranks}; set it to 1", argument="nproc"
         )
-    if (step.has_own_passes or step.optimizers) and settings.precision == "fp16":
+    if (kind.passes or kind.optimizers) and settings.precision == "fp16":
         raise UserError(
             "fp16 scales the loss of one backward pass for one AdamW, and the step is the stage's own; take bf16 or fp32",
             argument="precision",

@@ -8,6 +8,7 @@ import pytest
 from checkpoints.errors import UserError
 from stages import check
 from stages.training.options import StageToCheck
+from stages.training.step import StepKind
 from tests.stages.foreign import make_stage
 
 
@@ -23,7 +24,7 @@ def test_a_batch_that_the_ranks_of_the_run_hold_whole_is_not_refused(tmp_path, m
 
     def check_plan(plan, models, task):
         asked.append(plan.ranks)
-        return None, False, True
+        return None, False, StepKind(whole_batch=True)
 
     monkeypatch.setattr(check, "check_plan", check_plan)
     monkeypatch.setattr(check, "_rows", rows)
@@ -36,6 +37,40 @@ def test_a_batch_that_the_ranks_of_the_run_hold_whole_is_not_refused(tmp_path, m
     assert asked == [2, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "job", "words"),
+    [
+        (
+            StepKind(passes=True),
+            {"nproc": 2},
+            "nproc: a step of several backward passes runs on 1 rank, not on 2",
+        ),
+        (
+            StepKind(passes=True),
+            {"micro_batch": 4},
+            "micro_batch: 4 rows .* several backward passes takes it in one",
+        ),
+        (StepKind(optimizers=True), {"zero": 1}, "zero: a step of the stage's own"),
+        (StepKind(optimizers=True), {"precision": "fp16"}, "precision: fp16 scales"),
+    ],
+)
+def test_options_that_do_not_go_with_a_step_are_refused_before_any_work(
+    tmp_path, monkeypatch, kind, job, words
+):
+    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, kind))
+    plan, models = StageToCheck("student", "task", 32, 1, 16), SimpleNamespace(preprocessor=None, own=None)
+    with pytest.raises(UserError, match=words):
+        check._check_stage(make_stage(tmp_path, **job), "a", plan, models, None)
+
+
+def test_ranks_that_do_not_go_with_the_rows_are_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, StepKind()))
+    monkeypatch.setattr(check, "_rows", lambda *given: SimpleNamespace(max_ranks=1))
+    plan, models = StageToCheck("teacher", "task", 32, 1, 16), SimpleNamespace(preprocessor=None, own=None)
+    with pytest.raises(UserError, match="nproc: the rows .* at most 1 rank, not on 2; set it to 1"):
+        check._check_stage(make_stage(tmp_path, nproc=2), "a", plan, models, None)
+
+
 def test_rows_are_counted_as_their_model_reads_them(tmp_path, monkeypatch):
     read = []
 
@@ -43,7 +78,7 @@ def test_rows_are_counted_as_their_model_reads_them(tmp_path, monkeypatch):
         read.append(tokenizer)
         raise Fits
 
-    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, False))
+    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, StepKind()))
     monkeypatch.setattr(check, "_rows", rows)
     models = SimpleNamespace(preprocessor="the teacher's", own="the student's")
     for plan in (
@@ -60,7 +95,7 @@ def test_rows_are_counted_as_their_model_reads_them(tmp_path, monkeypatch):
 def test_a_layer_map_that_leaves_out_the_upper_layers_is_logged(
     tmp_path, monkeypatch, capsys, layers, logged
 ):
-    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, False))
+    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, StepKind()))
     monkeypatch.setattr(check, "_rows", lambda *given: (_ for _ in ()).throw(Fits))
     models = SimpleNamespace(preprocessor=None, own=None, teacher=SimpleNamespace(num_hidden_layers=layers))
     plan = StageToCheck("student", "task", 32, 1, 16, reads_teacher=True, layer_map=[1, 3, 4, 6])
@@ -84,7 +119,7 @@ def test_a_layer_map_that_leaves_out_the_upper_layers_is_logged(
 def test_a_short_text_of_the_general_stage_is_logged(
     tmp_path, monkeypatch, capsys, name, there, limit, logged
 ):
-    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, False))
+    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, StepKind()))
     monkeypatch.setattr(check, "_rows", lambda *given: SimpleNamespace(lengths=np.array([there])))
     monkeypatch.setattr(check, "training_cost", lambda *given: ("its cost", "what it costs"))
     models = SimpleNamespace(preprocessor=None, own=None, knows=lambda task: False)

@@ -1,6 +1,5 @@
 """Labels asked of a server that breaks in the ways that servers do."""
 
-import doctest
 import json
 import os
 import random
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.commands import main
-from pipeline.label import endpoint
 from pipeline.label.answers import Answer, AnswerTable
 from pipeline.label.endpoint import label_probabilities, named_label
 from tests.pipeline.label.stub_server import Stub, serving
@@ -268,10 +266,6 @@ def test_a_server_that_is_not_there_ends_it_with_one_line(place, capsys):
     ]
     assert main(nowhere) == 2
     assert "http://127.0.0.1:9/v1 did not answer" in capsys.readouterr().err
-
-
-def test_the_docstrings_examples_run():
-    assert doctest.testmod(endpoint, raise_on_error=True).attempted >= 3
 
 
 def test_a_text_with_line_ends_of_unicode_is_read_again(tmp_path):

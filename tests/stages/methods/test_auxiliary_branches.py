@@ -1,7 +1,6 @@
 """A student with branches and a discriminator: what it computes, who is trained by what, and what is left in the end."""
 
 import copy
-import doctest
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from transformers import BertForSequenceClassification, ResNetConfig, ResNetForI
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
-from stages.distillation.losses import Adversary, Peers, adversary, build, each_head
+from stages.distillation.losses import Adversary, Peers, build
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.students import branches
 from stages.distillation.students.branches import WithBranches, last_hidden
@@ -18,6 +17,7 @@ from stages.methods import build_method
 from stages.tasks.batches import Batch
 from stages.training.job import Job
 from stages.training.options import Training
+from stages.training.step import StepKind
 from tests.conftest import tiny_config
 from tests.stages.foreign import assert_resumes, make_stage
 from tests.stages.methods.test_methods import task
@@ -80,21 +80,6 @@ def learning(lines=LINES, number: int = 1) -> Distillation:
     """A student that is about to learn."""
     student, width_8 = WithBranches(resnet(), number), resnet(8).config
     return Distillation(student, [build(line, student.config, width_8) for line in lines])
-
-
-@pytest.mark.parametrize("module", [branches, adversary, each_head], ids=lambda m: m.__name__)
-def test_the_examples_of_the_docstrings_run(module):
-    rows = Images().collate([0], np.ones(1, np.float32))
-    names = {
-        "torch": torch,
-        "stock": resnet(),
-        "images": IMAGES[:2],
-        "ModelOutputs": ModelOutputs,
-        "batch": rows,
-    }
-    names |= {"student": resnet().config, "teacher": resnet(8).config, "shown": teacher(rows)}
-    examples = [t for t in doctest.DocTestFinder().find(module, globs=vars(module) | names) if t.examples]
-    assert examples and not any(doctest.DocTestRunner(verbose=False).run(test).failed for test in examples)
 
 
 @pytest.mark.parametrize("make", [resnet, bert], ids=lambda make: make.__name__)
@@ -175,6 +160,7 @@ def test_each_player_has_its_own_gradients_and_optimiser_and_a_stopped_job_resum
     def make(directory):
         model, stage = learning(), make_stage(directory, options | {"clip": 0.0})
         step = method.step(model, stage.training)
+        assert step.kind(model) == method.step_kind(model.losses)
         return Job(stage, model, Images(), teacher, step=step)
 
     job = assert_resumes(tmp_path, make)
@@ -204,7 +190,7 @@ def test_each_player_has_its_own_gradients_and_optimiser_and_a_stopped_job_resum
 def test_without_a_discriminator_the_step_is_the_usual_one_and_the_main_branch_is_left():
     method = build_method("auxiliary_branches")
     model = learning(LINES[:2])
-    assert method.step(model, Training()) is None
+    assert method.step(model, Training()) is None and method.step_kind(model.losses) == StepKind()
     method.whole = model.student
     left = method.finish(model).eval()
     assert type(left) is ResNetForImageClassification

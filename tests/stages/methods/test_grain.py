@@ -254,7 +254,9 @@ def test_losses_on_logits_have_the_pass_that_is_scored_and_projections_begin_as_
         ("random", [None, None], 1),
     ):
         model, _ = a_pruner()
-        step = build_method({"grain": {"scores": scores}}).step(model, Training())
+        method = build_method({"grain": {"scores": scores}})
+        step = method.step(model, Training())
+        assert step.kind(model) == method.step_kind(model.losses)
         assert [loss.tag for loss in model.losses] == tags and len(step.passes) == passes
         assert step.passes[0].hook == model.pruner.score and step.passes[-1].hook is (None if passes == 2 else step.passes[0].hook)  # fmt: skip
         eye = model.losses[1].projections[0]

@@ -17,6 +17,7 @@ from stages.tasks.batches import Batch
 from stages.tasks.kinds import Ranking
 from stages.teaching.given_models import Models, check_plan
 from stages.training.options import StageToCheck
+from stages.training.step import StepKind
 from tests.conftest import make_encoder, make_tokenizer, tiny_config
 
 
@@ -63,7 +64,10 @@ def test_a_tokenizer_that_does_not_part_pairs_is_refused_before_any_work(tmp_pat
     plan = StageToCheck(
         "student", "task", 32, 1, 8, losses=["in_batch_negatives"], student=sizes, method="lead"
     )
-    assert check_plan(plan, Models(tokenizer, config, config), None)[1:] == (False, True)
+    assert check_plan(plan, Models(tokenizer, config, config), None)[1:] == (
+        False,
+        StepKind(whole_batch=True),
+    )
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     with pytest.raises(UserError, match="does not tell the two texts of a pair apart"):
         check_plan(plan, Models(tokenizer, config, config), None)

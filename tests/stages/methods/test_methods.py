@@ -169,9 +169,9 @@ def test_of_ngrams_that_share_a_slot_the_more_frequent_one_is_known():
 def test_a_step_moves_the_ngrams_of_its_batch_alone_and_drops_some():
     tokenizer, _, student, _ = ngrams_student(drop=0.5)
     model = torch.nn.ModuleDict({"student": student})
-    optimizers = (
-        SparseNGrams().step(model, Training(learning_rate=0.1)).optimizers(dict(model.named_parameters()))
-    )
+    step = SparseNGrams().step(model, Training(learning_rate=0.1))
+    assert step.kind(model) == SparseNGrams().step_kind([])
+    optimizers = step.optimizers(dict(model.named_parameters()))
     before = student.embeddings.weight.detach().clone()
     batch = tokenizer([TEXTS[0]], return_tensors="pt")
     student.train()

@@ -119,5 +119,7 @@ def test_a_graph_is_one_row_and_refuses_two_ranks(tmp_path, world, monkeypatch):
     found_N = (graph.mix_NN @ model.student(graph.x_NF)).argmax(-1)
     assert (found_N == graph.classes_N).float().mean() > 0.9
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    with pytest.raises(UserError, match=r"^nproc: Graph .* at most 1 rank.* not on 2; set it to 1$"):
+    with pytest.raises(
+        UserError, match=r"^nproc: the rows .Graph. .* at most 1 rank, not on 2; set it to 1$"
+    ):
         make(tmp_path / "two")
