@@ -96,6 +96,7 @@ def augment(
             check_text(text, f"texts: row {i}")
     if synonyms not in ("none", "wordnet"):
         raise UserError(f"{synonyms!r} is unknown; choose none or wordnet", argument="synonyms")
+    language = language.lower()
     settings = Settings(p, variants, repredict, long_texts, stop_words(language))
     words = WordVectors.read(Path(vectors)) if vectors else None
     wordnet = Synonyms(language) if synonyms == "wordnet" else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 import unicodedata
 import warnings
@@ -118,7 +119,10 @@ def _corpus(name: str, what: str, argument: str, download: bool) -> Any:
     import nltk.corpus
 
     corpus = getattr(nltk.corpus, name)
-    advice = f"run `python -m nltk.downloader {name}` where there is a network, or set NLTK_DATA to a directory that has it"
+    advice = (
+        f"run `{sys.executable} -m nltk.downloader {name}` where there is a network, or set NLTK_DATA to a directory "
+        "that has it"
+    )
     path = Path(tempfile.gettempdir()) / f"nltk-data-{os.getuid()}.lock"
     with FileLock(path) if download else contextlib.nullcontext():
         try:

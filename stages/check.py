@@ -17,7 +17,7 @@ from stages.evaluation.scores import check_scale
 from stages.tasks.kinds import Questions
 from stages.tasks.task import Task, check_folds
 from stages.tasks.task_rows import TaskRows
-from stages.teaching.cost import Cost, training_cost
+from stages.teaching.cost import Cost, count, training_cost
 from stages.teaching.given_models import Models, check_models, check_plan
 from stages.training.cached_rows import corpus_rows, task_rows
 from stages.training.options import StageToCheck
@@ -105,7 +105,7 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
     there = int(rows.lengths.sum())
     if name == "general" and there < ENOUGH_TOKENS and (not plan.tokens or there < plan.tokens):
         stage.log(
-            f"{name}: the text has {there / 1e6:,.1f} M tokens; on STS-B students got better up to "
+            f"{name}: the text has {count(there)} tokens; on STS-B students got better up to "
             f"{ENOUGH_TOKENS / 1e6:.0f} M (docs/benchmarks/glue.md): give more text"
         )
     return cost

@@ -139,7 +139,7 @@ def _add_augmentation(given: Given, options: Options, run: Path) -> None:
         given.masked_lm = _model(options.augmentation.masked_lm, "augmentation.masked_lm", MASKED_LM, run)
     given.masked_lm_has_head = _has_masked_lm_head(given.masked_lm or given.teacher)
     given.vectors = given_vectors(options)
-    language, download = options.augmentation.language, options.augmentation.nltk_download
+    language, download = options.augmentation.language.lower(), options.augmentation.nltk_download
     with about("augmentation"):
         if language != "english":
             given.stop_words = {"language": language, "content": sorted(stop_words(language, download))}

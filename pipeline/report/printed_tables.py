@@ -231,10 +231,12 @@ def _classes(run: RunRecord) -> list[str]:
     ]  # fmt: skip
     blocks = [f"classes: scores of the student\n\n{terminal_table(rows)}"]
     if run.kind.exclusive and len(labels) <= MAX_CONFUSION_CLASSES:
-        heads = [f"{i} {_short(label, 10)}" for i, label in enumerate(labels)]
+        if len({run.gold, *(_short(label, 12) for label in labels)}) <= len(labels):  # two heads are equal
+            labels = [f"{i} {label}" for i, label in enumerate(labels)]
+        heads = [_short(label, 12) for label in labels]
         rows = [
-            {run.gold: f"{i} {_short(labels[i], 35)}"} | dict(zip(heads, map(str, counts), strict=True))
-            for i, counts in enumerate(student.confusion or ())
+            {run.gold: _short(label, 37)} | dict(zip(heads, map(str, counts), strict=True))
+            for label, counts in zip(labels, student.confusion or (), strict=False)
         ]
         caption = f"confusion of the student: {run.gold} labels down, predicted labels across"
         blocks.append(f"{caption}\n\n{terminal_table(rows)}")

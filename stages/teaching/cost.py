@@ -82,9 +82,14 @@ def training_cost(
     augmented = f" x up to {1 + variants} variants" if variants else ""
     texts = "" if rows.begins is None else f"{int(rows.begins.sum()):,} texts in windows, "
     return Cost(flops, seconds), (
-        f"{texts}{len(rows):,} rows{augmented} x {epochs}, {tokens / 1e6:.2f} M tokens (mean {length:.0f} a row, "
+        f"{texts}{len(rows):,} rows{augmented} x {epochs}, {count(tokens)} tokens (mean {length:.0f} a row, "
         f"{rows.truncated / len(rows):.1%} of rows truncated), {flops / 1e12:,.1f} TFLOP"
     )
+
+
+def count(tokens: int) -> str:
+    """A number of tokens, from 100,000 on in millions."""
+    return f"{tokens / 1e6:,.2f} M" if tokens >= 1e5 else f"{tokens:,}"
 
 
 def _measured(

@@ -1,6 +1,7 @@
 """Words that may be replaced, and nltk's data: stop words of other languages, synonyms of WordNet."""
 
 import re
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -113,7 +114,8 @@ def test_missing_data_is_one_line_that_says_where_to_get_it(nltk_data, monkeypat
     for call, name, argument in ((lambda: stop_words("german"), "stopwords", "language"),
                                  (Synonyms, "wordnet", "synonyms")):  # fmt: skip
         with pytest.raises(
-            ValueError, match=f"^{argument}: .* is not on this machine: run .*downloader {name}"
+            ValueError,
+            match=f"^{argument}: .* is not on this machine: run `{re.escape(sys.executable)} -m nltk.*r {name}`",
         ):
             call()
     monkeypatch.setattr(nltk, "download", lambda name, quiet: False)
@@ -173,6 +175,7 @@ def test_synonyms_are_drawn_beside_the_other_candidates_and_counted(nltk_data, b
 def test_from_python(nltk_data, bert) -> None:
     rows = augment(["die film", "nicht great"], bert, language="german", p=1)
     assert {text.split()[0] for row in rows for text in row} == {"die", "nicht"}
-    assert augment(TEXTS, bert) == augment(TEXTS, bert, language="english", synonyms="none")
+    assert augment(["die film"], bert, language="German") == augment(["die film"], bert, language="german")
+    assert augment(TEXTS, bert) == augment(TEXTS, bert, language="English", synonyms="none")
     with pytest.raises(ValueError, match="synonyms: 'roget' is unknown; choose none or wordnet"):
         augment(TEXTS, bert, synonyms="roget")

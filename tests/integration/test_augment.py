@@ -96,7 +96,7 @@ def test_stop_words_of_another_language_are_never_replaced(place, given, german)
 
     some = ("augment", "run=german", *given, "augmentation.p=1")
     assert place.run(*some)[0] == 0 and len(kept()) > 2
-    status, output = place.run(*some, "augmentation.language=german")
+    status, output = place.run(*some, "augmentation.language=German")
     assert status == 0 and "augment's stop_words" in output and "[masked_lm] starts" not in output, output
     assert kept() == {"warm", "great"}
 

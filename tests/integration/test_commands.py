@@ -290,6 +290,7 @@ def test_class_names_are_the_users_from_file_to_export(place):
     assert (
         "separated by semicolon" in output
         and "8 classes in train" in output
+        and re.search(r"tuning: \d+ rows x \d epochs?, [1-9][\d,]* tokens \(mean", output)
         and re.search(r"left to run: about .* TFLOP\)\n  teacher +[\d.]+ minutes\n", output)
     )
     status, output = place.run("export", "run=names", "to=names-export", tiny=False)

@@ -207,6 +207,24 @@ def test_tables_fit_a_terminal(tmp_path, monkeypatch, columns):
     assert "ECE" in results_table(runs[0]) and "Pearson with teacher" in results_table(runs[1])
 
 
+@pytest.mark.parametrize(
+    "labels, heads",
+    [
+        (["1", "5"], ["gold", "1", "5"]),
+        (
+            ["gold", "silver"],
+            ["gold", "0", "gold", "1", "silver"],
+        ),  # no column replaces that of the gold labels
+        (["a-long-name-1", "a-long-name-2"], ["gold", "0", "a-long-...", "1", "a-long-..."]),
+    ],
+)
+def test_classes_of_the_confusion_have_their_names_alone_if_they_differ(tmp_path, labels, heads):
+    table = results_table(read_run_record(make_run(tmp_path, labels)))
+    confusion = table.split("predicted labels across\n\n")[1].splitlines()
+    assert confusion[0].split() == heads
+    assert [line.split()[-2:] for line in confusion[2:4]] == [["5", "1"], ["2", "0"]]
+
+
 def test_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
