@@ -257,8 +257,8 @@ def jensen_shannon(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """
     from scipy.spatial.distance import jensenshannon
 
-    # Rounding can make the divergence of equal rows slightly negative, and its root NaN.
-    return np.nan_to_num(jensenshannon(one, other, base=2, axis=-1))
+    with np.errstate(invalid="ignore"):  # rounding can make the divergence of equal rows slightly negative
+        return np.nan_to_num(jensenshannon(one, other, base=2, axis=-1))
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
