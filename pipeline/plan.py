@@ -24,7 +24,7 @@ RUNS = Path("runs")
 FORMAT = 2
 """Cache version. Raise it when the same options would produce a different result: finished stages then run again."""
 
-FORMATS = {"check": 5, "general": 4, "masked_lm": 4, "pretrain": 4, "evaluate": 5}
+FORMATS = {"check": 5, "general": 4, "masked_lm": 4, "pretrain": 4, "intermediate": 3, "evaluate": 5}
 """Stage type -> its own version; the higher of the two counts."""
 
 

@@ -53,7 +53,9 @@ def run(stage: Stage) -> None:
     state = job.run()
     recorded.gather()
     scores = {"dev": state.best_score, "metric": "-loss", "steps": state.step}
-    stage.publish(save_student(job, reads.tokenizer, recorded.write, task.kind.scale), scores)
+    # The teacher's layers have no head, whose weights would be scaled.
+    scale = task.kind.scale if "student" in stage.inputs else (0.0, 1.0)
+    stage.publish(save_student(job, reads.tokenizer, recorded.write, scale), scores)
 
 
 def begin(stage: Stage, kind: Kind, reads: Reading) -> PreTrainedModel:

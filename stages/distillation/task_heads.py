@@ -119,7 +119,10 @@ def to_learned_scale(model: PreTrainedModel, scale: tuple[float, float]) -> None
 def in_units(
     model: PreTrainedModel, weights: dict[str, torch.Tensor], scale: tuple[float, float]
 ) -> dict[str, torch.Tensor]:
-    """Return a model's weights, changed so that it answers in the user's units, not in deviations from the mean."""
+    """Return a model's weights, changed so that it answers in the user's units, not in deviations from the mean.
+
+    The model has a head, unless the scale is (0, 1).
+    """
     mean, deviation = scale
     if scale == (0.0, 1.0):
         return weights
