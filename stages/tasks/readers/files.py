@@ -22,8 +22,10 @@ in dev and test those without a wrong one.
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -393,8 +395,8 @@ def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: li
     for row in (row for of in rows.values() for row in of):
         for name in set(row.names or ()) - set(labels):
             raise UserError(
-                f"{row.where}: label {name!r} is not one of train's labels "
-                f"{', '.join(labels):.200}; fix it, add such rows to train, or {_naming([*labels, name])}"
+                f"{row.where}: label {name!r} is not one of train's labels {_some(labels)}; fix it, add such rows to "
+                f"train, or {_naming([*labels, name])}"
             )
 
     def valued(row: Row) -> Row:
@@ -577,12 +579,19 @@ def _with_values(rows: list[Row], labels: list[str] | None) -> list[Row]:
         if value is None:
             twins = [name for name in classes if folded(name) == folded(row.label)]
             fix = f"train writes {twins[0]!r}; write it so" if len(twins) == 1 else "fix it"
+            if None not in map(number, (*classes, row.label)):
+                fix = f"give metric=pearson if labels are scores; else {fix}"
             raise UserError(
-                f"{row.where}: label {row.label!r} is not one of train's labels "
-                f"{', '.join(classes):.200}; {fix}, add such rows to train, or {_naming([*classes, row.label])}"
+                f"{row.where}: label {row.label!r} is not one of train's labels {_some(classes)}; {fix}, add such rows "
+                f"to train, or {_naming([*classes, row.label])}"
             )
         found.append(row._replace(value=value))
     return found
+
+
+def _some(names: Iterable[str]) -> str:
+    """The names, or the first of them where they are many."""
+    return textwrap.shorten(", ".join(names), 200, placeholder=" ...")
 
 
 def _naming(names: list[str]) -> str:

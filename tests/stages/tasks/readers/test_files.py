@@ -219,6 +219,16 @@ def test_label_only_in_dev(tmp_path):
         load(tmp_path)
 
 
+def test_whole_numbers_that_only_dev_has_may_be_scores(tmp_path):
+    write_csv(tmp_path / "train.csv", [(f"t{i}", f"{1000 * (i // 4)}.0") for i in range(160)])
+    write_csv(tmp_path / "dev.csv", [("x", "0.0"), ("y", "70500.0")])
+    with pytest.raises(
+        UserError, match=r"'70500.0' is not .* \.\.\.; give metric=pearson if labels are scores; else"
+    ):
+        load(tmp_path)
+    assert load(tmp_path, metric="pearson").kind.problem_type == "regression"
+
+
 def test_places_and_columns_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="data: no file .*gone.csv"):
         load(tmp_path / "gone.csv")
