@@ -124,11 +124,17 @@ def _rows(stage: Stage, plan: StageToCheck, preprocessor: Any, task: Task | None
             stage, preprocessor, plan.max_length, plan.tokens, held_out, plan.data, plan.sentences
         )
     if task.token_level or task.kind.head == Questions.head or task.kind.pooling:
-        for split in task.splits.keys() - {"train", "unlabelled"}:
-            if cut := task_rows(stage, task, split, preprocessor, plan.max_length, plan.data).truncated:
+        for split in sorted(task.splits.keys() - {"train", "unlabelled"}):
+            rows = task_rows(stage, task, split, preprocessor, plan.max_length, plan.data)
+            if cut := rows.truncated:
+                longest, length = "", plan.max_length
+                while task.token_level and rows.truncated:
+                    length *= 2
+                    rows = task_rows(stage, task, split, preprocessor, length, plan.data)
+                    longest = f"the longest has {rows.lengths.max()} tokens: "
                 raise UserError(
                     f"{plan.max_length} tokens truncate {cut} rows of {split}, whose last words would have no "
-                    "prediction; raise it",
+                    f"prediction; {longest}raise it, and that of the other stages",
                     argument="max_length",
                 )
     if task.kind.reads_images:  # so that a broken image of dev or test is reported now

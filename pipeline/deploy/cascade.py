@@ -38,7 +38,7 @@ class Cascade:
     def __str__(self) -> str:
         f = self.found
         return (
-            f"from confidence {f.confidence:.4f} on the student gives the {self.agree_with} label to at least "
+            f"from confidence {f.confidence:.4f} on the student gives the {_whose(self.agree_with)} label to at least "
             f"{self.promise:.0%} of the rows (with {1 - self.risk:.0%} certainty): {f.share:.1%} of {f.rows:,} held-out rows "
             f"are above, of which {f.agreement:.1%} agree"
         )
@@ -84,8 +84,8 @@ def add_cascade(run: RunRecord, directory: Path, promise: float, agree_with: Wit
     found = find_threshold(values.max(1), agrees, promise)
     if found is None:
         raise UserError(
-            f"{promise:g}: no confidence keeps it: of {len(rows):,} held-out rows {agrees.mean():.1%} have the {agree_with} "
-            f"label, and at least {least_rows(promise):,} sure rows are needed; lower it, or give more test rows",
+            f"{promise:g}: no confidence keeps it: of {len(rows):,} held-out rows {agrees.mean():.1%} have the "
+            f"{_whose(agree_with)} label, and at least {least_rows(promise):,} sure rows are needed; lower it, or give more test rows",
             "promise",
         )
     cascade = Cascade(promise, agree_with, RISK, found)
@@ -118,3 +118,7 @@ def teacher_of(run: RunRecord, student: Classifier) -> Classifier:
     if set(teacher.kind.labels or ()) != set(student.kind.labels or ()):
         raise UserError(f"run {run.name} has other labels than the model; give its own run=", "run")
     return teacher
+
+
+def _whose(agree_with: With) -> str:
+    return "teacher's" if agree_with == "teacher" else agree_with

@@ -3,6 +3,7 @@
 import ast
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -217,7 +218,12 @@ def test_two_ranks_and_accumulation_learn_the_same_of_words(place, tags):
 
 def test_rows_whose_words_are_truncated_are_refused(place, tags):
     status, output = place.run("recipe", *tags, "run=short", "base.training.max_length=8", tiny=False)
-    assert status == 2 and "max_length: 8 tokens truncate" in output and "raise it" in output, output
+    assert status == 2 and "max_length: 8 tokens truncate" in output, output
+    longest = re.search(r"the longest has (\d+) tokens: raise it, and that of the other stages", output)[1]
+    status, output = place.run(
+        "recipe", *tags, "run=short", f"base.training.max_length={int(longest) - 1}", tiny=False
+    )
+    assert status == 2 and f"{int(longest) - 1} tokens truncate" in output, output
 
 
 def test_each_shipped_recipe_is_read_and_its_grid_is_whole():

@@ -59,7 +59,7 @@ def test_the_export_keeps_the_threshold_and_says_what_it_promises(place):
     assert config["confidence_threshold"] == found["confidence"] and 0.45 <= found["share"] <= 0.6
     assert found["lower"] >= 0.9 and found["rows"] == len(TEXTS)
     said, card = Path("said").read_text(), Path("export/README.md").read_text()
-    assert "the student gives the teacher label to at least 90% of the rows (with 95% certainty)" in said
+    assert "the student gives the teacher's label to at least 90% of the rows (with 95% certainty)" in said
     assert "## When to ask the teacher" in card and f"{found['confidence']:.4f}" in card
 
     from transformers import pipeline
