@@ -36,6 +36,7 @@ EXPORTED = '"my-student'
 TINY = [
     "teacher=teacher", "corpus=corpus.txt", "job.precision=fp32", "architecture.layers=2", "architecture.width=8",
     "architecture.feed_forward=16", "architecture.heads=2", "job.cache_gb=0",
+    "student=", "general.layer_map=uniform", "intermediate.layer_map=uniform",  # not those of the preset compact
     *(f"{stage}.{option}" for stage in STAGES for option in ("epochs=1", "batch_size=128", "max_length=32")),
 ]  # fmt: skip
 
