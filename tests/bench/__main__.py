@@ -167,43 +167,43 @@ def table_line(line: dict) -> str:
 
 
 def draw(lines: list[dict], machine, path: Path) -> None:
-    """How many times better than the reference each work is, its goal, and what the machine allows."""
+    """How many times better than the reference each work is, its goal, and what the machine allows; in reports' style."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from pipeline.report.plots import STYLE
+    from pipeline.report.templates import COLOURS
+
+    goal = {"color": COLOURS["teacher"], "marker": "D", "markersize": 7, "linestyle": ""}
+    repeats, allowed = ({"color": COLOURS["ink"], "linewidth": width} for width in (1.2, 3))
+    pyplot.rcParams.update(STYLE)
     figure, axes = pyplot.subplots(figsize=(9, 1.6 + 0.5 * len(lines)), layout="constrained")
     for place, line in enumerate(lines):
         sign = -1 if line["less_is_better"] else 1
         times, low, high = (value**sign for value in (line["ratio"], *line["spread"]))
-        axes.barh(place, times, color="#4878a8" if line["agrees"] else "#b0b0b0", height=0.6)
-        axes.plot([low, high], [place, place], color="black", linewidth=1.2)
+        axes.barh(place, times, color=COLOURS["student" if line["agrees"] else "baseline"], height=0.6)
+        axes.plot([low, high], [place, place], **repeats)
         limit = times / line["limit_fraction"]
-        axes.plot([limit] * 2, [place - 0.38, place + 0.38], color="#c44e52", linewidth=2)
+        axes.plot([limit] * 2, [place - 0.3, place + 0.3], **allowed)
         if line["goal"]:
-            axes.plot(
-                line["goal"] ** sign, place, "D", color="#f0b040", markeredgecolor="black", markersize=7
-            )
-        axes.annotate(
-            f"{times:.3g}", (1.04, place), va="center", color="white", fontweight="bold", fontsize=9
-        )
+            axes.plot(line["goal"] ** sign, place, **goal)
+        axes.annotate(f"{times:.3g}", (1.04, place), va="center", color="white", fontweight="bold")
     axes.set_xscale("log")
     axes.set_xlim(left=1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_yticks(range(len(lines)), [line["name"] for line in lines])
+    axes.grid(axis="y", visible=False)
     axes.invert_yaxis()
     axes.set_xlabel("times the plain reference (of memory: times less)")
     marks = [
-        pyplot.Line2D([], [], color="black", linewidth=1.2, label="lowest to highest repeat"),
-        pyplot.Line2D(
-            [], [], color="#f0b040", marker="D", markeredgecolor="black", linestyle="", label="goal"
-        ),
-        pyplot.Line2D([], [], color="#c44e52", linewidth=2, label="what the machine allows"),
+        pyplot.Line2D([], [], **repeats, label="lowest to highest repeat"),
+        pyplot.Line2D([], [], **goal, label="goal"),
+        pyplot.Line2D([], [], **allowed, label="what the machine allows"),
     ]
-    axes.legend(handles=marks, loc="lower right", fontsize=8)
-    axes.set_title(f"{machine.name}, {machine.threads} threads", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(handles=marks, loc="lower right")
+    axes.set_title(f"tinydistil on {machine.name}, {machine.threads} threads", loc="left")
     figure.savefig(path, dpi=130)
 
 
