@@ -117,8 +117,9 @@ class Options:
 
     @property
     def by_answers(self) -> bool:
-        """Whether the teacher is a table of answers."""
-        return self.teacher.lower().endswith(SUFFIXES) and not Path(self.teacher).is_dir()
+        """Whether the teacher is a table of answers: a model is a directory or a name on the hub."""
+        path = Path(self.teacher)
+        return path.is_file() or self.teacher.lower().endswith(SUFFIXES) and not path.is_dir()
 
     @property
     def encoder(self) -> str:

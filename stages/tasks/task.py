@@ -12,6 +12,7 @@ from checkpoints.errors import UserError
 from stages.tasks.answers import answered_by, read_answers, together
 from stages.tasks.kinds import ImageClasses, Kind, Scores, Similarity
 from stages.tasks.readers import READERS, questions
+from stages.tasks.tables import SUFFIXES
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
 __all__ = ["Split", "Task", "TaskSource", "find_task", "load_task"]
@@ -80,6 +81,12 @@ def _with_answers(source: TaskSource, request: TaskRequest) -> TaskSource:
     if not path.is_file():
         raise UserError(
             f"{request.answers!r}: no such file; give a table of answers, or a model", argument="teacher"
+        )
+    if not path.name.lower().endswith(SUFFIXES):
+        raise UserError(
+            f"{request.answers!r} is a file, but not a table: give a table of answers (CSV, TSV, JSON, JSONL or "
+            "Parquet), or the directory of a model",
+            argument="teacher",
         )
     unfit = source.unfit_rows or ("" if request.unfit_rows == "refuse" else request.unfit_rows)
     return replace(source, files=source.files | {"answers": str(path.resolve())}, unfit_rows=unfit)

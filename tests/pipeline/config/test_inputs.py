@@ -58,3 +58,12 @@ def test_compact_begins_as_the_packaged_student_and_general_distill_makes_one_of
         assert made["general"].options["architecture"]["width"] == options.architecture.width
     with pytest.raises(UserError, match="'run:x' is not used: general-distill makes a student; leave it out"):
         general_stages(load("small", {"teacher": "teacher", "student": "run:x"}))
+
+
+@pytest.mark.parametrize("name", ["answers.xlsx", "model.safetensors"])
+def test_a_teacher_that_is_a_file_and_not_a_table_is_refused(arguments, tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(
+        UserError, match=rf"'{name}' is a file, but not a table: give .* the directory of a model"
+    ):
+        declared(task_stages, arguments | {"teacher": name, "answers.encoder": "teacher"}, tmp_path / "run")
