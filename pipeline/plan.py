@@ -137,7 +137,7 @@ def _decide(
 
 
 def reused_by_now(planned: Planned) -> Planned:
-    """A stage that was to be made, or another run's where one has finished it since the plan was made."""
+    """Reuse a planned stage of another run if one has finished it since the plan was made; else return the stage as it is."""
     made = _finished_elsewhere(planned.directory.parent).get(planned.fingerprint)
     return replace(planned, action="reuse", made=made) if made else planned
 

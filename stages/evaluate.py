@@ -12,13 +12,7 @@ from stages.distillation.compatibility import forward_flops
 from stages.distillation.models import load_classifier, load_config, load_preprocessor
 from stages.distillation.teachers import class_order
 from stages.evaluation.costs import measure
-from stages.evaluation.measures import (
-    calibration,
-    class_scores,
-    confidence_intervals,
-    confusion,
-    differ_most,
-)
+from stages.evaluation.measures import calibration, class_scores, confidence_intervals, confusion, differ_most
 from stages.evaluation.predict import predict
 from stages.evaluation.prediction_files import write_predictions, write_submission
 from stages.evaluation.results import Costs, EvaluationInfo, Interval, ModelResult, to_json
@@ -77,10 +71,10 @@ def run(stage: Stage) -> None:
         if name in retained and teacher > 0:
             result.retained, result.retained_interval = result.metric / teacher, retained[name]
         if name != "teacher":
-            found: dict[str, Any] = kinds[name].agreement(
+            agreement: dict[str, Any] = kinds[name].agreement(
                 logits[name], logits["teacher"], kinds["teacher"], task.groups(split)
             )
-            results[name] = replace(result, **found)
+            results[name] = replace(result, **agreement)
     results[student].differ_most = differ_most(
         replace(task, kind=kinds[student]), split, logits[student], logits["teacher"], kinds["teacher"]
     )
@@ -97,13 +91,8 @@ def run(stage: Stage) -> None:
         task.kind.name, list(task.labels) if task.labels else None, len(rows.gold) if task.token_level else None,
         task.gold, noise,
     )  # fmt: skip
-
-    def write(directory: Path) -> None:
-        store.write_json(
-            directory / "results.json", {name: to_json(result) for name, result in results.items()}
-        )
-
-    stage.publish(write, to_json(info))
+    found = {name: to_json(result) for name, result in results.items()}
+    stage.publish(lambda directory: store.write_json(directory / "results.json", found), to_json(info))
 
 
 def examine(stage: Stage, task: Task, split: str) -> dict[str, Examined]:

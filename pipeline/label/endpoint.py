@@ -216,8 +216,11 @@ def named_label(answer: str, labels: list[str]) -> str | None:
 def label_probabilities(first_token: dict[str, float], labels: list[str]) -> dict[str, float] | None:
     """Label probabilities from the log-probabilities of an answer's first token.
 
-    A token counts for the label that it begins. None: one begins several and equals none, or those of all labels
-    add up to less than a half, as where an answer begins with another word.
+    A token's probability goes to the label that begins with it.
+
+    Returns:
+        label -> probability. None if a token begins several labels, or if the labels' tokens together have a probability
+        below a half: then the answer probably begins with another word.
 
     Example:
         >>> label_probabilities({"pos": math.log(0.6), " neg": math.log(0.2), "The": -3.0}, ["positive", "negative"])

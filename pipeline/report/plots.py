@@ -108,7 +108,7 @@ def quality_against_cost(points: list[Point], others: Points, x_label: str, y_la
 
 
 def reliability(calibration: Calibration, colour: str, model: str, accuracy: str) -> Markup:
-    """Plot the accuracy (of the name that is given) of each bin of confidence; the diagonal is perfect calibration."""
+    """Plot the accuracy of each bin of confidence, labelled `accuracy`; the diagonal is perfect calibration."""
     with rc_context(STYLE):
         figure = _figure(5.2, 3.6)
         axes = figure.subplots()

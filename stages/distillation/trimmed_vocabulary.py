@@ -197,7 +197,7 @@ def _bare(model: dict[str, Any]) -> Callable[[str], str]:
 
 
 def _parts(model: dict[str, Any]) -> Callable[[str], Iterator[str]]:
-    """What tells the pieces that have to be there for a piece: itself, and in BPE all that it is merged from."""
+    """Return a function that yields the tokens that a token needs: itself and, in BPE, all tokens that it is merged from."""
     merges: dict[str, tuple[str, str]] = {}
     if model["type"] == "BPE":
         for merge in model["merges"]:

@@ -182,7 +182,7 @@ class Method:
         return StepKind()
 
     def examine(self, stage: Stage, task: Task, model: Distillation, dev: TaskRows) -> None:
-        """Look at the trained student, of which the best weights are kept: what it fills into `found` is reported."""
+        """Measure the trained student with its best weights; what this puts into `found` is reported."""
 
     def evaluation(self, model: Distillation, evaluate: Callable[[], float]) -> Callable[[], float]:
         """The score that chooses which weights are kept, made from `evaluate`, that on dev. NaN: not these weights."""

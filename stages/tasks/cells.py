@@ -117,7 +117,13 @@ def number(label: str) -> float | None:
 
 
 def is_missing(label: str, rare: bool, names: Collection[str]) -> bool:
-    """Return whether a class means that there is none; `rare`: few rows have it; `names`: all classes."""
+    """Return whether a label, such as "nan" or "-1", stands for a missing one.
+
+    Args:
+        label: as it stands in the table.
+        rare: whether few rows have it.
+        names: all labels of the column.
+    """
     plain = label.casefold()
     if plain in MISSING:
         return True

@@ -117,7 +117,7 @@ class MixedImages:
         return np.flatnonzero(self.rows.labels >= 0)
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
-        """The batch with mixed `pixel_values`, and with what is `mixed` in."""
+        """Mix another image into each `pixel_values` of a batch; `mixed` says which class it has, and how much of the first is left."""
         drawn = uniform(self.seed, epoch, batch.rows, NUMBERS + 5)[:, NUMBERS:].T
         which_B, ratio_B, other_B, across_B, along_B = drawn
         chosen = self._labelled[(other_B * len(self._labelled)).long().numpy()]

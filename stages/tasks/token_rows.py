@@ -147,7 +147,7 @@ class TokenRows(TaskRows):
 
     @cached_property
     def scored(self) -> np.ndarray | None:
-        """(N,) of all targets whether they are scored: those at the first token of a word; None: all are."""
+        """(N,) bool: which targets are scored, namely those at the first token of a word. None if all are."""
         if self.labels is None or not self.counts.get("words"):
             return None
         targets = self.labels[self.labels != IGNORE_INDEX]

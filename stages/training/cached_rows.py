@@ -338,7 +338,7 @@ def _pieces(stream: Iterable[str | Split]) -> Iterator[tuple[list, bool]]:
 def processes(stage: Stage) -> int:
     """How many processes of this rank tokenize: `job.workers`, or one for each core that the rank may use.
 
-    Where the other ranks wait, those are all of its host.
+    If only this rank tokenizes while the others wait, it may use all cores of its host.
     """
     if stage.job.workers:
         return stage.job.workers

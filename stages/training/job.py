@@ -54,8 +54,9 @@ class Job:
 
     Args:
         stage: directory, options and ranks of the stage.
-        model: called as model(batch, targets), returns `LossTerm`s by name; its `student` is evaluated and kept. What of
-            it is compiled, if it is, a `compile` of its own says; never all of it, for the engine hangs hooks on it.
+        model: called as model(batch, targets), returns `LossTerm`s by name; its `student` is evaluated and kept. To be
+            compiled it must define `compile`, which says which parts are; the whole cannot be, for the engine hangs hooks
+            on it.
         targets: called with a batch, returns the teacher's outputs for it. None: the model takes no targets.
         evaluate: the student's score on dev, higher is better; the best weights are kept. None: the last are kept.
         collector: saved with every checkpoint.
@@ -275,7 +276,7 @@ class Job:
             yield shard_batch(rows, self.world, self.rank, self.micro_batches)[0][0]
 
     def _why_not_compiled(self, kind: StepKind) -> str:
-        """Why what a step computes is not the same from step to step, or is in no single piece; "" if it is."""
+        """Return why a step cannot be compiled: what it computes changes from step to step, or has several parts. "" if it can."""
         not_said = type(self.model).compile is nn.Module.compile
         reasons = {
             f"{type(self.model).__name__} does not say what of it to compile": not_said,
