@@ -132,7 +132,7 @@ def test_commands_are_accepted(path, recorder, monkeypatch, capsys):
         elif name != "--help":  # refused for want of the run alone
             status, said = cli.main(rest), capsys.readouterr().err
             assert status == 2 and re.search(
-                "there is no run|no finished run|texts.csv: no such file|my-student has no config.json", said
+                "there is no run|no finished run|csv: no such file|my-student has no config.json", said
             ), said
 
 

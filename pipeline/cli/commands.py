@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from inspect import cleandoc
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -435,7 +436,7 @@ class ExportSettings(OfRun):
     to: str = option("", "directory to write, which must not exist; if left out: runs/RUN/export")
     onnx: bool | list[Literal["int8", "int8_static", "fp16"]] = option(
         True,
-        "ONNX files: true (fp32, int8), false, or fp32 with a list: 'onnx=[int8, int8_static, fp16]'",
+        "ONNX files: true (fp32, int8), false, or fp32 with some of: int8,int8_static,fp16",
     )
     max_changed: Annotated[float, Ge(0), Le(1)] = option(
         0.02,
@@ -537,6 +538,8 @@ def predict(given: PredictSettings) -> None:
             row = [text for text in (given.text, given.text_b) if text is not None]
             classifier.print_predictions(student, [student.check(row, "text=")])
         else:
+            if isinstance(sys.stdin, TextIOWrapper):  # which in some locales takes any bytes for text
+                sys.stdin.reconfigure(encoding="utf-8", errors="strict")
             classifier.predict_lines(student, sys.stdin)
         sys.stdout.flush()
 

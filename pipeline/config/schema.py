@@ -205,11 +205,17 @@ def _parsed(value: Any, kind: Any, name: str) -> Any:
         return _names(value, name)
     if isinstance(value, str) and not is_text:
         value = parse_yaml(value, f"the value of {name}={value!r}")
-    if isinstance(value, str) and is_list:
+    if isinstance(value, str) and (is_list or _is_list_or_bool(kind)):
         value = value.split("," if "," in value else None)
     elif is_list and not isinstance(value, list):
         value = [value]
     return value if is_text or _mentions(kind, (bool, Any)) else _bools_as_texts(value)
+
+
+def _is_list_or_bool(kind: Any) -> bool:
+    """Whether a type is a union of bool and a list, so that any other text names parts of the list."""
+    parts = typing.get_args(kind)
+    return len(parts) == 2 and bool in parts and any(typing.get_origin(part) is list for part in parts)
 
 
 def _mentions(kind: Any, kinds: tuple) -> bool:

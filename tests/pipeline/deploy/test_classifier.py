@@ -7,7 +7,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,15 @@ def test_lines(place, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", StringIO("a good film\tdull\n"))
     assert cli.main(["predict", "run=pairs"]) == 0
     assert capsys.readouterr().out.endswith("\ta good film\tdull\n")
+
+
+def test_bytes_that_are_no_text_are_refused_also_where_a_locale_takes_them(place, capsys, monkeypatch):
+    stdin = TextIOWrapper(
+        BytesIO(b"a good film\n\xff\xfe dull\n"), encoding="utf-8", errors="surrogateescape"
+    )
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert cli.main(["predict", "run=one"]) == 2
+    assert "standard input is not UTF-8 (invalid start byte): save it as UTF-8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
