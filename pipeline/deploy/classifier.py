@@ -99,7 +99,8 @@ class Classifier:
             )
         found = cls._load(directory)
         found.threshold = getattr(found.model.config, THRESHOLD, None)
-        found.pairs = True if isinstance(found.kind, (Ranking, Similarity)) else None
+        if isinstance(found.kind, (Ranking, Similarity)) or found.kind.token_level:
+            found.pairs = not found.kind.token_level
         return found
 
     @classmethod
@@ -302,8 +303,8 @@ class Classifier:
             )
         if isinstance(self.kind, Questions) and len(row) != 2:
             raise UserError(
-                f"{where}: give a question and the text that answers it (text= and text_b=, or a tab between them), "
-                f"not {len(row)} texts"
+                f"{where}: the number of texts is {len(row)}; give a question and the text that answers it (text= and text_b=, "
+                "or a tab between them)"
             )
         if len(row) == 2 and (isinstance(self.kind, Questions) or self.kind.pooling):
             tokens = len(self.tokenizer(row[0], add_special_tokens=False)["input_ids"])
@@ -346,7 +347,7 @@ def predict_lines(classifier: Classifier, lines: Iterable[str]) -> None:
             )
             if len(texts) > 2 or rows and len(texts) != len(rows[0]):
                 raise UserError(
-                    f"line {number} has {len(texts)} texts: give one, or two separated by a tab, on every line"
+                    f"line {number}: the number of texts is {len(texts)}; give one, or two separated by a tab, on every line"
                 )
             rows.append(classifier.check(texts, f"line {number}"))
     if not rows:

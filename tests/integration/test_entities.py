@@ -83,3 +83,7 @@ def test_reported_predicted_and_exported_entities_are_those_of_stock_transformer
     assert [(piece, label) for piece, label in answer["marked"] if label] == stock
     status, output = place.run("predict", "run=entities", f"text={texts[0]}", tiny=False)
     assert status == 0 and all(len(line.split("\t")) == 5 for line in output.split("\n") if line), output
+    status, output = place.run(
+        "predict", "model=entities-export", "text=a film", "text_b=an actor", tiny=False
+    )
+    assert status == 2 and "the number of texts is 2; give one text" in output, output
