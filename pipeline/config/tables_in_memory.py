@@ -58,7 +58,7 @@ def _table(rows: Any, split: str) -> Any:
             table = pyarrow.Table.from_pylist(rows) if isinstance(rows, list) else pyarrow.table(rows)
     except (pyarrow.ArrowException, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"the {split} rows are a {type(rows).__name__}, which is no table ({error}); give a path, a pandas DataFrame, a "
+            f"the {split} rows are of type {type(rows).__name__}, no table ({error}); give a path, a pandas DataFrame, a "
             "datasets.Dataset or a list of dicts",
             argument="data",
         ) from error

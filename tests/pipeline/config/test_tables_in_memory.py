@@ -55,11 +55,11 @@ def test_splits_and_names_of_classes_are_kept():
 @pytest.mark.parametrize(
     "data, words",
     [
-        (["a text", "another"], "the train rows are a list, which is no table"),
-        ({"text": ["a"], "label": [1]}, "the text rows are a list, which is no table"),
+        (["a text", "another"], "the train rows are of type list, no table"),
+        ({"text": ["a"], "label": [1]}, "the text rows are of type list, no table"),
         ({"train": ROWS, "dev": pandas.DataFrame()}, "the dev table has no rows; leave it out"),
-        (pandas.DataFrame({"text": ["a", 1]}), "the train rows are a DataFrame, which is no table"),
-        (5, "the train rows are a int"),
+        (pandas.DataFrame({"text": ["a", 1]}), "the train rows are of type DataFrame, no table"),
+        (5, "the train rows are of type int"),
     ],
 )  # fmt: skip
 def test_what_is_no_table_is_refused(data, words):
