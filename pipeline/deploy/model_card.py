@@ -79,7 +79,7 @@ def write_card(
         "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
     }
     known = {key: value for key, value in about.items() if value}
-    given = run.differing(run.preset_options())
+    given, given_student = run.differing(run.preset_options()), run.options["student"]
     text = markdown(
         "card.md.j2",
         head=Markup(yaml.safe_dump(known, sort_keys=False, allow_unicode=True)),
@@ -92,6 +92,7 @@ def write_card(
         rows=data.get("rows", [0])[0],
         unlabelled=data.get("unlabelled", [0])[0],
         corpus=_given(run, "general", "corpus").get("name", ""),
+        begins_as=Path(given_student).name if given_student != "teacher-layers" else "",
         pairs=len(run.text_columns) == 2,
         token_level=run.kind.token_level,
         asks=isinstance(run.kind, Questions),
@@ -109,7 +110,7 @@ def write_card(
         stages=", ".join(
             stage.name
             for stage in run.stages_in_use
-            if stage.lines and not stage.name.startswith("finetuned")
+            if (stage.lines or stage.stage_type == "vocabulary") and not stage.name.startswith("finetuned")
         ),
         options={k: here for k, (here, _) in given.items() if not OMITTED.fullmatch(k)},
         formats=formats,

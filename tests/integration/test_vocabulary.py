@@ -83,6 +83,10 @@ def test_a_given_student_gets_the_tasks_tokens(place):
     assert [len(table) for table in tables] == [SIZE - 4, SIZE]
     rows = {tuple(row) for row in tables[1].tolist()}
     assert len(rows & {tuple(row) for row in tables[0].tolist()}) > SIZE // 2, "known tokens keep theirs"
+    status, output = place.run("export", "run=exchanged", "to=exchanged", "onnx=false", tiny=False)
+    assert status == 0, output
+    card = (place.path / "exchanged" / "README.md").read_text()
+    assert "began as the general student `run:fewer`" in card and "vocabulary, teacher, intermediate" in card
 
 
 @pytest.mark.slow
