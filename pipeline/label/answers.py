@@ -34,9 +34,9 @@ class Answer:
     answers: list[str] | None
     tokens: int
 
-    def line(self) -> str:
-        """The answer as a line of JSON, without what it does not have."""
-        given: dict[str, Any] = {"label": self.label, "tokens": self.tokens}
+    def line(self, model: str) -> str:
+        """The answer of a model as a line of JSON, without what it does not have."""
+        given: dict[str, Any] = {"label": self.label, "tokens": self.tokens, "model": model}
         more = {k: v for k, v in asdict(self).items() if k not in given and v is not None}
         return json.dumps(more | given, ensure_ascii=False)
 
@@ -49,13 +49,14 @@ class AnswerTable:
     Args:
         path: a .jsonl file, made if it is missing.
         labels: the allowed labels.
+        model: who answers.
 
     Raises:
-        UserError: the file holds something other than answers to these labels, or another process has it open.
+        UserError: the file holds something other than this model's answers to these labels, or another process has it open.
     """
 
-    def __init__(self, path: Path, labels: list[str]):
-        self.path, self.labels = path, labels
+    def __init__(self, path: Path, labels: list[str], model: str):
+        self.path, self.labels, self.model = path, labels, model
         self.known: dict[Texts, str | None] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a+b")
@@ -90,11 +91,17 @@ class AnswerTable:
                 "another name for other labels",
                 "to",
             )
+        if (other := found.get("model", self.model)) != self.model:
+            raise UserError(
+                f"{self.path}, line {number}: was answered by {other!r}, not by {self.model!r}; give to= another name for "
+                "another model's answers",
+                "to",
+            )
         self.known[key(texts)] = label
 
     def append(self, answer: Answer) -> None:
         """Write an answer; when this returns it is on the disk."""
-        self._file.write(answer.line().encode() + b"\n")
+        self._file.write(answer.line(self.model).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self.known[key((answer.text, answer.text_b))] = answer.label

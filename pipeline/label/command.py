@@ -26,7 +26,7 @@ def label_table(endpoint: Endpoint, texts: list[Texts], target: Path) -> bool:
     Args:
         texts: the texts of the rows; equal ones are asked once.
     """
-    table = AnswerTable(target, endpoint.labels)
+    table = AnswerTable(target, endpoint.labels, endpoint.model)
     distinct = {key(row): row for row in reversed(texts)}
     wanted = [row for row in dict.fromkeys(map(key, texts)) if row not in table.known]
     print(

@@ -200,11 +200,18 @@ def test_a_text_that_is_refused_alone_takes_nothing_from_the_others(stub, place)
 
 
 def test_two_commands_do_not_write_one_file(stub, place, capsys):
-    table = AnswerTable(Path("texts-answers.jsonl"), ["good", "bad"])
+    table = AnswerTable(Path("texts-answers.jsonl"), ["good", "bad"], "llm")
     table.append(Answer(TEXTS[0], None, "good", None, None, 1))
     assert main(arguments(stub)) == 2
     assert "to: texts-answers.jsonl is in use by another command: wait" in capsys.readouterr().err
     assert not stub.requests and len(answers()) == 1
+
+
+def test_the_answers_of_two_models_are_not_mixed(stub, place, capsys):
+    assert main(arguments(stub)) == 0
+    assert {line["model"] for line in answers().values()} == {"stub"}
+    assert main(arguments(stub, "model=another")) == 2
+    assert "texts-answers.jsonl, line 1: was answered by 'stub', not by 'another'" in capsys.readouterr().err
 
 
 def test_a_prompt_of_ones_own_for_pairs(stub, place):
@@ -271,8 +278,8 @@ def test_a_server_that_is_not_there_ends_it_with_one_line(place, capsys):
 def test_a_text_with_line_ends_of_unicode_is_read_again(tmp_path):
     table, labels = tmp_path / "answers.jsonl", ["dull", "good"]
     for text in ("one\u2028two", "three\x85four"):
-        AnswerTable(table, labels).append(Answer(text, None, "good", None, None, 1))
-    assert AnswerTable(table, labels).counts() == {"good": 2}
+        AnswerTable(table, labels, "llm").append(Answer(text, None, "good", None, None, 1))
+    assert AnswerTable(table, labels, "llm").counts() == {"good": 2}
 
 
 def test_labels_are_named_as_whole_words_the_longest_first():

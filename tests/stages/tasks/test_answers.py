@@ -71,7 +71,7 @@ def parquet() -> str:
 
 def made_by_label() -> str:
     lines = [
-        Labelled(t, None, "fresh", {"rotten": 1 - p, "fresh": p}, None, 9).line()
+        Labelled(t, None, "fresh", {"rotten": 1 - p, "fresh": p}, None, 9).line("llm")
         for t, p in zip(TEXTS, FRESH, strict=True)
     ]
     Path("answers.jsonl").write_text("\n".join(lines) + "\n")
