@@ -48,6 +48,9 @@ BATCH, POOL = 32, 2048
 WINDOW = 384
 """Tokens of a window where the model and its tokenizer have no limit, as is usual with SQuAD."""
 
+PAIRS = "text_pairs"
+"""Where config.json of an exported student says whether a row has two texts."""
+
 THRESHOLD = "confidence_threshold"
 """Where config.json has the confidence from which on an exported student keeps its promise."""
 
@@ -99,6 +102,7 @@ class Classifier:
             )
         found = cls._load(directory)
         found.threshold = getattr(found.model.config, THRESHOLD, None)
+        found.pairs = getattr(found.model.config, PAIRS, None)
         if isinstance(found.kind, (Ranking, Similarity)) or found.kind.token_level:
             found.pairs = not found.kind.token_level
         return found

@@ -7,6 +7,7 @@ from typing import Any
 from checkpoints import store
 from checkpoints.errors import UserError
 from pipeline.deploy.cascade import Cascade, With, add_cascade, forget_promise
+from pipeline.deploy.classifier import PAIRS
 from pipeline.deploy.formats import FormatResult, Smaller, compare_formats
 from pipeline.deploy.model_card import write_card
 from pipeline.report.run_record import RunRecord
@@ -58,7 +59,7 @@ def export(
                 shutil.copyfile(path, staging / path.name)
         forget_promise(staging)
         as_cross_encoder(staging)
-        fit_settings(staging, run.max_length(student))
+        fit_settings(staging, run.max_length(student), len(run.text_columns) == 2)
         if run.kind.head == Similarity.head:
             describe_sentence_encoder(staging, run.max_length(student))
         cascade = add_cascade(run, staging, promise, agree_with) if promise else None
@@ -154,10 +155,10 @@ def describe_sentence_encoder(directory: Path, length: int, cosine: bool = True)
     )
 
 
-def fit_settings(directory: Path, length: int) -> None:
+def fit_settings(directory: Path, length: int, pairs: bool) -> None:
     """Let the tokenizer return the inputs with which the student was measured, and truncate at the same length.
 
-    Both it and the model load in transformers 4, too.
+    The config says whether a row has two texts, for `predict`. Both it and the model load in transformers 4, too.
     """
     source = ModelSource(str(directory))
     model = load_classifier(source, capturing=False)
@@ -167,7 +168,7 @@ def fit_settings(directory: Path, length: int) -> None:
     fitted = {"model_max_length": length, "model_input_names": list(names)}
     for file, change in (
         ("tokenizer_config.json", lambda settings: tokenizer_settings(settings | fitted)),
-        ("config.json", model_settings),
+        ("config.json", lambda settings: model_settings(settings | {PAIRS: pairs})),
     ):
         path = directory / file
         store.write_json(path, change(store.read_json(path)))

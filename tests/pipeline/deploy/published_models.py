@@ -241,7 +241,7 @@ def outcome(kind: Kind, directory: Path) -> str:
         why = str(error).replace(str(directory / "model"), "the model").split(": ", 1)[-1]
         return "| refused: " + re.sub(r" \(\w+\)|; give a model of .*", "", why)
     shutil.copytree(directory / "model", directory / "export")
-    fit_settings(directory / "export", LENGTH)
+    fit_settings(directory / "export", LENGTH, pairs=False)
     types = set()
     for what, columns in ROWS.items():
         types |= _compare(kind, model.eval(), columns, directory, directory / what)

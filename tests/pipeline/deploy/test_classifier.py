@@ -76,7 +76,7 @@ def test_a_table_is_answered_as_stock_transformers_does(place, capsys, monkeypat
     assert not list(place.glob(".out.csv*"))
 
 
-def test_other_columns_a_regression_and_an_export(place, capsys):
+def test_other_columns_a_regression_and_an_export(place, capsys, monkeypatch):
     Path("in.jsonl").write_text('{"review": "a good film", "n": 1}\n{"review": "dull", "n": 2}\n')
     assert cli.main(["predict", "run=scores", "file=in.jsonl", "text_columns=review"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -88,6 +88,11 @@ def test_other_columns_a_regression_and_an_export(place, capsys):
         assert cli.main(["predict", source, "text=a good film"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == second and first.endswith("\ta good film")
+    for source in ("run=one", "model=export"):  # of one text a line, whatever is in it
+        monkeypatch.setattr("sys.stdin", StringIO("a good\tfilm\n"))
+        assert cli.main(["predict", source]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second and first.endswith("\ta good\tfilm")
 
 
 def test_lines(place, capsys, monkeypatch):

@@ -21,7 +21,7 @@ def test_names_in_tokenizer_config_are_those_of_transformers_4(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert written["tokenizer_class"] == "TokenizersBackend" and written["extra_special_tokens"] == ["[X]"]
-    fit_settings(tmp_path, 24)
+    fit_settings(tmp_path, 24, pairs=False)
     fitted = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert fitted["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert fitted["additional_special_tokens"] == ["[X]"] and "extra_special_tokens" not in fitted
