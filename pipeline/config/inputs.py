@@ -82,6 +82,7 @@ def augment_stages(options: Options) -> RunSpec:
 def general_stages(options: Options) -> RunSpec:
     """The general student."""
     options = without_student(options, "general-distill makes a student")
+    refuse_answers(options, "a general student learns")
 
     def declare(run: Path) -> list[StageSpec]:
         corpora = {"corpus": given_corpus(options.corpus, run)}
@@ -103,6 +104,15 @@ def given_teacher_and_task(options: Options, task: Entry, run: Path) -> Given:
 def _given_encoder(options: Options, run: Path) -> Entry:
     """The teacher of the layers: as given, or beside a table of answers."""
     return _model(options.encoder, "answers.encoder" if options.by_answers else "teacher", PACKAGED, run)
+
+
+def refuse_answers(options: Options, who: str) -> None:
+    """Refuse a teacher that is a file, of answers or anything else, for a command that needs a model."""
+    if options.by_answers:
+        raise UserError(
+            f"{options.teacher!r} is a file, and {who} from a model; give a directory or a name on the hub",
+            argument="teacher",
+        )
 
 
 def given_corpus(name: str, run: Path) -> Entry:

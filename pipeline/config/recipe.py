@@ -251,7 +251,13 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
             )
     if not parts.unlabelled and any(student.with_unlabelled for student in students.values()):
         raise UserError(f"{where}with_unlabelled=true needs unlabelled=FRACTION: there are no such rows")
-    if options.student == "teacher-layers" or all(s.student.source != "general" for s in students.values()):
+    if options.student == "teacher-layers":
+        options = without_student(options, "a student of a recipe says so itself (init: teacher-layers)")
+    elif all(spec.student.source != "general" for spec in students.values()):
+        if options.student == lines.get(
+            "student"
+        ):  # given by the recipe, whose students begin otherwise here
+            options = replace(options, student="")
         options = without_student(options, "no student of this recipe begins as one (init: general)")
     return Recipe(path.stem, parts, main, students, shown, grid_values), options
 

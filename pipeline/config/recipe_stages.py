@@ -13,6 +13,7 @@ from pipeline.config.inputs import (
     given_task,
     given_teacher_and_task,
     given_vectors,
+    refuse_answers,
 )
 from pipeline.config.recipe import Recipe
 from pipeline.config.run_options import Options
@@ -35,11 +36,7 @@ from stages.training.options import Pretraining, StageToCheck, Training
 
 def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
     """One run of a recipe."""
-    if options.by_answers:
-        raise UserError(
-            f"{options.teacher!r} is a table of answers, but a recipe's students learn from a model; give one, or use task-distill",
-            argument="teacher",
-        )
+    refuse_answers(options, "a recipe's students learn")
     task = given_task(options)
     for name in ("rows", "held_out", "unlabelled"):
         if number := getattr(recipe.lines, name):
@@ -71,7 +68,7 @@ def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
 def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
     """The stages of one run."""
     from_general = any(student.student.source == "general" for student in recipe.students.values())
-    if from_general and options.general.init == "teacher-layers":
+    if from_general and not given.student and options.general.init == "teacher-layers":
         raise UserError(
             "teacher-layers is not for recipes: let a student have init: teacher-layers",
             argument="general.init",

@@ -24,14 +24,10 @@ def as_files(data: Any) -> str:
     """
     if isinstance(data, str | PathLike):
         return str(data)
-    import pyarrow.parquet
-
     splits = data if isinstance(data, Mapping) else {"train": data}
     written: dict[str, bytes] = {}
     for split, rows in splits.items():
-        buffer = io.BytesIO()
-        pyarrow.parquet.write_table(_table(rows, split), buffer)
-        written[f"{split}.parquet"] = buffer.getvalue()
+        written[f"{split}.parquet"] = _parquet(rows, split)
     content = fingerprint({name: hashlib.sha256(file).hexdigest() for name, file in written.items()})
     directory = RUNS / ".cache" / "tables" / content[:20]
     directory.mkdir(parents=True, exist_ok=True)
@@ -42,12 +38,13 @@ def as_files(data: Any) -> str:
     return str(directory)
 
 
-def _table(rows: Any, split: str) -> Any:
-    """The pyarrow table of some rows; classes of `datasets` keep their names."""
+def _parquet(rows: Any, split: str) -> bytes:
+    """Some rows as a Parquet file; classes of `datasets` keep their names."""
     import datasets
     import pandas
-    import pyarrow
+    import pyarrow.parquet
 
+    buffer = io.BytesIO()
     try:
         if isinstance(rows, datasets.Dataset):
             schema = rows.features.arrow_schema
@@ -55,7 +52,8 @@ def _table(rows: Any, split: str) -> Any:
         elif isinstance(rows, pandas.DataFrame):
             table = pyarrow.Table.from_pandas(rows, preserve_index=False)
         else:
-            table = pyarrow.Table.from_pylist(rows) if isinstance(rows, list) else pyarrow.table(rows)
+            table = pyarrow.table(_columns(rows) if isinstance(rows, list) else rows)
+        pyarrow.parquet.write_table(table, buffer)
     except (pyarrow.ArrowException, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"the {split} rows are of type {type(rows).__name__}, no table ({error}); give a path, a pandas DataFrame, a "
@@ -64,4 +62,10 @@ def _table(rows: Any, split: str) -> Any:
         ) from error
     if not table.num_rows:
         raise UserError(f"the {split} table has no rows; leave it out", argument="data")
-    return table
+    return buffer.getvalue()
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The columns of rows; what a row lacks is None."""
+    names = dict.fromkeys(name for row in rows for name in row.keys())
+    return {name: [row.get(name) for row in rows] for name in names}

@@ -79,7 +79,7 @@ def write_card(
         "tags": ["knowledge-distillation", *(["onnx"] if formats else [])],
     }
     known = {key: value for key, value in about.items() if value}
-    given, given_student = run.differing(run.preset_options()), run.options["student"]
+    given = run.differing(run.preset_options())
     text = markdown(
         "card.md.j2",
         head=Markup(yaml.safe_dump(known, sort_keys=False, allow_unicode=True)),
@@ -92,7 +92,7 @@ def write_card(
         rows=data.get("rows", [0])[0],
         unlabelled=data.get("unlabelled", [0])[0],
         corpus=_given(run, "general", "corpus").get("name", ""),
-        begins_as=Path(given_student).name if given_student != "teacher-layers" else "",
+        begins_as=_given_student(run),
         pairs=len(run.text_columns) == 2,
         token_level=run.kind.token_level,
         asks=isinstance(run.kind, Questions),
@@ -128,6 +128,14 @@ def _base_model(run: RunRecord) -> str:
     """The hub's name of the given teacher; empty where it is not known."""
     packaged = TEACHER_NAME if run.encoder == "packaged" else ""
     return packaged or _given(run, "teacher", "model").get("hub", "")
+
+
+def _given_student(run: RunRecord) -> str:
+    """The general student that a two-stage run was given; of a local directory only its name."""
+    name = run.options["student"]
+    if not any("student" in stage.inputs for stage in run.of_type("intermediate")) or not name:
+        return ""
+    return Path(name).name if Path(name).is_dir() or name.startswith(("/", ".", "~")) else name
 
 
 def _given(run: RunRecord, stage_type: str, name: str) -> dict[str, Any]:

@@ -175,10 +175,15 @@ class Endpoint:
                     model=self.model, messages=[{"role": "user", "content": content}],
                     **{name: value for part in asked.values() for name, value in part.items()},
                 )  # fmt: skip
-            except (openai.BadRequestError, openai.PermissionDeniedError):
+            except (
+                openai.BadRequestError,
+                openai.PermissionDeniedError,
+                openai.UnprocessableEntityError,
+            ) as error:
                 if not asked:
                     raise
-                left_out.add(list(asked)[-1])
+                named = [name for name, part in asked.items() if any(_names(str(error), key) for key in part)]
+                left_out.add([*asked, *named][-1])
                 continue
             self.left_out |= left_out
             return completion
@@ -193,6 +198,13 @@ class Endpoint:
         )
 
 
+def _names(message: str, setting: str) -> bool:
+    """Whether a server's words name a setting. That of one letter must stand in quotes."""
+    return (
+        re.search(rf"\b{setting}\b" if len(setting) > 1 else rf"['\"`]{setting}['\"`]", message) is not None
+    )
+
+
 def named_label(answer: str, labels: list[str]) -> str | None:
     """The one label that an answer names; None where it names none, or several.
 
@@ -205,7 +217,10 @@ def named_label(answer: str, labels: list[str]) -> str | None:
         >>> named_label("positive or negative", ["positive", "negative"]) is None
         True
     """
-    rest, found = answer.rpartition("</think>")[2].casefold(), []
+    thought, end, rest = answer.rpartition("</think>")
+    if not end and "<think>" in rest:  # it has not come to an end
+        return None
+    rest, found = rest.casefold(), []
     for label in sorted(labels, key=len, reverse=True):
         rest, times = re.subn(rf"(?<!\w){re.escape(label.casefold())}(?!\w)", "\0", rest)
         if times:

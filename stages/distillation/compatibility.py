@@ -35,7 +35,7 @@ def check_vocabularies(teacher: PretrainedConfig, student: PretrainedConfig, tok
     if teacher.vocab_size != student.vocab_size:
         raise UserError(
             f"the teacher's vocabulary has {teacher.vocab_size} tokens, the student's {student.vocab_size}: "
-            "give a student of a teacher with the same vocabulary, or a preset that makes one"
+            "give a student of a teacher with the same vocabulary, or none (student=), so that one is made"
         )
     if tokens > teacher.vocab_size:
         raise UserError(
@@ -55,7 +55,7 @@ def check_tokenizers(teacher: PreTrainedTokenizerBase, student: PreTrainedTokeni
     if others:
         raise UserError(
             f"{len(others):,} of {len(ours):,} tokens are not the same in the vocabularies of teacher and student "
-            f"(such as {others[len(others) // 2]!r}): give a student of a teacher with the same vocabulary, or a preset that makes one"
+            f"(such as {others[len(others) // 2]!r}): give a student of a teacher with the same vocabulary, or none (student=), so that one is made"
         )
     for text in PROBES:
         made, others = teacher.tokenize(text), student.tokenize(text)

@@ -107,7 +107,7 @@ def teacher_ids(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBa
     if others := sorted(ours.keys() - theirs.keys()):
         raise UserError(
             f"{len(others):,} of the student's {len(ours):,} tokens are not among the teacher's {len(theirs):,} (such as "
-            f"{others[0]!r}): give a student of a teacher with the same vocabulary, or a preset that makes one"
+            f"{others[0]!r}): give a student of a teacher with the same vocabulary, or none (student=), so that one is made"
         )
     found = np.zeros(max(ours.values()) + 1, np.int64)
     found[list(ours.values())] = [theirs[token] for token in ours]
@@ -139,6 +139,7 @@ def _set_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weigh
     """Give a model the tokens of a tokenizer, with these embeddings."""
     table: Any = model.get_input_embeddings()
     fit_vocabulary(model.config, tokenizer)
+    model.config.vocab_size = len(weight_VD)
     padding = None if table.padding_idx is None else tokenizer.pad_token_id
     model.set_input_embeddings(nn.Embedding.from_pretrained(weight_VD, freeze=False, padding_idx=padding))
 

@@ -79,6 +79,11 @@ def check_models(
         say: called with a line for each change to the given weights, such as a head that is dropped.
     """
     if task and (task.kind.reads_images or isinstance(task.kind, Nodes)):
+        if student:
+            raise UserError(
+                f"{student.name} reads text, and the task has {'images' if task.kind.reads_images else 'a graph'}; leave it out",
+                argument="student",
+            )
         return _check_models_of_recipe(teacher, options, task, say)
     tokenizer, config = load_tokenizer(teacher), load_config(teacher)
     given = load_config(student) if student else student_config(config, **options["architecture"])

@@ -57,8 +57,13 @@ def test_a_general_student_as_layers_is_not_for_recipes_whose_students_say_it_th
 def test_a_given_student_that_no_student_begins_as_is_refused_instead_of_ignored():
     with pytest.raises(UserError, match=r"'run:books' is not used: no student of this recipe begins as one"):
         read_recipe({"name": "grain", "student": "run:books"})
-    with pytest.raises(UserError, match="'teacher-layers' is not used"):
+    with pytest.raises(UserError, match="'teacher-layers' is not used: a student of a recipe says so itself"):
         read_recipe({"name": "continuation-kd", "student": "teacher-layers"})
+
+
+def test_the_recipes_own_student_is_left_out_where_its_students_begin_otherwise():
+    _, options = read_recipe({"name": "disco", "base.student.init": "random"})
+    assert options.student == ""
 
 
 @pytest.mark.parametrize("preset", ["compact", "layers"])

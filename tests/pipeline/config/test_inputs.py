@@ -67,3 +67,12 @@ def test_a_teacher_that_is_a_file_and_not_a_table_is_refused(arguments, tmp_path
         UserError, match=rf"'{name}' is a file, but not a table: give .* the directory of a model"
     ):
         declared(task_stages, arguments | {"teacher": name, "answers.encoder": "teacher"}, tmp_path / "run")
+
+
+def test_a_general_student_is_not_made_of_a_file(tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"teacher: '.*' is a file, and a general student learns from a model"
+    ):
+        general_stages(load("small", {"teacher": str(file)}))

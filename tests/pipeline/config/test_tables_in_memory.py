@@ -40,6 +40,11 @@ def test_tables_of_any_kind_are_the_same_rows():
     assert as_files(frame) == as_files(pandas.DataFrame(ROWS)) != as_files(frame[:39])
 
 
+def test_a_column_that_the_first_row_lacks_is_there():
+    rows = [{key: value for key, value in row.items() if i or key == "text"} for i, row in enumerate(ROWS)]
+    assert pandas.read_parquet(f"{as_files(rows)}/train.parquet").label.notna().sum() == len(ROWS) - 1
+
+
 def test_splits_and_names_of_classes_are_kept():
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["dull", "fine"])}
@@ -59,6 +64,7 @@ def test_splits_and_names_of_classes_are_kept():
         ({"text": ["a"], "label": [1]}, "the text rows are of type list, no table"),
         ({"train": ROWS, "dev": pandas.DataFrame()}, "the dev table has no rows; leave it out"),
         (pandas.DataFrame({"text": ["a", 1]}), "the train rows are of type DataFrame, no table"),
+        ([{"text": "a", "more": {}}], "the train rows are of type list, no table"),
         (5, "the train rows are of type int"),
     ],
 )  # fmt: skip

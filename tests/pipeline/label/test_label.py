@@ -180,13 +180,14 @@ def test_a_server_of_one_answer_a_request_is_asked_for_each_sample(stub, place):
     [
         (("logprobs", "temperature"), (), "stub takes no temperature"),
         (("n",), ("samples=3",), "stub gives one answer a request"),
+        (("temperature",), ("samples=3",), "stub takes no temperature"),
     ],
 )
 def test_what_a_server_refuses_is_left_out_and_told(stub, place, capsys, refused, more, said):
     """As reasoning models refuse a temperature, and some servers several answers."""
     stub.refused, stub.logprobs = refused, lambda text: {"good": 1.0}
     assert main(arguments(stub, "concurrency=1", *more)) == 0
-    samples = 3 if more else 1
+    samples = 3 if "n" in refused else 1
     assert set(stub.asked.values()) == {samples} and len(answers()) == len(TEXTS)
     assert stub.requests == samples * len(TEXTS) + len(refused), "once, not for each text"
     assert said in capsys.readouterr().out
@@ -280,6 +281,11 @@ def test_a_text_with_line_ends_of_unicode_is_read_again(tmp_path):
     for text in ("one\u2028two", "three\x85four"):
         AnswerTable(table, labels, "llm").append(Answer(text, None, "good", None, None, 1))
     assert AnswerTable(table, labels, "llm").counts() == {"good": 2}
+
+
+def test_a_thought_that_has_not_come_to_an_end_is_no_answer():
+    assert named_label("<think> it is good, surely", ["good", "bad"]) is None
+    assert named_label("<think> good? </think> bad", ["good", "bad"]) == "bad"
 
 
 def test_labels_are_named_as_whole_words_the_longest_first():
