@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,8 @@ def names() -> dict:
 
 
 @pytest.mark.parametrize("name", modules())
-def test_the_examples_run(name, capsys):
+def test_the_examples_run(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [*sys.argv])  # an example changes it
     module = importlib.import_module(name)
     known = names() | vars(module)
     examples = [test for test in doctest.DocTestFinder().find(module, globs=known) if test.examples]

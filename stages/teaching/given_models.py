@@ -268,8 +268,10 @@ def _check_losses(
         What the losses read of the teacher, and what the step needs.
     """
     method = build_method(plan.method, plan.reads)
-    own = {0: models.teacher.num_hidden_layers, None: models.student.num_hidden_layers}
-    layers = {name: own.get(of, of) for name, of in plan.layers_read.items()}
+    whose = {0: models.teacher, None: models.student}
+    layers = {
+        name: whose[of].num_hidden_layers if of in whose else of for name, of in plan.layers_read.items()
+    }
     method.check_plan(replace(plan, layers_read=layers))
     if method.reads_apart:
         check_reads_apart(models.preprocessor)

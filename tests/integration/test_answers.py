@@ -128,6 +128,4 @@ def test_gold_rows_stay_for_dev_and_a_recipe_refuses_answers(place):
     assert status == 0 and f"{len(texts) - 1} of {len(texts)} rows of train have one" in output, output
     assert "accuracy on dev" in output and "encoder" in output
     status, output = place.run("recipe", "name=framework", "teacher=given.jsonl", "data=", tiny=False)
-    assert status == 2 and "is a table of answers, but a recipe's students learn from a model" in output, (
-        output
-    )
+    assert status == 2 and "is a file, and a recipe's students learn from a model" in output, output

@@ -163,9 +163,9 @@ def test_a_loss_over_the_whole_batch_is_not_compiled_on_several_ranks(tmp_path, 
     job = Job(make_stage(tmp_path, compile="off"), Noisy(), rows)
     job.model.whole_batch = True
     with job.stage.resources:
-        assert job._why_not_compiled(Step()) == ""
+        assert job._why_not_compiled(Step().kind(job.model)) == ""
         job.world = 2
-        assert "waits for the other ranks" in job._why_not_compiled(Step())
+        assert "waits for the other ranks" in job._why_not_compiled(Step().kind(job.model))
         job.world = 1
 
 
