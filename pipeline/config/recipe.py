@@ -254,9 +254,8 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
     if options.student == "teacher-layers":
         options = without_student(options, "a student of a recipe says so itself (init: teacher-layers)")
     elif all(spec.student.source != "general" for spec in students.values()):
-        if options.student == lines.get(
-            "student"
-        ):  # given by the recipe, whose students begin otherwise here
+        # Given by the recipe itself, whose students begin otherwise here.
+        if options.student == lines.get("student"):
             options = replace(options, student="")
         options = without_student(options, "no student of this recipe begins as one (init: general)")
     return Recipe(path.stem, parts, main, students, shown, grid_values), options

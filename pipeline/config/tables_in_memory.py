@@ -25,9 +25,7 @@ def as_files(data: Any) -> str:
     if isinstance(data, str | PathLike):
         return str(data)
     splits = data if isinstance(data, Mapping) else {"train": data}
-    written: dict[str, bytes] = {}
-    for split, rows in splits.items():
-        written[f"{split}.parquet"] = _parquet(rows, split)
+    written = {f"{split}.parquet": _parquet(rows, split) for split, rows in splits.items()}
     content = fingerprint({name: hashlib.sha256(file).hexdigest() for name, file in written.items()})
     directory = RUNS / ".cache" / "tables" / content[:20]
     directory.mkdir(parents=True, exist_ok=True)
