@@ -9,10 +9,10 @@ import yaml
 RECIPE = {
     "seeds": [1],
     "baseline": "alone",
-    "tuning": {"epochs": 6, "batch_size": 1, "learning_rate": 3.0e-2},
+    "tuning": {"epochs": 12, "batch_size": 1, "learning_rate": 3.0e-2},
     "base": {
         "student": {"kind": "rgcn", "layers": 1, "width": 4},
-        "training": {"epochs": 6, "batch_size": 1, "learning_rate": 3.0e-2},
+        "training": {"epochs": 12, "batch_size": 1, "learning_rate": 3.0e-2},
     },
     "students": {
         "alone": {"losses": ["gold_labels"]},
@@ -39,7 +39,7 @@ def graph(place):
     edges = [f"f{i},p{i % 3 + 3 * (i * 7 % 3)}" for i in range(48)]
     (folder / "edges-by.csv").write_text("\n".join(["film,person", *edges]))
     status, output = place.run("recipe", *GIVEN, "run=graphs")
-    assert status == 0 and "1 graph x 6 epochs" in output, output
+    assert status == 0 and "1 graph x 12 epochs" in output, output
     return place.path / "runs/graphs-seed1"
 
 

@@ -39,7 +39,6 @@ def test_killed_in_every_stage_a_run_ends_in_the_same_weights(
     assert status == 0, output
     for stage in stages:
         place.kill_during(f"killed{ranks}", stage, *same)
-        assert not (place.path / "runs" / f"killed{ranks}" / stage / "finished.json").exists()
     status, output = place.run("task-distill", f"run=killed{ranks}", *same)
     assert status == 0 and "resumed at step" in output, output
     weights = place.weights(f"whole{ranks}")
