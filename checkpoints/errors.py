@@ -16,6 +16,7 @@ argument that an option sets bears the option's name. Where one call looks at se
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -46,6 +47,13 @@ def about(name: str) -> Iterator[None]:
     except UserError as error:
         error.argument = f"{name}.{error.argument}" if error.argument else name
         raise
+
+
+def check_file(path: Path, advice: str, argument: str = "") -> None:
+    """Raise a UserError, which ends with the advice, unless there is a file of this path."""
+    if not path.is_file():
+        what = "it is a directory" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}; {advice}", argument)
 
 
 def to_user_error(error: OSError) -> UserError:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, check_file
 
 PUBLISHED_ROWS = 100_000  # how many rows the published augmentation reads
 BLOCK = 128  # words searched in one matrix product: 128 x 100,000 similarities take 51 MB
@@ -52,8 +52,7 @@ class WordVectors:
         words: list[str] = []
         vectors: list[np.ndarray] = []
         width = 0
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; give a GloVe text file, or none", argument="vectors")
+        check_file(path, "give a GloVe text file, or none", "vectors")
         with path.open("rb") as file:
             for number, raw in enumerate(islice(file, rows), start=1):
                 where = f"word vectors {path}, line {number}"
@@ -93,8 +92,7 @@ class WordVectors:
 
         embeddings, index = directory / "glove_6B_50d_emb.npy", directory / "glove_6B_index.parquet"
         for path in (embeddings, index):
-            if not path.is_file():
-                raise UserError(f"{path}: no such file; give a GloVe text file", argument="vectors")
+            check_file(path, "give a GloVe text file", "vectors")
         words = pyarrow.parquet.read_table(index, columns=["index"])["index"][:rows].to_pylist()
         return cls(words, np.load(embeddings, mmap_mode="r")[:rows], cache)
 

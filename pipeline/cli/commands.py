@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from tabulate import tabulate
 
-from checkpoints.errors import UserError, to_user_error
+from checkpoints.errors import UserError, check_file, to_user_error
 from checkpoints.store import read_json
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.option_errors import explain
@@ -510,8 +510,8 @@ def predict(given: PredictSettings) -> None:
     run = None if given.model else read_run_record(_finished(given.run))
     if given.to and not given.file:
         raise UserError(f"to={given.to} is for the predictions of a file: give file=FILE")
-    if given.file and not Path(given.file).is_file():  # before a model is loaded
-        raise UserError(f"{given.file}: no such file; give a table of texts", "file")
+    if given.file:  # before a model is loaded
+        check_file(Path(given.file), "give a table of texts", "file")
     from pipeline.deploy import classifier
 
     if run:

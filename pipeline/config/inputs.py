@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from checkpoints.errors import UserError, about
+from checkpoints.errors import UserError, about, check_file
 from checkpoints.fingerprint import FileHashes
 from checkpoints.store import read_json
 from data_aug.replaceable_words import Synonyms, stop_words
@@ -170,10 +170,8 @@ def given_vectors(options: Options) -> Entry | None:
     if vectors in ("", "none"):
         return None
     path = packaged_vectors() if vectors == "packaged" else Path(os.path.expanduser(vectors))
-    if vectors != "packaged" and not path.is_file():
-        raise UserError(
-            f"augmentation.vectors={vectors}: no such file; give a GloVe text file, packaged or none"
-        )
+    if vectors != "packaged":
+        check_file(path, "give a GloVe text file, packaged or none", "augmentation.vectors")
     return _hashed({"path": str(path.resolve())})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, check_file
 from pipeline.label.answers import AnswerTable, Texts, key
 from pipeline.label.endpoint import PAIR, SINGLE, Endpoint, named_label
 from stages.tasks.tables import rows_with
@@ -65,8 +65,7 @@ def texts_of(path: Path, columns: tuple[str, ...], encoding: str, delimiter: str
     Raises:
         UserError: a column is missing, a text is empty, or there are no rows.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give a table of texts", "data")
+    check_file(path, "give a table of texts", "data")
     rows: list[Texts] = []
     for line, row in rows_with(path, columns, encoding, delimiter):
         texts = tuple("" if row[column] is None else str(row[column]) for column in columns)

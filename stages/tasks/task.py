@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, check_file
 from stages.tasks.answers import answered_by, read_answers, together
 from stages.tasks.kinds import ImageClasses, Kind, Scores, Similarity
 from stages.tasks.readers import READERS, questions
@@ -78,10 +78,7 @@ def find_task(
 
 def _with_answers(source: TaskSource, request: TaskRequest) -> TaskSource:
     path = Path(request.answers)
-    if not path.is_file():
-        raise UserError(
-            f"{request.answers!r}: no such file; give a table of answers, or a model", argument="teacher"
-        )
+    check_file(path, "give a table of answers, or a model", "teacher")
     if not path.name.lower().endswith(SUFFIXES):
         raise UserError(
             f"{request.answers!r} is a file, but not a table: give a table of answers (CSV, TSV, JSON, JSONL or "

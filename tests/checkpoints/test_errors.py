@@ -26,6 +26,7 @@ def test_an_error_names_its_argument_in_one_line():
         ("layer_map", "general", "general.layer_map"),
         ("max_length", "teacher", "tuning.max_length"),
         ("prediction.max_length", "check", "prediction.max_length"),
+        ("masked_lm-corpus-txt.max_length", "check", "masked_lm.max_length"),
         ("micro_batch", "intermediate", "job.micro_batch"),
         ("layers", "intermediate", "architecture.layers"),
         ("teacher_labels", "teacher", "teacher_labels"),

@@ -39,6 +39,7 @@ def test_help_lists_the_commands_and_no_command_is_a_mistake(capsys):
         (["serve", "port"], "'port' has no value: write key=value or --key value"),
         (["report", "--to"], "'--to' has no value: write --to VALUE"),
         (["predict", "model=nowhere", "file=no.csv"], "file: no.csv: no such file; give a table of texts"),
+        (["predict", "model=nowhere", "file=."], "file: .: it is a directory; give a table of texts"),
         (["export", "onnx=int9"], "onnx.0='int9' must be 'int8', 'int8_static' or 'fp16'"),
         (["recipes", "x=1"], "unknown option 'x'"),
         (["export", "run=a\0b"], "NUL"),
