@@ -10,19 +10,19 @@ import argparse
 import statistics
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import yaml
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from torch import nn
 
+from pipeline.report.plots import STYLE, series_colours
+from pipeline.report.templates import COLOURS
 from stages.distillation.losses import build
 from stages.distillation.losses.base import Loss
 from stages.distillation.outputs import ModelOutputs
 from stages.tasks.batches import Batch
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
 
 RECIPE = Path(__file__).parents[2] / "pipeline" / "config" / "recipes" / "continuation-kd.yaml"
 POINTS, BATCH, RATE, MARGIN = 3000, 64, 3e-3, 0.02
@@ -115,24 +115,32 @@ def measure(seeds: list[int], epochs: int, noise: float = 0.5, width: int = 8):
 
 def draw(points: tuple[np.ndarray, np.ndarray], made: dict[str, list[np.ndarray]], target: Path) -> None:
     """Left the students at their end; right the student of Continuation-KD on its way, over the teacher turned up so far."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
-    left.scatter(*points, s=2, color="#d9d9d9", linewidth=0)
-    left.plot(CLEAN, sinusoid(CLEAN), color="black", linewidth=1, label="without noise")
-    for name, shown in made.items():
-        left.plot(CLEAN, shown[-1], linewidth=1.3, label=name)
-    left.set_title("at the end")
-    colours = pyplot.get_cmap("viridis")(np.linspace(0.85, 0.1, len(PHASES)))
-    for phase, shown, colour in zip(PHASES, made["continuation-kd"], colours, strict=True):
-        right.plot(CLEAN, shown, color=colour, label=f"after {phase:.0%} of the steps")
-        right.plot(CLEAN, phase * made["teacher"][0], color=colour, linestyle=":", linewidth=1)
-    right.set_title("Continuation-KD on its way (dotted: the teacher so far)")
-    for axes in (left, right):
-        axes.legend(fontsize=8, frameon=False, ncols=2)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(-2.2, 2.2)
-    figure.tight_layout()
-    figure.savefig(target, dpi=110)
-    pyplot.close(figure)
+    colours = series_colours([*made])
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        left.scatter(*points, s=2, color=COLOURS["line"])
+        left.plot(CLEAN, sinusoid(CLEAN), color=COLOURS["ink"], linewidth=1, label="without noise")
+        for name, shown in made.items():
+            left.plot(CLEAN, shown[-1], color=COLOURS[colours[name]], label=name)
+        left.set_title("at the end")
+        for phase, shown in zip(PHASES, made["continuation-kd"], strict=True):
+            alpha = 0.25 + 0.75 * phase
+            label = f"after {phase:.0%} of the steps"
+            right.plot(CLEAN, shown, color=COLOURS["student"], alpha=alpha, label=label)
+            right.plot(
+                CLEAN,
+                phase * made["teacher"][0],
+                color=COLOURS["teacher"],
+                alpha=alpha,
+                linestyle=":",
+                linewidth=1,
+            )
+        right.set_title("Continuation-KD on its way (dotted: the teacher so far)")
+        for axes in (left, right):
+            axes.legend(fontsize=8, ncols=2)
+            axes.set_ylim(-2.2, 2.2)
+        figure.savefig(target, dpi=110)
 
 
 def main() -> None:
