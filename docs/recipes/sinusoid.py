@@ -115,7 +115,7 @@ def measure(seeds: list[int], epochs: int, noise: float = 0.5, width: int = 8):
 
 def draw(points: tuple[np.ndarray, np.ndarray], made: dict[str, list[np.ndarray]], target: Path) -> None:
     """Left the students at their end; right the student of Continuation-KD on its way, over the teacher turned up so far."""
-    colours = series_colours([*made])
+    colours = series_colours([*dict.fromkeys(["continuation-kd", *made])])
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 4), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
