@@ -46,6 +46,7 @@ ONE_RANK = ("check", "select", "evaluate")
 DOES = {
     "check": "reads data and models, and estimates what each stage takes",
     "teacher": "tunes the teacher on the task",
+    "out_of_fold": "judges each answer by an encoder that was not tuned on it",
     "vocabulary": "chooses the student's tokens",
     "general": "a student learns the un-tuned teacher's layers on unlabelled text",
     "masked_lm": "prepares the masked language model",
@@ -53,6 +54,7 @@ DOES = {
     "intermediate": "the student learns the tuned teacher's layers on the task's rows",
     "prediction": "the student learns the teacher's predictions",
     "finetune": "a baseline: the same student, fine-tuned without a teacher",
+    "select": "keeps the best settings of the grid",
     "evaluate": "scores and times the models",
 }
 """Type of stage -> what it does, for those who see it start."""
