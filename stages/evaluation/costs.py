@@ -17,6 +17,8 @@ from stages.tasks.task_rows import TaskRows
 
 SINGLE_ROWS, BATCHES, BATCH = 100, 12, 32
 ATTEMPTS = 3
+ENOUGH_SECONDS = 60.0
+"""On a busy machine nothing is measured again after so many seconds."""
 Advance = Callable[[int], object]
 WARM = 3
 """Warm-up passes, which are not timed."""
@@ -42,8 +44,8 @@ def speed(
     """Measure latency and throughput of each model on the same rows of a split.
 
     The models take turns, so that other load on the machine affects all of them alike. Batches are drawn at random, as
-    requests would arrive, and padded to their longest row. On a busy machine it measures up to three times and keeps
-    the calmest.
+    requests would arrive, and padded to their longest row. On a busy machine it measures up to three times, but begins
+    no measurement after a minute, and keeps the calmest.
 
     Args:
         models: name -> (model in eval mode on the CPU, the split in the model's own tokens).
@@ -53,6 +55,7 @@ def speed(
         name -> costs, `peak_bytes` left None.
     """
     calmest: dict[str, Costs] = {}
+    began = time.monotonic()
     for _ in range(ATTEMPTS):
         ran, waited = _scheduled()
         costs = _speed(models, seed, batch, advance)
@@ -62,7 +65,7 @@ def speed(
             cost.waiting = waiting
         if not calmest or (waiting or 0) < (next(iter(calmest.values())).waiting or 0):
             calmest = costs
-        if not next(iter(calmest.values())).busy:
+        if not next(iter(calmest.values())).busy or time.monotonic() - began > ENOUGH_SECONDS:
             break
     return calmest
 

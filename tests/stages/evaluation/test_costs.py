@@ -37,6 +37,14 @@ def test_it_is_measured_until_the_machine_is_calm(monkeypatch, waits, chosen, bu
         assert "threads waited 50% of the time" in busy_note(found.values())
 
 
+def test_a_long_measurement_is_not_made_again(monkeypatch):
+    """Large models on a busy machine: the user waits for a minute more, not for three times as long."""
+    clock = iter(range(0, 10_000, 40))
+    monkeypatch.setattr(costs.time, "monotonic", lambda: next(clock))
+    found = machine(monkeypatch, [300, 200, 100])
+    assert {cost.latency.p50 for cost in found.values()} == {2}
+
+
 def test_where_linux_does_not_tell_nothing_is_marked(monkeypatch):
     monkeypatch.setattr(costs, "_speed", lambda models, seed, batch, advance: {
         "one": Costs(Percentiles(1, 1, 1), Percentiles(1, 1, 1), 1, Lengths(1, 1, 1), 1)})  # fmt: skip
