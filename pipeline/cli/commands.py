@@ -21,6 +21,7 @@ from checkpoints.store import read_json
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.option_errors import explain
 from pipeline.config.recipe import (
+    UNUSED,
     CorpusStudentSpec,
     RecipeFile,
     StudentModel,
@@ -179,7 +180,7 @@ def _help(name: str) -> str:
         preset = load("small", DEMO if name == "demo" else {})
         parts += _help_of_recipe(preset) if name == "recipe" else []
         title = f"Options, in brackets their values with the preset {preset.preset}"
-        parts += [help_text(settings, title, preset)]
+        parts += [help_text(settings, title, preset, without=UNUSED if name == "recipe" else ())]
     elif given:
         parts += [help_text(settings)]
     return as_started("\n\n".join(parts))
@@ -296,8 +297,8 @@ def recipe(given: dict[str, str]) -> None:
 
     Example: make recipe NAME=continuation-kd ARGS="base.training.epochs=5"
 
-    Needs name=, of a recipe of this project (`make recipes` lists them) or a .yaml file. Any option can be
-    changed, and any line of the recipe by its path.
+    Needs name=, of a recipe of this project (`make recipes` lists them) or a .yaml file. The options below can
+    be changed, and any line of the recipe by its path.
     """
     make_recipe(given)
 

@@ -40,6 +40,8 @@ RECIPES = Path(__file__).parent / "recipes"
 SIZES = ("layers", "width", "feed_forward", "heads")
 BEGINNINGS = ("random", "teacher-layers", "general", "encoder")
 RESERVED = ("check", "teacher", "vocabulary", "evaluate", "task", *BEGINNINGS)
+UNUSED = ("augment", "baselines", "intermediate", "prediction", "finetuning", "answers")
+"""Options and groups of options that no stage of a recipe reads."""
 
 
 @dataclass
@@ -222,6 +224,12 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
         text = given.pop(key)
         _set_part(lines, key.split("."), parse_yaml(text, f"the value of {key}={text!r}"), key)
     parts = updated(RecipeFile(), {name: lines.pop(name) for name in PARTS if name in lines}, where)
+    set_here = [name for name, _ in flattened(Options, lines | given)]
+    if unused := [name for name in set_here if name.split(".")[0] in UNUSED]:
+        raise UserError(
+            f"{where}{', '.join(unused)}: not read by a recipe, whose students have settings of their own "
+            "(such as base.training.epochs); leave it out"
+        )
     options = _without_vocabulary(load(parts.extends, given, as_preset(where, lines)))
     points, grid_values = _grid_points(parts.grid)
     shown = [*parts.students, *points]

@@ -226,6 +226,11 @@ def _check_together(options: Options) -> None:
             options.baselines != "layers" or options.student == "teacher-layers",
             f"baselines=layers needs student=teacher-layers, not {options.student or 'a general student'}: baselines=general",
         ),
+        (
+            options.intermediate.projection_init == "random" or options.student != "teacher-layers",
+            "intermediate.projection_init=general needs a general student, which student=teacher-layers has not; "
+            "leave it out",
+        ),
         *(
             (
                 not (group.patience or group.evaluate_every),

@@ -9,7 +9,7 @@ import json
 import re
 import textwrap
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
 from inspect import getdoc
@@ -62,17 +62,28 @@ def groups_of(schema: type) -> dict[str, type]:
     return {name: kind for name, kind in types.items() if isinstance(kind, type) and is_dataclass(kind)}
 
 
-def help_text(schema: type, title: str = "Options", defaults: Any = None, beside: type | None = None) -> str:
+def help_text(
+    schema: type,
+    title: str = "Options",
+    defaults: Any = None,
+    beside: type | None = None,
+    without: Collection[str] = (),
+) -> str:
     """Every setting of a dataclass with its default and help, group by group.
 
     Args:
         title: the heading of the settings in no group; those of a group stand under its docstring.
         defaults: an instance whose values stand as the defaults; None: the dataclass's own.
         beside: a dataclass whose settings are left out.
+        without: settings and groups that are left out, too.
     """
     lines, groups = [], groups_of(schema)
     left_out = describe(beside) if beside else []
-    described = [setting for setting in describe(schema, defaults=defaults) if setting not in left_out]
+    described = [
+        setting
+        for setting in describe(schema, defaults=defaults)
+        if setting not in left_out and setting.name.split(".")[0] not in without
+    ]
     for group, settings in groupby(described, lambda setting: setting.name.rpartition(".")[0]):
         heading = " ".join((getdoc(groups[group]) or "").split()) if group else title
         lines += ["", textwrap.fill(heading, 110), ""]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from checkpoints.errors import UserError
+from pipeline.cli import commands as cli
 from pipeline.config.recipe import RECIPES, known_recipes, read_recipe
 from pipeline.config.schema import arguments
 from pipeline.report.pareto import points_of
@@ -129,6 +130,10 @@ def test_true_and_false_reach_losses_and_methods(tmp_path):
         ("students: {a: {losses: [x]}}\nbaseline: b", "must be among a"),
         ("students: {a: {losses: [x]}}\nseeds: [one]", "seeds.0='one' must be a valid integer"),
         ("students: {a: {losses: [x]}}\ntsak: mrpc", "unknown option 'tsak'"),
+        (
+            "students: {a: {losses: [x]}}\naugment: true\nintermediate: {epochs: 2}",
+            "recipe mine: augment, intermediate.epochs: not read by a recipe, .* leave it out",
+        ),
         ("students: [a]", r"students=\['a'\] must be a valid dictionary"),
         ("grid: {a: 1}", "grid.a=1 must be a valid dictionary"),
         ("epochs: 2", "is not a recipe"),
@@ -138,6 +143,18 @@ def test_what_is_wrong_in_a_recipe_is_told_in_a_line(write, text, words):
     with pytest.raises(UserError, match=words) as error:
         read_recipe({"name": write(text)})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "option", ["augment=true", "baselines=true", "prediction.epochs=2", "finetuning.grid={}"]
+)
+def test_an_option_that_no_student_of_a_recipe_reads_is_refused(write, option, capsys):
+    name, value = option.split("=")
+    with pytest.raises(UserError, match=f"{name}: not read by a recipe"):
+        read_recipe({"name": write("students: {a: {losses: [x]}}"), name: value})
+    for command in ("recipe", "task-distill"):
+        cli.main([command, "--help"])
+        assert (f"\n  {name} " in capsys.readouterr().out) == (command == "task-distill")
 
 
 def test_an_unknown_recipe_is_told_with_those_there_are():

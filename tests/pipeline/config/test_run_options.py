@@ -204,6 +204,11 @@ def test_a_baseline_needs_what_it_begins_with():
         load("small", ["baselines=layers"])
 
 
+def test_projections_of_the_general_stage_need_a_general_student():
+    with pytest.raises(UserError, match="intermediate.projection_init=general needs a general student"):
+        load("small", ["preset=layers", "intermediate.projection_init=general"])
+
+
 def test_a_run_of_the_general_stage_alone_gives_its_student(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for run, stages in (("text", ["check", "general"]), ("half", ["check", "general", "evaluate"])):
