@@ -15,8 +15,8 @@ from stages.distillation.models import load_classifier, load_config, load_encode
 from stages.distillation.task_heads import head_of
 from stages.distillation.trimmed_vocabulary import exchange_tokens, teacher_ids, trimmed
 from stages.tasks.token_rows import TokenRows
-from stages.teaching.projections import PROJECTIONS_FILE
 from stages.training.cached_rows import corpus_rows, task_rows
+from stages.training.options import PROJECTIONS_FILE
 from stages.training.stage import Stage
 
 CHUNK = 10_000_000

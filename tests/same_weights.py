@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.config.recipe import UNUSED
 from tests.forked_commands import ForkedPopen
 from tests.stand_ins import make_given
 
@@ -33,9 +34,11 @@ TINY = "teacher=teacher corpus=corpus.txt finetuning.grid= augmentation.variants
     "architecture.layers=2 architecture.width=8 architecture.feed_forward=16 architecture.heads=2",
     *(f"{group}.epochs=2 {group}.batch_size=8 {group}.max_length=32" for group in GROUPS),
 ))  # fmt: skip
+OF_RECIPES = " ".join(option for option in TINY.split() if not option.startswith(UNUSED))
 WIDTH = "base.student.width=24 base.student.feed_forward=48"  # of the stand-in teacher
 SIZES = "teacher=packaged corpus=packaged architecture.layers=3 architecture.width=48 architecture.feed_forward=96"
-OWN = f"{TINY} task=tiny data=data text_columns=text label_column=label"
+TABLE = "task=tiny data=data text_columns=text label_column=label"
+OWN = f"{TINY} {TABLE}"
 
 MAKE = {
     # Recipes and presets as they are shipped, but for their seeds; what comes in packages are tiny stand-ins.
@@ -86,8 +89,8 @@ MAKE = {
     "prediction.targets=teacher prediction.schedule=constant",
     "bf16": f"task-distill {OWN} job.precision=bf16 prediction.targets=gold",
     "fp16": f"general-distill {TINY} job.precision=fp16",
-    "own": f"recipe name=own.yaml {OWN} job.zero=2 job.nproc=2 job.micro_batch=2",
-    "own-words": f"recipe name=own-words.yaml {TINY} task=words data=words job.nproc=2",
+    "own": f"recipe name=own.yaml {OF_RECIPES} {TABLE} job.zero=2 job.nproc=2 job.micro_batch=2",
+    "own-words": f"recipe name=own-words.yaml {OF_RECIPES} task=words data=words job.nproc=2",
 }
 """Name of a run -> the command that makes it; ALL follows its first word."""
 

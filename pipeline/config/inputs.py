@@ -30,6 +30,7 @@ from stages.tasks.corpus import find_corpus
 from stages.tasks.packages import packaged_config, packaged_student, packaged_teacher, packaged_vectors
 from stages.tasks.readers.glue import unlabelled_files
 from stages.tasks.task import TaskSource, find_task
+from stages.training.options import PROJECTIONS_FILE
 
 PACKAGED = "give a local directory, or teacher=packaged, which needs no hub"
 MASKED_LM = "give a local directory, or leave it empty for the teacher with a head fitted to it"
@@ -54,6 +55,8 @@ def task_stages(options: Options) -> RunSpec:
         given = given_teacher_and_task(options, task, run)
         if options.student and options.student != "teacher-layers":
             given.student = given_student(options.student, run)
+            if options.intermediate.projection_init == "general":
+                _check_projections(given.student)
         if options.augment:
             _add_augmentation(given, options, run)
         if not options.student or options.augment and options.corpus and not given.masked_lm_has_head:
@@ -206,6 +209,17 @@ def given_student(name: str, run: Path) -> Entry:
     if directory == run:
         raise UserError(f"student={name} is the student of this run itself; give another run=NAME")
     return _hashed({"path": str(model.resolve())})
+
+
+def _check_projections(student: Entry) -> None:
+    """Refuse a local student beside which no general stage left its projections, such as one that has learned a task."""
+    path = Path(student.get("path", ""))
+    if "path" in student and not (path / PROJECTIONS_FILE).is_file():
+        raise UserError(
+            f"'general' needs a {PROJECTIONS_FILE}, as general-distill writes it, and {path} has none; "
+            "leave the option out",
+            argument="intermediate.projection_init",
+        )
 
 
 def _model(name: str, what: str, instead: str, run: Path) -> Entry:

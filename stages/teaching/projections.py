@@ -15,8 +15,7 @@ from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import HiddenStates
 from stages.training.optimizer_state import whole_weights
-
-PROJECTIONS_FILE = "projections.safetensors"
+from stages.training.options import PROJECTIONS_FILE
 
 
 def projections_writer(model: Distillation) -> Callable[[Path], None]:

@@ -16,6 +16,9 @@ Rate = Annotated[float, Gt(0), Lt(1)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 LayerMap = Literal["uniform", "last", "first"] | list[int]
 
+PROJECTIONS_FILE = "projections.safetensors"
+"""Beside a general student: the projections that it learned with."""
+
 
 class Grid(TypedDict, total=False):
     """The values to try of some training options."""

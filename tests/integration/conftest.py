@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.recipe import UNUSED
 from tests.conftest import make_corpus, make_encoder, make_task
 from tests.forked_commands import ForkedPopen
 
@@ -29,6 +30,11 @@ TINY = [
 
 EACH_STEP = "job.checkpoint_seconds=0"
 """Has a run that is to be stopped save after each step; others are spared it."""
+
+
+def read_by_recipes(given: list[str]) -> list[str]:
+    """Those of some options that a recipe does not refuse."""
+    return [option for option in given if option.split("=")[0].split(".")[0] not in UNUSED]
 
 
 class Workplace:
@@ -49,8 +55,11 @@ class Workplace:
 
     def start(self, command: str, *arguments: str, tiny: bool = True) -> subprocess.Popen:
         """Start a command in a process group of its own."""
+        given = self.given if tiny else []
+        if any(argument.startswith("name=") for argument in arguments):
+            given = read_by_recipes(given)
         return self.popen(
-            [*self.prefix, sys.executable, "-m", "pipeline", command, *(self.given if tiny else ()), *arguments],
+            [*self.prefix, sys.executable, "-m", "pipeline", command, *given, *arguments],
             cwd=self.path, env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip

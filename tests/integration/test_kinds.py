@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.conftest import WORDS, sentences
-from tests.integration.conftest import ROOT
+from tests.integration.conftest import ROOT, read_by_recipes
 from tests.test_docs import python
 
 TRAINING = {"epochs": 2, "batch_size": 8, "learning_rate": 1.0e-2, "max_length": 32}
@@ -82,7 +82,7 @@ def tags(place):
         yaml.safe_dump(RECIPE | {"students": students, "task": "indonesian-tags"})
     )
     given = [text for text in place.given if not text.startswith(("task=", "data=", "text_c", "label_c"))]
-    return ("name=tags.yaml", *given)
+    return ("name=tags.yaml", *read_by_recipes(given))
 
 
 @pytest.fixture(scope="module")

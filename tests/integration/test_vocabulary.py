@@ -94,7 +94,7 @@ def test_a_student_with_its_own_vocabulary_is_given_or_begins_as_teacher_layers(
     from transformers import AutoModel
 
     own = f"architecture.vocabulary={SIZE}"
-    status, output = place.run("general-distill", "run=own-general", own)
+    status, output = place.run("general-distill", "run=own-general", own, "reuse=false")
     assert status == 0 and f"{SIZE} of 28 tokens are kept" in output, output
     status, output = place.run("task-distill", "run=own-given", "student=run:own-general")
     assert status == 0, output

@@ -60,6 +60,16 @@ def test_compact_begins_as_the_packaged_student_and_general_distill_makes_one_of
         general_stages(load("small", {"teacher": "teacher", "student": "run:x"}))
 
 
+def test_projections_are_carried_over_only_from_where_there_are_some(arguments, tmp_path):
+    arguments |= {"augment": "false", "intermediate.projection_init": "general"}
+    with pytest.raises(
+        UserError, match="'general' needs a projections.safetensors, .*teacher has none; leave"
+    ):
+        declared(task_stages, arguments, tmp_path / "run")
+    (tmp_path / "teacher" / "projections.safetensors").touch()
+    assert "intermediate" in declared(task_stages, arguments, tmp_path / "run")
+
+
 @pytest.mark.parametrize("name", ["answers.xlsx", "model.safetensors"])
 def test_a_teacher_that_is_a_file_and_not_a_table_is_refused(arguments, tmp_path, name):
     (tmp_path / name).touch()

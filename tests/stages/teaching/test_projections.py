@@ -5,9 +5,9 @@ import torch
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
-from stages.teaching.projections import PROJECTIONS_FILE, begin_with_projections, projections_writer
+from stages.teaching.projections import begin_with_projections, projections_writer
 from stages.teaching.student import layer_losses
-from stages.training.options import Distilling
+from stages.training.options import PROJECTIONS_FILE, Distilling
 from tests.conftest import tiny_config
 
 
