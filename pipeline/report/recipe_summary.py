@@ -150,7 +150,9 @@ def _verdict(recipe: Recipe, runs: list[RunRecord]) -> str:
         word = "gain" if statistics.mean(gains) > 0 else "loss"
         verdict = f"a significant {word}" if p < SIGNIFICANT else "no significant gain"
         chance = f"p = {p:.2f}" if p >= 0.01 else "p < 0.01"
-        lines.append(f"- {gain}, {verdict} (paired t-test over {len(runs)} seeds, {chance})")
+        least = stats.t.ppf(1 - SIGNIFICANT / 2, len(runs) - 1) * stats.sem(gains)
+        seen = f"; significant from {100 * least:.1f} points on" if p >= SIGNIFICANT and least else ""
+        lines.append(f"- {gain}, {verdict} (paired t-test over {len(runs)} seeds, {chance}{seen})")
     return "\n".join(lines)
 
 
@@ -159,6 +161,8 @@ def _gains(runs: list[RunRecord], name: str, baseline: str) -> list[float]:
 
 
 def _spread(values: list[float], signed: bool = False) -> str:
+    """Mean and standard deviation: of counts as whole numbers, of others with four decimals."""
+    digits = ",.0f" if all(isinstance(value, int) for value in values) else ".4f"
     sign = "+" if signed else ""
-    mean = f"{statistics.mean(values):{sign}.4f}"
-    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+    mean = f"{statistics.mean(values):{sign}{digits}}"
+    return f"{mean} ± {statistics.stdev(values):{digits}}" if len(values) > 1 else mean

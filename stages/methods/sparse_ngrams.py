@@ -68,7 +68,7 @@ class SparseNGrams(Method):
         known = student.learn(words_KO)
         self.found = {"n-grams": known, "words": len(tokenizer) - len(SPECIAL)}
         stage.log(
-            f"{known:,} n-grams of {len(tokenizer):,} words; {len(words_KO) - known:,} more fell into full slots"
+            f"{known:,} n-grams of {self.found['words']:,} words; {len(words_KO) - known:,} more fell into full slots"
         )
         return student, tokenizer
 

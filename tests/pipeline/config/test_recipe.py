@@ -8,6 +8,8 @@ from checkpoints.errors import UserError
 from pipeline.config.recipe import RECIPES, known_recipes, read_recipe
 from pipeline.config.schema import arguments
 from pipeline.report.pareto import points_of
+from pipeline.report.printed_tables import terminal_table
+from pipeline.report.recipe_summary import _found as found_of
 from pipeline.report.recipe_summary import _verdict as verdict
 from pipeline.report.recipe_summary import grid_means, scores
 
@@ -174,8 +176,24 @@ def test_gains_are_of_the_same_seed_and_levels_over_all_their_students(write):
     assert grid_means(recipe, runs)["what"] == pytest.approx({"a": 1.4 / 3, "b": 1.699 / 3})
     assert "b: +10.0 points over a, a significant gain" in verdict(recipe, runs)
     worse = [Run("r", a=0.5, b=0.6), Run("r", a=0.7, b=0.65), Run("r", a=0.2, b=0.3)]
-    assert "no significant gain" in verdict(recipe, worse)
+    # Gains of 0.1, -0.05 and 0.1: their mean is significant if it is above 4.303 (t of two degrees) x 0.05.
+    assert (
+        "no significant gain (paired t-test over 3 seeds, p = 0.42; significant from 21.5 points on)"
+        in verdict(recipe, worse)
+    )
+    assert "points on" not in verdict(recipe, runs)
     assert "one seed" in verdict(recipe, runs[:1])
+
+
+def test_what_a_method_counted_is_written_as_whole_numbers():
+    recipe = SimpleNamespace(students=["a", "b"])
+    runs = [
+        SimpleNamespace(stages=[SimpleNamespace(name=name, scores={"found": {"n-grams": count, "density": 0.5}}) for name in "ab"])
+        for count in (214_998, 215_002)
+    ]  # fmt: skip
+    assert found_of(recipe, runs, terminal_table).splitlines()[-1].split() == [
+        *("b", "215,000", "±", "3"), *("0.5000", "±", "0.0000")
+    ]  # fmt: skip
 
 
 def test_pareto_takes_seeds_together_and_marks_what_nothing_cheaper_surpasses():
