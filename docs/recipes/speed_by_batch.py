@@ -3,7 +3,7 @@
 .venv/bin/python docs/recipes/speed_by_batch.py runs/sparse-ngrams-seed1 512
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -37,4 +37,12 @@ def main(run: Path, batch: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="directory of a finished run")
+    parser.add_argument("batch", type=int, help="rows at once")
+    given = parser.parse_args()
+    if not (given.run / "evaluate/finished.json").is_file():
+        parser.error(f"{given.run} is not the directory of a finished run; give one, such as runs/cmow-seed1")
+    if given.batch < 1:
+        parser.error(f"{given.batch} rows at once: give a number from 1 on")
+    main(given.run, given.batch)

@@ -479,6 +479,8 @@ def export(given: ExportSettings) -> None:
         print(promised)
     if measured:
         print(f"{formats.formats_table(run, measured)}\n")
+    elif given.onnx and (read := export.other_than_text(run)):
+        print(f"no ONNX files: those are for models of text, and this one reads {read}")
     print(f"the student is in {target}: {export.how_to_load(target)}")
     if given.push:
         print(f"it is on the hub, private: {hub.push(target, given.push)}")

@@ -196,7 +196,8 @@ class Recipe:
 
 def known_recipes() -> dict[str, str]:
     """Name -> its line, of the recipes that come with the project."""
-    return {path.stem: str(read_yaml(path).get("about", "")) for path in sorted(RECIPES.glob("*.yaml"))}
+    paths = sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)
+    return {path.stem: str(read_yaml(path).get("about", "")) for path in paths}
 
 
 def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:

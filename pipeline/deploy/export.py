@@ -34,7 +34,8 @@ def export(
 
     Args:
         target: a path that does not exist yet.
-        onnx: whether to write ONNX files, in fp32 and int8, and to measure each format; or the smaller formats.
+        onnx: whether to write ONNX files, in fp32 and int8, and to measure each format; or the smaller formats. A model
+            that reads images or a graph has none.
         max_changed: what a smaller format may change (`pipeline.deploy.smaller.changed`).
         license: for the model card; an identifier of the hub, or empty.
         promise: with which agreement the student answers above a threshold; 0: none is looked for.
@@ -44,13 +45,14 @@ def export(
         What was measured of each format, empty without ONNX; and the promise, if one is made.
 
     Raises:
-        UserError: no threshold keeps the promise, the student is damaged, the ONNX model's logits differ from PyTorch's, or the disk is full.
+        UserError: smaller formats are wanted of a model that reads no text, no threshold keeps the promise, the student is damaged, the ONNX model's logits differ from PyTorch's, or the disk is full.
     """
-    if onnx is not False and (run.kind.reads_images or isinstance(run.kind, Nodes)):
-        what = "images" if run.kind.reads_images else "a graph"
-        raise UserError(
-            f"ONNX is for models of text, and this one reads {what}; export it without ONNX (onnx=false)"
-        )
+    if read := other_than_text(run):
+        if onnx not in (True, False):
+            raise UserError(
+                f"ONNX is for models of text, and this one reads {read}; leave onnx= out", argument="onnx"
+            )
+        onnx = False
     student = run.about.student
     source, staging = run.model(student), store.fresh_staging(target)
     try:
@@ -73,6 +75,11 @@ def export(
     finally:
         store.remove(staging)
     return formats, cascade
+
+
+def other_than_text(run: RunRecord) -> str:
+    """What the models of a run read in place of text; empty for text."""
+    return "images" if run.kind.reads_images else "a graph" if isinstance(run.kind, Nodes) else ""
 
 
 def how_to_load(directory: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pipeline.report.run_record import RunRecord, read_run_record
+from pipeline.report.run_record import RunRecord, millions, read_run_record
 from stages.evaluation.results import Interval, ModelResult
 
 WIDTH = 120
@@ -149,10 +149,10 @@ def cost_cells(results: list[ModelResult]) -> dict[str, str]:
     """What a model costs, the median over its seeds."""
     r, peaks = results[0], [peak for r in results if (peak := r.costs.peak_bytes) is not None]
     return {
-        "params": f"{r.parameters / 1e6:.1f} M",
-        "size": f"{r.bytes / 1e6:,.0f} MB",
-        "MFLOP": f"{r.flops / 1e6:,.0f}",
-        "memory": f"{statistics.median(peaks) / 1e6:,.0f} MB" if len(peaks) == len(results) else "-",
+        "params": f"{millions(r.parameters, 1)} M",
+        "size": f"{millions(r.bytes)} MB",
+        "MFLOP": millions(r.flops),
+        "memory": f"{millions(statistics.median(peaks))} MB" if len(peaks) == len(results) else "-",
         "latency": f"{statistics.median(r.costs.latency.p50 for r in results):.2f} ms",
     }
 

@@ -80,7 +80,8 @@ def _table(recipe: Recipe, runs: list[RunRecord], form: Callable[[Rows], str]) -
         rows.append(row | agreement_cells(results) | cost_cells(results))
     return (
         f"{recipe.name} on {runs[0].task.name}: {metric} on {about.split} ({about.rows:,} rows), "
-        f"{'seeds' if len(runs) > 1 else 'seed'} {seeds}, mean ± standard deviation; {runs[0].kind.constant_name} reaches "
+        f"{f'seeds {seeds}, mean ± standard deviation' if len(runs) > 1 else f'seed {seeds}'}; "
+        f"{runs[0].kind.constant_name} reaches "
         f"{about.constant:.4f}\n\n{form(rows)}"
     )
 
@@ -108,7 +109,7 @@ def _found(recipe: Recipe, runs: list[RunRecord], form: Callable[[Rows], str]) -
             of_students[name] = {what: _spread(of) for what, of in found.items()}
     if not of_students:
         return ""
-    title = "what the methods found, over the seeds"
+    title = "what the methods found" + ", over the seeds" * (len(runs) > 1)
     if len(of_students) > 1 and len({tuple(found) for found in of_students.values()}) == 1:
         return f"{title}\n\n" + form([{"student": name, **found} for name, found in of_students.items()])
     lines = [

@@ -360,6 +360,17 @@ def _by_name(options: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
+def millions(value: float, digits: int = 0) -> str:
+    """A number in millions with so many decimals; below a million with two significant digits.
+
+    Example:
+        >>> millions(22_700_000, 1), millions(1_934, 1), millions(0)
+        ('22.7', '0.0019', '0')
+    """
+    value /= 1e6
+    return f"{value:,.{digits}f}" if value >= 1 else f"{value:.2g}"
+
+
 def written(value: Any) -> str:
     """Format a value so that `key=value` reads it back."""
     if value is None:

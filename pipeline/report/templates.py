@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report.run_record import title, written
+from pipeline.report.run_record import millions, title, written
 
 COLOURS = {
     "paper": "#faf9f7", "card": "#ffffff", "ink": "#1c1f24", "muted": "#666c75", "line": "#e4e1db",
@@ -53,8 +53,9 @@ def _render(template: str, values: dict[str, Any], **escaping: Any) -> str:
     environment.filters |= {
         "percent": lambda value: f"{value:.1%}",
         "number": lambda value: f"{value:.4f}",
-        "million": lambda value: f"{value / 1e6:.1f} M",
-        "megabytes": lambda value: f"{value / 1e6:,.0f} MB",
+        "million": lambda value: f"{millions(value, 1)} M",
+        "in_millions": millions,
+        "megabytes": lambda value: f"{millions(value)} MB",
         "times": lambda value: f"{value:.1f}×",
         "minutes": lambda value: f"{value / 60:.1f}",
         "metric": metric_name,

@@ -150,6 +150,13 @@ def test_the_models_of_a_run_are_timed_in_batches_of_a_size(place, ngrams):
     ).stdout
     assert re.search(r"^ngrams +[\d.]+ ms +[\d.]+x +[\d,]+/s +[\d.]+x$", output, re.M), output
     assert "16 rows" in output and re.search("^medians, . thread", output, re.M), output
+    for given, words in (
+        ("runs/none", "runs/none is not the directory of a finished run"),
+        ("16", "required: batch"),
+    ):
+        wrong = [*script[:2], given, *(["16"] if given != "16" else [])]
+        refused = subprocess.run(wrong, cwd=place.path, env=environment, capture_output=True, text=True)
+        assert refused.returncode == 2 and words in refused.stderr and "Traceback" not in refused.stderr
 
 
 @pytest.mark.slow
