@@ -62,12 +62,15 @@ def write_pareto(runs: list[RunRecord], target: Path) -> str:
 def points_of(runs: list[RunRecord]) -> list[Point]:
     """The models, fewest operations first.
 
-    The teachers of all runs are one point; so are the encoders that were tuned on answers, and the seeds of one run.
+    The teachers of all runs that were given the same one are one point; so are the encoders that were tuned on answers,
+    and the seeds of one run.
     """
     found: dict[str, Point] = {}
+    several = len({run.options["teacher"] for run in runs}) > 1
     for run in runs:
+        teacher = f"{run.reference} {run.options['teacher']}" if several else run.reference
         for model in run.models:
-            name = run.reference if model == "teacher" else f"{SEED.sub('', run.name)}: {model}"
+            name = teacher if model == "teacher" else f"{SEED.sub('', run.name)}: {model}"
             found.setdefault(name, Point(name, [])).results.append(run.results[model])
     points = sorted(found.values(), key=lambda p: (p.flops, -p.metric))
     best = float("-inf")

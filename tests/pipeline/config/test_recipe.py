@@ -163,7 +163,8 @@ def test_an_unknown_recipe_is_told_with_those_there_are():
 class Run:
     """What the summary reads of a finished run."""
 
-    def __init__(self, name: str, **metrics: float):
+    def __init__(self, name: str, given: str = "packaged", **metrics: float):
+        self.options = {"teacher": given}
         self.name, self.models, self.reference = name, list(metrics), "teacher"
         self.results = {m: SimpleNamespace(metric=v, flops=len(m)) for m, v in metrics.items()}
 
@@ -204,3 +205,9 @@ def test_pareto_takes_seeds_together_and_marks_what_nothing_cheaper_surpasses():
         ("x: bbb", 2, False),
         ("teacher", 2, True),
     ]
+
+
+def test_pareto_keeps_teachers_of_different_kinds_apart():
+    runs = [Run("x-seed1", teacher=0.9), Run("x-seed2", teacher=0.8), Run("y-seed1", "tiny", teacher=0.5)]
+    points = {p.name: p.metric for p in points_of(runs)}
+    assert points == {"teacher packaged": pytest.approx(0.85), "teacher tiny": 0.5}
