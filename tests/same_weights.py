@@ -65,6 +65,7 @@ MAKE = {
     "lead": "recipe name=lead seeds=1 tuning.epochs=1 base.training.epochs=1",
     "lead-candidates": "recipe name=lead-candidates seeds=1 tuning.epochs=1 base.training.epochs=1",
     "shape": "recipe name=shape seeds=1",
+    "ablations": "recipe name=ablations seeds=1 rows=32 base.training.epochs=1",
     "best-practice": f"recipe name=best-practice seeds=1 rows=60 {WIDTH}",
     "demo": "demo preset=demo seed=1",
     "demo-full": "demo preset=demo-full seed=1",
