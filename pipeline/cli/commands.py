@@ -472,6 +472,8 @@ def export(given: ExportSettings) -> None:
 
     if given.promise:
         cascade.check_promise(run, given.agree_with)
+    if given.onnx and not export.other_than_text(run):
+        print("writing ONNX files; each is compared with PyTorch on the run's rows, and timed", flush=True)
     measured, promised = export.export(
         run, target, given.onnx, given.max_changed, given.license, given.promise, given.agree_with
     )
