@@ -18,9 +18,9 @@ from checkpoints.errors import UserError
 from stages.distillation.losses.base import LossTerm
 from stages.training.monitor import Monitor
 
-DIVERGED_FACTOR, DIVERGED_STEPS, SMALL_LOSS = 10, 3, 1e-3
-"""Divergence: a loss above 10 times the first loss for 3 consecutive steps. A first loss below 1e-3 counts as 1e-3: that
-of a student nearly equal to its teacher is rounding."""
+DIVERGED_FACTOR, DIVERGED_STEPS, SMALL_LOSS = 10, 3, 0.1
+"""Divergence: a loss above 10 times the first loss for 3 consecutive steps. A first loss below 0.1 counts as 0.1: where a
+student is nearly right already, a few hard batches have many times the loss of an easy one."""
 
 
 @dataclass
