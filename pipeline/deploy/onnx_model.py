@@ -28,13 +28,15 @@ class OnnxClassifier:
         options.intra_op_num_threads = torch.get_num_threads()
         self.config, self.ranks = config, getattr(config, "ranking", False)
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # The exporter drops what no layer reads.
+        self.read = {given.name for given in self.session.get_inputs()}
 
     def __call__(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> ModelOutput:
         """The logits of a batch."""
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        given = {name: value.numpy() for name, value in inputs.items() if value is not None}
+        given = {name: x.numpy() for name, x in inputs.items() if x is not None and name in self.read}
         names = [output.name for output in self.session.get_outputs()]
         found = {
             name: torch.from_numpy(x) for name, x in zip(names, self.session.run(names, given), strict=True)

@@ -64,8 +64,9 @@ def write_smaller(
     rows = by.rows
     expected, nodes = predict(student, rows, torch.device("cpu")), nodes_by_layer(source)
     some = np.linspace(0, len(rows) - 1, min(CALIBRATION_ROWS, len(rows)), dtype=int)
+    read = OnnxClassifier(source, student.config).read
     batches = [
-        {key: tensor.numpy() for key, tensor in inputs_of(student, batch.inputs).items()}
+        {key: tensor.numpy() for key, tensor in inputs_of(student, batch.inputs).items() if key in read}
         for batch in batches_by_length(rows, CALIBRATION_BATCH, some)
     ]
 

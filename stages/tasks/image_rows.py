@@ -37,7 +37,7 @@ def opened(image: Image, name: str) -> np.ndarray:
         name: for messages.
 
     Raises:
-        UserError: Pillow cannot read it, or it has more pixels than `MOST_PIXELS`.
+        UserError: there is no such file, Pillow cannot read it, or it has more pixels than `MOST_PIXELS`.
     """
     if isinstance(image, np.ndarray):
         return image
@@ -66,6 +66,8 @@ def opened(image: Image, name: str) -> np.ndarray:
             return np.asarray(turned.convert("RGB"))
     except UserError:
         raise
+    except FileNotFoundError:
+        raise UserError(f"{name} cannot be read as an image (there is no such file)") from None
     except (OSError, ValueError, SyntaxError, RuntimeError, pillow.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{name} cannot be read as an image ({reason:.100}); give PNG, JPEG or another format that "

@@ -226,6 +226,8 @@ def test_an_empty_and_a_huge_image_are_told_by_name(tmp_path, monkeypatch):
     (tmp_path / "empty.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"empty\.png cannot be read as an image"):
         opened(tmp_path / "empty.png", "empty.png")
+    with pytest.raises(UserError, match=r"^none\.png cannot be read as an image \(there is no such file\)$"):
+        opened(tmp_path / "none.png", "none.png")
     monkeypatch.setattr("stages.tasks.image_rows.MOST_PIXELS", 62)
     with pytest.raises(UserError, match=r"^a\.png has 7 x 9 pixels; at most 62 in all are read"):
         opened(tmp_path / "a.png", "a.png")
