@@ -173,7 +173,8 @@ class _Ranks:
         worker.set_environment()
         _keep_freed_memory()
         try:
-            store: Any = worker.connect()
+            with _ended_by_signals():
+                store: Any = worker.connect()
             self.store, self._listener = store, store.clone()  # one waits while the other speaks
         except RuntimeError as error:
             if not is_communication_error(error):
@@ -398,6 +399,18 @@ class _Ranks:
     def _end_within(self, seconds: float, status: int) -> None:
         if not self._over.wait(seconds) and self._running:
             worker.leave(status)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """In the block SIGINT and SIGTERM end this process: while torch waits for the others, Python's handlers do not run."""
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS if main}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def deepspeed_command() -> int | None:

@@ -1,7 +1,11 @@
 """Which ranks another launcher has started, by its variables."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -128,3 +132,27 @@ def test_the_command_deepspeed_is_found_and_its_death_is_noticed():
         assert command.stdout.readline() == f"{command.pid}\n"
         command.kill()
         assert command.stdout.readline() == "None\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_rank_that_waits_for_the_others_is_ended_by_a_signal(number):
+    """It waits up to half an hour in torch, where Python's own handlers do not run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = (
+        "from pipeline.launch import in_place, interrupts; interrupts.listen(); in_place.on_all_ranks(print)"
+    )
+    there = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with subprocess.Popen([sys.executable, "-c", script], env=os.environ | there) as process:
+        try:
+            while process.poll() is None:
+                with socket.socket() as probe:
+                    if not probe.connect_ex(("127.0.0.1", port)):
+                        break
+                time.sleep(0.05)
+            time.sleep(0.5)  # it listens, and then waits
+            process.send_signal(number)
+            assert process.wait(timeout=10) == -number
+        finally:
+            process.kill()
