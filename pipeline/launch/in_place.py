@@ -42,6 +42,9 @@ T = TypeVar("T")
 ASK_EVERY = timedelta(seconds=60)
 """A wait in the store is begun again so often: an idle connection may be dropped on the way."""
 
+WAITING_SAID_AFTER = 20
+"""Seconds after which a rank says that it waits for the others to start."""
+
 LEFT_WITHIN = timedelta(seconds=60)
 """Rank 0, which may hold the store, ends after the others have read the last word, or so much later."""
 
@@ -173,7 +176,7 @@ class _Ranks:
         worker.set_environment()
         _keep_freed_memory()
         try:
-            with _ended_by_signals():
+            with _ended_by_signals(), self._waiting_said():
                 store: Any = worker.connect()
             self.store, self._listener = store, store.clone()  # one waits while the other speaks
         except RuntimeError as error:
@@ -190,6 +193,19 @@ class _Ranks:
         for thread in self._threads:
             thread.start()
         atexit.register(self._close)
+
+    @contextlib.contextmanager
+    def _waiting_said(self) -> Iterator[None]:
+        """In the block a rank that has waited a while says for whom."""
+        given = self.given
+        line = f"rank {given.rank} of {given.world_size} waits for the others at {given.master}:{given.port}"
+        timer = threading.Timer(WAITING_SAID_AFTER, print, [line], {"flush": True})
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _close(self) -> None:
         """End the threads before the interpreter ends: one that then returns from the store would abort the process."""

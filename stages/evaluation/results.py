@@ -126,7 +126,7 @@ def busy_note(costs: Iterable[Costs]) -> str:
     waiting = max((c.waiting or 0.0 for c in costs if c.busy), default=0.0)
     if not waiting:
         return ""
-    return f"measured on a busy machine (threads waited {waiting:.0%} of the time): too slow"
+    return f"measured on a busy machine (threads waited {waiting:.0%} of the time): latencies are too long"
 
 
 @dataclass

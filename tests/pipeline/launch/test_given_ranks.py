@@ -141,17 +141,20 @@ def test_a_rank_that_waits_for_the_others_is_ended_by_a_signal(number):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     script = (
-        "from pipeline.launch import in_place, interrupts; interrupts.listen(); in_place.on_all_ranks(print)"
+        "from pipeline.launch import in_place, interrupts; interrupts.listen(); in_place.WAITING_SAID_AFTER = 0.1; "
+        "in_place.on_all_ranks(print)"
     )
     there = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with subprocess.Popen([sys.executable, "-c", script], env=os.environ | there) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=os.environ | there, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             while process.poll() is None:
                 with socket.socket() as probe:
                     if not probe.connect_ex(("127.0.0.1", port)):
                         break
                 time.sleep(0.05)
-            time.sleep(0.5)  # it listens, and then waits
+            assert process.stdout.readline() == f"rank 0 of 2 waits for the others at 127.0.0.1:{port}\n"
             process.send_signal(number)
             assert process.wait(timeout=10) == -number
         finally:
