@@ -34,7 +34,7 @@ TINY = "teacher=teacher corpus=corpus.txt finetuning.grid= augmentation.variants
     "architecture.layers=2 architecture.width=8 architecture.feed_forward=16 architecture.heads=2",
     *(f"{group}.epochs=2 {group}.batch_size=8 {group}.max_length=32" for group in GROUPS),
 ))  # fmt: skip
-OF_RECIPES = " ".join(option for option in TINY.split() if not option.startswith(UNUSED))
+OF_RECIPES = " ".join(option for option in TINY.split() if option.split("=")[0].split(".")[0] not in UNUSED)
 WIDTH = "base.student.width=24 base.student.feed_forward=48"  # of the stand-in teacher
 SIZES = "teacher=packaged corpus=packaged architecture.layers=3 architecture.width=48 architecture.feed_forward=96"
 TABLE = "task=tiny data=data text_columns=text label_column=label"

@@ -26,12 +26,12 @@ def explain(error: UserError, stage_type: str = "") -> UserError:
     """
     options = {setting.name for setting in describe(Options)}
     section = SECTIONS.get(stage_type, stage_type)
-    # An argument may follow the name of a stage ("intermediate.layers", "masked_lm-corpus.max_length"): the part after the
-    # dot is tried too, and the stage's name up to a hyphen.
+    # An argument may follow the name of a stage ("intermediate.layers"): the part after the dot is tried too. A recipe has a
+    # masked LM for each of its texts ("masked_lm-corpus.max_length"), all with the same options.
     tail = error.argument.rpartition(".")[2]
-    of_stage = f"{error.argument.partition('-')[0]}.{tail}"
+    of_stage = f"masked_lm.{tail}" if error.argument.startswith("masked_lm-") else error.argument
     prefixes = (f"{section}.", "", "job.", "architecture.")
-    names = [prefix + name for name in (error.argument, of_stage, tail) for prefix in prefixes]
+    names = [prefix + name for name in (of_stage, tail) for prefix in prefixes]
     argument = next((name for name in names if name in options), error.argument)
     advice = f": run `{_install(error.package)}`" if error.package else ""
     return UserError(f"{error.args[0]}{advice}", argument)

@@ -162,8 +162,9 @@ def _gains(runs: list[RunRecord], name: str, baseline: str) -> list[float]:
 
 
 def _spread(values: list[float], signed: bool = False) -> str:
-    """Mean and standard deviation: of counts as whole numbers, of others with four decimals."""
-    digits = ",.0f" if all(isinstance(value, int) for value in values) else ".4f"
+    """Mean and standard deviation: of counts with a decimal at most, of others with four."""
+    counts = all(isinstance(value, int) for value in values)
+    digits = ".4f" if not counts else ",.0f" if len({*values}) == 1 or min(values) >= 100 else ".1f"
     sign = "+" if signed else ""
     mean = f"{statistics.mean(values):{sign}{digits}}"
     return f"{mean} ± {statistics.stdev(values):{digits}}" if len(values) > 1 else mean
