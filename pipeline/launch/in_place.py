@@ -421,10 +421,8 @@ class _Ranks:
 def _ended_by_signals() -> Iterator[None]:
     """In the block SIGINT and SIGTERM end this process: while torch waits for the others, Python's handlers do not run."""
     main = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in SIGNALS if main}
-    handlers = {
-        number: handler for number, handler in handlers.items() if callable(handler)
-    }  # not one that is ignored
+    # A signal that is ignored stays so.
+    handlers = {n: handler for n in SIGNALS if main and callable(handler := signal.getsignal(n))}
     for number in handlers:
         signal.signal(number, signal.SIG_DFL)
     try:

@@ -361,7 +361,7 @@ def _by_name(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def millions(value: float, digits: int = 0) -> str:
-    """A number in millions with so many decimals; below a million with two significant digits.
+    """Format a number in millions with `digits` decimals, or one below a million with two significant digits.
 
     Example:
         >>> millions(22_700_000, 1), millions(1_934, 1), millions(0)

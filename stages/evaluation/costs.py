@@ -18,7 +18,7 @@ from stages.tasks.task_rows import TaskRows
 SINGLE_ROWS, BATCHES, BATCH = 100, 12, 32
 ATTEMPTS = 3
 ENOUGH_SECONDS = 60.0
-"""On a busy machine nothing is measured again after so many seconds."""
+"""If the machine is busy, `speed` measures again only while fewer seconds than this have passed."""
 Advance = Callable[[int], object]
 WARM = 3
 """Warm-up passes, which are not timed."""
