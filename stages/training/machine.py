@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from stages.distillation.device import accelerator
 from stages.training import machine_limits as limits
 
 LIBRARIES = ("torch", "transformers", "deepspeed")
@@ -20,7 +21,7 @@ def describe() -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
-    if torch.cuda.is_available():
+    if accelerator() == "cuda":
         found["accelerator"] = torch.cuda.get_device_name()
     return found | {name: version(name) for name in LIBRARIES}
 
