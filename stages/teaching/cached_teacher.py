@@ -4,6 +4,7 @@ Reading a token's hidden states, queries and keys back costs a few microseconds,
 some hundred: where a stage passes over its rows many times, the teacher's part of a step all but goes away.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from checkpoints import store
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.teachers import FrozenTeacher
-from stages.tasks.batches import Batch, batches_by_length
+from stages.tasks.batches import Batch, indices_by_length
 from stages.tasks.token_rows import TokenRows
 from stages.teaching.shards import Fill, make_shards
 from stages.training.stage import Stage, is_first_rank
@@ -40,6 +41,9 @@ class TeacherCache:
     fp32 are rounded to bf16, which has its range and 8 bits of its 24: a relative error of 2^-8 at most. Shards are
     sealed: a resumed stage computes only missing ones, unless it resumes in another precision.
 
+    Where the disk has room for the first rows only, the teacher runs for the others each time. What it shows of them is
+    rounded as well, so that it does not matter which rows are kept.
+
     Args:
         stage: in whose directory the shards lie until it is finished.
         rows: tokenized.
@@ -61,14 +65,17 @@ class TeacherCache:
         self.classes = 0 if outputs.logits_BC is None or self.words else outputs.logits_BC.shape[1]
         self.widths = [part.shape[-1] for part in _parts(outputs, self.spec)]
         self.shards: list[_Shard] = []
-        self.logits_NC: Tensor | None = None
+        self.logits_NC = torch.zeros(len(rows), self.classes)
 
-    @property
-    def bytes(self) -> int:
-        """Its size on disk."""
-        tokens, pairs = int(self.rows.lengths.sum()), int(self.pairs[-1])
-        numbers = tokens * sum(self.widths) + pairs * self.heads * len(self.scored)
-        return numbers * self.stored.itemsize + 4 * len(self.rows) * self.classes
+    def bytes_of(self, rows: int) -> int:
+        """The size on disk of what is kept of the first rows."""
+        numbers = self._begin(rows) * sum(self.widths) + int(self.pairs[rows]) * self.heads * len(self.scored)
+        return numbers * self.stored.itemsize + 4 * rows * self.classes
+
+    def rows_that_fit(self, room: float) -> int:
+        """How many of the first rows can be kept in so many bytes: all, or those of whole shards."""
+        ends = [*range(0, len(self.rows), SHARD_ROWS), len(self.rows)]
+        return max((end for end in ends if self.bytes_of(end) <= room), default=0)
 
     def _smallest(self, outputs: ModelOutputs) -> tuple[CaptureSpec, list[int]]:
         """What is kept of each token, and the layers of which scores are kept of each pair of tokens."""
@@ -78,26 +85,23 @@ class TeacherCache:
             return spec, sorted(layers)
         return replace(spec, queries_keys=spec.queries_keys | layers), []
 
-    def fill(self) -> "TeacherCache":
-        """Run the teacher over the rows of the shards that are not there; ranks share them. Called on every rank."""
-        starts = range(0, len(self.rows), SHARD_ROWS)
+    def fill(self, rows: int) -> "TeacherCache":
+        """Run the teacher over the first rows, where their shards are not there; ranks share them. Called on every rank."""
+        starts = range(0, rows, SHARD_ROWS)
 
         def start() -> Fill:
             if is_first_rank():
                 what = f"{self.stage.name} keeps the teacher's layers; it"
-                store.need_space(self.stage.directory, self.bytes - kept_bytes(self.directory), what)
-            ends = [*starts[1:], len(self.rows)]
+                store.need_space(self.stage.directory, self.bytes_of(rows) - kept_bytes(self.directory), what)
+            ends = [*starts[1:], rows]
             return lambda i, directory: self._compute(np.arange(starts[i], ends[i]), directory)
 
         what = f"teacher over the rows of {self.name}"
         paths = make_shards(self.stage, self.directory, len(starts), what, start)
         for path, first in zip(paths, starts, strict=True):
-            stop = min(first + SHARD_ROWS, len(self.rows))
+            stop = min(first + SHARD_ROWS, rows)
             self.shards.append(self._mapped(path, first, stop, shared=False))
-        if self.classes:
-            self.logits_NC = torch.from_numpy(
-                np.concatenate([np.load(path / "logits.npy") for path in paths])
-            )
+            self.logits_NC[first:stop] = torch.from_numpy(np.load(path / "logits.npy"))
         return self
 
     def __call__(self, batch: Batch) -> ModelOutputs:
@@ -105,12 +109,13 @@ class TeacherCache:
         rows, length = batch.rows.tolist(), batch.attention_mask.shape[1]
         flat_BLF = torch.zeros(len(rows), length, sum(self.widths), dtype=self.stored)
         scores_BSLL = torch.zeros(len(rows), self.heads * len(self.scored), length, length, dtype=self.stored)
+        others = [row for row in rows if row // SHARD_ROWS >= len(self.shards)]
+        shown = {row: (flat_LF, scores_SLL) for row, flat_LF, scores_SLL in self._computed(others)}
         for i, row in enumerate(rows):
-            shard, first = self.shards[row // SHARD_ROWS], row - row % SHARD_ROWS
             places = self.rows.span(row, length)
-            flat_BLF[i, places] = self._tokens(shard, row, first)
-            if self.scored:
-                scores_BSLL[i, :, places, places] = self._scores(shard, row, first)
+            flat_LF, scores_SLL = shown[row] if row in shown else self._kept(row)
+            flat_BLF[i, places] = flat_LF
+            scores_BSLL[i, :, places, places] = scores_SLL
         device, precision = batch.input_ids.device, self.teacher.precision
         parts = iter(flat_BLF.to(device, precision).split(self.widths, dim=-1))
         outputs = ModelOutputs()
@@ -122,28 +127,36 @@ class TeacherCache:
         outputs.scores_BHLL = dict(zip(self.scored, scores, strict=False))
         if self.words:
             outputs.logits_BC = next(parts)
-        if self.logits_NC is not None:
+        if self.classes:
             outputs.logits_BC = self.logits_NC[batch.rows.cpu()].to(batch.input_ids.device)
         return outputs
 
     def _compute(self, indices: np.ndarray, directory: Path) -> None:
         first = int(indices[0])
         shard = self._mapped(directory, first, first + len(indices), shared=True)
-        logits_NC = np.zeros((len(indices), self.classes), np.float32)
-        for batch in batches_by_length(self.rows, of=indices):
-            outputs = self.teacher(batch.to(self.teacher.device))
-            nothing_BL0 = torch.empty(*batch.attention_mask.shape, 0, device=self.teacher.device)
-            flat_BLF = torch.cat([nothing_BL0, *_parts(outputs, self.spec)], dim=-1).cpu()
-            scores = [outputs.attention_scores(layer) for layer in self.scored]
-            scores_BSLL = torch.cat(scores, dim=1).cpu() if scores else None
-            for i, row in enumerate(batch.rows.tolist()):
-                places = self.rows.span(row, flat_BLF.shape[1])
-                self._tokens(shard, row, first).copy_(flat_BLF[i, places])
-                if scores_BSLL is not None:
-                    self._scores(shard, row, first).copy_(scores_BSLL[i, :, places, places])
-            if self.classes:
-                logits_NC[batch.rows.cpu().numpy() - first] = outputs.logits.float().cpu()
-        np.save(directory / "logits.npy", logits_NC)
+        for of_batch in indices_by_length(self.rows, of=indices):
+            for row, flat_LF, scores_SLL in self._computed(of_batch):
+                self._tokens(shard, row, first).copy_(flat_LF)
+                self._scores(shard, row, first).copy_(scores_SLL)
+        np.save(directory / "logits.npy", self.logits_NC[indices].numpy())
+
+    def _computed(self, indices: np.ndarray | list[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Run the teacher: for each row its number, (L, F) and (S, L, L) as they are kept. Logits go to `logits_NC`."""
+        if not len(indices):
+            return
+        batch = self.rows.collate(np.asarray(indices), np.ones(len(indices), np.float32))
+        outputs = self.teacher(batch.to(self.teacher.device))
+        b, length = batch.attention_mask.shape
+        flat_BLF = torch.cat(
+            [torch.empty(b, length, 0), *(x.cpu() for x in _parts(outputs, self.spec))], dim=-1
+        )
+        scores = (outputs.attention_scores(layer).cpu() for layer in self.scored)
+        scores_BSLL = torch.cat([torch.empty(b, 0, length, length), *scores], dim=1)
+        if self.classes:
+            self.logits_NC[batch.rows] = outputs.logits.float().cpu()
+        for i, row in enumerate(batch.rows.tolist()):
+            places = self.rows.span(row, length)
+            yield row, flat_BLF[i, places], scores_BSLL[i, :, places, places]
 
     def _mapped(self, directory: Path, start: int, stop: int, shared: bool) -> _Shard:
         """The files of rows start to stop, made where they are not there."""
@@ -159,6 +172,11 @@ class TeacherCache:
         width, pairs = sum(self.widths), int(self.pairs[stop] - self.pairs[start])
         layers = file("layers.bin", tokens * width).view(tokens, width)
         return _Shard(layers, file("scores.bin", pairs * self.heads * len(self.scored)))
+
+    def _kept(self, row: int) -> tuple[Tensor, Tensor]:
+        """(L, F) and (S, L, L) of a row that is on disk."""
+        shard, first = self.shards[row // SHARD_ROWS], row - row % SHARD_ROWS
+        return self._tokens(shard, row, first), self._scores(shard, row, first)
 
     def _tokens(self, shard: _Shard, row: int, first: int) -> Tensor:
         """The (L, F) numbers of a row, of a shard that begins with the row `first`."""

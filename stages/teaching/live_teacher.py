@@ -16,8 +16,9 @@ from stages.tasks.token_rows import TokenRows
 from stages.teaching.cached_teacher import TeacherCache, kept_bytes
 from stages.training.stage import Stage, barrier, is_first_rank
 
-KEPT = "kept.json"
-"""Whether a stage keeps its teacher's layers, as it decided when it began, and their bytes; beside them."""
+KEPT = "kept-rows.json"
+"""Of how many rows a stage keeps its teacher's layers, as it decided when it began, and their bytes; beside them."""
+UNCLAIMED = "half of the free disk that no other run has claimed"
 
 
 def task_teacher(stage: Stage, task: Task, spec: CaptureSpec, given: str = "teacher") -> FrozenTeacher:
@@ -56,24 +57,24 @@ def teacher_outputs(
     if not may_keep_layers(stage, stage.training.epochs):
         return live
     caches = {name: TeacherCache(stage, name, of, teacher) for name, of in rows.items()}
-    size = sum(cache.bytes for cache in caches.values())
-    if not _keeps(stage, size):
-        stage.log(
-            f"the teacher runs in every step: its layers would take {size / 1e9:,.1f} GB, more than "
-            + (
-                "half of the free disk that no other run has claimed"
-                if stage.job.cache_gb == "auto"
-                else f"{stage.job.cache_gb:g} GB"
-            )
-            + " (job.cache_gb)"
+    kept = _rows_kept(stage, caches)
+    share = sum(kept.values()) / sum(map(len, rows.values()))
+    size = sum(cache.bytes_of(len(cache.rows)) for cache in caches.values()) / 1e9
+    if share == 1:
+        stage.log(f"the teacher runs once over all rows; its layers take {size:,.2f} GB of disk meanwhile")
+    else:
+        once = (
+            f"once over {share:.0%} of the rows, over the others in every epoch" if share else "in every step"
         )
-        return live
-    stage.log(f"the teacher runs once over all rows; its layers take {size / 1e9:,.2f} GB of disk meanwhile")
-    return {name: cache.fill() for name, cache in caches.items()}
+        limit = f"{stage.job.cache_gb:g} GB" if stage.job.cache_gb != "auto" else UNCLAIMED
+        stage.log(
+            f"the teacher runs {once}: all its layers would take {size:,.1f} GB, more than {limit} (job.cache_gb)"
+        )
+    return {name: cache.fill(kept[name]) for name, cache in caches.items()} if share else live
 
 
-def _keeps(stage: Stage, size: int) -> bool:
-    """Whether there is room for layers of so many bytes. A resumed stage does as it began: layers on disk are rounded.
+def _rows_kept(stage: Stage, caches: dict[str, TeacherCache]) -> dict[str, int]:
+    """Of how many rows of each cache the disk has room for the layers. A resumed stage does as it began.
 
     Called on every rank.
     """
@@ -85,18 +86,20 @@ def _keeps(stage: Stage, size: int) -> bool:
             room = (free - _claimed(stage.directory.parent.parent)) / 2
         else:
             room = 1e9 * limit
+        kept, size = {}, 0
+        for name, cache in caches.items():
+            kept[name] = cache.rows_that_fit(room - size)
+            size += cache.bytes_of(kept[name])
         begun.parent.mkdir(exist_ok=True)
-        store.write_json(begun, {"kept": size <= room, "bytes": size})
+        store.write_json(begun, {"rows": kept, "bytes": size})
     barrier()
-    return store.read_json(begun)["kept"]
+    return store.read_json(begun)["rows"]
 
 
 def _claimed(runs: Path) -> int:
     """The bytes of layers that stages under `runs` have still to write: those that run, and half-done ones."""
     found = 0
     for begun in runs.glob(f"*/*/teacher/{KEPT}"):
-        claim = store.read_json(begun)
-        if claim.get("kept"):
-            with contextlib.suppress(FileNotFoundError):  # it was finished in this moment
-                found += max(0, claim.get("bytes", 0) - kept_bytes(begun.parent))
+        with contextlib.suppress(FileNotFoundError):  # it was finished in this moment
+            found += max(0, store.read_json(begun).get("bytes", 0) - kept_bytes(begun.parent))
     return found
