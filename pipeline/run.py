@@ -14,6 +14,7 @@ from typing import Any
 from checkpoints import store
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
+from pipeline.config.option_errors import SECTIONS
 from pipeline.config.recipe import read_recipe
 from pipeline.config.recipe_stages import recipe_stages
 from pipeline.config.run_options import Options, load
@@ -36,9 +37,6 @@ from pipeline.report.printed_tables import results_table, seeds_table
 from pipeline.report.run_record import read_run_record
 from pipeline.run_lock import run_lock, stage_lock
 from stages.training.options import Job
-
-GROUPS = {"teacher": "tuning", "finetune": "finetuning"}
-"""Type of stage -> its name in the stage `check`, where that is another."""
 
 ONE_RANK = ("check", "select", "evaluate")
 """Types of stages that train nothing: one process runs them, whatever the number of ranks."""
@@ -235,13 +233,14 @@ def _make_stage(step: Planned, launcher: Any, job: Job) -> None:
     """Run a stage, or resume it."""
     does = f": {DOES[step.stage.stage_type]}" if step.stage.stage_type in DOES else ""
     print(f"[{step.stage.name}] {'resumes' if step.action == 'resume' else 'starts'}{does}", flush=True)
-    start = time.monotonic()
+    began = time.monotonic()
     if step.stage.stage_type in ONE_RANK:
         job = replace(job, nproc=1, hostfile="")
     (step.directory / REFUSAL).unlink(missing_ok=True)
     if status := launcher.launch(step.directory, job):
         raise _failure(step, status if status > 0 else 128 - status)
-    _note_seconds(step.directory, time.monotonic() - start)
+    finished, seconds = step.directory / "finished.json", round(time.monotonic() - began, 1)
+    store.write_json(finished, read_json(finished) | {"seconds_of_last_start": seconds})
 
 
 def _print_plan(name: str, planned: list[Planned]) -> None:
@@ -261,7 +260,7 @@ def _print_estimate(planned: list[Planned], more: int) -> None:
     lines, flops, seconds = [], 0.0, 0.0
     for step in (step for step in others if step.action in ("run", "resume")):
         stage = step.stage
-        name = stage.name if stage.name in counted else GROUPS.get(stage.stage_type, stage.stage_type)
+        name = stage.name if stage.name in counted else SECTIONS.get(stage.stage_type, stage.stage_type)
         if not counted.get(name, {}).get("flops"):
             continue  # not counted, or a teacher that is tuned already
         training = stage.options["training"]
@@ -292,8 +291,3 @@ def _failure(step: Planned, status: int) -> StageFailed | StageRefused:
     killed = advice if status == 128 + signal.SIGKILL else ""
     message = f"stage {step.stage.name} ended with status {status}{killed}; run the same command to resume"
     return StageFailed(message, status)
-
-
-def _note_seconds(directory: Path, seconds: float) -> None:
-    finished = read_json(directory / "finished.json")
-    store.write_json(directory / "finished.json", finished | {"seconds_of_last_start": round(seconds, 1)})

@@ -1,8 +1,8 @@
 """The stages of a recipe's run."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from checkpoints.errors import UserError
 from checkpoints.store import read_json
@@ -31,7 +31,7 @@ from pipeline.config.two_stage import (
     vocabulary,
 )
 from pipeline.deploy.hub import config_file
-from stages.training.options import Pretraining, StageToCheck, Training
+from stages.training.options import Pretraining, StageToCheck
 
 
 def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
@@ -98,7 +98,7 @@ def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
                 inputs["teacher"] = fitted = f"masked_lm-{given.corpora[data]['name']}"
                 if fitted not in plans:
                     made.append(masked_lm(options, given, fitted, data))
-                    plans[fitted] = _plan("teacher", data, options.masked_lm)
+                    plans[fitted] = StageToCheck.of("teacher", data, options.masked_lm)
         elif spec.task.name:
             data = f"task {name}"
             inputs = {"teacher": given.teacher, "task": given.tasks[data]}
@@ -127,7 +127,9 @@ def declared(recipe: Recipe, options: Options, given: Given) -> list[StageSpec]:
         while before and before.method == "plain":
             before = recipe.students.get(before.student.source)
         own["begins_as"] = before.method if before else "plain"
-        plans[name] = _plan("student", data, spec.training, with_unlabelled=spec.with_unlabelled, **own)
+        plans[name] = StageToCheck.of(
+            "student", data, spec.training, with_unlabelled=spec.with_unlabelled, **own
+        )
         if not spec.student.source:
             begin = {"init": spec.student.init, "init_layers": spec.student.init_layers}
             settings["student"] = spec.student.sizes | begin
@@ -159,9 +161,3 @@ def _root(recipe: Recipe, name: str) -> str:
     while name in recipe.students:
         name = recipe.students[name].student.source
     return name
-
-
-def _plan(trains: Literal["teacher", "student"], data: str, training: Training, **own: Any) -> StageToCheck:
-    """What the stage `check` looks at."""
-    known = ("max_length", "epochs", "batch_size", "mlm_probability", "tokens", "patience", "sentences")
-    return StageToCheck(trains, data, **{k: v for k, v in asdict(training).items() if k in known}, **own)

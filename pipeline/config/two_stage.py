@@ -184,19 +184,13 @@ def check(
         groups |= {"finetuning": options.finetuning} if options.baselines else {}
     stages = {}
     for name, group in groups.items():
-        stages[name] = StageToCheck(
-            trains="teacher" if name == "tuning" else "student",
-            data="corpus" if name == "general" else "task",
-            max_length=group.max_length,
-            epochs=group.epochs,
-            batch_size=group.batch_size,
+        varied = options.augment and name in ("intermediate", "prediction")
+        stages[name] = StageToCheck.of(
+            "teacher" if name == "tuning" else "student",
+            "corpus" if name == "general" else "task",
+            group,
             reads_teacher=name in ("general", "intermediate"),
-            tokens=getattr(group, "tokens", 0),
-            layer_map=getattr(group, "layer_map", None),
-            variants=options.augmentation.variants
-            if options.augment and name in ("intermediate", "prediction")
-            else 0,
-            targets=getattr(group, "targets", "teacher"),
+            variants=options.augmentation.variants if varied else 0,
         )
     stages |= plans or {}
     settings = {

@@ -4,7 +4,7 @@ The limits are in the types, as `annotated_types` write them. `pipeline.config.s
 """
 
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -341,6 +341,14 @@ class StageToCheck:
     ranks: int = 1
     with_unlabelled: bool = False
     mixing: dict[str, float] | None = None
+
+    @classmethod
+    def of(
+        cls, trains: Literal["teacher", "student"], data: str, training: Training, **own: Any
+    ) -> "StageToCheck":
+        """What is looked at of a stage with these training options; `own` are the other attributes."""
+        names = {entry.name for entry in fields(cls)}
+        return cls(trains, data, **{k: v for k, v in asdict(training).items() if k in names}, **own)
 
     @property
     def learns_task(self) -> bool:
