@@ -82,7 +82,7 @@ class Kind(ABC):
 
     name: ClassVar[str]
     head: ClassVar[Head] = "SequenceClassification"
-    problem_type: ClassVar[ProblemType | None]
+    problem_type: ClassVar[ProblemType | None] = None
     selectable: ClassVar[tuple[str, ...]]
     reported: ClassVar[tuple[str, ...]]
     reads_images: ClassVar[bool] = False
@@ -133,13 +133,15 @@ class Kind(ABC):
         """The words of a row that augmentation must not replace, by their numbers."""
         return []
 
-    @abstractmethod
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """(N, C) probabilities of the labels; of a score the score."""
+        """(N, C) probabilities of the labels, by default of one that holds; of a score the score."""
+        from scipy.special import softmax
 
-    @abstractmethod
+        return softmax(np.asarray(logits, np.float64), axis=-1)
+
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
         """(N, C) logits that have these `probabilities`, which count as at least a millionth from 0 and 1."""
+        return np.log(np.maximum(probabilities, LEAST))
 
     @abstractmethod
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:

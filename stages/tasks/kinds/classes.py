@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks import metrics as plain
 from stages.tasks.kinds.base import (
-    LEAST,
     Groups,
     Head,
     Kind,
@@ -39,14 +38,6 @@ class Classes(Kind):
     selectable: ClassVar[tuple[str, ...]] = plain.CLASSIFICATION
     reported: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     exclusive: ClassVar[bool] = True
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        from scipy.special import softmax
-
-        return softmax(np.asarray(logits, np.float64), axis=-1)
-
-    def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(probabilities, LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         return jensen_shannon(self.probabilities(student), self.probabilities(teacher))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Said
+from stages.tasks.kinds.base import Groups, Head, Kind, Said
 from stages.tasks.numpy_when_used import np
 from stages.tasks.types import UNKNOWN, GoldAnswers
 
@@ -46,7 +46,6 @@ class Questions(Kind):
 
     name: ClassVar[str] = "questions"
     head: ClassVar[Head] = "QuestionAnswering"
-    problem_type: ClassVar[ProblemType | None] = None
     selectable: ClassVar[tuple[str, ...]] = METRICS
     reported: ClassVar[tuple[str, ...]] = METRICS
     predicts_original: ClassVar[bool] = True
@@ -60,10 +59,6 @@ class Questions(Kind):
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(N, 2): of no answer, and of the best answer."""
         return np.exp(logits[:, :2])
-
-    def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        """The first two of them."""
-        return np.log(np.maximum(probabilities, LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         return self.apart(self.answers(student), self.answers(teacher))

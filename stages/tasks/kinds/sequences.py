@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Groups, Head, Kind, ProblemType, Resampler, Said, jensen_shannon
+from stages.tasks.kinds.base import Groups, Head, Kind, Resampler, Said, jensen_shannon
 from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class Sequences(Kind):
 
     name: ClassVar[str] = "sequences"
     head: ClassVar[Head] = "CTC"
-    problem_type: ClassVar[ProblemType | None] = None
     reads_images: ClassVar[bool] = True
     selectable: ClassVar[tuple[str, ...]] = plain.SEQUENCES
     reported: ClassVar[tuple[str, ...]] = plain.SEQUENCES
@@ -40,14 +39,6 @@ class Sequences(Kind):
     def class_names(self) -> tuple[str, ...]:
         """Empty: strings are scored, not classes."""
         return ()
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        from scipy.special import softmax
-
-        return softmax(np.asarray(logits, np.float64), axis=-1)
-
-    def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        return np.log(np.maximum(probabilities, LEAST))
 
     def distances(self, student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         """The mean over the frames of the distance of their distributions."""
