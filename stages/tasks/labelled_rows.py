@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,3 +148,22 @@ def _key(row: Row, text: int | None) -> str:
 def splits_of(rows: dict[str, list[Row]]) -> dict[str, Split]:
     """The splits of rows with texts and values."""
     return {role: Split.of((row.texts, row.value) for row in of) for role, of in rows.items()}
+
+
+def notes_of_classes(
+    names: Sequence[str], counts: dict[str, Counter[str]], what: str = "classes", row: str = "row"
+) -> list[str]:
+    """Notes on the classes, or on the symbols of strings: how often they are, and which some split lacks.
+
+    Args:
+        counts: role -> how often each is in that split.
+        what: they are.
+        row: of a split, in a word.
+    """
+    shown = ", ".join(f"{name!r} {counts['train'][name]:,}" for name in names[:20])
+    notes = [f"{len(names)} {what} in train: {shown}{', ...' if len(names) > 20 else ''}"]
+    for role, of in counts.items():
+        if lacks := [repr(name) for name in names if not of[name]]:
+            effect = "it cannot be learned" if role == "train" else "it is not measured there"
+            notes.append(f"warning: {role} has no {row} of {', '.join(lacks[:10])}: {effect}")
+    return notes

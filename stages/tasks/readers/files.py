@@ -50,7 +50,7 @@ from stages.tasks.cells import (
     way_of_writing,
 )
 from stages.tasks.kinds import Classes, Kind, LabelSets, Ranking, Scores
-from stages.tasks.labelled_rows import Row, checked_unfit_rows, fitting, parted, splits_of
+from stages.tasks.labelled_rows import Row, checked_unfit_rows, fitting, notes_of_classes, parted, splits_of
 from stages.tasks.split_files import ROLES, data_files, shown, unread
 from stages.tasks.tables import SUFFIXES, Table, open_table
 from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
@@ -603,22 +603,18 @@ def _naming(names: list[str]) -> str:
 def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
     """Notes on the classes: how often they are, which some split lacks, and which F1 calls positive."""
     labels: Any = kind.labels
-    counts = {role: Counter(split.labels) for role, split in splits.items()}
-    if not kind.exclusive:
-        counts = {
-            role: Counter(i for row in split.labels for i, holds in enumerate(row) if holds)
-            for role, split in splits.items()
-        }
-    shown = ", ".join(f"{name!r} {counts['train'][i]:,}" for i, name in enumerate(labels[:20]))
-    notes = [f"{len(labels)} classes in train: {shown}{', ...' if len(labels) > 20 else ''}"]
+    counts = {
+        role: Counter(
+            name
+            for row in split.labels
+            for name in (kind.names(row) if isinstance(kind, LabelSets) else [labels[row]])
+        )
+        for role, split in splits.items()
+    }
+    notes = notes_of_classes(labels, counts)
     twins = Counter(folded(unicodedata.normalize("NFKC", name)) for name in labels)
     if alike := [repr(name) for name in labels if twins[folded(unicodedata.normalize("NFKC", name))] > 1]:
         notes.append(f"warning: {', '.join(alike[:10])} are different classes, though they look alike")
-    for role in splits:
-        lacks = [repr(name) for i, name in enumerate(labels) if not counts[role][i]]
-        if lacks:
-            effect = "it cannot be learned" if role == "train" else "it is not measured there"
-            notes.append(f"warning: {role} has no row of {', '.join(lacks[:10])}: {effect}")
     if f1 and len(labels) == 2:
         notes.append(f"F1 is that of the class {labels[1]!r} (positive_label= chooses)")
     return notes

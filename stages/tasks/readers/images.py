@@ -13,7 +13,7 @@ from stages.tasks import metrics
 from stages.tasks.kinds import Kind
 from stages.tasks.kinds.classes import ImageClasses
 from stages.tasks.kinds.sequences import BLANK, Sequences
-from stages.tasks.labelled_rows import Row, parted
+from stages.tasks.labelled_rows import Row, notes_of_classes, parted
 from stages.tasks.split_files import EITHER, ROLES
 from stages.tasks.text import hashed, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
@@ -153,9 +153,13 @@ def image_task(
         UserError: a split is empty, there are fewer than two classes, or one of them has no image in train.
     """
     train, strings = Path(source.files.get("train", source.hub)), source.metric in metrics.SEQUENCES
+
+    def parts(row: Row) -> Sequence[str]:
+        return row.label if strings else [row.label]
+
     if empty := [role for role, of in rows.items() if not of]:
         raise UserError(f"{source.files.get(empty[0], train)}: no images; give a file with some")
-    there = {part for row in rows["train"] for part in (row.label if strings else [row.label])}
+    there = {part for row in rows["train"] for part in parts(row)}
     absent = [name for name in classes if name not in there]
     if absent or len(classes) < 2:
         what = f"no image of {absent[0]!r}" if absent else f"the single class {classes[0]!r}"
@@ -164,36 +168,21 @@ def image_task(
     splits, numbers = {}, {name: number for number, name in enumerate(classes)}
     for role, of in rows.items():
         for row in of:
-            if unknown := [part for part in (row.label if strings else [row.label]) if part not in numbers]:
+            if unknown := [part for part in parts(row) if part not in numbers]:
                 raise UserError(
                     f"{name_of(row)}: train has no {'symbol' if strings else 'class'} {unknown[0]!r}; add such images to "
                     "train, or remove it"
                 )
         labels = [row.label if strings else numbers[row.label] for row in of]
         splits[role] = Split([name_of(row) for row in of], None, labels, images=[row.value for row in of])
-    notes = [*notes, *_of_classes(classes, rows, strings)]
+    counts = {role: Counter(part for row in of for part in parts(row)) for role, of in rows.items()}
+    notes = [*notes, *notes_of_classes(classes, counts, "symbols" if strings else "classes", "image")]
     if strings:
         kind: Kind = Sequences((BLANK, *classes))
         chosen = metrics.select(source.metric, metrics.SEQUENCES, metrics.SEQUENCES)
     else:
         kind, chosen = ImageClasses(tuple(classes)), metrics.select(source.metric)
     return Task(source.name, kind, splits, *chosen, notes=tuple(notes))
-
-
-def _of_classes(classes: Sequence[str], rows: dict[str, list[Row]], strings: bool) -> list[str]:
-    """Notes on the classes, or on the symbols of strings: how often they are, and which some split lacks."""
-    counts = {
-        role: Counter(part for row in of for part in (row.label if strings else [row.label]))
-        for role, of in rows.items()
-    }
-    what = "symbols" if strings else "classes"
-    shown = ", ".join(f"{name!r} {counts['train'][name]:,}" for name in classes[:20])
-    notes = [f"{len(classes)} {what} in train: {shown}{', ...' if len(classes) > 20 else ''}"]
-    for role, of in counts.items():
-        if lacks := [repr(name) for name in classes if not of[name]]:
-            effect = "it cannot be learned" if role == "train" else "it is not measured there"
-            notes.append(f"warning: {role} has no image of {', '.join(lacks[:10])}: {effect}")
-    return notes
 
 
 def name_of(row: Row) -> str:
