@@ -34,7 +34,7 @@ from pipeline.config.run_options import Options, check_run, load
 from pipeline.config.schema import CONFIG, arguments, closest, help_text, updated
 from pipeline.config.two_stage import RunSpec
 from pipeline.launch.given_ranks import given_ranks
-from pipeline.launch.in_place import RunEnded, on_all_ranks
+from pipeline.launch.in_place import RunEnded, on_all_ranks, status_of
 from pipeline.plan import RUNS
 from pipeline.program import as_started
 from pipeline.report.printed_tables import results_table, runs_table, tasks_table
@@ -116,12 +116,8 @@ def main(texts: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
-    except RunEnded as end:
-        status = end.status
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt:
-        status = 130
+    except (RunEnded, SystemExit, KeyboardInterrupt) as end:
+        status = status_of(end)
     except Exception:
         traceback.print_exc()
         status = 1

@@ -7,13 +7,18 @@ MPI have variables of their own; `GivenRanks.export` sets those that torch and D
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from checkpoints.errors import UserError
 
 FIRST_SPECIAL_STEP = 0xFFFFFF00
 """Slurm numbers the steps of a batch script or an interactive shell from here on: no rank runs in those."""
+
+OPEN_MPI = tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
+HYDRA = ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+"""Where MPI's launchers say which rank this is, of how many; which of its host, and of how many there."""
 
 PORTS = range(20_000, 30_000)
 """Below those that the system gives to outgoing connections."""
@@ -59,13 +64,13 @@ def given_ranks(environment: Mapping[str, str] = os.environ) -> GivenRanks | Non
         >>> given_ranks({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}).rank
         1
     """
-    number = _Numbers(environment)
+    number = partial(_number, environment)
     if "RANK" in environment and "WORLD_SIZE" in environment:
         found = _of_torch(environment, number)
     elif "OMPI_COMM_WORLD_RANK" in environment:
-        found = _of_mpi(environment, number, "OMPI_COMM_WORLD_{}", "OMPI_COMM_WORLD_LOCAL_{}")
+        found = _of_mpi(environment, number, OPEN_MPI)
     elif "PMI_RANK" in environment and "MPI_LOCALRANKID" in environment:
-        found = _of_mpi(environment, number, "PMI_{}", "MPI_LOCAL{}")
+        found = _of_mpi(environment, number, HYDRA)
     elif _in_slurm_step(environment, number):
         found = _of_slurm(environment, number)
     else:
@@ -77,22 +82,17 @@ def given_ranks(environment: Mapping[str, str] = os.environ) -> GivenRanks | Non
     return found if found.world_size > 1 else None
 
 
-class _Numbers:
-    """Reads environment variables that are numbers."""
-
-    def __init__(self, environment: Mapping[str, str]):
-        self._environment = environment
-
-    def __call__(self, name: str, default: int | None = None) -> int:
-        text = self._environment.get(name, "" if default is None else str(default))
-        if not re.fullmatch(r"\d{1,10}", text):
-            raise UserError(
-                f"the environment has {name}={text!r}, which must be a number: correct it or unset it"
-            )
-        return int(text)
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """A number among environment variables."""
+    text = environment.get(name, "" if default is None else str(default))
+    if not re.fullmatch(r"\d{1,10}", text):
+        raise UserError(
+            f"the environment has {name}={text!r}, which must be a number: correct it or unset it"
+        )
+    return int(text)
 
 
-def _of_torch(environment: Mapping[str, str], number: _Numbers) -> GivenRanks:
+def _of_torch(environment: Mapping[str, str], number: Callable[..., int]) -> GivenRanks:
     rank, size = number("RANK"), number("WORLD_SIZE")
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
     if missing and size > 1:
@@ -107,11 +107,9 @@ def _of_torch(environment: Mapping[str, str], number: _Numbers) -> GivenRanks:
     return GivenRanks(rank, size, number("LOCAL_RANK", 0), local_size, master, port, by)
 
 
-def _of_mpi(environment: Mapping[str, str], number: _Numbers, all_: str, local: str) -> GivenRanks:
-    rank, size = number(all_.format("RANK")), number(all_.format("SIZE"))
-    hydra = "MPI_LOCAL" in local and "COMM" not in local
-    local_rank = number(local.format("RANKID" if hydra else "RANK"))
-    local_size = number(local.format("NRANKS" if hydra else "SIZE"), 0)
+def _of_mpi(environment: Mapping[str, str], number: Callable[..., int], names: tuple[str, ...]) -> GivenRanks:
+    rank, size, local_rank = map(number, names[:3])
+    local_size = number(names[3], 0)
     if local_size not in (0, size) and not (
         environment.get("MASTER_ADDR") and environment.get("MASTER_PORT")
     ):
@@ -127,12 +125,12 @@ def _of_mpi(environment: Mapping[str, str], number: _Numbers, all_: str, local: 
     )
 
 
-def _in_slurm_step(environment: Mapping[str, str], number: _Numbers) -> bool:
+def _in_slurm_step(environment: Mapping[str, str], number: Callable[..., int]) -> bool:
     """Whether srun started this process. Batch scripts and shells of salloc have most of its variables, too."""
     return "SLURM_PROCID" in environment and number("SLURM_STEP_ID", FIRST_SPECIAL_STEP) < FIRST_SPECIAL_STEP
 
 
-def _of_slurm(environment: Mapping[str, str], number: _Numbers) -> GivenRanks:
+def _of_slurm(environment: Mapping[str, str], number: Callable[..., int]) -> GivenRanks:
     size = number("SLURM_STEP_NUM_TASKS", number("SLURM_NTASKS", 1))
     hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST", "")
     one_host = number("SLURM_STEP_NUM_NODES", number("SLURM_NNODES", 1)) == 1

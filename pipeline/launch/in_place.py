@@ -129,13 +129,14 @@ def on_all_ranks(lead: Callable[[], T]) -> T:
         try:
             result = lead()
         except BaseException as error:
-            ranks.end(_status_of(error))
+            ranks.end(status_of(error))
             raise
         ranks.end(0, result)
         return result
 
 
-def _status_of(error: BaseException) -> int:
+def status_of(error: BaseException) -> int:
+    """The exit status of a command that ends with an exception."""
     status = error.code if isinstance(error, SystemExit) else getattr(error, "status", None)
     if isinstance(status, int):
         return status
@@ -303,16 +304,15 @@ class _Ranks:
                 status = 0
         except UserError as error:
             status = worker.refuse(stage, error, self._is_reported)
-        except RuntimeError as error:
-            status = worker.lost(stage, error, self._is_reported) if is_communication_error(error) else 1
-            if not is_communication_error(error):
+        except Exception as error:
+            if is_communication_error(error):
+                status = worker.lost(stage, error, self._is_reported)
+            else:
                 traceback.print_exc()
-        except Exception:
-            traceback.print_exc()
-            status = 1
+                status = 1
         except BaseException as error:  # a signal: where the others take part, they may wait for this rank
             if on_all:
-                self._agreed(_status_of(error))
+                self._agreed(status_of(error))
             raise
         os.environ.clear()
         os.environ.update(environment)

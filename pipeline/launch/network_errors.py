@@ -63,7 +63,7 @@ CAUSES = (
 UNKNOWN = "communication with the other ranks failed: one may have ended, or lost its network"
 
 
-def is_communication_error(error: RuntimeError) -> bool:
+def is_communication_error(error: Exception) -> bool:
     """Whether an error is torch's, gloo's or NCCL's about other ranks. gloo's begin with the place in its source."""
     import torch.distributed as dist
 

@@ -98,7 +98,7 @@ def refuse(directory: Path, error: Exception, is_reported: Callable[[bool], bool
     return 2
 
 
-def lost(directory: Path, error: RuntimeError, is_reported: Callable[[bool], bool]) -> int:
+def lost(directory: Path, error: Exception, is_reported: Callable[[bool], bool]) -> int:
     """Report that the other ranks cannot be reached; returns the exit status. Any other error is raised again."""
     if not is_communication_error(error):
         raise error

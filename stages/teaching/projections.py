@@ -9,12 +9,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from checkpoints.errors import UserError
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import HiddenStates
-from stages.training.optimizer_state import whole_weights
+from stages.training.optimizer_state import shapes, whole_weights
 from stages.training.options import PROJECTIONS_FILE
 
 
@@ -49,7 +49,7 @@ def begin_with_projections(model: Distillation, directory: Path) -> str:
     found = 0
     for name, projection in own.items():
         given = {key.removeprefix(f"{name}."): t for key, t in kept.items() if key.startswith(f"{name}.")}
-        if _shapes(given) == _shapes(projection.state_dict()):
+        if shapes(given) == shapes(projection.state_dict()):
             projection.load_state_dict(given)
             found += 1
     return f"{found} of {len(own)} projections begin as the general stage left them"
@@ -59,7 +59,3 @@ def _projections(model: Distillation) -> dict[str, nn.Module]:
     """Of the losses on hidden states, by the layers that they join."""
     losses = [loss for loss in model.losses if isinstance(loss, HiddenStates)]
     return {name: module for loss in losses for name, module in loss.projections_by_name.items()}
-
-
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -117,10 +117,10 @@ def load(engine: DeepSpeedEngine, directory: Path, saved: dict[str, Any]) -> Non
         KeyError, FileNotFoundError: it is of another version, or of another kind of optimiser.
     """
     weights = _read(directory, WEIGHTS)
-    shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in _parameters(engine)}
+    own = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in _parameters(engine)}
     buffers = persistent_buffers(engine.module)
     kept = _read(directory, BUFFERS) if buffers else {}
-    if _shapes(weights) != shapes or _shapes(kept) != _shapes(buffers):
+    if shapes(weights) != own or shapes(kept) != shapes(buffers):
         raise UserError(
             f"{directory} is a checkpoint of another model; remove {directory.parent} to start the stage again"
         )
@@ -202,7 +202,8 @@ def _read(directory: Path, kind: str) -> dict[str, Tensor]:
     return load_file(directory / f"{kind}.safetensors")
 
 
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, by name."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
