@@ -26,7 +26,6 @@ from transformers import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
-from checkpoints.errors import UserError
 from stages.distillation.outputs import ATTENTION
 from stages.distillation.students.registry import register
 
@@ -179,17 +178,10 @@ def prunable(model: PreTrainedModel, embedding_rank: int) -> PreTrainedModel:
 
     Args:
         model: a stock BERT with a head.
-        embedding_rank: r of the factors, which are the best in the least squares of the table; 0 leaves it as it is.
-
-    Raises:
-        ValueError: the rank is not below the width.
+        embedding_rank: r, below the width, of the factors, which are the best in the least squares of the table; 0
+            leaves it as it is.
     """
     old: Any = model.config
-    if not 0 <= embedding_rank < old.hidden_size:
-        raise UserError(
-            f"{embedding_rank} must be a whole number below the width, {old.hidden_size}; 0 leaves the table whole",
-            argument="embedding_rank",
-        )
     layers, heads = old.num_hidden_layers, old.num_attention_heads
     each = [[old.hidden_size // heads] * heads for _ in range(layers)]
     config = PrunedBertConfig(
