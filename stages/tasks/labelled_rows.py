@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from stages.tasks.text import as_argument, folded, hashed
 from stages.tasks.types import Split, TaskSource
 
 FEWEST_DEV = 30
-logger = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -72,6 +70,8 @@ def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) ->
     name = f", or {as_argument('labels', kept)} makes it a class" if is_class else ""
     if "is several labels" in first.unfit:
         name = f", or metric={metrics.LABEL_SETS[0]} learns several labels a row"
+    if source.label_separator and any(row.unfit == f"the label {source.label!r} is empty" for row in unfit):
+        name = ", or write [] where a row has no label"
     raise UserError(
         f"{first.where}: {first.unfit}{more}; fill it or remove the row, or unfit_rows=leave_out "
         f"leaves such rows out{name}"
@@ -95,7 +95,7 @@ def parted(
         rows: role -> rows.
         path: of train's file.
         what: the rows, for notes and messages.
-        notes: a note on dev is added.
+        notes: notes on dev and on dropped rows are added.
         text: rows are the same if their texts of this number are; None: if all are.
         held: rows with the same text of this number are held out together; None: those that are the same.
 
@@ -109,7 +109,8 @@ def parted(
     for role in reversed([role for role in ROLES if role in rows]):
         kept[role] = [row for row in rows[role] if _key(row, text) not in seen]
         if dropped := len(rows[role]) - len(kept[role]):
-            logger.warning("%d rows of %s dropped: their texts are also in dev or test", dropped, role)
+            others = "dev or test" if role == "train" else "test"
+            notes.append(f"{role}: {dropped:,} of {len(rows[role]):,} {what} dropped, also in {others}")
         if not kept[role]:
             raise UserError(f"every row of {role} is also in dev or test; give other rows")
         seen |= {_key(row, text) for row in kept[role]}

@@ -27,7 +27,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -615,6 +615,14 @@ def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
     twins = Counter(folded(unicodedata.normalize("NFKC", name)) for name in labels)
     if alike := [repr(name) for name in labels if twins[folded(unicodedata.normalize("NFKC", name))] > 1]:
         notes.append(f"warning: {', '.join(alike[:10])} are different classes, though they look alike")
+    for name, separator in product(() if isinstance(kind, LabelSets) else labels, ",;|"):
+        parts = [part.strip() for part in name.split(separator)]
+        if len(parts) > 1 and {*parts} <= {*labels}:
+            notes.append(
+                f"warning: the class {name!r} is made of other classes; if it means several labels, give "
+                f"label_separator='{separator}'"
+            )
+            break
     if f1 and len(labels) == 2:
         notes.append(f"F1 is that of the class {labels[1]!r} (positive_label= chooses)")
     return notes

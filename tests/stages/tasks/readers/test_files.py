@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import logging
 import random
 
 import pytest
@@ -74,17 +73,36 @@ def test_order_of_rows_does_not_matter(tmp_path):
         assert sorted(pairs(first.splits[role])) == sorted(pairs(second.splits[role]))
 
 
-def test_directory_and_repeats_across_splits(tmp_path, caplog):
+def test_directory_and_repeats_across_splits(tmp_path):
     write_csv(tmp_path / "train.csv", ROWS)
     write_csv(
         tmp_path / "validation.csv", [("A fine TEXT number 0", "bad"), ("new", "good"), ("held", "bad")]
     )
     write_csv(tmp_path / "test.csv", [("held", "bad"), ("a fine text number 1", "good")])
-    with caplog.at_level(logging.WARNING):
-        task = load(tmp_path)
+    task = load(tmp_path)
     assert {role: len(split) for role, split in task.splits.items()} == {"train": 58, "dev": 2, "test": 2}
-    assert "2 rows of train dropped" in caplog.text
-    assert "1 rows of dev dropped" in caplog.text
+    assert "train: 2 of 60 rows dropped, also in dev or test" in task.notes
+    assert "dev: 1 of 3 rows dropped, also in test" in task.notes
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+def test_classes_that_join_others_are_named(tmp_path, separator):
+    labels = ("login", "billing", f"login{separator} billing")
+    task = load(write_csv(tmp_path / "a.csv", [(f"text {n}", labels[n % 3]) for n in range(60)]))
+    (note,) = (note for note in task.notes if "other classes" in note)
+    assert repr(labels[2]) in note and f"label_separator='{separator}'" in note
+    task = load(write_csv(tmp_path / "b.csv", [(f"text {n}", ("a, b", "c")[n % 2]) for n in range(60)]))
+    assert not any("other classes" in note for note in task.notes)
+
+
+def test_an_empty_cell_of_several_labels_is_told_from_none(tmp_path):
+    path = tmp_path / "a.csv"
+    cells = ["login", '"login, billing"', "billing", "", "[]"]
+    path.write_text("text,label\n" + "".join(f"text {n},{cells[n % 5]}\n" for n in range(50)))
+    with pytest.raises(UserError, match=r"is empty .* or write \[\] where a row has no label"):
+        load(path, label_separator=",")
+    task = load(path, label_separator=",", unfit_rows="leave_out")
+    assert (0.0, 0.0) in [tuple(row) for row in task.splits["train"].labels]
 
 
 def test_tsv_quotes_are_literal_and_pairs(tmp_path):
