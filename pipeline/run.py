@@ -262,7 +262,8 @@ def _print_estimate(planned: list[Planned], more: int) -> None:
         stage = step.stage
         name = stage.name if stage.name in counted else SECTIONS.get(stage.stage_type, stage.stage_type)
         if not counted.get(name, {}).get("flops"):
-            continue  # not counted, or a teacher that is tuned already
+            lines.append(f"  {stage.name:<34} not counted")
+            continue
         training = stage.options["training"]
         of_plan = check.stage.options["stages"][name]["epochs"]  # a grid may try others
         share = training["epochs"] / of_plan
