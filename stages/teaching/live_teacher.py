@@ -57,7 +57,7 @@ def teacher_outputs(
     if not may_keep_layers(stage, stage.training.epochs):
         return live
     caches = {name: TeacherCache(stage, name, of, teacher) for name, of in rows.items()}
-    kept = _rows_kept(stage, caches)
+    kept, limit = _rows_kept(stage, caches)
     share = sum(kept.values()) / sum(map(len, rows.values()))
     size = sum(cache.bytes_of(len(cache.rows)) for cache in caches.values()) / 1e9
     if share == 1:
@@ -66,15 +66,14 @@ def teacher_outputs(
         once = (
             f"once over {share:.0%} of the rows, over the others in every epoch" if share else "in every step"
         )
-        limit = f"{stage.job.cache_gb:g} GB" if stage.job.cache_gb != "auto" else UNCLAIMED
         stage.log(
             f"the teacher runs {once}: all its layers would take {size:,.1f} GB, more than {limit} (job.cache_gb)"
         )
     return {name: cache.fill(kept[name]) for name, cache in caches.items()} if share else live
 
 
-def _rows_kept(stage: Stage, caches: dict[str, TeacherCache]) -> dict[str, int]:
-    """Of how many rows of each cache the disk has room for the layers. A resumed stage does as it began.
+def _rows_kept(stage: Stage, caches: dict[str, TeacherCache]) -> tuple[dict[str, int], str]:
+    """Of how many rows of each cache the disk has room for the layers, and the limit. A resumed stage does as it began.
 
     Called on every rank.
     """
@@ -91,9 +90,11 @@ def _rows_kept(stage: Stage, caches: dict[str, TeacherCache]) -> dict[str, int]:
             kept[name] = cache.rows_that_fit(room - size)
             size += cache.bytes_of(kept[name])
         begun.parent.mkdir(exist_ok=True)
-        store.write_json(begun, {"rows": kept, "bytes": size})
+        words = UNCLAIMED if limit == "auto" else f"{limit:g} GB"
+        store.write_json(begun, {"rows": kept, "bytes": size, "limit": words})
     barrier()
-    return store.read_json(begun)["rows"]
+    known = store.read_json(begun)
+    return known["rows"], known["limit"]
 
 
 def _claimed(runs: Path) -> int:
