@@ -86,8 +86,7 @@ def distill(
     """
     from pipeline.config.inputs import task_stages
 
-    columns = text_columns if isinstance(text_columns, str) else list(text_columns)
-    named = {"task": task, "text_columns": columns, "label_column": label_column, "run": run}
+    named = {"task": task, "text_columns": text_columns, "label_column": label_column, "run": run}
     return Result(_made(named, data, options, task_stages))
 
 
@@ -133,6 +132,10 @@ def _made(
     from pipeline.launch.in_place import on_all_ranks
     from pipeline.run import make
 
+    if not isinstance(options, Mapping | None):
+        raise UserError(
+            f"{options!r} is not a dict; give options such as {{'general.epochs': 4}}", argument="options"
+        )
     given = {name: value for name, value in named.items() if value} | dict(options or {})
     if given.get("seeds"):
         raise UserError(

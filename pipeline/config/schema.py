@@ -6,6 +6,7 @@ a line of help. A field that is itself a dataclass is a group: `general: {epochs
 
 import difflib
 import json
+import os
 import re
 import textwrap
 import typing
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
 from inspect import getdoc
 from itertools import groupby
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -210,6 +212,8 @@ def _parsed(value: Any, kind: Any, name: str) -> Any:
     """A value that is a text, as on a command line, as what its type reads. Texts stay texts."""
     is_text = kind in (str, str | None) or typing.get_origin(kind) is Literal
     is_list = typing.get_origin(kind) is list
+    if isinstance(value, PathLike):
+        value = os.fspath(value)
     if value is None or value == "":
         return "" if is_text else [] if is_list else None
     if kind == list[str] and isinstance(value, str):

@@ -103,6 +103,19 @@ class ModelOutputs:
         assert self.logits_BC is not None, "no logits were asked for"
         return self.logits_BC
 
+    def lacks(self, spec: CaptureSpec) -> str:
+        """What a loss asks for and no forward pass has filled, in words; empty if all is there."""
+        queries, scores = self.queries_BHLD.keys(), self.scores_BHLL.keys()
+        layers = {
+            "hidden states": spec.hidden - self.hidden_BLW.keys(),
+            "queries and keys": spec.queries_keys - queries,
+            "attention scores": spec.scores - queries - scores,
+            "values": spec.values - self.values_BHLD.keys(),
+        }
+        missing = [f"{what} of layers {sorted(which)}" for what, which in layers.items() if which]
+        missing += ["logits"] if spec.logits and self.logits_BC is None else []
+        return ", ".join(missing + sorted(spec.named - self.named.keys()))
+
     def attention_scores(self, layer: int) -> Tensor:
         """Q K^T / sqrt(D) of a layer, (B, H, L, L) in fp32, as kept or computed from queries and keys."""
         if layer in self.scores_BHLL:
@@ -125,12 +138,12 @@ def capture(
 
     Args:
         model: an encoder as transformers loads it, with or without a head; or any module whose output has the fields that
-            the losses read.
+            the losses read, such as a wrapper around one.
         what: the losses that will read the outputs, or a `CaptureSpec`.
         side: whether the losses take the model as student or as teacher.
 
     Raises:
-        ValueError: the model's output or its attention does not show what is asked for.
+        ValueError: the model's output or its attention does not show what is asked for, or an argument is none of these.
 
     Example:
         >>> losses = [AttentionScores(student.config, teacher.config)]
@@ -139,11 +152,13 @@ def capture(
         >>> outputs.queries_BHLD.keys()
         dict_keys([1, 2])
     """
+    if side not in ("student", "teacher"):
+        raise UserError(f"{side!r} is unknown; choose student or teacher", argument="side")
     if not isinstance(what, CaptureSpec):
         asked = what if isinstance(what, Iterable) else (what,)
-        what = reduce(or_, (getattr(loss, f"{side}_capture") for loss in asked), CaptureSpec())
+        what = reduce(or_, (_spec_of(loss, side) for loss in asked), CaptureSpec())
     outputs = ModelOutputs()
-    layers = _AttentionCapture(what, outputs)
+    layers = _AttentionCapture(what, outputs, side)
 
     def before(module: nn.Module, arguments: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layers.clear()
@@ -163,6 +178,18 @@ def capture(
         stack.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.callback(model.register_forward_hook(after).remove)
         yield outputs
+
+
+def _spec_of(loss: Any, side: Side) -> CaptureSpec:
+    spec = getattr(loss, f"{side}_capture", None)
+    if isinstance(loss, type) or not isinstance(spec, CaptureSpec):
+        raise UserError(f"{loss!r} is not a loss; give an object such as SoftLabels()", argument="what")
+    if spec.vocabulary:
+        raise UserError(
+            f"{type(loss).__name__} reads masked tokens, of which only the stages capture the scores; take another loss",
+            argument="what",
+        )
+    return spec
 
 
 def _read_output(output: Any, what: CaptureSpec, outputs: ModelOutputs) -> None:
@@ -190,11 +217,13 @@ class _AttentionCapture:
 
     spec: CaptureSpec
     outputs: ModelOutputs
+    side: Side
     calls: int = 0
+    learns: bool = False
 
     def clear(self) -> None:
         """Begin a forward pass."""
-        self.calls = 0
+        self.calls, self.learns = 0, self.side == "student" and torch.is_grad_enabled()
         for tensors in (self.outputs.queries_BHLD, self.outputs.keys_BHLD, self.outputs.values_BHLD):
             tensors.clear()
 
@@ -204,6 +233,11 @@ class _AttentionCapture:
         Args:
             layer: from 1; None where one module serves all layers (ALBERT), which are then counted.
         """
+        if self.learns and not torch.is_grad_enabled():
+            raise UserError(
+                "activation checkpointing with use_reentrant=True hides the attention's gradient; enable it with "
+                'gradient_checkpointing_enable({"use_reentrant": False})'
+            )
         if layer is None:
             self.calls = layer = self.calls + 1
         wanted = layer in self.spec.queries_keys or layer in self.spec.scores
@@ -216,27 +250,45 @@ class _AttentionCapture:
 @contextmanager
 def _attention_captured(model: nn.Module, state: _AttentionCapture) -> Iterator[None]:
     """Let the model's attention modules hand over queries, keys and values."""
-    model = getattr(model, "_orig_mod", model)  # of a compiled one
-    former = getattr(getattr(model, "config", None), "_attn_implementation", "")
-    switched = model if isinstance(model, PreTrainedModel) and former != ATTENTION else None
-    if switched is not None:
-        switched.set_attn_implementation(ATTENTION)
+    model = _unwrapped(model)
     if model not in _NUMBERED:
         _NUMBERED[model] = numbered_modules(model)
     touched = []
     for module, number in _NUMBERED[model]:
-        touched.append((module.__dict__, module.__dict__.get("_capture")))
-        module.__dict__["_capture"] = (state, number)
+        before = module.__dict__.get("_capture", ())
+        touched.append((module.__dict__, before))
+        module.__dict__["_capture"] = (*before, (state, number))
+    try:
+        with attention_switched(model):
+            yield
+    finally:
+        for attributes, before in touched:
+            attributes["_capture"] = before
+            if not before:
+                del attributes["_capture"]
+
+
+@contextmanager
+def attention_switched(model: nn.Module) -> Iterator[None]:
+    """Let a model compute its attention by the function that can be captured.
+
+    Activation checkpointing runs the forward pass again in `backward`, which must then compute the same.
+    """
+    model = _unwrapped(model)
+    former = getattr(getattr(model, "config", None), "_attn_implementation", "")
+    if not isinstance(model, PreTrainedModel) or former == ATTENTION:
+        yield
+        return
+    model.set_attn_implementation(ATTENTION)
     try:
         yield
     finally:
-        for attributes, before in touched:
-            if before is None:
-                del attributes["_capture"]
-            else:
-                attributes["_capture"] = before
-        if switched is not None:
-            switched.set_attn_implementation(former)
+        model.set_attn_implementation(former)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The transformers model in a compiled one, or in another wrapper; any other module as it is."""
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
 
 
 _NUMBERED: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, int | None]]] = WeakKeyDictionary()
@@ -262,10 +314,10 @@ def numbered_modules(model: nn.Module) -> list[tuple[nn.Module, int | None]]:
 
 def _captured_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask, **kwargs):
     if captured := module.__dict__.get("_capture"):
-        state, layer = captured
         shared = query.shape[1] // key.shape[1]  # query heads that read the same keys and values
-        each = (x.repeat_interleave(shared, 1) if shared > 1 else x for x in (key, value))
-        state.keep(layer, query, *each)
+        each = [x.repeat_interleave(shared, 1) if shared > 1 else x for x in (key, value)]
+        for state, layer in captured:
+            state.keep(layer, query, *each)
     if query.requires_grad and query.device.type == "cpu" and not torch.compiler.is_compiling():
         p, scale = kwargs.get("dropout", 0.0), kwargs.get("scaling") or query.shape[-1] ** -0.5
         if (

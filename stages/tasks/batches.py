@@ -63,6 +63,8 @@ class Batch:
     @property
     def attention_mask(self) -> torch.Tensor:
         """(B, L) int64, 1 for real tokens."""
+        if "attention_mask" not in self.inputs:
+            raise UserError("None; a loss on tokens needs it, 1 for real tokens", argument="attention_mask")
         return self.inputs["attention_mask"]
 
     @property

@@ -76,6 +76,8 @@ def test_what_is_refused_before_any_work_is_a_value_error(tmp_path, monkeypatch)
         ({"task": "mrcp"}, "did you mean mrpc"),
         ({"task": "mrpc", "options": {"genral.epochs": 1}}, "did you mean general.epochs"),
         ({"task": "mrpc", "options": {"seeds": [1, 2]}}, "a call makes one run"),
+        ({"task": "mrpc", "options": ["general.epochs=1"]}, "is not a dict; give options such as"),
+        ({"task": "mrpc", "options": {"teacher": tmp_path / "none"}}, "none"),
     ):
         with pytest.raises(ValueError, match=words):
             pipeline.distill(**given)

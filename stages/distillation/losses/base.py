@@ -122,17 +122,46 @@ class Loss(nn.Module):
 
         Returns:
             A scalar, the weighted sum of its terms.
+
+        Raises:
+            ValueError: the outputs do not hold what the loss reads, or a tensor that it needs is None.
         """
         given = {"attention_mask": attention_mask, "symbols": symbols}
         inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
         shown = (student.logits_BC, *student.hidden_BLW.values(), *student.named.values())
-        rows = next(x for x in (attention_mask, labels, *shown) if x is not None)
+        rows = next((x for x in (attention_mask, labels, *shown) if x is not None), None)
+        if rows is None:
+            raise UserError(self._unfit(student, teacher) or "the student's outputs are empty")
         weight = torch.ones(len(rows), device=rows.device)
         batch = Batch(inputs, labels, weight, torch.arange(len(rows), device=rows.device))
+        try:
+            terms = self.terms(student, teacher, batch)
+        except (AssertionError, AttributeError, KeyError, RuntimeError) as error:
+            if why := self._unfit(student, teacher):
+                raise UserError(why) from error
+            raise
         total = torch.zeros((), device=rows.device)
-        for term in self.terms(student, teacher, batch).values():
+        for term in terms.values():
             total = total + term.weight * term.sum / batch.count(term.normalizer)
         return total
+
+    def _unfit(self, student: ModelOutputs, teacher: ModelOutputs | None) -> str:
+        """What the outputs lack of what the loss asks for; empty if they have it all."""
+        specs = {"student": self.student_capture, "teacher": self.teacher_capture}
+        for (side, spec), outputs in zip(specs.items(), (student, teacher), strict=True):
+            if missing := (outputs or ModelOutputs()).lacks(spec):
+                return (
+                    f"the {side}'s outputs lack {missing}, which {type(self).__name__} reads; run the {side} within "
+                    f'capture({side}, losses, side="{side}")'
+                )
+        if all(spec.logits for spec in specs.values()) and teacher is not None:
+            mine, theirs = tuple(student.logits.shape), tuple(teacher.logits.shape)
+            if mine != theirs:
+                return (
+                    f"the student's logits are {mine}, the teacher's {theirs}; give both models the same head and classes, "
+                    "and the same batch"
+                )
+        return ""
 
 
 def mapped_layers(

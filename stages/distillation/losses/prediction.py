@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from checkpoints.errors import UserError
 from stages.distillation.losses.base import Loss, LossTerm
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.tasks.batches import Batch
@@ -147,6 +148,8 @@ class GoldLabels(Loss):
         if batch.symbols is not None:
             of_strings = batch.sum(ctc_losses(logits, batch.symbols))
             return {"gold_labels": LossTerm(of_strings, "labels", self.weight)}
+        if labels is None:
+            raise UserError("None; a loss on gold labels needs them", argument="labels")
         if batch.has_spans:
             losses = _over_places(-_log_over_places(logits, batch) * (labels == 1), batch)
         elif labels.shape == logits.shape:

@@ -162,6 +162,55 @@ def test_the_layers_of_a_shared_module_are_told_apart(batch):
         assert not torch.equal(outputs.queries_BHLD[1], outputs.queries_BHLD[3])
 
 
+def test_a_wrapped_model_shows_what_the_model_does_and_captures_nest(student, batch):
+    whole, part = CaptureSpec(queries_keys=frozenset({1, 2})), CaptureSpec(queries_keys=frozenset({2}))
+    former = student.config._attn_implementation
+    with capture(student, whole, side="student") as alone:
+        student(**batch)
+    wrapped = torch.nn.Sequential()
+    wrapped.inner, wrapped.forward = student, student.forward
+    with capture(wrapped, whole, side="student") as outer, capture(student, part, side="student") as inner:
+        wrapped(**batch)
+        assert not inner.queries_BHLD or inner.queries_BHLD.keys() == {2}
+    assert outer.queries_BHLD.keys() == {1, 2}
+    torch.testing.assert_close(outer.queries_BHLD[2], alone.queries_BHLD[2], rtol=0, atol=0)
+    assert student.config._attn_implementation == former
+    assert not any("_capture" in module.__dict__ for module in student.modules())
+
+
+def test_checkpointing_that_hides_the_gradient_is_refused(student, batch):
+    student.train()
+    student.gradient_checkpointing_enable({"use_reentrant": True})
+    student.get_input_embeddings().register_forward_hook(
+        lambda module, given, output: output.requires_grad_()
+    )
+    with (
+        pytest.raises(UserError, match="use_reentrant=True hides the attention's gradient"),
+        capture(student, CaptureSpec(queries_keys=frozenset({1})), side="student"),
+    ):
+        student(**batch)
+
+
+def test_mistakes_in_a_loop_of_ones_own_are_one_line(student, batch):
+    outputs = ModelOutputs(logits_BC=torch.zeros(2, 3))
+    for call, message in (
+        (
+            lambda: SoftLabels()(outputs),
+            "the teacher's outputs lack logits, which SoftLabels reads; run the teacher",
+        ),
+        (lambda: SoftLabels()(ModelOutputs(), outputs), "the student's outputs lack logits"),
+        (
+            lambda: SoftLabels()(outputs, ModelOutputs(logits_BC=torch.zeros(2, 2))),
+            r"logits are \(2, 3\), the teacher's",
+        ),
+        (lambda: GoldLabels()(outputs), "labels: None; a loss on gold labels needs them"),
+        (lambda: capture(student, SoftLabels, side="student").__enter__(), "SoftLabels'> is not a loss"),
+        (lambda: capture(student, SoftLabels(), side="both").__enter__(), "side: 'both' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 def test_what_a_model_does_not_show_is_told(student, batch):
     with pytest.raises(ValueError, match=r"BertModel does not show the attention of layers \[9\]"):
         with capture(student, CaptureSpec(queries_keys=frozenset({9}))):
