@@ -73,6 +73,11 @@ def class_order(
             raise UserError(f"the task is a regression, but the teacher has {config.num_labels} classes")
         return [0]
     names = teacher_labels or list(label_names(config))
+    if config.num_labels != len(labels):
+        raise UserError(
+            f"the teacher has {config.num_labels} classes ({', '.join(names):.200}), the task {len(labels)} "
+            f"({', '.join(labels):.200}); give a teacher of this task"
+        )
     example = as_argument("teacher_labels", labels)
     unnamed = names == [f"LABEL_{i}" for i in range(len(names))]
     if not teacher_labels and unnamed and set(names) != set(labels):
@@ -86,11 +91,6 @@ def class_order(
         wanted = [plain(label) for label in labels]
         if len(names) == len(index) == config.num_labels and sorted(index) == sorted(wanted):
             return [index[name] for name in wanted]
-    if config.num_labels != len(labels):
-        raise UserError(
-            f"the teacher has {config.num_labels} classes ({', '.join(names):.200}), the task {len(labels)} "
-            f"({', '.join(labels):.200}); give a teacher of this task"
-        )
     raise UserError(
         f"the teacher's classes ({', '.join(names)}; {config.num_labels} outputs) are not the task's "
         f"({', '.join(labels)}); give a teacher of this task, or the names of its classes in its own order, for example "

@@ -156,6 +156,8 @@ def test_class_names_decide_and_unnamed_or_foreign_classes_are_refused(tmp_path)
     with pytest.raises(UserError, match="teacher_labels: .*no,yes"):
         class_order(unnamed, ("no", "yes"), [])
     assert class_order(unnamed, ("no", "yes"), ["yes", "no"]) == [1, 0]
+    with pytest.raises(UserError, match="2 classes .*, the task 3"):  # names would not help
+        class_order(unnamed, ("no", "yes", "perhaps"), [])
     for labels in (("a", "b"), ("entailment", "not_entailment", "neutral")):
         with pytest.raises(UserError, match="are not the task's|give a teacher of this task"):
             class_order(config, labels, [])
