@@ -65,7 +65,7 @@ class MaskedLM:
     still shows them all.
 
     Args:
-        model: set to eval mode, left on its device. Its head must be apart from its `base_model`.
+        model: set to eval mode, left on its device. Its masked-LM head must lie outside `model.base_model`.
         tokenizer: the model's fast tokenizer (offsets are needed).
         dtype: the encoder's, which is copied if it has another. The head keeps the model's own type: bf16 logits
             would tie. See `stages.distillation.device.has_fast_bf16`.

@@ -2,7 +2,7 @@
 
     # make recipe NAME=continuation-kd
     about: a line for `make recipes`
-    extends: small                   # the preset; any option of task-distill may follow: task, teacher, seeds, tuning ...
+    extends: small                   # the preset; options of task-distill may follow (but UNUSED): task, seeds, tuning ...
     base: {...}                      # settings that all students below share
     stages: {name: {...}}            # students that others begin from; they are not evaluated
     students: {name: {...}}          # students that are evaluated

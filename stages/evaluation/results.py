@@ -147,7 +147,7 @@ class ModelResult:
         classes: scores of each class, in the order of the task's labels.
         label_loyalty: fraction of rows with the teacher's label.
         probability_loyalty: 1 less the mean distance from the teacher's distribution.
-        pearson_to_teacher: the same for a regression.
+        pearson_to_teacher: correlation with the teacher's scores, of a regression, which has no loyalties.
         differ_most: the rows on which student and teacher differ most; only of the student that the run is about. Where
             the teacher is a table of answers, of the encoder tuned on them: the training rows on which it, as the
             student, and the answers differ most.

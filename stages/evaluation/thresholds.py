@@ -1,6 +1,6 @@
-"""From which confidence on a student agrees with its teacher as often as promised, by held-out rows.
+"""Find the confidence above which a student's answers agree with its teacher's (or with gold labels) as often as promised.
 
-The rows above come from the student; those below go to the teacher.
+It is found on held-out rows. The student answers the rows above it; those below go to the teacher.
 """
 
 import math
@@ -65,7 +65,7 @@ def find_threshold(confidences: np.ndarray, agrees: np.ndarray, promise: float) 
 
     Args:
         confidences: (N,) of the student's answers to held-out rows, on which nothing was chosen.
-        agrees: (N,) whether each is the teacher's.
+        agrees: (N,) whether each agrees.
         promise: agreement, from 0 to 1, both excluded.
 
     Returns:

@@ -163,7 +163,7 @@ def _documents_of_files(source: Source) -> Iterator[str]:
 
 
 def _text_documents(path: Path) -> Iterator[str]:
-    """Yield the documents of a text file: one sentence a line, a blank line after each document."""
+    """Yield the documents of a text file, which blank lines separate; their lines are joined, very long ones divided."""
     lines: list[str] = []
     size = 0
     for number, line in text_lines(path):

@@ -126,7 +126,7 @@ class TaskSource(Source):
         metric: selects on dev, instead of the task's own.
         text: text columns of the user's files.
         label: their label column.
-        type: "classification", "multi_label", "regression" or "" (the labels decide).
+        type: "classification", "multi_label", "ranking", "regression" or "" (the labels decide).
         labels: class names, in order.
         positive_label, unfit_rows, encoding, delimiter, label_columns, label_separator, columns: as in `TaskRequest`.
         spans, tag_scheme: `spans_column` and `tag_scheme` of `TaskRequest`.

@@ -38,8 +38,8 @@ def option(default: Any, help: str) -> Any:
 @dataclass
 class Architecture:
     """The student's sizes; its kind of model is the teacher's. One that begins as the teacher's layers has the teacher's
-    width, feed_forward and heads. One that is given keeps its own sizes,
-    but for the vocabulary: its tokens are exchanged for the task's."""
+    width, feed_forward and heads. One that is given keeps its own sizes; with `vocabulary` above 0 its tokens are
+    exchanged for the task's."""
 
     layers: Positive = option(4, "transformer layers (TinyBERT4: 4, paper section 4.1)")
     width: Positive = option(312, "width of the hidden states d' (TinyBERT4: 312)")
@@ -241,8 +241,8 @@ class Baseline(Training):
 @dataclass
 class Job:
     """How a stage runs. These options change what is learned only by rounding, dropout's random numbers (ranks,
-    micro-batch, compile) and skipped batches, and no finished stage runs again because of them. The exception is a
-    DeepSpeed config that has gradients reduced in 16 bits: then trained stages run again."""
+    micro-batch, compile) and skipped batches. No finished stage runs again because one of them changed. The exception
+    is a DeepSpeed config that has gradients reduced in 16 bits: then trained stages run again."""
 
     nproc: Positive = option(1, "processes (ranks) on this host")
     hostfile: str = option("", "hosts to run on, as a DeepSpeed hostfile (`name slots=N` a line)")

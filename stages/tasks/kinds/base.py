@@ -140,7 +140,7 @@ class Kind(ABC):
         return softmax(np.asarray(logits, np.float64), axis=-1)
 
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        """(N, C) logits that have these `probabilities`, which count as at least a millionth from 0 and 1."""
+        """(N, C) finite logits of these `probabilities`, of which 0 (and 1) are moved by a millionth."""
         return np.log(np.maximum(probabilities, LEAST))
 
     @abstractmethod

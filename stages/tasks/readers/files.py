@@ -1,18 +1,19 @@
 """The user's own task: a table, a directory of tables or of saved `datasets`, or a task file that names them.
 
 A task file is YAML with the keys train, dev, test (paths relative to it), text (one column or a list of two), label,
-type (classification, multi_label, ranking or regression), labels (the class names in order), positive_label, metric, encoding,
-delimiter, unfit_rows, label_columns, label_separator and columns. Only train, text and a label are required.
+type (classification, multi_label, ranking or regression), labels (the class names in order), positive_label, metric,
+encoding, delimiter, unfit_rows, label_columns, label_separator and columns. Only train, text and a label are
+required.
 
 Without `type` the metric decides, and without a metric the training labels: a task is a regression if nine of ten of
 them are numbers and at least one is not whole. Class names are sorted (as numbers if all are), so that the order of
-the rows does not matter. A row has several labels where the type or the metric says so, where there are label columns or a separator, and without
-a type where every label is a list and one of them holds another number than one. Their names may also be written as
-numbers from 0, their places among the given `labels`. Rows that do not fit are refused or, with `unfit_rows`, left out: those without a text, whose
-label is missing (empty, NA, or -1 beside classes that it is not one of), is several labels, or is not a number where the
-others are. Without dev a tenth of train is held out by a hash of the text, so that equal texts stay together; of a small
-file 30 rows, at most a quarter. Rows of train that are also in dev or test, and rows of dev that are also in test, are
-dropped.
+the rows does not matter. A row has several labels where the type or the metric says so, where there are label columns
+or a separator, and without a type where every label is a list and one of them holds another number than one. Their
+names may also be written as numbers from 0, their places among the given `labels`. Rows that do not fit are refused
+or, with `unfit_rows`, left out: those without a text, whose label is missing (empty, NA, or a -1 that does not look
+like a class of its own), is several labels, or is not a number where the others are. Without dev a tenth of train is
+held out by a hash of the text, so that equal texts stay together; of a small file 30 rows, at most a quarter. Rows of
+train that are also in dev or test, and rows of dev that are also in test, are dropped.
 
 In a ranking the first text is a question and the second one of its candidates, right or wrong. Its rows are put together;
 the candidates of a question are held out, or dropped, all or none. Questions without a right candidate are left out, and

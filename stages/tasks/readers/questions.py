@@ -3,7 +3,7 @@
 - SQuAD's own JSON: {"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ...,
   "answers": [{"text": ..., "answer_start": ...}], "is_impossible": ...}]}]}]}. `is_impossible` is of version 2.0, in
   which a context may have no answer.
-- A table (JSON lines, Parquet, a saved data set) with columns question, context and answers, {"text": [...],
+- A table (JSON lines, CSV, Parquet, a saved data set) with columns question, context and answers, {"text": [...],
   "answer_start": [...]}, as `datasets` has it, or [{"text": ..., "answer_start": ...}]; a column id is not required. A
   question without answers has none.
 - SQuAD itself on the hub: the tasks `squad` and `squad-v2`, whose test rows nobody has.
