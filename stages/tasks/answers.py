@@ -201,8 +201,8 @@ def _value(answer: Answer, kind: Kind) -> tuple[float, ...]:
         values = [0.0 if label in missing else values[label] for label in known]
     if not isinstance(values, list) or len(values) != kind.outputs:
         raise ValueError(
-            f"{answer.form} {json.dumps(answer.given, default=str):.60} (give {kind.outputs} numbers, in the order "
-            f"{', '.join(kind.labels):.100}, or an object with these names)"
+            f"{answer.form} {json.dumps(answer.given, default=str):.60} are not {kind.outputs} numbers (give them "
+            f"in the order {', '.join(kind.labels):.100}, or as an object with these names)"
         )
     numbers = [_number(value, f"of {answer.form} one") for value in values]
     if answer.form == "logits":

@@ -73,7 +73,7 @@ def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) ->
     if source.label_separator and any(row.unfit == f"the label {source.label!r} is empty" for row in unfit):
         name = ", or write [] where a row has no label"
     raise UserError(
-        f"{first.where}: {first.unfit}{more}; fill it or remove the row, or unfit_rows=leave_out "
+        f"{first.where}: {first.unfit}{more}; correct the row or remove it, or unfit_rows=leave_out "
         f"leaves such rows out{name}"
     )
 
@@ -107,12 +107,12 @@ def parted(
     kept: dict[str, list[Row]] = {}
     seen: set[str] = set()
     for role in reversed([role for role in ROLES if role in rows]):
+        others = " or ".join(other for other in ROLES if other in kept)
         kept[role] = [row for row in rows[role] if _key(row, text) not in seen]
         if dropped := len(rows[role]) - len(kept[role]):
-            others = "dev or test" if role == "train" else "test"
             notes.append(f"{role}: {dropped:,} of {len(rows[role]):,} {what} dropped, also in {others}")
         if not kept[role]:
-            raise UserError(f"every row of {role} is also in dev or test; give other rows")
+            raise UserError(f"every row of {role} is also in {others}; give other rows")
         seen |= {_key(row, text) for row in kept[role]}
     return dict(reversed(kept.items()))
 

@@ -259,7 +259,7 @@ def _separated_rows(
             elif any(fields):
                 if len(fields) != len(keys) and (len(fields) < len(keys) or any(fields[len(keys) :])):
                     raise UserError(
-                        f"{path}, line {start}: {len(fields)} fields, {'columns names' if named else 'the header has'} "
+                        f"{path}, line {start}: {len(fields)} fields, {'but columns= names' if named else 'the header has'} "
                         f"{len(keys)}; fix the row"
                     )
                 yield start, dict(zip(keys, fields, strict=False))

@@ -59,7 +59,8 @@ def find_task(
             for name in TaskRequest.OF_TABLES:
                 if name not in reads and getattr(request, name) not in ("", (), "refuse"):
                     raise UserError(
-                        f"{source.name!r} is not a table of your own; leave this out", argument=name
+                        f"{source.name!r} is not read as a table of texts and labels; leave this out",
+                        argument=name,
                     )
             if request.tag_scheme and source.reader != "conll":
                 raise UserError(
@@ -68,9 +69,9 @@ def find_task(
             source = replace(source, windows=request.windows)
             return _with_answers(source, request) if request.answers else source
     close = difflib.get_close_matches(task.lower(), KNOWN, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
+    hint = f"did you mean {close[0]}? Known" if close else "known"
     raise UserError(
-        f"{task!r} is unknown: {hint}Known are {', '.join(KNOWN)}; for data of your own give a task file "
+        f"{task!r} is unknown: {hint} are {', '.join(KNOWN)}; for data of your own give a task file "
         "(NAME.yaml), or a file with its text and label columns",
         argument="task",
     )

@@ -54,8 +54,8 @@ class Scores(Kind):
             if scale[1] > 1e-6 * largest:
                 return cls(scale=scale)
         raise UserError(
-            f"scores from {min(scores):g} to {max(scores):g} cannot be learned in fp32: give scores below {LARGEST:g} that "
-            "differ by more than a millionth of them; subtract what they have in common, or write them in another unit"
+            f"scores from {min(scores):g} to {max(scores):g} cannot be learned in fp32: give scores below {LARGEST:g} whose "
+            "spread is above a millionth of the largest; subtract a number from all, or write them in another unit"
         )
 
     def of_model(self, config: PretrainedConfig) -> Self:

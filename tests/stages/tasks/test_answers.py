@@ -128,7 +128,7 @@ def test_answers_to_dev_are_compared_with_its_labels_and_not_learned(place):
         ([[0.9, 0.4]] * 4, "probabilities", "line 1: probabilities that sum to 1.3, not to 1"),
         ([[2.0, -1.0]] * 4, "probabilities", "name the column logits if they are logits"),
         ([{"fresh": 0.5, "old": 0.5}] * 4, "probabilities", "label 'old' is not one of"),
-        ([[0.2, 0.3, 0.5]] * 4, "probabilities", "give 2 numbers, in the order fresh, rotten"),
+        ([[0.2, 0.3, 0.5]] * 4, "probabilities", "[0.2, 0.3, 0.5] are not 2 numbers (give them in the order fresh, rotten"),
         ([{"fresh": 1.0}] * 4, "logits", "no logit of 'rotten'"),
         ([["a", "b"]] * 4, "logits", "of logits one is 'a', not a finite number"),
         (["fresh", None, "fresh", "fresh"], "label", "line 2: no answer; fix it, or unfit_rows=leave_out"),

@@ -168,7 +168,7 @@ def test_options_that_do_not_go_with_spans(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a", "spans": []}\n')
     for options, message in (
         ({"label_column": "x"}, "spans_column: 'spans' has the entities of one text"),
-        ({"labels": ("a", "b")}, "labels: 'mine' is not a table of your own"),
+        ({"labels": ("a", "b")}, "labels: 'mine' is not read as a table of texts"),
         ({"tag_scheme": "iob1"}, "tag_scheme: 'mine' is not in CoNLL files"),
     ):
         with pytest.raises(UserError, match=message):

@@ -84,7 +84,7 @@ def test_of_one_file_some_are_held_out_and_unfit_rows_are_told_or_left_out(tmp_p
             {"label_column": "kind", "metric": "pearson"},
             "'pearson' does not fit this task; choose one of accuracy",
         ),
-        ({"label_column": "kind", "delimiter": "tab"}, "is not a table of your own"),
+        ({"label_column": "kind", "delimiter": "tab"}, "'.*' is not read as a table of texts and labels"),
     ],
 )
 def test_what_does_not_fit_an_image_set_is_told_while_planning(tmp_path, request_, words):
@@ -162,7 +162,7 @@ def test_a_label_that_says_that_there_is_none_is_no_class(tmp_path, none):
     assert {*task.splits} == {"train", "dev"} and task.labels == ("0", "1", "2")
     assert "the test images are not used: they have no labels" in task.notes
     labelled(tmp_path / "train", table.replace("5.png,2", f"5.png,{none}"))
-    with pytest.raises(UserError, match="line 7: the label .*; fill it or remove the row"):
+    with pytest.raises(UserError, match="line 7: the label .*; correct the row or remove it"):
         read(tmp_path)
 
 

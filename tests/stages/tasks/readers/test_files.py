@@ -268,7 +268,17 @@ def test_places_and_columns_that_are_not_there(tmp_path):
         load(tmp_path)
 
 
+def test_a_split_that_is_all_in_another_names_that_one(tmp_path):
+    write_csv(tmp_path / "train.csv", [(f"text {n}", n % 2) for n in range(9)])
+    for name in ("dev.csv", "test.csv"):
+        write_csv(tmp_path / name, [(f"other {n}", n % 2) for n in range(9)])
+    with pytest.raises(UserError, match="every row of dev is also in test; give other rows"):
+        load(tmp_path)
+
+
 def test_unknown_task_names_the_nearest():
+    with pytest.raises(UserError, match="task: 'xyzxyz' is unknown: known are cola, "):
+        find_task("xyzxyz")
     with pytest.raises(
         UserError, match="task: 'mrcp' is unknown: did you mean mrpc\\? Known are cola, .*rotten-tom"
     ):
@@ -437,7 +447,7 @@ def test_which_class_f1_is_of_is_said_and_chosen(tmp_path):
     assert "F1 is that of the class 'bad' (positive_label= chooses)" in task.notes
     with pytest.raises(UserError, match="positive_label: 'worst' is not one of two classes .bad, good."):
         load(data, positive_label="worst")
-    with pytest.raises(UserError, match="positive_label: 'sst-2' is not a table of your own"):
+    with pytest.raises(UserError, match="positive_label: 'sst-2' is not read as a table of texts"):
         find_task("sst-2", positive_label="positive")
     scores = write_csv(tmp_path / "b.csv", [(text, n / 7) for n, (text, _) in enumerate(ROWS)])
     with pytest.raises(UserError, match="positive_label: '1': scores have no positive class"):
