@@ -41,7 +41,7 @@ class Settings:
         variants: variants drawn for each sentence (N); a pair draws them for each of its two.
         repredict: False finds a word's candidates once, in the original sentence (as the published code does). True
             finds them in the variant, after the replacements to the word's left (as the paper says).
-        long_texts: a sentence that does not fit the model raises an error ("refuse") or gets no variants ("keep").
+        long_texts: a sentence that does not fit the model gets no variants ("keep") or raises an error ("refuse").
         stop_words: words that are never replaced, in lower case.
 
     Raises:
@@ -51,7 +51,7 @@ class Settings:
     p: float = 0.4
     variants: int = 20
     repredict: bool = False
-    long_texts: Literal["refuse", "keep"] = "refuse"
+    long_texts: Literal["keep", "refuse"] = "keep"
     stop_words: frozenset[str] = ENGLISH
 
     def __post_init__(self) -> None:

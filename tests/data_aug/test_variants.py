@@ -184,8 +184,8 @@ def test_refusals(bert, candidates) -> None:
         run(("film", "\n"))
     long = "film " * 31
     with pytest.raises(ValueError, match="long_texts: row 41, text_b takes 65 tokens .* reads 64: .*keep"):
-        run(("great film", long))
-    kept = run(("great film", long), long_texts="keep")[1]
+        run(("great film", long), long_texts="refuse")
+    kept = run(("great film", long))[1]
     assert len(kept) > 1 and {b for _, b in kept} == {long}
     how = Settings(long_texts="keep", variants=4)
     [[only]], counts = augment_rows([(long, None)], candidates, how, 0)
