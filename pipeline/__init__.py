@@ -16,7 +16,7 @@ class Result:
     """A finished run.
 
     Attributes:
-        path: its directory, runs/<run>.
+        path: its directory, runs/<run>, as an absolute path.
     """
 
     path: Path
@@ -144,7 +144,7 @@ def _made(
 
     def made() -> list[str]:
         path = as_files(data)
-        return [str(run) for run in make(({"data": path} if path else {}) | given, declare)]
+        return [str(run.absolute()) for run in make(({"data": path} if path else {}) | given, declare)]
 
     try:
         (path,) = on_all_ranks(made)

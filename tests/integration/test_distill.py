@@ -16,7 +16,7 @@ from pipeline.run import REFUSAL, StageFailed, StageRefused, _failure
 from tests.integration.conftest import ROOT
 
 SCRIPT = """
-import csv, json, threading, time
+import csv, json, os, threading, time
 from pipeline import distill, general_distill
 
 options = json.load(open("options.json"))
@@ -27,10 +27,12 @@ thread.start()
 thread.join()
 start = time.monotonic()
 result = distill(**given)
+os.chdir("data")  # what was returned does not depend on the working directory
 model, tokenizer = result.student()
 answer = {"seconds": time.monotonic() - start, "metrics": result.metrics, "type": type(model).__name__}
 answer["weights"] = sum(p.double().sum().item() for p in model.parameters())
 answer["path"], answer["tokens"] = str(result.path), tokenizer("a fine film")["input_ids"]
+os.chdir("..")
 for wrong in {"general.epochs": 0}, {"run": "refused-script", "prediction.max_length": 1000}:
     try:
         distill(**given | {"options": options | wrong})
@@ -57,7 +59,7 @@ def test_a_script_distils_twice_and_is_refused_as_the_command_is(place):
     )
     answer = json.loads((place.path / "answer.json").read_text())
     assert answer["metrics"] == json.loads((place.path / "runs/scripted/results.json").read_text())
-    assert answer["metrics"].keys() == {"teacher", "distilled"} and answer["path"] == "runs/scripted"
+    assert answer["metrics"].keys() == {"teacher", "distilled"} and answer["path"] == str(place.path / "runs/scripted")
 
     from transformers import AutoModel, AutoModelForSequenceClassification
 
