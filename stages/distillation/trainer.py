@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
@@ -13,7 +14,7 @@ from checkpoints.errors import UserError
 from stages.distillation.losses import Loss
 from stages.distillation.outputs import CaptureSpec, attention_switched, capture, inputs_of
 
-LOSSES = "losses.pt"
+LOSSES = "losses.safetensors"
 """The file of a checkpoint with what the losses have learned."""
 
 
@@ -28,7 +29,7 @@ class DistillationTrainer(Trainer):
     """A `transformers.Trainer` whose loss is the sum of distillation losses.
 
     The losses' projections are trained with the student. `save_model` holds the student alone, a checkpoint also the
-    losses (`losses.pt`). `evaluate` and `predict` compute the same loss. Resume and logging are the Trainer's own. Unlike
+    losses (`losses.safetensors`). `evaluate` and `predict` compute the same loss. Resume and logging are the Trainer's own. Unlike
     the stages of this project, it does not resume bitwise and does not divide by the counts of the global batch.
 
     Args:
@@ -92,12 +93,12 @@ class DistillationTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        torch.save(self.loss_modules.state_dict(), Path(output_dir) / LOSSES)
+        save_file(self.loss_modules.state_dict(), Path(output_dir) / LOSSES)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and (file := Path(checkpoint) / LOSSES).exists():
-            self.loss_modules.load_state_dict(torch.load(file, self.args.device, weights_only=True))
+            self.loss_modules.load_state_dict(load_file(file))
 
     def training_step(self, model: nn.Module, *arguments: Any, **kwargs: Any) -> Tensor:
         """Forward and backward pass of a batch."""

@@ -59,7 +59,9 @@ def test_a_script_distils_twice_and_is_refused_as_the_command_is(place):
     )
     answer = json.loads((place.path / "answer.json").read_text())
     assert answer["metrics"] == json.loads((place.path / "runs/scripted/results.json").read_text())
-    assert answer["metrics"].keys() == {"teacher", "distilled"} and answer["path"] == str(place.path / "runs/scripted")
+    assert answer["metrics"].keys() == {"teacher", "distilled"} and answer["path"] == str(
+        place.path / "runs/scripted"
+    )
 
     from transformers import AutoModel, AutoModelForSequenceClassification
 
