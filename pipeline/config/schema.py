@@ -214,6 +214,8 @@ def _parsed(value: Any, kind: Any, name: str) -> Any:
     is_list = typing.get_origin(kind) is list
     if isinstance(value, PathLike):
         value = os.fspath(value)
+    if isinstance(value, tuple):
+        value = list(value)
     if value is None or value == "":
         return "" if is_text else [] if is_list else None
     if kind == list[str] and isinstance(value, str):

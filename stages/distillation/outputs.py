@@ -158,7 +158,9 @@ def capture(
         asked = what if isinstance(what, Iterable) else (what,)
         what = reduce(or_, (_spec_of(loss, side) for loss in asked), CaptureSpec())
     outputs = ModelOutputs()
-    layers = _AttentionCapture(what, outputs, side)
+    # What a checkpointed student shows without a gradient would teach nothing, and silently.
+    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    layers = _AttentionCapture(what, outputs, side == "student" and checkpointed)
 
     def before(module: nn.Module, arguments: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layers.clear()
@@ -217,13 +219,13 @@ class _AttentionCapture:
 
     spec: CaptureSpec
     outputs: ModelOutputs
-    side: Side
+    checkpointed: bool
     calls: int = 0
     learns: bool = False
 
     def clear(self) -> None:
         """Begin a forward pass."""
-        self.calls, self.learns = 0, self.side == "student" and torch.is_grad_enabled()
+        self.calls, self.learns = 0, self.checkpointed and torch.is_grad_enabled()
         for tensors in (self.outputs.queries_BHLD, self.outputs.keys_BHLD, self.outputs.values_BHLD):
             tensors.clear()
 
@@ -287,8 +289,10 @@ def attention_switched(model: nn.Module) -> Iterator[None]:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The transformers model in a compiled one, or in another wrapper; any other module as it is."""
-    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
+    """The only transformers model in a compiled one, or in another wrapper; any other module as it is."""
+    found = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    is_only = bool(found) and {*found} <= {*found[0].modules()}
+    return found[0] if is_only else model
 
 
 _NUMBERED: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, int | None]]] = WeakKeyDictionary()

@@ -159,12 +159,12 @@ class TeacherCache:
         if not len(indices):
             return
         batch = self.rows.collate(np.asarray(indices), np.ones(len(indices), np.float32))
-        outputs = self.teacher(batch.to(self.teacher.device))
         b, length = batch.attention_mask.shape
-        flat_BLF = torch.cat(
-            [torch.empty(b, length, 0), *(x.cpu() for x in _parts(outputs, self.spec))], dim=-1
-        )
-        scores = (outputs.attention_scores(layer).cpu() for layer in self.scored)
+        with torch.autocast(self.teacher.device.type, enabled=False):  # as when the shards are made
+            outputs = self.teacher(batch.to(self.teacher.device))
+            parts = [part.cpu() for part in _parts(outputs, self.spec)]
+            scores = [outputs.attention_scores(layer).cpu() for layer in self.scored]
+        flat_BLF = torch.cat([torch.empty(b, length, 0), *parts], dim=-1)
         scores_BSLL = torch.cat([torch.empty(b, 0, length, length), *scores], dim=1)
         if self.classes:
             self.logits_NC[batch.rows] = outputs.logits.float().cpu()

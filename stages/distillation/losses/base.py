@@ -128,7 +128,14 @@ class Loss(nn.Module):
         """
         given = {"attention_mask": attention_mask, "symbols": symbols}
         inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
-        shown = (student.logits_BC, *student.hidden_BLW.values(), *student.named.values())
+        layers = (
+            student.hidden_BLW,
+            student.queries_BHLD,
+            student.values_BHLD,
+            student.scores_BHLL,
+            student.named,
+        )
+        shown = (student.logits_BC, *(tensor for of in layers for tensor in of.values()))
         rows = next((x for x in (attention_mask, labels, *shown) if x is not None), None)
         if rows is None:
             raise UserError(self._unfit(student, teacher) or "the student's outputs are empty")

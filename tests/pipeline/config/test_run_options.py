@@ -36,6 +36,7 @@ def test_overrides_of_every_kind():
     assert o.general.learning_rate == 1e-4 and o.intermediate.layer_map == [2, 4, 6]
     assert o.text_columns == ["a", "b"] and o.baselines and o.job.zero == 2
     assert o.prediction.grid == {"learning_rate": [1e-5, 3e-5]}
+    assert load("small", {"text_columns": ("a", "b"), "data": Path("c.csv")}).text_columns == ["a", "b"]
 
 
 @pytest.mark.parametrize(

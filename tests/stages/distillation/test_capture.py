@@ -178,6 +178,25 @@ def test_a_wrapped_model_shows_what_the_model_does_and_captures_nest(student, ba
     assert not any("_capture" in module.__dict__ for module in student.modules())
 
 
+def test_of_two_encoders_in_a_module_none_is_taken_for_the_other(student, teacher, batch):
+    both = torch.nn.ModuleDict({"student": student, "teacher": teacher})
+    both.forward = teacher.forward
+    with (
+        pytest.raises(ValueError, match="does not show the attention"),
+        capture(both, CaptureSpec(queries_keys=frozenset({1}))),
+    ):
+        both(**batch)
+
+
+def test_a_student_may_run_a_part_without_gradients(student, batch):
+    with capture(student, CaptureSpec(queries_keys=frozenset({1}))) as outputs:
+        frozen = student.encoder.layer[0]
+        run = frozen.forward
+        frozen.forward = lambda *args, **kwargs: torch.no_grad()(run)(*args, **kwargs)
+        student(**batch)
+    assert outputs.queries_BHLD.keys() == {1}
+
+
 def test_checkpointing_that_hides_the_gradient_is_refused(student, batch):
     student.train()
     student.gradient_checkpointing_enable({"use_reentrant": True})
@@ -193,6 +212,8 @@ def test_checkpointing_that_hides_the_gradient_is_refused(student, batch):
 
 def test_mistakes_in_a_loop_of_ones_own_are_one_line(student, batch):
     outputs = ModelOutputs(logits_BC=torch.zeros(2, 3))
+    with capture(student, CaptureSpec(queries_keys=frozenset({1, 2}))) as shown:
+        student(**batch)
     for call, message in (
         (
             lambda: SoftLabels()(outputs),
@@ -202,6 +223,10 @@ def test_mistakes_in_a_loop_of_ones_own_are_one_line(student, batch):
         (
             lambda: SoftLabels()(outputs, ModelOutputs(logits_BC=torch.zeros(2, 2))),
             r"logits are \(2, 3\), the teacher's",
+        ),
+        (
+            lambda: AttentionScores(student.config, student.config)(shown, shown),
+            "attention_mask: None; a loss on tokens",
         ),
         (lambda: GoldLabels()(outputs), "labels: None; a loss on gold labels needs them"),
         (lambda: capture(student, SoftLabels, side="student").__enter__(), "SoftLabels'> is not a loss"),

@@ -202,6 +202,26 @@ def test_of_rows_that_are_not_kept_the_teacher_shows_the_same(parts, max_length,
             torch.testing.assert_close(getattr(mine, name), value, rtol=ROUNDED, atol=1e-5)
 
 
+def test_in_the_autocast_of_an_evaluation_they_are_the_same_too(parts, tmp_path, monkeypatch):
+    """Heads 8 wide, whose scores are divided by a root that bf16 rounds."""
+    monkeypatch.setattr(teacher_cache, "SHARD_ROWS", 10)
+    stage, _, _ = parts
+    stage.job.precision = "bf16"
+    source = ModelSource(str(make_encoder(tmp_path / "wider", width=32)))
+    model = load_classifier(source, Classes(("no", "yes")))
+    spec = CaptureSpec(scores=frozenset({2, 4}))
+    teacher = FrozenTeacher(model, spec, stage.device, torch.bfloat16)
+    rows = corpus_rows(stage, load_tokenizer(source), 6, 0)
+    caches = [
+        TeacherCache(stage, name, rows, teacher).fill(kept)
+        for name, kept in (("all", len(rows)), ("few", 10))
+    ]
+    batch = rows.collate(np.arange(10, 20), np.ones(10, np.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        kept, live = (cache(batch).scores_BHLL for cache in caches)
+    assert kept.keys() == {2, 4} and all(torch.equal(kept[layer], live[layer]) for layer in kept)
+
+
 def test_a_run_leaves_the_disk_to_others_that_have_begun_to_fill_it(parts, monkeypatch):
     """Of 4 GB that are free when all begin, the first two claim one each; the third then has no room for its own."""
     stage, rows, teacher = parts
