@@ -143,7 +143,7 @@ def capture(
         side: whether the losses take the model as student or as teacher.
 
     Raises:
-        ValueError: the model's output or its attention does not show what is asked for, or an argument is none of these.
+        ValueError: the model's output or its attention does not show what is asked for, or an argument is wrong.
 
     Example:
         >>> losses = [AttentionScores(student.config, teacher.config)]
@@ -159,8 +159,10 @@ def capture(
         what = reduce(or_, (_spec_of(loss, side) for loss in asked), CaptureSpec())
     outputs = ModelOutputs()
     # What a checkpointed student shows without a gradient would teach nothing, and silently.
-    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    layers = _AttentionCapture(what, outputs, side == "student" and checkpointed)
+    checkpointed = side == "student" and any(
+        getattr(module, "gradient_checkpointing", False) for module in model.modules()
+    )
+    layers = _AttentionCapture(what, outputs, checkpointed)
 
     def before(module: nn.Module, arguments: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         layers.clear()
@@ -290,6 +292,8 @@ def attention_switched(model: nn.Module) -> Iterator[None]:
 
 def _unwrapped(model: nn.Module) -> nn.Module:
     """The only transformers model in a compiled one, or in another wrapper; any other module as it is."""
+    if isinstance(model, PreTrainedModel):
+        return model
     found = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     is_only = bool(found) and {*found} <= {*found[0].modules()}
     return found[0] if is_only else model

@@ -1,6 +1,6 @@
 """Schedules: a number, or a function of how much of its stage a student has trained.
 
-A loss says which of its settings may be one. It is written as a number, or as one of
+A loss says which of its settings may be a schedule. A schedule is written as a number, or as one of
 
     linear: [from, to]          a straight line over the whole stage
     stairs: [from, to, n]       n equal steps, the first at `from`, the last at `to`

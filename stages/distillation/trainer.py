@@ -28,9 +28,10 @@ class _ZeroGradients(TrainerCallback):
 class DistillationTrainer(Trainer):
     """A `transformers.Trainer` whose loss is the sum of distillation losses.
 
-    The losses' projections are trained with the student. `save_model` holds the student alone, a checkpoint also the
-    losses (`losses.safetensors`). `evaluate` and `predict` compute the same loss. Resume and logging are the Trainer's own. Unlike
-    the stages of this project, it does not resume bitwise and does not divide by the counts of the global batch.
+    The losses' projections are trained with the student. `save_model` writes the student alone; a checkpoint also has the
+    projections (`losses.safetensors`). `evaluate` and `predict` compute the same loss. Resume and logging are the
+    Trainer's own. Unlike the stages of this project, it does not resume bitwise and does not divide by the counts of the
+    global batch.
 
     Args:
         student: a stock model, which is trained.

@@ -71,12 +71,12 @@ class TeacherCache:
         self.logits_NC = torch.zeros(len(rows), self.classes)
 
     def bytes_of(self, rows: int) -> int:
-        """The size on disk of what is kept of the first rows."""
+        """Return the bytes on disk of the layers of the first `rows` rows."""
         numbers = self._begin(rows) * sum(self.widths) + int(self.pairs[rows]) * self.heads * len(self.scored)
         return numbers * self.stored.itemsize + 4 * rows * self.classes
 
     def rows_that_fit(self, room: float) -> int:
-        """How many of the first rows can be kept in so many bytes: all, or those of whole shards."""
+        """Return how many rows, from the first on, `room` bytes of disk hold: all of them, or whole shards."""
         ends = [*range(0, len(self.rows), SHARD_ROWS), len(self.rows)]
         return max((end for end in ends if self.bytes_of(end) <= room), default=0)
 
@@ -136,7 +136,7 @@ class TeacherCache:
         return outputs
 
     def _read_ahead(self, rows: list[int]) -> None:
-        """Have the system read these rows together, which is 1.5 times as fast (measured) where its memory has not all."""
+        """Ask the system to read these rows at once: 1.5 times as fast (measured) if they are not in its memory."""
         kept = [row for row in rows if row // SHARD_ROWS < len(self.shards)]
         for row in kept if hasattr(os, "posix_fadvise") else ():
             for name, part in zip(FILES, self._kept(row), strict=True):
