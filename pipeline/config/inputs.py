@@ -128,7 +128,7 @@ def given_task(options: Options) -> Entry:
     if not options.task:
         raise UserError("which task? give task=NAME: a GLUE task, rotten-tomatoes, "
                         "a task file, or a name of your own with data=FILE")  # fmt: skip
-    return find_task(
+    entry = find_task(
         options.task, options.data, tuple(options.text_columns), options.label_column, options.metric,
         labels=tuple(options.labels), positive_label=options.positive_label, unfit_rows=options.unfit_rows,
         encoding=options.encoding, delimiter=options.delimiter, label_columns=tuple(options.label_columns),
@@ -136,14 +136,19 @@ def given_task(options: Options) -> Entry:
         spans_column=options.spans_column, tag_scheme=options.tag_scheme,
         answers=options.teacher if options.by_answers else "",
     ).entry  # fmt: skip
+    return _some_rows(entry, options.rows, options.seed)
 
 
 def given_other_task(name: str, data: str, rows: int, seed: int, run: Path) -> Entry:
     """Where the rows of a task that a recipe's student learns first come from; at most `rows`, drawn from the seed."""
-    entry = find_task(name, data).entry
+    return _data(_some_rows(find_task(name, data).entry, rows, seed), run)
+
+
+def _some_rows(entry: Entry, rows: int, seed: int) -> Entry:
+    """The entry of a task, of whose training rows at most `rows` are used; 0: all."""
     if rows:
         entry["identity"]["rows"] = [rows, seed]
-    return _data(entry, run)
+    return entry
 
 
 def _add_augmentation(given: Given, options: Options, run: Path) -> None:

@@ -143,7 +143,6 @@ class RecipeFile:
 
     about: str = option("", "a line for the list of recipes")
     extends: str = option("small", "the preset")
-    rows: NotNegative = option(0, "number of training rows of its task to use, drawn from the seed; 0: all")
     held_out: Fraction = option(
         0.0, "fraction of the training rows that no student learns from, drawn from the seed"
     )

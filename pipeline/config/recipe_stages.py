@@ -38,7 +38,7 @@ def recipe_stages(recipe: Recipe, options: Options) -> RunSpec:
     """One run of a recipe."""
     refuse_answers(options, "a recipe's students learn")
     task = given_task(options)
-    for name in ("rows", "held_out", "unlabelled"):
+    for name in ("held_out", "unlabelled"):
         if number := getattr(recipe.lines, name):
             task["identity"][name] = [number, options.seed]
     for name in ("image_augmentation", "sentence_vectors"):

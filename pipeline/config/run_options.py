@@ -67,6 +67,7 @@ class Options:
         "refuse",
         "rows, or a teacher's answers, that cannot be used or matched: refuse, or leave_out (counted)",
     )
+    rows: NotNegative = option(0, "training rows to use, drawn from the seed, for a quick try; 0: all")
     encoding: str = option("", "encoding of a data file, such as windows-1251; if left out: recognised")
     delimiter: str = option(
         "", "separator of a data file: comma, semicolon, tab, pipe or a character; if left out: recognised"

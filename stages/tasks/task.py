@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import random
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from checkpoints.errors import UserError, check_file
 from stages.tasks.answers import answered_by, read_answers, together
-from stages.tasks.kinds import ImageClasses, Kind, Scores, Similarity
+from stages.tasks.kinds import ImageClasses, Kind, Ranking, Scores, Similarity
 from stages.tasks.readers import READERS, questions
 from stages.tasks.tables import SUFFIXES
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
@@ -169,10 +170,18 @@ def _by_vectors(task: Task) -> Task:
 
 
 def _some_rows(task: Task, count: int, seed: int) -> Task:
-    """Keep at most `count` training rows, drawn from the seed."""
-    train = task.splits["train"]
-    kept = sorted(random.Random(seed).sample(range(len(train)), min(count, len(train))))
-    return replace(task, splits=task.splits | {"train": train.part(kept)})
+    """Keep at most `count` training rows, drawn from the seed; of questions with candidates only whole ones."""
+    train, draw = task.splits["train"], random.Random(seed)
+    if isinstance(task.kind, Ranking):
+        candidates = task.kind.groups(train)
+        ends, kept = list(accumulate(candidates)), []
+        for question in draw.sample(range(len(ends)), len(ends)):
+            if kept and len(kept) + candidates[question] > count:
+                break
+            kept += range(ends[question] - candidates[question], ends[question])
+    else:
+        kept = draw.sample(range(len(train)), min(count, len(train)))
+    return replace(task, splits=task.splits | {"train": train.part(sorted(kept))})
 
 
 def _without_fold(task: Task, fold: int, folds: int) -> Task:

@@ -53,7 +53,7 @@ def test_rows_are_those_of_the_recipes_own_task(write):
     for overrides, rows in (
         ([], 40), (["task=b"], 0), (["task=b", "data=x.csv"], 0), (["task=b", "rows=7"], 7), (["rows=0"], 0),
     ):  # fmt: skip
-        assert read_recipe({"name": name} | arguments(overrides))[0].lines.rows == rows
+        assert read_recipe({"name": name} | arguments(overrides))[1].rows == rows
     for wrong in ("true", "-1", "2.5"):
         with pytest.raises(UserError, match="rows=.* must be (a valid integer|greater than or equal to 0)"):
             read_recipe({"name": name, "rows": wrong})

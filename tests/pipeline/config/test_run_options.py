@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from checkpoints.errors import UserError
-from pipeline.config.inputs import given_student
+from pipeline.config.inputs import given_student, given_task
 from pipeline.config.run_options import PRESETS, Options, load
 from pipeline.config.schema import arguments, describe
 from pipeline.config.two_stage import Given, two_stage
@@ -241,3 +241,9 @@ def test_dev_decides_nothing_in_a_stage_without_dev_rows():
         load("small", ["general.patience=2"])
     with pytest.raises(UserError, match="masked_lm.patience=0 and masked_lm.evaluate_every=50 must be 0"):
         load("small", ["masked_lm.evaluate_every=50"])
+
+
+def test_rows_limit_the_training_rows_of_any_task():
+    few = load("small", ["task=rotten-tomatoes", "rows=40", "seed=3"])
+    assert given_task(few)["identity"]["rows"] == [40, 3]
+    assert "rows" not in given_task(load("small", ["task=rotten-tomatoes"]))["identity"]

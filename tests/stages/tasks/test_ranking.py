@@ -1,6 +1,7 @@
 """Rankings: metrics against plain loops, and how tables are read as questions with candidates."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,14 @@ def test_without_dev_whole_questions_are_held_out(tmp_path):
     held, kept = (set(task.splits[name].text_a) for name in ("dev", "train"))
     assert held and kept and not held & kept and set(task.groups("dev")) == {3}
     assert len(kept | held) == 40 and "all wrong" not in kept | held
+
+
+@pytest.mark.parametrize("most, questions", [(10, 3), (9, 3), (1, 1), (1000, 20)])
+def test_of_some_rows_whole_questions_are_kept(tmp_path, most, questions):
+    table(tmp_path / "train.tsv", asked("train", 20))
+    table(tmp_path / "dev.tsv", asked("dev", 4))
+    task = load_task(replace(find(tmp_path), rows=(most, 1)))
+    assert task.groups("train") == [3] * questions and len(set(task.splits["train"].text_a)) == questions
 
 
 @pytest.mark.parametrize(
