@@ -172,9 +172,10 @@ def _by_vectors(task: Task) -> Task:
 def _some_rows(task: Task, count: int, seed: int) -> Task:
     """Keep at most `count` training rows, drawn from the seed; of questions with candidates only whole ones."""
     train, draw = task.splits["train"], random.Random(seed)
+    kept: list[int] = []
     if isinstance(task.kind, Ranking):
         candidates = task.kind.groups(train)
-        ends, kept = list(accumulate(candidates)), []
+        ends = list(accumulate(candidates))
         for question in draw.sample(range(len(ends)), len(ends)):
             if kept and len(kept) + candidates[question] > count:
                 break
