@@ -87,6 +87,8 @@ def read_answers(
     table = open_table(path, wanted=texts[0])
     columns = next((names for names in texts if set(names) <= set(table.columns)), None)
     there = f"its columns are {', '.join(f'{name!r:.40}' for name in table.columns)}"
+    if not table.columns:
+        raise UserError(f"{path}: no rows; give a table with an answer in each row")
     if columns is None:
         wanted = " or ".join(" and ".join(names) for names in dict.fromkeys(texts))
         which = "" if label is None else "give text_columns=NAME, or "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.cells import SOME_CLASSES
+from stages.tasks.kinds import Kind, LabelSets
 from stages.tasks.split_files import ROLES
 from stages.tasks.text import as_argument, folded, hashed
 from stages.tasks.types import Split, TaskSource
@@ -154,7 +156,7 @@ def splits_of(rows: dict[str, list[Row]]) -> dict[str, Split]:
 def notes_of_classes(
     names: Sequence[str], counts: dict[str, Counter[str]], what: str = "classes", row: str = "row"
 ) -> list[str]:
-    """Notes on the classes, or on the symbols of strings: how often they are, and which some split lacks.
+    """Notes on the classes, or on the symbols of strings: how often they are, which some split lacks, which look alike.
 
     Args:
         counts: role -> how often each is in that split.
@@ -167,4 +169,21 @@ def notes_of_classes(
         if lacks := [repr(name) for name in names if not of[name]]:
             effect = "it cannot be learned" if role == "train" else "it is not measured there"
             notes.append(f"warning: {role} has no {row} of {', '.join(lacks[:10])}: {effect}")
+    seen = {name: folded(unicodedata.normalize("NFKC", name)) for name in names}
+    twins = Counter(seen.values())
+    if what == "classes" and (alike := [repr(name) for name in names if twins[seen[name]] > 1]):
+        notes.append(f"warning: {', '.join(alike[:10])} are different classes, though they look alike")
     return notes
+
+
+def counts_of_classes(kind: Kind, splits: dict[str, Split]) -> dict[str, Counter[str]]:
+    """How often each class is in each split; in rows of several labels, how many rows have it."""
+    labels: Any = kind.labels
+    return {
+        role: Counter(
+            name
+            for row in split.labels
+            for name in (kind.names(row) if isinstance(kind, LabelSets) else [labels[row]])
+        )
+        for role, split in splits.items()
+    }

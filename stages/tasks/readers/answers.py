@@ -17,6 +17,7 @@ from stages.tasks import metrics
 from stages.tasks.answers import Answer, Answered, label_name, labels_of, read_answers, together
 from stages.tasks.cells import NEARLY_ALL, RARE, is_missing
 from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
+from stages.tasks.labelled_rows import counts_of_classes, notes_of_classes
 from stages.tasks.text import hashed, slug
 from stages.tasks.types import Split, Task, TaskRequest, TaskSource
 
@@ -54,6 +55,8 @@ def load(source: TaskSource, revision: str | None) -> Task:
         ", ".join(f"{role}: {len(split):,} texts" for role, split in splits.items()),
         "nobody's labels are known: what is measured is agreement with the teacher, whose answers these are",
     ]
+    if kind.labels:
+        notes += notes_of_classes(kind.labels, counts_of_classes(kind, splits))
     return Task(
         source.name, kind, splits, tuple(others.get(m, m) for m in reported), others.get(selection, selection),
         tuple(notes), gold=False,
@@ -70,6 +73,8 @@ def _kind(path: Path, answers: list[Answer], source: TaskSource) -> Kind:
         return Scores()
     several = source.metric in metrics.LABEL_SETS or any(isinstance(given, list) for given in said)
     labels = source.labels or _names(path, fit)
+    if not fit:
+        raise UserError(f"{path}: no row has an answer ({answers[0].unfit} in line {answers[0].line}); give some")
     if len(labels) < 2:
         raise UserError(
             f"{path}: every answer is {', '.join(labels)!r:.60}; give answers with two labels or more, or name all with labels="

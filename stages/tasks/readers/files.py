@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -51,7 +50,15 @@ from stages.tasks.cells import (
     way_of_writing,
 )
 from stages.tasks.kinds import Classes, Kind, LabelSets, Ranking, Scores
-from stages.tasks.labelled_rows import Row, checked_unfit_rows, fitting, notes_of_classes, parted, splits_of
+from stages.tasks.labelled_rows import (
+    Row,
+    checked_unfit_rows,
+    counts_of_classes,
+    fitting,
+    notes_of_classes,
+    parted,
+    splits_of,
+)
 from stages.tasks.split_files import ROLES, data_files, shown, unread
 from stages.tasks.tables import SUFFIXES, Table, open_table
 from stages.tasks.text import as_argument, check_text, folded, parse_yaml, slug
@@ -604,18 +611,7 @@ def _naming(names: list[str]) -> str:
 def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
     """Notes on the classes: how often they are, which some split lacks, and which F1 calls positive."""
     labels: Any = kind.labels
-    counts = {
-        role: Counter(
-            name
-            for row in split.labels
-            for name in (kind.names(row) if isinstance(kind, LabelSets) else [labels[row]])
-        )
-        for role, split in splits.items()
-    }
-    notes = notes_of_classes(labels, counts)
-    twins = Counter(folded(unicodedata.normalize("NFKC", name)) for name in labels)
-    if alike := [repr(name) for name in labels if twins[folded(unicodedata.normalize("NFKC", name))] > 1]:
-        notes.append(f"warning: {', '.join(alike[:10])} are different classes, though they look alike")
+    notes = notes_of_classes(labels, counts_of_classes(kind, splits))
     for name, separator in product(() if isinstance(kind, LabelSets) else labels, ",;|"):
         parts = [part.strip() for part in name.split(separator)]
         if len(parts) > 1 and {*parts} <= {*labels}:

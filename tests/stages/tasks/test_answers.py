@@ -160,7 +160,7 @@ def test_rows_and_answers_must_fit_together_or_are_left_out_and_counted(place):
     [
         ('{"words": "a", "label": "b"}', "no text column; its columns are 'words', 'label'; name it text"),
         ('{"text": "a", "said": "b"}', "no column of answers; its columns are 'text', 'said'; name it label"),
-        ("", "no text column"),
+        ("", "answers.jsonl: no rows; give a table with an answer in each row"),
     ],
 )
 def test_a_table_that_holds_no_answers_is_refused(place, lines, words):
@@ -190,6 +190,14 @@ def test_answers_alone_make_a_task_whose_metrics_are_agreement(place):
     assert sorted(found) == sorted(texts) and set(task.splits) == {"train", "dev", "test"}
     assert (2 / 3, 1 / 3) in task.splits["train"].answers, "three answers to text 1, which is in train"
     assert "accuracy" not in " ".join(task.notes)
+    assert any(note.startswith("2 classes in train: 'glad'") for note in task.notes)
+
+
+def test_answers_alone_whose_labels_look_alike_or_are_rare_are_warned_of(place):
+    said = ["glad" if i % 2 else "sad" for i in range(80)]
+    notes = alone(answers(["Glad", *said], "label", many(81))).notes
+    assert "warning: 'Glad', 'glad' are different classes, though they look alike" in notes
+    assert any("has no row of 'Glad': it is not measured there" in note for note in notes)
 
 
 def test_answers_alone_may_have_columns_of_other_names(place):
@@ -261,6 +269,8 @@ def test_answers_alone_need_names_and_two_labels(place):
         alone(answers(["glad"] * 80, "label", many()))
     with pytest.raises(UserError, match="no such file; give a table of answers"):
         alone("nowhere.jsonl")
+    with pytest.raises(UserError, match="no row has an answer .no answer in line 1.; give some"):
+        alone(answers([None] * 80, "label", many()))
 
 
 @pytest.mark.parametrize(
