@@ -6,7 +6,7 @@ into texts, and reads and writes shards of rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ __all__ = ["augment"]
 
 
 def augment(
-    texts: Sequence[str | tuple[str, str]],
+    texts: Iterable[str | tuple[str, str]],
     model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase],
     *,
     variants: int = 20,
@@ -41,7 +41,7 @@ def augment(
     rows of dev or test.
 
     Args:
-        texts: N texts, or N pairs of texts.
+        texts: N texts, or N pairs of texts, such as a list or the column of a table.
         model: a masked language model with its head: a directory, a hub name, or (model, tokenizer).
         variants: variants drawn for each text; a pair draws them for each of its two texts.
         p: probability that a content word is replaced.
@@ -74,8 +74,10 @@ def augment(
         >>> [row[0] for row in rows]
         ['a fine film', 'a dull one']
     """
+    import numpy as np
     import torch
     from tqdm import tqdm
+    from transformers import PreTrainedTokenizerBase
 
     from checkpoints.errors import UserError, about
     from data_aug.replaceable_words import Synonyms, stop_words
@@ -86,14 +88,19 @@ def augment(
     from stages.distillation.models import ModelSource, load_masked_lm, load_tokenizer
     from stages.tasks.text import check_text
 
-    if isinstance(texts, str):
-        raise UserError("a single text; give a list of texts, or of pairs of texts", argument="texts")
+    table = isinstance(texts, Mapping) or hasattr(texts, "columns")
+    if isinstance(texts, str | bytes) or table or not isinstance(texts, Iterable):
+        what = f"a whole {type(texts).__name__}" if table else repr(texts)[:60]
+        raise UserError(f"{what} is not a list; give a list of texts, or of pairs of texts", argument="texts")
+    texts = list(texts)
     rows: list[Any] = [tuple(text) if isinstance(text, tuple | list) else (text, None) for text in texts]
     for i, row in enumerate(rows):
         if len(row) != 2:
             raise UserError(f"row {i} has {len(row)} texts; give one or a pair", argument="texts")
         for text in row[: 2 if isinstance(texts[i], tuple | list) else 1]:
             check_text(text, f"texts: row {i}")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise UserError(f"{seed!r} is not a whole number of 0 or more; give one", argument="seed")
     if synonyms not in ("none", "wordnet"):
         raise UserError(f"{synonyms!r} is unknown; choose none or wordnet", argument="synonyms")
     language = language.lower()
@@ -101,22 +108,29 @@ def augment(
     words = WordVectors.read(Path(vectors)) if vectors else None
     wordnet = Synonyms(language) if synonyms == "wordnet" else None
     with about("model"):
-        if isinstance(model, tuple):
-            network, tokenizer = model
-        else:
-            source = ModelSource(str(model))
-            network, has_head = load_masked_lm(source)
-            if not has_head:
-                raise UserError(f"{model} has no masked-LM head; give a masked language model")
-            tokenizer = load_tokenizer(source)
-            device = device or accelerator()
+        match model:
+            case str() | Path():
+                source = ModelSource(str(model))
+                network, has_head = load_masked_lm(source)
+                if not has_head:
+                    raise UserError(f"{model} has no masked-LM head; give a masked language model")
+                tokenizer = load_tokenizer(source)
+                device = device or accelerator()
+            case (torch.nn.Module() as network, PreTrainedTokenizerBase() as tokenizer):
+                pass
+            case _:
+                raise UserError(
+                    f"{type(model).__name__} is not a model; give a directory, a hub name, or (model, tokenizer)"
+                )
         if device:
             torch.nn.Module.to(network, device)
         dtype = torch.bfloat16 if has_fast_bf16(network.device) else torch.float32
+        training = network.training
         masked_lm = MaskedLM(network, tokenizer, dtype=dtype)
     sources = Candidates(masked_lm, words, candidates, wordnet)
     made: list[Any] = []
     for first in tqdm(range(0, len(rows), SHARD_ROWS), "augment", unit="shard", disable=not progress):
         shard, _ = augment_rows(rows[first : first + SHARD_ROWS], sources, settings, seed, first)
         made += [[a if b is None else (a, b) for a, b in row] for row in shard]
+    network.train(training)
     return made

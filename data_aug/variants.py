@@ -55,10 +55,12 @@ class Settings:
     stop_words: frozenset[str] = ENGLISH
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise UserError(f"{self.p} is not a probability; give a number from 0 to 1", argument="p")
-        if self.variants < 0:
-            raise UserError(f"{self.variants} is below 0; give 0 or more", argument="variants")
+        if not isinstance(self.p, int | float | np.floating) or not 0 <= self.p <= 1:
+            raise UserError(f"{self.p!r} is not a probability; give a number from 0 to 1", argument="p")
+        if not isinstance(self.variants, int | np.integer) or self.variants < 0:
+            raise UserError(
+                f"{self.variants!r} is not a whole number of 0 or more; give one", argument="variants"
+            )
         if self.long_texts not in ("refuse", "keep"):
             raise UserError(f"{self.long_texts!r} is unknown; choose refuse or keep", argument="long_texts")
 
@@ -130,8 +132,8 @@ class Candidates:
     def __init__(
         self, masked_lm: MaskedLM, vectors: WordVectors | None, k: int = 15, synonyms: Synonyms | None = None
     ):
-        if k < 1:
-            raise UserError(f"{k} is below 1; give 1 or more", argument="candidates")
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise UserError(f"{k!r} is not a whole number of 1 or more; give one", argument="candidates")
         self.masked_lm, self.vectors, self.k, self.synonyms = masked_lm, vectors, k, synonyms
 
     def __call__(self, queries: Sequence[Query]) -> list[Found]:

@@ -14,7 +14,12 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from checkpoints.errors import UserError
 from data_aug.replaceable_words import is_word
@@ -91,7 +96,11 @@ class MaskedLM:
             raise UserError(f"{type(tokenizer).__name__} gives no offsets; load the model's fast tokenizer")
         if tokenizer.mask_token_id is None:
             raise UserError(f"{type(tokenizer).__name__} has no mask token; give a masked language model")
-        if model.get_output_embeddings() is None or model.base_model is model:
+        causal = (
+            type(model.config) not in MODEL_FOR_MASKED_LM_MAPPING
+            and type(model.config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        )
+        if model.get_output_embeddings() is None or model.base_model is model or causal:
             raise UserError(
                 f"{type(model).__name__} has no masked-LM head; give a masked LM, or fit a head first"
             )

@@ -65,9 +65,8 @@ class WordVectors:
                 word, *values = line.rstrip().rsplit(" ", width)
                 if width < 1 or len(values) != width or _is_number(word.rpartition(" ")[2]) and " " in word:
                     found = max(0, len(line.split()) - 1)
-                    raise UserError(
-                        f"{where}: {found} values, line 1 has {width}; fix the line, or download the file again"
-                    )
+                    wrong = f"{found} values, line 1 has {width}" if width > 0 else "no numbers after a word"
+                    raise UserError(f"{where}: {wrong}; fix the line, or download the file again")
                 try:
                     vectors.append(np.array(values, dtype=np.float32))
                 except ValueError as error:

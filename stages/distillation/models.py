@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
@@ -298,8 +299,16 @@ def load_masked_lm(source: ModelSource) -> tuple[PreTrainedModel, bool]:
     """Load a masked language model in fp32, and say whether its head was among the weights.
 
     A missing head's dense layer starts as the identity, so that initial logits come from the tied embeddings.
+
+    Raises:
+        UserError: it cannot be loaded, or models of its type have no such head.
     """
-    arrived = _load(AutoModelForMaskedLM, source, load_config(source), capturing=True)
+    config = load_config(source)
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        raise UserError(
+            f"{source.name}: {config.model_type} has no masked-LM head; give a masked language model"
+        )
+    arrived = _load(AutoModelForMaskedLM, source, config, capturing=True)
     model, has_head = arrived.model, not arrived.missing
     if not has_head:
         for name, module in model.named_modules():
@@ -399,6 +408,8 @@ def _lacks(directory: Path) -> str:
                 return f"{path.name} is a pointer of git-lfs, not the weights; fetch them with `git lfs pull`"
     if (directory / "model.safetensors").is_file():
         return ""
+    if not (directory / "config.json").is_file():
+        return "has no config.json; give a directory that a model was saved in"
     for index in directory.glob("*.safetensors.index.json"):
         weight_map = read_json(index).get("weight_map")
         names = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()

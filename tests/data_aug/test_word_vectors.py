@@ -57,6 +57,7 @@ def test_reads_glove_text(tmp_path: Path) -> None:
         ("the 1 2 3\nof 1 2 3\nto 1 2 3 4\n", "line 3: 4 values, line 1 has 3"),
         ("the 1 2 3\nof 1 x 3\n", "line 2: could not convert"),
         ("the 1 2 3\n\n", "line 2: 0 values, line 1 has 3"),
+        ("text\n", "line 1: no numbers after a word; fix the line"),
         ("", "is empty"),
     ],
 )

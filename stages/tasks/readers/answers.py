@@ -74,7 +74,9 @@ def _kind(path: Path, answers: list[Answer], source: TaskSource) -> Kind:
     several = source.metric in metrics.LABEL_SETS or any(isinstance(given, list) for given in said)
     labels = source.labels or _names(path, fit)
     if not fit:
-        raise UserError(f"{path}: no row has an answer ({answers[0].unfit} in line {answers[0].line}); give some")
+        raise UserError(
+            f"{path}: no row has an answer ({answers[0].unfit} in line {answers[0].line}); give some"
+        )
     if len(labels) < 2:
         raise UserError(
             f"{path}: every answer is {', '.join(labels)!r:.60}; give answers with two labels or more, or name all with labels="
