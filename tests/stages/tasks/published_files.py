@@ -21,10 +21,9 @@ PAGE = Path(__file__).parents[3] / "docs" / "files.md"
 HEAD = """\
 # Files that were tried
 
-These are small files in the forms in which people publish them: from spreadsheets, Kaggle, the hub, annotation tools
-and databases. Each is read to the texts and labels that its author means, or refused with a one-line message. The test
+Files in the forms in which people publish them: from spreadsheets, Kaggle, the hub, annotation tools and databases.
+Each is read to the texts and labels that its author means, or refused in one line. The test
 `tests/stages/tasks/test_published_files.py` compares this table, and every value, with what happens.
-`.venv/bin/python -m tests.stages.tasks.published_files` writes it.
 
 | file | what happens |
 |---|---|
