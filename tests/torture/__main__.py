@@ -1,4 +1,4 @@
-"""Faults, tried on a small run through the real commands. Prints the tables of docs/benchmarks/faults.md.
+"""Faults, tried on a small run through the real commands. Prints tables; docs/benchmarks/faults.md sums them up.
 
     make torture ARGS="--kills 50"                       # 50 kills in every stage, with 1 and 2 ranks: two hours
     make torture ARGS="--kills 9 --stages augment"       # kills in some stages alone
