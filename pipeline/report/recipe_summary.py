@@ -140,7 +140,7 @@ def _verdict(recipe: Recipe, runs: list[RunRecord]) -> str:
     if not recipe.baseline:
         return ""
     if len(runs) < 2:
-        return "one seed cannot tell a gain from luck: seeds='1 2 3' runs three"
+        return "one seed cannot tell a gain from chance: seeds='1 2 3' runs three"
     lines = []
     for name in recipe.shown:
         if name == recipe.baseline or (recipe.grid_values and name != recipe.main):
