@@ -301,15 +301,13 @@ def read_run_record(path: Path) -> RunRecord:
     Raises:
         UserError: a file of the run is incomplete, or another version evaluated it.
     """
-    options = read_json(path / "options.json")
+    again = "run the run's own command again"
+    if not (options := read_json(path / "options.json")):
+        raise UserError(f"run {path.name!r}: its options.json is incomplete: {again}")
     stages = [_read_stage(path / name) for name in options.get("stages", [])]
     try:
         about = parse(EvaluationInfo, stages[-1].scores)
-        if about.kind not in KINDS:
-            raise UserError(
-                f"run {path.name!r} has a kind of task that this version lacks, {about.kind!r}: use the version that made it"
-            )
-        return RunRecord(
+        record = RunRecord(
             path,
             options["preset"],
             {k: v for k, v in options.items() if k not in RUN_KEYS},
@@ -324,6 +322,13 @@ def read_run_record(path: Path) -> RunRecord:
             f"run {path.name!r} was evaluated by another version, whose results have another form: run its own "
             "command again; its models are kept, and only the evaluation is repeated"
         ) from error
+    if about.kind not in KINDS:
+        raise UserError(
+            f"run {path.name!r} has a kind of task that this version lacks, {about.kind!r}: use the version that made it"
+        )
+    if missing := [model for model in record.models if model not in record.results]:
+        raise UserError(f"run {path.name!r}: its results.json lacks {missing[0]!r}: {again}")
+    return record
 
 
 def title(model: str) -> str:

@@ -240,10 +240,13 @@ def test_commands(tmp_path, monkeypatch, capsys):
         assert cli.main(arguments) == 2 and words in capsys.readouterr().err
     record = Path("runs/two/evaluate/finished.json")
     old = json.loads(record.read_text())
-    for change in ({"kind": "of another version"}, {"student": None}):
+    for change, words in (
+        ({"kind": "riddles"}, "has a kind of task that this version lacks, 'riddles'"),
+        ({"student": None}, "was evaluated by another version"),
+    ):
         record.write_text(json.dumps(old | {"scores": old["scores"] | change}))
         assert cli.main(["report", "run=two"]) == 2
-        assert "another version" in capsys.readouterr().err
+        assert words in capsys.readouterr().err
     with pytest.raises(UserError):
         read_run_record(Path("runs/two"))
     assert cli.main(["report", "run=one"]) == 0  # and is passed over as a point
@@ -257,6 +260,24 @@ def test_commands(tmp_path, monkeypatch, capsys):
     Path("runs/two/options.json").write_text(json.dumps({"stages": ["check", "general"]}))
     assert cli.main(["report", "run=two"]) == 2
     assert "run 'two' has no results: its command (general-distill or augment)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("results.json", "its results.json lacks 'teacher'"),
+        ("options.json", "its options.json is incomplete"),
+    ],
+)
+def test_a_run_with_a_torn_file_is_left_out_of_the_others_report(tmp_path, monkeypatch, capsys, file, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        make_run(tmp_path / "runs" / name)
+    Path("runs/two", file).write_text("{}")
+    assert cli.main(["report", "run=one"]) == 0
+    capsys.readouterr()
+    assert cli.main(["pareto"]) == 0
+    assert f"left out: run 'two': {words}: run the run's own" in capsys.readouterr().out
 
 
 def test_start_up_needs_no_plots():
