@@ -511,6 +511,8 @@ def predict(given: PredictSettings) -> None:
     run = None if given.model else read_run_record(_finished(given.run))
     if given.to and not given.file:
         raise UserError(f"to={given.to} is for the predictions of a file: give file=FILE")
+    if given.file and (given.text is not None or given.text_b is not None):
+        raise UserError("text= and file= are two inputs: give one")
     if given.file:  # before a model is loaded
         check_file(Path(given.file), "give a table of texts", "file")
     from pipeline.deploy import classifier

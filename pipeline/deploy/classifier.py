@@ -397,7 +397,8 @@ def predict_table(
     Args:
         path: CSV, TSV, JSON, JSONL or Parquet.
         columns: its one or two text columns.
-        target: the file to write, .csv, .tsv or .jsonl; None for CSV on standard output.
+        target: the file to write, .csv, .tsv or .jsonl; None for CSV on standard output. Fields of CSV are separated
+            as in the table: by commas, or by the semicolons or pipes that it has.
         **how: `encoding` and `delimiter` of the table.
 
     Returns:
@@ -408,6 +409,9 @@ def predict_table(
     """
     table, rows = [], []
     check_target(target)
+    delimiter = open_table(path, wanted=columns, **how).delimiter
+    if target:
+        target.parent.mkdir(parents=True, exist_ok=True)
     for line, row in rows_with(path, columns, **how):
         table.append(row)
         rows.append(classifier.check([row[column] for column in columns], f"{path}, line {line}"))
@@ -435,7 +439,8 @@ def predict_table(
                 file.write(json.dumps(row | values, ensure_ascii=False, default=str) + "\n")
         else:
             written = [row | own for row, own in zip(table, cells, strict=True)]
-            _write_separated(file, [*head, *added], written, tabs=ending == ".tsv")
+            plain = delimiter if delimiter not in ("", "\t") else ","
+            _write_separated(file, [*head, *added], written, "\t" if ending == ".tsv" else plain)
     return len(rows)
 
 
@@ -447,7 +452,7 @@ def check_target(target: Path | None) -> None:
         )
 
 
-def _write_separated(file: TextIO, head: list[str], rows: list[dict[str, Any]], tabs: bool) -> None:
+def _write_separated(file: TextIO, head: list[str], rows: list[dict[str, Any]], delimiter: str) -> None:
     """Write a table so that `read_rows` reads the same cells: values other than texts as JSON."""
 
     def cell(value: Any) -> str:
@@ -456,10 +461,8 @@ def _write_separated(file: TextIO, head: list[str], rows: list[dict[str, Any]], 
         return "" if value is None else str(value)  # a text; a date or decimal number of Parquet's
 
     cells = [head, *([cell(row.get(name)) for name in head] for row in rows)]
-    quoted = tabs and any(set('\t\r\n"') & set(text) for row in cells for text in row)
-    writer = csv.writer(
-        file, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
-    )
+    quoted = delimiter == "\t" and any(set('\t\r\n"') & set(text) for row in cells for text in row)
+    writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL)
     writer.writerows(cells)
 
 

@@ -39,6 +39,7 @@ class Table:
         said: how it is read, if recognised and unusual; else "".
         headed: whether the first line of the file names the columns.
         images: the columns of images, as `datasets` writes them: {"bytes": of a file, "path": its name}.
+        delimiter: what separates the fields of a text; "" for other tables.
     """
 
     columns: list[str]
@@ -46,6 +47,7 @@ class Table:
     said: str = ""
     headed: bool = False
     images: tuple[str, ...] = ()
+    delimiter: str = ""
 
 
 def read_rows(path: Path, encoding: str = "", delimiter: str = "") -> Rows:
@@ -191,7 +193,8 @@ def _separated(
     if chosen != usual and not delimiter:
         name = next((name for name, char in DELIMITERS.items() if char == chosen), repr(chosen))
         said = f"{said or 'as text'}, separated by {name} (delimiter= chooses)"
-    return Table(columns, _separated_rows(path, lines, dialect, columns, bool(names)), said, headed=not names)
+    rows = _separated_rows(path, lines, dialect, columns, bool(names))
+    return Table(columns, rows, said, headed=not names, delimiter=chosen)
 
 
 def _sep_line(line: str) -> str:

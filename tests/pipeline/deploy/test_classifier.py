@@ -273,4 +273,20 @@ def test_predict_reads_the_files_that_training_reads(place, capsys):
     assert cli.main(["predict", "run=one", "file=a.csv"]) == 2
     assert "encoding: a.csv, line 2: not UTF-8" in capsys.readouterr().err
     assert cli.main(["predict", "run=one", "file=a.csv", "encoding=cp1251", "delimiter=semicolon"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("И это хорошо,1,")
+    assert capsys.readouterr().out.splitlines()[1].startswith("И это хорошо;1;")
+
+
+def test_predictions_of_a_table_with_semicolons_have_semicolons(place, capsys):
+    Path("german.csv").write_text('text;note\na good film;"x;y"\nbad, poor;z\n')
+    for target, start in (
+        ("new/out.csv", 'a good film;"x;y";'),
+        ("out.tsv", "a good film\tx;y\t"),
+        ("", 'a good film;"x;y";'),
+    ):
+        assert cli.main(["predict", "run=one", "file=german.csv", f"to={target}"]) == 0
+        said = capsys.readouterr().out
+        assert (Path(target).read_text() if target else said).splitlines()[1].startswith(start)
+    assert cli.main(["predict", "run=one", "file=out.tsv", "to=again.csv"]) == 0
+    assert Path("again.csv").read_text().startswith("text,note,")
+    assert cli.main(["predict", "run=one", "file=german.csv", "text=a film"]) == 2
+    assert "text= and file= are two inputs: give one" in capsys.readouterr().err
