@@ -14,7 +14,7 @@ under `stages`; its teacher is the given one, or for masked tokens that one with
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -24,7 +24,7 @@ from annotated_types import Ge, Le
 
 from checkpoints.errors import UserError
 from pipeline.config.run_options import Options, as_preset, load, without_student
-from pipeline.config.schema import CONFIG, flattened, read_yaml, updated
+from pipeline.config.schema import CONFIG, describe, flattened, read_yaml, updated
 from stages.tasks.text import parse_yaml
 from stages.training.options import (
     Architecture,
@@ -223,6 +223,10 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
     for key in [key for key in given if key.split(".")[0] in PARTS]:
         text = given.pop(key)
         _set_part(lines, key.split("."), parse_yaml(text, f"the value of {key}={text!r}"), key)
+    options_known = {setting.name for setting in describe(Options)}
+    for key in [key for key, _ in flattened(Options, given) if key not in options_known]:
+        if paths := [path for path in _paths(lines, PARTS) if path.endswith(f".{key}")]:
+            raise UserError(f"{where}unknown option {key!r}; did you mean {' or '.join(paths[:3])}?")
     parts = updated(RecipeFile(), {name: lines.pop(name) for name in PARTS if name in lines}, where)
     set_here = [name for name, _ in flattened(Options, lines | given)]
     if unused := [name for name in set_here if name.split(".")[0] in UNUSED]:
@@ -368,6 +372,16 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merged(merged[key], value) if both else copy.deepcopy(value)
     return merged
+
+
+def _paths(lines: dict[str, Any], keys: Iterable[str]) -> Iterator[str]:
+    """The path of each value under some keys of a recipe."""
+    for key in keys:
+        value = lines.get(key)
+        if isinstance(value, dict):
+            yield from (f"{key}.{path}" for path in _paths(value, map(str, value)))
+        elif key in lines:
+            yield key
 
 
 def _set_part(lines: dict[str, Any], keys: list[str], value: Any, name: str) -> None:

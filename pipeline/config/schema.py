@@ -198,7 +198,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def closest(name: str, known: Iterable[str]) -> str:
     """The known names that are like one that is not known, as the end of a message."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, 3, 0.5)
+    close = difflib.get_close_matches(name, known, 3, 0.6)
     close += [n for n in known if n.split(".")[-1] == name.split(".")[-1] and n not in close][:3]
     return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(known) or 'none'}"
 

@@ -155,6 +155,17 @@ def test_an_option_that_no_student_of_a_recipe_reads_is_refused(write, option):
         read_recipe({"name": write("students: {a: {losses: [x]}}"), name: value})
 
 
+def test_a_setting_of_a_recipes_students_is_suggested_by_its_path(write):
+    students = "students: {a: {losses: [x], method: {grain: {density: 0.5}}}, b: {losses: [x]}}"
+    for key, words in (
+        ("density", "unknown option 'density'; did you mean students.a.method.grain.density\\?"),
+        ("grain.density", "unknown option 'grain.density'; did you mean students.a.method.grain.density\\?"),
+        ("sparsity", "unknown option 'sparsity'; --help lists all"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_recipe({"name": write(students), key: "0.2"})
+
+
 def test_an_unknown_recipe_is_told_with_those_there_are():
     with pytest.raises(UserError, match="unknown recipe 'tinybert': there are .*continuation-kd"):
         read_recipe({"name": "tinybert"})
