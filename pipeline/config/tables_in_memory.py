@@ -53,11 +53,23 @@ def _parquet(rows: Any, split: str) -> bytes:
             table = pyarrow.table(_columns(rows) if isinstance(rows, list) else rows)
         pyarrow.parquet.write_table(table, buffer)
     except (pyarrow.ArrowException, TypeError, ValueError, AttributeError) as error:
+        why = ": ".join(map(str, reversed(error.args)))
+        if isinstance(rows, pandas.DataFrame) or isinstance(rows, list) and isinstance(rows[0], Mapping):
+            raise UserError(
+                f"the {split} table has a column that cannot be written ({why}); give each column its own name and values "
+                "of one type",
+                argument="data",
+            ) from error
         raise UserError(
-            f"the {split} rows are of type {type(rows).__name__}, no table ({error}); give a path, a pandas DataFrame, a "
-            "datasets.Dataset or a list of dicts",
+            f"the {split} rows are of type {type(rows).__name__}, no table ({why}); give a path, a pandas DataFrame, a "
+            "datasets.Dataset or a list of dicts, or a dict of splits of these",
             argument="data",
         ) from error
+    if not table.num_columns and len(rows):
+        raise UserError(
+            f"the {split} table has no columns (its index is not read); give it some, as with reset_index()",
+            argument="data",
+        )
     if not table.num_rows:
         raise UserError(f"the {split} table has no rows; leave it out", argument="data")
     return buffer.getvalue()

@@ -63,8 +63,10 @@ def test_splits_and_names_of_classes_are_kept():
         (["a text", "another"], "the train rows are of type list, no table"),
         ({"text": ["a"], "label": [1]}, "the text rows are of type list, no table"),
         ({"train": ROWS, "dev": pandas.DataFrame()}, "the dev table has no rows; leave it out"),
-        (pandas.DataFrame({"text": ["a", 1]}), "the train rows are of type DataFrame, no table"),
-        ([{"text": "a", "more": {}}], "the train rows are of type list, no table"),
+        (pandas.DataFrame({"text": ["a", 1]}), "column that cannot be written .*column text.* of one type"),
+        (pandas.DataFrame([["a", 1]], columns=["x", "x"]), "cannot be written .Duplicate .*its own name"),
+        (pandas.DataFrame(ROWS).set_index(["text", "label"]), "train table has no columns .*reset_index"),
+        ([{"text": "a", "more": {}}], "the train table has a column that cannot be written"),
         (5, "the train rows are of type int"),
     ],
 )  # fmt: skip
