@@ -77,12 +77,14 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the losses are means of their own batch
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the Trainer's optimiser, and add the losses' own parameters."""
+        """Make the Trainer's optimiser, and add the losses' own parameters: matrices decay, as in the stages."""
         optimizer = super().create_optimizer(model)
         there = {id(p) for group in optimizer.param_groups for p in group["params"]}  # of an earlier `train`
         added = [p for p in self.loss_modules.parameters() if id(p) not in there]
-        if added:
-            optimizer.add_param_group({"params": added})
+        matrices, others = [p for p in added if p.ndim > 1], [p for p in added if p.ndim <= 1]
+        for params, decay in ((matrices, self.args.weight_decay), (others, 0.0)):
+            if params:
+                optimizer.add_param_group({"params": params, "weight_decay": decay})
         return optimizer
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -167,3 +167,10 @@ def test_what_cannot_be_learned_is_refused(tmp_path, data):
     ):
         with pytest.raises(ValueError, match=message):
             DistillationTrainer(student, None, losses, args=arguments(tmp_path), train_dataset=data)
+
+
+def test_projections_decay_as_the_student_does(tmp_path, data):
+    trainer, losses = trained(tmp_path, data, weight_decay=0.3)
+    groups = trainer.create_optimizer().param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {(p.ndim > 1, decay[id(p)]) for p in losses[0].parameters()} == {(True, 0.3), (False, 0.0)}
