@@ -14,7 +14,7 @@ from stages.distillation.distillation import Distillation
 from stages.distillation.losses import GoldLabels, Loss, SoftLabels
 from stages.distillation.models import load_classifier, load_config, load_tokenizer, new_classifier
 from stages.distillation.students.architecture import student_config, student_from_teacher_layers
-from stages.distillation.task_heads import HEADS
+from stages.distillation.task_heads import HEADS, set_first_bias
 from stages.distillation.trimmed_vocabulary import fit_vocabulary, keep_tokens
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.kinds import Kind
@@ -64,6 +64,7 @@ def fine_tune(stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: 
     Args:
         tokenizer: the tokenizer of its rows, or the image processor.
     """
+    set_first_bias(classifier, task.kind, task.splits["train"].labels)
     length = stage.training.max_length
     train, dev = (rows_of(stage, task, split, tokenizer, length) for split in ("train", "dev"))
     loss: Loss = GoldLabels(class_weights=getattr(classifier.config, "class_weights", None))

@@ -13,6 +13,7 @@ import torch
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import GoldLabels, SoftLabels
 from stages.distillation.models import load_classifier
+from stages.distillation.task_heads import set_first_bias
 from stages.evaluation.scores import warn_if_constant
 from stages.tasks.task import Task
 from stages.tasks.token_rows import TokenRows
@@ -38,6 +39,7 @@ def run(stage: Stage) -> None:
     tokenizer = reads.tokenizer
     torch.manual_seed(stage.seed)
     student = load_classifier(stage.model("student"), task.kind)
+    set_first_bias(student, task.kind, task.splits["train"].labels)
     gold = options.targets == "gold" or options.targets == "auto" and task.kind.follows_gold
     if gold or task.kind.predicts_original:
         # The paper reads the original rows for STS-B's gold scores (footnote of section 4.2), and for SQuAD.

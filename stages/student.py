@@ -10,6 +10,7 @@ from typing import Any
 from stages.distillation.distillation import Distillation
 from stages.distillation.losses import build
 from stages.distillation.models import load_config
+from stages.distillation.task_heads import set_first_bias
 from stages.evaluation.scores import warn_if_constant
 from stages.methods import build_method
 from stages.teaching.student import choose_on_dev, distillation_score, save_student, task_score
@@ -23,6 +24,7 @@ def run(stage: Stage) -> None:
     task, options = stage.task(), stage.training
     method = build_method(stage.options.get("method", "plain"), stage.options.get("reads", ()))
     student, tokenizer = method.begin(stage, task)
+    set_first_bias(student, task.kind, task.splits["train"].labels)
     everything = stage.options.get("with_unlabelled", False)
     train, changes = method.rows(
         stage, task, rows_to_train(stage, task, tokenizer, options.max_length, everything)

@@ -1,5 +1,6 @@
 """The heads of models: which one a model has, what kind of task it answers, and changes to its last layer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -150,6 +151,21 @@ def to_one_output(model: PreTrainedModel) -> None:
     config.ranking, config.id2label, config.label2id = [wrong, right], {0: right}, {right: 0}
     config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
     config.problem_type = None
+
+
+def set_first_bias(model: nn.Module, kind: Kind, labels: Sequence[Any]) -> None:
+    """Give a new head, whose bias is 0, the bias that its kind of task begins with.
+
+    Args:
+        labels: those of the training rows.
+    """
+    bias_C = kind.first_bias(labels)
+    if bias_C is None:
+        return
+    _, head = last_linear(model)
+    if not head.bias.any():
+        with torch.no_grad():
+            head.bias.copy_(torch.from_numpy(bias_C))
 
 
 def recombine_outputs(model: PreTrainedModel, by: list[list[float]]) -> None:

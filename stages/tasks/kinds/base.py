@@ -238,6 +238,10 @@ class Kind(ABC):
         if self.pooling:
             config.window_pooling = self.pooling
 
+    def first_bias(self, labels: Sequence[Any]) -> np.ndarray | None:
+        """(C,) the bias of a new head, by the labels of the training rows; None: as it is drawn."""
+        return None
+
     def configure(self, config: PretrainedConfig) -> None:
         """Note labels and problem type in a model's config."""
         names = self.labels or ("score",)
