@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_ERRORS = (*FULL, errno.EROFS, errno.EIO)
 
 
 class UserError(ValueError):
@@ -61,6 +62,11 @@ def to_user_error(error: OSError) -> UserError:
     if error.filename is None and error.errno not in DISK_ERRORS:
         raise error
     where = error.filename if error.filename is not None else "a file of the run"
+    if error.errno in FULL:
+        return UserError(
+            f"no space left to write {where}: free some space and run the same command again; what was saved before is "
+            "intact"
+        )
     return UserError(
         f"{where}: {error.strerror}; fix this (is the path occupied, read-only or unmounted?) and run the same "
         "command again: what was saved before is intact"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoints.errors import UserError
+from checkpoints.errors import FULL, UserError
 from checkpoints.fingerprint import sha256_file
 
 MANIFEST = "manifest.json"
@@ -135,7 +135,7 @@ def disk_error(error: Exception, target: Path) -> Exception:
     wrapped = re.search(r"os error (\d+)", str(error))
     if wrapped and not isinstance(error, OSError):
         error = OSError(int(wrapped[1]), os.strerror(int(wrapped[1])), str(target))
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = isinstance(error, OSError) and error.errno in FULL
     if not full and not any(words in str(error) for words in ("No space left", "PytorchStreamWriter failed")):
         return error
     return UserError(

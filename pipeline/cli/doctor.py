@@ -77,7 +77,11 @@ def check_machine(report: Report, runs: Path) -> None:
     _check_gpus(report)
     total, free = memory()
     report.ok("memory", f"{format_bytes(free)} free of {format_bytes(total)}")
-    report.ok("disk", f"{format_bytes(free_disk(runs))} free under {runs}/")
+    space = free_disk(runs)
+    if space:
+        report.ok("disk", f"{format_bytes(space)} free under {runs}/")
+    else:
+        report.fix("disk", f"no space is left under {runs}/: free some")
     _check_versions(report)
     if ssh := shutil.which("ssh"):
         report.ok("ssh", ssh)

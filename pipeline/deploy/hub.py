@@ -52,8 +52,9 @@ def _ask(name: str, kind: str, revision: str, instead: str) -> str:
         for repository in cached.repos if cached else ():
             if repository.repo_id == name and repository.repo_type == kind and repository.refs.get(revision):
                 return repository.refs[revision].commit_hash
+        here = "there is no such directory here, and " if kind == "model" else ""
         raise UserError(
-            f"{kind} {name!r}: the hub is out of reach ({type(error).__name__}); {instead}"
+            f"{kind} {name!r}: {here}the hub is out of reach ({type(error).__name__}); {instead}"
         ) from error
 
 

@@ -1,10 +1,12 @@
 """Errors name the argument at fault, and the command line the option that sets it."""
 
+import errno
+import os
 import pickle
 
 import pytest
 
-from checkpoints.errors import UserError, about
+from checkpoints.errors import UserError, about, to_user_error
 from pipeline.config.option_errors import explain
 
 
@@ -17,6 +19,13 @@ def test_an_error_names_its_argument_in_one_line():
         raise UserError("no such file")
     copied = pickle.loads(pickle.dumps(UserError("not installed", "p", "nlp_id")))
     assert (str(copied), copied.package) == ("p: not installed", "nlp_id")
+
+
+@pytest.mark.parametrize("name", ["runs/a/options.json", None])
+def test_a_full_disk_is_named_as_such(name):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([name] if name else []))
+    text = str(to_user_error(error))
+    assert text.startswith(f"no space left to write {name or 'a file of the run'}: free some"), text
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_no_hub_is_one_line_in_seconds(place):
         "task-distill",
         "teacher=someone/some-bert",
         "run=hub",
-        words=["out of reach", "local directory"],
+        words=["no such directory here, and the hub is out of reach", "local directory"],
     )
     refused(place, "task-distill", "task=mrpc", "data=", "text_columns=", "label_column=", "run=hub2",
             words=["out of reach"])  # fmt: skip

@@ -379,3 +379,9 @@ def test_a_check_that_fails_is_a_finding_and_no_traceback(tmp_path, monkeypatch,
     said = " ".join(f"{type(error).__name__}: {error}".split())
     wrong = [line.split(maxsplit=2)[1:] for line in lines if line.startswith("  WRONG")]
     assert status == 1 and wrong == [["machine", said], ["check", said]] and lines[-1] == "2 wrong"
+
+
+def test_a_full_disk_is_wrong(run, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.cli.doctor.free_disk", lambda directory: 0)
+    status, lines = doctor_says(capsys, "run=mine")
+    assert status == 1 and any("no space is left under runs/: free some" in line for line in lines)
