@@ -96,6 +96,13 @@ class Words(Classes):
     head: ClassVar[Head] = "TokenClassification"
     token_level: ClassVar[bool] = True
 
+    def first_bias(self, labels: Sequence[Any]) -> np.ndarray:
+        """The logarithm of each label's frequency: most words are outside of entities."""
+        counts = np.bincount(
+            np.concatenate([of_row for of_row in labels if len(of_row)]), minlength=self.outputs
+        )
+        return np.log((counts + 1) / (counts + 1).sum())
+
     def cells(self, logits: np.ndarray, split: Split) -> list[str]:
         ends = np.cumsum([len(labels) for labels in split.labels])[:-1]
         return [self.written(of_row) for of_row in np.split(self.answers(logits), ends)]

@@ -5,7 +5,7 @@ from transformers import BertConfig
 
 from stages.distillation.models import new_classifier
 from stages.distillation.task_heads import last_linear, set_first_bias
-from stages.tasks.kinds import Classes, LabelSets
+from stages.tasks.kinds import Classes, LabelSets, Words
 
 SIZES = {
     "vocab_size": 30,
@@ -28,6 +28,13 @@ def test_a_new_head_of_label_sets_begins_with_how_often_each_label_holds():
         head.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))  # a head that has learned stays as it is
     set_first_bias(model, kind, ROWS)
     assert head.bias.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_new_head_of_words_begins_with_how_frequent_each_label_is():
+    kind = Words(("O", "B-place", "I-place"))
+    model = new_classifier(BertConfig(**SIZES), kind)
+    set_first_bias(model, kind, [[0, 0, 0, 1], [0, 0, 0]])
+    assert torch.softmax(last_linear(model)[1].bias, 0).tolist() == pytest.approx([0.7, 0.2, 0.1])
 
 
 def test_other_heads_begin_as_they_are_drawn():
