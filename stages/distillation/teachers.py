@@ -64,7 +64,7 @@ def class_order(
         teacher_labels: the teacher's class names in its own order, where its config lacks them.
 
     Raises:
-        ValueError: the teacher's classes are unnamed, or not those of the task.
+        ValueError: the teacher's classes are unnamed, or not those of the task; or the given names contradict its config.
     """
     if head_of(config) == Questions.head:
         return [0, 1]  # start and end, which are not named
@@ -86,17 +86,32 @@ def class_order(
             f"example {example}",
             argument="teacher_labels",
         )
-    for plain in (str, str.casefold, _plain):  # as they are; then forgiving, where that stays one to one
+    order = _places(names, labels)
+    if order is None:
+        raise UserError(
+            f"the teacher's classes ({', '.join(names)}; {config.num_labels} outputs) are not the task's "
+            f"({', '.join(labels)}); give a teacher of this task, or the names of its classes in its own order, for example "
+            f"{example}",
+            argument="teacher_labels",
+        )
+    own = label_names(config)
+    if teacher_labels and _places(own, labels) not in (None, order):
+        raise UserError(
+            f"{', '.join(names)}, but the teacher's config.json has the order {', '.join(own)}; leave this out, or correct "
+            "id2label there",
+            argument="teacher_labels",
+        )
+    return order
+
+
+def _places(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
+    """Where each label stands among some names: as they are, else forgiving, where that stays one to one."""
+    for plain in (str, str.casefold, _plain):
         index = {plain(name): i for i, name in enumerate(names)}
         wanted = [plain(label) for label in labels]
-        if len(names) == len(index) == config.num_labels and sorted(index) == sorted(wanted):
+        if len(names) == len(index) and sorted(index) == sorted(wanted):
             return [index[name] for name in wanted]
-    raise UserError(
-        f"the teacher's classes ({', '.join(names)}; {config.num_labels} outputs) are not the task's "
-        f"({', '.join(labels)}); give a teacher of this task, or the names of its classes in its own order, for example "
-        f"{example}",
-        argument="teacher_labels",
-    )
+    return None
 
 
 def check_problem_type(config: PretrainedConfig, kind: Kind) -> None:

@@ -156,6 +156,12 @@ def test_class_names_decide_and_unnamed_or_foreign_classes_are_refused(tmp_path)
     with pytest.raises(UserError, match="teacher_labels: .*no,yes"):
         class_order(unnamed, ("no", "yes"), [])
     assert class_order(unnamed, ("no", "yes"), ["yes", "no"]) == [1, 0]
+    assert class_order(config, ("entailment", "not_entailment"), ["Entailment", "not entailment"]) == [0, 1]
+    assert class_order(config, ("no", "yes"), ["yes", "no"]) == [1, 0], "names of another language"
+    with pytest.raises(
+        UserError, match="config.json has the order ENTAILMENT, Not Entailment; leave this out"
+    ):
+        class_order(config, ("entailment", "not_entailment"), ["not_entailment", "entailment"])
     with pytest.raises(UserError, match="2 classes .*, the task 3"):  # names would not help
         class_order(unnamed, ("no", "yes", "perhaps"), [])
     for labels in (("a", "b"), ("entailment", "not_entailment", "neutral")):
