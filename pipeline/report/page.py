@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from checkpoints import store
+from checkpoints.errors import UserError
 from pipeline.config.run_options import Options
 from pipeline.program import as_started
 from pipeline.report import plots
@@ -78,6 +79,8 @@ def write_comparison(runs: list[RunRecord], target: Path) -> None:
 
 
 def _write(template: str, target: Path, **values: Any) -> None:
+    if target.is_dir():
+        raise UserError(f"{target} is a directory; give the name of an HTML file", argument="to")
     target.parent.mkdir(parents=True, exist_ok=True)
     with store.replaced(target) as staging:
         staging.write_text(page(template, **values), encoding="utf-8")

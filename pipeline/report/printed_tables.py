@@ -65,6 +65,11 @@ def notes_of(runs: list[RunRecord]) -> list[str]:
     return [note if len(names) == len(runs) else f"{', '.join(names)}: {note}" for note, names in of.items()]
 
 
+OTHER_ROWS = (
+    "warning: these runs do not report the same metric on the same rows: their numbers cannot be compared"
+)
+
+
 def runs_table(runs: list[RunRecord]) -> str:
     """The students that several runs are about, a row each."""
     rows = []
@@ -75,7 +80,8 @@ def runs_table(runs: list[RunRecord]) -> str:
         costs = cost_cells([r])
         row |= {f"retained of {runs[0].reference}": percent(r.retained)}
         rows.append(row | {column: costs[column] for column in ("params", "size", "latency")})
-    return "\n".join([terminal_table(rows), *notes_of(runs)])
+    warning = [] if all(run.same_rows(runs[0]) for run in runs) else [OTHER_ROWS]
+    return "\n".join([terminal_table(rows), *warning, *notes_of(runs)])
 
 
 def seeds_table(runs: list[Path]) -> str:
