@@ -50,7 +50,8 @@ def _tell(endpoint: Endpoint, table: AnswerTable, left: int, spent: bool, target
     shown = [
         (label if label is not None else "(not understood)", count) for label, count in counts.most_common()
     ]
-    print(tabulate(shown, ["label", "texts"]))
+    if shown:
+        print(tabulate(shown, ["label", "texts"]))
     for refused in sorted(endpoint.left_out):
         print(f"{endpoint.model} {WITHOUT[refused]}")
     print(f"{endpoint.requests:,} requests and {endpoint.tokens:,} tokens now; the answers are in {target}")

@@ -190,11 +190,15 @@ class Endpoint:
 
     def _refused(self, error: "APIError") -> UserError:
         status = getattr(error, "status_code", None)
-        said = " ".join(str(error).split())[:300]
+        said = " ".join(f"{error} {'' if status else error.__cause__ or ''}".split())[:300]
         what = f"answered {status}" if status else "did not answer"
+        check = (
+            "base_url=, model= and the key in OPENAI_API_KEY"
+            if status
+            else "base_url=, and that a server runs there"
+        )
         return UserError(
-            f"{self.base_url} {what} ({said}); check base_url=, model= and the key in OPENAI_API_KEY. What was answered "
-            "is kept: run the same command again to go on"
+            f"{self.base_url} {what} ({said}); check {check}. What was answered is kept: run the same command again to go on"
         )
 
 

@@ -273,7 +273,11 @@ def test_a_server_that_is_not_there_ends_it_with_one_line(place, capsys):
         "retries=0",
     ]
     assert main(nowhere) == 2
-    assert "http://127.0.0.1:9/v1 did not answer" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert (
+        "http://127.0.0.1:9/v1 did not answer (Connection error. All connection attempts failed)" in told.err
+    )
+    assert "check base_url=, and that a server runs there" in told.err and "label " not in told.out
 
 
 def test_a_text_with_line_ends_of_unicode_is_read_again(tmp_path):
