@@ -1,6 +1,7 @@
 """Locks: one process works on a run at a time, and runs that begin together make a stage that they share once."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -8,11 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from checkpoints.errors import UserError
 
 LOCK, OWNER = ".lock", ".owner"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of a disk without locks, such as NFS without its lock service. (Of ENOSYS `FileLock` takes care.)"""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,20 @@ class LockState:
 def run_lock(run: Path) -> Iterator[None]:
     """Hold the lock of a run. The system releases it when this process dies, however that happens.
 
+    On a disk without locks a file stands for it, which a later command on this host removes if this process is dead.
+
     Raises:
         UserError: another process holds it.
     """
-    lock = FileLock(run / LOCK)
+    lock: BaseFileLock = FileLock(run / LOCK)
     try:
-        lock.acquire(blocking=False)
+        try:
+            lock.acquire(blocking=False)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            lock = SoftFileLock(run / f"{LOCK}.held")
+            lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
             f"{run} is in use by {_text(run / OWNER) or 'another process'}: wait until that has finished, "

@@ -1,5 +1,6 @@
 """One process a run, also after a process that died."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -68,6 +69,21 @@ def test_who_looks_at_the_lock_all_the_time_keeps_nobody_from_taking_it(tmp_path
                 assert lock_state(tmp_path).held
     finally:
         ended.set()
+    assert not lock_state(tmp_path).held
+
+
+def test_on_a_disk_without_locks_a_second_process_is_refused_too(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    for _ in range(2):
+        with (
+            run_lock(tmp_path),
+            pytest.raises(UserError, match="in use by process"),
+            run_lock(tmp_path),
+        ):
+            raise AssertionError("two at once")
     assert not lock_state(tmp_path).held
 
 
