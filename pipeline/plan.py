@@ -63,6 +63,14 @@ class Planned:
         """The directory of what the stage made."""
         return self.made / "model"
 
+    def __str__(self) -> str:
+        """What a command says of it: what is done about the stage, and why it runs again."""
+        where = f" ({os.path.relpath(self.made)})" if self.action == "reuse" else ""
+        again = "; changed here: " if self.action == "reuse" else " again: "
+        cause = again + self.cause if self.cause else ""
+        discards = "; what is half done here is discarded" if self.discards else ""
+        return f"{ACTION_LABELS[self.action]}{where}{cause}{discards}"
+
 
 def plan(stages: list[StageSpec], run: Path, options: Options) -> list[Planned]:
     """Decide for each stage, in order, whether it is skipped, reused, resumed or run.

@@ -246,11 +246,7 @@ def _make_stage(step: Planned, launcher: Any, job: Job) -> None:
 def _print_plan(name: str, planned: list[Planned]) -> None:
     print(f"run {name}")
     for step in planned:
-        where = f" ({os.path.relpath(step.made)})" if step.action == "reuse" and step.made else ""
-        again = "; changed here: " if step.action == "reuse" else " again: "
-        cause = again + step.cause if step.cause else ""
-        discards = "; what is half done here is discarded" if step.discards else ""
-        print(f"  {step.stage.name:<34} {ACTION_LABELS[step.action]}{where}{cause}{discards}")
+        print(f"  {step.stage.name:<34} {step}")
 
 
 def _print_estimate(planned: list[Planned], more: int) -> None:

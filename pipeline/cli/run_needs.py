@@ -13,7 +13,7 @@ from pipeline.cli.doctor import Report, format_bytes, free_disk
 from pipeline.config.run_options import Options
 from pipeline.config.two_stage import Entry, StageSpec
 from pipeline.launch.remote_hosts import read_hostfile
-from pipeline.plan import ACTION_LABELS, RUNS, Planned, plan
+from pipeline.plan import RUNS, Planned, plan
 from stages.training.machine_limits import memory
 from stages.training.options import Job
 
@@ -60,7 +60,7 @@ def _compare_needs(report: Report, run: Path, planned: list[Planned], options: O
     place = " of a GPU's memory" if on_gpu else " of memory"
     most_host, most_device, most_disk, kept = PROCESS_BYTES * ranks, 0.0, 0.0, 0.0
     for step in planned:
-        text, stage_type = ACTION_LABELS[step.action], step.stage.stage_type
+        text, stage_type = str(step), step.stage.stage_type
         if step.action in ("run", "resume"):
             trained = TRAINED_MODEL.get(stage_type, step.stage.name)
             parameters = _count(models.get(trained))

@@ -153,6 +153,8 @@ def test_a_change_is_named_by_its_option_and_what_depends_on_it_by_the_stage(tmp
             (directory / "file").touch()
         store.write_json(step.directory / "finished.json", {"fingerprint": step.fingerprint})
     assert [step.cause for step in plan(stages(), run, o)] == ["", "", ""]
+    again = list(map(str, plan(stages(epochs=4), run, o)))  # as a command and the doctor show them
+    assert again[:2] == ["pending again: tuning.epochs was 2, is 4", "finished"]
     changed = [step.cause for step in plan(stages(epochs=4), run, o)]
     assert changed == ["tuning.epochs was 2, is 4", "", "its input changed: teacher"]
     changed = [step.cause for step in plan(stages(layers=4), run, o)]
