@@ -65,9 +65,7 @@ def notes_of(runs: list[RunRecord]) -> list[str]:
     return [note if len(names) == len(runs) else f"{', '.join(names)}: {note}" for note, names in of.items()]
 
 
-OTHER_ROWS = (
-    "warning: these runs do not report the same metric on the same rows: their numbers cannot be compared"
-)
+OTHER_ROWS = "warning: other metrics, or other rows: these numbers cannot be compared"
 
 
 def runs_table(runs: list[RunRecord]) -> str:
