@@ -392,7 +392,7 @@ def _told(source: ModelSource) -> Iterator[None]:
             ) from error
         if not source.allow_bin and "safetensors" in reason:
             raise UserError(
-                f"{source.name} has no model.safetensors; save it anew with save_pretrained, or set it to true to load .bin "
+                f"{source.name} has no model.safetensors; save the model again with save_pretrained, or set this to true to load .bin "
                 "weights (tensors only)",
                 argument="allow_bin",
             ) from error

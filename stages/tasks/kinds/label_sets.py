@@ -54,8 +54,8 @@ class LabelSets(Kind):
     def first_bias(self, labels: Sequence[Any]) -> np.ndarray:
         """The log-odds of each label (Lin et al. 2017, arXiv 1708.02002, section 3.3).
 
-        From a bias of 0 the first hundreds of steps would teach only that each label is rare, and the encoder with it to
-        answer the same to every row.
+        With a bias of 0 the first hundreds of steps would teach only that each label is rare. Meanwhile the encoder would
+        learn to say the same of every row.
         """
         return self.logits((np.sum(labels, axis=0) + 1) / (len(labels) + 2))
 
