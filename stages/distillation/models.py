@@ -392,8 +392,8 @@ def _told(source: ModelSource) -> Iterator[None]:
             ) from error
         if not source.allow_bin and "safetensors" in reason:
             raise UserError(
-                f"{source.name} has no model.safetensors; save the model again with save_pretrained, or set this to true to load .bin "
-                "weights (tensors only)",
+                f"{source.name} has no model.safetensors; set it to true to load .bin weights (tensors only), or save the model "
+                "again with save_pretrained",
                 argument="allow_bin",
             ) from error
         raise UserError(f"{source.name} cannot be loaded: {reason}") from error
