@@ -59,7 +59,7 @@ class FileHashes:
         return fingerprint({path.name: self.of(path) for path in files if not path.name.startswith(".")})
 
     def of(self, path: Path) -> str:
-        """Return the hash of a file, or of a directory's files and their names, without hidden files."""
+        """Return the hash of a file, or of a directory's files and their names, without files whose names begin with a dot."""
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
             return fingerprint({str(p.relative_to(path)): self.of(p) for p in files})

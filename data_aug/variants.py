@@ -196,8 +196,8 @@ def augment_rows(
         seed: 0 or more.
         first_row_id: number of the first row, 0 or more; the others follow.
         barred: whether a variant must be dropped, for example because it is a row of dev or test.
-        given: row number -> the candidates of some words of its first text, by the numbers of their first and last
-            word (spaces separate words); words whose list is empty stay.
+        given: row number -> {(first word, last word): candidates} of its texts, whose words single spaces separate. Such
+            words are replaced as a whole; if their list is empty, they stay.
 
     Returns:
         For each row its texts and those of its variants; and what was done.

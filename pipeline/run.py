@@ -71,7 +71,7 @@ class StageFailed(RuntimeError):
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl-C or SIGTERM ended it, after a checkpoint."""
+        """Whether Ctrl-C or SIGTERM ended it. A training stage has saved, unless a second signal came."""
         return self.status in (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 

@@ -73,7 +73,7 @@ def stage_lock(path: Path, run: str, waits: Callable[[str], bool]) -> Iterator[N
     """Hold the lock of all stages with one fingerprint, while one of them is made.
 
     Args:
-        path: the lock's file, which stays, as does one beside it with the name of the run that took it last.
+        path: the lock's file. A file beside it holds the name of the run that took it last. Neither is removed.
         run: the name of this run.
         waits: called if another run holds the lock, with its name ("" if that is not known); says whether to wait for it,
             or to go on without.

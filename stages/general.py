@@ -44,7 +44,7 @@ def run(stage: Stage) -> None:
 
 
 def begin(stage: Stage, options: General, teacher: PreTrainedModel, reads: Reading) -> PreTrainedModel:
-    """The student as it begins: random weights, its word embeddings as the teacher's, or some of its layers."""
+    """The student as it begins: random weights, with the teacher's word embeddings (reduced) or not, or some of its layers."""
     torch.manual_seed(stage.seed)  # the projections, too, where no weights of the student are drawn
     sizes, which = stage.options["architecture"], options.layer_map
     if options.init == "teacher-layers":

@@ -59,7 +59,7 @@ def run(stage: Stage) -> None:
 
 
 def begin(stage: Stage, kind: Kind, reads: Reading) -> PreTrainedModel:
-    """The student as it begins: a general student, or the teacher's every k-th layer; its head is new."""
+    """The student as it begins: a general student, whose head stays if it is for these labels, or the teacher's every k-th layer."""
     torch.manual_seed(stage.seed)
     if "student" in stage.inputs:
         return load_classifier(stage.model("student"), kind)

@@ -1,8 +1,8 @@
 """The teacher of a task: an encoder fine-tuned on it, or a given classifier that is shown to know it.
 
 A model without classifier weights is fine-tuned on the task's training rows, the best epoch on dev kept.
-One that has them is evaluated first: if it does no better than the best constant answer it is refused,
-for a student can only learn what its teacher knows.
+One that has them is evaluated first: if it does no better than the best constant answer it is refused
+(unless `accept_teacher` is set), for a student can only learn what its teacher knows.
 """
 
 from dataclasses import replace

@@ -101,7 +101,7 @@ class Options:
     augment: bool = option(False, "train the task stages on augmented rows")
     baselines: bool | Literal["random", "general", "layers"] = option(
         False,
-        "baselines without a teacher, from: random, general (student), layers (of the teacher); true: all",
+        "baselines without a teacher, from: random, general (student), layers (of the teacher); true: two",
     )
     reuse: bool = option(True, "reuse stages of other runs with equal inputs and options")
     restart: bool = option(False, "discard half-done stages and start them again")

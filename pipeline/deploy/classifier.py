@@ -388,7 +388,7 @@ def print_predictions(classifier: Classifier, rows: Sequence[Row]) -> None:
 def predict_table(
     classifier: Classifier, path: Path, columns: tuple[str, ...], target: Path | None, **how: str
 ) -> int:
-    """Write a table with two more columns: label and score, or predicted_label and predicted_score beside such.
+    """Write a table with two more columns: label and score. All begin with predicted_ if the table has one of them.
 
     Of questions they are answer and score; of candidates rank and score.
 

@@ -34,7 +34,7 @@ def export(
 
     Args:
         target: a path that does not exist yet.
-        onnx: whether to write ONNX files, in fp32 and int8, and to measure each format; or the smaller formats. A model
+        onnx: False: no ONNX files. True: fp32 and int8. A list: fp32 and these formats. Each file is measured. A model
             that reads images or a graph has none.
         max_changed: what a smaller format may change (`pipeline.deploy.smaller.changed`).
         license: for the model card; an identifier of the hub, or empty.

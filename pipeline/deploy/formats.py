@@ -54,7 +54,7 @@ class FormatResult:
         agreement: fraction of these rows with the label or answer of the student in PyTorch; None for a regression.
         difference: the largest change of a row's probability, or score, from the student in PyTorch; None for the teacher.
         costs: latency and throughput.
-        rows: on which formats are compared.
+        rows: number of rows on which formats are compared.
         in_fp32: layers of a smaller format that stay in fp32, numbered from 1.
     """
 

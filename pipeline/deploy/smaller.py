@@ -37,7 +37,7 @@ class Deciding:
 
     Attributes:
         kind: the kind of the task, with what was chosen for the student.
-        rows: on which formats are calibrated and compared.
+        rows: on which ranges are calibrated, and it is decided what stays in fp32.
         groups: the groups of the rows (`Kind.groups`).
         limit: what a format may change (`changed`).
     """

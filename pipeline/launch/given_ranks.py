@@ -32,7 +32,7 @@ class GivenRanks:
         local_rank: its number among the ranks of its host.
         local_size: ranks of its host; 0: not known.
         master: address of the host on which rank 0 listens, or torchrun's own agent.
-        port: on which.
+        port: the port on which rank 0 listens there.
         by: what said so, for messages.
     """
 

@@ -86,7 +86,7 @@ def launcher_of(run: Path) -> "Launcher | _Leader":
 
 
 def job_on_given_ranks(job: Job, given: Mapping[str, Any]) -> Job:
-    """The `job` options on the ranks that there are.
+    """The `job` options, with the number of ranks that another launcher has started; unchanged if there are none.
 
     Args:
         given: options by name, as the user gave them.

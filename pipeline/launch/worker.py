@@ -1,6 +1,6 @@
 """What each rank runs: a stage, from the `stage.json` in its directory.
 
-Exit status: 0 finished; 1 failed; 2 a mistake that the user can fix; 128 + a signal's number: stopped, having saved.
+Exit status: 0 finished; 1 failed; 2 a mistake that the user can fix; 128 + a signal's number: stopped by it.
 """
 
 import contextlib

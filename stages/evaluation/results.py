@@ -101,7 +101,7 @@ class Costs:
         batch: the latency of 32 rows at once.
         rows_per_second: with 32 rows at once, at the median.
         lengths: the lengths of the single rows.
-        threads: that torch used.
+        threads: number of threads that torch used.
         peak_bytes: the weights, and the most memory that one pass over 32 rows takes beside them; None where the
             system does not tell.
         waiting: fraction of the time that the threads waited for a processor; None where the system does not tell.

@@ -28,7 +28,7 @@ class Threshold:
         agreement: observed, of the held-out rows above.
         lower: its lower confidence bound, one-sided.
         share: the part of the held-out rows that is above.
-        rows: held out.
+        rows: number of held-out rows.
     """
 
     confidence: float
@@ -58,7 +58,7 @@ def least_rows(promise: float) -> int:
 def find_threshold(confidences: np.ndarray, agrees: np.ndarray, promise: float) -> Threshold | None:
     """The lowest threshold above which the student agrees as often as promised, with probability 1 - `RISK`.
 
-    The thresholds are tested one after the other, from the most confident rows down, each at the level `RISK`, until
+    The thresholds with at least `least_rows` above them are tested one after the other, from the highest down, each at the level `RISK`, until
     one fails. The first that is too low passes by chance with that probability at most, and without it none after it
     is reached: so the thresholds need no correction for their number (fixed-sequence testing; Angelopoulos et al. 2021,
     arXiv 2110.01052, section 3). Which thresholds there are depends on the confidences alone.

@@ -135,7 +135,7 @@ class Method:
         return lines
 
     def rows(self, stage: Stage, task: Task, train: TaskRows) -> tuple[Rows, BatchTransform | None]:
-        """What the student trains on, made of the task's training rows, and what changes a batch of it by the epoch."""
+        """The rows that the student trains on, made of the task's, and what changes each batch by the epoch, or None."""
         return train, changes_of(stage, task, train)
 
     def targets(
@@ -185,7 +185,7 @@ class Method:
         """Measure the trained student with its best weights; what this puts into `found` is reported."""
 
     def evaluation(self, model: Distillation, evaluate: Callable[[], float]) -> Callable[[], float]:
-        """The score that chooses which weights are kept, made from `evaluate`, that on dev. NaN: not these weights."""
+        """What gives the score by which weights are kept: `evaluate` (on dev), or made of it. NaN: these are not kept."""
         return evaluate
 
     def finish(self, model: Distillation) -> nn.Module:

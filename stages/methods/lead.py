@@ -139,7 +139,7 @@ class Lead(Method):
             )
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
-        """Refuse tasks other than rankings, encoders that are not parted, and a teacher that is missing or shows too little."""
+        """Refuse tasks other than rankings, students that cannot be dual encoders, and a teacher that is missing or shows too little."""
         if not isinstance(task.kind, Ranking) or task.kind.pooling:
             raise UserError(
                 f"lead ranks candidates of questions without windows, and the task has {task.kind.name}; give a ranking",

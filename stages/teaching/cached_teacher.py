@@ -39,8 +39,8 @@ class TeacherCache:
     """The outputs of a teacher, from disk.
 
     Each token is stored as one vector of two bytes a number: its hidden states, then queries, keys and values of the
-    requested layers. For short rows (L < 2 D) attention scores take less room than queries and keys. If the losses need
-    only scores, these are kept instead, (L, L) for each head and layer of a row. Numbers of a teacher that computes in
+    requested layers. If the losses need only attention scores, and these take less room than queries and keys (rows are
+    shorter than 2 D), they are kept instead, (L, L) for each head and layer of a row. Numbers of a teacher that computes in
     fp32 are rounded to bf16, which has its range and 8 bits of its 24: a relative error of 2^-8 at most. Shards are
     sealed: a resumed stage computes only missing ones, unless it resumes in another precision.
 

@@ -20,7 +20,7 @@ LOOKED_AT = 200
 MOST_SHAPES = 4
 """No more shapes than these, the most frequent ones, are compiled."""
 USUAL = 0.9
-"""`auto` compiles only if at least this part of the batches has one of those shapes."""
+"""`auto` compiles only if at least this fraction of the batches has one of those shapes."""
 STEPS_A_SHAPE = 10_000
 """`auto` compiles only if each of those shapes has at least this many steps: compiling took 20 s and saved 3 ms a step."""
 
@@ -113,7 +113,7 @@ def repeatable(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
 def usual_shapes(
     batches: Sequence[np.ndarray], lengths: np.ndarray, multiple: int
 ) -> tuple[list[np.ndarray], float]:
-    """A batch of each of the most frequent shapes, the most frequent first, and the part of the batches that have them.
+    """A batch of each of the most frequent shapes, the most frequent first, and the fraction of all batches with one of them.
 
     Args:
         multiple: that batches are padded to.

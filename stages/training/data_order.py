@@ -17,8 +17,8 @@ def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -
     the last pool may be short.
 
     More than 2**20 rows are ordered in bounded memory: blocks of 2**14 consecutive rows are permuted, and as many of
-    them as make 2**20 rows are ordered together, as above. Of these batches one buffer at a time is kept, and any is
-    found without those before it.
+    them as make 2**20 rows are ordered together, as above. Such a group is a buffer: one at a time
+    is in memory, and any can be made without those before it.
 
     Args:
         lengths: (N,) cost of each row.

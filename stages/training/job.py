@@ -119,7 +119,7 @@ class Job:
 
         Raises:
             Interrupted: a signal came; the job has saved.
-            UserError: the loss is no longer finite, the disk is full, or a checkpoint does not fit.
+            UserError: the loss is no longer finite, the disk is full, or a checkpoint is of another model or version.
         """
         self._restore()
         self.loss_scale = self.engine.loss_scale

@@ -58,7 +58,7 @@ GPU_TRIAL_FRACTION = 0.9
 
 @contextlib.contextmanager
 def trial(model: nn.Module) -> Iterator[None]:
-    """Hold the memory of AdamW's moments, and with several ranks of flat gradients, while the block tries a pass.
+    """While the block tries a pass, hold as much memory as AdamW's moments and, with several ranks, the flat gradients take.
 
     Gradients and buffers are restored afterwards.
     """

@@ -311,10 +311,10 @@ class StageToCheck:
         student: the sizes of a recipe's student; empty where it begins as the given one.
         losses, method, reads, with_unlabelled, mixing: those of a recipe's student.
         reads_others: those of `reads` that learned another task.
-        methods_read, layers_read: the method of each of `reads` that is a student, and its layers; 0: the teacher's,
-            None: the given student's.
+        methods_read: student in `reads` -> its method.
+        layers_read: the same -> its number of layers; 0: as many as the teacher, None: as many as the given student.
         begins_as: the method that made what it begins as; plain where none did.
-        ranks: those of the run on one host; the stage `check`, which itself has one, sets it.
+        ranks: number of ranks of the run on one host. `check` sets it, for it runs on one rank itself.
     """
 
     trains: Literal["teacher", "student"]

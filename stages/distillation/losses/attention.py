@@ -94,7 +94,7 @@ class AttentionMaps(Loss):
     """Distance of attention probabilities, softmax(Q K^T / sqrt(D)), over real tokens.
 
     `mse` is the mean squared difference over heads and token pairs. `kl` is KL(teacher || student) of each token's row, the
-    mean over heads and tokens. If the numbers of heads differ, the maps of each model are averaged over its heads first.
+    mean over heads and tokens. Both are summed over mapped layers. If the numbers of heads differ, the maps of each model are averaged over its heads first.
     TinyBERT's authors found `AttentionScores` better.
 
     Args:

@@ -21,13 +21,13 @@ from stages.tasks.batches import Batch
 class HiddenStates(Loss):
     """Distance between the hidden states of student and teacher, after a learned projection to the teacher's width.
 
-    It is a mean over real tokens. H are the student's states, H^T the teacher's; layer m of the student learns from layer
-    g(m) of the teacher, and m = 0 is the embedding output. Three distances:
+    It is a mean over real tokens. S are the student's states, T the teacher's; layer m of the student learns from layer
+    g(m) of the teacher, and m = 0 is the embedding output. W_m has a bias. Three distances:
 
-    `mse`: sum_m ||H_m W_m - H^T_g(m)||^2 / (d_teacher * sum of lengths) (TinyBERT, equations 8 and 9).
+    `mse`: sum_m ||S_m W_m - T_g(m)||^2 / (d_teacher * sum of lengths) (TinyBERT, equations 8 and 9).
     `normalised`: like `mse`, but states are divided by their norms, and the sum is not divided by d_teacher
     (Patient KD, arXiv 1908.09355, equation 7).
-    `cosine`: sum_m (1 - cos(H_m W_m, H^T_g(m))) / sum of lengths (as DistilBERT, arXiv 1910.01108).
+    `cosine`: sum_m (1 - cos(S_m W_m, T_g(m))) / sum of lengths (as DistilBERT, arXiv 1910.01108).
 
     Args:
         student, teacher: the models' configs.

@@ -86,7 +86,7 @@ class MatchedLogits(Loss):
 
 
 class Continuation(Loss):
-    """max(0, ||z_S - phi z_T||^2 - m phi), summed over classes, averaged over targets.
+    """max(0, ||z_S - phi z_T||^2 - m phi), averaged over targets.
 
     Continuation-KD (Jafari et al., arXiv 2212.05998, equations 4 to 6): a teacher whose logits are scaled up.
 

@@ -134,13 +134,13 @@ class Kind(ABC):
         return []
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """(N, C) probabilities of the labels, by default of one that holds; of a score the score."""
+        """(N, C) the softmax. Kinds with several labels a row take sigmoids, scores the score itself."""
         from scipy.special import softmax
 
         return softmax(np.asarray(logits, np.float64), axis=-1)
 
     def logits(self, probabilities: np.ndarray) -> np.ndarray:
-        """(N, C) finite logits of these `probabilities`, of which 0 (and 1) are moved by a millionth."""
+        """(N, C) logits of these `probabilities`; they are finite, for 0 (and 1) are first moved by 1e-6."""
         return np.log(np.maximum(probabilities, LEAST))
 
     @abstractmethod
@@ -152,7 +152,7 @@ class Kind(ABC):
         """What the model says: (N,) class ids or scores, or (N, C) whether each label holds."""
 
     def counts(self, metrics: Sequence[str], said: Said) -> dict[str, np.ndarray]:
-        """For each metric what every group counts, (groups,), where its value is their mean.
+        """Metric -> (groups,) the value of each group; the metric is their mean.
 
         A kind that has other metrics has a `measure` and a `resampler` of its own.
         """

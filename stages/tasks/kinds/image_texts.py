@@ -19,8 +19,8 @@ class ImageTexts(Ranking):
 
     A model gives a row one logit: that the text is true of the image. The logit ranks the texts of an image, and the
     images of a text. `text_recall_at_5` is the fraction of images with a true text among the first five.
-    `image_recall_at_5` is, of the true texts of an image, the fraction that has a true image among the first five, in
-    the mean over the images. `mean_recall` is the mean of both at 1, 5 and 10. Of equal logits the wrong ones come
+    A text is found if a true image of it is among its first five: `image_recall_at_5` is the fraction of an image's
+    true texts that are found, averaged over the images. `mean_recall` is the mean of both at 1, 5 and 10. Of equal logits the wrong ones come
     first.
 
     Training rows are images whose label is a tuple of true texts; false ones are drawn (`stages.tasks.caption_rows`).

@@ -160,7 +160,7 @@ def best_answers(
     """What a model says to questions, by its logits of all windows of their contexts.
 
     The log-probability of an answer in a window is that of its start and that of its end, among the window's places.
-    The most probable in any window is the answer; no answer is as probable as in the window where it is least so.
+    The most probable in any window is the answer. The log-probability of "no answer" is its lowest one over the windows.
 
     Args:
         logits: (T, 2) of start and end at each place that may be answered, window after window; the first of each window

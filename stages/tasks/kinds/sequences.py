@@ -70,7 +70,7 @@ class Sequences(Kind):
         }
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
-        """The best of one string for each length, which has in each place the most frequent symbol there."""
+        """For each length a string of the most frequent symbol in each place; what the best of these strings reaches."""
         longest = max(map(len, gold))
         places = [[text[i] for text in gold if len(text) > i] for i in range(longest)]
         best = "".join(max(sorted(set(symbols)), key=symbols.count) for symbols in places)
