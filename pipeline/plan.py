@@ -28,6 +28,9 @@ FORMATS = {"check": 5, "general": 4, "masked_lm": 4, "pretrain": 4, "intermediat
 """Stage type -> its own version; the higher of the two counts."""
 
 
+HALF_DONE = ("checkpoints/step-*", "teacher/*/*/manifest.json", "logits/*/*/manifest.json")
+"""What is in the directory of a stage that has begun: its own checkpoints, the teacher's shards, evaluated models."""
+
 ACTION_LABELS = {
     "skip": "finished",
     "reuse": "reused from another run",
@@ -127,14 +130,13 @@ def _decide(
     if reused and (same or not finished):
         gone = options.reuse or not same
         cause = "the run that it was reused from no longer has it" if gone else "reuse=false"
-    begun = any(directory.glob("checkpoints/step-*")) or any(directory.glob("teacher/*/*/manifest.json"))
-    half_done = begun and not finished
+    half_done = not finished and any(any(directory.glob(pattern)) for pattern in HALF_DONE)
     elsewhere = others.get(key) if stage.stage_type != "evaluate" else None
     if half_done and spec.get("fingerprint") == key and not options.restart:
         # Its work is given up only for an artefact that is known to be whole.
         if not elsewhere or not store.is_whole(elsewhere / "model"):
             return Planned(stage, directory, key, "resume", directory)
-    elif half_done and not options.restart:
+    elif half_done and not options.restart and stage.stage_type != "evaluate":
         raise UserError(
             f"{directory} is half done with other options ({_difference(spec, stage, key, inputs, renewed)}): "
             "use the previous options, restart=true to discard it, or another run=NAME"

@@ -96,12 +96,18 @@ def run(stage: Stage) -> None:
 
 
 def examine(stage: Stage, task: Task, split: str) -> dict[str, Examined]:
-    """Run each model on the reported split, on dev and, where there is one, on the mismatched dev split."""
+    """Run each model on the reported split, on dev and, where there is one, on the mismatched dev split.
+
+    The logits of a model and a split are kept on disk until the stage is finished: if it is stopped, it goes on from there.
+    """
     names, parts = stage.options["models"], {split, "dev", "dev_mismatched"} & task.splits.keys()
     total = len(names) * sum(len(task.splits[part]) for part in parts)
     # Only the tokenizer tells how many windows texts make.
     windows = task.splits[split].asks or task.kind.pooling
-    with Progress(stage, None if windows else total, "row") as progress:
+    done = sum(
+        len(task.splits[part]) for name in names for part in parts if store.is_whole(_kept(stage, name, part))
+    )
+    with Progress(stage, None if windows else total, "row", done=done) as progress:
         return {name: _examined(stage, task, parts, name, progress) for name in names}
 
 
@@ -113,10 +119,19 @@ def _examined(stage: Stage, task: Task, parts: set[str], name: str, progress: Pr
     rows, logits = {}, {}
     for part in parts:
         rows[part] = rows_of(stage, task, part, preprocessor, max_length)
-        logits[part] = predict(model, rows[part], stage.device, order=order, advance=progress.advance)
+        kept = _kept(stage, name, part)
+        if not store.is_whole(kept):
+            found = predict(model, rows[part], stage.device, order=order, advance=progress.advance)
+            with store.sealed(kept) as directory:
+                np.save(directory / "logits.npy", found)
+        logits[part] = np.load(kept / "logits.npy")
     weights = Path(source.name).glob("*.safetensors")
     kind = task.kind.of_model(config)
     return Examined(model.cpu(), rows, logits, kind, sum(path.stat().st_size for path in weights))
+
+
+def _kept(stage: Stage, name: str, part: str) -> Path:
+    return stage.directory / "logits" / name / part
 
 
 def model_result(

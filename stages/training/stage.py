@@ -155,7 +155,7 @@ class Stage:
                 "machine": describe(),
             }
             store.write_json(self.directory / "finished.json", finished)
-            for name in ("checkpoints", "best", "teacher"):
+            for name in ("checkpoints", "best", "teacher", "logits"):
                 store.remove(self.directory / name)
         barrier()
 

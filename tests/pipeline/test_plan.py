@@ -51,6 +51,21 @@ def test_a_stage_goes_on_from_a_checkpoint_or_a_shard_of_the_teachers_layers(tmp
         store.remove(run)
 
 
+def test_an_evaluation_goes_on_from_a_models_logits_unless_something_changed(tmp_path):
+    def planned(models: list[str]):
+        stages = [StageSpec("evaluate", "evaluate", {"models": models})]
+        (step,) = plan(stages, tmp_path / "run", o)
+        return step
+
+    o = load("small", ["job.precision=fp32"])
+    write_stage_spec(planned(["teacher"]), {}, o)
+    with store.sealed(tmp_path / "run/evaluate/logits/teacher/dev") as directory:
+        (directory / "file").touch()
+    assert planned(["teacher"]).action == "resume"
+    other = planned(["teacher", "distilled"])
+    assert (other.action, other.discards) == ("run", True)
+
+
 def test_a_half_done_stage_gives_way_to_the_same_one_that_another_run_has_finished(tmp_path):
     def planned(*given: str, seed: int = 1):
         stages = [StageSpec("general", "general", {"seed": seed})]
