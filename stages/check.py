@@ -5,6 +5,7 @@ operations and truncated rows of every training stage.
 """
 
 from dataclasses import asdict, replace
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -17,6 +18,7 @@ from stages.evaluation.scores import check_scale
 from stages.tasks.kinds import Questions
 from stages.tasks.task import Task, check_folds
 from stages.tasks.task_rows import TaskRows
+from stages.tasks.token_rows import TokenRows
 from stages.teaching.cost import Cost, count, training_cost
 from stages.teaching.given_models import Models, check_models, check_plan
 from stages.training.cached_rows import corpus_rows, task_rows
@@ -28,7 +30,12 @@ from stages.training.step import refuse_ranks, refuse_unsupported
 ENOUGH_TOKENS = 10_000_000
 """Tokens of text up to which a general student's quality rose (docs/benchmarks/glue.md, "How much text")."""
 SOME_ROWS = 200
-"""Rows of dev on which a given teacher's scores are compared with the labels."""
+"""Rows of dev on which a given teacher's scores are compared with the labels, and rows whose words are counted."""
+MANY_TOKENS = 1.6
+"""Tokens a word from which on a text may be in another language than its tokenizer: of a tokenizer for English, English
+words take 1.2 (XQuAD) to 1.35 tokens (WNUT-17), Spanish ones 1.8, German ones 2.2."""
+LONG_WORD = 12
+"""Characters a word above which spaces do not separate words, as in Chinese."""
 
 
 def run(stage: Stage) -> None:
@@ -102,6 +109,11 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
         return Cost(0.0, 0.0)
     cost, line = training_cost(stage, plan, rows, task, trained, models.teacher if reads_teacher else None)
     stage.log(f"{name}: {line}")
+    if name in ("tuning", "general") and (many := tokens_a_word(rows, models.preprocessor)) > MANY_TOKENS:
+        stage.log(
+            f"{name}: a word of the text takes {many:.1f} tokens; in the tokenizer's own language it would take 1.2 to 1.4: "
+            "if they are of different languages, give a teacher and text of the same one"
+        )
     there = int(rows.lengths.sum())
     if name == "general" and there < ENOUGH_TOKENS and (not plan.tokens or there < plan.tokens):
         stage.log(
@@ -109,6 +121,19 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
             f"{ENOUGH_TOKENS / 1e6:.0f} M (docs/benchmarks/glue.md): give more text"
         )
     return cost
+
+
+def tokens_a_word(rows: TaskRows, tokenizer: Any) -> float:
+    """Tokens that a word of the first rows takes in the mean; 0 where the rows have no words that spaces separate."""
+    if not isinstance(rows, TokenRows):
+        return 0.0
+    special, tokens, words = set(tokenizer.all_special_ids), 0, list[str]()
+    for start, end in pairwise(rows.offsets[: SOME_ROWS + 1].tolist()):
+        ids = [token for token in rows.tokens[start:end].tolist() if token not in special]
+        tokens += len(ids)
+        words += tokenizer.decode(ids).split()
+    characters = sum(map(len, words))
+    return tokens / len(words) if words and characters <= LONG_WORD * len(words) else 0.0
 
 
 def _rows(stage: Stage, plan: StageToCheck, preprocessor: Any, task: Task | None) -> TaskRows:

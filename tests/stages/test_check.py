@@ -4,11 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from checkpoints.errors import UserError
 from stages import check
+from stages.tasks.packages import packaged_teacher
 from stages.training.options import StageToCheck
 from stages.training.step import StepKind
+from tests.conftest import write_corpus_rows
 from tests.stages.foreign import make_stage
 
 
@@ -129,3 +132,25 @@ def test_a_short_text_of_the_general_stage_is_logged(
     said = capsys.readouterr().out
     assert (f"general: the text has {logged} tokens; on STS-B" in said) == bool(logged)
     assert ("give more text" in said) == bool(logged)
+
+
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        (
+            "The film is slow, but its last half hour is worth the wait for anybody who likes the sea.",
+            1.0,
+            1.35,
+        ),
+        (
+            "Der Film ist langsam, aber die letzte halbe Stunde lohnt das Warten für alle, die das Meer mögen.",
+            1.8,
+            3,
+        ),
+        ("thefilmisslowbutitslasthalfhourisworththewait", 0, 0),
+    ],
+)
+def test_tokens_a_word_tell_another_language(tmp_path, text, least, most):
+    tokenizer = AutoTokenizer.from_pretrained(packaged_teacher())
+    rows = write_corpus_rows([text] * 3, tokenizer, 64, tmp_path / "rows")
+    assert least <= check.tokens_a_word(rows, tokenizer) <= most
