@@ -77,7 +77,7 @@ report: $(READY) ## the page of a finished run (RUN=), runs/RUN/report.html
 compare: $(READY) ## finished runs side by side (RUNS="a b"), runs/compare.html
 	@$(RUN_PIPELINE) compare $(GIVEN)
 
-pareto: $(READY) ## cost and quality of all students of all finished runs, task by task (TASK=)
+pareto: $(READY) ## cost and quality of all models of all finished runs, task by task (TASK=)
 	@$(RUN_PIPELINE) pareto $(GIVEN)
 
 submission: $(READY) ## answers of GLUE runs to its test rows in one file for GLUE's site (RUNS="a b"; if left out: all)

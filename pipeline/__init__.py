@@ -76,6 +76,7 @@ def distill(
     Raises:
         checkpoints.errors.UserError: an option, the data or a model is refused. It is a `ValueError` with the message
             of the command.
+        OSError: a file cannot be read or written.
         pipeline.run.StageFailed: a stage was interrupted or failed. The same call resumes it.
         pipeline.launch.in_place.RunEnded: the run failed; raised on every rank but 0.
 

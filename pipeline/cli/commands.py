@@ -63,7 +63,7 @@ class Command:
     """A command, whose docstring is its help.
 
     Attributes:
-        function: takes the command's settings; of commands that make a run, its arguments by name.
+        function: called with `settings`; where these are the options of a run, with the arguments as given, by name.
         settings: the dataclass of its settings.
         makes_run: it runs stages. Where another launcher has started several ranks, all of them take part; in any other
             command rank 0 alone.
@@ -366,7 +366,7 @@ class ParetoSettings(Settings):
 
 @command(ParetoSettings)
 def pareto(given: ParetoSettings) -> None:
-    """Compare the cost and quality of all students of all finished runs, task by task.
+    """Compare the cost and quality of all models of all finished runs, task by task.
 
     Example: make pareto TASK=rotten-tomatoes
     """

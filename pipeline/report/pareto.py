@@ -30,7 +30,7 @@ class Point:
     Attributes:
         name: run (without its seed) and model.
         results: what `evaluate` measured, one entry a seed.
-        on_front: no model with as few operations is as good.
+        on_front: no other model with as few operations or fewer is as good.
     """
 
     name: str
@@ -92,5 +92,5 @@ def _table(points: list[Point], run: RunRecord, references: str, form: Callable[
         } | agreement_cells(p.results, references) | cost_cells(p.results))  # fmt: skip
     return (
         f"{run.task.name}, {run.about.split}, {run.about.rows:,} rows; fewest operations first. * marks the Pareto "
-        f"front: no model with as few operations is as good.\n\n{form(rows)}"
+        f"front: no other model with as few operations or fewer is as good.\n\n{form(rows)}"
     )

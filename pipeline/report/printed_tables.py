@@ -57,7 +57,7 @@ def results_table(run: RunRecord) -> str:
 
 
 def notes_of(runs: list[RunRecord]) -> list[str]:
-    """Which class F1 is of, and which runs were timed on a busy machine; with names where it is not true of all runs."""
+    """Which class F1 is of, and which runs were timed on a busy machine; each names its runs unless it holds for all."""
     of: dict[str, list[str]] = {}
     for run in runs:
         for note in filter(None, (run.f1_note, run.busy_note)):

@@ -156,22 +156,22 @@ class RunRecord:
 
     @property
     def encoder(self) -> str:
-        """The option that names the teacher, or the encoder that was tuned on the teacher's answers."""
+        """The name that was given for the teacher, or for the encoder that was tuned on the teacher's answers."""
         return self.options["answers"]["encoder"] if self.about.answers else self.options["teacher"]
 
     @property
     def reference(self) -> str:
-        """What the model "teacher" is: the teacher, or the encoder that was tuned on the teacher's answers."""
+        """What tables call the model "teacher": encoder, if it was tuned on the teacher's answers."""
         return "encoder" if self.about.answers else "teacher"
 
     @property
     def gold(self) -> str:
-        """What the labels of the reported rows are."""
+        """What tables call the labels of the reported rows."""
         return "gold" if self.about.gold else "answer"
 
     @property
     def accuracy(self) -> str:
-        """What the fraction of rows with the right label is."""
+        """What tables call the fraction of rows with the right label."""
         return "accuracy" if self.about.gold else "agreement"
 
     @property

@@ -99,7 +99,7 @@ class ModelOutputs:
 
     @property
     def logits(self) -> Tensor:
-        """`logits_BC` of a pass of which they were asked for."""
+        """`logits_BC`, where the spec asked for logits."""
         assert self.logits_BC is not None, "no logits were asked for"
         return self.logits_BC
 

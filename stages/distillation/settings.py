@@ -52,7 +52,7 @@ def choose(value: str, choices: tuple[str, ...], setting: str) -> str:
 def check_type(
     student: PretrainedConfig, types: Collection[str], lacks: str, argument: str = "method"
 ) -> None:
-    """Raise a UserError unless a student is of one of some types of models; `lacks`: what others do not have or do."""
+    """Raise a UserError unless a student's `model_type` is one of `types`; `lacks` says what others lack."""
     if student.model_type not in types:
         raise UserError(
             f"a {student.model_type} {lacks}; give a student of {', '.join(types)}", argument=argument

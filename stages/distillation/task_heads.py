@@ -136,7 +136,7 @@ def in_units(
 
 
 def one_output(config: PretrainedConfig) -> bool:
-    """Whether a ranker's files have one output, and its config the names of the two classes that it is loaded with."""
+    """Whether a saved ranker has one output; its config then names, as `ranking`, the two classes that it is loaded with."""
     labels = getattr(config, "ranking", None)
     return isinstance(labels, list) and len(labels) == 2
 
@@ -169,7 +169,7 @@ def set_first_bias(model: nn.Module, kind: Kind, labels: Sequence[Any]) -> None:
 
 
 def recombine_outputs(model: PreTrainedModel, by: list[list[float]]) -> None:
-    """Make a model's outputs sums of those that it has: (outputs, outputs before) of factors."""
+    """Replace a model's outputs by linear combinations of them; `by` has the factors, (new outputs, old outputs)."""
     _, head = last_linear(model)
     head.out_features = len(by)
     for name, parameter in list(head.named_parameters()):

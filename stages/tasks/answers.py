@@ -76,10 +76,9 @@ def read_answers(
 
     Args:
         path: CSV, TSV, JSON, JSONL or Parquet.
-        texts: names of the one or two text columns; the first of these choices that the table has.
+        texts: choices of the one or two text columns; the first that the table has is read.
         labels: the labels of the task, which may be columns.
-        label: name of the column of labels; if empty, the first form of answers that the table has; None: so, and the
-            caller takes no name.
+        label: the column of answers. If empty or None, the first form that the table has; with None, errors suggest no name.
 
     Raises:
         UserError: the table cannot be read, or has no text or answer column.

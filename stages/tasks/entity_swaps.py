@@ -10,7 +10,7 @@ Given = Callable[[int], Mapping[tuple[int, int], list[str]]]
 
 
 def given_words(task: Task, entities: str) -> Given:
-    """The words of entities stay, or are swapped for entities of the same kind and as many words, of other rows."""
+    """The words of entities stay, or are swapped for entities of train of the same kind and number of words."""
     train, kind = task.splits["train"], task.kind
     if entities == "keep":
         return lambda row: {(word, word): [] for word in kind.fixed(train.labels[row])}

@@ -99,7 +99,7 @@ def parted(
         what: the rows, for notes and messages.
         notes: notes on dev and on dropped rows are added.
         text: rows are the same if their texts of this number are; None: if all are.
-        held: rows with the same text of this number are held out together; None: those that are the same.
+        held: the number of the text by which rows are held out together, such as 1, the context of questions; None: by `text`.
 
     Raises:
         UserError: there are no rows, or nothing would be left of a split.

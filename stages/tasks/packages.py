@@ -22,7 +22,7 @@ def packaged_teacher() -> Path:
 def packaged_student() -> Path:
     """Return the directory of a general student of that teacher: BERT, 4 layers, width 312, 8,500 of its tokens.
 
-    `make general-distill PRESET=compact` made it from 15 million words of English books in the public domain, on a GPU;
+    The preset `compact` made it from 15 million words of English books in the public domain, on a GPU;
     docs/benchmarks/glue.md has its results.
     """
     return Path(__file__).parent / "general_student"

@@ -334,12 +334,12 @@ def write_rows(
 
 
 def write_shard(maker: RowMaker, blocks: Iterable[Block], directory: Path, first: bool, last: bool) -> int:
-    """Write a part of what `merge_shards` makes one of. Returns the number of its tokens.
+    """Write a shard, which `merge_shards` joins with others. Returns the number of its tokens.
 
     Args:
         blocks: the rows; there may be none.
         first: it is the first of all, whose unknown tokens are checked, so that the wrong text is refused early.
-        last: kept in the counts, as "last".
+        last: it is the last shard of its part; kept in the counts.
 
     Raises:
         UserError: too many tokens of the first shard are unknown.

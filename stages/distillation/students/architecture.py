@@ -68,9 +68,9 @@ def student_config(
     settings: Mapping[str, Any] | None = None,
     vocabulary: int = 0,
 ) -> PretrainedConfig:
-    """A smaller config of the teacher's own kind, so that tokenizer, vocabulary and positions fit both.
+    """The config of a student: a smaller one of the teacher's kind, so that tokens and positions fit both, or one of `kind`.
 
-    A size of 0, layers too, is the teacher's; `vocabulary` is the maximum number of tokens. Of another kind it has the
+    A size of 0, layers too, is the teacher's; `vocabulary` is the maximum number of tokens. With `kind` it has the
     teacher's vocabulary, and every size is its own; `settings` are what such a kind has beside sizes. Where the teacher's
     layers differ in their kind of attention (ModernBERT), a layer has that of the layer it learns from, by the layer map
     `which`.
@@ -159,7 +159,8 @@ def begin_with_vectors(
     """Let the rows of tokens that are whole words begin as the words' vectors.
 
     The vectors go to the table's width by a random orthonormal map, which keeps the angles between them where the table is
-    no narrower than they are; the others' rows stay as drawn. All rows are as long as these in the mean.
+    no narrower than they are; each such row is as long as the drawn rows are in the mean, and the others
+    stay as drawn.
 
     Args:
         pieces: the tokenizer's vocabulary; a piece that begins a word is written as a WordPiece's, without a mark.

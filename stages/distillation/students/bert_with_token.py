@@ -26,7 +26,7 @@ class BertWithTokenConfig(BertConfig):
     }
 
     def check(self) -> None:
-        """Let attention have the dropout of the hidden states. All sizes can be."""
+        """Give attention the dropout of the hidden states."""
         self.attention_probs_dropout_prob = self.hidden_dropout_prob
 
 

@@ -45,7 +45,7 @@ class DualEncoderConfig(PretrainedConfig):
     pad_token_id: int | None = 0
 
     def check(self) -> None:
-        """Raises UserError: it is made from another student."""
+        """Refuse the kind, always: only its method makes such a student."""
         raise UserError(
             f"{self.model_type!r} cannot be chosen; take the method lead, which makes it, and leave this out",
             argument="kind",

@@ -63,7 +63,7 @@ class ManyHeadsConfig(PretrainedConfig):
         return config
 
     def check(self) -> None:
-        """Raises UserError: it is made from another student."""
+        """Refuse the kind, always: only its method makes such a student."""
         raise UserError(
             f"{self.model_type!r} cannot be chosen; take the method {self.model_type}, which makes it, and leave this out",
             argument="kind",

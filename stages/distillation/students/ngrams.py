@@ -47,7 +47,7 @@ class NGramsConfig(PretrainedConfig):
     pad_token_id: int | None = 0
 
     def check(self) -> None:
-        """All sizes can be."""
+        """Nothing is refused."""
 
     def forward_flops(self, tokens: float) -> float:
         """The sum of the embeddings of at most one n-gram of each length at each word, and the hidden layer."""

@@ -26,7 +26,7 @@ class TextCNNConfig(PretrainedConfig):
     pad_token_id: int | None = 0
 
     def check(self) -> None:
-        """All sizes can be."""
+        """Nothing is refused."""
 
     def forward_flops(self, tokens: float) -> float:
         """A product and a sum for each token under each filter."""

@@ -71,7 +71,8 @@ class Kind(ABC):
         exclusive: whether exactly one of the labels holds.
         scale: mean and deviation of scores, which are learned as deviations from the mean.
         follows_gold: whether the prediction stage learns gold labels by default, as TinyBERT does on STS-B.
-        predicts_original: whether the prediction stage reads the original rows, not the augmented ones.
+        predicts_original: whether the prediction stage reads the original rows, not the augmented ones, even where it learns
+            from the teacher; where it learns gold labels it always does.
         fixes_second: whether augmentation leaves the second text of a row as it is.
         fits_on_dev: whether `fitted` chooses something.
         constant_name: what `constant` is, for a reader.

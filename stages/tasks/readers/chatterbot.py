@@ -1,6 +1,6 @@
 """Questions and answers of the PyPI package chatterbot-corpus (BSD), as a ranking: which of ten answers is the question's?
 
-750 English questions in 21 topics, from trivia to greetings. The right candidates are the answers that a question has in the
+747 English questions in 21 topics, from trivia to greetings. The right candidates are the answers that a question has in the
 package; the wrong ones are nine answers to other questions of its topic, chosen by a hash. Later turns of a conversation
 are not read.
 """
