@@ -86,7 +86,8 @@ class Engine:
                 "each tag of a `LossTerm`, and no other"
             )
         kept = [self._gradients(each, losses[each.tag]) for each in first]
-        # Its optimisers that reduce while backward runs would otherwise learn of it after backward.
+        # DeepSpeed looks for the loss in what the model returns, and finds no tensor in loss terms. So its optimisers that
+        # reduce while backward runs would learn of it after backward.
         self.deepspeed.set_gradient_accumulation_boundary(ends_step)
         # DeepSpeed averages gradients over ranks; ours are parts of one global mean.
         self.deepspeed.backward(losses[last.tag] * self.world, scale_wrt_gas=False)
