@@ -33,12 +33,12 @@ def as_started(text: str) -> str:
 
 
 def python() -> str:
-    """This Python, as a shell in this directory starts it."""
+    """What to type in a shell in this directory to start this Python."""
     found = shutil.which("python")
     return "python" if found and Path(found) == Path(sys.executable) else near(Path(sys.executable))
 
 
 def near(path: Path) -> str:
-    """A path as a shell in this directory takes it: from here, where it lies below."""
+    """What to type in a shell in this directory for a path: relative, if it lies below."""
     here = Path.cwd()
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))

@@ -34,7 +34,7 @@ class Examined:
         model: on the CPU.
         rows: split -> its rows of tokens or pixels.
         logits: split -> logits, in the task's class order.
-        kind: the task's, with what was chosen for the model.
+        kind: the task's, with what was chosen on dev for the model, such as a threshold.
         bytes: size of the weights' files.
     """
 

@@ -665,7 +665,7 @@ def doctor(given: dict[str, str]) -> int:
 
 
 def to_make(given: Mapping[str, str]) -> list[tuple[Options, Callable[[Options], RunSpec]]]:
-    """What `doctor` is asked about: the options of each run that a command makes, and what declares the run's stages.
+    """What `doctor` is asked about: the options of each run that a command would make, with the function that declares its stages.
 
     Args:
         given: the options; `command` names the command, if it is neither `recipe` (which has `name`) nor `task-distill`.

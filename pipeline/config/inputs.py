@@ -186,7 +186,7 @@ def given_vectors(options: Options) -> Entry | None:
 def given_student(name: str, run: Path) -> Entry:
     """The packaged general student, one of the user's, or with run:NAME that of another run.
 
-    A run of `general-distill` gives its general student, any other the student that it is about.
+    A run of `general-distill` gives its general student; any other run gives the student that its report is about.
 
     Raises:
         UserError: there is no such run, it is not finished, or it is this one.

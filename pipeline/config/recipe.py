@@ -194,7 +194,7 @@ class Recipe:
 
 
 def known_recipes() -> dict[str, str]:
-    """Name -> its line, of the recipes that come with the project."""
+    """Name -> its line `about`, for each recipe that comes with the project."""
     paths = sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)
     return {path.stem: str(read_yaml(path).get("about", "")) for path in paths}
 

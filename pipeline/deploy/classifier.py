@@ -392,7 +392,7 @@ def predict_table(
 
     Of questions they are answer and score; of candidates rank and score.
 
-    A student with a threshold adds a third, by: who answered (`Classifier.predict`).
+    A student with a threshold adds a third column, `by`, which says who answered (`Classifier.predict`).
 
     Args:
         path: CSV, TSV, JSON, JSONL or Parquet.

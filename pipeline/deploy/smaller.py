@@ -36,8 +36,8 @@ class Deciding:
     """What decides whether a smaller format is as good as the student in PyTorch.
 
     Attributes:
-        kind: the kind of the task, with what was chosen for the student.
-        rows: on which ranges are calibrated, and it is decided what stays in fp32.
+        kind: the kind of the task, with what was chosen on dev for the student, such as a threshold.
+        rows: those used to calibrate ranges, and to decide which layers stay in fp32.
         groups: the groups of the rows (`Kind.groups`).
         limit: what a format may change (`changed`).
     """

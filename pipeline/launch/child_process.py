@@ -75,7 +75,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def die_at_signals() -> None:
-    """From now on SIGINT and SIGTERM, those that wait included, end this process at once."""
+    """From now on SIGINT and SIGTERM end this process at once, also those that were blocked and are pending."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -176,7 +176,7 @@ class RunRecord:
 
     @property
     def gold_note(self) -> str:
-        """A sentence where there are no gold labels; else ""."""
+        """A sentence for the reader if there are no gold labels; else ""."""
         if self.about.gold:
             return ""
         return (

@@ -304,7 +304,7 @@ _NUMBERED: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, int | None]]] = We
 
 
 def numbered_modules(model: nn.Module) -> list[tuple[nn.Module, int | None]]:
-    """The modules below a model, with the number of the layer that they may be the attention of, from 1."""
+    """The modules below a model, each with the number, from 1, of the layer whose attention it may be."""
     of_type: dict[type, list[nn.Module]] = defaultdict(list)
     for module in model.modules():
         of_type[type(module)].append(module)

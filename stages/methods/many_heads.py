@@ -70,7 +70,7 @@ class ManyHeads(Method):
         return ManyHeadsConfig.of(student, self.heads, self.layers)
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The student of the recipe, taken apart; one that has as many heads already is trained on."""
+        """The student of the recipe, taken apart; one that has as many heads already stays as it is."""
         student, tokenizer = super().begin(stage, task)
         return self.apart(student), tokenizer
 

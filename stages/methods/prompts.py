@@ -116,7 +116,7 @@ class Panda(SoftPrompt):
             )
 
     def check_plan(self, plan: StageToCheck) -> None:
-        """Refuse a source, or a student with a fresh prompt, that has no prompt."""
+        """Refuse a source, or a student given as the one with a fresh prompt, whose method makes no prompt."""
         super().check_plan(plan)
         for name in (self.source, self.fresh):
             method = plan.methods_read.get(name, "")

@@ -55,7 +55,7 @@ class PairRows(ImageRows):
     Attributes:
         images: (N,) the number of each row's image among `pixels`, which need not be (N, ...).
         captions: (N,) the number of each row's caption in `read`.
-        read: what the tokenizer gives, (G, L) each.
+        read: the tokenized captions, (G captions, L) each.
     """
 
     images: np.ndarray

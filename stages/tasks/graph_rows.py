@@ -114,7 +114,7 @@ class NodeRows(TaskRows):
 
     @cached_property
     def lengths(self) -> np.ndarray:  # type: ignore[override]
-        """(1,) 1: there is nothing that it could share a batch with."""
+        """(1,) 1: the graph is the only row, so its length does not matter."""
         return np.ones(1, np.int64)
 
     @cached_property

@@ -32,7 +32,7 @@ class Shard:
 
     Attributes:
         content: documents, or rows of a task.
-        first_row: number of its first row, which draws where a row of a corpus is cut in two.
+        first_row: number of its first row. Rows' numbers seed the places at which rows of a corpus are cut in two.
         last: whether no shard of its part follows.
     """
 

@@ -91,5 +91,5 @@ class StripRows(ImageRows):
 
     @property
     def with_others_images(self) -> Self:
-        """The same strings, each with the image of the row before it: what a model that copies labels does not notice."""
+        """The same strings, each with the image of the row before it. A model that copies the string does as well on these."""
         return replace(self, pixels=np.roll(self.pixels, 1, axis=0))

@@ -39,7 +39,7 @@ class TaskRows(ABC):
 
     @property
     def first_targets(self) -> torch.Tensor:
-        """(N,) int64, the number of each row's first answer among those of all rows."""
+        """(N,) int64, the index of each row's first answer among the answers of all rows."""
         import torch
 
         return torch.arange(len(self))

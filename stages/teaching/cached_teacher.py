@@ -89,7 +89,7 @@ class TeacherCache:
         return replace(spec, queries_keys=spec.queries_keys | layers), []
 
     def fill(self, rows: int) -> "TeacherCache":
-        """Run the teacher over the first rows, where their shards are not there; ranks share them. Called on every rank."""
+        """Run the teacher over the first rows. Shards that exist are skipped; ranks divide the others. Called on every rank."""
         starts = range(0, rows, SHARD_ROWS)
 
         def start() -> Fill:

@@ -112,7 +112,7 @@ class ScoreDistributions(Loss):
             ablation also changes the sum of the weights.)
         tau: temperature of the weights.
         every: steps between two draws.
-        reverse: KL(P^S || P^T) instead, for a teacher that trains along to learn from the student.
+        reverse: KL(P^S || P^T) instead, for a teacher that is trained, too, and learns from the student.
         seed: seed of the draws; the method `lead` sets the stage's.
         weight: factor of the loss in the sum of losses; a number or a schedule.
         student: its config.

@@ -160,7 +160,7 @@ def product(x_BLDD: Tensor) -> Tensor:
 
 
 def product_in_order(x_BLDD: Tensor) -> Tensor:
-    """`product`, from the first to the last: a loop that ONNX has for any length."""
+    """`product`, from the first to the last: a loop that can be exported to ONNX for any length."""
     found = x_BLDD[:, 0]
     for position in range(1, x_BLDD.shape[1]):
         found = found @ x_BLDD[:, position]

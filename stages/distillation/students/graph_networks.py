@@ -34,8 +34,8 @@ class NodeClassifierOutput(ModelOutput):
     """What a model of nodes returns; the first axis is the one graph.
 
     Attributes:
-        logits: (1, M, C).
-        hidden_states: the embeddings, and what each layer makes of them, (1, N, W) each; or None.
+        logits: (1, M, C), of the M nodes whose type has classes.
+        hidden_states: the embeddings, and what each layer makes of them, (1, N, W) each, of all N nodes; or None.
         edges: (1, 3, E of all relations), as given.
     """
 

@@ -31,7 +31,7 @@ class PromptedConfig(PretrainedConfig):
 
     Attributes:
         encoder: the encoder's config, as a dict.
-        prompt_tokens: P, of each layer.
+        prompt_tokens: number of prompt tokens in each layer (P).
         prompt_dropout: dropout of the prompt's keys and values, in training.
     """
 

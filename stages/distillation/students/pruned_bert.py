@@ -112,7 +112,7 @@ def ragged(units: list[int]) -> bool:
 
 
 def filled(units: list[int]) -> list[int]:
-    """Where the units of heads stand among all units, each head filled up to the widest with one past the last.
+    """For each head the indices of its units among all; the index past the last unit pads it to the widest head.
 
     Example:
         >>> filled([1, 3])

@@ -60,7 +60,7 @@ class StripConfig(PretrainedConfig):
 
 
 class StripOracleConfig(StripConfig):
-    """The sizes of the part that reads the image; the rest has its width.
+    """The sizes of the part that reads the image. The other parts have the same width.
 
     Attributes:
         mask: probability that a symbol of the string is hidden from the model in training, so that it cannot copy it.

@@ -229,7 +229,7 @@ class Kind(ABC):
         return self
 
     def of_model(self, config: PretrainedConfig) -> Self:
-        """The kind with what was chosen for a model, as its config keeps it."""
+        """The kind with what was chosen on dev for a model, such as a threshold, as its config keeps it."""
         return self
 
     def keep(self, config: PretrainedConfig) -> None:

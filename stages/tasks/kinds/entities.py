@@ -38,7 +38,7 @@ class Entities(Words):
 
     @classmethod
     def of(cls, labels: Iterable[str]) -> Entities:
-        """The kind with both labels of each kind of entity, sorted."""
+        """This kind of task, with B-x and I-x of each kind x of entity, sorted, and O."""
         kinds = {label[2:] for label in labels if label != OUTSIDE}
         return cls(
             (*(f"B-{kind}" for kind in sorted(kinds)), *(f"I-{kind}" for kind in sorted(kinds)), OUTSIDE)

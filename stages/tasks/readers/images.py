@@ -44,7 +44,7 @@ ROLE_OF = dict.fromkeys(EITHER, "") | {word: role for role, words in ROLES.items
 
 
 def roles_of(data: Path) -> dict[str, Path]:
-    """Role -> the directory in `data` that is named after it; a further one under the role and a slash."""
+    """Role -> the directory in `data` that is named after it. A second directory of a role has the key role + "/"."""
     found: dict[str, Path] = {}
     named = [path for path in _directories(data) if path.name.lower() in ROLE_OF]
     for path in sorted(named, key=lambda path: path.name.lower() in EITHER):
