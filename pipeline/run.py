@@ -257,10 +257,12 @@ def _print_estimate(planned: list[Planned], more: int) -> None:
     for step in (step for step in others if step.action in ("run", "resume")):
         stage = step.stage
         name = stage.name if stage.name in counted else SECTIONS.get(stage.stage_type, stage.stage_type)
-        if not counted.get(name, {}).get("flops"):
+        training = stage.options.get(
+            "training"
+        )  # the selection from a grid, which has none, is named `prediction`
+        if not training or not counted.get(name, {}).get("flops"):
             lines.append(f"  {stage.name:<34} not counted")
             continue
-        training = stage.options["training"]
         of_plan = check.stage.options["stages"][name]["epochs"]  # a grid may try others
         share = training["epochs"] / of_plan
         flops += share * counted[name]["flops"]

@@ -109,10 +109,15 @@ def test_a_finished_student_is_a_stock_model_with_the_same_logits(place):
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
     status, output = place.run(
-        "task-distill", "run=final", "baselines=true", "finetuning.grid={learning_rate: [1e-5, 1e-2]}"
+        "task-distill",
+        "run=final",
+        "baselines=true",
+        *(f"{stage}.grid={{learning_rate: [1e-5, 1e-2]}}" for stage in ("prediction", "finetuning")),
     )
     assert status == 0 and "distilled student" in output, output
-    assert "is best on dev of finetuned-learning_rate=" in output
+    for name in ("prediction", "finetuned"):
+        assert f"is best on dev of {name}-learning_rate=" in output
+        assert re.search(rf"^  {name} +not counted$", output, re.M), output
     run = place.path / "runs" / "final"
     results = json.loads((run / "results.json").read_text())
     assert set(results) == {"teacher", "finetuned", "finetuned_general", "distilled"}
