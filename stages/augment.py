@@ -58,11 +58,9 @@ def run(stage: Stage) -> None:
     stop_words = frozenset(own_words["content"]) if own_words else ENGLISH
     settings = Settings(options.p, options.variants, options.repredict, options.long_texts, stop_words)
     given = given_words(task, options.entities)
-    asked: list[Candidates] = []
 
     def start() -> Fill:
         candidates = _candidates(stage, options, synonyms)
-        asked.append(candidates)
 
         def fill(i: int, directory: Path) -> None:
             first = i * SHARD_ROWS
@@ -80,9 +78,6 @@ def run(stage: Stage) -> None:
         return fill
 
     paths = make_shards(stage, stage.directory / "checkpoints", -(-len(train) // SHARD_ROWS), "", start)
-    for candidates in asked:
-        if candidates.vectors:
-            candidates.vectors.save()
     counts = reduce(add, (read_counts(path / "rows.arrow") for path in paths), Counts())
     barrier()  # the shards are moved next: no rank may still be reading
     stage.log(describe(counts))
@@ -144,6 +139,5 @@ def _candidates(stage: Stage, options: Augmentation, synonyms: Synonyms | None) 
         )  # fmt: skip
     vectors = None
     if given := stage.inputs.get("vectors"):
-        cache = stage.cache / f"neighbours-{given['content'][:20]}.npz"
-        vectors = WordVectors.read(Path(given["path"]), cache)
+        vectors = WordVectors.read(Path(given["path"]))
     return Candidates(masked_lm, vectors, options.candidates, synonyms)

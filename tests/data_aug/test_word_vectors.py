@@ -1,4 +1,4 @@
-"""Word vectors: files read, neighbours against a plain search, the cache."""
+"""Word vectors: files read, neighbours against a plain search."""
 
 from pathlib import Path
 
@@ -68,23 +68,6 @@ def test_refuses_damaged_text(tmp_path: Path, lines: str, message: str) -> None:
         WordVectors.from_text(path)
     with pytest.raises(ValueError, match="no such file"):
         WordVectors.from_text(tmp_path / "missing.txt")
-
-
-def test_cache_is_kept_used_and_mistrusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words, vectors = random_vectors()
-    cache = tmp_path / "cache" / "neighbours.npz"
-    first = WordVectors(words, vectors, cache).neighbours(["w1", "w2"], 5)
-    WordVectors(words, vectors, cache).neighbours(["w1"], 3)
-    assert [path.name for path in cache.parent.iterdir()] == ["neighbours.npz"]
-    with monkeypatch.context() as patch:
-        patch.setattr(WordVectors, "_nearest", None)  # nothing is searched again
-        kept = WordVectors(words, vectors, cache)
-        assert kept.neighbours(["w1", "w2"], 5) == first
-        assert kept.neighbours(["w1"], 3)["w1"] == first["w1"][:3]
-    other = WordVectors(words, vectors[::-1], cache).neighbours(["w1"], 5)
-    assert other == WordVectors(words, vectors[::-1]).neighbours(["w1"], 5)
-    cache.write_bytes(b"PK torn")
-    assert WordVectors(words, vectors, cache).neighbours(["w1", "w2"], 5) == first
 
 
 def test_files_that_are_missing(tmp_path: Path) -> None:
