@@ -1,7 +1,7 @@
 """Runs stages one after the other, each rank in a fork of this process: what they import is imported once.
 
 The launcher writes a line to the socket that is this process's stdin: the number of ranks and the directory of a stage;
-the answer is the exit status. Linux only. Nothing is computed before a fork, so a forked rank starts in the same state as
+the answer is the exit status. Nothing is computed before a fork, so a forked rank starts in the same state as
 a fresh process. CUDA does not survive a fork: if an import here has initialised it, each rank replaces itself by
 a new process.
 """

@@ -496,7 +496,7 @@ def _threads(given: GivenRanks) -> str:
 
 def _keep_freed_memory() -> None:
     """Set glibc's memory options in this running process. New ones get them from environment variables (`Launcher`)."""
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+    if hasattr(ctypes.CDLL(None), "mallopt"):  # glibc
         for name, value in KEEP_FREED_MEMORY.items():
             if name not in os.environ:
                 ctypes.CDLL(None).mallopt(MALLOPT[name], min(int(value), 2**31 - 1))

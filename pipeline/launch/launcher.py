@@ -1,4 +1,4 @@
-"""Chooses how a stage's ranks start: as forks of one process, as processes of this host, or on several hosts."""
+"""Chooses how a stage's ranks start: as forks of one process, or on several hosts."""
 
 import contextlib
 import os
@@ -70,7 +70,7 @@ class Launcher:
             0 if it finished, 128 + a signal's number if that stopped it. Else the status of the rank that failed first:
             128 + a signal's number if that killed it; negative if the process that starts the ranks was itself killed.
         """
-        if job.hostfile or not can_fork():
+        if job.hostfile:
             self._end_fork_server()  # it would keep its memory
         with signals_blocked():  # until there is a process to pass them on to
             if self._signal:  # something swallowed the exception that it raised
@@ -78,11 +78,9 @@ class Launcher:
                 return 128 + self._signal
             if job.hostfile:
                 process = _start("remote_hosts", job.hostfile, stage)
-            elif can_fork():
+            else:
                 self._fork_server = self._fork_server or _ForkServer(self._run)
                 process = self._fork_server.process
-            else:
-                process = _start("local_ranks", stage, job.nproc)
             self._running = process
         try:
             forks = self._fork_server
@@ -128,11 +126,6 @@ class _ForkServer:
         self._answers.close()
         self._socket.close()
         self.process.wait()
-
-
-def can_fork() -> bool:
-    """Whether a process that has imported what stages need can be forked."""
-    return sys.platform == "linux"
 
 
 def _start(module: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:

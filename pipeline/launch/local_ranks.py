@@ -4,7 +4,6 @@ torch's launcher starts each worker in a process group of its own and, on a sign
 a worker that fails ends the others at once, signals are passed on, and all die with this process.
 """
 
-import argparse
 import json
 import os
 import socket
@@ -158,20 +157,11 @@ def _free_port() -> socket.socket:
     return held
 
 
-def main() -> int:
-    """Run the ranks that the command line names."""
-    parser = argparse.ArgumentParser(
-        "pipeline.launch.local_ranks", description="Run a stage's ranks on this host."
-    )
-    parser.add_argument("stage", type=Path, help="the stage's directory")
-    parser.add_argument("count", type=int, help="ranks on this host")
-    parser.add_argument("--first", type=int, default=0, help="number of the first of them")
-    parser.add_argument("--world-size", type=int, default=0, help="ranks on all hosts; 0: these are all")
-    parser.add_argument("--master", default="", help="where the ranks of several hosts meet")
-    given = vars(parser.parse_args())
-    return run_ranks(given.pop("stage"), HostRanks(**given))
+def main(stage: str, count: str, first: str = "0", world_size: str = "0", master: str = "") -> int:
+    """Run the ranks that the command line names, by the attributes of `HostRanks`."""
+    return run_ranks(Path(stage), HostRanks(int(count), int(first), int(world_size), master))
 
 
 if __name__ == "__main__":
     die_at_signals()
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

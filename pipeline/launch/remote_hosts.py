@@ -113,17 +113,13 @@ def run_on_hosts(hostfile: Path, stage: str) -> int:
     environment = passed_on(os.environ)
     first, running = 0, {}
     for host, count in hosts.items():
-        command = [
-            sys.executable, "-m", "pipeline.launch.local_ranks", stage, str(count),
-            f"--first={first}", f"--world-size={sum(hosts.values())}", f"--master={master}",
-        ]  # fmt: skip
+        ranks = [str(count), str(first), str(sum(hosts.values())), master]
+        command = [sys.executable, "-m", "pipeline.launch.local_ranks", stage, *ranks]
         first += count
         running[host] = _Host(command if host in names_of_this_host else _through_ssh(host, command))
+        running[host].tell(json.dumps(environment))
         if host == master:
-            running[host].tell(json.dumps(environment))
             environment["MASTER_PORT"] = _wait_for_port(port, running[host])
-        else:
-            running[host].tell(json.dumps(environment))
     return _watch(running, received)
 
 

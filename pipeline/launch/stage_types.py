@@ -21,19 +21,10 @@ from stages import (
 from stages.training.stage import Stage
 
 STAGE_TYPES: dict[str, Callable[[Stage], None]] = {
-    "check": check.run,
-    "vocabulary": vocabulary.run,
-    "teacher": teacher.run,
-    "out_of_fold": out_of_fold.run,
-    "general": general.run,
-    "masked_lm": masked_lm.run,
-    "augment": augment.run,
-    "intermediate": intermediate.run,
-    "prediction": prediction.run,
-    "student": student.run,
-    "pretrain": pretrain.run,
-    "finetune": finetune.run,
-    "select": select.run,
-    "evaluate": evaluate.run,
-}
+    stage.__name__.removeprefix("stages."): stage.run
+    for stage in (
+        check, vocabulary, teacher, out_of_fold, general, masked_lm, augment, intermediate, prediction, student,
+        pretrain, finetune, select, evaluate,
+    )
+}  # fmt: skip
 """What runs a stage, by its `stage_type`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.launch import child_process, launcher
+from pipeline.launch import child_process
 from pipeline.launch.launcher import Launcher
 from stages.training.options import Job
 from tests.conftest import make_corpus, make_encoder
@@ -47,13 +47,6 @@ for line in launcher.makefile():
 def test_where_the_process_ends_without_an_answer_the_stage_has_failed(forks, tmp_path, end, status):
     with forks(end) as started:
         assert started.launch(tmp_path, Job()) == status
-
-
-def test_where_forks_are_not_possible_each_stage_has_processes_of_its_own(forks, monkeypatch, tmp_path):
-    monkeypatch.setattr(launcher, "can_fork", lambda: False)
-    ranks = "import sys; assert sys.argv[2] == 'pipeline.launch.local_ranks'; raise SystemExit(10 + int(sys.argv[4]))"
-    with forks(ranks) as started:
-        assert [started.launch(tmp_path, Job(nproc=count)) for count in (1, 2)] == [11, 12]
 
 
 def test_a_signal_is_passed_on_and_nothing_starts_after_it(forks, tmp_path):
