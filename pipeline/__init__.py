@@ -112,10 +112,10 @@ def general_distill(
         >>> transformers.AutoModel.from_pretrained(student)
     """
     from pipeline.config.inputs import general_stages
-    from pipeline.plan import made_in, read_finished
+    from pipeline.plan import made_in
 
     stage = _made({"corpus": str(corpus), "run": run}, "", options, general_stages) / "general"
-    return made_in(stage, read_finished(stage)) / "model"
+    return made_in(stage) / "model"
 
 
 def _made(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from checkpoints import store
 from checkpoints.errors import UserError
-from checkpoints.fingerprint import FileHashes, fingerprint
+from checkpoints.fingerprint import fingerprint
 from checkpoints.store import read_json
 from pipeline.config.deepspeed_file import read_deepspeed, what_changes_weights
 from pipeline.config.option_errors import SECTIONS
@@ -123,8 +123,9 @@ def _decide(
     finished, spec = read_finished(directory), read_json(directory / "stage.json")
     reused, same = read_json(directory / "finished.json").get("from"), finished.get("fingerprint") == key
     if same and (options.reuse or not reused):
+        # What a file holds is looked at when it is read.
         made = made_in(directory, finished)
-        if _is_there(made / "model"):
+        if store.is_whole(made / "model", contents=False):
             return Planned(stage, directory, key, "skip", made)
     cause = _difference(spec, stage, key, inputs, renewed) if finished else ""
     if reused and (same or not finished):
@@ -196,24 +197,6 @@ def write_stage_spec(planned: Planned, artefacts: dict[str, Path], options: Opti
     })  # fmt: skip
 
 
-def hashed(source: dict[str, Any], hashes: FileHashes) -> dict[str, Any]:
-    """Add to an input the hash of its files' contents, which represents them in fingerprints.
-
-    Raises:
-        UserError: a file is missing or not readable.
-    """
-    try:
-        if "path" in source:
-            path = Path(source["path"])
-            return source | {"content": hashes.of_model(path) if path.is_dir() else hashes.of(path)}
-        files = source.get("identity", {}).get("files")
-        if files:
-            return source | {"content": {role: hashes.of(Path(path)) for role, path in sorted(files.items())}}
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read or written: {error.strerror}") from error
-    return source
-
-
 def _identity(source: dict[str, Any]) -> dict[str, Any]:
     """What identifies an input: its contents, not where it is or whether it may be fetched."""
     identity = {k: v for k, v in source.items() if k not in ("path", "name", "download")}
@@ -231,19 +214,10 @@ def _finished_elsewhere(run: Path) -> dict[str, Path]:
             finished
             and path.parent.parent != run
             and not finished.get("from")
-            and _is_there(path.parent / "model")
+            and store.is_whole(path.parent / "model", contents=False)
         ):
             found[finished["fingerprint"]] = path.parent
     return found
-
-
-def _is_there(artefact: Path) -> bool:
-    """Whether an artefact's files exist in their sizes. Their contents are checked when they are read."""
-    files = read_json(artefact / store.MANIFEST).get("files", {})
-    try:
-        return bool(files) and all((artefact / n).stat().st_size == f["size"] for n, f in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def _difference(spec: dict, stage: StageSpec, key: str, inputs: dict, renewed: list[str]) -> str:
@@ -308,15 +282,18 @@ def read_finished(directory: Path) -> dict:
         return {}
     parts = Path(other).parts
     beside = parts[:2] == ("..", "..") and len(parts) == 4 and ".." not in parts[2:]
-    return {} if other and not beside or _made_anew(directory, finished) else finished
-
-
-def _made_anew(directory: Path, finished: dict) -> bool:
-    """Whether the run from which a stage was reused has finished another in its place."""
+    if other and not beside:
+        return {}
     there = read_json(made_in(directory, finished) / "finished.json")
-    return bool(there) and there.get("fingerprint") != finished["fingerprint"]
+    made_anew = there and there.get("fingerprint") != finished["fingerprint"]
+    return {} if made_anew else finished
 
 
-def made_in(directory: Path, finished: dict) -> Path:
-    """The directory in which a finished stage ran: its own, or that of the run it was reused from."""
+def made_in(directory: Path, finished: dict | None = None) -> Path:
+    """The directory in which a finished stage ran: its own, or that of the run it was reused from.
+
+    Args:
+        finished: what `read_finished` says of it; None: it is read.
+    """
+    finished = read_finished(directory) if finished is None else finished
     return (directory / finished["from"]).resolve() if finished.get("from") else directory

@@ -25,7 +25,7 @@ from pipeline.config.two_stage import (
     vocabulary,
 )
 from pipeline.deploy.hub import config_file, pin
-from pipeline.plan import RUNS, hashed, made_in, read_finished
+from pipeline.plan import RUNS, made_in
 from stages.tasks.corpus import find_corpus
 from stages.tasks.packages import packaged_config, packaged_student, packaged_teacher, packaged_vectors
 from stages.tasks.readers.glue import unlabelled_files
@@ -206,7 +206,7 @@ def given_student(name: str, run: Path) -> Entry:
     else:
         spec = read_json(directory / "evaluate" / "stage.json")
         stage = spec.get("inputs", {}).get(spec.get("options", {}).get("student", ""), {}).get("stage", "")
-    model = made_in(directory / stage, read_finished(directory / stage)) / "model"
+    model = made_in(directory / stage) / "model"
     if not stage or not (model / "config.json").is_file():
         raise UserError(
             f"student={name}: run {other!r} has no student yet; run its own command again to resume it"
@@ -248,4 +248,19 @@ def _data(source: Entry, run: Path) -> Entry:
 
 
 def _hashed(source: Entry) -> Entry:
-    return hashed(source, FileHashes(RUNS / ".cache" / "hashes.json"))
+    """Add to an input the hash of its files' contents, which represents them in fingerprints.
+
+    Raises:
+        UserError: a file is missing or not readable.
+    """
+    hashes = FileHashes(RUNS / ".cache" / "hashes.json")
+    try:
+        if "path" in source:
+            path = Path(source["path"])
+            return source | {"content": hashes.of_model(path) if path.is_dir() else hashes.of(path)}
+        files = source.get("identity", {}).get("files")
+        if files:
+            return source | {"content": {role: hashes.of(Path(path)) for role, path in sorted(files.items())}}
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read or written: {error.strerror}") from error
+    return source

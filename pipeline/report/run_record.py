@@ -13,7 +13,7 @@ from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from pipeline.config import run_options
 from pipeline.config.run_options import Options
-from pipeline.plan import made_in, read_finished
+from pipeline.plan import made_in
 from stages.evaluation.results import EvaluationInfo, ModelResult, busy_note, parse, read_results
 from stages.tasks.kinds import KINDS, Kind
 
@@ -233,7 +233,7 @@ class RunRecord:
     def model(self, name: str) -> Path:
         """The directory of one of its models, verified against its manifest."""
         stage = self.path / self.stages[-1].inputs[name]["stage"]
-        directory = made_in(stage, read_finished(stage)) / "model"
+        directory = made_in(stage) / "model"
         try:
             store.verify(directory)
         except store.Damaged as damage:
@@ -338,9 +338,7 @@ def title(model: str) -> str:
 
 def _read_stage(directory: Path) -> StageRecord:
     spec, finished = read_json(directory / "stage.json"), read_json(directory / "finished.json")
-    made = made_in(
-        directory, read_finished(directory)
-    )  # its own, where the other run has made another in its place
+    made = made_in(directory)  # its own, where the other run has made another in its place
     try:
         lines = []
         if (made / "metrics.jsonl").is_file():
