@@ -37,7 +37,9 @@ def pin(name: str, kind: str, instead: str, run: Path) -> dict[str, str]:
 
 def _ask(name: str, kind: str, revision: str, instead: str) -> str:
     import huggingface_hub
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.file_download import repo_folder_name
 
     api = huggingface_hub.HfApi()
     try:
@@ -48,10 +50,9 @@ def _ask(name: str, kind: str, revision: str, instead: str) -> str:
             f"there is no {kind} {name!r} (revision {revision}) on the hub and no such directory here; {instead}"
         ) from error
     except Exception as error:  # a network fails in many ways
-        cached = huggingface_hub.scan_cache_dir() if _has_cache() else None
-        for repository in cached.repos if cached else ():
-            if repository.repo_id == name and repository.repo_type == kind and repository.refs.get(revision):
-                return repository.refs[revision].commit_hash
+        cached = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind) / "refs" / revision
+        if cached.is_file():
+            return cached.read_text().strip()
         here = "there is no such directory here, and " if kind == "model" else ""
         raise UserError(
             f"{kind} {name!r}: {here}the hub is out of reach ({type(error).__name__}); {instead}"
@@ -76,12 +77,6 @@ def config_file(model: dict[str, str]) -> Path:
             f"config.json of {name!r} could not be fetched from the hub ({type(error).__name__}); "
             "give a local directory of the model"
         ) from error
-
-
-def _has_cache() -> bool:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE).is_dir()
 
 
 def check_push(name: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from checkpoints.errors import UserError
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.run_options import load
+from pipeline.deploy.hub import pin
 from tests.conftest import make_encoder, make_task
 
 
@@ -86,3 +87,17 @@ def test_a_general_student_is_not_made_of_a_file(tmp_path):
         UserError, match=r"teacher: '.*' is a file, and a general student learns from a model"
     ):
         general_stages(load("small", {"teacher": str(file)}))
+
+
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_name_of_the_hub_is_looked_up_in_its_cache_where_the_hub_is_out_of_reach(
+    tmp_path, monkeypatch, kind
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi", object)  # it can ask nothing, as without a network
+    revision = tmp_path / f"{kind}s--owner--name" / "refs" / "main"
+    revision.parent.mkdir(parents=True)
+    revision.write_text("f" * 40)
+    assert pin("owner/name", kind, "", tmp_path / "run") == {"hub": "owner/name", "revision": "f" * 40}
+    with pytest.raises(UserError, match="'owner/other'.*out of reach"):
+        pin("owner/other", kind, "give it", tmp_path / "run")
