@@ -2,7 +2,7 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -209,47 +209,39 @@ def _presets(name: str, extended: tuple[Path, ...] = ()) -> list[Preset]:
 
 def _check_together(options: Options) -> None:
     """Check limits that involve several options, and report all violations at once."""
-    a, g, j = options.architecture, options.augmentation, options.job
-    limits = [
-        (
-            a.width % a.heads == 0,
-            f"architecture.width={a.width} must be a multiple of architecture.heads={a.heads}",
-        ),
-        (
-            not g.repredict or g.masks_per_pass == 1,
-            f"augmentation.repredict=true needs augmentation.masks_per_pass=1, not {g.masks_per_pass}",
-        ),
-        (
-            options.baselines != "general" or options.student != "teacher-layers",
-            "baselines=general needs a general student, which student=teacher-layers has not: baselines=layers",
-        ),
-        (
-            options.baselines != "layers" or options.student == "teacher-layers",
-            f"baselines=layers needs student=teacher-layers, not {options.student or 'a general student'}: baselines=general",
-        ),
-        (
-            options.intermediate.projection_init == "random" or options.student != "teacher-layers",
-            "intermediate.projection_init=general needs a general student, which student=teacher-layers has not; "
-            "leave it out",
-        ),
-        *(
-            (
-                not (group.patience or group.evaluate_every),
-                f"{name}.patience={group.patience} and {name}.evaluate_every={group.evaluate_every} must be 0: the stage "
-                "has no dev rows",
-            )
-            for name, group in (("general", options.general), ("masked_lm", options.masked_lm))
-        ),
-        (j.precision != "fp16" or j.zero == 0, f"job.precision=fp16 needs job.zero=0, not {j.zero}"),
-        (not j.skip_bad_batches or j.zero == 0, f"job.skip_bad_batches=true needs job.zero=0, not {j.zero}"),
-        (
-            j.monitor not in ("tensorboard", "wandb") or _is_installed(j.monitor),
-            f"job.monitor={j.monitor} needs the package {j.monitor}: "
-            f"{sys.executable} -m pip install {j.monitor}",
-        ),
-    ]
-    if broken := [message for holds, message in limits if not holds]:
+    if broken := list(_broken_limits(options)):
         raise UserError("; ".join(broken))
+
+
+def _broken_limits(options: Options) -> Iterator[str]:
+    a, g, j = options.architecture, options.augmentation, options.job
+    layers = options.student == "teacher-layers"
+    if a.width % a.heads:
+        yield f"architecture.width={a.width} must be a multiple of architecture.heads={a.heads}"
+    if g.repredict and g.masks_per_pass != 1:
+        yield f"augmentation.repredict=true needs augmentation.masks_per_pass=1, not {g.masks_per_pass}"
+    if options.baselines == "general" and layers:
+        yield "baselines=general needs a general student, which student=teacher-layers has not: baselines=layers"
+    if options.baselines == "layers" and not layers:
+        student = options.student or "a general student"
+        yield f"baselines=layers needs student=teacher-layers, not {student}: baselines=general"
+    if options.intermediate.projection_init == "general" and layers:
+        yield (
+            "intermediate.projection_init=general needs a general student, which student=teacher-layers has not; leave it out"
+        )
+    for name, group in (("general", options.general), ("masked_lm", options.masked_lm)):
+        if group.patience or group.evaluate_every:
+            yield (
+                f"{name}.patience={group.patience} and {name}.evaluate_every={group.evaluate_every} must be 0: the stage "
+                "has no dev rows"
+            )
+    if j.precision == "fp16" and j.zero:
+        yield f"job.precision=fp16 needs job.zero=0, not {j.zero}"
+    if j.skip_bad_batches and j.zero:
+        yield f"job.skip_bad_batches=true needs job.zero=0, not {j.zero}"
+    if j.monitor in ("tensorboard", "wandb") and not _is_installed(j.monitor):
+        install = f"{sys.executable} -m pip install {j.monitor}"
+        yield f"job.monitor={j.monitor} needs the package {j.monitor}: {install}"
 
 
 def _is_installed(package: str) -> bool:
