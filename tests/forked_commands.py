@@ -74,11 +74,9 @@ def _server() -> socket.socket:
     """The connection to this process's server, which is started at the first call and ends with this process."""
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: a command becomes this process's child
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    from pipeline.launch.launcher import KEEP_FREED_MEMORY
-
     subprocess.Popen(
         [sys.executable, "-m", "tests.forked_commands", str(theirs.fileno()), " " * TITLE_LENGTH],
-        cwd=ROOT, env=os.environ | KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
     )  # fmt: skip
     theirs.close()

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from tabulate import tabulate
 
-from checkpoints.errors import UserError, check_file, to_user_error
+from checkpoints.errors import UserError, check_file
 from checkpoints.store import read_json
 from pipeline.config.inputs import augment_stages, general_stages, task_stages
 from pipeline.config.option_errors import explain
@@ -150,7 +150,6 @@ def _main(texts: list[str]) -> int:
             print(f"error: {failure}", file=sys.stderr)
         return failure.status
     except (UserError, OSError) as error:
-        error = to_user_error(error) if isinstance(error, OSError) else error
         print(f"error: {explain(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

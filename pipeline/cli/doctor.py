@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoints import store
-from checkpoints.errors import UserError, to_user_error
+from checkpoints.errors import UserError
 from checkpoints.store import read_json
 from pipeline.config.option_errors import explain
 from pipeline.plan import made_in, read_finished
@@ -60,8 +60,7 @@ class Report:
             yield
         except Exception as error:
             with contextlib.suppress(OSError):
-                error = to_user_error(error) if isinstance(error, OSError) else error
-            error = explain(error, stage_type) if isinstance(error, UserError) else error
+                error = explain(error, stage_type) if isinstance(error, UserError | OSError) else error
             # UserError, or transformers' own for sizes that do not go together.
             known = isinstance(error, ValueError)
             self.fix(subject, " ".join(f"{'' if known else f'{type(error).__name__}: '}{error}".split()))

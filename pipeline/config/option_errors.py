@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from checkpoints.errors import UserError
+from checkpoints.errors import UserError, to_user_error
 from pipeline.config.run_options import Options
 from pipeline.config.schema import describe
 from pipeline.program import near, python
@@ -18,12 +18,14 @@ PINNED = {
 """File here that pins packages of weights and text -> what they are imported as."""
 
 
-def explain(error: UserError, stage_type: str = "") -> UserError:
+def explain(error: UserError | OSError, stage_type: str = "") -> UserError:
     """Name the option that sets the argument at fault, and say how a missing package is installed.
 
     Args:
+        error: a mistake of the user, or an error of a file or disk (any other of the system is raised again).
         stage_type: type of the stage in which it did, if in one.
     """
+    error = to_user_error(error) if isinstance(error, OSError) else error
     options = {setting.name for setting in describe(Options)}
     section = SECTIONS.get(stage_type, stage_type)
     # An argument may follow the name of a stage ("intermediate.layers"): the part after the dot is tried too. A recipe has a

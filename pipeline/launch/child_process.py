@@ -1,4 +1,4 @@
-"""Child processes that die with their parent, and to which no signal is lost while they start.
+"""Child processes that die with their parent, keep their memory, and to which no signal is lost while they start.
 
 A child starts with SIGINT and SIGTERM blocked, so an early signal waits. The child's first statement,
 `die_at_signals`, unblocks them with the default action: a signal during imports ends the process at once, and nothing
@@ -19,6 +19,13 @@ from pipeline.launch.interrupts import SIGNALS
 
 GRACE = 120
 """Seconds that ranks have to save after a signal, before they are killed."""
+
+MALLOPT = {
+    "MALLOC_MMAP_MAX_": (-4, 0),
+    "MALLOC_TRIM_THRESHOLD_": (-1, -1),
+    "MALLOC_TOP_PAD_": (-2, 100_000_000),
+}
+"""glibc's environment variable -> its number for `mallopt`, and the value that is set."""
 
 
 class Child(Protocol):
@@ -61,6 +68,17 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """From now on large buffers that a step frees stay with this process, so that the next step's need not be zeroed.
+
+    What the environment sets of glibc's memory options stays.
+    """
+    if hasattr(ctypes.CDLL(None), "mallopt"):  # glibc
+        for variable, (number, value) in MALLOPT.items():
+            if variable not in os.environ:
+                ctypes.CDLL(None).mallopt(number, value)
 
 
 @contextlib.contextmanager

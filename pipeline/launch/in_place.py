@@ -10,7 +10,6 @@ the others. It ends a rank that is stuck in a collective with one that failed, h
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import itertools
 import json
@@ -30,10 +29,10 @@ from typing import Any, NoReturn, TypeVar
 
 from checkpoints.errors import UserError
 from pipeline.launch import worker
-from pipeline.launch.child_process import die_at_signals, die_with_parent
+from pipeline.launch.child_process import die_at_signals, die_with_parent, keep_freed_memory
 from pipeline.launch.given_ranks import GivenRanks, given_ranks
 from pipeline.launch.interrupts import SIGNALS, exception_of
-from pipeline.launch.launcher import KEEP_FREED_MEMORY, Launcher
+from pipeline.launch.launcher import Launcher
 from pipeline.launch.network_errors import explain_network, is_communication_error
 from stages.training.options import Job
 
@@ -62,8 +61,6 @@ BEAT = 10
 
 SILENT_FOR = 300
 """Seconds without a sign of life after which a rank counts as lost. One that computes without a pause shows none."""
-
-MALLOPT = {"MALLOC_MMAP_MAX_": -4, "MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_TOP_PAD_": -2}
 
 
 class RunEnded(Exception):
@@ -97,15 +94,12 @@ def job_on_given_ranks(job: Job, given: Mapping[str, Any]) -> Job:
     ranks = _ranks.given if _ranks else given_ranks()
     if ranks is None:
         return job
-    if job.hostfile:
+    other = job.nproc not in (1, ranks.world_size) or job.nproc == 1 and "job.nproc" in given
+    if job.hostfile or other:
+        asked = f"job.hostfile={job.hostfile}" if job.hostfile else f"job.nproc={job.nproc}"
         raise UserError(
-            f"job.hostfile={job.hostfile}: {ranks.by} has already started {ranks.world_size} ranks; leave it out, or run "
-            "the command without another launcher"
-        )
-    if job.nproc not in (1, ranks.world_size) or job.nproc == 1 and "job.nproc" in given:
-        raise UserError(
-            f"job.nproc={job.nproc}: {ranks.by} has already started {ranks.world_size} ranks; leave it out, or run the "
-            "command without another launcher"
+            f"{asked}: {ranks.by} has already started {ranks.world_size} ranks; leave it out, or run the command without "
+            "another launcher"
         )
     return replace(job, nproc=ranks.world_size)
 
@@ -175,7 +169,7 @@ class _Ranks:
         given.export()
         os.environ.setdefault("OMP_NUM_THREADS", _threads(given))
         worker.set_environment()
-        _keep_freed_memory()
+        keep_freed_memory()
         try:
             with _ended_by_signals(), self._waiting_said():
                 store: Any = worker.connect()
@@ -492,14 +486,6 @@ def _threads(given: GivenRanks) -> str:
         return os.environ["SLURM_CPUS_PER_TASK"]
     bound = len(os.sched_getaffinity(0)) < (os.cpu_count() or 1) and given.by in ("srun", "mpirun")
     return str(cores() if bound else max(1, cores() // max(1, given.local_size)))
-
-
-def _keep_freed_memory() -> None:
-    """Set glibc's memory options in this running process. New ones get them from environment variables (`Launcher`)."""
-    if hasattr(ctypes.CDLL(None), "mallopt"):  # glibc
-        for name, value in KEEP_FREED_MEMORY.items():
-            if name not in os.environ:
-                ctypes.CDLL(None).mallopt(MALLOPT[name], min(int(value), 2**31 - 1))
 
 
 def _forget() -> None:

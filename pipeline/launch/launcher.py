@@ -14,13 +14,6 @@ from pipeline.launch.child_process import signals_blocked, start_module
 from pipeline.launch.interrupts import SIGNALS, exception_of
 from stages.training.options import Job
 
-KEEP_FREED_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "10000000000",
-    "MALLOC_TOP_PAD_": "100000000",
-}
-"""For glibc: large buffers that a step frees stay with the process, so that the next step's need not be zeroed."""
-
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -131,8 +124,6 @@ class _ForkServer:
 def _start(module: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:
     # Whatever started this process may have ranks of its own (torchrun, Slurm): ours are set where workers start.
     environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    for name, value in KEEP_FREED_MEMORY.items():
-        environment.setdefault(name, value)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     # In a session of its own, so that a terminal's Ctrl-C comes once, from here.
     module = f"pipeline.launch.{module}"

@@ -13,10 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from checkpoints.errors import UserError, to_user_error
+from checkpoints.errors import UserError
 from checkpoints.store import Damaged
 from pipeline.config.option_errors import explain
-from pipeline.launch.child_process import die_at_signals
+from pipeline.launch.child_process import die_at_signals, keep_freed_memory
 from pipeline.launch.network_errors import explain_network, is_communication_error
 from pipeline.launch.network_interfaces import choose_interface
 
@@ -36,11 +36,12 @@ ALL_ARE_HERE_WITHIN = timedelta(minutes=30)
 
 def main(directory: Path) -> int:
     """Run the stage in `directory` on this rank, as a process of its own; returns the exit status."""
+    keep_freed_memory()
     _start_anew_after_a_bad_fork(directory)
     try:
         device = start_ranks()
     except UserError as error:
-        return refuse(directory, explain(error, ""))
+        return refuse(directory, explain(error))
     except RuntimeError as error:
         return lost(directory, error, _wait)
     status = run_stage(directory, device)
@@ -80,10 +81,10 @@ def run_stage(directory: Path, device: "torch.device", is_reported: Callable[[bo
     except Interrupted as interrupted:
         stage.log(f"saved at step {interrupted.step}: the same command resumes from there")
         return interrupted.code
-    except (UserError, Damaged, OSError) as error:
-        error = to_user_error(error) if isinstance(error, OSError) else error
-        error = explain(error, stage.stage_type) if isinstance(error, UserError) else error
+    except Damaged as error:
         return refuse(directory, error, is_reported)
+    except (UserError, OSError) as error:
+        return refuse(directory, explain(error, stage.stage_type), is_reported)
     except RuntimeError as error:
         return lost(directory, error, is_reported)
     return 0

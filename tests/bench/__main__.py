@@ -22,8 +22,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from pipeline.launch.child_process import keep_freed_memory
 from pipeline.launch.worker import start_ranks
-from tests.bench import as_a_stage_runs
 
 RUN = Path("runs/bench")
 HEAD = f"{'work':<24}{'unit':<12}{'reference':>10}{'ours':>10}{'ratio':>8}  {'spread':<16}{'goal':>6}{'limit':>8}  agrees"
@@ -44,7 +44,7 @@ def main() -> int:
             parser.error(
                 f"DATA={o.data} holds no {folder}/train.tsv; leave DATA out to use texts of such lengths"
             )
-    as_a_stage_runs("tests.bench")
+    keep_freed_memory()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler announces itself
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what lies on the disk is removed
     device = start_ranks()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.launch.child_process import keep_freed_memory
 from pipeline.launch.worker import start_ranks
-from tests.bench import as_a_stage_runs
 
 RUN = Path("runs/bench")
 STEP = 2048
@@ -27,7 +27,7 @@ STEPS = 3
 
 
 def main() -> int:
-    as_a_stage_runs("tests.bench.growth")
+    keep_freed_memory()
     device = start_ranks()
     from tests.bench.place import ARCHITECTURE, Place
 

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.bench import as_a_stage_runs
+from pipeline.launch.child_process import keep_freed_memory
 
 LENGTH = 128
 
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="numbers of them [1 2]")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     o = parser.parse_args()
-    as_a_stage_runs("tests.bench.tokenizing")
+    keep_freed_memory()
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "DS_ACCELERATOR": "cpu"}
     if o.run:
         return tokenize(o.corpus, Path(o.run[0]), int(o.run[1]))

@@ -24,9 +24,9 @@ from data_aug.replaceable_words import content_words
 from data_aug.variants import Candidates, Found, Row, Settings, augment_rows
 from data_aug.word_prediction import MOST_TOKENS, MaskedLM, Query
 from data_aug.word_vectors import WordVectors
+from pipeline.launch.child_process import keep_freed_memory
 from stages.distillation.device import has_fast_bf16
 from stages.tasks.packages import packaged_teacher, packaged_vectors
-from tests.bench import as_a_stage_runs
 from tests.bench.reference import PUBLISHED, run_bert
 from tests.data_aug.test_word_prediction import reference
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="passes of each side, alternating [3]")
     parser.add_argument("--python-alone", action="store_true", help="all but the model's passes, alone")
     o = parser.parse_args()
-    as_a_stage_runs("tests.data_aug.speed")
+    keep_freed_memory()
     lines = o.sentences.read_text(encoding="utf-8").splitlines()[1:]
     texts = [line.split("\t")[0].strip() for line in lines]
     chosen = np.random.default_rng(0).permutation(len(texts))[: o.rows * o.repeats]
