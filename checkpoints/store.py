@@ -241,13 +241,18 @@ def _stamps(directory: Path) -> dict[str, list[int]]:
     return found
 
 
-def is_whole(directory: Path, contents: bool = True) -> bool:
-    """Return whether a sealed directory exists and is what its manifest says, to `verify`."""
+def damage(directory: Path, contents: bool = True) -> str:
+    """Return what `verify` finds wrong with a sealed directory; empty if it is whole."""
     try:
         verify(directory, contents)
-    except Damaged:
-        return False
-    return True
+    except Damaged as found:
+        return str(found)
+    return ""
+
+
+def is_whole(directory: Path, contents: bool = True) -> bool:
+    """Return whether a sealed directory exists and is what its manifest says, to `verify`."""
+    return not damage(directory, contents)
 
 
 def step_name(step: int) -> str:
@@ -258,11 +263,9 @@ def step_name(step: int) -> str:
 def newest(directory: Path, report: Callable[[str], None]) -> Path | None:
     """Return the newest checkpoint under `directory` that is not damaged, or None; `report` hears of damaged ones."""
     for path in sorted(directory.glob("step-*"), reverse=True):
-        try:
-            verify(path)
+        if not (wrong := damage(path)):
             return path
-        except Damaged as damage:
-            report(f"checkpoint {path.name} is damaged ({damage}); the one before it is used")
+        report(f"checkpoint {path.name} is damaged ({wrong}); the one before it is used")
     return None
 
 

@@ -123,7 +123,7 @@ def _check_stage(report: Report, directory: Path) -> None:
         report.fix(stage, f"finished.json {why}: run the same command, which runs the stage again")
     if finished:
         made = made_in(directory, finished)
-        if damage := _damage(made / "model"):
+        if damage := store.damage(made / "model"):
             report.fix(stage, f"{damage}: remove {made} and run the same command, which runs the stage again")
         else:
             report.ok(stage, "finished" if made == directory else f"reused from run {made.parent.name}")
@@ -147,13 +147,13 @@ def _check_saved(report: Report, directory: Path) -> list[str]:
     """Report damaged checkpoints and best weights; returns the names of the undamaged checkpoints, oldest first."""
     whole: list[str] = []
     for path in sorted(directory.glob("checkpoints/step-*")):
-        if damage := _damage(path):
+        if damage := store.damage(path):
             then = f"resumes from {whole[-1]}" if whole else "starts the stage over"
             report.fix(directory.name, f"{damage}: run the same command, which reports it and {then}")
         else:
             whole.append(path.name)
     for path in sorted(directory.glob("best/step-*")):
-        if damage := _damage(path):
+        if damage := store.damage(path):
             text = "if no later step is better, restart=true starts the stage over"
             report.fix(directory.name, f"{damage}: {text}")
     return whole
@@ -171,14 +171,6 @@ def _check_lock(report: Report, run: Path) -> None:
         report.note("lock", f"free; {lock.owner} did not end in an orderly way")
     else:
         report.ok("lock", "free")
-
-
-def _damage(directory: Path) -> str:
-    try:
-        store.verify(directory)
-    except store.Damaged as damage:
-        return str(damage)
-    return ""
 
 
 def _check_gpus(report: Report) -> None:

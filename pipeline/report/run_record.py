@@ -234,12 +234,10 @@ class RunRecord:
         """The directory of one of its models, verified against its manifest."""
         stage = self.path / self.stages[-1].inputs[name]["stage"]
         directory = made_in(stage) / "model"
-        try:
-            store.verify(directory)
-        except store.Damaged as damage:
+        if damage := store.damage(directory):
             raise UserError(
                 f"the model {self.title(name)!r} is damaged, or another run that made it has replaced it ({damage}): run the command of {self.name} again"
-            ) from damage
+            )
         return directory
 
     def same_rows(self, other: "RunRecord") -> bool:
