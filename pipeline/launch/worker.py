@@ -73,18 +73,20 @@ def run_stage(directory: Path, device: "torch.device", is_reported: Callable[[bo
     from stages.training.job import Interrupted
     from stages.training.stage import Stage
 
+    stage_type = ""
     try:
         stage = Stage.open(directory, device)
+        stage_type = stage.stage_type
         with stage.resources:
             stage.warn_of_slow_precision()
-            STAGE_TYPES[stage.stage_type](stage)
+            STAGE_TYPES[stage_type](stage)
     except Interrupted as interrupted:
         stage.log(f"saved at step {interrupted.step}: the same command resumes from there")
         return interrupted.code
     except Damaged as error:
         return refuse(directory, error, is_reported)
     except (UserError, OSError) as error:
-        return refuse(directory, explain(error, stage.stage_type), is_reported)
+        return refuse(directory, explain(error, stage_type), is_reported)
     except RuntimeError as error:
         return lost(directory, error, is_reported)
     return 0
