@@ -155,13 +155,14 @@ class Kind(ABC):
     def counts(self, metrics: Sequence[str], said: Said) -> dict[str, np.ndarray]:
         """Metric -> (groups,) the value of each group; the metric is their mean.
 
-        A kind that has other metrics has a `measure` and a `resampler` of its own.
+        A kind that has other metrics has a `resampler` of its own.
         """
         raise NotImplementedError
 
     def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
-        """Return {metric: value}."""
-        return {metric: float(of.mean()) for metric, of in self.counts(metrics, said).items()}
+        """Return {metric: value}: that of the resample which has each group once."""
+        each_1N = np.arange(len(said.groups or said.gold))[None]
+        return {metric: float(of[0]) for metric, of in self.resampler(metrics, said)(each_1N).items()}
 
     def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
         """What computes the metrics of resamples."""

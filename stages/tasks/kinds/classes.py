@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classes(Kind):
-    """A row has one class."""
+    """A row has one class.
+
+    Metrics are GLUE's (Wang et al. 2018, arXiv 1804.07461, section 3). F1 is that of the second of two classes; of more
+    it is the mean over the classes (macro). F1 and Matthews' correlation are 0 where they are not defined.
+    """
 
     labels: tuple[str, ...] = ()
 
@@ -46,7 +50,7 @@ class Classes(Kind):
         return logits.argmax(-1)
 
     def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
-        return plain.compute(metrics, self.answers(said.logits), said.gold, self.outputs)
+        return super().measure(metrics, said._replace(groups=None))  # words one by one: no row is drawn
 
     def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
         answers, classes, gold, groups = self.answers(said.logits), self.outputs, said.gold, said.groups
@@ -63,7 +67,10 @@ class Classes(Kind):
         return of_words
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
-        return plain.constant_baseline((metric,), gold, self.outputs)[metric]
+        shape = (self.outputs, len(gold))
+        answers_CN = np.broadcast_to(np.arange(self.outputs)[:, None], shape)
+        confusions = _confusions(answers_CN, np.broadcast_to(gold, shape), self.outputs)
+        return float(_from_counts([metric], confusions)[metric].max())
 
     def class_scores(self, said: Said) -> list[tuple[float, float, float, int]]:
         return plain.class_scores(self.answers(said.logits), said.gold, self.outputs)
@@ -179,7 +186,7 @@ def _row_confusions(
 
 
 def _from_counts(metrics: Sequence[str], counts_RCC: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics as `metrics.compute` defines them, (R,) each, from confusion matrices."""
+    """Metrics as `Classes` defines them, (R,) each, from confusion matrices."""
     counts_RCC = counts_RCC.astype(np.float64)
     rows_R, right_RC = counts_RCC.sum((1, 2)), np.diagonal(counts_RCC, axis1=1, axis2=2)
     predicted_RC, gold_RC = counts_RCC.sum(1), counts_RCC.sum(2)

@@ -71,33 +71,9 @@ class LabelSets(Kind):
         """Which labels are answered."""
         return probabilities >= (0.5 if self.threshold is None else self.threshold)
 
-    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
-        probabilities = self.probabilities(said.logits)
-        return plain.of_label_sets(metrics, self.holds(probabilities), probabilities, said.gold)
-
     def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
-        probabilities_NC, held = self.probabilities(said.logits), np.asarray(said.gold) > 0
-        answers, classes = self.holds(probabilities_NC), self.outputs
-        counts = np.concatenate([answers & held, answers, held, (answers == held).all(-1)[:, None]], axis=1)
-        ranked = [_Ranked(p, h) for p, h in zip(probabilities_NC.T, held.T, strict=True)]
-
-        def measure(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
-            times_RN = np.stack([np.bincount(rows, minlength=len(held)) for rows in rows_RN]).astype(float)
-            sums = times_RN @ counts.astype(float)
-            right, answered, true = (sums[:, i * classes : (i + 1) * classes] for i in range(3))
-            found = {}
-            for metric in metrics:
-                if metric == "micro_f1":
-                    found[metric] = ratio(2 * right.sum(1), answered.sum(1) + true.sum(1))
-                elif metric == "macro_f1":
-                    found[metric] = ratio(2 * right, answered + true).mean(1)
-                elif metric in ("subset_accuracy", "subset_agreement"):
-                    found[metric] = sums[:, -1] / rows_RN.shape[1]
-                else:
-                    found[metric] = _mean_average_precision(ranked, times_RN)
-            return found
-
-        return measure
+        probabilities = self.probabilities(said.logits)
+        return _resampler(metrics, self.holds(probabilities), probabilities, np.asarray(said.gold) > 0)
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """The best answer to every row among: the k most frequent labels for any k, the most frequent set, none."""
@@ -107,7 +83,7 @@ class LabelSets(Kind):
         sets, times = np.unique(gold, axis=0, return_counts=True)
         answers.append(sets[times.argmax()] > 0)
         same = np.zeros(gold.shape)
-        return max(plain.of_label_sets([metric], same + a > 0, same, gold)[metric] for a in answers)
+        return max(_value(metric, same + a > 0, same, gold > 0) for a in answers)
 
     def class_scores(self, said: Said) -> list[tuple[float, float, float, int]]:
         return plain.class_scores(self.answers(said.logits), said.gold > 0, self.outputs)
@@ -140,7 +116,7 @@ class LabelSets(Kind):
         metric = metric if metric in DECIDED else F1
         probabilities, held = self.probabilities(logits), np.asarray(gold) > 0
         grid = [hundredths / 100 for hundredths in range(5, 96)]
-        reached = [_decided(metric, probabilities >= threshold, held) for threshold in grid]
+        reached = [_value(metric, probabilities >= threshold, probabilities, held) for threshold in grid]
         return replace(self, threshold=grid[int(np.argmax(reached))])
 
     def of_model(self, config: PretrainedConfig) -> Self:
@@ -151,14 +127,47 @@ class LabelSets(Kind):
         config.label_threshold = self.threshold
 
 
-def _decided(metric: str, answers: np.ndarray, held: np.ndarray) -> float:
-    """A metric of DECIDED, faster than scikit-learn for the many thresholds that are tried."""
-    if metric in ("subset_accuracy", "subset_agreement"):
-        return float((answers == held).all(-1).mean())
-    right, both = (answers & held).sum(0), answers.sum(0) + held.sum(0)
-    if metric == "micro_f1":
-        return float(ratio(2 * right.sum(), both.sum()))
-    return float(ratio(2 * right, both).mean())
+def _resampler(
+    metrics: Sequence[str], answers: np.ndarray, probabilities: np.ndarray, held: np.ndarray
+) -> Resampler:
+    """What computes the metrics of resamples.
+
+    Micro F1 counts all answers together. Macro F1 is the mean over the labels, 0 for one that neither occurs nor is
+    answered. The mean average precision is the mean over the labels that occur. The subset accuracy is the fraction of
+    rows whose labels are all right.
+
+    Args:
+        answers: (N, C) whether each label is answered.
+        probabilities: (N, C) of the labels, by which the average precision ranks the rows.
+        held: (N, C) gold.
+    """
+    classes = held.shape[1]
+    counts = np.concatenate([answers & held, answers, held, (answers == held).all(-1)[:, None]], axis=1)
+    ranks = "mean_average_precision" in metrics
+    ranked = [_Ranked(p, h) for p, h in zip(probabilities.T, held.T, strict=True)] if ranks else []
+
+    def measure(rows_RN: np.ndarray) -> dict[str, np.ndarray]:
+        times_RN = np.stack([np.bincount(rows, minlength=len(held)) for rows in rows_RN]).astype(float)
+        sums = times_RN @ counts.astype(float)
+        right, answered, true = (sums[:, i * classes : (i + 1) * classes] for i in range(3))
+        found = {}
+        for metric in metrics:
+            if metric == "micro_f1":
+                found[metric] = ratio(2 * right.sum(1), answered.sum(1) + true.sum(1))
+            elif metric == "macro_f1":
+                found[metric] = ratio(2 * right, answered + true).mean(1)
+            elif metric in ("subset_accuracy", "subset_agreement"):
+                found[metric] = sums[:, -1] / rows_RN.shape[1]
+            else:
+                found[metric] = _mean_average_precision(ranked, times_RN)
+        return found
+
+    return measure
+
+
+def _value(metric: str, answers: np.ndarray, probabilities: np.ndarray, held: np.ndarray) -> float:
+    """A metric of all rows; the arguments are those of `_resampler`."""
+    return float(_resampler([metric], answers, probabilities, held)(np.arange(len(held))[None])[metric][0])
 
 
 class _Ranked:
@@ -177,7 +186,7 @@ class _Ranked:
 
 
 def _mean_average_precision(ranked: list[_Ranked], times_RN: np.ndarray) -> np.ndarray:
-    """(R,) as `metrics.of_label_sets` defines it: the mean over the labels that some row of the resample has."""
+    """(R,) the mean over the labels that some row of the resample has."""
     total, labels = np.zeros(len(times_RN)), np.zeros(len(times_RN))
     for label in ranked:
         times = times_RN[:, label.order]

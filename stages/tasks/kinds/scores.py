@@ -75,17 +75,13 @@ class Scores(Kind):
     def agreement(
         self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None, groups: Groups = None
     ) -> dict[str, float]:
-        found = plain.compute(("pearson",), student[:, 0], teacher[:, 0])
-        return {"pearson_to_teacher": found["pearson"]}
+        return {"pearson_to_teacher": float(_correlations("pearson", student.T, teacher.T)[0])}
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
         return self.probabilities(logits)[:, 0]
 
-    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
-        return plain.compute(metrics, self.answers(said.logits), said.gold)
-
     def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
-        answers = self.answers(said.logits)
+        answers = self.answers(said.logits).astype(np.float64)
         of = {metric: _errors if metric in plain.ERRORS else _correlations for metric in metrics}
         return lambda rows_RN: {
             metric: resampled(metric, answers[rows_RN], said.gold[rows_RN])
@@ -93,7 +89,8 @@ class Scores(Kind):
         }
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
-        return plain.constant_baseline((metric,), gold)[metric]
+        """0: no constant correlates, and only correlations select."""
+        return 0.0
 
     def written(self, answer: Any) -> str:
         return f"{float(answer)!r}"
@@ -132,10 +129,12 @@ def _errors(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.
 
 
 def _correlations(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each resample, (R,); Spearman's is the same on ranks."""
+    """Pearson's correlation of each resample, (R,), 0 of equal values; Spearman's is the same on ranks."""
     if metric == "spearman":
         from scipy.stats import rankdata
 
         predictions_RN, gold_RN = rankdata(predictions_RN, axis=1), rankdata(gold_RN, axis=1)
-    a, g = (values - values.mean(1, keepdims=True) for values in (predictions_RN, gold_RN))
+    a, g = (values - values.mean(1, keepdims=True, dtype=float) for values in (predictions_RN, gold_RN))
+    for values, centred in ((predictions_RN, a), (gold_RN, g)):
+        centred[np.ptp(values, axis=1) == 0] = 0  # where the mean is rounded
     return ratio((a * g).sum(1), np.sqrt((a * a).sum(1) * (g * g).sum(1)))

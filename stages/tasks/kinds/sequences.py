@@ -59,10 +59,6 @@ class Sequences(Kind):
     def _decoded(self, values_TC: np.ndarray) -> str:
         return "".join(symbol for symbol, _ in self.emitted(values_TC))
 
-    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
-        counts_3N = plain.of_sequences(self.answers(said.logits), said.gold)
-        return {metric: float(plain.from_sequences(metric, counts_3N.mean(-1))) for metric in metrics}
-
     def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
         counts_3N = plain.of_sequences(self.answers(said.logits), said.gold)
         return lambda rows_RN: {

@@ -10,7 +10,6 @@ from stages.evaluation import statistics as c
 from stages.tasks.kinds import Classes, Scores, Words
 from stages.tasks.kinds.base import Said
 from stages.tasks.kinds.classes import _confusions
-from stages.tasks.metrics import compute
 
 RANDOM = np.random.default_rng(0)
 GOLD = RANDOM.integers(3, size=400)
@@ -36,7 +35,8 @@ def test_each_resample_gets_what_the_plain_metrics_give_its_rows(classes, monkey
     metrics = ("accuracy", "f1", "matthews")
     values = bootstrap(metrics, {"a": answers}, gold, classes, seed=3)["a"]
     for i, rows in enumerate(np.concatenate(list(c._resamples(len(gold), classes, 3)))):
-        plain = compute(metrics, answers[rows], gold[rows], classes)
+        said = Said(np.eye(classes)[answers[rows]], gold[rows])
+        plain = Classes(tuple("abc"[:classes])).measure(metrics, said)
         assert {m: values[m][i] for m in metrics} == pytest.approx(plain)
 
 
@@ -45,8 +45,8 @@ def test_resampled_correlations(monkeypatch):
     gold, answers = np.round(RANDOM.normal(size=80), 1), RANDOM.normal(size=80).astype(np.float32)
     values = bootstrap(("pearson", "spearman"), {"a": answers}, gold)["a"]
     for i, rows in enumerate(np.concatenate(list(c._resamples(80, 0, 0)))):
-        plain = compute(("pearson", "spearman"), answers[rows], gold[rows])
-        assert {m: v[i] for m, v in values.items()} == pytest.approx(plain, abs=1e-6)
+        plain = Scores().measure(("pearson", "spearman"), Said(answers[rows, None], gold[rows]))
+        assert {m: v[i] for m, v in values.items()} == pytest.approx(plain)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
