@@ -82,7 +82,7 @@ def calibration(task: Task, split: str, logits: dict[str, np.ndarray]) -> Calibr
     """
 
     def bins(temperature: float = 1.0) -> list[CalibrationBin]:
-        probabilities = statistics.softmax(logits[split], temperature)
+        probabilities = task.kind.probabilities(logits[split].astype(np.float64) / temperature)
         return statistics.calibration_bins(probabilities, np.asarray(task.splits[split].gold))
 
     plain = bins()

@@ -59,13 +59,6 @@ def interval(values: np.ndarray) -> Interval:
     return low, high
 
 
-def softmax(logits_NC: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities of logits, in double precision."""
-    from scipy.special import softmax as of
-
-    return of(np.asarray(logits_NC, np.float64) / temperature, axis=-1)
-
-
 def calibration_bins(probabilities_NC: np.ndarray, gold: np.ndarray) -> list[CalibrationBin]:
     """Sort the rows into 15 bins of equal width by their confidence, the probability of the predicted class.
 

@@ -17,7 +17,7 @@ from checkpoints import store
 from checkpoints.errors import UserError
 from stages.tasks.batches import Batch, normalizers
 from stages.tasks.task_rows import TaskRows
-from stages.tasks.types import IGNORE_INDEX, UNLABELLED, Split
+from stages.tasks.types import IGNORE_INDEX, Split
 
 if TYPE_CHECKING:
     import torch
@@ -96,18 +96,14 @@ class NodeRows(TaskRows):
 
     @classmethod
     def of(cls, graph: Graph, split: Split, others: int = IGNORE_INDEX) -> NodeRows:
-        """The targets of a split; `others` is what the nodes of the other splits are.
+        """The targets of a split, in the order of the graph.
 
-        The nodes of a split are in the order of the graph.
+        Args:
+            others: what the nodes of the other splits are; UNLABELLED: targets, too, as in training.
         """
         labels = np.full(len(graph.numbers), others, np.int64)
         labels[[graph.numbers[name] for name in split.text_a]] = split.labels
         return cls(graph, labels)
-
-    @classmethod
-    def to_train(cls, graph: Graph, split: Split) -> NodeRows:
-        """The training nodes with their classes. All others of their type are targets whose class is not known."""
-        return cls.of(graph, split, UNLABELLED)
 
     def __len__(self) -> int:
         return 1

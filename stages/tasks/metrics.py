@@ -1,15 +1,10 @@
-"""The names of metrics, and what several kinds of tasks count (`stages.tasks.kinds` has the values)."""
+"""The names of metrics; `stages.tasks.kinds` has their values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from checkpoints.errors import UserError
-from stages.tasks.numpy_when_used import np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 CLASSIFICATION = ("accuracy", "f1", "matthews")
 REGRESSION = ("pearson", "spearman")
@@ -40,44 +35,3 @@ def select(
             f"{metric!r} does not fit this task; choose one of {', '.join(allowed)}", argument="metric"
         )
     return (defaults if metric in defaults else (metric, *defaults)), metric
-
-
-def of_sequences(answers: Iterable[str], gold: Iterable[str]) -> np.ndarray:
-    """Count of each row what the metrics of strings are made of.
-
-    Args:
-        answers, gold: N strings.
-
-    Returns:
-        (3, N): the least number of symbols that are changed, added or left out to make the answer of the gold string
-        (Levenshtein); the symbols of the gold string; 1 where both are equal.
-    """
-    from nltk.metrics.distance import edit_distance
-
-    pairs = list(zip(answers, gold, strict=True))
-    return np.array([[edit_distance(a, g), len(g), a == g] for a, g in pairs], np.float64).T
-
-
-def from_sequences(metric: str, means: np.ndarray) -> np.ndarray:
-    """The value of a metric of strings, by means over the rows of `of_sequences`, (3, ...).
-
-    The character accuracy is 1 - the character error rate: edits / symbols of the gold strings. It is below 0 where there
-    are more edits than symbols. The sequence accuracy is the fraction of strings without an error.
-    """
-    edits, symbols, equal = means
-    return 1 - edits / symbols if metric == "character_accuracy" else equal
-
-
-def class_scores(
-    predictions: ArrayLike, labels: ArrayLike, classes: int
-) -> list[tuple[float, float, float, int]]:
-    """Return precision, recall, F1 and gold count of each class; 0 where one is not defined.
-
-    Args:
-        predictions: (N,) class ids; or (N, classes) whether each label holds.
-        labels: the same, gold.
-    """
-    from sklearn.metrics import precision_recall_fscore_support
-
-    scores = precision_recall_fscore_support(labels, predictions, labels=range(classes), zero_division=0)
-    return list(zip(*(column.tolist() for column in scores), strict=True))

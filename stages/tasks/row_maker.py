@@ -79,12 +79,8 @@ class Frame:
         """Take it from the encodings of a text and of a pair.
 
         Raises:
-            UserError: the tokenizer is not a fast one, or puts other special tokens around a text than around a pair.
+            UserError: the tokenizer puts other special tokens around a text than around a pair.
         """
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"{type(tokenizer).__name__} is a slow tokenizer; give a model with a tokenizer.json"
-            )
         counted = (
             (text, len(tokenizer.encode(text, add_special_tokens=False))) for text in _texts(tokenizer)
         )
@@ -176,7 +172,7 @@ class RowMaker:
         """Make one for a fast tokenizer.
 
         Raises:
-            UserError: it is not a fast one, or the length has no room for text.
+            UserError: the length has no room for text.
         """
         frame = Frame.of(tokenizer)
         if max_length < frame.width + 2:

@@ -17,6 +17,7 @@ from stages.tasks.kinds import ImageClasses, ImageTexts, Kind, Nodes, Sequences
 from stages.tasks.strip_rows import StripRows
 from stages.tasks.task import Task
 from stages.tasks.task_rows import TaskRows
+from stages.tasks.types import UNLABELLED
 from stages.training.cached_rows import is_there, task_rows, train_rows
 from stages.training.progress import Progress
 from stages.training.stage import Stage, is_first_rank, wait_for
@@ -54,7 +55,7 @@ def rows_to_train(
     if task.kind.reads_images:
         return _images(stage, task, ["train", *(["unlabelled"] if with_unlabelled else [])], preprocessor)
     if isinstance(task.kind, Nodes):
-        return NodeRows.to_train(preprocessor, task.splits["train"])
+        return NodeRows.of(preprocessor, task.splits["train"], others=UNLABELLED)
     return train_rows(stage, task, preprocessor, max_length, with_unlabelled)
 
 

@@ -38,9 +38,7 @@ KINDS = {
     "bert_with_token": BertWithTokenConfig,
     "bilstm": BiLSTMConfig,
     "cmow": CMOWConfig,
-    "dual_encoder": DualEncoderConfig,
     "han": HANConfig,
-    "many_heads": ManyHeadsConfig,
     "ngrams": NGramsConfig,
     "rgcn": RGCNConfig,
     "textcnn": TextCNNConfig,
@@ -48,7 +46,15 @@ KINDS = {
 }
 """Kinds of students that are no stock models, and their configs."""
 
-OWN = (*KINDS, PromptedConfig.model_type, PrunedBertConfig.model_type, TwoStreamsConfig.model_type)
+MADE = {
+    DualEncoderConfig.model_type: "lead",
+    ManyHeadsConfig.model_type: "many_heads",
+    PromptedConfig.model_type: "soft_prompt",
+    PrunedBertConfig.model_type: "grain",
+}
+"""Kinds that a method makes of another student, and that method."""
+
+OWN = (*KINDS, *MADE, TwoStreamsConfig.model_type)
 """All types of models that this project adds to transformers'."""
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
@@ -119,6 +125,11 @@ def student_config(
 def _config_of(
     kind: str, sizes: dict[str, int], settings: Mapping[str, Any], teacher: PretrainedConfig, dropout: float
 ) -> PretrainedConfig:
+    if kind in MADE:
+        raise UserError(
+            f"{kind!r} cannot be chosen; take the method {MADE[kind]}, which makes it, and leave this out",
+            argument="kind",
+        )
     if kind not in KINDS:
         raise UserError(f"{kind!r} is unknown; there are {', '.join([*KINDS, *VISION])}", argument="kind")
     names = getattr(KINDS[kind], "of_teacher", ("vocab_size", "pad_token_id"))

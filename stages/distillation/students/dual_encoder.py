@@ -7,7 +7,7 @@ Axes in names: B rows, P candidates of a row, L tokens, K layers, T and U vector
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from checkpoints.errors import UserError
 from stages.distillation.sentence_vectors import apart
 from stages.distillation.students.many_heads import without_pooler
 from stages.distillation.students.registry import register
@@ -35,7 +34,6 @@ class DualEncoderConfig(PretrainedConfig):
     """
 
     model_type = "dual_encoder"
-    sizes: ClassVar[dict[str, str]] = {}
 
     stock: dict[str, Any] | None = None
     vectors: str = "cls"
@@ -43,13 +41,6 @@ class DualEncoderConfig(PretrainedConfig):
     vocab_size: int = 30522
     type_vocab_size: int = 2
     pad_token_id: int | None = 0
-
-    def check(self) -> None:
-        """Refuse the kind, always: only its method makes such a student."""
-        raise UserError(
-            f"{self.model_type!r} cannot be chosen; take the method lead, which makes it, and leave this out",
-            argument="kind",
-        )
 
 
 @dataclass

@@ -8,7 +8,7 @@ Axes in names: B rows, L positions, W width, K heads, C classes.
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from checkpoints.errors import UserError
 from stages.distillation.students.registry import register
 
 BODIES = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
@@ -38,7 +37,6 @@ class ManyHeadsConfig(PretrainedConfig):
     """
 
     model_type = "many_heads"
-    sizes: ClassVar[dict[str, str]] = {}
 
     stock: dict[str, Any] | None = None
     heads: int = 1
@@ -61,13 +59,6 @@ class ManyHeadsConfig(PretrainedConfig):
                 setattr(config, name, getattr(stock, name))
         config._attn_implementation = stock._attn_implementation
         return config
-
-    def check(self) -> None:
-        """Refuse the kind, always: only its method makes such a student."""
-        raise UserError(
-            f"{self.model_type!r} cannot be chosen; take the method {self.model_type}, which makes it, and leave this out",
-            argument="kind",
-        )
 
     def part(self, layers: int) -> PretrainedConfig:
         """The stock config, with `layers` layers."""

@@ -273,3 +273,11 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """above / below, 0 where that is not defined."""
     above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
     return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
+
+
+def scores_of_classes(
+    right: np.ndarray, answered: np.ndarray, true: np.ndarray
+) -> list[tuple[float, float, float, int]]:
+    """`Kind.class_scores`, by how many answers of each class are right, given and gold, (C,) each."""
+    scores = ratio(right, answered), ratio(right, true), ratio(2 * right, answered + true)
+    return [(p, r, f, int(n)) for p, r, f, n in zip(*(of.tolist() for of in scores), true, strict=True)]

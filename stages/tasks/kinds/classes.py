@@ -16,6 +16,7 @@ from stages.tasks.kinds.base import (
     Said,
     jensen_shannon,
     ratio,
+    scores_of_classes,
 )
 from stages.tasks.numpy_when_used import np
 from stages.tasks.types import UNLABELLED
@@ -73,7 +74,8 @@ class Classes(Kind):
         return float(_from_counts([metric], confusions)[metric].max())
 
     def class_scores(self, said: Said) -> list[tuple[float, float, float, int]]:
-        return plain.class_scores(self.answers(said.logits), said.gold, self.outputs)
+        (counts_CC,) = _confusions(self.answers(said.logits)[None], said.gold[None], self.outputs)
+        return scores_of_classes(counts_CC.diagonal(), counts_CC.sum(0), counts_CC.sum(1))
 
     def written(self, answer: Any) -> str:
         return self.labels[int(answer)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from stages.tasks.kinds.base import Groups, Kind, Resampler, Said, ratio
+from stages.tasks.kinds.base import Groups, Kind, Resampler, Said, ratio, scores_of_classes
 from stages.tasks.kinds.classes import Words
 from stages.tasks.numpy_when_used import np
 
@@ -88,9 +88,7 @@ class Entities(Words):
 
     def class_scores(self, said: Said) -> list[tuple[float, float, float, int]]:
         """As in the base class, of the entities of each kind."""
-        right, answered, true = (of.sum(0) for of in self._found(said))
-        scores = ratio(right, answered), ratio(right, true), ratio(2 * right, answered + true)
-        return [(p, r, f, int(n)) for p, r, f, n in zip(*(s.tolist() for s in scores), true, strict=True)]
+        return scores_of_classes(*(of.sum(0) for of in self._found(said)))
 
     def entities(self, label: Iterable[int]) -> list[Entity]:
         from seqeval.metrics.sequence_labeling import get_entities

@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from stages.tasks import metrics as plain
-from stages.tasks.kinds.base import LEAST, Groups, Kind, ProblemType, Resampler, Said, jensen_shannon, ratio
+from stages.tasks.kinds.base import (
+    LEAST,
+    Groups,
+    Kind,
+    ProblemType,
+    Resampler,
+    Said,
+    jensen_shannon,
+    ratio,
+    scores_of_classes,
+)
 from stages.tasks.numpy_when_used import np
 
 if TYPE_CHECKING:
@@ -86,7 +96,8 @@ class LabelSets(Kind):
         return max(_value(metric, same + a > 0, same, gold > 0) for a in answers)
 
     def class_scores(self, said: Said) -> list[tuple[float, float, float, int]]:
-        return plain.class_scores(self.answers(said.logits), said.gold > 0, self.outputs)
+        answers, held = self.answers(said.logits), said.gold > 0
+        return scores_of_classes((answers & held).sum(0), answers.sum(0), held.sum(0))
 
     def written(self, answer: Any) -> str:
         return json.dumps(self.names(answer), ensure_ascii=False)

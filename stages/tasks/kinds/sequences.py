@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,9 +60,9 @@ class Sequences(Kind):
         return "".join(symbol for symbol, _ in self.emitted(values_TC))
 
     def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
-        counts_3N = plain.of_sequences(self.answers(said.logits), said.gold)
+        counts_3N = counted(self.answers(said.logits), said.gold)
         return lambda rows_RN: {
-            metric: plain.from_sequences(metric, counts_3N[:, rows_RN].mean(-1)) for metric in metrics
+            metric: value_of(metric, counts_3N[:, rows_RN].mean(-1)) for metric in metrics
         }
 
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
@@ -70,8 +70,8 @@ class Sequences(Kind):
         longest = max(map(len, gold))
         places = [[text[i] for text in gold if len(text) > i] for i in range(longest)]
         best = "".join(max(sorted(set(symbols)), key=symbols.count) for symbols in places)
-        tried = [plain.of_sequences([best[:n]] * len(gold), gold) for n in range(longest + 1)]
-        return max(float(plain.from_sequences(metric, counts.mean(-1))) for counts in tried)
+        tried = [counted([best[:n]] * len(gold), gold) for n in range(longest + 1)]
+        return max(float(value_of(metric, counts.mean(-1))) for counts in tried)
 
     def cells(self, logits: np.ndarray, split: Split) -> list[str]:
         return self.answers(logits).tolist()
@@ -94,3 +94,29 @@ class Sequences(Kind):
 
     def shown_gold(self, label: Any) -> str:
         return label
+
+
+def counted(answers: Iterable[str], gold: Iterable[str]) -> np.ndarray:
+    """Count of each row what the metrics of strings are made of.
+
+    Args:
+        answers, gold: N strings.
+
+    Returns:
+        (3, N): the least number of symbols that are changed, added or left out to make the answer of the gold string
+        (Levenshtein); the symbols of the gold string; 1 where both are equal.
+    """
+    from nltk.metrics.distance import edit_distance
+
+    pairs = list(zip(answers, gold, strict=True))
+    return np.array([[edit_distance(a, g), len(g), a == g] for a, g in pairs], np.float64).T
+
+
+def value_of(metric: str, means: np.ndarray) -> np.ndarray:
+    """The value of a metric of strings, by means over the rows of `counted`, (3, ...).
+
+    The character accuracy is 1 - the character error rate: edits / symbols of the gold strings. It is below 0 where there
+    are more edits than symbols. The sequence accuracy is the fraction of strings without an error.
+    """
+    edits, symbols, equal = means
+    return 1 - edits / symbols if metric == "character_accuracy" else equal

@@ -34,21 +34,8 @@ from stages.tasks.readers import (
 )
 
 READERS = {
-    "glue": glue,
-    "rotten_tomatoes": rotten_tomatoes,
-    "newsgroups": newsgroups,
-    "indonesian": indonesian,
-    "chatterbot": chatterbot,
-    "idx": idx,
-    "image_tables": image_tables,
-    "images": images,
-    "graphs": graphs,
-    "scenes": scenes,
-    "strips": strips,
-    "spans": spans,
-    "conll": conll,
-    "questions": questions,
-    "files": files,
-    "answers": answers,
-}
+    reader.__name__.rpartition(".")[2]: reader
+    for reader in (glue, rotten_tomatoes, newsgroups, indonesian, chatterbot, idx, image_tables, images, graphs, scenes,
+                   strips, spans, conll, questions, files, answers)
+}  # fmt: skip
 """Every reader. They are asked in this order whether a task is theirs."""

@@ -27,15 +27,11 @@ TEST_FILES = {
     "mrpc": {"MRPC.tsv": "test.tsv"},
     "sts-b": {"STS-B.tsv": "test.tsv"},
     "qqp": {"QQP.tsv": "test.tsv"},
-    "mnli": {
-        "MNLI-m.tsv": "test_matched.tsv",
-        "MNLI-mm.tsv": "test_mismatched.tsv",
-        "AX.tsv": "diagnostic.tsv",
-    },
+    "mnli": {"MNLI-m.tsv": "test_matched.tsv", "MNLI-mm.tsv": "test_mismatched.tsv", "AX.tsv": "diagnostic.tsv"},
     "qnli": {"QNLI.tsv": "test.tsv"},
     "rte": {"RTE.tsv": "test.tsv"},
     "wnli": {"WNLI.tsv": "test.tsv"},
-}
+}  # fmt: skip
 """Task -> {file of a submission to GLUE's site: the test file that it answers}. The diagnostic set (AX) is MNLI's to
 answer, and lies in a directory of its own."""
 

@@ -69,7 +69,7 @@ def test_models_share_their_resamples():
 
 
 def test_loyalty():
-    p, q = c.softmax(LOGITS), c.softmax(OTHER)
+    p, q = THREE.probabilities(LOGITS), THREE.probabilities(OTHER)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # rounding makes some divergences negative
         assert THREE.agreement(LOGITS, LOGITS + 1e-9)["probability_loyalty"] == pytest.approx(1, abs=1e-6)
@@ -85,7 +85,7 @@ def test_loyalty():
 
 
 def test_calibration_error_by_a_plain_loop():
-    p = c.softmax(LOGITS)
+    p = THREE.probabilities(LOGITS)
     gaps = 0.0
     for i in range(15):
         inside = (p.max(1) > i / 15) & (p.max(1) <= (i + 1) / 15)
@@ -105,7 +105,7 @@ def test_temperature_scaling_lowers_the_loss_where_it_was_fitted_and_finds_a_kno
     assert here <= min(c.negative_log_likelihood(LOGITS, GOLD, t) for t in grid) + 1e-9
     random = np.random.default_rng(5)
     logits = random.normal(size=(20000, 3)) * 2
-    drawn = (c.softmax(logits).cumsum(1) < random.random((20000, 1))).sum(1)
+    drawn = (THREE.probabilities(logits).cumsum(1) < random.random((20000, 1))).sum(1)
     assert c.fit_temperature(3 * logits, drawn) == pytest.approx(3, rel=0.05)
 
 

@@ -10,6 +10,7 @@ from stages.distillation.outputs import ModelOutputs
 from stages.distillation.students.graph_networks import AutoModelForNodeClassification, HANConfig, RGCNConfig
 from stages.tasks.graph_rows import Graph, NodeRows
 from stages.tasks.kinds import Nodes
+from stages.tasks.types import UNLABELLED
 
 GRAPH = Graph(
     {"film": list("abcd"), "person": list("xyz")},
@@ -128,7 +129,7 @@ def test_training_rows_ask_the_teacher_of_all_films_and_gold_of_their_own():
     from stages.tasks.types import Split
 
     split = Split(["d", "b"], None, [0, 1])
-    rows = NodeRows.to_train(GRAPH, split)
+    rows = NodeRows.of(GRAPH, split, others=UNLABELLED)
     assert rows.normalizers(np.arange(1)) == {"rows": 1, "tokens": 1, "pairs": 1, "targets": 4, "labels": 2}
     batch, said = rows.collate(np.arange(1), np.ones(1, np.float32)), outputs(1, 4)
     gold = GoldLabels(class_weights=KIND.class_weights).terms(said, None, batch)["gold_labels"]

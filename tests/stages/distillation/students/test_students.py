@@ -39,9 +39,7 @@ def test_every_kind_is_known_by_its_modules_name():
     own = {
         "bert_with_token",
         "cmow",
-        "dual_encoder",
         "han",
-        "many_heads",
         "ngrams",
         "rgcn",
         *STRIPS,
@@ -126,7 +124,7 @@ def test_sizes_that_a_kind_lacks_or_has_not_are_refused():
     for wrong, words in (
         (
             {"kind": "gru", "layers": 1},
-            "kind: 'gru' is unknown; there are bert_with_token, bilstm, cmow, dual_encoder, han, many_heads, ngrams, rgcn",
+            "kind: 'gru' is unknown; there are bert_with_token, bilstm, cmow, han, ngrams, rgcn",
         ),
         (
             {"kind": "bilstm", "layers": 1, "width": 8, "heads": 2},
