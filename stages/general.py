@@ -29,7 +29,7 @@ from stages.training.stage import Stage
 
 def run(stage: Stage) -> None:
     """Distil the teacher's layers on the corpus into a general student."""
-    source, options = stage.model("teacher"), stage.training_as(General)
+    source, options = stage.model("teacher"), General(**stage.options["training"])
     reads, teacher = reading(stage), load_encoder(source)
     student = begin(stage, options, teacher, reads)
     rows = reads.both(corpus_rows(stage, reads.tokenizer, options.max_length, options.tokens))

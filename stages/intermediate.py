@@ -30,7 +30,7 @@ from stages.training.stage import Stage
 
 def run(stage: Stage) -> None:
     """Distil the tuned teacher's layers on the task's text; the lowest loss on dev is kept."""
-    task, options, source = stage.task(), stage.training_as(Intermediate), stage.model("teacher")
+    task, options, source = stage.task(), Intermediate(**stage.options["training"]), stage.model("teacher")
     reads = reading(stage)
     student = begin(stage, task.kind, reads)
     train = reads.both(train_rows(stage, task, reads.tokenizer, options.max_length))

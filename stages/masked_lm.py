@@ -29,7 +29,7 @@ def run(stage: Stage) -> None:
     Raises:
         UserError: there is neither a head nor a corpus to fit one.
     """
-    source, options = stage.model("model"), stage.training_as(Pretraining)
+    source, options = stage.model("model"), Pretraining(**stage.options["training"])
     tokenizer = load_tokenizer(source)
     masking = Masking(tokenizer, options.mlm_probability, stage.seed)
     check_length(load_config(source), options.max_length)

@@ -34,7 +34,7 @@ from stages.training.stage import Stage
 
 def run(stage: Stage) -> None:
     """Distil the teacher's answers; the best student on dev is kept."""
-    task, options = stage.task(), stage.training_as(Prediction)
+    task, options = stage.task(), Prediction(**stage.options["training"])
     reads = reading(stage)
     tokenizer = reads.tokenizer
     torch.manual_seed(stage.seed)

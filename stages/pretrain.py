@@ -28,17 +28,17 @@ from stages.teaching.live_teacher import teacher_outputs
 from stages.teaching.student import save_student
 from stages.training.cached_rows import corpus_rows
 from stages.training.job import Job
-from stages.training.options import LearningText, Pretraining
+from stages.training.options import LearningText
 from stages.training.stage import Stage
 
 
 def run(stage: Stage) -> None:
     """Train the student on the corpus under the recipe's losses."""
-    source, options = stage.model("teacher"), stage.training_as(LearningText)
+    source, options = stage.model("teacher"), LearningText(**stage.options["training"])
     tokenizer = load_tokenizer(source)
     p = options.mlm_probability
     masking = Masking(tokenizer, p, stage.seed) if p else None
-    student = begin(stage)
+    student = begin(stage, masked=bool(p))
     rows = corpus_rows(
         stage, tokenizer, options.max_length, options.tokens, held_out=False, sentences=options.sentences
     )
@@ -49,7 +49,7 @@ def run(stage: Stage) -> None:
     targets: Callable[[Batch], ModelOutputs] | None = None
     if model.teacher_capture != CaptureSpec():
         targets = live = FrozenTeacher(
-            load(stage, "teacher"), model.teacher_capture, stage.device, stage.precision
+            load(stage, "teacher", bool(p)), model.teacher_capture, stage.device, stage.precision
         )
         if not masking:
             targets = teacher_outputs(stage, live, {"corpus": rows})["corpus"]
@@ -60,22 +60,21 @@ def run(stage: Stage) -> None:
     stage.publish(save_student(job, tokenizer), scores)
 
 
-def begin(stage: Stage) -> PreTrainedModel:
+def begin(stage: Stage, masked: bool) -> PreTrainedModel:
     """The initial student. A new masked-LM head starts as the identity, the head of teacher layers as the teacher's."""
     if "student" in stage.inputs:
-        return load(stage, "student")
-    kind = AutoModelForMaskedLM if stage.training_as(Pretraining).mlm_probability else AutoModel
+        return load(stage, "student", masked)
+    kind = AutoModelForMaskedLM if masked else AutoModel
     sizes = dict(stage.options["student"])
     init, layers = sizes.pop("init"), sizes.pop("init_layers")
     if init == "teacher-layers":
-        teacher = load(stage, "teacher")
+        teacher = load(stage, "teacher", masked)
         return student_from_teacher_layers(teacher, sizes["layers"], sizes["dropout"], layers, kind)
     return random_student(student_config(load_config(stage.model("teacher")), **sizes), stage.seed, kind)
 
 
-def load(stage: Stage, name: str) -> PreTrainedModel:
+def load(stage: Stage, name: str, masked: bool) -> PreTrainedModel:
     """A model that the stage is given: with its masked-LM head where pieces are masked."""
     source = stage.model(name)
     torch.manual_seed(stage.seed)
-    masked = stage.training_as(Pretraining).mlm_probability
     return load_masked_lm(source)[0] if masked else load_encoder(source)

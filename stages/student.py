@@ -35,7 +35,8 @@ def run(stage: Stage) -> None:
     losses = method.losses(stage.options["losses"])
     model = Distillation(student, [build(line, *configs) for line in losses], chosen=method.chosen)
     answers = model.student_capture.logits
-    targets = method.targets(stage, task, model.teacher_capture, {"train": train, "dev": dev}, answers)
+    rows = {"train": train} if answers else {"train": train, "dev": dev}
+    targets = method.targets(stage, task, model.teacher_capture, rows)
     evaluate = (
         task_score(stage, model, dev, task)
         if answers

@@ -47,7 +47,7 @@ def tune(stage: Stage, task: Task) -> None:
     A directory with a config and no weights stands for random weights.
     """
     source = stage.model("model")
-    config = set_dropout(load_config(source), stage.training_as(Tuning).dropout)
+    config = set_dropout(load_config(source), Tuning(**stage.options["training"]).dropout)
     preprocessor = load_preprocessor(source, task.kind)
     note_image_size(config, preprocessor)
     torch.manual_seed(stage.seed)

@@ -1,5 +1,7 @@
 """How many masked tokens a masked language model guesses right."""
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -8,7 +10,6 @@ from stages.tasks.batches import batches_by_length
 from stages.tasks.masking import Masking
 from stages.tasks.token_rows import TokenRows
 from stages.training.cached_rows import corpus_rows, has_held_out
-from stages.training.options import Pretraining
 from stages.training.stage import Stage
 
 HELD_OUT_TOKENS = 100_000
@@ -20,7 +21,7 @@ def held_out_accuracy(
     """{"accuracy": at masked tokens of documents held out from the stage's corpus}; empty where none are held out."""
     if not has_held_out(stage):
         return {}
-    options = stage.training_as(Pretraining)
+    options: Any = stage.training
     rows = corpus_rows(stage, tokenizer, options.max_length, HELD_OUT_TOKENS, held_out=True)
     found = accuracy(stage, model, Masking(tokenizer, options.mlm_probability, seed=0), rows)
     stage.log(f"{found:.1%} of the masked tokens of held-out documents are predicted right ({whose})")

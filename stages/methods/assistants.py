@@ -21,7 +21,6 @@ from stages.distillation.outputs import CaptureSpec
 from stages.distillation.settings import choose, is_number, number
 from stages.methods.base import Method, Targets
 from stages.tasks.task import Task
-from stages.tasks.token_rows import TokenRows
 from stages.teaching.recorded_logits import logits_as_outputs, teacher_logits, training_logits
 from stages.training.cached_rows import task_rows
 from stages.training.stage import Stage
@@ -85,9 +84,7 @@ class Assistants(Method):
                 argument="method.assistants.weights",
             )
 
-    def targets(
-        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
-    ) -> Targets:
+    def targets(self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any]) -> Targets:
         """The mixture, as logits z with softmax(z / T) the mean of the assistants' probabilities."""
         weights_K = self._weights(stage, task)
         self.found = {f"weight of {name}": w for name, w in zip(self.reads, weights_K.tolist(), strict=True)}

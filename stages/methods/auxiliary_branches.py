@@ -85,14 +85,12 @@ class AuxiliaryBranches(Method):
             )
         return lines
 
-    def targets(
-        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
-    ) -> Targets:
+    def targets(self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any]) -> Targets:
         """What the teacher shows, its logits once for each head."""
         if HEADS not in spec.named:
-            return super().targets(stage, task, spec, rows, train_alone)
+            return super().targets(stage, task, spec, rows)
         plain = replace(spec, logits=True, named=spec.named - {HEADS})
-        shown = super().targets(stage, task, plain, rows, train_alone)
+        shown = super().targets(stage, task, plain, rows)
 
         def for_heads(teacher: Callable[[Batch], ModelOutputs], batch: Batch) -> ModelOutputs:
             outputs = teacher(batch)

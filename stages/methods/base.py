@@ -138,9 +138,7 @@ class Method:
         """The rows that the student trains on, made of the task's, and what changes each batch by the epoch, or None."""
         return train, changes_of(stage, task, train)
 
-    def targets(
-        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
-    ) -> Targets:
+    def targets(self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any]) -> Targets:
         """The teacher's outputs for the named rows: none, recorded logits, or layers, computed or from disk.
 
         On images the teacher runs in each step, on the student's changed images.
@@ -148,8 +146,8 @@ class Method:
         Args:
             task: with its rows.
             spec: what the student's losses read of the teacher.
-            rows: "train" and "dev", in the student's tokens or pixels.
-            train_alone: whether only "train" is needed. Recorded logits come for "train" alone in any case.
+            rows: "train", and "dev" if it is needed, in the student's tokens or pixels. Recorded logits come for "train"
+                alone.
         """
         if spec == CaptureSpec():
             return dict.fromkeys(rows)
@@ -163,7 +161,7 @@ class Method:
                 logits = by_windows(logits, theirs, rows["train"])
             return {"train": logits_as_outputs(logits, rows["train"], stage.device)}
         teacher = task_teacher(stage, task, spec)
-        return teacher_outputs(stage, teacher, {"train": rows["train"]} if train_alone else rows)
+        return teacher_outputs(stage, teacher, rows)
 
     def chosen(self, batch: Batch, teacher: ModelOutputs | None) -> tuple[Batch, ModelOutputs | None]:
         """Choose what the student learns from: a part of a training batch, and the teacher's answers to that part."""

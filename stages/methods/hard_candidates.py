@@ -17,7 +17,7 @@ from stages.distillation.settings import check_type, choose, whole
 from stages.distillation.students.two_streams import TwoStreamsConfig
 from stages.methods.base import Method, Targets
 from stages.tasks.batches import Batch, batches_by_length
-from stages.tasks.caption_rows import FALSE_CAPTIONS, CaptionedImages
+from stages.tasks.caption_rows import FALSE_CAPTIONS
 from stages.tasks.task import Task
 from stages.teaching.live_teacher import task_teacher
 from stages.training.stage import Stage
@@ -65,9 +65,7 @@ class HardCandidates(Method):
             model.head.load_state_dict(teacher.head.state_dict())
         return student, processor
 
-    def targets(
-        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, CaptionedImages], train_alone: bool
-    ) -> Targets:
+    def targets(self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any]) -> Targets:
         """The teacher's logits of all candidates of the training images."""
         teacher = task_teacher(stage, task, spec)
         encoders: Any = teacher.model.base_model.encoders

@@ -190,9 +190,7 @@ class Lead(Method):
             rows.max_ranks = 1  # the ranks' token vectors are padded to different lengths
         return rows, rows.draw
 
-    def targets(
-        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
-    ) -> Targets:
+    def targets(self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any]) -> Targets:
         """What the frozen teacher shows, live: the candidates are others in each epoch."""
         if spec == CaptureSpec():
             return {"train": None}

@@ -1,6 +1,7 @@
 """CERBERUS (Matsubara et al., arXiv 2201.05767): a student of one body and several heads, each with its own teacher."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -14,7 +15,6 @@ from stages.methods.base import Method, Targets
 from stages.tasks.batches import Batch
 from stages.tasks.kinds import Classes
 from stages.tasks.task import Task
-from stages.tasks.token_rows import TokenRows
 from stages.teaching.recorded_logits import logits_as_outputs, training_logits
 from stages.training.stage import Stage
 
@@ -91,9 +91,7 @@ class ManyHeads(Method):
             )
         return student
 
-    def targets(
-        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
-    ) -> Targets:
+    def targets(self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any]) -> Targets:
         """Each teacher's logits, asked once and then read from the cache of all runs."""
         if spec == CaptureSpec():
             return dict.fromkeys(rows)

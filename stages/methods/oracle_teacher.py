@@ -52,9 +52,7 @@ class OracleTeacher(Method):
                 "the losses read a teacher, and none is named; name one, or leave them out", argument="reads"
             )
 
-    def targets(
-        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any], train_alone: bool
-    ) -> Targets:
+    def targets(self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any]) -> Targets:
         """What the teacher in `reads` says of each frame, in each step."""
         if spec == CaptureSpec():
             return dict.fromkeys(rows)

@@ -143,9 +143,7 @@ class Panda(SoftPrompt):
         """The lines, with the similarity where a weight is its name."""
         return [_weighted(line, self.similarity) for line in lines]
 
-    def targets(
-        self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, TokenRows], train_alone: bool
-    ) -> Targets:
+    def targets(self, stage: Stage, task: Task, spec: CaptureSpec, rows: dict[str, Any]) -> Targets:
         """The teacher's logits on train."""
         logits_NC = teacher_logits(stage, task, rows["train"], f"reads {self.teacher}")
         return {"train": logits_as_outputs(logits_NC, rows["train"], stage.device)}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints.errors import UserError
-from stages.tasks.cells import far_scores
+from stages.tasks.cells import far_scores, number
 from stages.tasks.kinds import Classes, Kind
 from stages.tasks.numpy_when_used import np
 from stages.tasks.tables import open_table
@@ -233,13 +233,10 @@ def _known(names: Sequence[str], kind: Kind) -> tuple[str, ...]:
 
 
 def _number(value: Any, what: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or isinstance(value, bool):
+    found = None if isinstance(value, bool) else number(value)
+    if found is None:
         raise ValueError(f"{what} is {value!r:.40}, not a finite number")
-    return number
+    return found
 
 
 def labels_of(kind: Kind, values: list[tuple[float, ...]]) -> list[Any]:

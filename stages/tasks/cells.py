@@ -107,13 +107,19 @@ def list_in(text: str) -> list | tuple | dict | None:
     return None
 
 
-def number(label: str) -> float | None:
+def number(label: Any) -> float | None:
     """Return the finite number that a label is; None if it is none."""
     try:
         value = float(label)
-    except ValueError:
+    except (TypeError, ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None
+
+
+def are_scores(labels: Sequence[Any]) -> bool:
+    """Return whether nearly all are finite numbers, and one is not whole."""
+    numbers = [value for label in labels if (value := number(label)) is not None]
+    return len(numbers) >= NEARLY_ALL * len(labels) and any(not value.is_integer() for value in numbers)
 
 
 def is_missing(label: str, rare: bool, names: Collection[str]) -> bool:

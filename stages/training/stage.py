@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,6 @@ from stages.tasks.task import Task, TaskSource, load_task
 from stages.training.machine import describe
 from stages.training.options import TRAINING, Job, Training
 
-Options = TypeVar("Options", bound=Training)
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -75,12 +74,6 @@ class Stage:
     def training(self) -> Training:
         """The training options, of the type that belongs to this type of stage."""
         return TRAINING.get(self.stage_type, Training)(**self.options["training"])
-
-    def training_as(self, kind: type[Options]) -> Options:
-        """This stage's training options, which must be of the type `kind` (asserted)."""
-        training = self.training
-        assert isinstance(training, kind), f"a stage of type {self.stage_type} has no {kind.__name__} options"
-        return training
 
     @property
     def seed(self) -> int:

@@ -77,7 +77,7 @@ def test_a_student_begins_as_layers_of_the_teacher_with_its_head(stage, layers):
     """Papers count from 0: layers 0, 2, 4 are the list [1, 3, 5]; layers 1, 3, 5 are [2, 4, 6], every second."""
     made = stage(sizes(init="teacher-layers", init_layers=layers), ["masked_words"])
     student, teacher = (
-        pretrain.begin(made).state_dict(),
+        pretrain.begin(made, masked=True).state_dict(),
         load_masked_lm(made.model("teacher"))[0].state_dict(),
     )
     for mine, theirs in enumerate(layers):
@@ -87,7 +87,7 @@ def test_a_student_begins_as_layers_of_the_teacher_with_its_head(stage, layers):
     for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.transform.dense.weight"):
         assert torch.equal(student[name], teacher[name])
     if layers == [2, 4, 6]:
-        same = pretrain.begin(stage(sizes(init="teacher-layers"), ["masked_words"])).state_dict()
+        same = pretrain.begin(stage(sizes(init="teacher-layers"), ["masked_words"]), masked=True).state_dict()
         assert all(torch.equal(same[name], student[name]) for name in student)
 
 

@@ -6,16 +6,13 @@ all metrics are agreement with whoever answered.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.answers import Answer, Answered, label_name, labels_of, read_answers, together
-from stages.tasks.cells import NEARLY_ALL, RARE, is_missing
+from stages.tasks.cells import RARE, are_scores, is_missing
 from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
 from stages.tasks.labelled_rows import counts_of_classes, notes_of_classes
 from stages.tasks.text import hashed, slug
@@ -69,7 +66,7 @@ def _kind(path: Path, answers: list[Answer], source: TaskSource) -> Kind:
     said = [answer.given for answer in fit if answer.form == "label"]
     if source.metric in metrics.REGRESSION:
         return Scores()
-    if not source.metric and not source.labels and said and len(said) == len(fit) and _are_scores(said):
+    if not source.metric and not source.labels and said and len(said) == len(fit) and are_scores(said):
         return Scores()
     several = source.metric in metrics.LABEL_SETS or any(isinstance(given, list) for given in said)
     labels = source.labels or _names(path, fit)
@@ -97,16 +94,6 @@ def _without_missing(answers: list[Answer]) -> list[Answer]:
         else a
         for a, is_plain in zip(answers, plain, strict=True)
     ]
-
-
-def _are_scores(given: list[Any]) -> bool:
-    """Whether nearly all are finite numbers, and one is not whole."""
-    numbers = []
-    for value in given:
-        with suppress(TypeError, ValueError, OverflowError):
-            numbers.append(float(value))
-    finite = [number for number in numbers if math.isfinite(number)]
-    return len(finite) >= NEARLY_ALL * len(given) and any(not number.is_integer() for number in finite)
 
 
 def _names(path: Path, answers: list[Answer]) -> list[str]:

@@ -40,6 +40,7 @@ from stages.tasks.cells import (
     NEARLY_ALL,
     RARE,
     SOME_CLASSES,
+    are_scores,
     columns_of_ones,
     far_scores,
     is_missing,
@@ -263,7 +264,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
         rows = _plain_numbers(rows, notes)
     regression = source.type == "regression"
     if not source.type:
-        regression = not source.labels and _looks_like_regression(rows["train"])
+        regression = not source.labels and are_scores([row.label for row in rows["train"] if not row.unfit])
     if regression and source.positive_label:
         raise UserError(
             f"{source.positive_label!r}: scores have no positive class; leave it out, or give metric=f1",
@@ -511,12 +512,6 @@ def _plain_numbers(rows: dict[str, list[Row]], notes: list[str]) -> dict[str, li
     sample = max((label for label in labels if "," in label and number(plain(label)) is not None), key=len)
     notes.append(f"labels are numbers: {sample!r} is read as {plain(sample)}")
     return {role: [row._replace(label=plain(row.label)) for row in of] for role, of in rows.items()}
-
-
-def _looks_like_regression(rows: list[Row]) -> bool:
-    labels = [row.label for row in rows if not row.unfit]
-    numbers = [value for label in labels if (value := number(label)) is not None]
-    return len(numbers) >= NEARLY_ALL * len(labels) and any(not value.is_integer() for value in numbers)
 
 
 def _same_numbers(rows: dict[str, list[Row]], named: list[str]) -> dict[str, list[Row]]:
