@@ -25,11 +25,11 @@ from stages.distillation.students.architecture import (
     student_config,
     student_from_teacher_layers,
 )
-from stages.tasks.batches import Batch
+from stages.tasks.batches import Batch, batches_by_length
 from stages.tasks.kinds import Nodes
 from stages.tasks.task import Task
 from stages.tasks.task_rows import TaskRows
-from stages.teaching.live_teacher import Remembered, task_teacher, teacher_outputs
+from stages.teaching.live_teacher import task_teacher, teacher_outputs
 from stages.teaching.recorded_logits import by_windows, logits_as_outputs, training_logits
 from stages.training.options import StageToCheck, Training
 from stages.training.rows import BatchTransform, Rows
@@ -154,7 +154,9 @@ class Method:
         if task.kind.reads_images:
             return dict.fromkeys(rows, task_teacher(stage, task, spec))
         if isinstance(task.kind, Nodes):
-            return dict.fromkeys(rows, Remembered(task_teacher(stage, task, spec)))
+            (graph,) = batches_by_length(rows["train"])  # the only row: the teacher runs once
+            outputs = task_teacher(stage, task, spec)(graph.to(stage.device))
+            return dict.fromkeys(rows, lambda batch: outputs)
         if spec == CaptureSpec(logits=True):  # the teacher may read other tokens than the student
             logits, theirs = training_logits(stage, task)
             if task.kind.pooling:

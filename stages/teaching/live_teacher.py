@@ -30,19 +30,6 @@ def task_teacher(stage: Stage, task: Task, spec: CaptureSpec, given: str = "teac
     return FrozenTeacher(teacher, spec, stage.device, stage.precision, order)
 
 
-class Remembered:
-    """The outputs of a frozen teacher for the only row there is, such as a graph: it runs once."""
-
-    def __init__(self, teacher: FrozenTeacher):
-        self.teacher = teacher
-        self.outputs: ModelOutputs | None = None
-
-    def __call__(self, batch: Batch) -> ModelOutputs:
-        if self.outputs is None:
-            self.outputs = self.teacher(batch)
-        return self.outputs
-
-
 def may_keep_layers(stage: Stage, epochs: int) -> bool:
     """Whether a stage of so many epochs keeps its teacher's layers, if the disk has room for them."""
     # A GPU runs the teacher sooner than it reads its layers from disk.

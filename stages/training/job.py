@@ -28,7 +28,7 @@ from stages.training.micro_batch import explain_out_of_memory, find_micro_batch,
 from stages.training.monitor import Monitor
 from stages.training.optimizer_state import whole_weights
 from stages.training.progress import JobProgress
-from stages.training.rows import RowBatch, Rows
+from stages.training.rows import Rows
 from stages.training.signals import StopSignal
 from stages.training.stage import Stage
 from stages.training.step import Step, StepKind, refuse_ranks, refuse_unsupported
@@ -224,7 +224,7 @@ class Job:
             self.engine.backward(losses, ends_step)
         return terms, torch.stack([loss.detach() for loss in losses.values()]).sum()
 
-    def _batch(self, indices: np.ndarray, weights: np.ndarray) -> RowBatch:
+    def _batch(self, indices: np.ndarray, weights: np.ndarray) -> Any:
         batch = self.rows.collate(indices, weights)
         if self.batch_transform:
             batch = self.batch_transform(batch, self.state.step // self.batches_per_epoch)

@@ -9,14 +9,6 @@ BatchTransform = Callable[[Any, int], Any]
 """Changes a batch while it is still in the CPU's memory: called with it and the epoch."""
 
 
-class RowBatch(Protocol):
-    """What rows collate to. The job only moves it; the model that the job trains reads it."""
-
-    def to(self, device: Any) -> "RowBatch":
-        """The batch on `device`."""
-        ...
-
-
 class Rows(Protocol):
     """The data-set interface: the order of an epoch, sharding, accumulation and resume use only these members.
 
@@ -51,8 +43,8 @@ class Rows(Protocol):
         """What the losses of a global batch of these rows are divided by: for each `LossTerm.normalizer`, at least 1."""
         ...
 
-    def collate(self, indices: np.ndarray, weights: np.ndarray) -> RowBatch:
-        """These rows as a batch.
+    def collate(self, indices: np.ndarray, weights: np.ndarray) -> Any:
+        """These rows as a batch. The job calls its `to(device)`; the model that the job trains reads it.
 
         Args:
             indices: (B,) int64, row numbers.
