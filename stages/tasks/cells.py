@@ -144,6 +144,18 @@ def is_missing(label: str, rare: bool, names: Collection[str]) -> bool:
     return rare or plain == "-" and "+" not in names
 
 
+def missing_among(counts: Counter[str], known: Counter[str] | None = None) -> set[str]:
+    """Return which labels of a column stand for missing ones (`is_missing`).
+
+    Args:
+        counts: how many rows have each label.
+        known: the same of train, where the column is another split's: what train lacks counts as rare.
+    """
+    names, few = counts + (known or Counter()), RARE * counts.total()
+    rare = {label for label, n in counts.items() if n <= few or known is not None and label not in known}
+    return {label for label in counts if is_missing(label, label in rare, names)}
+
+
 def is_no_score(label: str, names: Collection[str]) -> bool:
     """Return whether a number such as -1 or -99 stands for a missing score: it does if no other score is below 0."""
     return number(label) in NO_SCORE and all((number(name) or 0.0) >= 0 for name in names if name != label)

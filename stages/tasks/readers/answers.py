@@ -12,7 +12,7 @@ from pathlib import Path
 from checkpoints.errors import UserError
 from stages.tasks import metrics
 from stages.tasks.answers import Answer, Answered, label_name, labels_of, read_answers, together
-from stages.tasks.cells import RARE, are_scores, is_missing
+from stages.tasks.cells import are_scores, missing_among
 from stages.tasks.kinds import Classes, Kind, LabelSets, Scores
 from stages.tasks.labelled_rows import counts_of_classes, notes_of_classes
 from stages.tasks.text import hashed, slug
@@ -85,9 +85,7 @@ def _without_missing(answers: list[Answer]) -> list[Answer]:
     """The answers; a label that only says that there is none, as a stray NaN, is unfit."""
     plain = [isinstance(a.given, (str, int, float)) and a.form == "label" and not a.unfit for a in answers]
     counts = Counter(label_name(a.given) for a, is_plain in zip(answers, plain, strict=True) if is_plain)
-    missing = {
-        label for label, count in counts.items() if is_missing(label, count <= RARE * counts.total(), counts)
-    }
+    missing = missing_among(counts)
     return [
         a._replace(unfit=f"label {label_name(a.given)!r} looks like a missing one")
         if is_plain and label_name(a.given) in missing

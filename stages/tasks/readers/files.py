@@ -38,15 +38,14 @@ from stages.tasks import metrics
 from stages.tasks.cells import (
     MISSING,
     NEARLY_ALL,
-    RARE,
     SOME_CLASSES,
     are_scores,
     columns_of_ones,
     far_scores,
-    is_missing,
     is_no_score,
     is_stray,
     label_of,
+    missing_among,
     number,
     way_of_writing,
 )
@@ -386,11 +385,7 @@ def _of_several_labels(source: TaskSource, rows: dict[str, list[Row]], notes: li
     """The task of rows with several labels each."""
     rows = {role: [_with_names(row, source) for row in of] for role, of in rows.items()}
     counts = Counter(name for of in rows.values() for row in of for name in row.names or ())
-    missing = {
-        name
-        for name, count in counts.items()
-        if not source.labels and is_missing(name, count <= RARE * counts.total(), counts)
-    }
+    missing = set() if source.labels else missing_among(counts)
     rows = {role: [_without_missing(row, missing) for row in of] for role, of in rows.items()}
     if "test" in rows and all(row.names is None for row in rows["test"]):
         notes.append("the test file is not used: its rows have no labels")
@@ -537,6 +532,7 @@ def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counte
     """The rows, with what is unfit about labels that only the whole column tells; `known` are train's labels."""
     counts = Counter(row.label for row in rows if not row.unfit)
     unfit, together = {}, known + counts
+    missing = missing_among(counts, known)
     for label, count in counts.items():
         if regression and number(label) is None:
             numbers = sum(n for other, n in counts.items() if number(other) is not None)
@@ -544,11 +540,7 @@ def _judged(rows: list[Row], regression: bool, source: TaskSource, known: Counte
             unfit[label] = f"label {label!r} is not a finite number{most}"
         elif source.labels and label not in source.labels:
             unfit[label] = f"label {label!r} is not one of labels, which are {', '.join(source.labels):.200}"
-        elif not source.labels and (
-            is_no_score(label, together)
-            if regression
-            else is_missing(label, count <= RARE * counts.total() or label not in known, together)
-        ):
+        elif not source.labels and (is_no_score(label, together) if regression else label in missing):
             others = sorted(together.keys() - {label})
             unfit[label] = (
                 f"label {label!r} looks like a missing one ({count:,} of {counts.total():,} rows; others are "

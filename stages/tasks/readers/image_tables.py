@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from checkpoints.errors import UserError
 from stages.tasks import metrics
-from stages.tasks.cells import RARE, is_missing
+from stages.tasks.cells import missing_among
 from stages.tasks.hub_datasets import load_hub
 from stages.tasks.labelled_rows import Row, checked_unfit_rows, fitting
 from stages.tasks.readers.images import check_roles, has_images, image_task, key_of, roles_of
@@ -165,7 +165,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
         notes.append(f"{key}: {path.name}, {len(read):,} images in {image!r}, labels in {label!r}")
     notes += [] if source.hub or _is_labelled(named["train"]) else unread(source)
     if source.metric not in metrics.SEQUENCES:
-        known = Counter(row.label for row in rows["train"])
+        known = Counter(row.label for row in rows["train"] if row.label)
         rows = {role: _judged(of, known) for role, of in rows.items()}
     if "test" in rows and not any(row.label for row in rows["test"]):
         notes.append("the test images are not used: they have no labels")
@@ -188,15 +188,7 @@ def load(source: TaskSource, revision: str | None) -> Task:
 def _judged(rows: list[Row], known: Counter[str]) -> list[Row]:
     """The rows, with no label where the whole column tells that there is none; `known` are train's labels."""
     counts = Counter(row.label for row in rows if row.label)
-    gone = {
-        label
-        for label, count in counts.items()
-        if is_missing(
-            label,
-            count <= RARE * counts.total() or label not in known,
-            sorted({*counts, *known} - {label, ""}),
-        )
-    }
+    gone = missing_among(counts, known)
     said = "the label {!r} says that there is none (rename it if it is a class)"
     return [
         row._replace(label="", unfit=said.format(row.label)) if row.label in gone else row for row in rows
