@@ -81,6 +81,23 @@ class LabelSets(Kind):
         """Which labels are answered."""
         return probabilities >= (0.5 if self.threshold is None else self.threshold)
 
+    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
+        """As in the base class; the average precision by scikit-learn, to the last digit."""
+        found, probabilities, held = (
+            super().measure(metrics, said),
+            self.probabilities(said.logits),
+            said.gold > 0,
+        )
+        if "mean_average_precision" in found and held.any():
+            from sklearn.metrics import average_precision_score
+
+            labels = held.any(0)
+            pairs = zip(held.T[labels], probabilities.T[labels], strict=True)
+            found["mean_average_precision"] = float(
+                np.mean([average_precision_score(h, p) for h, p in pairs])
+            )
+        return found
+
     def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
         probabilities = self.probabilities(said.logits)
         return _resampler(metrics, self.holds(probabilities), probabilities, np.asarray(said.gold) > 0)
@@ -88,6 +105,8 @@ class LabelSets(Kind):
     def constant(self, metric: str, gold: np.ndarray, groups: Groups = None) -> float:
         """The best answer to every row among: the k most frequent labels for any k, the most frequent set, none."""
         gold = np.asarray(gold)
+        if metric == "mean_average_precision":  # equal probabilities: the frequency of each label that occurs
+            return float(gold.mean(0)[gold.any(0)].mean()) if gold.any() else 0.0
         order = np.argsort(-gold.sum(0), kind="stable")
         answers = [np.isin(np.arange(self.outputs), order[:count]) for count in range(self.outputs + 1)]
         sets, times = np.unique(gold, axis=0, return_counts=True)

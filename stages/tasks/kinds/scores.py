@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -75,13 +76,18 @@ class Scores(Kind):
     def agreement(
         self, student: np.ndarray, teacher: np.ndarray, of_teacher: Self | None = None, groups: Groups = None
     ) -> dict[str, float]:
-        return {"pearson_to_teacher": float(_correlations("pearson", student.T, teacher.T)[0])}
+        return {"pearson_to_teacher": correlation("pearson", student[:, 0], teacher[:, 0])}
 
     def answers(self, logits: np.ndarray) -> np.ndarray:
         return self.probabilities(logits)[:, 0]
 
+    def measure(self, metrics: Sequence[str], said: Said) -> dict[str, float]:
+        """As in the base class; correlations by scipy, to the last digit."""
+        answers, found = self.answers(said.logits), super().measure(metrics, said)
+        return {m: correlation(m, answers, said.gold) if m in plain.REGRESSION else found[m] for m in metrics}
+
     def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
-        answers = self.answers(said.logits).astype(np.float64)
+        answers = self.answers(said.logits)
         of = {metric: _errors if metric in plain.ERRORS else _correlations for metric in metrics}
         return lambda rows_RN: {
             metric: resampled(metric, answers[rows_RN], said.gold[rows_RN])
@@ -122,6 +128,18 @@ class Similarity(Scores):
     follows_gold: ClassVar[bool] = False
 
 
+def correlation(metric: str, answers: np.ndarray, gold: np.ndarray) -> float:
+    """Pearson's or Spearman's correlation; 0 where one side is constant."""
+    from scipy import stats
+
+    if np.ptp(answers) == 0 or np.ptp(gold) == 0:
+        return 0.0
+    of = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[metric]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        return float(of(answers.astype(np.float64), gold.astype(np.float64)).statistic)
+
+
 def _errors(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:
     """Mean absolute, or root mean squared error of each resample, (R,)."""
     errors = predictions_RN - gold_RN
@@ -129,12 +147,10 @@ def _errors(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.
 
 
 def _correlations(metric: str, predictions_RN: np.ndarray, gold_RN: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each resample, (R,), 0 of equal values; Spearman's is the same on ranks."""
+    """Pearson's correlation of each resample, (R,); Spearman's is the same on ranks."""
     if metric == "spearman":
         from scipy.stats import rankdata
 
         predictions_RN, gold_RN = rankdata(predictions_RN, axis=1), rankdata(gold_RN, axis=1)
-    a, g = (values - values.mean(1, keepdims=True, dtype=float) for values in (predictions_RN, gold_RN))
-    for values, centred in ((predictions_RN, a), (gold_RN, g)):
-        centred[np.ptp(values, axis=1) == 0] = 0  # where the mean is rounded
+    a, g = (values - values.mean(1, keepdims=True) for values in (predictions_RN, gold_RN))
     return ratio((a * g).sum(1), np.sqrt((a * a).sum(1) * (g * g).sum(1)))
