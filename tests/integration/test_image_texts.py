@@ -1,10 +1,16 @@
 """A recipe of images and captions through the real command: made, killed, resumed, shown, exported, asked."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import yaml
 from PIL import Image
+
+from tests.integration.conftest import ROOT
 
 RECIPE = {
     "seeds": [1],
@@ -33,6 +39,19 @@ def test_a_matcher_is_distilled_killed_resumed_shown_exported_and_asked(place):
     for command in (("report", "run=captions-seed1"), ("pareto", "task=digit-scenes")):
         status, output = place.run(*command, tiny=False)
         assert status == 0, output
+    script = [sys.executable, str(ROOT / "docs/recipes/fusion_time.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    timed, refused = (
+        subprocess.run(
+            [*script, f"runs/{run}"], cwd=place.path, env=environment, capture_output=True, text=True
+        )
+        for run in ("captions-seed1", "none")
+    )
+    found = {
+        name: float(x) for name, x in re.findall(r"^(\S+) +[12] +[\d.]+ µs +([\d.]+)x$", timed.stdout, re.M)
+    }
+    assert found.keys() == {"teacher", "alone", "dcd"} and found["dcd"] > found["teacher"] == 1, timed
+    assert refused.returncode == 2 and "runs/none is not the directory of a finished run" in refused.stderr
     status, output = place.run("export", "run=captions-seed1", "to=matcher", "onnx=false", tiny=False)
     assert status == 0 and "two_streams" not in output, output
     Image.new("RGB", (16, 16)).save(place.path / "scene.png")
