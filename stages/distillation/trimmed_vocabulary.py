@@ -132,10 +132,10 @@ def keep_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kept
     if kept is None:
         return
     table: Any = model.get_input_embeddings()
-    _set_table(model, tokenizer, table.weight.detach()[torch.from_numpy(kept)].clone())
+    set_table(model, tokenizer, table.weight.detach()[torch.from_numpy(kept)].clone())
 
 
-def _set_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weight_VD: torch.Tensor) -> None:
+def set_table(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weight_VD: torch.Tensor) -> None:
     """Give a model the tokens of a tokenizer, with these embeddings."""
     table: Any = model.get_input_embeddings()
     fit_vocabulary(model.config, tokenizer)
@@ -170,7 +170,7 @@ def exchange_tokens(
     map_ED = torch.linalg.lstsq(theirs_TE[torch.from_numpy(known)], ours_WD).solution
     all_TD = theirs_TE @ map_ED
     all_TD[torch.from_numpy(known)] = ours_WD
-    _set_table(student, tokenizer, all_TD[torch.from_numpy(tokens)].to(table.weight.dtype))
+    set_table(student, tokenizer, all_TD[torch.from_numpy(tokens)].to(table.weight.dtype))
 
 
 def begin_as_reduced(student: PreTrainedModel, teacher: PreTrainedModel, kept: np.ndarray | None) -> None:

@@ -22,6 +22,7 @@ from stages.distillation.students.dual_encoder import (
     as_dual_encoder,
 )
 from stages.distillation.teachers import FrozenTeacher
+from stages.distillation.word_vocabulary import SPECIAL, read_words, word_tokenizer
 from stages.methods.base import Method, Targets
 from stages.tasks.batches import Batch
 from stages.tasks.candidates import Candidates
@@ -55,6 +56,8 @@ class Lead(Method):
         negatives: wrong candidates drawn per right one in each epoch; the batch's other candidates are negatives, too.
         mined: 0: draw negatives from the question's own wrong candidates. Above 0: from that many hard negatives, the wrong
             candidates of train that a dual encoder ranks highest.
+        words: 0: the student reads the teacher's tokens, or those of the student that it begins as. Above 0: it reads that
+            many words, the most frequent of train.
         train_teacher: whether a dual encoder trains along with the student, as in the paper, and is then left behind. Its
             own losses are `in_batch_negatives: {of: teacher}` and `score_distributions: {reverse: true}`.
     """
@@ -68,6 +71,7 @@ class Lead(Method):
         scale: float | None = None,
         negatives: int = 1,
         mined: int = 0,
+        words: int = 0,
         train_teacher: bool = False,
     ):
         super().__init__()
@@ -75,6 +79,7 @@ class Lead(Method):
             raise UserError(f"{scale!r} must be a number above 0; or leave it out", argument="scale")
         self.vectors, self.scale = choose(vectors, VECTORS, "vectors"), scale
         self.negatives, self.mined = whole(negatives, 1, 100, "negatives"), whole(mined, 0, 1000, "mined")
+        self.words = whole(words, 0, 10**6, "words")
         if len(reads) > 1 + bool(mined):
             raise UserError(
                 f"[{', '.join(reads)}] must name one teacher, or none; a second name only mines candidates (mined)",
@@ -157,13 +162,24 @@ class Lead(Method):
                             argument="losses")  # fmt: skip
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The student of the recipe without its head, or the dual encoder that it begins as, with that one's tokenizer."""
+        """The student of the recipe without its head, or the dual encoder that it begins as, with that one's tokenizer.
+
+        With `words` it has a tokenizer of words in place of either's.
+        """
         student, tokenizer = super().begin(stage, task)
         self.seed = stage.seed
         if "student" in stage.inputs:
             tokenizer = load_tokenizer(stage.model("student"))
-        if not isinstance(student.config, DualEncoderConfig):
-            student = as_dual_encoder(student.base_model, self.vectors, self.scale)
+        form: Any = student.config if isinstance(student.config, DualEncoderConfig) else self
+        encoder: Any = student.base_model
+        if self.words:
+            split = task.splits["train"]
+            former, tokenizer = tokenizer, word_tokenizer([*split.text_a, *(split.text_b or ())], self.words)
+            read_words(encoder, former, tokenizer)
+            known = len(tokenizer) - len(SPECIAL)
+            stage.log(f"it reads {known:,} words of train in place of {len(former):,} tokens")
+        if self.words or form is self:
+            student = as_dual_encoder(encoder, form.vectors, form.scale)
             task.kind.configure(student.config)
         self.tokenizer, self.compared = tokenizer, student.config.vectors
         return student, tokenizer

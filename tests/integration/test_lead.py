@@ -38,6 +38,9 @@ RECIPE = {
             "student": {"init": "warm"}, "reads": ["teacher", "late"],
             "method": {"lead": {"negatives": 2, "mined": 3}}, "losses": ["in_batch_negatives", "candidate_scores"],
         },
+        "words": FROM | {
+            "method": {"lead": {"words": 20}}, "losses": ["in_batch_negatives", "score_distributions", DRAWN],
+        },
         "lead": FROM | {"losses": ["in_batch_negatives", "score_distributions", DRAWN], "training": {"epochs": 2}},
     },
 }  # fmt: skip
@@ -117,6 +120,14 @@ def test_killed_it_mines_and_learns_the_same_of_a_cross_encoder(place, made):
     status, output = place.run("recipe", *GIVEN, "run=lead")
     assert status == 0 and "[of-cross-encoder] resumes" in output, output
     assert place.weights(made.name) == whole
+
+
+def test_a_student_of_words_learns_from_a_teacher_of_other_tokens(place, made):
+    theirs, own = (AutoTokenizer.from_pretrained(made / name / "model") for name in ("late", "words"))
+    assert len(theirs) > len(own) == 4 + 20
+    assert load_classifier(ModelSource(str(made / "words/model"))).config.vocab_size == len(own)
+    lines = [json.loads(line) for line in (made / "words/metrics.jsonl").read_text().splitlines()]
+    assert {"in_batch_negatives", "last_layer", "random_layers"} <= lines[0].keys()
 
 
 @pytest.mark.slow
