@@ -87,7 +87,7 @@ def columns(place: Workplace, launchers: Sequence[str] = ()) -> Iterator[Column]
         launchers: these alone; none: the command itself and all that are installed.
     """
     same = ("general-distill", "reuse=false", "general.epochs=150")
-    status, output = place.run(*same, "run=alone", "job.nproc=2")
+    status, output = place.run(*same, "run=alone", "job.nproc=2", timeout=3600)
     assert status == 0, output
     for launcher in launchers or ("", *PREFIXES):
         if launcher != "mpirun" or shutil.which("mpirun"):
