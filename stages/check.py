@@ -124,7 +124,7 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
 
 
 def tokens_a_word(rows: TaskRows, tokenizer: Any) -> float:
-    """Tokens that a word of the first rows takes in the mean; 0 where the rows have no words that spaces separate."""
+    """Mean number of tokens per word in the first rows; 0 for rows without words, or of a script without spaces."""
     if not isinstance(rows, TokenRows):
         return 0.0
     special, tokens, words = set(tokenizer.all_special_ids), 0, list[str]()

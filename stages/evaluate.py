@@ -98,7 +98,7 @@ def run(stage: Stage) -> None:
 def examine(stage: Stage, task: Task, split: str) -> dict[str, Examined]:
     """Run each model on the reported split, on dev and, where there is one, on the mismatched dev split.
 
-    The logits of a model and a split are kept on disk until the stage is finished: if it is stopped, it goes on from there.
+    The logits of each model on each split stay on disk until the stage is finished: a resumed stage reads them.
     """
     names, parts = stage.options["models"], {split, "dev", "dev_mismatched"} & task.splits.keys()
     total = len(names) * sum(len(task.splits[part]) for part in parts)

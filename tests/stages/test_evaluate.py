@@ -1,4 +1,4 @@
-"""The evaluation tells how far it is, where no terminal is, and goes on where it was stopped."""
+"""The stage `evaluate` logs its progress where there is no terminal, and resumes."""
 
 import json
 import shutil
