@@ -40,8 +40,8 @@ def sha256_file(path: Path) -> str:
 class FileHashes:
     """Content hashes of input files, cached by path, size, times and inode.
 
-    The cache only saves time: a lost or damaged one is started again. A file counts as changed by its ctime, which,
-    unlike the modification time, nobody can set back.
+    The cache only saves time: a lost or damaged one is started again. If any of these differs, the file is hashed again. Of
+    the times ctime is one, for a modification time can be set back.
     """
 
     def __init__(self, cache: Path):

@@ -95,7 +95,7 @@ class WordVectors:
         A word's neighbours depend on the vectors and k alone, not on the words asked for with it.
 
         Returns:
-            Word -> neighbours; none if the word is unknown, also in lower case.
+            Word -> neighbours; an empty list if the word is unknown, even in lower case.
         """
         ids = {word: self._ids.get(word, self._ids.get(word.lower())) for word in words}
         known = self._known.setdefault(k, {})

@@ -148,7 +148,7 @@ def _decide(
 
 
 def reused_by_now(planned: Planned) -> Planned:
-    """Reuse a planned stage of another run if one has finished it since the plan was made; else return the stage as it is."""
+    """Reuse another run's stage if that was finished since the plan was made; else return the planned one."""
     made = _finished_elsewhere(planned.directory.parent).get(planned.fingerprint)
     return replace(planned, action="reuse", made=made) if made else planned
 

@@ -16,9 +16,8 @@ HEAD = """\
 `make docs` writes this page from the options themselves. `.venv/bin/python -m pipeline COMMAND --help` shows the options of each command.
 
 Options go into `ARGS="key=value ..."` or, as YAML, into a file for `PRESET=my.yaml`. The command line wins over the preset, and the preset
-over the default. A preset may begin with `extends: other`. A recipe's options win over its preset's, those for single tasks too. If you
-give no preset, it is `small`. Its column shows its value if that is not
-the default.
+over the default. A preset may begin with `extends: other`. A recipe's options win even over its preset's for single tasks. If you
+give no preset, it is `small`: the column of that name shows its value if that is not the default.
 """
 PRESETS_HEAD = """
 ## Presets

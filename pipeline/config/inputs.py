@@ -69,7 +69,7 @@ def task_stages(options: Options) -> RunSpec:
 
 
 def augment_stages(options: Options) -> RunSpec:
-    """The augmented rows."""
+    """The run that augments rows."""
     task = given_task(options)
 
     def declare(run: Path) -> list[StageSpec]:

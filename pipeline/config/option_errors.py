@@ -23,7 +23,7 @@ def explain(error: UserError | OSError, stage_type: str = "") -> UserError:
 
     Args:
         error: a mistake of the user, or an error of a file or disk (any other of the system is raised again).
-        stage_type: type of the stage in which it did, if in one.
+        stage_type: type of the stage where it arose, if any.
     """
     error = to_user_error(error) if isinstance(error, OSError) else error
     options = {setting.name for setting in describe(Options)}

@@ -262,7 +262,7 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
                 "put it under stages"
             )
     if not parts.unlabelled and any(student.with_unlabelled for student in students.values()):
-        raise UserError(f"{where}with_unlabelled=true needs unlabelled=FRACTION: there are no such rows")
+        raise UserError(f"{where}with_unlabelled=true: no rows are unlabelled; give unlabelled=FRACTION")
     if options.student == "teacher-layers":
         options = without_student(options, "a student of a recipe says so itself (init: teacher-layers)")
     elif all(spec.student.source != "general" for spec in students.values()):

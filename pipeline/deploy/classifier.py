@@ -164,8 +164,8 @@ class Classifier:
         Of a question and a candidate it is (rank, probability that it is right): the rank among the candidates that the rows
         have for the question, from 1.
 
-        A student with a threshold adds who answered: student; ask, where the answer is below it; or teacher, if that is
-        at hand.
+        A student with a threshold adds who answered: "student"; below the threshold "teacher" if that is at hand, else
+        "ask".
 
         A token-level model gives the labels of all words, separated by spaces, and the lowest of their probabilities.
         Where a row has several labels or entities, both are lists, as JSON.
@@ -296,7 +296,7 @@ class Classifier:
             where: opens the error message.
 
         Raises:
-            UserError: a text is empty or is not text, or the number of texts is wrong.
+            UserError: the model cannot read a text, or so many texts.
         """
         row = [check_text(text, where) for text in given]
         if not all(text.strip() for text in row):

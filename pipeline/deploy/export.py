@@ -165,7 +165,7 @@ def describe_sentence_encoder(directory: Path, length: int, cosine: bool = True)
 def fit_settings(directory: Path, length: int, pairs: bool) -> None:
     """Let the tokenizer return the inputs with which the student was measured, and truncate at the same length.
 
-    The config says whether a row has two texts, for `predict`. Both it and the model load in transformers 4, too.
+    The config says whether a row has two texts, for `predict`. Tokenizer and model load in transformers 4, too.
     """
     source = ModelSource(str(directory))
     model = load_classifier(source, capturing=False)

@@ -112,5 +112,5 @@ class AnswerTable:
 
 
 def key(texts: tuple[str | None, ...]) -> Texts:
-    """What texts must share to count as the same: all but case and white space."""
+    """What equal texts share: all but case and the kind of white space."""
     return tuple(folded(text) for text in texts if text is not None)

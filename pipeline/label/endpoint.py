@@ -92,8 +92,8 @@ class Endpoint:
 
         failures, spent = 0, False
 
-        async def count(request: object) -> None:
-            self.requests += 1
+        async def count(request: Any) -> None:
+            self.requests += request.method == "POST"
 
         async def ask_on(client: openai.AsyncOpenAI) -> None:
             nonlocal failures, spent
@@ -116,8 +116,19 @@ class Endpoint:
             timeout=self.timeout, http_client=http,
         )  # fmt: skip
         async with client:
+            await self._reach(client)
             await asyncio.gather(*(ask_on(client) for _ in range(self.concurrency)))
         return not spent or next(rows, None) is None
+
+    async def _reach(self, client: "AsyncOpenAI") -> None:
+        """Refuse an address where no server listens, which would else be tried again and again."""
+        import openai
+
+        try:
+            await client.with_options(max_retries=0, timeout=5).get("/models", cast_to=object)
+        except openai.APIError as error:
+            if type(error.__cause__).__name__ == "ConnectError":
+                raise self._refused(error) from None
 
     def _is_spent(self) -> bool:
         return bool(
@@ -238,8 +249,8 @@ def label_probabilities(first_token: dict[str, float], labels: list[str]) -> dic
     A token's probability goes to the label that begins with it.
 
     Returns:
-        label -> probability. None if a token begins several labels, or if the labels' tokens together have a probability
-        below a half: then the answer probably begins with another word.
+        label -> probability. None if a token begins several labels and is none of them, or if the labels' tokens together have
+        a probability below a half: then the answer probably begins with another word.
 
     Example:
         >>> label_probabilities({"pos": math.log(0.6), " neg": math.log(0.2), "The": -3.0}, ["positive", "negative"])

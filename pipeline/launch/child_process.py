@@ -1,4 +1,4 @@
-"""Child processes that die with their parent, keep their memory, and to which no signal is lost while they start.
+"""Child processes that die with their parent, keep freed memory, and to which no signal is lost while they start.
 
 A child starts with SIGINT and SIGTERM blocked, so an early signal waits. The child's first statement,
 `die_at_signals`, unblocks them with the default action: a signal during imports ends the process at once, and nothing

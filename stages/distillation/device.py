@@ -58,8 +58,8 @@ def has_fast_bf16(device: torch.device | str) -> bool:
     """Return whether bfloat16 matrix products are faster than float32's.
 
     - NVIDIA: from compute capability 8.0 on (A100); earlier GPUs emulate them.
-    - Processors with AMX, and AMD's with AVX512-BF16 (2.3 times as fast, measured). Intel's AVX512-BF16 alone, as virtual
-      machines have it that hide AMX, is half as fast as fp32 (measured on Emerald Rapids).
+    - Processors with AMX, and AMD's with AVX512-BF16 (2.3 times as fast, measured). Intel's AVX512-BF16
+      without AMX, which some virtual machines hide, is half as fast as fp32 (measured on Emerald Rapids).
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

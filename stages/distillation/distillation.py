@@ -66,7 +66,7 @@ class Distillation(nn.Module):
         return self.terms(outputs, teacher_outputs, batch)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the student and the losses, each by itself: what the losses read is captured around the student."""
+        """Compile the student and the losses, separately: hooks between them capture what the losses read."""
         self.student.compile(*args, **kwargs)
         self.terms = torch.compile(self.terms, *args, **kwargs)  # type: ignore[method-assign]
 

@@ -334,8 +334,8 @@ def _load(
     arrived, prefix = _read(kind, source, config, capturing)
     if faults := arrived.faults(own_head):
         raise UserError(
-            f"{source.name}: its weights do not fill the {type(arrived.model).__name__} of its config.json: {faults}; "
-            "give config.json and all files of weights of one model"
+            f"{source.name}: its weights do not fit the {type(arrived.model).__name__} of its config.json: {faults}; "
+            "give config.json and all weight files of one model"
             + ("" if arrived.faults(False) else ', or remove "architectures" from config.json for a new head')
         )
     if say and arrived.left_out:

@@ -80,7 +80,7 @@ class AuxiliaryBranches(Method):
             isinstance(found, dict) and found.get("between") == "branches" for found in settings
         ):
             raise UserError(
-                "'branches' are 0, which nothing tells from the main branch; take teacher, or give more branches",
+                "there are no branches beside the main one; take teacher, or give some",
                 argument="losses.adversary.between",
             )
         return lines

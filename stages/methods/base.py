@@ -83,7 +83,7 @@ class Method:
         """
         if getattr(student, "reads_own_words", False):
             raise UserError(
-                f"a student of kind {student.model_type} needs a method that makes its tokenizer; name that method",
+                f"a student of kind {student.model_type} needs a method that makes its tokenizer, such as sparse_ngrams; name it",
                 argument="method",
             )
 

@@ -43,7 +43,7 @@ class HardCandidates(Method):
         self.false = whole(false, 1, FALSE_CAPTIONS, "false")
 
     def check(self, task: Task, student: PretrainedConfig, spec: CaptureSpec) -> None:
-        """Refuse students of other kinds."""
+        """Refuse students other than two streams."""
         check_type(student, (TwoStreamsConfig.model_type,), "has no two streams with a fusion to learn")
 
     def begin(self, stage: Stage, task: Task) -> tuple[PreTrainedModel, Any]:

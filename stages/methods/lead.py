@@ -116,7 +116,7 @@ class Lead(Method):
             layers = (plan.layers_read.get(plan.reads[0]) or pairs) if plan.reads else pairs
             if name == "score_distributions" and isinstance(pairs, int) and pairs > layers:
                 raise UserError(
-                    f"{pairs} pairs of layers of a teacher, {plan.reads[0]}, that has {layers}; lower it",
+                    f"{pairs} is more than the {layers} layers of the teacher {plan.reads[0]}; lower it",
                     argument=f"losses.{name}.pairs",
                 )
         forms = [_form(plan.methods_read.get(name, "plain")) for name in plan.reads]
@@ -185,7 +185,7 @@ class Lead(Method):
         return student, tokenizer
 
     def rows(self, stage: Stage, task: Task, train: Any) -> tuple[Rows, BatchTransform]:
-        """Right candidates, and wrong ones that are drawn; read in the teacher's tokens, too, where these are others."""
+        """Right candidates, and wrong ones that are drawn; also read in the teacher's tokens if these differ."""
         split, name = task.splits["train"], "train"
         if self.mined:
             split = mined_candidates(stage, task, self.miner, self.mined)

@@ -95,7 +95,7 @@ class Batch:
     def sum(self, losses: torch.Tensor) -> torch.Tensor:
         """The weighted sum of losses (B,), or of losses (B, L) at scored positions.
 
-        A window is one target: the mean over its positions.
+        A row with spans is one target: the mean over its positions.
         """
         if losses.ndim == 1:
             return (losses * self.weight).sum()

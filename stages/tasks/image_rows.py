@@ -58,7 +58,7 @@ def opened(image: Image, name: str) -> np.ndarray:
                 grey = np.asarray(turned) / 257
                 if 0 < grey.max() < 256 / 257:
                     raise ValueError(
-                        "its values are all below 256 of 65,535, so it would be black: save 8 bits"
+                        "its 16-bit values are all below 256, so it would be black: save 8 bits"
                     )
                 if grey.min() < 0 or grey.max() > 255:
                     raise ValueError("its pixels have more than 16 bits")

@@ -204,7 +204,7 @@ def check_folds(rows: int, folds: int) -> None:
 
 
 def fold_rows(rows: int, fold: int, folds: int) -> list[int]:
-    """The numbers of the rows in a fold. Every row is in one; which one is drawn.
+    """The numbers of the rows in a fold. Each row is in one fold, drawn at random.
 
     Example:
         >>> sorted(row for fold in range(3) for row in fold_rows(7, fold, 3))

@@ -46,7 +46,7 @@ class TaskRows(ABC):
 
     @property
     def scored(self) -> np.ndarray | None:
-        """Of all answers whether they are scored; None: all are."""
+        """Whether each answer is scored; None: all are."""
         return None
 
     @property

@@ -166,7 +166,7 @@ def check_text(text: object, where: str) -> str:
     if isinstance(text, bytes):
         raise UserError(
             f'{where} is bytes ({text!r:.40}), not text; save the column as text (images as structs of "bytes" and '
-            '"path", as datasets writes them)'
+            '"path", as the package datasets writes them)'
         )
     if not isinstance(text, str):
         raise UserError(f"{where} is not a string but {text!r:.60}; put the text in quotes")

@@ -170,7 +170,7 @@ class GoldAnswers:
     Attributes:
         texts: the texts of the answers; none where the context has no answer.
         starts: where in the context each begins, in characters.
-        context: where `Split.gold` gives it; the label of a row has it beside it, as `text_b`.
+        context: set by `Split.gold`; the label of a row has none, for the row has it as `text_b`.
         known: False where the answers are not known.
     """
 

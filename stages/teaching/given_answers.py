@@ -56,8 +56,8 @@ def with_answers(stage: Stage, task: Task, rows: TokenRows, encoder_NC: np.ndarr
     """(N, C) what the rows of a stage learn: their answers, and the encoder's logits where they have none.
 
     A variant that augmentation made has no answer. With the option `leave_out`, the answers farthest from the encoder's
-    predictions are replaced by these; with `weight`, every answer is mixed with its prediction. The predictions are out
-    of fold if the stage has such.
+    predictions are replaced by these; with `weight`, every answer is mixed with its prediction. Out-of-fold predictions
+    are used if the stage has them.
 
     Args:
         task: with answers.

@@ -19,7 +19,7 @@ from stages.training.options import PROJECTIONS_FILE
 
 
 def projections_writer(model: Distillation) -> Callable[[Path], None]:
-    """A writer of the projections that a student learned with. Called on every rank, which share them at ZeRO 3."""
+    """A writer of the projections that a student learned with. Call this on every rank: at ZeRO 3 each holds a part."""
     weights = {
         f"{name}.{key}": tensor
         for name, projection in _projections(model).items()

@@ -1,7 +1,7 @@
 """Tokenized rows of a task or a corpus: made once, memory-mapped, in a cache that all runs share.
 
-Where there is more than a shard of text, ranks and their processes share the shards. What is in a shard depends on the
-text alone, and so do its rows. A killed run resumes at the missing shards, which lie in the run's directory meanwhile.
+If there are several shards of text, ranks and their processes divide the work. What is in a shard depends on the text
+alone, and so do its rows. A killed run keeps its finished shards in its directory, and resumes with the others.
 """
 
 import json

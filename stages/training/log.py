@@ -44,8 +44,8 @@ class Log:
     """Logs loss terms, which stay on the device and are reduced only when logged: no step syncs.
 
     Args:
-        sums: what the job saves.
-        skip_divergence_check: the loss may grow, as with a schedule.
+        sums: of the losses since the last line; the job saves them.
+        skip_divergence_check: true if the loss may grow, as under a schedule.
     """
 
     def __init__(self, path: Path, sums: Sums, skip_divergence_check: bool = False):

@@ -39,8 +39,8 @@ def combined(
     """The optimisers that a stage declares, as one.
 
     Args:
-        optimizers: together, over all parameters.
-        parameters: that are trained, by name.
+        optimizers: they must cover all parameters.
+        parameters: the trained ones, by name.
 
     Raises:
         UserError: they leave a parameter out.
@@ -68,7 +68,7 @@ def default_optimizer(parameters: dict[str, nn.Parameter], options: Training) ->
 
 
 def scheduled(peak: float, options: Training, step: int, steps: int) -> float:
-    """The learning rate of a step: linear warm-up, then linear decay or constant. One step has the peak.
+    """The learning rate of a step: linear warm-up, then linear decay or constant. If there is only one step, it has the peak.
 
     Args:
         options: warm-up and schedule.

@@ -116,7 +116,7 @@ class General(Distilling):
     tokens: NotNegative = option(0, "tokens of the corpus to use; 0: all")
     init: Literal["random", "teacher-embeddings", "teacher-layers"] = option(
         "random",
-        "the student begins random (paper), with teacher-embeddings (reduced) or as teacher-layers",
+        "the student begins: random (paper), teacher-embeddings (cut to its width), teacher-layers",
     )
     evaluate_every: NotNegative = option(0, "must be 0: this stage has no dev rows")
     patience: NotNegative = option(0, "must be 0: this stage has no dev rows")
@@ -178,7 +178,7 @@ class Augmentation:
         "english", "language of the texts; its stop words are never replaced (not English: from nltk's data)"
     )
     synonyms: Literal["none", "wordnet"] = option(
-        "none", "further candidates: a word's synonyms, from nltk's WordNet (English)"
+        "none", "none; or wordnet: a word's synonyms as further candidates (nltk, English)"
     )
     nltk_download: bool = option(False, "fetch nltk's data where this machine has none")
     entities: Literal["keep", "swap"] = option(
@@ -202,7 +202,7 @@ class Answers:
     """A teacher that is a table of answers to texts (teacher=answers.jsonl; docs/answers.md)."""
 
     encoder: str = option(
-        "packaged", "second teacher, tuned on the answers, for the layers: packaged, a directory or hub name"
+        "packaged", "second teacher, tuned on the answers, for its layers: packaged, a directory or hub name"
     )
     leave_out: Fraction = option(
         0.0,
@@ -214,7 +214,7 @@ class Answers:
     )
     folds: Annotated[int, Ge(0), Le(20)] = option(
         0,
-        "folds of the answers: an encoder tuned on the others finds doubtful ones in each; 0: one on all",
+        "folds of the answers, each judged by an encoder tuned on the others; 0: one encoder, tuned on all",
     )
 
 

@@ -32,7 +32,7 @@ class StopSignal:
             signal.raise_signal(self.number)
 
     def obeyed(self) -> None:
-        """The job has saved and ends."""
+        """Forget the signal: the job has saved, and ends."""
         self.number = 0
 
     def _note(self, number: int, frame: object) -> None:

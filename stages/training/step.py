@@ -19,8 +19,8 @@ class Pass:
 
     Attributes:
         tag: the tag of its `LossTerm`s.
-        hook: called after the pass with the gradients of this pass alone, by parameter name. What it leaves in the
-            dict, changed or not, is what the optimiser gets.
+        hook: called after the pass with the gradients of this pass alone, by parameter name. The optimiser gets the sum of
+            what the hooks leave in their dicts.
         trains: parameters that only this pass trains (a discriminator's). None: all parameters that no other pass names.
     """
 

@@ -132,7 +132,7 @@ def test_other_vectors_make_their_student_again_and_no_other(place, recipe):
         ("students.bilstm.student.kind=gru", "bilstm.kind: 'gru' is unknown; there are bert_with_token, bilstm"),
         ("students.bilstm.student.init=general", "init=general makes a student of the teacher's own kind"),
         ("students.bilstm.student.embeddings=glove", "embeddings='glove' must be 'random' or 'vectors'"),
-        ("unlabelled=0", "with_unlabelled=true needs unlabelled=FRACTION"),
+        ("unlabelled=0", "no rows are unlabelled; give unlabelled=FRACTION"),
         ("unlabelled=1.5", "unlabelled=1.5 must be less than 1"),
     ],
 )  # fmt: skip

@@ -88,9 +88,9 @@ class MatchedLogits(Loss):
 class Continuation(Loss):
     """max(0, ||z_S - phi z_T||^2 - m phi), averaged over targets.
 
-    Continuation-KD (Jafari et al., arXiv 2212.05998, equations 4 to 6): a teacher whose logits are scaled up.
+    Continuation-KD (Jafari et al., arXiv 2212.05998, equations 4 to 6): the teacher's logits are scaled by phi.
 
-    phi rises to 1, so that the student first learns from a smoothed teacher. A squared distance up to m phi counts as 0,
+    phi rises to 1, so the student first learns from a smoothed teacher. A squared distance up to m phi counts as 0,
     as noise of the teacher. With m = 0 the loss is the first phase of Annealing-KD (arXiv 2104.07163). With m = 0 and
     phi = 1 it is `MatchedLogits` times the number of classes.
 
@@ -123,7 +123,7 @@ class GoldLabels(Loss):
 
     For strings it is the CTC loss, -log p(string), over the number of frames (Graves et al. 2006, equation 8).
 
-    Only targets with a known label count. If a row has several labels (`labels` has the shape of the logits), the loss is
+    Targets without a label are left out. If a row has several labels (`labels` has the shape of the logits), the loss is
     the mean over the labels of the binary cross-entropy.
 
     Args:

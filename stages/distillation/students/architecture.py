@@ -1,9 +1,8 @@
 """Students: an architecture and how its weights begin.
 
-A student is of the teacher's own kind, or of a kind that a module of this package has: its config says in `sizes` what a
-recipe's sizes are called in it, in `of_teacher` what it has of the teacher's (if left out, the vocabulary), and knows its
-own operations. Such a kind is registered
-with transformers, so that it is saved, loaded, exported and served as any other.
+A student is of the teacher's own kind, or of a kind that a module of this package defines. The config of such a kind
+says in `sizes` how it names a recipe's sizes, and in `of_teacher` what it takes from the teacher (by default the
+vocabulary); it counts its own operations. It is registered with transformers, so that it is saved, loaded, exported and served as any other.
 """
 
 import copy

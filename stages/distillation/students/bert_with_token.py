@@ -31,7 +31,7 @@ class BertWithTokenConfig(BertConfig):
 
 
 class BertWithToken(BertModel):
-    """The encoder. Each row gets the token behind [CLS], which keeps its place; all other tokens keep theirs, too."""
+    """The encoder. Each row gets the token behind [CLS], with a position embedding of its own; all others keep theirs."""
 
     config_class = BertWithTokenConfig
 

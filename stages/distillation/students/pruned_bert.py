@@ -203,7 +203,7 @@ def prunable(model: PreTrainedModel, embedding_rank: int) -> PreTrainedModel:
 
 
 def factorised(table_VW: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The factors (V, r) and (r, W) whose product is nearest to a table, by SVD; equal lengths in both."""
+    """The factors (V, r) and (r, W) whose product is nearest to a table, by SVD; each has the root of the singular values."""
     u_VK, s_K, v_KW = torch.linalg.svd(table_VW.double(), full_matrices=False)
     root_R = s_K[:rank].sqrt()
     return (u_VK[:, :rank] * root_R).to(table_VW.dtype), (root_R[:, None] * v_KW[:rank]).to(table_VW.dtype)

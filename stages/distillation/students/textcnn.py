@@ -36,7 +36,7 @@ class TextCNNConfig(PretrainedConfig):
 class TextCNN(nn.Module):
     """The encoder: the embedding output (B, L, W), and the features around each token (B, L, 3 filters).
 
-    Padding is zero before the convolutions, as what is beyond the ends is.
+    Before the convolutions padding is zero, as beyond the ends.
     """
 
     def __init__(self, config: TextCNNConfig):

@@ -112,7 +112,7 @@ class Kind(ABC):
         return None
 
     def groups(self, split: Split) -> list[int] | None:
-        """Answers in each group that is resampled whole, such as a row's words; None: each row is one answer."""
+        """How many answers each group has that is resampled whole, as a row's words; None: each row is one answer."""
         return [len(labels) for labels in split.labels] if self.token_level else None
 
     def said(self, logits: np.ndarray, split: Split) -> Said:
@@ -165,7 +165,7 @@ class Kind(ABC):
         return {metric: float(of[0]) for metric, of in self.resampler(metrics, said)(each_1N).items()}
 
     def resampler(self, metrics: Sequence[str], said: Said) -> Resampler:
-        """What computes the metrics of resamples."""
+        """A function from the row numbers of R resamples (R, N) to their metrics (R,)."""
         counts = self.counts(metrics, said)
         return lambda rows_RN: {metric: of[rows_RN].mean(1) for metric, of in counts.items()}
 

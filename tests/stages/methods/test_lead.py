@@ -33,7 +33,7 @@ from tests.conftest import make_encoder, make_tokenizer, tiny_config
         ({}, {"a": "lead"}, [{"in_batch_negatives": {"of": "teacher"}}],
          "losses.in_batch_negatives.of: a frozen teacher learns nothing .* give train_teacher: true, or leave the line out"),
         ({}, {"a": "lead"}, [{"score_distributions": {"pairs": 3}}],
-         "losses.score_distributions.pairs: 3 pairs of layers of a teacher, a, that has 2; lower it"),
+         "losses.score_distributions.pairs: 3 is more than the 2 layers of the teacher a; lower it"),
         ({}, {"begins_as": {"many_heads": {"heads": 2}}}, [],
          "student.init: it begins as a student of the method many_heads, .* take one of the method plain or lead"),
         ({}, {"a": "lead"}, ["gold_labels"], "losses: 'gold_labels' does not work on a dual encoder; take one of candidate_scores"),
