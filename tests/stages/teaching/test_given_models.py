@@ -64,7 +64,7 @@ def test_layers_that_are_not_found_by_name_are_told_before_the_teacher_is_tuned(
 def test_weights_of_teacher_and_student_are_there(tmp_path, teacher, task):
     config = json.loads((teacher / "config.json").read_text())
     (teacher / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 9}))
-    with pytest.raises(UserError, match="teacher: its weights do not fill .* 80 missing"):
+    with pytest.raises(UserError, match="teacher: its weights do not fit .* 80 missing"):
         check(teacher, task)
     (teacher / "config.json").write_text(json.dumps(config))
     given = student(tmp_path / "s")

@@ -229,4 +229,4 @@ def test_the_trace_form_is_never_below_zero_where_student_and_teacher_are_equal(
     maps = [x.clone().requires_grad_() for x in (q, k)]
     score_distance_by_maps(*maps, -q, k).backward()
     for one, other in zip(far, maps, strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=0.1)
