@@ -200,7 +200,9 @@ def _presets(name: str, extended: tuple[Path, ...] = ()) -> list[Preset]:
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
         raise UserError(f"unknown preset {name!r}: there are {known}, or give a .yaml file")
     if path in extended:
-        raise UserError(f"preset {name!r} extends itself, or one that leads back to it: remove a line `extends:`")
+        raise UserError(
+            f"preset {name!r} extends itself, or one that leads back to it: remove a line `extends:`"
+        )
     settings = read_yaml(path)
     parent = settings.pop("extends", None)
     before = _presets(str(parent), (*extended, path)) if parent else []

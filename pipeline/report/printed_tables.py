@@ -1,4 +1,4 @@
-"""The tables that commands print and summaries contain. docs/report.md explains each number."""
+"""The tables that commands print, and that summaries and pages contain. docs/report.md explains each number."""
 
 import shutil
 import statistics
@@ -149,6 +149,42 @@ def agreement_cells(results: list[ModelResult], reference: str = "teacher") -> d
     return {f"Pearson with {reference}": mean([r.pearson_to_teacher for r in results], ".4f")}
 
 
+def calibration_cells(r: ModelResult) -> dict[str, str]:
+    """How far a model's confidence is from its accuracy; nothing where its labels do not exclude each other."""
+    if not (c := r.calibration):
+        return {}
+    scaled = c.temperature is not None
+    return {
+        "ECE": f"{c.error:.4f}",
+        "ECE, scaled": f"{c.error_scaled:.4f}" if scaled else "-",
+        "temperature": f"{c.temperature:.2f}" if scaled else "-",
+    }
+
+
+def cost_row(run: RunRecord, name: str) -> dict[str, str]:
+    """What a model of a run costs."""
+    latency, costs = run.teacher.costs.latency, run.results[name].costs
+    return {"model": run.title(name)} | cost_cells([run.results[name]]) | {
+        "p90": f"{costs.latency.p90:.2f} ms",
+        "p99": f"{costs.latency.p99:.2f} ms",
+        "speedup": f"{latency.p50 / costs.latency.p50:.1f}x",
+        "rows/s": f"{costs.rows_per_second:,.0f}",
+    }  # fmt: skip
+
+
+def class_rows(run: RunRecord) -> Rows:
+    """How well student and teacher find each class."""
+    rows = []
+    scored = zip(run.kind.class_names, run.student.classes or (), run.teacher.classes or (), strict=True)
+    for label, *found in scored:
+        row = {"class": _short(label, 35), "rows": f"{found[0].rows:,}"}
+        for s, whose in zip(found, ("", f"{run.reference}'s "), strict=True):
+            row |= {f"{whose}precision": f"{s.precision:.3f}", f"{whose}recall": f"{s.recall:.3f}"}
+            row |= {f"{whose}F1": f"{s.f1:.3f}"}
+        rows.append(row)
+    return rows
+
+
 def cost_cells(results: list[ModelResult]) -> dict[str, str]:
     """What a model costs, the median over its seeds."""
     r, peaks = results[0], [peak for r in results if (peak := r.costs.peak_bytes) is not None]
@@ -192,55 +228,36 @@ def _quality(run: RunRecord) -> str:
 
 
 def _agreement(run: RunRecord) -> str:
-    rows = []
-    for name in run.models:
-        r = run.results[name]
-        row = {"model": run.title(name)} | agreement_cells([r], run.reference)
-        if c := r.calibration:
-            scaled = c.temperature is not None
-            row["ECE"] = f"{c.error:.4f}"
-            row["ECE, scaled"] = f"{c.error_scaled:.4f}" if scaled else "-"
-            row["temperature"] = f"{c.temperature:.2f}" if scaled else "-"
-        rows.append(row)
+    rows = [
+        {"model": run.title(name)} | agreement_cells([r], run.reference) | calibration_cells(r)
+        for name in run.models
+        for r in [run.results[name]]
+    ]
     calibration = ", and calibration" if run.kind.exclusive else ""
     return f"agreement with {run.reference}{calibration}\n\n{terminal_table(rows)}"
 
 
 def _costs(run: RunRecord) -> str:
-    teacher, rows = run.teacher.costs, []
-    for name in run.models:
-        r, c = run.results[name], run.results[name].costs
-        rows.append({"model": run.title(name)} | cost_cells([r]) | {
-            "p90": f"{c.latency.p90:.2f} ms",
-            "p99": f"{c.latency.p99:.2f} ms",
-            "speedup": f"{teacher.latency.p50 / c.latency.p50:.1f}x",
-            "rows/s": f"{c.rows_per_second:,.0f}",
-        })  # fmt: skip
+    teacher = run.teacher.costs
     lengths = teacher.lengths
     return (
         f"cost of inference: fp32 on the CPU, threads: {teacher.threads}\n"
         f"latency (median, p90, p99) and speedup: one row of {lengths.least} to {lengths.most} tokens, mean "
         f"{lengths.mean:.0f}\nrows/s and memory: 32 rows at once\n{run.busy_note and run.busy_note + chr(10)}\n"
-        f"{terminal_table(rows)}"
+        f"{terminal_table([cost_row(run, name) for name in run.models])}"
     )
 
 
 def _classes(run: RunRecord) -> list[str]:
-    labels, student = run.about.labels or [], run.student
-    scored = zip(run.kind.class_names, student.classes or (), run.teacher.classes or (), strict=True)
-    rows = [
-        {"class": _short(label, 35), "rows": f"{s.rows:,}", "precision": f"{s.precision:.3f}",
-         "recall": f"{s.recall:.3f}", "F1": f"{s.f1:.3f}", f"{run.reference}'s F1": f"{t.f1:.3f}"}
-        for label, s, t in scored
-    ]  # fmt: skip
-    blocks = [f"classes: scores of the student\n\n{terminal_table(rows)}"]
+    labels = run.about.labels or []
+    blocks = [f"classes: scores of the student\n\n{terminal_table(class_rows(run))}"]
     if run.kind.exclusive and len(labels) <= MAX_CONFUSION_CLASSES:
         if len({run.gold, *(_short(label, 12) for label in labels)}) <= len(labels):  # two heads are equal
             labels = [f"{i} {label}" for i, label in enumerate(labels)]
         heads = [_short(label, 12) for label in labels]
         rows = [
             {run.gold: _short(label, 37)} | dict(zip(heads, map(str, counts), strict=True))
-            for label, counts in zip(labels, student.confusion or (), strict=False)
+            for label, counts in zip(labels, run.student.confusion or (), strict=False)
         ]
         caption = f"confusion of the student: {run.gold} labels down, predicted labels across"
         blocks.append(f"{caption}\n\n{terminal_table(rows)}")

@@ -54,7 +54,6 @@ def _render(template: str, values: dict[str, Any], **escaping: Any) -> str:
         "percent": lambda value: f"{value:.1%}",
         "number": lambda value: f"{value:.4f}",
         "million": lambda value: f"{millions(value, 1)} M",
-        "in_millions": millions,
         "megabytes": lambda value: f"{millions(value)} MB",
         "times": lambda value: f"{value:.1f}×",
         "minutes": lambda value: f"{value / 60:.1f}",

@@ -57,9 +57,7 @@ def opened(image: Image, name: str) -> np.ndarray:
             if file.mode.startswith("I"):  # 16 bits of grey, of which Pillow would clip all but the darkest
                 grey = np.asarray(turned) / 257
                 if 0 < grey.max() < 256 / 257:
-                    raise ValueError(
-                        "its 16-bit values are all below 256, so it would be black: save 8 bits"
-                    )
+                    raise ValueError("its 16-bit values are all below 256, so it would be black: save 8 bits")
                 if grey.min() < 0 or grey.max() > 255:
                     raise ValueError("its pixels have more than 16 bits")
                 return np.repeat(grey.astype(np.uint8)[..., None], 3, 2)

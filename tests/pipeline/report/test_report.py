@@ -154,7 +154,7 @@ def test_text_from_data_is_escaped_and_nothing_is_loaded(pages):
     assert report.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 10
     assert "90.0% of the teacher" in report and "chosen: prediction-learning_rate=0.2" in report
     assert "of 1 other run on the same rows" in report
-    assert "Pearson correlation with teacher" in pages["scores"].read_text()
+    assert "Pearson with teacher" in pages["scores"].read_text()
     compared = pages["compare"].read_text()
     assert "<code>seed</code>" in compared and "learning rate=0.1" not in compared
 

@@ -214,7 +214,9 @@ def test_settings_that_cannot_be_are_refused(settings, words):
 
 def test_what_does_not_fit_is_refused_before_any_work():
     method, spec = build_method({"auxiliary_branches": {"branches": 0}}), CaptureSpec()
-    with pytest.raises(UserError, match="between: there are no branches beside the main one; take teacher, or give some"):
+    with pytest.raises(
+        UserError, match="between: there are no branches beside the main one; take teacher, or give some"
+    ):
         method.losses([{"adversary": {"between": "branches"}}])
     assert method.losses(LINES) == LINES
     with pytest.raises(UserError, match="method: a roberta gets no branches; give a student of bert, resnet"):

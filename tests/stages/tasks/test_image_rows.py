@@ -195,7 +195,9 @@ def test_16_bits_of_grey_are_scaled_and_not_clipped(tmp_path):
             opened(tmp_path / "deeper.tif", "deeper.tif")
     for bits in (np.uint16, np.int32):
         Image.fromarray(np.array([[0, 143]], bits)).save(tmp_path / "low.tif")
-        with pytest.raises(UserError, match="16-bit values are all below 256, so it would be black: save 8 bits"):
+        with pytest.raises(
+            UserError, match="16-bit values are all below 256, so it would be black: save 8 bits"
+        ):
             opened(tmp_path / "low.tif", "low.tif")
 
 
