@@ -33,8 +33,8 @@ from pipeline.plan import (
     write_stage_spec,
 )
 from pipeline.program import as_started
-from pipeline.report.printed_tables import results_table, seeds_table
 from pipeline.report.run_record import read_run_record
+from pipeline.report.tables import results_table, seeds_table
 from pipeline.run_lock import run_lock, stage_lock
 from stages.training.options import Job
 

@@ -37,8 +37,8 @@ from pipeline.launch.given_ranks import given_ranks
 from pipeline.launch.in_place import RunEnded, on_all_ranks, status_of
 from pipeline.plan import RUNS
 from pipeline.program import as_started
-from pipeline.report.printed_tables import results_table, runs_table, tasks_table
 from pipeline.report.run_record import RunRecord, read_run_record
+from pipeline.report.tables import results_table, runs_table, tasks_table
 from pipeline.run import StageFailed, StageRefused, by_seed, make, make_recipe
 from stages.tasks.readers.glue import task_directories
 from stages.tasks.text import check_text, slug

@@ -1,0 +1,1 @@
+"""What is done with a finished student: predict, serve, export, and GLUE's submission."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from checkpoints.errors import UserError
-from pipeline.report.printed_tables import percent, terminal_table
 from pipeline.report.run_record import RunRecord
+from pipeline.report.tables import percent, terminal_table
 from stages.distillation.models import ModelSource, load_classifier, load_config, load_tokenizer
 from stages.distillation.task_heads import kind_of, one_output, to_one_output
 from stages.distillation.teachers import class_order

@@ -14,14 +14,14 @@ from checkpoints.errors import UserError
 from pipeline.config.run_options import Options
 from pipeline.program import as_started
 from pipeline.report import plots
-from pipeline.report.printed_tables import (
+from pipeline.report.run_record import RunRecord, StageRecord
+from pipeline.report.tables import (
     agreement_cells,
     calibration_cells,
     class_rows,
     cost_row,
     notes_of,
 )
-from pipeline.report.run_record import RunRecord, StageRecord
 from pipeline.report.templates import metric_name, page
 from stages.evaluation.results import ModelResult
 

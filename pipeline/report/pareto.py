@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.report.plots import write_front
-from pipeline.report.printed_tables import (
+from pipeline.report.run_record import RunRecord
+from pipeline.report.tables import (
     Rows,
     agreement_cells,
     cost_cells,
@@ -16,7 +17,6 @@ from pipeline.report.printed_tables import (
     percent,
     terminal_table,
 )
-from pipeline.report.run_record import RunRecord
 from pipeline.report.templates import metric_name
 from stages.evaluation.results import ModelResult
 

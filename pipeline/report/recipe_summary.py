@@ -8,7 +8,8 @@ from scipy import stats
 
 from pipeline.config.recipe import Recipe
 from pipeline.report.plots import write_students
-from pipeline.report.printed_tables import (
+from pipeline.report.run_record import RunRecord, read_run_record
+from pipeline.report.tables import (
     Rows,
     agreement_cells,
     cost_cells,
@@ -16,7 +17,6 @@ from pipeline.report.printed_tables import (
     notes_of,
     terminal_table,
 )
-from pipeline.report.run_record import RunRecord, read_run_record
 from pipeline.report.templates import metric_name
 
 SIGNIFICANT = 0.05

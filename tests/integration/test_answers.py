@@ -10,8 +10,8 @@ from scipy.special import softmax
 
 from pipeline.deploy.classifier import Classifier
 from pipeline.report.pareto import write_pareto
-from pipeline.report.printed_tables import seeds_table
 from pipeline.report.run_record import read_run_record
+from pipeline.report.tables import seeds_table
 from stages.tasks.task import load_task
 from stages.tasks.types import TaskSource
 from stages.teaching.given_answers import LOGITS_FILE

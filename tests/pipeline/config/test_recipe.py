@@ -8,10 +8,10 @@ from checkpoints.errors import UserError
 from pipeline.config.recipe import RECIPES, known_recipes, read_recipe
 from pipeline.config.schema import arguments
 from pipeline.report.pareto import points_of
-from pipeline.report.printed_tables import terminal_table
 from pipeline.report.recipe_summary import _found as found_of
 from pipeline.report.recipe_summary import _verdict as verdict
 from pipeline.report.recipe_summary import grid_means, scores
+from pipeline.report.tables import terminal_table
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pipeline
 from pipeline import __main__ as command
 from pipeline.launch import launcher
-from pipeline.report import printed_tables  # noqa: F401 (imported before the lines are counted)
+from pipeline.report import tables  # noqa: F401 (imported before the lines are counted)
 
 HERE = pipeline.__path__[0]
 SENT, STARTED, ENDED = 0, 1, 2

@@ -17,8 +17,8 @@ from pipeline.cli import commands as cli
 from pipeline.config.run_options import load
 from pipeline.report.page import write_comparison, write_report
 from pipeline.report.pareto import write_pareto
-from pipeline.report.printed_tables import notes_of, results_table, runs_table
 from pipeline.report.run_record import read_run_record
+from pipeline.report.tables import notes_of, results_table, runs_table
 
 EVIL = "<script>alert(1)</script> \"'>$x_1$ & {{ 7 * 7 }}"
 LABELS = ["good", EVIL]
