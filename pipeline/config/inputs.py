@@ -140,7 +140,7 @@ def given_task(options: Options) -> Entry:
 
 
 def given_other_task(name: str, data: str, rows: int, seed: int, run: Path) -> Entry:
-    """Where the rows of a task that a recipe's student learns first come from; at most `rows`, drawn from the seed."""
+    """Where the rows of a task that a recipe's student learns in place of the recipe's own come from; at most `rows`, drawn from the seed."""
     return _data(_some_rows(find_task(name, data).entry, rows, seed), run)
 
 

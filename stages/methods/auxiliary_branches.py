@@ -39,7 +39,7 @@ WEIGHTS = "attention"
 
 
 class AuxiliaryBranches(Method):
-    """The student learns with branches, copies of its last stage, and with their fusion; they are dropped at the end.
+    """The student learns with further last layers, the branches, and with their fusion; both are dropped at the end.
 
     Under the loss `each_head` all learners and the fusion learn from the same teacher, under `peers` from each other.
     The discriminator of the loss `adversary` has a backward pass and an optimiser of its own (Adam, betas 0.5 and 0.99).
