@@ -19,6 +19,7 @@ LINKED = (
     "CITATION.cff",
     "LICENSE",
     *(f"pipeline/config/presets/{name}.yaml" for name in ("small", "layers", "compact", "tinybert4")),
+    "stages/tasks/convnet/preprocessor_config.json",
 )
 """Files that pages link to."""
 
@@ -49,7 +50,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Let links to the root of the checkout lead to the pages made of it."""
     for name, target in BESIDE.items():
         markdown = markdown.replace(f"(../{name}", f"({target}")
-    return markdown.replace("(../pipeline/", "(pipeline/")
+    return markdown.replace("(../pipeline/", "(pipeline/").replace("(../stages/", "(stages/")
 
 
 def _api() -> str:
