@@ -38,12 +38,12 @@ which texts are padded and truncated. Each model below is tiny and has random we
 which it is published. *As stock*: inputs and logits equal those of
 `model(**tokenizer(..., truncation=True, padding=True))` in stock transformers, for short and too long texts and pairs,
 padded together. This holds in training, evaluation, `predict` and the exported directory. *ONNX*: also in the ONNX
-file. The stage `check` refuses the others here in one line. If a model is refused for its attention, take one of
-BERT's, RoBERTa's, ELECTRA's or ModernBERT's kind.
+file. *Refused*: the stage `check` refuses the model with the line that follows. If a model is refused for its
+attention, take one of the kind of BERT, RoBERTa, ELECTRA or ModernBERT.
 
-A test compares each line with what happens.
+The test `tests/pipeline/deploy/test_published_models.py` compares each line with what happens.
 
-| model and tokenizer | token types | |
+| model and tokenizer | token types | result |
 |---|---|---|
 """
 

@@ -22,9 +22,9 @@ HEAD = """\
 # Files that were tried
 
 Files in the forms in which people publish them: from spreadsheets, Kaggle, the hub, annotation tools and databases.
-Each is read to the texts and labels that its author means, or refused in one line. The test
-`tests/stages/tasks/test_published_files.py` compares these tables, and every value, with what happens. A line is that
-of the first file beside it.
+Each is read to the texts and labels that its author means, or refused in one line. The line that is shown is that of
+the first file beside it; the other files give the same with their own names and values. The test
+`tests/stages/tasks/test_published_files.py` compares these tables, and every value, with what happens.
 """
 N = 40
 TEXTS = [f"text number {n}" for n in range(N)]
