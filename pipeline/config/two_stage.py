@@ -87,7 +87,7 @@ def vocabulary(options: Options, given: Given) -> list[StageSpec]:
         "task_length": options.intermediate.max_length,
     }  # fmt: skip
     inputs = _present(teacher=given.teacher, task=given.task, student=given.student)
-    if not given.student:
+    if not given.student and options.student != "teacher-layers":  # whose corpus is augmentation's alone
         inputs |= _present(corpus=given.corpora.get("corpus"))
     return [StageSpec("vocabulary", "vocabulary", settings, inputs)]
 

@@ -45,6 +45,13 @@ def test_text_is_asked_for_only_where_a_head_is_fitted(arguments, tmp_path, stag
     )
 
 
+def test_the_text_of_augmentation_does_not_choose_the_tokens_of_a_student_of_layers(arguments, tmp_path):
+    (tmp_path / "text.txt").write_text("a good film\n")
+    arguments |= {"student": "teacher-layers", "corpus": "text.txt", "architecture.vocabulary": "50"}
+    made = declared(task_stages, arguments, tmp_path / "run")
+    assert "corpus" in made["masked_lm"].inputs and "corpus" not in made["vocabulary"].inputs
+
+
 def test_compact_begins_as_the_packaged_student_and_general_distill_makes_one_of_its_sizes(
     arguments, tmp_path
 ):
