@@ -34,6 +34,8 @@ SOME_ROWS = 200
 MANY_TOKENS = 1.6
 """Tokens a word from which on a text may be in another language than its tokenizer: of a tokenizer for English, English
 words take 1.2 (XQuAD) to 1.35 tokens (WNUT-17), Spanish ones 1.8, German ones 2.2."""
+MANY_TRUNCATED = 0.1
+"""Fraction of the training rows from which on it is told that they are truncated."""
 LONG_WORD = 12
 """Characters a word above which spaces do not separate words, as in Chinese."""
 
@@ -113,6 +115,11 @@ def _check_stage(stage: Stage, name: str, plan: StageToCheck, models: Models, ta
         stage.log(
             f"{name}: a word of the text takes {many:.1f} tokens; in the tokenizer's own language it would take 1.2 to 1.4: "
             "if they are of different languages, give a teacher and text of the same one"
+        )
+    if name == "tuning" and isinstance(rows, TokenRows) and rows.truncated > MANY_TRUNCATED * len(rows):
+        stage.log(
+            f"{name}: {rows.truncated:,} of {len(rows):,} rows have more than {plan.max_length} tokens and are truncated; "
+            "raise max_length if their ends matter"
         )
     there = int(rows.lengths.sum())
     if name == "general" and there < ENOUGH_TOKENS and (not plan.tokens or there < plan.tokens):

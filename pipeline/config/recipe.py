@@ -40,7 +40,7 @@ RECIPES = Path(__file__).parent / "recipes"
 SIZES = ("layers", "width", "feed_forward", "heads")
 BEGINNINGS = ("random", "teacher-layers", "general", "encoder")
 RESERVED = ("check", "teacher", "vocabulary", "evaluate", "task", *BEGINNINGS)
-UNUSED = ("augment", "baselines", "intermediate", "prediction", "finetuning", "answers")
+UNUSED = ("augment", "baselines", "max_length", "intermediate", "prediction", "finetuning", "answers")
 """Options and groups of options that no stage of a recipe reads."""
 
 

@@ -27,6 +27,9 @@ from stages.training.options import (
 
 PRESETS = Path(__file__).parent / "presets"
 
+TASK_STAGES = ("tuning", "intermediate", "prediction", "finetuning")
+"""The groups of options that `max_length` sets."""
+
 
 @dataclass
 class Options:
@@ -66,6 +69,9 @@ class Options:
     unfit_rows: Literal["refuse", "leave_out"] = option(
         "refuse",
         "rows, or a teacher's answers, that cannot be used or matched: refuse, or leave_out (counted)",
+    )
+    max_length: NotNegative = option(
+        0, "tokens at which the task stages truncate texts; a stage's own max_length wins"
     )
     rows: NotNegative = option(0, "training rows to use, drawn from the seed, for a quick try; 0: all")
     encoding: str = option("", "encoding of a data file, such as windows-1251; if left out: recognised")
@@ -162,13 +168,21 @@ def load(preset: str, given: Mapping[str, Any] | Iterable[str], recipe: Preset |
     options = Options()
     for files in (presets, recipes):
         for file in files:
-            options = updated(options, file.settings, file.where)
+            options = updated(options, _with_lengths(file.settings), file.where)
         for file in files:
-            options = updated(options, file.tasks.get(task, {}), file.where)
-    options = updated(options, given)
+            options = updated(options, _with_lengths(file.tasks.get(task, {})), file.where)
+    options = updated(options, _with_lengths(given))
     _check_together(options)
     check_run(options.run)
     return options
+
+
+def _with_lengths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose `max_length` stands for each task stage to which they give none of its own."""
+    length = settings.get("max_length")
+    if str(length or 0) == "0":
+        return dict(settings)
+    return {"max_length": length} | {f"{stage}.max_length": length for stage in TASK_STAGES} | dict(settings)
 
 
 def without_student(options: Options, why: str) -> Options:

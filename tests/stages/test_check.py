@@ -1,5 +1,6 @@
 """What the stage `check` makes of the ranks of the run; it runs on one rank itself."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -154,3 +155,21 @@ def test_tokens_a_word_tell_another_language(tmp_path, text, least, most):
     tokenizer = AutoTokenizer.from_pretrained(packaged_teacher())
     rows = write_corpus_rows([text] * 3, tokenizer, 64, tmp_path / "rows")
     assert least <= check.tokens_a_word(rows, tokenizer) <= most
+
+
+@pytest.mark.parametrize(("truncated", "told"), [(0, False), (1, False), (4, True)])
+def test_many_truncated_rows_are_told(tmp_path, monkeypatch, truncated, told):
+    tokenizer, logged = AutoTokenizer.from_pretrained(packaged_teacher()), []
+    rows = write_corpus_rows(
+        ["The film is slow, but it is worth the wait."] * 10, tokenizer, 16, tmp_path / "rows"
+    )
+    rows = replace(rows, truncated=truncated * len(rows) // 10)
+    monkeypatch.setattr(check, "check_plan", lambda *given: (None, False, StepKind()))
+    monkeypatch.setattr(check, "_rows", lambda *given: rows)
+    monkeypatch.setattr(check, "training_cost", lambda *given: (None, "cost"))
+    plan = StageToCheck("teacher", "task", 32, 1, 16)
+    models = SimpleNamespace(preprocessor=tokenizer, own=None, knows=lambda task: False)
+    stage = make_stage(tmp_path)
+    monkeypatch.setattr(type(stage), "log", lambda self, line: logged.append(line))
+    check._check_stage(stage, "tuning", plan, models, None)
+    assert any("more than 16 tokens and are truncated; raise max_length" in line for line in logged) == told

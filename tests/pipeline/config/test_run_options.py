@@ -6,7 +6,7 @@ import yaml
 
 from checkpoints.errors import UserError
 from pipeline.config.inputs import given_student, given_task
-from pipeline.config.run_options import PRESETS, Options, load
+from pipeline.config.run_options import PRESETS, TASK_STAGES, Options, load
 from pipeline.config.schema import arguments, describe
 from pipeline.config.two_stage import Given, two_stage
 
@@ -135,6 +135,22 @@ def test_a_preset_may_extend_another(tmp_path):
     mine.write_text(f"extends: {mine}\n")
     with pytest.raises(UserError, match="extends itself"):
         load(str(mine), [])
+
+
+def test_max_length_is_that_of_all_task_stages_without_one_of_their_own(tmp_path):
+    def lengths(given):
+        options = load("small", given)
+        return [getattr(options, stage).max_length for stage in TASK_STAGES]
+
+    assert TASK_STAGES == ("tuning", "intermediate", "prediction", "finetuning")
+    assert lengths({}) == [64] * 4 and lengths({"task": "mrpc"}) == [128] * 4
+    assert lengths({"task": "mrpc", "max_length": "96"}) == [96] * 4
+    assert lengths({"max_length": "96", "prediction.max_length": "48"}) == [96, 96, 48, 96]
+    (tmp_path / "mine.yaml").write_text("extends: small\nmax_length: 200\ntuning: {max_length: 300}\n")
+    assert lengths({"preset": str(tmp_path / "mine.yaml")}) == [300, 200, 200, 200]
+    assert lengths({"preset": str(tmp_path / "mine.yaml"), "max_length": 0}) == [300, 200, 200, 200]
+    with pytest.raises(UserError, match="^max_length"):
+        load("small", {"max_length": "long"})
 
 
 def test_texts_values_and_the_three_ways_to_write_an_option_are_the_same():
