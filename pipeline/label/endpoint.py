@@ -31,6 +31,10 @@ SINGLE = "Which of these labels fits the text best: {labels}?\nAnswer with the l
 PAIR = "Which of these labels fits the two texts best: {labels}?\nAnswer with the label alone.\n\nText 1: {text}\nText 2: {text_b}\n"
 
 
+class NotACompletion(Exception):
+    """The server has answered, but not in OpenAI's chat protocol: a page, or broken JSON."""
+
+
 @dataclass
 class Endpoint:
     """An OpenAI-style server that labels texts, and how to ask it.
@@ -46,6 +50,7 @@ class Endpoint:
         max_requests, max_tokens: budgets of the whole command; 0: no limit.
         requests, tokens: what was used so far.
         left_out: what the server refused: "logprobs", "n" (several samples a request), "temperature".
+        last_error: why a text was not answered, the last such time.
     """
 
     base_url: str
@@ -62,6 +67,7 @@ class Endpoint:
     requests: int = field(default=0, init=False)
     tokens: int = field(default=0, init=False)
     left_out: set[str] = field(default_factory=set, init=False)
+    last_error: str = field(default="", init=False)
 
     def label_all(self, rows: Iterable[Texts], table: AnswerTable, progress: Callable[[], object]) -> bool:
         """Ask for the label of each row, and append the answers to a table as they come.
@@ -104,8 +110,8 @@ class Endpoint:
                     table.append(await self._answer(client, row))
                     failures = 0
                     progress()
-                except openai.APIError as error:
-                    failures += 1
+                except (openai.APIError, NotACompletion) as error:
+                    failures, self.last_error = failures + 1, _said(error)
                     fatal = getattr(error, "status_code", 0) in (401, 403, 404)
                     if fatal or failures >= MAX_FAILURES:
                         raise self._refused(error) from None
@@ -129,6 +135,8 @@ class Endpoint:
         except openai.APIError as error:
             if type(error.__cause__).__name__ == "ConnectError":
                 raise self._refused(error) from None
+        except ValueError:
+            pass  # no JSON: it listens
 
     def _is_spent(self) -> bool:
         return bool(
@@ -145,7 +153,7 @@ class Endpoint:
         probabilities, tokens = None, 0
         while len(named) < self.samples and len(answers) < ROUNDS * self.samples:
             response = await self._completion(client, content, self.samples - len(named))
-            used = response.usage.total_tokens if response.usage else 0
+            used = (response.usage and response.usage.total_tokens) or 0
             tokens, self.tokens = tokens + used, self.tokens + used
             if not response.choices:
                 answers.append("")  # counts as an answer, so that this ends
@@ -158,7 +166,7 @@ class Endpoint:
                 if label is not None and choice.logprobs and choice.logprobs.content:
                     first = choice.logprobs.content[0]
                     probabilities = label_probabilities(
-                        {top.token: top.logprob for top in first.top_logprobs}, self.labels
+                        {top.token: top.logprob for top in first.top_logprobs or ()}, self.labels
                     )
         counts = Counter(named[: self.samples])
         if self.samples > 1 and named:
@@ -196,21 +204,33 @@ class Endpoint:
                 named = [name for name, part in asked.items() if any(_names(str(error), key) for key in part)]
                 left_out.add([*asked, *named][-1])
                 continue
+            except ValueError as error:
+                raise NotACompletion(f"no JSON: {error}") from error
+            choices = getattr(completion, "choices", None)
+            if not isinstance(choices, list) or not all(choice.message for choice in choices):
+                raise NotACompletion(f"without choices: {completion!r}")
             self.left_out |= left_out
             return completion
 
-    def _refused(self, error: "APIError") -> UserError:
+    def _refused(self, error: "APIError | NotACompletion") -> UserError:
         status = getattr(error, "status_code", None)
-        said = " ".join(f"{error} {'' if status else error.__cause__ or ''}".split())[:300]
-        what = f"answered {status}" if status else "did not answer"
-        check = (
-            "base_url=, model= and the key in OPENAI_API_KEY"
-            if status
-            else "base_url=, and that a server runs there"
-        )
+        what, check = "did not answer", "base_url=, and that a server runs there"
+        if isinstance(error, NotACompletion):
+            what, check = (
+                "answered, but not in OpenAI's chat protocol",
+                "base_url=, which mostly ends with /v1",
+            )
+        elif status:
+            what, check = f"answered {status}", "base_url=, model= and the key in OPENAI_API_KEY"
         return UserError(
-            f"{self.base_url} {what} ({said}); check {check}. What was answered is kept: run the same command again to go on"
+            f"{self.base_url} {what} ({_said(error)}); check {check}. What was answered is kept: run the same command again to go on"
         )
+
+
+def _said(error: Exception) -> str:
+    """An error of a request on one line, with what broke the connection, if that is it."""
+    cause = "" if hasattr(error, "status_code") else error.__cause__ or ""
+    return " ".join(f"{error} {cause}".split())[:300]
 
 
 def _names(message: str, setting: str) -> bool:

@@ -14,7 +14,7 @@ class Stub:
 
     Attributes:
         answer: text -> what the model says.
-        fault: (text, how often it was asked before) -> "", "429", "500", "401", "400", "broken" or "slow".
+        fault: (text, how often it was asked before) -> "", "429", "500", "401", "400", "broken", "page", "torn", "empty" or "slow".
         one_choice: it gives one answer a request, however many are asked for.
         refused: names of settings that it refuses with 400.
         asked: how often each text was answered.
@@ -58,6 +58,12 @@ def serving() -> Iterator[Stub]:
             if fault == "broken":
                 self.close_connection = True
                 return self.connection.close()
+            if fault == "page":  # as where base_url lacks its /v1
+                return self.send_text(b"<html>Sign in</html>", "text/html")
+            if fault == "torn":
+                return self.send_text(b'{"choices": [')
+            if fault == "empty":
+                return self.send({})
             if fault == "slow":
                 time.sleep(0.2)
             elif fault:
@@ -89,9 +95,11 @@ def serving() -> Iterator[Stub]:
                     "usage": usage}  # fmt: skip
 
         def send(self, value: dict, status: int = 200) -> None:
-            content = json.dumps(value).encode()
+            self.send_text(json.dumps(value).encode(), status=status)
+
+        def send_text(self, content: bytes, kind: str = "application/json", status: int = 200) -> None:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("retry-after-ms", "1")
             self.end_headers()
