@@ -35,7 +35,7 @@ MANY_TOKENS = 1.6
 """Tokens a word from which on a text may be in another language than its tokenizer: of a tokenizer for English, English
 words take 1.2 (XQuAD) to 1.35 tokens (WNUT-17), Spanish ones 1.8, German ones 2.2."""
 MANY_TRUNCATED = 0.1
-"""Fraction of the training rows from which on it is told that they are truncated."""
+"""If more than this fraction of the training rows is truncated, the log says so."""
 LONG_WORD = 12
 """Characters a word above which spaces do not separate words, as in Chinese."""
 

@@ -296,7 +296,7 @@ class Classifier:
             where: opens the error message.
 
         Raises:
-            UserError: the model cannot read a text, or so many texts.
+            UserError: the model cannot read a text, or takes another number of texts.
         """
         row = [check_text(text, where) for text in given]
         if not all(text.strip() for text in row):

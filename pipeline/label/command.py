@@ -56,11 +56,7 @@ def _tell(endpoint: Endpoint, table: AnswerTable, left: int, spent: bool, target
         print(f"{endpoint.model} {WITHOUT[refused]}")
     print(f"{endpoint.requests:,} requests and {endpoint.tokens:,} tokens now; the answers are in {target}")
     if left:
-        why = (
-            "the budget is used up"
-            if spent
-            else f"they were not answered (the last time: {endpoint.last_error})"
-        )
+        why = "the budget is used up" if spent else f"requests failed (the last one: {endpoint.last_error})"
         print(f"{left:,} texts are left, because {why}: run the same command again to go on")
 
 

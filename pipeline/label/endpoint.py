@@ -216,10 +216,8 @@ class Endpoint:
         status = getattr(error, "status_code", None)
         what, check = "did not answer", "base_url=, and that a server runs there"
         if isinstance(error, NotACompletion):
-            what, check = (
-                "answered, but not in OpenAI's chat protocol",
-                "base_url=, which mostly ends with /v1",
-            )
+            what = "answered, but not in OpenAI's chat protocol"
+            check = "base_url=, which mostly ends with /v1"
         elif status:
             what, check = f"answered {status}", "base_url=, model= and the key in OPENAI_API_KEY"
         return UserError(

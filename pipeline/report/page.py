@@ -15,13 +15,7 @@ from pipeline.config.run_options import Options
 from pipeline.program import as_started
 from pipeline.report import plots
 from pipeline.report.run_record import RunRecord, StageRecord
-from pipeline.report.tables import (
-    agreement_cells,
-    calibration_cells,
-    class_rows,
-    cost_row,
-    notes_of,
-)
+from pipeline.report.tables import agreement_row, class_rows, cost_row, notes_of
 from pipeline.report.templates import metric_name, page
 from stages.evaluation.results import ModelResult
 
@@ -47,7 +41,7 @@ def write_report(run: RunRecord, others: list[RunRecord], target: Path) -> None:
         student=run.student,
         teacher=run.teacher,
         best_baseline=max((b.metric for b in baselines), default=None),
-        agreement={name: _agreement(run, run.results[name]) for name in run.models},
+        agreement={name: agreement_row(run, name) for name in run.models},
         costs=[cost_row(run, name) for name in run.models],
         classes=class_rows(run) if run.kind.class_names else [],
         curves=_curves(run),
@@ -79,7 +73,7 @@ def write_comparison(runs: list[RunRecord], target: Path) -> None:
         target,
         runs=runs,
         metrics=list(dict.fromkeys(metric for run in runs for metric in run.metrics)),
-        cells=[_agreement(run, run.student) | cost_row(run, run.about.student) for run in runs],
+        cells=[agreement_row(run, run.about.student) | cost_row(run, run.about.student) for run in runs],
         same_rows=same_rows,
         notes=notes_of(runs),
         against=[_against(students, [], metric, x) for x in COSTS] if same_rows else [],
@@ -94,10 +88,6 @@ def _write(template: str, target: Path, **values: Any) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with store.replaced(target) as staging:
         staging.write_text(page(template, **values), encoding="utf-8")
-
-
-def _agreement(run: RunRecord, r: ModelResult) -> dict[str, str]:
-    return agreement_cells([r], run.reference) | calibration_cells(r)
 
 
 def _against(

@@ -161,6 +161,12 @@ def calibration_cells(r: ModelResult) -> dict[str, str]:
     }
 
 
+def agreement_row(run: RunRecord, name: str) -> dict[str, str]:
+    """A model's agreement with the teacher, and its calibration."""
+    r = run.results[name]
+    return agreement_cells([r], run.reference) | calibration_cells(r)
+
+
 def cost_row(run: RunRecord, name: str) -> dict[str, str]:
     """What a model of a run costs."""
     latency, costs = run.teacher.costs.latency, run.results[name].costs
@@ -228,11 +234,7 @@ def _quality(run: RunRecord) -> str:
 
 
 def _agreement(run: RunRecord) -> str:
-    rows = [
-        {"model": run.title(name)} | agreement_cells([r], run.reference) | calibration_cells(r)
-        for name in run.models
-        for r in [run.results[name]]
-    ]
+    rows = [{"model": run.title(name)} | agreement_row(run, name) for name in run.models]
     calibration = ", and calibration" if run.kind.exclusive else ""
     return f"agreement with {run.reference}{calibration}\n\n{terminal_table(rows)}"
 

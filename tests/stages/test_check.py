@@ -156,8 +156,8 @@ def test_tokens_a_word_tell_another_language(tmp_path, text, least, most):
     assert least <= check.tokens_a_word(rows, tokenizer) <= most
 
 
-@pytest.mark.parametrize(("truncated", "told"), [(0, False), (0.1, False), (0.5, True)])
-def test_many_truncated_rows_are_told(tmp_path, monkeypatch, truncated, told):
+@pytest.mark.parametrize(("truncated", "logs"), [(0, False), (0.1, False), (0.5, True)])
+def test_many_truncated_rows_are_logged(tmp_path, monkeypatch, truncated, logs):
     tokenizer, logged = AutoTokenizer.from_pretrained(packaged_teacher()), []
     rows = write_corpus_rows(
         ["The film is slow, but it is worth the wait."] * 10, tokenizer, 16, tmp_path / "rows"
@@ -171,4 +171,4 @@ def test_many_truncated_rows_are_told(tmp_path, monkeypatch, truncated, told):
     stage = make_stage(tmp_path)
     monkeypatch.setattr(type(stage), "log", lambda self, line: logged.append(line))
     check._check_stage(stage, "tuning", plan, models, None)
-    assert any("more than 32 tokens and are truncated; raise max_length" in line for line in logged) == told
+    assert any("more than 32 tokens and are truncated; raise max_length" in line for line in logged) == logs

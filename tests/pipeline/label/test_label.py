@@ -264,18 +264,18 @@ def test_a_server_that_refuses_everything_ends_it_with_one_line(stub, place, cap
 
 
 @pytest.mark.parametrize("fault", ["page", "torn", "empty"])
-def test_what_is_no_chat_completion_is_a_failure_that_is_told(stub, place, capsys, fault):
+def test_what_is_no_chat_completion_is_a_failure_with_one_line(stub, place, capsys, fault):
     stub.fault = lambda text, before: fault
     assert main(arguments(stub, "retries=0", "concurrency=2")) == 2
     [error] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "answered, but not in OpenAI's chat protocol (" in error and "mostly ends with /v1" in error
 
 
-def test_why_single_texts_were_not_answered_is_told(stub, place, capsys):
+def test_why_single_texts_have_no_answer_is_shown(stub, place, capsys):
     stub.fault = lambda text, before: "page" if text == TEXTS[0] else ""
     assert main(arguments(stub, "retries=0")) == 1
-    told = capsys.readouterr().out
-    assert "1 texts are left, because they were not answered (the last time: without choices: '<html>" in told
+    shown = capsys.readouterr().out
+    assert "1 texts are left, because requests failed (the last one: without choices: '<html>" in shown
 
 
 def test_a_server_that_is_not_there_ends_it_with_one_line(place, capsys):
