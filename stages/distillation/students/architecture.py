@@ -57,7 +57,7 @@ OWN = (*KINDS, *MADE, TwoStreamsConfig.model_type)
 """All types of models that this project adds to transformers'."""
 
 _FEED_FORWARD = ("intermediate_size", "hidden_dim")
-_LAYER = re.compile(r"(.*\blayer\.)(\d+)(\..*)")
+_LAYER = re.compile(r"(.*\blayers?\.)(\d+)(\..*)")
 _DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
 
 

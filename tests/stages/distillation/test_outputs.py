@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
@@ -89,6 +90,32 @@ def test_a_student_from_teacher_layers_is_every_kth_layer(tmp_path, kind):
         assert torch.equal(tensor, theirs[source]), name
     with pytest.raises(UserError, match="divide"):
         student_from_teacher_layers(teacher, 3, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "nomic_bert", "eurobert", "gte"])
+def test_a_student_begins_as_layers_of_the_teacher_under_other_names(kind):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    tokens = {
+        "vocab_size": 50,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "cls_token_id": 1,
+        "eos_token_id": 2,
+        "sep_token_id": 2,
+    }
+    teacher = AutoModel.from_config(AutoConfig.for_model(kind, **sizes, **tokens))
+    theirs, mine = teacher.state_dict(), student_from_teacher_layers(teacher, 2, 0.0).state_dict()
+    for name, tensor in mine.items():
+        assert torch.equal(
+            tensor, theirs[name.replace("layers.1.", "layers.3.").replace("layers.0.", "layers.1.")]
+        ), name
+    assert sum("layers.1." in name for name in mine) == sum("layers.3." in name for name in theirs) > 0
+
+
+def test_albert_whose_layers_are_one_gives_no_student_some_of_them():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    with pytest.raises(UserError, match="not found by name"):
+        student_from_teacher_layers(AutoModel.from_config(AutoConfig.for_model("albert", **sizes)), 2, 0.0)
 
 
 def test_a_frozen_teacher_is_still_free_of_dropout_and_gradients_and_answers_in_the_tasks_order(tmp_path):
