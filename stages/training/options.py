@@ -116,7 +116,7 @@ class General(Distilling):
     tokens: NotNegative = option(0, "tokens of the corpus to use; 0: all")
     init: Literal["random", "teacher-embeddings", "teacher-layers"] = option(
         "random",
-        "the student begins: random (paper), teacher-embeddings (cut to its width), teacher-layers",
+        "the student begins: random (paper), teacher-embeddings (reduced to its width), teacher-layers",
     )
     evaluate_every: NotNegative = option(0, "must be 0: this stage has no dev rows")
     patience: NotNegative = option(0, "must be 0: this stage has no dev rows")
@@ -220,7 +220,7 @@ class Answers:
 
 @dataclass
 class Prediction(Training):
-    """The prediction stage: the student learns the teacher's logits."""
+    """The prediction stage: the student learns the teacher's predictions."""
 
     temperature: Annotated[float, Gt(0)] = option(
         1.0, "softmax temperature T of student and teacher (paper section 4.2: 1)"
