@@ -36,13 +36,18 @@ def main(run: Path, batch: int) -> None:
     print(f"medians, {first.threads} thread(s)", busy_note(costs.values()), sep="; ")
 
 
-if __name__ == "__main__":
+def parse(texts: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of the command line; ends the program where one is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="directory of a finished run")
     parser.add_argument("batch", type=int, help="rows at once")
-    given = parser.parse_args()
+    given = parser.parse_args(texts)
     if not (given.run / "evaluate/finished.json").is_file():
         parser.error(f"{given.run} is not the directory of a finished run; give one, such as runs/cmow-seed1")
     if given.batch < 1:
         parser.error(f"{given.batch} rows at once: give a number from 1 on")
-    main(given.run, given.batch)
+    return given
+
+
+if __name__ == "__main__":
+    main(**vars(parse()))

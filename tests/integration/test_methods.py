@@ -1,11 +1,9 @@
 """Recipes with methods through the real command, on a tiny teacher: made, killed, resumed, shown, exported, asked."""
 
 import json
-import os
 import re
+import runpy
 import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -142,21 +140,27 @@ def test_a_student_of_ngrams_has_its_own_tokenizer_wherever_it_is_read(place, ng
         assert status == 0, output
 
 
-def test_the_models_of_a_run_are_timed_in_batches_of_a_size(place, ngrams):
-    script = [sys.executable, str(ROOT / "docs/recipes/speed_by_batch.py"), "runs/ngrams-seed1", "16"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    output = subprocess.run(
-        script, cwd=place.path, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+def test_the_models_of_a_run_are_timed_in_batches_of_a_size(place, ngrams, monkeypatch, capsys):
+    script = runpy.run_path(str(ROOT / "docs/recipes/speed_by_batch.py"))
+    monkeypatch.chdir(place.path)
+    script["main"](**vars(script["parse"](["runs/ngrams-seed1", "16"])))
+    output = capsys.readouterr().out
     assert re.search(r"^ngrams +[\d.]+ ms +[\d.]+x +[\d,]+/s +[\d.]+x$", output, re.M), output
     assert "16 rows" in output and re.search("^medians, . thread", output, re.M), output
-    for given, words in (
-        ("runs/none", "runs/none is not the directory of a finished run"),
-        ("16", "required: batch"),
-    ):
-        wrong = [*script[:2], given, *(["16"] if given != "16" else [])]
-        refused = subprocess.run(wrong, cwd=place.path, env=environment, capture_output=True, text=True)
-        assert refused.returncode == 2 and words in refused.stderr and "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["runs/none", "16"], "runs/none is not the directory of a finished run"),
+        (["16"], "required: batch"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused_in_a_line(given, words, capsys):
+    script = runpy.run_path(str(ROOT / "docs/recipes/speed_by_batch.py"))
+    with pytest.raises(SystemExit, match="2"):
+        script["parse"](given)
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow
