@@ -199,6 +199,8 @@ def check(
         "teacher_labels": options.teacher_labels,
         "accept_teacher": options.accept_teacher,
     }
+    if options.allow_bin:
+        settings["allow_bin"] = True
     if options.by_answers and options.answers.weight != "one":
         settings["weight"] = options.answers.weight
     if options.by_answers and options.answers.folds:

@@ -52,6 +52,20 @@ def test_the_text_of_augmentation_does_not_choose_the_tokens_of_a_student_of_lay
     assert "corpus" in made["masked_lm"].inputs and "corpus" not in made["vocabulary"].inputs
 
 
+def test_allow_bin_holds_in_every_stage_that_loads_a_given_model(arguments, tmp_path):
+    arguments |= {"allow_bin": "true", "augmentation.masked_lm": "teacher", "corpus": "text.txt"}
+    (tmp_path / "text.txt").write_text("a good film\n")
+    made = declared(task_stages, arguments, tmp_path / "run")
+    models = {"teacher", "student", "model"}
+    loads = [
+        name
+        for name, stage in made.items()
+        if any(isinstance(stage.inputs.get(model), dict) for model in models)
+    ]
+    assert {"check", "teacher", "masked_lm", "intermediate"} <= {*loads}
+    assert all(made[name].options.get("allow_bin") for name in loads)
+
+
 def test_compact_begins_as_the_packaged_student_and_general_distill_makes_one_of_its_sizes(
     arguments, tmp_path
 ):
