@@ -60,9 +60,11 @@ class Predictor:
         """
         try:
             texts = json.loads(body)["texts"]
-            row = self.models["student"].check(list(texts), "the text")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError('send {"texts": ["..."]}, with two texts for a pair') from error
+        except (ValueError, KeyError, TypeError, RecursionError):
+            texts = None
+        if not isinstance(texts, list) or not texts:
+            raise UserError('send {"texts": ["..."]}, with two texts for a pair')
+        row = self.models["student"].check(texts, "the text")
         return {"labels": self.labels} | self.predict(row)
 
     def predict(self, row: Sequence[str]) -> dict[str, dict[str, Any]]:
