@@ -337,7 +337,10 @@ def report(given: ReportSettings) -> None:
 
 @dataclass
 class CompareSettings(Settings):
-    runs: str = option("", "names of two runs or more, as in runs='demo demo-full'")
+    runs: str = option(
+        "",
+        "names of two runs or more, as in runs='demo demo-full'; those with spaces: runs='one run,another'",
+    )
     to: str = option("", "the HTML file to write; if left out: runs/compare.html")
 
 
@@ -349,7 +352,7 @@ def compare(given: CompareSettings) -> None:
     """
     from pipeline.report.page import write_comparison
 
-    names = given.runs.replace(",", " ").split()
+    names = _names(given.runs)
     if len(set(names)) < 2:
         raise UserError(f"runs={given.runs!r} must name two runs or more, such as runs='demo demo-full'")
     runs = [read_run_record(_finished(name)) for name in dict.fromkeys(names)]
@@ -406,7 +409,7 @@ def submission(given: SubmissionSettings) -> None:
     """
     from pipeline.deploy.submission import FILES, NAME, join_submissions
 
-    runs = [_finished(name) for name in given.runs.replace(",", " ").split()]
+    runs = [_finished(name) for name in _names(given.runs)]
     runs = runs or [path.parent for path in sorted(RUNS.glob(f"*/{NAME}"))]
     for run in runs:
         if not (run / NAME).is_file():
@@ -685,6 +688,11 @@ def to_make(given: Mapping[str, str]) -> list[tuple[Options, Callable[[Options],
     if command not in declare:
         raise UserError(f"command={command} makes no run; give {', '.join(declare)}, glue or recipe")
     return [(load("small", (DEMO if command == "demo" else {}) | given), declare[command])]
+
+
+def _names(runs: str) -> list[str]:
+    """The names of runs that stand between commas or, without a comma, between spaces."""
+    return [name.strip() for name in runs.split(",") if name.strip()] if "," in runs else runs.split()
 
 
 def _finished(name: str) -> Path:

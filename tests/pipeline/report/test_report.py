@@ -229,6 +229,9 @@ def test_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
         make_run(tmp_path / "runs" / name)
+    shutil.copytree("runs/one", "runs/one more")
+    assert cli.main(["compare", "runs=one more, two"]) == 0 and "\none more  " in capsys.readouterr().out
+    shutil.rmtree("runs/one more")
     assert cli.main(["report", "run=one"]) == 0 and Path("runs/one/report.html").is_file()
     assert cli.main(["compare", "runs=one two", "to=side.html"]) == 0 and Path("side.html").is_file()
     assert "two  " in capsys.readouterr().out
