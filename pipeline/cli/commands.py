@@ -544,7 +544,7 @@ def predict(given: PredictSettings) -> None:
             classifier.print_predictions(student, [student.check(row, "text=")])
         else:
             if isinstance(sys.stdin, TextIOWrapper):  # which in some locales takes any bytes for text
-                sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+                sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # without a byte order mark
             classifier.predict_lines(student, sys.stdin)
         sys.stdout.flush()
 

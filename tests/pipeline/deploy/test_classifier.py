@@ -104,6 +104,12 @@ def test_lines(place, capsys, monkeypatch):
     assert capsys.readouterr().out.endswith("\ta good film\tdull\n")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(place, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO("\ufeffa good film\ndull\n".encode())))
+    assert cli.main(["predict", "run=one"]) == 0
+    assert [line.split("\t")[2] for line in capsys.readouterr().out.splitlines()] == ["a good film", "dull"]
+
+
 def test_bytes_that_are_no_text_are_refused_also_where_a_locale_takes_them(place, capsys, monkeypatch):
     stdin = TextIOWrapper(
         BytesIO(b"a good film\n\xff\xfe dull\n"), encoding="utf-8", errors="surrogateescape"
