@@ -217,6 +217,8 @@ def _check_columns(path: Path, source: TaskSource, names: tuple[str, str], role:
     there = f"the columns of {path} are {', '.join(f'{name!r:.40}' for name in columns[:MANY])}{more}"
     if not 1 <= len(text) <= 2:
         raise UserError(f"{len(text)} text columns; name 1 or 2: {there}", argument=names[0])
+    if len({*text}) < len(text):
+        raise UserError(f"{text[0]!r} twice; name two different columns, or one: {there}", argument=names[0])
     if source.type == "ranking" and len(text) != 2:
         raise UserError(
             f"{text[0]!r} alone: a ranking reads a question and a candidate; name two: {there}",

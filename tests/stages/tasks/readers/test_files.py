@@ -255,6 +255,8 @@ def test_places_and_columns_that_are_not_there(tmp_path):
     data = write_csv(tmp_path / "train.csv")
     with pytest.raises(UserError, match="text_columns: 0 text columns; name 1 or 2: .* are 'text', 'label'"):
         load(data, ())
+    with pytest.raises(UserError, match="text_columns: 'text' twice; name two different columns"):
+        load(data, ("text", "text"))
     with pytest.raises(UserError, match="text_columns: no column 'body'; the columns"):
         load(data, ("body",))
     with pytest.raises(UserError, match="label_column: no column 'stars'; the columns"):
