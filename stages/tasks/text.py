@@ -221,8 +221,15 @@ def hashed(text: str | bytes) -> int:
 
 
 def slug(text: str, empty: str = "task") -> str:
-    """Return `text` as a name of lower-case letters, digits and hyphens; `empty` if nothing is left of it."""
-    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") or empty
+    """Return `text` as a name of lower-case letters, digits and hyphens; `empty` if nothing is left of it.
+
+    Letters of any script stay: names of two tasks in one must not become the same.
+
+    Example:
+        >>> slug("My Reviews/1"), slug("Отзывы_2")
+        ('my-reviews-1', 'отзывы-2')
+    """
+    return re.sub(r"[\W_]+", "-", text.lower()).strip("-") or empty
 
 
 def as_argument(name: str, names: Iterable[str]) -> str:

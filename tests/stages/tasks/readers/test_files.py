@@ -247,6 +247,13 @@ def test_whole_numbers_that_only_dev_has_may_be_scores(tmp_path):
     assert load(tmp_path, metric="pearson").kind.problem_type == "regression"
 
 
+def test_names_in_any_script_stay_apart(tmp_path):
+    """Runs are named after their tasks: two tasks with one name would replace each other's models."""
+    data = str(write_csv(tmp_path / "train.csv"))
+    for task, name in (("Отзывы", "отзывы"), ("新闻_2", "新闻-2"), ("My Task/1", "my-task-1"), ("☺", "task")):
+        assert find_task(task, data, ("text",), "label").name == name
+
+
 def test_places_and_columns_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="data: no file .*gone.csv"):
         load(tmp_path / "gone.csv")
