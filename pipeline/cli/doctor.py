@@ -105,6 +105,8 @@ def check_run(report: Report, run: Path) -> None:
     """Report the lock, every stage (finished, half done or damaged), and what interrupted writes left."""
     report.section(f"run {run.name}")
     _check_lock(report, run)
+    if not any((run / name).exists() for name in ("options.json", "hub.json")):
+        report.fix("options.json", "missing, so the directory is no run: give another run=NAME")
     for name in ("options.json", "results.json"):
         if (run / name).exists() and not read_json(run / name):
             report.fix(name, "incomplete: run the same command again, which writes it")

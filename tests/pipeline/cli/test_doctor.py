@@ -128,6 +128,12 @@ def test_the_lock(run, capsys):
     assert "WRONG" in said_of_lock() and ".lock: Is a directory" in said_of_lock()
 
 
+def test_a_directory_that_is_no_run(run, capsys):
+    (run / "options.json").unlink()
+    status, lines = doctor_says(capsys, "run=mine")
+    assert status == 1 and any("options.json" in line and "is no run" in line for line in lines)
+
+
 def test_an_unknown_run_is_one_line(run, capsys):
     assert main(["doctor", "run=other"]) == 2
     assert "there is no run 'other' under runs/: there are mine" in capsys.readouterr().err
