@@ -57,16 +57,17 @@ def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) ->
     unfit = [row for row in rows if row.unfit]
     if not unfit:
         return rows
-    lines = ", ".join(f"{row.line}" for row in unfit[:10]) + (", ..." if len(unfit) > 10 else "")
     if source.unfit_rows and len(unfit) < len(rows):
         reasons = Counter(re.sub(r" \(.*", "", row.unfit) for row in unfit).most_common(3)
         why = "; ".join(f"{count:,}: {reason}" for reason, count in reasons)
-        notes.append(f"{role}: {len(unfit):,} rows left out ({why}), lines {lines}")
+        notes.append(f"{role}: {len(unfit):,} rows left out ({why}), lines {_lines(unfit)}")
         return [row for row in rows if not row.unfit]
     first = unfit[0]
     if len(unfit) == len(rows):
         raise UserError(f"{first.where}: {first.unfit}, and no other row fits either; fix the file")
-    more = f" (and {len(unfit) - 1:,} more rows do not fit: lines {lines})" if len(unfit) > 1 else ""
+    others = unfit[1:]
+    many = "rows do not fit: lines" if len(others) > 1 else "row does not fit: line"
+    more = f" (and {len(others):,} more {many} {_lines(others)})" if others else ""
     kept = sorted({name for row in rows for name in row.names or (row.label,) if name})
     is_class = "looks like" in first.unfit and len(kept) <= SOME_CLASSES
     name = f", or {as_argument('labels', kept)} makes it a class" if is_class else ""
@@ -78,6 +79,11 @@ def fitting(rows: list[Row], source: TaskSource, role: str, notes: list[str]) ->
         f"{first.where}: {first.unfit}{more}; correct the row or remove it, or unfit_rows=leave_out "
         f"leaves such rows out{name}"
     )
+
+
+def _lines(rows: list[Row]) -> str:
+    """The lines of the rows, or of the first ten."""
+    return ", ".join(f"{row.line}" for row in rows[:10]) + (", ..." if len(rows) > 10 else "")
 
 
 def parted(

@@ -64,7 +64,7 @@ def test_of_one_file_some_are_held_out_and_unfit_rows_are_told_or_left_out(tmp_p
     datasets.Dataset.from_list(given, features=features).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(
         UserError,
-        match=r"a\.parquet, line 11: the label is empty \(and 1 more rows do not fit: lines 11, 12\)",
+        match=r"a\.parquet, line 11: the label is empty \(and 1 more row does not fit: line 12\)",
     ):
         read(tmp_path / "a.parquet", label_column="kind")
     task = read(tmp_path / "a.parquet", label_column="kind", unfit_rows="leave_out")
