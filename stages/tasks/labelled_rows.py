@@ -17,6 +17,8 @@ from stages.tasks.split_files import ROLES
 from stages.tasks.text import as_argument, folded, hashed
 from stages.tasks.types import Split, TaskSource
 
+TRUTH = {"false": "0", "true": "1"}
+"""Truth in words -> in numbers: a column that has both most likely means two classes."""
 FEWEST_DEV = 30
 
 
@@ -176,9 +178,12 @@ def notes_of_classes(
             effect = "it cannot be learned" if role == "train" else "it is not measured there"
             notes.append(f"warning: {role} has no {row} of {', '.join(lacks[:10])}: {effect}")
     seen = {name: folded(unicodedata.normalize("NFKC", name)) for name in names}
+    seen = {name: TRUTH.get(text, text) for name, text in seen.items()}
     twins = Counter(seen.values())
     if what == "classes" and (alike := [repr(name) for name in names if twins[seen[name]] > 1]):
-        notes.append(f"warning: {', '.join(alike[:10])} are different classes, though they look alike")
+        notes.append(
+            f"warning: {', '.join(alike[:10])} are different classes, though some seem to be the same"
+        )
     return notes
 
 

@@ -609,10 +609,6 @@ def _of_classes(kind: Kind, splits: dict[str, Split], f1: bool) -> list[str]:
                 f"label_separator='{separator}'"
             )
             break
-    if len(labels) > 2 and {name.lower() for name in labels} <= {"true", "false", "0", "1"}:
-        notes.append(
-            f"warning: the classes {', '.join(labels)} may be two, written in two ways; if so, write them alike"
-        )
     if f1 and len(labels) == 2:
         notes.append(f"F1 is that of the class {labels[1]!r} (positive_label= chooses)")
     return notes

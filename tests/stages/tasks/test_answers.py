@@ -196,7 +196,7 @@ def test_answers_alone_make_a_task_whose_metrics_are_agreement(place):
 def test_answers_alone_whose_labels_look_alike_or_are_rare_are_warned_of(place):
     said = ["glad" if i % 2 else "sad" for i in range(80)]
     notes = alone(answers(["Glad", *said], "label", many(81))).notes
-    assert "warning: 'Glad', 'glad' are different classes, though they look alike" in notes
+    assert "warning: 'Glad', 'glad' are different classes, though some seem to be the same" in notes
     assert any("has no row of 'Glad': it is not measured there" in note for note in notes)
 
 
