@@ -30,6 +30,11 @@ def layer_map(which: str | Sequence[int], student_layers: int, teacher_layers: i
         raise UserError(
             f"the student has {m} layers, the teacher {n}; give it at most {n}", argument="layers"
         )
+    if not isinstance(which, str | list | tuple):  # the keys of a mapping would pass for layers
+        raise UserError(
+            f"{which!r} is not a map; give uniform, last, first or a list of {m} teacher layers, each from 1 to {n}",
+            argument="layer_map",
+        )
     if which == "uniform":
         if n % m:
             fits = ", ".join(str(k) for k in range(1, n + 1) if n % k == 0)
@@ -47,7 +52,10 @@ def layer_map(which: str | Sequence[int], student_layers: int, teacher_layers: i
         targets = [] if isinstance(which, str) else list(which)
         whole = all(isinstance(t, int) and not isinstance(t, bool) for t in targets)
         if len(targets) != m or not whole or not all(1 <= t <= n for t in targets):
-            raise UserError(f"{which} must be {m} teacher layers, each from 1 to {n}", argument="layer_map")
+            raise UserError(
+                f"{which!r} must be {m} teacher layers, each from 1 to {n}, or uniform, last or first",
+                argument="layer_map",
+            )
     return {0: 0} | {i: t for i, t in enumerate(targets, start=1)}
 
 

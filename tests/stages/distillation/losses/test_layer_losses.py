@@ -204,6 +204,9 @@ def test_layer_maps():
         ("last", 7, 6, "layers: the student has 7"),
         ([3, 9], 2, 6, "from 1 to 6"),
         ([3], 2, 6, "2 teacher layers"),
+        ("unform", 2, 6, "'unform' must be 2 teacher layers, each from 1 to 6, or uniform, last or first"),
+        ({1: 3, 2: 6}, 2, 6, "is not a map; give uniform, last, first or a list of 2 teacher layers"),
+        (None, 2, 6, "None is not a map"),
     ):
         with pytest.raises(UserError, match=words):
             layer_map(kind, m, n)
