@@ -235,12 +235,22 @@ def read_recipe(given: Mapping[str, str]) -> tuple[Recipe, Options]:
             "(such as base.training.epochs); leave it out"
         )
     options = _without_vocabulary(load(parts.extends, given, as_preset(where, lines)))
-    points, grid_values = _grid_points(parts.grid)
+    points, grid_values = _grid_points(parts.grid, where)
     shown = [*parts.students, *points]
     for group in (parts.stages, parts.students, points):
-        bad = [name for name in group if not all(c.isalnum() or c in "._-" for c in name)]
+        bad = [
+            name
+            for name in group
+            if name[:1] in ("", ".") or not all(c.isalnum() or c in "._-" for c in name)
+        ]
         if bad := [*bad, *(name for name in group if name in RESERVED or name.startswith("masked_lm"))]:
-            raise UserError(f"{where}a student cannot be named {', '.join(bad)}: choose another name")
+            named = ", ".join(map(repr, bad))
+            raise UserError(f"{where}a student cannot be named {named}: choose another name")
+    names = [*parts.stages, *shown]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"{where}two students are named {', '.join(twice)}: choose another name for one of them"
+        )
     main = parts.main or (shown or [""])[-1]
     if main not in shown or parts.baseline not in (*shown, ""):
         raise UserError(
@@ -345,9 +355,20 @@ def _student(settings: dict, before: dict[str, StudentSpec], options: Options, w
     return spec
 
 
-def _grid_points(grid: dict[str, dict]) -> tuple[dict[str, dict], dict[str, dict[str, list[str]]]]:
+def _grid_points(
+    grid: dict[str, dict], where: str
+) -> tuple[dict[str, dict], dict[str, dict[str, list[str]]]]:
     """One student for each combination of values, and the students of each value."""
+    for factor, values in grid.items():
+        for value, settings in values.items():
+            left_out = (settings or {}).get("without", [])
+            if not isinstance(left_out, list) or any(name not in grid for name in left_out):
+                raise UserError(
+                    f"{where}grid.{factor}.{value}.without={left_out!r} must be a list of factors of the grid, such as "
+                    f"[{next(iter(grid))}]; it has {', '.join(grid)}"
+                )
     points: dict[str, dict] = {}
+    made_of: dict[str, list[tuple[str, str]]] = {}
     students: dict[str, dict[str, list[str]]] = {
         factor: {value: [] for value in values} for factor, values in grid.items()
     }
@@ -355,6 +376,11 @@ def _grid_points(grid: dict[str, dict]) -> tuple[dict[str, dict], dict[str, dict
         without = {factor for _, settings in chosen for factor in (settings or {}).get("without", ())}
         pairs = {factor: pair for factor, pair in zip(grid, chosen, strict=True) if factor not in without}
         name = "-".join(value for value, _ in pairs.values())
+        values = [(factor, value) for factor, (value, _) in pairs.items()]
+        if made_of.setdefault(name, values) != values:
+            raise UserError(
+                f"{where}two students of the grid are named {name}: rename a value of one of them"
+            )
         if not pairs or name in points:
             continue
         points[name] = {}
