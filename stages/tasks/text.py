@@ -179,6 +179,19 @@ def check_text(text: object, where: str) -> str:
     return text
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """PyYAML would take the last of equal keys, and drop the others."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line} has the key {key.value!r} again; keep one of the two")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """Return the value of a YAML text: numbers, strings, lists and maps. No code is ever run.
 
@@ -186,11 +199,11 @@ def parse_yaml(text: str, where: str) -> Any:
         where: names its place at the start of the message.
 
     Raises:
-        UserError: it is not valid YAML, or has an alias.
+        UserError: it is not valid YAML, has an alias, or a key twice.
     """
     try:
         aliases = [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]
-        value = yaml.safe_load(text) if not aliases else None
+        value = yaml.load(text, _EachKeyOnce) if not aliases else None
     except Exception as error:  # PyYAML passes on what Python raises for a bad date or number
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where} is not readable YAML: {reason}") from error

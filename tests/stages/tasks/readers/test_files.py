@@ -169,6 +169,10 @@ def test_task_file(tmp_path):
             "metric: 'f1' does not fit .* pearson",
         ),
         ("train: [", "is not readable YAML"),
+        (
+            "train: a.csv\ntrain: b.csv\n",
+            "readable YAML: line 2 has the key 'train' again; keep one of the two",
+        ),
         ("- a\n", "must hold keys and values"),
     ],
 )
