@@ -99,9 +99,17 @@ class Batch:
         """
         if losses.ndim == 1:
             return (losses * self.weight).sum()
+        mask_BL = self.label_mask
+        if mask_BL.ndim == 1:
+            given = "None" if self.labels is None else f"of shape {tuple(self.labels.shape)}"
+            raise UserError(
+                f"{given}; the logits are those of {tuple(losses.shape)} tokens, so give a label for each, -100 where none is "
+                "scored",
+                argument="labels",
+            )
         if self.has_spans:
-            return ((losses * self.label_mask).sum(1) / self.label_mask.sum(1) * self.weight).sum()
-        return (losses * self.label_mask * self.weight[:, None]).sum()
+            return ((losses * mask_BL).sum(1) / mask_BL.sum(1) * self.weight).sum()
+        return (losses * mask_BL * self.weight[:, None]).sum()
 
     @property
     def labelled(self) -> torch.Tensor:

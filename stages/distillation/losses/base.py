@@ -128,17 +128,11 @@ class Loss(nn.Module):
         """
         given = {"attention_mask": attention_mask, "symbols": symbols}
         inputs = {name: tensor for name, tensor in given.items() if tensor is not None}
-        layers = (
-            student.hidden_BLW,
-            student.queries_BHLD,
-            student.values_BHLD,
-            student.scores_BHLL,
-            student.named,
-        )
-        shown = (student.logits_BC, *(tensor for of in layers for tensor in of.values()))
+        shown = [*_of_rows(student), *student.named.values()]
         rows = next((x for x in (attention_mask, labels, *shown) if x is not None), None)
         if rows is None:
             raise UserError(self._unfit(student, teacher) or "the student's outputs are empty")
+        self._check_rows({"student": student, "teacher": teacher}, attention_mask, labels)
         weight = torch.ones(len(rows), device=rows.device)
         batch = Batch(inputs, labels, weight, torch.arange(len(rows), device=rows.device))
         try:
@@ -162,13 +156,48 @@ class Loss(nn.Module):
                     f'capture({side}, losses, side="{side}")'
                 )
         if all(spec.logits for spec in specs.values()) and teacher is not None:
-            mine, theirs = tuple(student.logits.shape), tuple(teacher.logits.shape)
-            if mine != theirs:
-                return (
-                    f"the student's logits are {mine}, the teacher's {theirs}; give both models the same head and classes, "
-                    "and the same batch"
-                )
+            return _unlike(student, teacher)
         return ""
+
+    def _check_rows(
+        self, outputs: dict[str, ModelOutputs | None], attention_mask: Tensor | None, labels: Tensor | None
+    ) -> None:
+        """Raise a UserError unless all have as many rows: one row would be repeated for all of the others."""
+        given = {f"the {side}'s outputs": _of_rows(of) for side, of in outputs.items() if of}
+        given |= {"attention_mask": [attention_mask], "labels": [labels]}
+        rows = {name: len(x) for name, of in given.items() for x in of[:1] if x is not None}
+        if len(set(rows.values())) > 1:
+            found = ", ".join(f"{count} in {name}" for name, count in rows.items())
+            raise UserError(f"the numbers of rows differ: {found}; give all of the same batch")
+
+
+def _of_rows(outputs: ModelOutputs) -> list[Tensor]:
+    """The tensors whose first axis is the rows of the batch."""
+    layers = (outputs.hidden_BLW, outputs.queries_BHLD, outputs.values_BHLD, outputs.scores_BHLL)
+    shown = [outputs.logits_BC, *(tensor for of in layers for tensor in of.values())]
+    return [tensor for tensor in shown if tensor is not None]
+
+
+def _unlike(student: ModelOutputs, teacher: ModelOutputs) -> str:
+    """How the logits of both models differ in shape; empty if they do not."""
+    mine, theirs = tuple(student.logits.shape), tuple(teacher.logits.shape)
+    if mine == theirs:
+        return ""
+    return (
+        f"the student's logits are {mine}, the teacher's {theirs}; give both models the same head and classes, "
+        "and the same batch"
+    )
+
+
+def compared_logits(student: ModelOutputs, teacher: ModelOutputs) -> tuple[Tensor, Tensor]:
+    """The logits of both models in fp32, for a loss that compares them one by one.
+
+    Raises:
+        UserError: their shapes differ: torch would repeat a single class, and so compare what does not correspond.
+    """
+    if why := _unlike(student, teacher):
+        raise UserError(why)
+    return student.logits.float(), teacher.logits.float()
 
 
 def mapped_layers(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from checkpoints.errors import UserError
-from stages.distillation.losses.base import Loss, LossTerm
+from stages.distillation.losses.base import Loss, LossTerm, compared_logits
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.tasks.batches import Batch
 
@@ -49,7 +49,7 @@ class SoftLabels(Loss):
         self.several_labels = problem_type == "multi_label_classification"
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
-        z_student, z_teacher = student.logits_BC.float(), teacher.logits_BC.float()
+        z_student, z_teacher = compared_logits(student, teacher)
         temperature = self.temperature(self.progress)
         if batch.has_spans:
             target = _log_over_places(z_teacher / temperature, batch).exp()
@@ -81,7 +81,8 @@ class MatchedLogits(Loss):
     student_capture = teacher_capture = CaptureSpec(logits=True)
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
-        losses = (student.logits_BC.float() - teacher.logits_BC.float()).square().mean(-1)
+        z_student, z_teacher = compared_logits(student, teacher)
+        losses = (z_student - z_teacher).square().mean(-1)
         return {"matched_logits": LossTerm(batch.sum(losses), "targets", self.weight)}
 
 
@@ -113,7 +114,8 @@ class Continuation(Loss):
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
         phi = self.phi(self.progress)
-        distance = (student.logits_BC.float() - phi * teacher.logits_BC.float()).square().sum(-1)
+        z_student, z_teacher = compared_logits(student, teacher)
+        distance = (z_student - phi * z_teacher).square().sum(-1)
         losses = (distance - self.margin(self.progress) * phi).clamp(min=0)
         return {"continuation": LossTerm(batch.sum(losses), "targets", self.weight)}
 

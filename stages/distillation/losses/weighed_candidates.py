@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stages.distillation.gather import gather_rows
-from stages.distillation.losses.base import Loss, LossTerm
+from stages.distillation.losses.base import Loss, LossTerm, compared_logits
 from stages.distillation.outputs import CaptureSpec, ModelOutputs
 from stages.distillation.settings import choose, number
 from stages.tasks.batches import Batch
@@ -52,7 +52,7 @@ class WeighedCandidates(Loss):
         self.temperature = number(temperature, "above 0", "temperature")
 
     def terms(self, student: ModelOutputs, teacher: ModelOutputs, batch: Batch) -> dict[str, LossTerm]:
-        z_student, z_teacher, labels = student.logits_BC.float(), teacher.logits_BC.float(), batch.labels
+        (z_student, z_teacher), labels = compared_logits(student, teacher), batch.labels
         apart_B = (z_student - z_teacher).square().mean(-1)
         true_BC = functional.one_hot(labels, z_student.shape[-1]).float()
         own_B = functional.binary_cross_entropy_with_logits(z_student, true_BC, reduction="none").mean(-1)

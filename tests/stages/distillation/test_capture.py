@@ -13,10 +13,12 @@ from stages.distillation.distillation import Distillation
 from stages.distillation.losses import (
     LOSSES,
     AttentionScores,
+    Continuation,
     GoldLabels,
     HiddenStates,
     MaskedSoftLabels,
     MaskedWords,
+    MatchedLogits,
     SoftLabels,
 )
 from stages.distillation.outputs import ModelOutputs, read
@@ -234,6 +236,54 @@ def test_mistakes_in_a_loop_of_ones_own_are_one_line(student, batch):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    "loss", [SoftLabels(), MatchedLogits(), Continuation()], ids=lambda x: type(x).__name__
+)
+def test_what_torch_would_repeat_is_refused(loss):
+    """Of one row, class or label torch makes as many as there are on the other side, and the value is of no use."""
+    words = ModelOutputs(torch.zeros(4, 4, 3))
+    mask = torch.ones(4, 4)
+    for student, teacher, given, message in (
+        ((4, 3), (4, 1), {}, r"logits are \(4, 3\), the teacher's \(4, 1\)"),
+        ((4, 1), (4, 3), {}, r"logits are \(4, 1\), the teacher's \(4, 3\)"),
+        (
+            (4, 3),
+            (1, 3),
+            {},
+            "rows differ: 4 in the student's outputs, 1 in the teacher's outputs; give all of the same",
+        ),
+        ((4, 3), (4, 3), {"attention_mask": mask[:1]}, "4 in the teacher's outputs, 1 in attention_mask"),
+        ((4, 3), (4, 3), {"labels": torch.tensor([1])}, "4 in the teacher's outputs, 1 in labels"),
+        (
+            (4, 4, 3),
+            (4, 4, 3),
+            {},
+            r"labels: None; the logits are those of \(4, 4\) tokens, so give a label for each",
+        ),
+        ((1, 4, 3), (1, 4, 3), {}, "labels: None; the logits are those of"),
+        (
+            (4, 4, 3),
+            (4, 4, 3),
+            {"labels": torch.arange(4)},
+            r"labels: of shape \(4,\); the logits are those of",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            loss(ModelOutputs(torch.zeros(student)), ModelOutputs(torch.zeros(teacher)), **given)
+    labels = torch.full((4, 4), -100)
+    labels[:, 1] = 2
+    assert torch.isfinite(loss(words, words, mask, labels))
+
+
+def test_hidden_states_of_another_batch_are_refused():
+    config = BertConfig(**SIZES, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    mine, theirs = (ModelOutputs(hidden_BLW={i: torch.zeros(rows, 3, 8) for i in (0, 1)}) for rows in (2, 1))
+    with pytest.raises(
+        UserError, match="2 in the student's outputs, 1 in the teacher's outputs, 2 in attention_mask"
+    ):
+        HiddenStates(config, config)(mine, theirs, torch.ones(2, 3))
 
 
 def test_what_a_model_does_not_show_is_told(student, batch):
