@@ -376,8 +376,8 @@ def _grid_points(
         without = {factor for _, settings in chosen for factor in (settings or {}).get("without", ())}
         pairs = {factor: pair for factor, pair in zip(grid, chosen, strict=True) if factor not in without}
         name = "-".join(value for value, _ in pairs.values())
-        values = [(factor, value) for factor, (value, _) in pairs.items()]
-        if made_of.setdefault(name, values) != values:
+        point = [(factor, value) for factor, (value, _) in pairs.items()]
+        if made_of.setdefault(name, point) != point:
             raise UserError(
                 f"{where}two students of the grid are named {name}: rename a value of one of them"
             )

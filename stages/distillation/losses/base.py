@@ -163,9 +163,11 @@ class Loss(nn.Module):
         self, outputs: dict[str, ModelOutputs | None], attention_mask: Tensor | None, labels: Tensor | None
     ) -> None:
         """Raise a UserError unless all have as many rows: one row would be repeated for all of the others."""
-        given = {f"the {side}'s outputs": _of_rows(of) for side, of in outputs.items() if of}
-        given |= {"attention_mask": [attention_mask], "labels": [labels]}
-        rows = {name: len(x) for name, of in given.items() for x in of[:1] if x is not None}
+        given = {"attention_mask": attention_mask, "labels": labels}
+        rows = {
+            f"the {side}'s outputs": len(x) for side, of in outputs.items() if of for x in _of_rows(of)[:1]
+        }
+        rows |= {name: len(x) for name, x in given.items() if x is not None}
         if len(set(rows.values())) > 1:
             found = ", ".join(f"{count} in {name}" for name, count in rows.items())
             raise UserError(f"the numbers of rows differ: {found}; give all of the same batch")
