@@ -1,7 +1,7 @@
 """Distillation for people who live in `transformers.Trainer`."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ class DistillationTrainer(Trainer):
         **arguments: arguments of the Trainer, such as args, train_dataset, data_collator, eval_dataset.
 
     Raises:
-        ValueError: there is more than one device; there are no losses; a loss reads a teacher and there is none.
+        ValueError: there is more than one device; there are no losses, or other things than losses; the teacher is no model,
+            or is the student; a loss reads a teacher and there is none.
 
     Example:
         >>> losses = [HiddenStates(student.config, teacher.config), AttentionScores(student.config, teacher.config)]
@@ -64,10 +65,19 @@ class DistillationTrainer(Trainer):
                 "DistillationTrainer trains on one device, for the losses' own parameters are not shared among ranks; "
                 "start one process with one visible GPU, or use the stages, which take any number of ranks"
             )
-        self.losses = [losses] if isinstance(losses, Loss) else list(losses)
+        one = isinstance(losses, str) or not isinstance(losses, Iterable)
+        self.losses: list[Any] = [losses] if one else list(losses)
         if not self.losses:
             raise UserError("none are given; give at least one", argument="losses")
+        if not isinstance(teacher, nn.Module | None):
+            raise UserError(f"{teacher!r} is not a model; give one that is loaded", argument="teacher")
+        if teacher is student:
+            raise UserError("the student itself, which would be frozen; give a copy", argument="teacher")
         for loss in self.losses:
+            if not isinstance(loss, Loss):
+                raise UserError(
+                    f"{loss!r} is not a loss; give an object such as SoftLabels()", argument="losses"
+                )
             if teacher is None and loss.teacher_capture != CaptureSpec():
                 raise UserError(
                     f"None, but {type(loss).__name__} reads one; give a teacher", argument="teacher"

@@ -161,12 +161,18 @@ def test_activation_checkpointing_trains_and_the_kind_that_hides_gradients_is_re
 
 def test_what_cannot_be_learned_is_refused(tmp_path, data):
     student = AutoModelForSequenceClassification.from_config(tiny_config(layers=2, width=8))
-    for losses, message in (
-        ([], "losses: none are given"),
-        ([SoftLabels()], "teacher: None, but SoftLabels"),
+    for teacher, losses, message in (
+        (None, [], "losses: none are given"),
+        (None, [SoftLabels()], "teacher: None, but SoftLabels"),
+        (None, None, "losses: None is not a loss; give an object"),
+        (None, "soft_labels", "losses: 'soft_labels' is not a loss"),
+        (None, [GoldLabels], "GoldLabels'> is not a loss"),
+        ("a/name", [SoftLabels()], "teacher: 'a/name' is not a model; give one that is loaded"),
+        (student, [SoftLabels()], "teacher: the student itself, which would be frozen; give a copy"),
     ):
         with pytest.raises(ValueError, match=message):
-            DistillationTrainer(student, None, losses, args=arguments(tmp_path), train_dataset=data)
+            DistillationTrainer(student, teacher, losses, args=arguments(tmp_path), train_dataset=data)
+    assert all(p.requires_grad for p in student.parameters())
 
 
 def test_projections_decay_as_the_student_does(tmp_path, data):
