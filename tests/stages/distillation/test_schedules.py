@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from checkpoints.errors import UserError
@@ -18,6 +20,15 @@ from stages.distillation.schedules import schedule
 def test_values(value, expected):
     at = schedule(value, "weight")
     assert [at(p) for p in (0.0, 0.25, 0.5, 0.99)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "value", [2, {"linear": [4, 1]}, {"stairs": [4, 1, 3]}, {"points": [[0, 4], [1, 1]]}]
+)
+def test_a_loss_and_its_schedule_can_be_pickled(value):
+    loss = SoftLabels(temperature=value)
+    again = pickle.loads(pickle.dumps(loss))
+    assert [again.temperature(p) for p in (0.0, 0.4, 0.99)] == [loss.temperature(p) for p in (0.0, 0.4, 0.99)]
 
 
 def test_stairs_are_equally_long():
