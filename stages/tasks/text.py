@@ -203,7 +203,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         aliases = [event for event in yaml.parse(text, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]
-        value = yaml.load(text, _EachKeyOnce) if not aliases else None
+        value = _EachKeyOnce(text).get_single_data() if not aliases else None
     except Exception as error:  # PyYAML passes on what Python raises for a bad date or number
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{where} is not readable YAML: {reason}") from error

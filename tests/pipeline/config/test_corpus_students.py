@@ -108,7 +108,7 @@ def test_students_may_begin_from_another_seed_than_their_teacher():
             "stages: {a: {data: corpus, losses: [x], training: {mlm_probability: 1}}}\nstudents: {b: {}}",
             "mlm_probability=1 must be less than 1",
         ),
-        ("stages: {masked_lm-x: {data: corpus}}\nstudents: {b: {}}", "cannot be named masked_lm-x"),
+        ("stages: {masked_lm-x: {data: corpus}}\nstudents: {b: {}}", "cannot be named 'masked_lm-x'"),
     ],
 )
 def test_what_does_not_go_is_told(tmp_path, text, words):
