@@ -65,8 +65,9 @@ class DistillationTrainer(Trainer):
                 "DistillationTrainer trains on one device, for the losses' own parameters are not shared among ranks; "
                 "start one process with one visible GPU, or use the stages, which take any number of ranks"
             )
-        one = isinstance(losses, str) or not isinstance(losses, Iterable)
-        self.losses: list[Any] = [losses] if one else list(losses)
+        given: Any = losses
+        one = isinstance(given, str) or not isinstance(given, Iterable)
+        self.losses: list[Any] = [given] if one else [*given]
         if not self.losses:
             raise UserError("none are given; give at least one", argument="losses")
         if not isinstance(teacher, nn.Module | None):
