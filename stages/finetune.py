@@ -67,10 +67,11 @@ def fine_tune(stage: Stage, task: Task, classifier: PreTrainedModel, tokenizer: 
     set_first_bias(classifier, task.kind, task.splits["train"].labels)
     length = stage.training.max_length
     train, dev = (rows_of(stage, task, split, tokenizer, length) for split in ("train", "dev"))
-    loss: Loss = GoldLabels(class_weights=getattr(classifier.config, "class_weights", None))
+    weights, problem_type = getattr(classifier.config, "class_weights", None), task.kind.problem_type
+    loss: Loss = GoldLabels(class_weights=weights, problem_type=problem_type)
     targets = None
     if task.splits["train"].answers:
-        loss = SoftLabels(problem_type=task.kind.problem_type)
+        loss = SoftLabels(problem_type=problem_type)
         targets = logits_as_outputs(learned_answers(stage, task)[train.texts], train, stage.device)
     model = Distillation(classifier, [loss])
     score = task_score(stage, model, dev, task)

@@ -48,10 +48,9 @@ def run(stage: Stage) -> None:
         train = train_rows(stage, task, tokenizer, options.max_length)
     dev = task_rows(stage, task, "dev", tokenizer, options.max_length)
 
-    model = Distillation(
-        student,
-        [GoldLabels() if gold else SoftLabels(options.temperature, problem_type=task.kind.problem_type)],
-    )
+    problem_type = task.kind.problem_type
+    soft = SoftLabels(options.temperature, problem_type=problem_type)
+    model = Distillation(student, [GoldLabels(problem_type=problem_type) if gold else soft])
     targets = None
     if not gold:
         targets = logits_as_outputs(learned_logits(stage, task, reads.both(train)), train, stage.device)

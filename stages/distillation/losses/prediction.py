@@ -131,6 +131,8 @@ class GoldLabels(Loss):
     Args:
         weight: factor of the loss in the sum of losses; a number or a schedule.
         class_weights: factor of the loss at each class, as in the student's config; none: 1.
+        problem_type: as in the student's config; "multi_label_classification" tells that a single output is the only one
+            of several labels, not a score.
 
     Example:
         >>> outputs = ModelOutputs(logits_BC=torch.zeros(2, 2))
@@ -140,8 +142,11 @@ class GoldLabels(Loss):
 
     student_capture = CaptureSpec(logits=True)
 
-    def __init__(self, weight: Any = 1.0, class_weights: Sequence[float] | None = None):
+    def __init__(
+        self, weight: Any = 1.0, class_weights: Sequence[float] | None = None, problem_type: str | None = None
+    ):
         super().__init__(weight)
+        self.several_labels = problem_type == "multi_label_classification"
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -154,14 +159,16 @@ class GoldLabels(Loss):
             raise UserError("None; a loss on gold labels needs them", argument="labels")
         if batch.has_spans:
             losses = _over_places(-_log_over_places(logits, batch) * (labels == 1), batch)
-        elif labels.shape == logits.shape:
+        elif labels.shape == logits.shape and (self.several_labels or logits.shape[-1] > 1):
             losses = _binary_cross_entropy(logits, labels.nan_to_num())
         elif logits.shape[-1] == 1:
-            losses = (logits[..., 0] - labels.nan_to_num()).square()
+            losses = (logits[..., 0] - labels.view(logits.shape[:-1]).nan_to_num()).square()
         else:
             weights: Any = self.class_weights
             losses = class_losses(logits, batch, weights if weights is None else weights.to(logits.device))
-        return {"gold_labels": LossTerm(batch.sum(losses * batch.labelled), "labels", self.weight)}
+        return {
+            "gold_labels": LossTerm(batch.sum(losses * batch.labelled.view_as(losses)), "labels", self.weight)
+        }
 
 
 def class_losses(logits_BC: Tensor, batch: Batch, weights_C: Tensor | None = None) -> Tensor:

@@ -192,6 +192,17 @@ def test_gold_labels_of_classes_and_of_scores():
     assert got.item() == pytest.approx((1 + 0.25) / 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_scores_in_a_column_are_scores_unless_the_task_has_several_labels(dtype):
+    outputs, labels = ModelOutputs(torch.tensor([[2.0], [2.5], [0.0]])), torch.tensor([1, 3, 1], dtype=dtype)
+    got = GoldLabels()(outputs, labels=labels[:, None])
+    assert got == GoldLabels()(outputs, labels=labels) == (1 + 0.25 + 1) / 3
+    sets = GoldLabels(problem_type="multi_label_classification")
+    held = torch.tensor([[1.0], [0.0], [1.0]])
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(outputs.logits, held)
+    torch.testing.assert_close(sets(outputs, labels=held), plain)
+
+
 def test_layer_maps():
     assert layer_map("uniform", 3, 6) == {0: 0, 1: 2, 2: 4, 3: 6}
     assert layer_map("last", 3, 6) == {0: 0, 1: 4, 2: 5, 3: 6}
