@@ -23,7 +23,7 @@ def describe(counts: Counts) -> str:
         f"{counts.variants:,} variants of {counts.sentences:,} sentences ({counts.variants_per_sentence:.1f} each); "
         f"words replaced: {counts.by_masked_lm:,} by the masked LM, {counts.by_vectors:,} by word vectors, "
         f"{f'{counts.by_synonyms:,} by synonyms, ' if counts.by_synonyms else ''}"
-        f"{f'{counts.by_given:,} entities swapped, ' if counts.by_given else ''}{counts.unchanged:,} drawn but unchanged; {counts.duplicates:,} duplicates dropped"
+        f"{f'{counts.by_given:,} entities swapped, ' if counts.by_given else ''}{counts.unchanged:,} drawn but not replaced; {counts.duplicates:,} duplicates dropped"
         + "".join(f"; {what}: {count:,}" for what, count in rest.items() if count)
     )
 
